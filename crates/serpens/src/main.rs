@@ -1,0 +1,2 @@
+//! The command `serpens`.
+fn main() {}
