@@ -1,0 +1,166 @@
+//! Rows of a matrix inside a wider one: how kernels read and write a range of columns without a copy.
+
+use std::marker::PhantomData;
+
+/// A read-only (rows, cols) matrix whose rows are `stride` values apart. A tensor of shape (batch, length, channels) is
+/// seen as batch·length rows of `channels` columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, T = f32> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a, T> Mat<'a, T> {
+    /// The columns `offset..offset + cols` of `data`, seen as `rows` rows of `stride` values.
+    ///
+    /// # Panics
+    /// If `data` is shorter than the last row's end, or a row than its columns: callers have checked their shapes.
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
+        assert!(offset + cols <= stride, "columns beyond the row");
+        assert!(rows * stride <= data.len(), "rows beyond the data");
+        let data = &data[offset.min(data.len())..];
+        Self {
+            data,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    /// `data` as `data.len() / cols` rows without gaps.
+    pub fn dense(data: &'a [T], cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        Self::new(data, rows, cols, cols, 0)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Distance between the starts of two rows, in values.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [T] {
+        &self.data[i * self.stride..i * self.stride + self.cols]
+    }
+
+    /// Columns `from..to` of row `i`.
+    #[inline(always)]
+    pub fn part(&self, i: usize, from: usize, to: usize) -> &'a [T] {
+        &self.data[i * self.stride + from..i * self.stride + to]
+    }
+
+    /// The address of the first value.
+    pub fn as_ptr(&self) -> *const T {
+        self.data.as_ptr()
+    }
+}
+
+/// A writable (rows, cols) matrix whose rows are `stride` values apart.
+///
+/// Threads that write disjoint parts share it through [`MatMut::part`], which is unsafe for that reason.
+#[derive(Debug)]
+pub struct MatMut<'a, T = f32> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a MatMut is a unique borrow of its values, like `&mut [T]`.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
+// SAFETY: through a shared reference only the unsafe `part` writes, whose callers promise disjoint parts.
+unsafe impl<T: Send + Sync> Sync for MatMut<'_, T> {}
+
+impl<'a, T> MatMut<'a, T> {
+    /// The columns `offset..offset + cols` of `data`, seen as `rows` rows of `stride` values.
+    ///
+    /// # Panics
+    /// As [`Mat::new`].
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
+        assert!(offset + cols <= stride, "columns beyond the row");
+        assert!(rows * stride <= data.len(), "rows beyond the data");
+        // SAFETY: the asserts above keep every (row, column) inside `data`, which is borrowed uniquely for 'a.
+        unsafe { Self::from_raw(data.as_mut_ptr().wrapping_add(offset), rows, cols, stride) }
+    }
+
+    /// `data` as `data.len() / cols` rows without gaps.
+    pub fn dense(data: &'a mut [T], cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        Self::new(data, rows, cols, cols, 0)
+    }
+
+    /// A matrix at `data`.
+    ///
+    /// # Safety
+    /// For 'a, the `cols` values at each of `data + i * stride`, i < rows, are valid, initialised and reached through nothing else.
+    pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Distance between the starts of two rows, in values.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&mut self, i: usize) -> &mut [T] {
+        // SAFETY: `&mut self` makes this the only part in use.
+        unsafe { self.part(i, 0, self.cols) }
+    }
+
+    /// Columns `from..to` of row `i`, through a shared reference.
+    ///
+    /// # Safety
+    /// No other part that overlaps this one is in use, on this thread or another.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub unsafe fn part(&self, i: usize, from: usize, to: usize) -> &mut [T] {
+        assert!(i < self.rows && from <= to && to <= self.cols);
+        // SAFETY: inside the matrix by the assert, valid by construction, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride + from), to - from) }
+    }
+
+    /// The same matrix, borrowed for less long.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut {
+            data: self.data,
+            ..*self
+        }
+    }
+
+    /// The address of the first value.
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.data
+    }
+}
