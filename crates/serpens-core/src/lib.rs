@@ -1,5 +1,28 @@
 //! Tensors, memory pools and the gradient tape under Serpens. This crate knows no model.
+//!
+//! - [`Tensor`]: contiguous, row-major, reference-counted values on a [`Device`], from a pool that a training loop stops
+//!   allocating from after its first steps.
+//! - [`tape`]: reverse-mode differentiation over fused operations, open to a user's own through [`tape::Backward`].
+//! - [`gradcheck`]: holds an operation's backward against finite differences.
+//! - [`Mat`], [`MatMut`]: strided views on which the kernels work, so that a range of columns is never copied.
 
+mod device;
+mod dtype;
+mod error;
+mod gradcheck;
+mod pool;
+mod shape;
+pub mod tape;
+mod tensor;
 mod view;
 
+pub use device::Device;
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use gradcheck::{GradCheck, GradCheckOptions, gradcheck};
+pub use half::bf16;
+pub use pool::MemoryStats;
+pub use shape::{MAX_RANK, Shape};
+pub use tape::{Gradients, ParamId, Tape, Var};
+pub use tensor::Tensor;
 pub use view::{Mat, MatMut};

@@ -1,0 +1,91 @@
+//! What can go wrong with tensors and operations on them.
+
+use crate::{DType, Shape};
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a tensor, an operation or the tape. Its text is one line: what, where, expected, got.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operand's shape does not fit.
+    #[error("{op}: {what} has shape {got}, expected {expected}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+        /// The shape that would fit, in words.
+        expected: String,
+        /// The shape it has.
+        got: Shape,
+    },
+    /// An operand's type does not fit.
+    #[error("{op}: {what} is {got}, expected {expected}")]
+    DType {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+        /// The type that would fit.
+        expected: DType,
+        /// The type it has.
+        got: DType,
+    },
+    /// An argument other than a tensor does not fit.
+    #[error("{op}: {reason}")]
+    Argument {
+        /// The operation.
+        op: &'static str,
+        /// What is wrong with which argument.
+        reason: String,
+    },
+    /// A tensor of this many values cannot be addressed.
+    #[error("a tensor of shape {shape} is too large to address")]
+    TooLarge {
+        /// The shape asked for.
+        shape: Shape,
+    },
+    /// The device has no memory left.
+    #[error(
+        "out of memory: {requested} bytes asked, {held} bytes held; lower the batch size or the sequence length"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes held by the pool at that moment.
+        held: usize,
+    },
+    /// Values recorded on different tapes meet in one operation.
+    #[error("{op}: operands belong to different tapes")]
+    TapeMismatch {
+        /// The operation.
+        op: &'static str,
+    },
+}
+
+impl Error {
+    /// A shape error.
+    pub fn shape(
+        op: &'static str,
+        what: &'static str,
+        expected: impl Into<String>,
+        got: Shape,
+    ) -> Self {
+        Error::Shape {
+            op,
+            what,
+            expected: expected.into(),
+            got,
+        }
+    }
+
+    /// An argument error.
+    pub fn argument(op: &'static str, reason: impl Into<String>) -> Self {
+        Error::Argument {
+            op,
+            reason: reason.into(),
+        }
+    }
+}

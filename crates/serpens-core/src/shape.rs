@@ -1,0 +1,96 @@
+//! Shapes of contiguous row-major tensors.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// The most axes a tensor may have.
+pub const MAX_RANK: usize = 6;
+
+/// The sizes of a tensor's axes, the slowest first; derefs to a slice of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    dims: [usize; MAX_RANK],
+    rank: usize,
+}
+
+impl Shape {
+    /// The shape with these sizes.
+    ///
+    /// # Panics
+    /// With more than [`MAX_RANK`] axes.
+    pub fn new(dims: &[usize]) -> Self {
+        assert!(dims.len() <= MAX_RANK, "at most {MAX_RANK} axes");
+        let mut all = [1; MAX_RANK];
+        all[..dims.len()].copy_from_slice(dims);
+        Self {
+            dims: all,
+            rank: dims.len(),
+        }
+    }
+
+    /// Number of values; `None` where it exceeds the address space.
+    pub fn checked_count(&self) -> Option<usize> {
+        self.iter()
+            .try_fold(1_usize, |count, &dim| count.checked_mul(dim))
+    }
+
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.iter().product()
+    }
+
+    /// The size of the last axis, 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.last().copied().unwrap_or(1)
+    }
+
+    /// The product of all axes but the last.
+    pub fn rows(&self) -> usize {
+        self[..self.rank.saturating_sub(1)].iter().product()
+    }
+
+    /// The same shape with the last axis replaced.
+    pub fn with_cols(mut self, cols: usize) -> Self {
+        if self.rank == 0 {
+            self.rank = 1;
+        }
+        self.dims[self.rank - 1] = cols;
+        self
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Self {
+        Shape::new(&dims)
+    }
+}
+
+impl From<usize> for Shape {
+    fn from(dim: usize) -> Self {
+        Shape::new(&[dim])
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (i, dim) in self.iter().enumerate() {
+            write!(f, "{}{dim}", if i == 0 { "" } else { ", " })?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

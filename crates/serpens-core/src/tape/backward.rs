@@ -1,0 +1,213 @@
+//! One step of the walk backwards: what an operation sees of the gradients around it.
+
+use std::ops::Range;
+
+use super::gradients::{GradientBuffer, Gradients};
+use super::{Node, Target};
+use crate::{DType, Device, Error, MatMut, Result, Shape, Tensor};
+
+/// The backward pass of one recorded operation, with whatever it kept from its forward.
+pub trait Backward {
+    /// Reads the gradients of the outputs from `context` and passes gradients to the inputs.
+    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()>;
+}
+
+/// A range of the columns of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns {
+    pub(super) offset: usize,
+    pub(super) width: usize,
+}
+
+/// Where the gradient of an operation's input goes.
+#[derive(Clone, Debug)]
+pub(super) struct InputSlot {
+    pub(super) target: Target,
+    pub(super) rows: usize,
+    pub(super) row_width: usize,
+    pub(super) base: Shape,
+    pub(super) columns: Option<Columns>,
+}
+
+impl InputSlot {
+    /// Number of columns of the input as the operation saw it.
+    fn width(&self) -> usize {
+        self.columns.map_or(self.row_width, |columns| columns.width)
+    }
+
+    /// The input's columns in the whole tensor's gradient.
+    fn range(&self, buffer: &GradientBuffer) -> Range<usize> {
+        match self.columns {
+            Some(Columns { offset, width }) => offset..offset + width,
+            None => 0..buffer.width(),
+        }
+    }
+}
+
+/// Every gradient there is during a backward pass.
+pub(super) struct Store<'g> {
+    pub(super) slots: &'g mut Vec<Option<GradientBuffer>>,
+    pub(super) gradients: &'g mut Gradients,
+}
+
+impl Store<'_> {
+    /// The place of `input`'s whole gradient; `None` where none is wanted.
+    fn slot(&mut self, input: &InputSlot) -> Option<&mut Option<GradientBuffer>> {
+        match input.target {
+            Target::None => None,
+            Target::Slot(slot) => Some(&mut self.slots[slot]),
+            Target::Param(id) => Some(self.gradients.buffers.entry(id).or_default()),
+        }
+    }
+
+    /// The buffer of `input`'s whole tensor, made if there is none.
+    fn buffer(&mut self, input: &InputSlot) -> Result<Option<&mut GradientBuffer>> {
+        let Some(slot) = self.slot(input) else {
+            return Ok(None);
+        };
+        if slot.is_none() {
+            *slot = Some(GradientBuffer::new(input.base)?);
+        }
+        Ok(slot.as_mut())
+    }
+
+    /// Adds `gradient` to that of `input`; becomes it, without a copy, where there is none yet.
+    pub(super) fn add(&mut self, input: &InputSlot, gradient: Tensor) -> Result<()> {
+        if gradient.len() != input.rows * input.width() {
+            return Err(Error::shape(
+                "backward",
+                "a gradient",
+                format!("{} rows of {} values", input.rows, input.width()),
+                gradient.shape(),
+            ));
+        }
+        let Some(slot) = self.slot(input) else {
+            return Ok(());
+        };
+        if slot.is_none() && input.columns.is_none() {
+            *slot = Some(GradientBuffer::whole(gradient.reshape(input.base)?));
+            return Ok(());
+        }
+        let Some(buffer) = self.buffer(input)? else {
+            return Ok(());
+        };
+        let range = input.range(buffer);
+        let values = gradient.reshape([input.base.rows(), range.len()])?;
+        buffer.add(range, values.mat()?)
+    }
+}
+
+/// Runs one operation's backward, if a gradient arrived at any of its outputs.
+pub(super) fn run(node: Node, store: &mut Store<'_>) -> Result<()> {
+    let mut outputs = Vec::with_capacity(node.outputs.len());
+    for slot in node.outputs {
+        let buffer = store.slots[slot].take();
+        outputs.push(buffer.map(GradientBuffer::into_complete).transpose()?);
+    }
+    if outputs.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let mut context = BackwardContext {
+        inputs: &node.inputs,
+        outputs,
+        store,
+        pending: Vec::new(),
+    };
+    node.operation.backward(&mut context)?;
+    let pending = std::mem::take(&mut context.pending);
+    for (index, gradient) in pending {
+        store.add(&node.inputs[index], gradient)?;
+    }
+    Ok(())
+}
+
+/// What [`Backward::backward`] sees: the gradients of its outputs, and where those of its inputs go. Inputs and outputs are
+/// named by their position in [`super::record`].
+pub struct BackwardContext<'c, 'g> {
+    inputs: &'c [InputSlot],
+    outputs: Vec<Option<Tensor>>,
+    store: &'c mut Store<'g>,
+    pending: Vec<(usize, Tensor)>,
+}
+
+impl BackwardContext<'_, '_> {
+    /// Takes the gradient of output `index`, contiguous; `None` where nothing depends on that output.
+    pub fn take_output(&mut self, index: usize) -> Option<Tensor> {
+        self.outputs.get_mut(index).and_then(Option::take)
+    }
+
+    /// Whether input `index` needs a gradient.
+    pub fn wants(&self, index: usize) -> bool {
+        self.inputs[index].target != Target::None
+    }
+
+    /// Adds `gradient` to that of input `index`, which takes it over without a copy where it is the first.
+    pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
+        if !self.wants(index) {
+            return Ok(());
+        }
+        self.store.add(&self.inputs[index], gradient)
+    }
+
+    /// The matrix of input `index`'s gradient for an operation that can add to what is there: the flag says whether it must
+    /// (otherwise the contents are arbitrary, and it must write every value). `None` where no gradient is wanted.
+    pub fn accumulator(&mut self, index: usize) -> Result<Option<(MatMut<'_>, bool)>> {
+        let input = &self.inputs[index];
+        let Some(buffer) = self.store.buffer(input)? else {
+            return Ok(None);
+        };
+        let columns = input.range(buffer);
+        let accumulate = match buffer.state(&columns) {
+            Some(state) => state,
+            None => {
+                buffer.complete()?;
+                true
+            }
+        };
+        if !accumulate {
+            buffer.mark(columns.clone());
+        }
+        Ok(Some((matrix(buffer, input, &columns)?, accumulate)))
+    }
+
+    /// Matrices for the gradients of several inputs, to be overwritten completely. Where an input already has a gradient, its
+    /// matrix is a temporary that is added afterwards. `None` where no gradient is wanted.
+    pub fn overwrite<const K: usize>(
+        &mut self,
+        indices: [usize; K],
+    ) -> Result<[Option<MatMut<'_>>; K]> {
+        let mut matrices = [const { None }; K];
+        for (matrix_of, index) in matrices.iter_mut().zip(indices) {
+            let input = &self.inputs[index];
+            let Some(buffer) = self.store.buffer(input)? else {
+                continue;
+            };
+            let columns = input.range(buffer);
+            if buffer.state(&columns) == Some(false) {
+                buffer.mark(columns.clone());
+                *matrix_of = Some(matrix(buffer, input, &columns)?);
+            } else {
+                let width = input.width();
+                let shape = [input.rows, width];
+                let mut temporary = Tensor::empty(shape, DType::F32, Device::Cpu)?;
+                let address = temporary.unshare()?.cast();
+                self.pending.push((index, temporary));
+                // SAFETY: the temporary lives in `pending`, untouched until this borrow of the context ends.
+                *matrix_of = Some(unsafe { MatMut::from_raw(address, input.rows, width, width) });
+            }
+        }
+        Ok(matrices)
+    }
+}
+
+/// The columns of a gradient buffer as a matrix for writing.
+fn matrix<'a>(
+    buffer: &mut GradientBuffer,
+    input: &InputSlot,
+    columns: &Range<usize>,
+) -> Result<MatMut<'a>> {
+    let address = buffer.address()?.wrapping_add(columns.start);
+    // SAFETY: the buffer has `rows` rows of `row_width` values and lives in the store, which the context borrows as long as
+    // the matrix; columns handed out together are disjoint, as each is marked written before the next is asked for.
+    Ok(unsafe { MatMut::from_raw(address, input.rows, input.width(), input.row_width) })
+}
