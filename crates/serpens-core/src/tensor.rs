@@ -132,6 +132,18 @@ impl Tensor {
         Ok(unsafe { std::slice::from_raw_parts_mut(address, len) })
     }
 
+    /// The sizes of the axes, borrowed.
+    pub fn dims(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The values' bytes, in the machine's order.
+    pub fn as_bytes(&self) -> &[u8] {
+        let bytes = self.len() * self.dtype.size();
+        // SAFETY: the buffer holds at least that many initialised bytes, written through `make_mut` only.
+        unsafe { std::slice::from_raw_parts(self.buffer.address(), bytes) }
+    }
+
     /// A copy of the values.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.as_slice().map(<[T]>::to_vec)

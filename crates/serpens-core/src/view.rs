@@ -151,6 +151,19 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride + from), to - from) }
     }
 
+    /// All values of a matrix without gaps between its rows.
+    ///
+    /// # Panics
+    /// Where there are gaps.
+    pub fn into_slice(self) -> &'a mut [T] {
+        assert!(
+            self.rows <= 1 || self.stride == self.cols,
+            "gaps between the rows"
+        );
+        // SAFETY: valid by construction, and `self` gives up its unique borrow.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.cols) }
+    }
+
     /// The same matrix, borrowed for less long.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut {

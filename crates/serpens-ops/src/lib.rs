@@ -1,6 +1,12 @@
-//! The operations of selective state space models, one folder each.
+//! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
+//! definition in f64 in `reference.rs`, the kernels for the processor in `cpu.rs`.
+//!
+//! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its `cpu`
+//! module, for programs with tensors of their own.
+
 pub mod adamw;
 pub mod causal_conv1d;
+mod check;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
@@ -11,3 +17,6 @@ pub mod rms_norm;
 pub mod sample;
 pub mod selective_scan;
 pub mod simd;
+mod starts;
+
+pub use starts::Starts;

@@ -171,32 +171,30 @@ impl BackwardContext<'_, '_> {
     }
 
     /// Matrices for the gradients of several inputs, to be overwritten completely. Where an input already has a gradient, its
-    /// matrix is a temporary that is added afterwards. `None` where no gradient is wanted.
-    pub fn overwrite<const K: usize>(
-        &mut self,
-        indices: [usize; K],
-    ) -> Result<[Option<MatMut<'_>>; K]> {
+    /// matrix is a temporary that is added afterwards; where none is wanted, one that is thrown away.
+    pub fn overwrite<const K: usize>(&mut self, indices: [usize; K]) -> Result<[MatMut<'_>; K]> {
         let mut matrices = [const { None }; K];
-        for (matrix_of, index) in matrices.iter_mut().zip(indices) {
-            let input = &self.inputs[index];
-            let Some(buffer) = self.store.buffer(input)? else {
-                continue;
-            };
+        for (place, index) in matrices.iter_mut().zip(indices) {
+            *place = Some(self.overwrite_one(index)?);
+        }
+        Ok(matrices.map(|matrix| matrix.expect("each was set above")))
+    }
+
+    fn overwrite_one<'m>(&mut self, index: usize) -> Result<MatMut<'m>> {
+        let input = &self.inputs[index];
+        if let Some(buffer) = self.store.buffer(input)? {
             let columns = input.range(buffer);
             if buffer.state(&columns) == Some(false) {
                 buffer.mark(columns.clone());
-                *matrix_of = Some(matrix(buffer, input, &columns)?);
-            } else {
-                let width = input.width();
-                let shape = [input.rows, width];
-                let mut temporary = Tensor::empty(shape, DType::F32, Device::Cpu)?;
-                let address = temporary.unshare()?.cast();
-                self.pending.push((index, temporary));
-                // SAFETY: the temporary lives in `pending`, untouched until this borrow of the context ends.
-                *matrix_of = Some(unsafe { MatMut::from_raw(address, input.rows, width, width) });
+                return matrix(buffer, input, &columns);
             }
         }
-        Ok(matrices)
+        let width = input.width();
+        let mut temporary = Tensor::empty([input.rows, width], DType::F32, Device::Cpu)?;
+        let address = temporary.unshare()?.cast();
+        self.pending.push((index, temporary));
+        // SAFETY: the temporary lives in `pending`, untouched until the context's borrow by `overwrite` ends.
+        Ok(unsafe { MatMut::from_raw(address, input.rows, width, width) })
     }
 }
 

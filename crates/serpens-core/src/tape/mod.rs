@@ -217,9 +217,11 @@ impl Var {
         ))
     }
 
-    /// The same values without a gradient.
+    /// The same values without gradient or tape: what an operation keeps for its backward, so that the record does not hold
+    /// itself.
     pub fn detach(&self) -> Var {
         Var {
+            tape: None,
             target: Target::None,
             ..self.clone()
         }
@@ -268,7 +270,15 @@ impl Var {
         })
     }
 
-    /// The gradient of this value's tape, if it has one.
+    /// The same value on the tape of `other`, where it has none: for operations on parameters alone.
+    pub fn on(self, other: &Var) -> Var {
+        Var {
+            tape: self.tape.or_else(|| other.tape.clone()),
+            ..self
+        }
+    }
+
+    /// The record that this value belongs to.
     pub fn tape(&self) -> Option<&Tape> {
         self.tape.as_ref()
     }

@@ -1,0 +1,299 @@
+//! Elementwise kernels: lanes over the columns, threads over blocks of values.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+use serpens_core::{Mat, MatMut};
+
+use crate::simd::{self, Simd, WithSimd, load, store};
+
+/// Below this many values a kernel stays on the calling thread: waking others costs more than the work.
+pub(crate) const SMALL: usize = 16 * 1024;
+
+/// Values of one block of an elementwise kernel: a few pages, so that the blocks of any large matrix occupy every thread.
+const BLOCK: usize = 16 * 1024;
+
+/// Largest number of row blocks whose partial sums a reduction combines.
+const PARTIALS: usize = 64;
+
+/// Runs `task(0..tasks)`, on all threads where the tasks touch at least [`SMALL`] `values` together.
+pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + Sync) {
+    if values < SMALL || tasks < 2 {
+        (0..tasks).for_each(&task);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
+    }
+}
+
+/// Lends `len` values of scratch that live on between calls of the same thread; what they hold at first is left over.
+///
+/// The buffers form a stack and none is borrowed while `f` runs, because a thread that waits for others inside `f` may be
+/// given a task that asks for scratch too.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut buffer = BUFFERS.with_borrow_mut(|stack| stack.pop().unwrap_or_default());
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = f(&mut buffer[..len]);
+    BUFFERS.with_borrow_mut(|stack| stack.push(buffer));
+    result
+}
+
+/// Rows of one block of a reduction over `rows` rows: a function of the shape alone, so that the order of summation, and
+/// with it every bit of the result, is the same for any number of threads.
+pub(crate) fn reduction_block(rows: usize) -> usize {
+    rows.div_ceil(PARTIALS).next_multiple_of(8).max(32)
+}
+
+/// A function of I matrices that gives O matrices, value by value.
+trait Function<const I: usize, const O: usize>: Copy + Send + Sync {
+    /// The new values, from the inputs `x` and from what the outputs held before.
+    fn apply<S: Simd>(self, s: S, x: [S::f32s; I], old: [S::f32s; O]) -> [S::f32s; O];
+}
+
+struct Rows<'a, F, const I: usize, const O: usize> {
+    f: F,
+    x: [&'a [f32]; I],
+    y: [&'a mut [f32]; O],
+}
+
+impl<F: Function<I, O>, const I: usize, const O: usize> WithSimd for Rows<'_, F, I, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { f, x, mut y } = self;
+        for c in (0..y[0].len()).step_by(S::F32_LANES) {
+            // Loops, not closures: a closure is compiled without the instruction set of its surroundings.
+            let mut values = [s.splat_f32s(0.0); I];
+            for (values, x) in values.iter_mut().zip(x) {
+                *values = load(s, &x[c..]);
+            }
+            let mut old = [s.splat_f32s(0.0); O];
+            for (old, y) in old.iter_mut().zip(&y) {
+                *old = load(s, &y[c..]);
+            }
+            let new = f.apply(s, values, old);
+            for (y, new) in y.iter_mut().zip(new) {
+                store(s, &mut y[c..], new);
+            }
+        }
+    }
+}
+
+/// Applies `f` to matrices of one shape.
+fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
+    f: F,
+    mut x: [Mat; I],
+    mut y: [MatMut; O],
+) {
+    let (rows, cols) = (y[0].rows(), y[0].cols());
+    for (r, c) in x.iter().map(|x| (x.rows(), x.cols())) {
+        assert_eq!((r, c), (rows, cols), "shape of an input");
+    }
+    for (r, c) in y.iter().map(|y| (y.rows(), y.cols())) {
+        assert_eq!((r, c), (rows, cols), "shape of an output");
+    }
+    // Without gaps between them, all rows are one long row: narrow matrices then fill their lanes too.
+    let dense = x.iter().all(|x| x.stride() == cols) && y.iter().all(|y| y.stride() == cols);
+    let (rows, cols) = if dense && rows > 1 {
+        let len = rows * cols;
+        x = x.map(|x| Mat::new(x.part(0, 0, len), 1, len, len, 0));
+        for y in &mut y {
+            // SAFETY: the rows of a matrix whose stride equals its width follow each other; the borrow is handed over whole.
+            *y = unsafe { MatMut::from_raw(y.as_mut_ptr(), 1, len, len) };
+        }
+        (1, len)
+    } else {
+        (rows, cols)
+    };
+    if rows * cols == 0 {
+        return;
+    }
+    let block_rows = (BLOCK / cols).max(1);
+    let column_blocks = cols.div_ceil(BLOCK);
+    for_each_task(
+        rows * cols,
+        rows.div_ceil(block_rows) * column_blocks,
+        |task| {
+            let (i, j) = (task / column_blocks, task % column_blocks);
+            let (from, to) = (j * BLOCK, cols.min((j + 1) * BLOCK));
+            for r in i * block_rows..rows.min((i + 1) * block_rows) {
+                simd::dispatch(Rows {
+                    f,
+                    x: x.map(|x| x.part(r, from, to)),
+                    // SAFETY: each task has its own rows and columns, and each output its own memory.
+                    y: std::array::from_fn(|o| unsafe { y[o].part(r, from, to) }),
+                });
+            }
+        },
+    );
+}
+
+/// Declares a [`Function`]: its name, its fields, and its outputs from `s`, the inputs and what the outputs held.
+macro_rules! function {
+    ($name:ident($($k:ident)?) |$s:ident, $x:pat_param, $old:pat_param| -> $i:literal to $o:literal $body:block) => {
+        #[derive(Clone, Copy)]
+        struct $name {
+            $($k: f32,)?
+        }
+        impl Function<$i, $o> for $name {
+            #[inline(always)]
+            fn apply<S: Simd>(self, $s: S, $x: [S::f32s; $i], $old: [S::f32s; $o]) -> [S::f32s; $o] {
+                $(let $k = $s.splat_f32s(self.$k);)?
+                $body
+            }
+        }
+    };
+}
+
+function!(Add() |s, [a, b], _| -> 2 to 1 { [s.add_f32s(a, b)] });
+function!(AddScaled(k) |s, [x], [y]| -> 1 to 1 { [s.mul_add_f32s(k, x, y)] });
+function!(Scale(k) |s, [x], _| -> 1 to 1 { [s.mul_f32s(k, x)] });
+function!(Mul() |s, [a, b], _| -> 2 to 1 { [s.mul_f32s(a, b)] });
+function!(MulBackward() |s, [dy, a, b], _| -> 3 to 2 { [s.mul_f32s(dy, b), s.mul_f32s(dy, a)] });
+function!(Silu() |s, [x], _| -> 1 to 1 { [silu_lanes(s, x)] });
+function!(SiluBackward() |s, [dy, x], _| -> 2 to 1 { [s.mul_f32s(dy, silu_slope(s, x))] });
+function!(SiluMul() |s, [a, z], _| -> 2 to 1 { [s.mul_f32s(a, silu_lanes(s, z))] });
+function!(SiluMulBackward() |s, [dy, a, z], _| -> 3 to 2 {
+    let sigmoid = simd::sigmoid(s, z);
+    let silu = s.mul_f32s(z, sigmoid);
+    let slope = slope_from(s, sigmoid, silu);
+    [s.mul_f32s(dy, silu), s.mul_f32s(s.mul_f32s(dy, a), slope)]
+});
+function!(Exp() |s, [x], _| -> 1 to 1 { [simd::exp(s, x)] });
+function!(NegExp() |s, [x], _| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
+
+/// silu(x) = x·σ(x).
+#[inline(always)]
+pub(crate) fn silu_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    s.mul_f32s(x, simd::sigmoid(s, x))
+}
+
+/// silu'(x) = σ + silu·(1 − σ).
+#[inline(always)]
+pub(crate) fn silu_slope<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let sigmoid = simd::sigmoid(s, x);
+    slope_from(s, sigmoid, s.mul_f32s(x, sigmoid))
+}
+
+#[inline(always)]
+fn slope_from<S: Simd>(s: S, sigmoid: S::f32s, silu: S::f32s) -> S::f32s {
+    s.mul_add_f32s(silu, s.sub_f32s(s.splat_f32s(1.0), sigmoid), sigmoid)
+}
+
+/// y = a + b.
+pub fn add(a: Mat, b: Mat, y: MatMut) {
+    evaluate(Add {}, [a, b], [y]);
+}
+
+/// y ← y + k·x.
+pub fn add_scaled(x: Mat, k: f32, y: MatMut) {
+    evaluate(AddScaled { k }, [x], [y]);
+}
+
+/// y = k·x.
+pub fn scale(x: Mat, k: f32, y: MatMut) {
+    evaluate(Scale { k }, [x], [y]);
+}
+
+/// y = a ⊙ b.
+pub fn mul(a: Mat, b: Mat, y: MatMut) {
+    evaluate(Mul {}, [a, b], [y]);
+}
+
+/// da = dy ⊙ b, db = dy ⊙ a.
+pub fn mul_backward(dy: Mat, a: Mat, b: Mat, da: MatMut, db: MatMut) {
+    evaluate(MulBackward {}, [dy, a, b], [da, db]);
+}
+
+/// y = silu(x).
+pub fn silu(x: Mat, y: MatMut) {
+    evaluate(Silu {}, [x], [y]);
+}
+
+/// dx = dy ⊙ silu'(x).
+pub fn silu_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(SiluBackward {}, [dy, x], [dx]);
+}
+
+/// y = a ⊙ silu(z).
+pub fn silu_mul(a: Mat, z: Mat, y: MatMut) {
+    evaluate(SiluMul {}, [a, z], [y]);
+}
+
+/// da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z).
+pub fn silu_mul_backward(dy: Mat, a: Mat, z: Mat, da: MatMut, dz: MatMut) {
+    evaluate(SiluMulBackward {}, [dy, a, z], [da, dz]);
+}
+
+/// y = e^x; its gradient is [`mul`] of dy and y.
+pub fn exp(x: Mat, y: MatMut) {
+    evaluate(Exp {}, [x], [y]);
+}
+
+/// y = −e^x; its gradient is [`mul`] of dy and y.
+pub fn neg_exp(x: Mat, y: MatMut) {
+    evaluate(NegExp {}, [x], [y]);
+}
+
+/// out\[c\] = Σ_r x\[r, c\], added to `out` where `accumulate`.
+pub fn sum_rows(x: Mat, out: &mut [f32], accumulate: bool) {
+    assert_eq!(out.len(), x.cols(), "one sum for each column");
+    if !accumulate {
+        out.fill(0.0);
+    }
+    let block = reduction_block(x.rows());
+    let blocks = x.rows().div_ceil(block);
+    if blocks <= 1 {
+        return simd::dispatch(AddRows {
+            x,
+            from: 0,
+            to: x.rows(),
+            sum: out,
+        });
+    }
+    with_scratch(blocks * x.cols(), |partials| {
+        let shared = MatMut::new(partials, blocks, x.cols(), x.cols(), 0);
+        for_each_task(x.rows() * x.cols(), blocks, |i| {
+            // SAFETY: each task has its own row of partial sums.
+            let sum = unsafe { shared.part(i, 0, x.cols()) };
+            sum.fill(0.0);
+            let (from, to) = (i * block, x.rows().min((i + 1) * block));
+            simd::dispatch(AddRows { x, from, to, sum });
+        });
+        let x = Mat::new(partials, blocks, x.cols(), x.cols(), 0);
+        simd::dispatch(AddRows {
+            x,
+            from: 0,
+            to: blocks,
+            sum: out,
+        });
+    });
+}
+
+/// sum += Σ over the rows `from..to` of x.
+struct AddRows<'a> {
+    x: Mat<'a>,
+    from: usize,
+    to: usize,
+    sum: &'a mut [f32],
+}
+
+impl WithSimd for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        for r in self.from..self.to {
+            let row = self.x.row(r);
+            for c in (0..row.len()).step_by(S::F32_LANES) {
+                let sum = s.add_f32s(load(s, &self.sum[c..]), load(s, &row[c..]));
+                store(s, &mut self.sum[c..], sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Normalisation kernels: lanes over the channels of a row, threads over blocks of rows.
+
+use serpens_core::{Mat, MatMut};
+
+use crate::elementwise::cpu::{SMALL, for_each_task, reduction_block, sum_rows, with_scratch};
+use crate::simd::{self, Simd, WithSimd, load, store};
+
+/// Partial sums of a row kept apart, so that the additions of consecutive vectors do not wait for each other.
+const CHAINS: usize = 4;
+
+/// h = x + residual, y = h · r ⊙ w, rstd\[row\] = r = (mean(h²) + eps)^−½. h is written where `h_out` asks for it.
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn forward(
+    x: Mat,
+    residual: Option<Mat>,
+    w: &[f32],
+    eps: f32,
+    h_out: Option<MatMut>,
+    y: MatMut,
+    rstd: &mut [f32],
+) {
+    let (rows, cols) = (x.rows(), x.cols());
+    let same = |r: usize, c: usize| assert_eq!((r, c), (rows, cols), "shape");
+    same(y.rows(), y.cols());
+    same(rstd.len(), w.len());
+    residual.iter().for_each(|m| same(m.rows(), m.cols()));
+    h_out.iter().for_each(|m| same(m.rows(), m.cols()));
+    let block = (SMALL / cols.max(1)).max(1);
+    let rstd = MatMut::new(rstd, 1, rows, rows, 0);
+    for_each_task(rows * cols, rows.div_ceil(block), |task| {
+        let (from, to) = (task * block, rows.min((task + 1) * block));
+        // SAFETY: each task has its own rows of every output.
+        let rstd = unsafe { rstd.part(0, from, to) };
+        for (r, rstd) in (from..to).zip(rstd) {
+            simd::dispatch(ForwardRow {
+                x: x.row(r),
+                residual: residual.map(|m| m.row(r)),
+                w,
+                eps,
+                // SAFETY: as above.
+                h: h_out.as_ref().map(|m| unsafe { m.part(r, 0, cols) }),
+                // SAFETY: as above.
+                y: unsafe { y.part(r, 0, cols) },
+                rstd,
+            });
+        }
+    });
+}
+
+struct ForwardRow<'a> {
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    w: &'a [f32],
+    eps: f32,
+    h: Option<&'a mut [f32]>,
+    y: &'a mut [f32],
+    rstd: &'a mut f32,
+}
+
+impl WithSimd for ForwardRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self {
+            x,
+            residual,
+            w,
+            eps,
+            mut h,
+            y,
+            rstd,
+        } = self;
+        let mut sums = [s.splat_f32s(0.0); CHAINS];
+        for (i, c) in (0..x.len()).step_by(S::F32_LANES).enumerate() {
+            let mut value = load(s, &x[c..]);
+            if let Some(residual) = residual {
+                value = s.add_f32s(value, load(s, &residual[c..]));
+            }
+            if let Some(h) = &mut h {
+                store(s, &mut h[c..], value);
+            }
+            // y serves as the row of h until the scale is known.
+            store(s, &mut y[c..], value);
+            sums[i % CHAINS] = s.mul_add_f32s(value, value, sums[i % CHAINS]);
+        }
+        let mean_square = reduce(s, sums) / x.len() as f32;
+        *rstd = (mean_square + eps).sqrt().recip();
+        let r = s.splat_f32s(*rstd);
+        for c in (0..x.len()).step_by(S::F32_LANES) {
+            let value = s.mul_f32s(s.mul_f32s(load(s, &y[c..]), r), load(s, &w[c..]));
+            store(s, &mut y[c..], value);
+        }
+    }
+}
+
+/// The sum of all lanes of all chains.
+#[inline(always)]
+fn reduce<S: Simd>(s: S, sums: [S::f32s; CHAINS]) -> f32 {
+    let [a, b, c, d] = sums;
+    s.reduce_sum_f32s(s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d)))
+}
+
+/// What [`backward`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// The normalised input, x + residual: (rows, d_model).
+    pub h: Mat<'a>,
+    /// The weight: (d_model).
+    pub w: &'a [f32],
+    /// (mean(h²) + eps)^−½: (rows).
+    pub rstd: &'a [f32],
+}
+
+/// dx = the gradient of h (of x and of the residual alike), `dh_extra` included; dw = Σ_rows dy ⊙ h·r, added to what `dw`
+/// holds where `accumulate`.
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn backward(
+    dy: Mat,
+    dh_extra: Option<Mat>,
+    saved: Saved,
+    dx: MatMut,
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    let (rows, cols) = (dy.rows(), dy.cols());
+    let same = |r: usize, c: usize| assert_eq!((r, c), (rows, cols), "shape");
+    same(dx.rows(), dx.cols());
+    same(saved.h.rows(), saved.h.cols());
+    same(saved.rstd.len(), saved.w.len());
+    same(rows, dw.len());
+    dh_extra.iter().for_each(|m| same(m.rows(), m.cols()));
+    let block = reduction_block(rows);
+    let blocks = rows.div_ceil(block);
+    with_scratch(blocks * cols, |partials| {
+        let shared = MatMut::new(partials, blocks, cols, cols, 0);
+        for_each_task(rows * cols, blocks, |task| {
+            // SAFETY: each task has its own row of partial sums.
+            let dw = unsafe { shared.part(task, 0, cols) };
+            dw.fill(0.0);
+            for r in task * block..rows.min((task + 1) * block) {
+                simd::dispatch(BackwardRow {
+                    dy: dy.row(r),
+                    dh_extra: dh_extra.map(|m| m.row(r)),
+                    h: saved.h.row(r),
+                    w: saved.w,
+                    rstd: saved.rstd[r],
+                    // SAFETY: each task has its own rows.
+                    dx: unsafe { dx.part(r, 0, cols) },
+                    dw,
+                });
+            }
+        });
+        sum_rows(Mat::new(partials, blocks, cols, cols, 0), dw, accumulate);
+    });
+}
+
+struct BackwardRow<'a> {
+    dy: &'a [f32],
+    dh_extra: Option<&'a [f32]>,
+    h: &'a [f32],
+    w: &'a [f32],
+    rstd: f32,
+    dx: &'a mut [f32],
+    dw: &'a mut [f32],
+}
+
+impl WithSimd for BackwardRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self {
+            dy,
+            dh_extra,
+            h,
+            w,
+            rstd,
+            dx,
+            dw,
+        } = self;
+        let cols = dy.len();
+        let r = s.splat_f32s(rstd);
+        let mut sums = [s.splat_f32s(0.0); CHAINS];
+        for (i, c) in (0..cols).step_by(S::F32_LANES).enumerate() {
+            let product = s.mul_f32s(load(s, &dy[c..]), load(s, &h[c..]));
+            let sum = s.mul_add_f32s(product, load(s, &w[c..]), sums[i % CHAINS]);
+            sums[i % CHAINS] = sum;
+            let weight_gradient = s.mul_add_f32s(product, r, load(s, &dw[c..]));
+            store(s, &mut dw[c..], weight_gradient);
+        }
+        let dot = reduce(s, sums);
+        let along_h = s.splat_f32s(-dot * rstd * rstd * rstd / cols as f32);
+        for c in (0..cols).step_by(S::F32_LANES) {
+            let scaled = s.mul_f32s(s.mul_f32s(load(s, &w[c..]), load(s, &dy[c..])), r);
+            let mut gradient = s.mul_add_f32s(along_h, load(s, &h[c..]), scaled);
+            if let Some(extra) = dh_extra {
+                gradient = s.add_f32s(gradient, load(s, &extra[c..]));
+            }
+            store(s, &mut dx[c..], gradient);
+        }
+    }
+}

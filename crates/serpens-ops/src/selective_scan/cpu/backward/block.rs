@@ -1,0 +1,331 @@
+//! A block of the backward: the replay of its states and the walk of λ back through it, for one tile.
+
+use serpens_core::Mat;
+
+use super::{Sums, WIDE};
+use crate::selective_scan::cpu::Inputs;
+use crate::selective_scan::cpu::forward::block;
+use crate::selective_scan::cpu::lanes::{
+    Ahead, Group, Tile, add_conj, add_real_product, conj_mul, decay, mul_add, numbers, pick, put,
+    scaled, set_numbers, splat,
+};
+use crate::selective_scan::cpu::plan::{BLOCK, Span};
+use crate::simd::{Simd, load, sigmoid, store};
+
+/// What a tile keeps for each step of a block.
+pub(super) struct Steps<'a, V> {
+    delta: &'a mut [V; BLOCK],
+    delta_u: &'a mut [V; BLOCK],
+    /// dL/dy, times P.
+    g: &'a mut [V; BLOCK],
+    /// Re <C, h>.
+    y: &'a mut [V; BLOCK],
+    /// <λ, B>.
+    lambda_b: &'a mut [V; BLOCK],
+    /// <λ, A exp(δA) h>.
+    lambda_a: &'a mut [V; BLOCK],
+    /// dδ/dΔ.
+    delta_slope: &'a mut [V; BLOCK],
+    /// dz/y = dout silu'(z).
+    gate_slope: &'a mut [V; BLOCK],
+}
+
+pub(super) const STEP_VECTORS: usize = 8 * BLOCK;
+
+impl<'a, V> Steps<'a, V> {
+    #[inline(always)]
+    pub(super) fn of(x: &'a mut [V]) -> Self {
+        let mut parts = x.chunks_exact_mut(BLOCK);
+        let [
+            delta,
+            delta_u,
+            g,
+            y,
+            lambda_b,
+            lambda_a,
+            delta_slope,
+            gate_slope,
+        ] = std::array::from_fn(|_| block(parts.next().expect("eight parts")));
+        Self {
+            delta,
+            delta_u,
+            g,
+            y,
+            lambda_b,
+            lambda_a,
+            delta_slope,
+            gate_slope,
+        }
+    }
+}
+
+/// What the pass over `W` numbers keeps for each step of a block; rows are steps with P parts each.
+pub(super) struct Chunk<'a, V, const W: usize> {
+    /// exp(δA).
+    decay: &'a mut [[V; W]],
+    /// The states, that before the block first.
+    pub(super) h: &'a mut [[V; W]],
+    /// Sums over the task's tiles, a lane for each channel of a tile.
+    pub(super) db: &'a mut [[V; W]],
+    pub(super) dc: &'a mut [[V; W]],
+}
+
+pub(super) const fn chunk_vectors(parts: usize) -> usize {
+    (4 * BLOCK + 1) * parts * WIDE
+}
+
+impl<'a, V, const W: usize> Chunk<'a, V, W> {
+    #[inline(always)]
+    pub(super) fn of(x: &'a mut [V], parts: usize) -> Self {
+        let (rows, _) = x.as_chunks_mut::<W>();
+        let (decay, rows) = rows.split_at_mut(BLOCK * parts);
+        let (db, rows) = rows.split_at_mut(BLOCK * parts);
+        let (dc, h) = rows.split_at_mut(BLOCK * parts);
+        Self { decay, h, db, dc }
+    }
+}
+
+/// The steps' inputs, and zero for their sums.
+#[inline(always)]
+pub(super) fn begin<S: Simd, const P: usize>(
+    s: S,
+    x: &Inputs,
+    dout: Mat,
+    span: &Span,
+    tile: Tile,
+    steps: &mut Steps<S::f32s>,
+) {
+    tile.load_steps(
+        s,
+        x,
+        span,
+        steps.delta,
+        steps.delta_u,
+        Some(steps.delta_slope),
+    );
+    let (one, parts) = (s.splat_f32s(1.0), s.splat_f32s(P as f32));
+    for i in 0..span.steps {
+        let row = span.row(i);
+        let dout = tile.of(s, dout, row);
+        let mut g = s.mul_f32s(dout, parts);
+        if let Some(z) = x.z {
+            let z = tile.of(s, z, row);
+            let sigma = sigmoid(s, z);
+            let silu = s.mul_f32s(z, sigma);
+            g = s.mul_f32s(g, silu);
+            // silu'(z) = σ + silu(z) (1 - σ)
+            let slope = s.mul_add_f32s(silu, s.sub_f32s(one, sigma), sigma);
+            steps.gate_slope[i] = s.mul_f32s(dout, slope);
+        }
+        steps.g[i] = g;
+    }
+    for sums in [&mut *steps.y, steps.lambda_b, steps.lambda_a] {
+        sums.fill(s.splat_f32s(0.0));
+    }
+}
+
+/// The state before a block, as the forward saved it.
+#[inline(always)]
+pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    saved: &[f32],
+    width: usize,
+    n: usize,
+    h: &mut [[S::f32s; W]],
+) {
+    let size = saved.len() / (P * width);
+    for part in 0..P {
+        for j in 0..W {
+            h[part][j] = load(s, &saved[(part * size + n + j) * width..][..width]);
+        }
+    }
+}
+
+/// Runs the recurrence over a block and keeps its decays and states.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are the kernel's registers and rows"
+)]
+pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    span: &Span,
+    group: Group,
+    n: usize,
+    a: &[[S::f32s; W]; P],
+    steps: &mut Steps<S::f32s>,
+    chunk: &mut Chunk<S::f32s, W>,
+    ahead: Option<Ahead>,
+) {
+    let zero = [[s.splat_f32s(0.0); W]; P];
+    let mut state = zero;
+    state.copy_from_slice(&chunk.h[..P]);
+    for i in 0..span.steps {
+        if span.resets[i] {
+            state = zero;
+        }
+        let row = span.row(i);
+        if let Some(ahead) = &ahead {
+            ahead.touch(row);
+        }
+        let (b, c) = (
+            numbers::<_, P, W>(group.b(row), n),
+            numbers::<_, P, W>(group.c(row), n),
+        );
+        let (delta, delta_u) = (steps.delta[i], steps.delta_u[i]);
+        let mut y = steps.y[i];
+        let mut decays = zero;
+        for j in 0..W {
+            let decay = decay(s, delta, pick(a, j));
+            let input = scaled(s, delta_u, splat(s, &b, j));
+            let next = mul_add(s, decay, pick(&state, j), input);
+            put(next, &mut state, j);
+            put(decay, &mut decays, j);
+            y = add_real_product(s, y, splat(s, &c, j), next);
+        }
+        steps.y[i] = y;
+        chunk.decay[i * P..(i + 1) * P].copy_from_slice(&decays);
+        chunk.h[(i + 1) * P..(i + 2) * P].copy_from_slice(&state);
+    }
+}
+
+/// Runs λ from a block's last step to its first.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are the kernel's registers and rows"
+)]
+pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    span: &Span,
+    group: Group,
+    n: usize,
+    a: &[[S::f32s; W]; P],
+    carry: &mut [S::f32s],
+    da: &mut [S::f32s],
+    steps: &mut Steps<S::f32s>,
+    chunk: &mut Chunk<S::f32s, W>,
+) {
+    let zero = [[s.splat_f32s(0.0); W]; P];
+    let mut carries = numbers::<_, P, W>(carry, n);
+    let mut das = zero;
+    for i in (0..span.steps).rev() {
+        let row = span.row(i);
+        let (b, c) = (
+            numbers::<_, P, W>(group.b(row), n),
+            numbers::<_, P, W>(group.c(row), n),
+        );
+        let (delta, delta_u, g) = (steps.delta[i], steps.delta_u[i], steps.g[i]);
+        let (mut lambda_b, mut lambda_a) = (steps.lambda_b[i], steps.lambda_a[i]);
+        let decays: [[S::f32s; W]; P] = rows(&chunk.decay[i * P..]);
+        let h: [[S::f32s; W]; P] = rows(&chunk.h[(i + 1) * P..]);
+        let before = if span.resets[i] {
+            zero
+        } else {
+            rows(&chunk.h[i * P..])
+        };
+        for j in 0..W {
+            let lambda = add_conj(s, pick(&carries, j), g, splat(s, &c, j));
+            let b = splat(s, &b, j);
+            let next = conj_mul(s, pick(&decays, j), lambda);
+            // d(log of the decay): conj(decay) λ conj(h).
+            let dlog = conj_mul(s, pick(&before, j), next);
+            let h = pick(&h, j);
+            let dc = pick(&rows::<_, P, W>(&chunk.dc[i * P..]), j);
+            let dc = add_conj(s, dc, g, h);
+            for part in 0..P {
+                let k = i * P + part;
+                chunk.db[k][j] = s.mul_add_f32s(lambda[part], delta_u, chunk.db[k][j]);
+                chunk.dc[k][j] = dc[part];
+                lambda_b = s.mul_add_f32s(lambda[part], b[part], lambda_b);
+                lambda_a = s.mul_add_f32s(a[part][j], dlog[part], lambda_a);
+                das[part][j] = s.mul_add_f32s(delta, dlog[part], das[part][j]);
+            }
+            put(next, &mut carries, j);
+        }
+        if span.resets[i] {
+            carries = zero;
+        }
+        (steps.lambda_b[i], steps.lambda_a[i]) = (lambda_b, lambda_a);
+    }
+    set_numbers(carry, n, carries);
+    let mut total = numbers::<_, P, W>(da, n);
+    for part in 0..P {
+        for j in 0..W {
+            total[part][j] = s.add_f32s(total[part][j], das[part][j]);
+        }
+    }
+    set_numbers(da, n, total);
+}
+
+/// The first P rows.
+#[inline(always)]
+fn rows<V: Copy, const P: usize, const W: usize>(x: &[[V; W]]) -> [[V; W]; P] {
+    *x.first_chunk().expect("every step has P rows")
+}
+
+/// Sums dB and dC over lanes into rows of (dB, dC) per step.
+#[inline(always)]
+pub(super) fn reduce<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    count: usize,
+    n: usize,
+    chunk: &Chunk<S::f32s, W>,
+    dgroup: &mut [f32],
+) {
+    let size = P * count;
+    for (i, row) in dgroup.chunks_exact_mut(2 * size).enumerate() {
+        for part in 0..P {
+            for j in 0..W {
+                row[part * count + n + j] = s.reduce_sum_f32s(chunk.db[i * P + part][j]);
+                row[size + part * count + n + j] = s.reduce_sum_f32s(chunk.dc[i * P + part][j]);
+            }
+        }
+    }
+}
+
+/// du, dΔ and dz of a block, and its share of dD and dbias.
+#[inline(always)]
+pub(super) fn finish<S: Simd, const P: usize>(
+    s: S,
+    x: &Inputs,
+    span: &Span,
+    tile: Tile,
+    steps: &Steps<S::f32s>,
+    sums: &Sums,
+    strand: usize,
+) {
+    let (from, to) = (tile.channel, tile.channel + tile.width);
+    let d = tile.of_vector(s, x.d);
+    let (parts, per_part) = (s.splat_f32s(P as f32), s.splat_f32s(1.0 / P as f32));
+    let (mut dd, mut dbias) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
+    for i in 0..span.steps {
+        let row = span.row(i);
+        let u = tile.of(s, x.u, row);
+        let g = s.mul_f32s(steps.g[i], per_part);
+        let du = s.mul_add_f32s(steps.delta[i], steps.lambda_b[i], s.mul_f32s(d, g));
+        let ddelta = s.mul_add_f32s(u, steps.lambda_b[i], steps.lambda_a[i]);
+        let ddelta = s.mul_f32s(ddelta, steps.delta_slope[i]);
+        dd = s.mul_add_f32s(g, u, dd);
+        dbias = s.add_f32s(dbias, ddelta);
+        // SAFETY: this task alone owns these channels of these steps.
+        store(s, unsafe { sums.du.part(row, from, to) }, du);
+        // SAFETY: as above.
+        store(s, unsafe { sums.ddelta.part(row, from, to) }, ddelta);
+        if let Some(dz) = &sums.dz {
+            let y = s.mul_add_f32s(d, u, s.mul_f32s(steps.y[i], parts));
+            // SAFETY: as above.
+            store(
+                s,
+                unsafe { dz.part(row, from, to) },
+                s.mul_f32s(steps.gate_slope[i], y),
+            );
+        }
+    }
+    for (sums, block) in [(&sums.dd, dd), (&sums.dbias, dbias)] {
+        // SAFETY: this task alone owns these channels of this strand.
+        let total = unsafe { sums.part(strand, from, to) };
+        let sum = s.add_f32s(load(s, total), block);
+        store(s, total, sum);
+    }
+}

@@ -1,0 +1,347 @@
+//! The backward scan. Each block is replayed from its checkpoint, a few numbers of the state at a time; then λ, the gradient of
+//! the state, runs through it from its last step to its first:
+//!
+//! ```text
+//! λ_t = conj(C_t) g_t + conj(exp(δ_(t+1) A)) λ_(t+1)         g = dL/dy, twice that for complex states
+//! ```
+
+mod block;
+
+use rayon::prelude::*;
+use serpens_core::{Mat, MatMut};
+
+use super::lanes::{Ahead, Group, Tile, for_chunks, numbers};
+use super::plan::{BLOCK, Plan, ROUND, Span, Task};
+use super::scratch::{self, Arena, room};
+use super::{AMut, Dims, Grads, Inputs, pieces};
+use crate::simd::{Isa, Simd, WithSimd};
+use block::{
+    Chunk, STEP_VECTORS, Steps, begin, chunk_vectors, finish, load_checkpoint, reduce, replay,
+    retreat,
+};
+
+/// Numbers of the state that one pass over a block handles: what it keeps per step then fits the first-level cache.
+const WIDE: usize = 4;
+
+/// Runs all tasks in rounds of [`ROUND`] steps, folding the sums over channels after each, then those over the batch.
+pub(super) fn run<const P: usize>(
+    isa: Isa,
+    dims: &Dims,
+    x: &Inputs,
+    checkpoints: &[f32],
+    dout: Mat,
+    dlast: Option<&[f32]>,
+    grads: Grads,
+) {
+    let plan = Plan::new(dims, isa.lanes());
+    let (size, strands) = (P * dims.state, dims.batch * plan.pieces);
+    let row = dims.channels * size;
+    let group_len = 2 * size * ROUND.min(dims.length);
+    let lengths = [
+        strands * row,
+        strands * row,
+        strands * dims.channels,
+        strands * dims.channels,
+        plan.tasks.len() * group_len,
+    ];
+    scratch::with(lengths.into_iter().map(room).sum(), |buffer| {
+        let mut arena = Arena(buffer);
+        let [carry, da, dd, dbias, dgroup] = lengths.map(|len| arena.take(len));
+        if plan.pieces > 1 {
+            pieces::final_gradients::<P>(isa, dims, x, &plan, dout, dlast, carry);
+        } else if let Some(dlast) = dlast {
+            carry.copy_from_slice(dlast);
+        } else {
+            carry.fill(0.0);
+        }
+        for sums in [&mut *da, dd, dbias] {
+            sums.fill(0.0);
+        }
+        let sums = Sums {
+            du: grads.u,
+            ddelta: grads.delta,
+            dz: grads.z,
+            carry: MatMut::dense(carry, row),
+            da: MatMut::dense(da, row),
+            dd: MatMut::dense(dd, dims.channels),
+            dbias: MatMut::dense(dbias, dims.channels),
+            dgroup: MatMut::dense(dgroup, group_len),
+        };
+        let longest = plan
+            .tasks
+            .iter()
+            .map(|task| task.to - task.from)
+            .max()
+            .unwrap_or(0);
+        for round in (0..longest.div_ceil(ROUND)).rev() {
+            plan.tasks.par_iter().enumerate().for_each(|(index, task)| {
+                let lanes = isa.lanes();
+                let (from, to) = round_of(task, round);
+                scratch::with(scratch_len::<P>(dims, &plan, lanes), |scratch| {
+                    isa.run(Backward::<P> {
+                        dims,
+                        x,
+                        task,
+                        strand: task.batch * plan.pieces + task.piece,
+                        index,
+                        from,
+                        to,
+                        checkpoints: Mat::dense(checkpoints, row),
+                        dout,
+                        sums: &sums,
+                        scratch,
+                    });
+                });
+            });
+            fold_groups(
+                dims,
+                x,
+                &plan,
+                round,
+                size,
+                &sums.dgroup,
+                &grads.b,
+                &grads.c,
+            );
+        }
+        fold_channels(dims, size, &sums, grads.a, grads.d, grads.delta_bias);
+        if let Some(dinitial) = grads.initial_state {
+            let mut carry = sums.carry;
+            for (batch, dinitial) in dinitial.chunks_exact_mut(row).enumerate() {
+                dinitial.copy_from_slice(carry.row(batch * plan.pieces));
+            }
+        }
+    });
+}
+
+/// The steps of a task in a round; rounds count from the task's first step.
+fn round_of(task: &Task, round: usize) -> (usize, usize) {
+    let from = (task.from + round * ROUND).min(task.to);
+    (from, (from + ROUND).min(task.to))
+}
+
+/// dB and dC of a round: for every group and piece, the sum over its tasks in order.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call, kept out of a long function"
+)]
+fn fold_groups(
+    dims: &Dims,
+    x: &Inputs,
+    plan: &Plan,
+    round: usize,
+    size: usize,
+    dgroup: &MatMut,
+    db: &MatMut,
+    dc: &MatMut,
+) {
+    plan.tasks
+        .par_chunks(plan.per_group)
+        .enumerate()
+        .for_each(|(index, tasks)| {
+            let task = &tasks[0];
+            let (from, to) = round_of(task, round);
+            for step in from..to {
+                let row = Span::new(dims, x, task.batch, step, step + 1).row(0);
+                let column = task.group * size;
+                // SAFETY: only this group and piece writes these columns of these rows.
+                let (db, dc) = unsafe {
+                    (
+                        db.part(row, column, column + size),
+                        dc.part(row, column, column + size),
+                    )
+                };
+                for part in 0..tasks.len() {
+                    let first = (step - from) * 2 * size;
+                    // SAFETY: the tasks have ended; nothing else reads their sums.
+                    let sums = unsafe {
+                        dgroup.part(index * plan.per_group + part, first, first + 2 * size)
+                    };
+                    if part == 0 {
+                        db.copy_from_slice(&sums[..size]);
+                        dc.copy_from_slice(&sums[size..]);
+                    } else {
+                        add(db, &sums[..size]);
+                        add(dc, &sums[size..]);
+                    }
+                }
+            }
+        });
+}
+
+fn add(sum: &mut [f32], x: &[f32]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += x;
+    }
+}
+
+/// dA, dD and dbias: the sums over batch and pieces in order.
+fn fold_channels(
+    dims: &Dims,
+    size: usize,
+    sums: &Sums,
+    da: AMut,
+    dd: Option<&mut [f32]>,
+    dbias: Option<&mut [f32]>,
+) {
+    let n = dims.state;
+    let column = |sums: &MatMut, column: usize| {
+        let mut total = 0.0;
+        for strand in 0..sums.rows() {
+            // SAFETY: the tasks have ended; this part is only read.
+            total += unsafe { sums.part(strand, column, column + 1) }[0];
+        }
+        total
+    };
+    let fill = |da: &mut [f32], part: usize| {
+        da.par_chunks_mut(n).enumerate().for_each(|(channel, da)| {
+            for (k, da) in da.iter_mut().enumerate() {
+                *da = column(&sums.da, channel * size + part * n + k);
+            }
+        });
+    };
+    match da {
+        AMut::Real(da) => fill(da, 0),
+        AMut::Complex { re, im } => {
+            fill(re, 0);
+            fill(im, 1);
+        }
+    }
+    for (to, from) in [(dd, &sums.dd), (dbias, &sums.dbias)] {
+        for (channel, to) in to.into_iter().flatten().enumerate() {
+            *to = column(from, channel);
+        }
+    }
+}
+
+/// What the tasks write, each its own part. A strand is one piece of one sequence.
+struct Sums<'a> {
+    /// (batch·length, channels).
+    du: MatMut<'a>,
+    ddelta: MatMut<'a>,
+    dz: Option<MatMut<'a>>,
+    /// (strands, channels·P·N): λ carried from the round after to the round before.
+    carry: MatMut<'a>,
+    /// (strands, channels·P·N).
+    da: MatMut<'a>,
+    /// (strands, channels).
+    dd: MatMut<'a>,
+    dbias: MatMut<'a>,
+    /// (tasks, steps of a round · (dB, dC) · P·N).
+    dgroup: MatMut<'a>,
+}
+
+struct Backward<'a, 'b, const P: usize> {
+    dims: &'a Dims,
+    x: &'a Inputs<'a>,
+    task: &'a Task,
+    strand: usize,
+    /// The task's row of `dgroup`.
+    index: usize,
+    from: usize,
+    to: usize,
+    checkpoints: Mat<'a>,
+    dout: Mat<'a>,
+    sums: &'a Sums<'b>,
+    scratch: &'a mut [f32],
+}
+
+fn scratch_len<const P: usize>(dims: &Dims, plan: &Plan, lanes: usize) -> usize {
+    let states = room(plan.tiles * P * dims.state * lanes);
+    3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(chunk_vectors(P) * lanes)
+}
+
+impl<const P: usize> WithSimd for Backward<'_, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { dims, x, task, .. } = self;
+        let size = P * dims.state;
+        let tiles = task.channels.div_ceil(S::F32_LANES);
+        let mut arena = Arena(self.scratch);
+        let a = arena.vectors::<S::f32s>(tiles * size);
+        let carry = arena.vectors::<S::f32s>(tiles * size);
+        let da = arena.vectors::<S::f32s>(tiles * size);
+        let steps = arena.vectors::<S::f32s>(tiles * STEP_VECTORS);
+        let chunk = arena.vectors::<S::f32s>(chunk_vectors(P));
+        let group = Group::new(dims, x, task.group);
+        let (first, last) = (task.channel * size, (task.channel + task.channels) * size);
+        // SAFETY: this task alone owns these channels of this strand.
+        let carry_out = unsafe { self.sums.carry.part(self.strand, first, last) };
+        // SAFETY: as above.
+        let da_out = unsafe { self.sums.da.part(self.strand, first, last) };
+        for i in 0..tiles {
+            let tile = Tile::new(0, task.channels, S::F32_LANES, i);
+            tile.load_states::<S>(size, carry_out, &mut carry[i * size..][..size]);
+            tile.load_states::<S>(size, da_out, &mut da[i * size..][..size]);
+            let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+            tile.load_a::<S>(dims.state, x.a, &mut a[i * size..][..size]);
+        }
+        for index in (0..(self.to - self.from).div_ceil(BLOCK)).rev() {
+            let from = self.from + index * BLOCK;
+            let span = Span::new(dims, x, task.batch, from, (from + BLOCK).min(self.to));
+            for i in 0..tiles {
+                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+                begin::<S, P>(s, x, self.dout, &span, tile, &mut steps);
+            }
+            let dgroup_from = (from - self.from) * 2 * size;
+            // SAFETY: the row belongs to this task alone.
+            let dgroup = unsafe {
+                self.sums
+                    .dgroup
+                    .part(self.index, dgroup_from, dgroup_from + span.steps * 2 * size)
+            };
+            let block_row = task.batch * dims.length.div_ceil(BLOCK) + from / BLOCK;
+            for_chunks!(dims.state, WIDE, |n, W| {
+                let mut chunk = Chunk::<_, W>::of(chunk, P);
+                chunk.db.fill([s.splat_f32s(0.0); W]);
+                chunk.dc.fill([s.splat_f32s(0.0); W]);
+                for i in 0..tiles {
+                    let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                    let saved = self.checkpoints.part(
+                        block_row,
+                        tile.channel * size,
+                        (tile.channel + tile.width) * size,
+                    );
+                    load_checkpoint::<S, P, W>(s, saved, tile.width, n, chunk.h);
+                    let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+                    let range = i * size..(i + 1) * size;
+                    let a = numbers::<_, P, W>(&a[range.clone()], n);
+                    let ahead = (n == 0).then(|| {
+                        let reads = [Some(x.u), Some(x.delta), x.z, Some(self.dout)];
+                        let writes = [
+                            Some(&self.sums.du),
+                            Some(&self.sums.ddelta),
+                            self.sums.dz.as_ref(),
+                        ];
+                        Ahead::new(tile, &reads, &writes, !x.reverse)
+                    });
+                    replay::<S, P, W>(s, &span, group, n, &a, &mut steps, &mut chunk, ahead);
+                    let (carry, da) = (&mut carry[range.clone()], &mut da[range]);
+                    retreat::<S, P, W>(s, &span, group, n, &a, carry, da, &mut steps, &mut chunk);
+                }
+                reduce::<S, P, W>(s, dims.state, n, &chunk, dgroup);
+            });
+            for i in 0..tiles {
+                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                let steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+                finish::<S, P>(s, x, &span, tile, &steps, self.sums, self.strand);
+            }
+        }
+        for i in 0..tiles {
+            let tile = Tile::new(0, task.channels, S::F32_LANES, i);
+            tile.store_states::<S>(
+                size,
+                &carry[i * size..][..size],
+                &mut carry_out[tile.channel * size..],
+            );
+            tile.store_states::<S>(
+                size,
+                &da[i * size..][..size],
+                &mut da_out[tile.channel * size..],
+            );
+        }
+    }
+}

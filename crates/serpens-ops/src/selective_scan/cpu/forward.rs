@@ -1,0 +1,251 @@
+//! The forward scan: one task runs the steps of a few tiles, block by block.
+
+use rayon::prelude::*;
+use serpens_core::MatMut;
+
+use super::lanes::{
+    Ahead, Group, Tile, add_real_product, decay, for_chunks, gate, mul_add, numbers, pick, put,
+    scaled, set_numbers, splat,
+};
+use super::plan::{BLOCK, Plan, Span, Task};
+use super::scratch::{self, Arena, room};
+use super::{Dims, Inputs, pieces};
+use crate::simd::{Isa, Simd, WithSimd, store};
+
+/// Numbers of the state that one pass over a block handles: they and their A stay in registers with AVX-512, and the loop over
+/// them is unrolled.
+const WIDE: usize = 8;
+
+/// Runs all tasks. `out` is (batch·length, channels).
+pub(super) fn run<const P: usize>(
+    isa: Isa,
+    dims: &Dims,
+    x: &Inputs,
+    out: &MatMut,
+    last_state: Option<&mut [f32]>,
+    checkpoints: Option<&mut [f32]>,
+) {
+    let plan = Plan::new(dims, isa.lanes());
+    let row = dims.channels * P * dims.state;
+    let last_state = last_state.map(|last| MatMut::dense(last, row));
+    let checkpoints = checkpoints.map(|saved| MatMut::dense(saved, row));
+    let starts_len = if plan.pieces > 1 {
+        dims.batch * plan.pieces * row
+    } else {
+        0
+    };
+    scratch::with(starts_len, |piece_states| {
+        if plan.pieces > 1 {
+            pieces::initial_states::<P>(isa, dims, x, &plan, piece_states);
+        }
+        let initial = if plan.pieces > 1 {
+            Some(&*piece_states)
+        } else {
+            x.initial_state
+        };
+        plan.tasks.par_iter().for_each(|task| {
+            let room = scratch_len::<P>(dims, &plan, isa.lanes());
+            scratch::with(room, |scratch| {
+                isa.run(Forward::<P> {
+                    dims,
+                    x,
+                    task,
+                    initial: initial.map(|states| {
+                        let index = task.batch * plan.pieces + task.piece;
+                        &states[index * row..(index + 1) * row]
+                    }),
+                    out,
+                    last_state: last_state
+                        .as_ref()
+                        .filter(|_| task.to == dims.length && task.from < task.to),
+                    checkpoints: checkpoints.as_ref(),
+                    scratch,
+                });
+            });
+        });
+    });
+}
+
+fn scratch_len<const P: usize>(dims: &Dims, plan: &Plan, lanes: usize) -> usize {
+    2 * room(plan.tiles * P * dims.state * lanes) + 3 * room(BLOCK * lanes)
+}
+
+struct Forward<'a, 'b, const P: usize> {
+    dims: &'a Dims,
+    x: &'a Inputs<'a>,
+    task: &'a Task,
+    /// (channels, P·N), the state before the task's first step.
+    initial: Option<&'a [f32]>,
+    out: &'a MatMut<'b>,
+    /// (batch, channels·P·N), where the task is the last in time.
+    last_state: Option<&'a MatMut<'b>>,
+    /// (batch·blocks, channels·P·N), each tile's part as P·N rows of its channels.
+    checkpoints: Option<&'a MatMut<'b>>,
+    scratch: &'a mut [f32],
+}
+
+/// δ, δu and the sum over the states for the steps of a span.
+struct Steps<'a, V> {
+    delta: &'a mut [V; BLOCK],
+    delta_u: &'a mut [V; BLOCK],
+    y: &'a mut [V; BLOCK],
+}
+
+impl<const P: usize> WithSimd for Forward<'_, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { dims, x, task, .. } = self;
+        let size = P * dims.state;
+        let tiles = task.channels.div_ceil(S::F32_LANES);
+        let mut arena = Arena(self.scratch);
+        let a = arena.vectors::<S::f32s>(tiles * size);
+        let h = arena.vectors::<S::f32s>(tiles * size);
+        let mut steps = Steps {
+            delta: block(arena.vectors(BLOCK)),
+            delta_u: block(arena.vectors(BLOCK)),
+            y: block(arena.vectors(BLOCK)),
+        };
+        for i in 0..tiles {
+            let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+            tile.load_a::<S>(dims.state, x.a, &mut a[i * size..][..size]);
+            let h = &mut h[i * size..][..size];
+            match self.initial {
+                Some(initial) => tile.load_states::<S>(size, initial, h),
+                None => h.fill(s.splat_f32s(0.0)),
+            }
+        }
+        let group = Group::new(dims, x, task.group);
+        let mut from = task.from;
+        while from < task.to {
+            let to = (from + BLOCK).min(task.to);
+            let span = Span::new(dims, x, task.batch, from, to);
+            for i in 0..tiles {
+                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                let a = &a[i * size..][..size];
+                let h = &mut h[i * size..][..size];
+                if let Some(checkpoints) = self.checkpoints {
+                    let row = task.batch * dims.length.div_ceil(BLOCK) + from / BLOCK;
+                    // SAFETY: this task alone owns these channels of this block.
+                    let saved = unsafe {
+                        checkpoints.part(
+                            row,
+                            tile.channel * size,
+                            (tile.channel + tile.width) * size,
+                        )
+                    };
+                    for (saved, &h) in saved.chunks_exact_mut(tile.width).zip(&*h) {
+                        store(s, saved, h);
+                    }
+                }
+                tile.load_steps(s, x, &span, steps.delta, steps.delta_u, None);
+                steps.y.fill(s.splat_f32s(0.0));
+                for_chunks!(dims.state, WIDE, |n, W| {
+                    let ahead = (n == 0).then(|| {
+                        Ahead::new(
+                            tile,
+                            &[Some(x.u), Some(x.delta), x.z],
+                            &[Some(self.out)],
+                            x.reverse,
+                        )
+                    });
+                    advance::<S, P, W>(s, &span, group, n, a, h, &mut steps, ahead);
+                });
+                finish::<S, P>(s, x, &span, tile, steps.y, self.out);
+            }
+            from = to;
+        }
+        if let Some(last_state) = self.last_state {
+            for i in 0..tiles {
+                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                // SAFETY: this task alone owns these channels of this sequence.
+                let last = unsafe {
+                    last_state.part(
+                        task.batch,
+                        tile.channel * size,
+                        (tile.channel + tile.width) * size,
+                    )
+                };
+                tile.store_states::<S>(size, &h[i * size..][..size], last);
+            }
+        }
+    }
+}
+
+/// Runs the recurrence of `W` numbers from `n` on over a span, and adds Re(C h) to y.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are the kernel's registers and rows"
+)]
+fn advance<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    span: &Span,
+    group: Group,
+    n: usize,
+    a: &[S::f32s],
+    h: &mut [S::f32s],
+    steps: &mut Steps<S::f32s>,
+    ahead: Option<Ahead>,
+) {
+    let a = numbers::<_, P, W>(a, n);
+    let mut state = numbers::<_, P, W>(h, n);
+    for i in 0..span.steps {
+        if span.resets[i] {
+            state = [[s.splat_f32s(0.0); W]; P];
+        }
+        let row = span.row(i);
+        if let Some(ahead) = &ahead {
+            ahead.touch(row);
+        }
+        let (b, c) = (
+            numbers::<_, P, W>(group.b(row), n),
+            numbers::<_, P, W>(group.c(row), n),
+        );
+        let (delta, delta_u) = (steps.delta[i], steps.delta_u[i]);
+        // Two sums, so that one addition need not wait for the one before.
+        let mut sums = [steps.y[i], s.splat_f32s(0.0)];
+        for j in 0..W {
+            let decay = decay(s, delta, pick(&a, j));
+            let input = scaled(s, delta_u, splat(s, &b, j));
+            let next = mul_add(s, decay, pick(&state, j), input);
+            put(next, &mut state, j);
+            sums[j % 2] = add_real_product(s, sums[j % 2], splat(s, &c, j), next);
+        }
+        steps.y[i] = s.add_f32s(sums[0], sums[1]);
+    }
+    set_numbers(h, n, state);
+}
+
+/// out = (y + D u) silu(z); y counts twice where each state stands for a conjugate pair.
+#[inline(always)]
+fn finish<S: Simd, const P: usize>(
+    s: S,
+    x: &Inputs,
+    span: &Span,
+    tile: Tile,
+    y: &[S::f32s; BLOCK],
+    out: &MatMut,
+) {
+    let d = tile.of_vector(s, x.d);
+    for i in 0..span.steps {
+        let row = span.row(i);
+        let mut y = s.mul_f32s(y[i], s.splat_f32s(P as f32));
+        if x.d.is_some() {
+            y = s.mul_add_f32s(d, tile.of(s, x.u, row), y);
+        }
+        if x.z.is_some() {
+            y = s.mul_f32s(y, gate(s, x, tile, row));
+        }
+        // SAFETY: this task alone owns these channels of these steps.
+        let out = unsafe { out.part(row, tile.channel, tile.channel + tile.width) };
+        store(s, out, y);
+    }
+}
+
+/// A block's vectors as an array.
+#[inline(always)]
+pub(super) fn block<V>(x: &mut [V]) -> &mut [V; BLOCK] {
+    x.try_into().expect("taken with this length")
+}

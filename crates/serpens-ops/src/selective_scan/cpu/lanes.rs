@@ -1,0 +1,443 @@
+//! What forward and backward share: numbers of the state as vectors over channels, real (P = 1) or complex (P = 2), and the
+//! inputs of one tile.
+//!
+//! The state of a tile is P·N vectors, number n with its parts at `n` and `N + n`. A number is an array of P vectors.
+
+use serpens_core::{Mat, MatMut};
+
+use super::plan::{BLOCK, Span};
+use super::{A, Dims, Inputs};
+use crate::simd::{LOG2_E, Simd, load, log1p, sigmoid, sin_cos};
+
+/// One vector of channels of one group, or fewer at the group's end.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub channel: usize,
+    pub width: usize,
+}
+
+impl Tile {
+    /// Tile `i` of the channels `first..first + channels`.
+    #[inline(always)]
+    pub(super) fn new(first: usize, channels: usize, lanes: usize, i: usize) -> Self {
+        Self {
+            channel: first + i * lanes,
+            width: lanes.min(channels - i * lanes),
+        }
+    }
+
+    /// The tile's values in a row of channels.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(self, s: S, mat: Mat, row: usize) -> S::f32s {
+        load(s, mat.part(row, self.channel, self.channel + self.width))
+    }
+
+    /// The tile's values of a vector over channels, zero where absent.
+    #[inline(always)]
+    pub(super) fn of_vector<S: Simd>(self, s: S, x: Option<&[f32]>) -> S::f32s {
+        match x {
+            Some(x) => load(s, &x[self.channel..self.channel + self.width]),
+            None => s.splat_f32s(0.0),
+        }
+    }
+
+    /// The tile's part of a (channels, `size`) matrix, transposed to `size` vectors.
+    #[inline(always)]
+    pub(super) fn load_states<S: Simd>(self, size: usize, from: &[f32], to: &mut [S::f32s]) {
+        let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+        let from = &from[self.channel * size..(self.channel + self.width) * size];
+        if self.width < S::F32_LANES {
+            to[..size * S::F32_LANES].fill(0.0);
+        }
+        for (lane, values) in from.chunks_exact(size).enumerate() {
+            for (n, &value) in values.iter().enumerate() {
+                to[n * S::F32_LANES + lane] = value;
+            }
+        }
+    }
+
+    /// The inverse of [`Tile::load_states`], where `to` starts at the tile's first channel.
+    #[inline(always)]
+    pub(super) fn store_states<S: Simd>(self, size: usize, from: &[S::f32s], to: &mut [f32]) {
+        let from: &[f32] = bytemuck::cast_slice(from);
+        for (lane, values) in to[..self.width * size].chunks_exact_mut(size).enumerate() {
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = from[n * S::F32_LANES + lane];
+            }
+        }
+    }
+
+    /// The tile's A as vectors.
+    #[inline(always)]
+    pub(super) fn load_a<S: Simd>(self, n: usize, a: A, to: &mut [S::f32s]) {
+        match a {
+            A::Real(a) => self.load_states::<S>(n, a, to),
+            A::Complex { re, im } => {
+                self.load_states::<S>(n, re, &mut to[..n]);
+                self.load_states::<S>(n, im, &mut to[n..]);
+            }
+        }
+    }
+
+    /// δ and δu of every step of a span, and where asked for dδ/dΔ.
+    #[inline(always)]
+    pub(super) fn load_steps<S: Simd>(
+        self,
+        s: S,
+        x: &Inputs,
+        span: &Span,
+        delta: &mut [S::f32s; BLOCK],
+        delta_u: &mut [S::f32s; BLOCK],
+        slope: Option<&mut [S::f32s; BLOCK]>,
+    ) {
+        let bias = self.of_vector(s, x.delta_bias);
+        let mut unused = [s.splat_f32s(0.0); BLOCK];
+        let slope = slope.unwrap_or(&mut unused);
+        for i in 0..span.steps {
+            let row = span.row(i);
+            let raw = s.add_f32s(self.of(s, x.delta, row), bias);
+            (delta[i], slope[i]) = if x.softplus {
+                softplus(s, raw)
+            } else {
+                (raw, s.splat_f32s(1.0))
+            };
+            delta_u[i] = s.mul_f32s(delta[i], self.of(s, x.u, row));
+        }
+    }
+}
+
+/// softplus(x) = ln(1 + e^x) and its derivative, the logistic function of x.
+#[inline(always)]
+pub(super) fn softplus<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let (zero, one) = (s.splat_f32s(0.0), s.splat_f32s(1.0));
+    let small = exp(s, s.neg_f32s(s.abs_f32s(x)));
+    let value = s.add_f32s(s.max_f32s(zero, x), log1p(s, small));
+    let high = s.div_f32s(one, s.add_f32s(one, small));
+    let negative = s.less_than_f32s(x, zero);
+    (
+        value,
+        s.select_f32s(negative, s.mul_f32s(small, high), high),
+    )
+}
+
+/// silu(z) of the tile at `row`, one where there is no gate.
+#[inline(always)]
+pub(super) fn gate<S: Simd>(s: S, x: &Inputs, tile: Tile, row: usize) -> S::f32s {
+    match x.z {
+        Some(z) => {
+            let z = tile.of(s, z, row);
+            s.mul_f32s(z, sigmoid(s, z))
+        }
+        None => s.splat_f32s(1.0),
+    }
+}
+
+/// Asks for the rows of the next block of a tile: its channels of one row after another are a stride apart, which the hardware
+/// does not foresee.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// Address of the tile in the first row, and distance of rows.
+    mats: [(*const f32, usize); MOST_MATS],
+    count: usize,
+    /// From a row to the one a block later in time.
+    offset: usize,
+}
+
+/// u, Δ, z, dout and du, dΔ, dz.
+const MOST_MATS: usize = 7;
+
+impl Ahead {
+    /// What `reads` and `writes` hold for `tile` a block of rows later, or earlier where time runs `downwards`.
+    #[inline(always)]
+    pub(super) fn new(
+        tile: Tile,
+        reads: &[Option<Mat>],
+        writes: &[Option<&MatMut>],
+        downwards: bool,
+    ) -> Self {
+        // The tile's last channel lies in the cache line that the tile before has not asked for.
+        let column = tile.channel + tile.width - 1;
+        let mut mats = [(std::ptr::null(), 0); MOST_MATS];
+        let mut count = 0;
+        for mat in reads.iter().flatten() {
+            mats[count] = (mat.as_ptr().wrapping_add(column), mat.stride());
+            count += 1;
+        }
+        for mat in writes.iter().flatten() {
+            // SAFETY: only the address is used.
+            let first = unsafe { mat.part(0, 0, 0) };
+            mats[count] = (first.as_ptr().wrapping_add(column), mat.stride());
+            count += 1;
+        }
+        Self {
+            mats,
+            count,
+            offset: if downwards {
+                BLOCK.wrapping_neg()
+            } else {
+                BLOCK
+            },
+        }
+    }
+
+    /// Asks for the row a block after `row`, which need not exist.
+    #[inline(always)]
+    pub(super) fn touch(&self, row: usize) {
+        let row = row.wrapping_add(self.offset);
+        for (first, stride) in &self.mats[..self.count] {
+            prefetch(first.wrapping_add(row.wrapping_mul(*stride)));
+        }
+    }
+}
+
+/// Brings a cache line into the second level. Any address is allowed.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// The B and C of a group, one row per position.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    b: Mat<'a>,
+    c: Mat<'a>,
+    column: usize,
+    size: usize,
+}
+
+impl<'a> Group<'a> {
+    #[inline(always)]
+    pub(super) fn new(dims: &Dims, x: &Inputs<'a>, group: usize) -> Self {
+        let size = x.a.parts() * dims.state;
+        Self {
+            b: x.b,
+            c: x.c,
+            column: group * size,
+            size,
+        }
+    }
+
+    /// B at `row`, (parts, N).
+    #[inline(always)]
+    pub(super) fn b(&self, row: usize) -> &'a [f32] {
+        self.b.part(row, self.column, self.column + self.size)
+    }
+
+    /// C at `row`, (parts, N).
+    #[inline(always)]
+    pub(super) fn c(&self, row: usize) -> &'a [f32] {
+        self.c.part(row, self.column, self.column + self.size)
+    }
+}
+
+/// `W` numbers from `n` on, of a state or a row of N numbers with P parts each.
+#[inline(always)]
+pub(super) fn numbers<T: Copy, const P: usize, const W: usize>(x: &[T], n: usize) -> [[T; W]; P] {
+    let size = x.len() / P;
+    std::array::from_fn(|part| *chunk(&x[part * size + n..]))
+}
+
+/// Writes what [`numbers`] reads.
+#[inline(always)]
+pub(super) fn set_numbers<T: Copy, const P: usize, const W: usize>(
+    x: &mut [T],
+    n: usize,
+    values: [[T; W]; P],
+) {
+    let size = x.len() / P;
+    for (part, values) in values.iter().enumerate() {
+        x[part * size + n..][..W].copy_from_slice(values);
+    }
+}
+
+#[inline(always)]
+fn chunk<T, const W: usize>(x: &[T]) -> &[T; W] {
+    x.first_chunk()
+        .expect("chunks of states lie within the state")
+}
+
+/// Calls `$run::<.., W>($n)` for chunks of `$wide`, then of one number, that cover `$count` numbers.
+macro_rules! for_chunks {
+    ($count:expr, $wide:expr, |$n:ident, $w:ident| $body:expr) => {{
+        let count = $count;
+        let mut $n = 0;
+        while $n + $wide <= count {
+            const $w: usize = $wide;
+            $body;
+            $n += $wide;
+        }
+        while $n < count {
+            const $w: usize = 1;
+            $body;
+            $n += 1;
+        }
+    }};
+}
+pub(super) use for_chunks;
+
+/// e^x; relative error below 1.2e-7 for |x| ≤ 20 and 4e-7 for -87 ≤ x ≤ 88, clamped outside.
+///
+/// Unlike an exp2 of x log2 e it does not round that product. With log2 e multiplied into A beforehand the error would be the
+/// same one at every step, and add up over a long memory.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    /// Adding it rounds to an integer, which is left in the low bits.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+    /// Minimax fit of e^r = 1 + r + r² q(r) for |r| ≤ ln 2 / 2, highest power first.
+    const Q: [f32; 5] = [
+        1.381_461_3e-3,
+        8.368_71e-3,
+        4.166_839e-2,
+        0.166_665_21,
+        0.499_999_94,
+    ];
+    let x = s.min_f32s(s.splat_f32s(88.0), s.max_f32s(s.splat_f32s(-87.0), x));
+    let shifted = s.mul_add_f32s(x, s.splat_f32s(LOG2_E), s.splat_f32s(ROUND));
+    let integer = s.sub_f32s(shifted, s.splat_f32s(ROUND));
+    let r = s.negate_mul_add_f32s(integer, s.splat_f32s(std::f32::consts::LN_2), x);
+    let mut sum = s.splat_f32s(Q[0]);
+    for coefficient in [Q[1], Q[2], Q[3], Q[4], 1.0, 1.0] {
+        sum = s.mul_add_f32s(sum, r, s.splat_f32s(coefficient));
+    }
+    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
+    s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(sum), exponent))
+}
+
+/// exp(δ a).
+#[inline(always)]
+pub(super) fn decay<S: Simd, const P: usize>(
+    s: S,
+    delta: S::f32s,
+    a: [S::f32s; P],
+) -> [S::f32s; P] {
+    let magnitude = exp(s, s.mul_f32s(delta, a[0]));
+    let mut value = [magnitude; P];
+    if P == 2 {
+        let (sine, cosine) = sin_cos(s, s.mul_f32s(delta, a[1]));
+        value[0] = s.mul_f32s(magnitude, cosine);
+        value[1] = s.mul_f32s(magnitude, sine);
+    }
+    value
+}
+
+/// a h + x.
+#[inline(always)]
+pub(super) fn mul_add<S: Simd, const P: usize>(
+    s: S,
+    a: [S::f32s; P],
+    h: [S::f32s; P],
+    x: [S::f32s; P],
+) -> [S::f32s; P] {
+    let mut sum = x;
+    sum[0] = s.mul_add_f32s(a[0], h[0], sum[0]);
+    if P == 2 {
+        sum[0] = s.negate_mul_add_f32s(a[1], h[1], sum[0]);
+        sum[1] = s.mul_add_f32s(a[0], h[1], sum[1]);
+        sum[1] = s.mul_add_f32s(a[1], h[0], sum[1]);
+    }
+    sum
+}
+
+/// conj(a) h.
+#[inline(always)]
+pub(super) fn conj_mul<S: Simd, const P: usize>(
+    s: S,
+    a: [S::f32s; P],
+    h: [S::f32s; P],
+) -> [S::f32s; P] {
+    let mut product = [s.mul_f32s(a[0], h[0]); P];
+    if P == 2 {
+        product[0] = s.mul_add_f32s(a[1], h[1], product[0]);
+        product[1] = s.negate_mul_add_f32s(a[1], h[0], s.mul_f32s(a[0], h[1]));
+    }
+    product
+}
+
+/// x + scale · conj(c), conj of a real number being itself.
+#[inline(always)]
+pub(super) fn add_conj<S: Simd, const P: usize>(
+    s: S,
+    x: [S::f32s; P],
+    scale: S::f32s,
+    c: [S::f32s; P],
+) -> [S::f32s; P] {
+    let mut sum = x;
+    sum[0] = s.mul_add_f32s(scale, c[0], x[0]);
+    if P == 2 {
+        sum[1] = s.negate_mul_add_f32s(scale, c[1], x[1]);
+    }
+    sum
+}
+
+/// sum + Re(c h).
+#[inline(always)]
+pub(super) fn add_real_product<S: Simd, const P: usize>(
+    s: S,
+    sum: S::f32s,
+    c: [S::f32s; P],
+    h: [S::f32s; P],
+) -> S::f32s {
+    let sum = s.mul_add_f32s(c[0], h[0], sum);
+    if P == 2 {
+        s.negate_mul_add_f32s(c[1], h[1], sum)
+    } else {
+        sum
+    }
+}
+
+/// One number from a row of numbers, in every lane.
+#[inline(always)]
+pub(super) fn splat<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    x: &[[f32; W]; P],
+    j: usize,
+) -> [S::f32s; P] {
+    let mut value = [s.splat_f32s(x[0][j]); P];
+    if P == 2 {
+        value[1] = s.splat_f32s(x[1][j]);
+    }
+    value
+}
+
+/// Number `j` of several.
+#[inline(always)]
+pub(super) fn pick<V: Copy, const P: usize, const W: usize>(x: &[[V; W]; P], j: usize) -> [V; P] {
+    let mut value = [x[0][j]; P];
+    if P == 2 {
+        value[1] = x[1][j];
+    }
+    value
+}
+
+/// Writes number `j` of several.
+#[inline(always)]
+pub(super) fn put<V: Copy, const P: usize, const W: usize>(
+    value: [V; P],
+    x: &mut [[V; W]; P],
+    j: usize,
+) {
+    for part in 0..P {
+        x[part][j] = value[part];
+    }
+}
+
+/// scale · x.
+#[inline(always)]
+pub(super) fn scaled<S: Simd, const P: usize>(
+    s: S,
+    scale: S::f32s,
+    x: [S::f32s; P],
+) -> [S::f32s; P] {
+    let mut value = [s.mul_f32s(scale, x[0]); P];
+    if P == 2 {
+        value[1] = s.mul_f32s(scale, x[1]);
+    }
+    value
+}

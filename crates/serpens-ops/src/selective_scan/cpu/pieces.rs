@@ -1,0 +1,259 @@
+//! Pieces of time: each piece's last state for a zero initial state, and the product of its decays, give the state between
+//! pieces in order; then all pieces run at once. Likewise λ, the gradient of the state, backwards.
+
+use rayon::prelude::*;
+use serpens_core::{Mat, MatMut};
+
+use super::forward::block;
+use super::lanes::{
+    Group, Tile, add_conj, conj_mul, decay, for_chunks, gate, mul_add, numbers, pick, put, scaled,
+    set_numbers, splat,
+};
+use super::plan::{BLOCK, Plan, Span, Task};
+use super::scratch::{self, Arena, room};
+use super::{Dims, Inputs};
+use crate::simd::{Isa, Simd, WithSimd};
+
+/// Writes the state before each piece to `states` (batch, pieces, channels, P·N).
+pub(super) fn initial_states<const P: usize>(
+    isa: Isa,
+    dims: &Dims,
+    x: &Inputs,
+    plan: &Plan,
+    states: &mut [f32],
+) {
+    through_pieces::<P>(isa, dims, x, plan, None, x.initial_state, states);
+}
+
+/// Writes λ carried into each piece from the one after it to `carries` (batch, pieces, channels, P·N).
+pub(super) fn final_gradients<const P: usize>(
+    isa: Isa,
+    dims: &Dims,
+    x: &Inputs,
+    plan: &Plan,
+    dout: Mat,
+    dlast: Option<&[f32]>,
+    carries: &mut [f32],
+) {
+    through_pieces::<P>(isa, dims, x, plan, Some(dout), dlast, carries);
+}
+
+fn through_pieces<const P: usize>(
+    isa: Isa,
+    dims: &Dims,
+    x: &Inputs,
+    plan: &Plan,
+    dout: Option<Mat>,
+    outer: Option<&[f32]>,
+    states: &mut [f32],
+) {
+    let row = dims.channels * P * dims.state;
+    scratch::with(2 * states.len(), |summaries| {
+        let summaries = MatMut::dense(summaries, 2 * row);
+        plan.tasks.par_iter().for_each(|task| {
+            let lanes = isa.lanes();
+            let size = room(P * dims.state * lanes);
+            scratch::with(3 * size + 2 * room(BLOCK * lanes), |scratch| {
+                isa.run(Summary::<P> {
+                    dims,
+                    x,
+                    task,
+                    row: task.batch * plan.pieces + task.piece,
+                    dout,
+                    summaries: &summaries,
+                    scratch,
+                });
+            });
+        });
+        let mut summaries = summaries;
+        for batch in 0..dims.batch {
+            let outer = outer.map(|outer| &outer[batch * row..(batch + 1) * row]);
+            let mut index = if dout.is_some() { plan.pieces - 1 } else { 0 } + batch * plan.pieces;
+            match outer {
+                Some(outer) => states[index * row..(index + 1) * row].copy_from_slice(outer),
+                None => states[index * row..(index + 1) * row].fill(0.0),
+            }
+            for _ in 1..plan.pieces {
+                let (sum, product) = summaries.row(index).split_at(row);
+                let next = if dout.is_some() { index - 1 } else { index + 1 };
+                let current = &states[index * row..(index + 1) * row];
+                let mut carried = current.to_vec();
+                combine::<P>(dims.state, &mut carried, sum, product);
+                states[next * row..(next + 1) * row].copy_from_slice(&carried);
+                index = next;
+            }
+        }
+    });
+}
+
+/// state = product · state + sum, for numbers with P parts, rows of P·N.
+fn combine<const P: usize>(n: usize, state: &mut [f32], sum: &[f32], product: &[f32]) {
+    let size = P * n;
+    let rows = state
+        .chunks_exact_mut(size)
+        .zip(sum.chunks_exact(size))
+        .zip(product.chunks_exact(size));
+    for ((state, sum), product) in rows {
+        for re in 0..n {
+            let im = re + n * (P - 1);
+            // A product of zero comes from a reset, which keeps nothing, not even a NaN.
+            if product[re] == 0.0 && product[im] == 0.0 {
+                (state[re], state[im]) = (sum[re], sum[im]);
+            } else if P == 1 {
+                state[re] = product[re].mul_add(state[re], sum[re]);
+            } else {
+                let (x, y) = (state[re], state[im]);
+                state[re] = product[re] * x - product[im] * y + sum[re];
+                state[im] = product[re] * y + product[im] * x + sum[im];
+            }
+        }
+    }
+}
+
+struct Summary<'a, 'b, const P: usize> {
+    dims: &'a Dims,
+    x: &'a Inputs<'a>,
+    task: &'a Task,
+    /// The task's row in `summaries`.
+    row: usize,
+    /// (batch·length, channels): given when λ is asked for.
+    dout: Option<Mat<'a>>,
+    /// (batch·pieces, 2·channels·P·N): the sum, then the product.
+    summaries: &'a MatMut<'b>,
+    scratch: &'a mut [f32],
+}
+
+impl<const P: usize> WithSimd for Summary<'_, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { dims, x, task, .. } = self;
+        let size = P * dims.state;
+        let mut arena = Arena(self.scratch);
+        let a = arena.vectors::<S::f32s>(size);
+        let sum = arena.vectors::<S::f32s>(size);
+        let product = arena.vectors::<S::f32s>(size);
+        let delta = block(arena.vectors(BLOCK));
+        let weight = block(arena.vectors(BLOCK));
+        let group = Group::new(dims, x, task.group);
+        for i in 0..task.channels.div_ceil(S::F32_LANES) {
+            let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+            tile.load_a::<S>(dims.state, x.a, a);
+            sum.fill(s.splat_f32s(0.0));
+            product[..dims.state].fill(s.splat_f32s(1.0));
+            product[dims.state..].fill(s.splat_f32s(0.0));
+            let blocks = (task.to - task.from).div_ceil(BLOCK);
+            for index in 0..blocks {
+                let index = if self.dout.is_some() {
+                    blocks - 1 - index
+                } else {
+                    index
+                };
+                let from = task.from + index * BLOCK;
+                let span = Span::new(dims, x, task.batch, from, (from + BLOCK).min(task.to));
+                tile.load_steps(s, x, &span, delta, weight, None);
+                if let Some(dout) = self.dout {
+                    for (i, weight) in weight.iter_mut().enumerate().take(span.steps) {
+                        let row = span.row(i);
+                        let g = s.mul_f32s(tile.of(s, dout, row), gate(s, x, tile, row));
+                        *weight = s.mul_f32s(g, s.splat_f32s(P as f32));
+                    }
+                    for_chunks!(dims.state, 4, |n, W| backward::<S, P, W>(
+                        s, &span, group, n, a, sum, product, delta, weight
+                    ));
+                } else {
+                    for_chunks!(dims.state, 4, |n, W| forward::<S, P, W>(
+                        s, &span, group, n, a, sum, product, delta, weight
+                    ));
+                }
+            }
+            let half = dims.channels * size;
+            for (values, offset) in [(&*sum, 0), (&*product, half)] {
+                let first = offset + tile.channel * size;
+                // SAFETY: this task alone owns these channels of this piece.
+                let to = unsafe {
+                    self.summaries
+                        .part(self.row, first, first + tile.width * size)
+                };
+                tile.store_states::<S>(size, values, to);
+            }
+        }
+    }
+}
+
+/// sum = decay · sum + weight · B and product = decay · product over a span.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are the kernel's registers and rows"
+)]
+fn forward<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    span: &Span,
+    group: Group,
+    n: usize,
+    a: &[S::f32s],
+    sum: &mut [S::f32s],
+    product: &mut [S::f32s],
+    delta: &[S::f32s; BLOCK],
+    weight: &[S::f32s; BLOCK],
+) {
+    let zero = [[s.splat_f32s(0.0); W]; P];
+    let a = numbers::<_, P, W>(a, n);
+    let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
+    for i in 0..span.steps {
+        if span.resets[i] {
+            (sums, products) = (zero, zero);
+        }
+        let b = numbers::<_, P, W>(group.b(span.row(i)), n);
+        for j in 0..W {
+            let decay = decay(s, delta[i], pick(&a, j));
+            let input = scaled(s, weight[i], splat(s, &b, j));
+            put(mul_add(s, decay, pick(&sums, j), input), &mut sums, j);
+            put(
+                mul_add(s, decay, pick(&products, j), [s.splat_f32s(0.0); P]),
+                &mut products,
+                j,
+            );
+        }
+    }
+    set_numbers(sum, n, sums);
+    set_numbers(product, n, products);
+}
+
+/// sum = conj(decay) · (sum + weight · conj(C)) and product = conj(decay) · product, from a span's last step to its first.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are the kernel's registers and rows"
+)]
+fn backward<S: Simd, const P: usize, const W: usize>(
+    s: S,
+    span: &Span,
+    group: Group,
+    n: usize,
+    a: &[S::f32s],
+    sum: &mut [S::f32s],
+    product: &mut [S::f32s],
+    delta: &[S::f32s; BLOCK],
+    weight: &[S::f32s; BLOCK],
+) {
+    let zero = [[s.splat_f32s(0.0); W]; P];
+    let a = numbers::<_, P, W>(a, n);
+    let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
+    for i in (0..span.steps).rev() {
+        let c = numbers::<_, P, W>(group.c(span.row(i)), n);
+        for j in 0..W {
+            let decay = decay(s, delta[i], pick(&a, j));
+            let lambda = add_conj(s, pick(&sums, j), weight[i], splat(s, &c, j));
+            put(conj_mul(s, decay, lambda), &mut sums, j);
+            put(conj_mul(s, decay, pick(&products, j)), &mut products, j);
+        }
+        if span.resets[i] {
+            (sums, products) = (zero, zero);
+        }
+    }
+    set_numbers(sum, n, sums);
+    set_numbers(product, n, products);
+}

@@ -1,0 +1,142 @@
+//! How a scan is divided into tasks, and where the steps of a task lie. Everything here follows from the sizes and the
+//! instruction set alone, never from the number of threads, so that sums have one order.
+
+use super::{Dims, Inputs};
+
+/// Steps between checkpoints, and of one block of work.
+pub(super) const BLOCK: usize = 32;
+
+/// Steps that the backward takes between two foldings of the partial sums of dB and dC.
+pub(super) const ROUND: usize = 512;
+
+/// Tasks wanted per scan, where there is enough work: a few for each thread of a desktop.
+const TASKS: usize = 16;
+
+/// Tiles of one task at most, so that their block of work stays in the second-level cache.
+const MAX_TILES: usize = 16;
+
+/// With fewer tiles than this in all, long sequences are cut in pieces of time, which costs a second pass.
+const FEW_TILES: usize = 2;
+
+/// Shortest piece of time, and the most pieces.
+const PIECE: usize = 2048;
+const MAX_PIECES: usize = 16;
+
+/// A range of channels of one group, and of steps of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Task {
+    pub batch: usize,
+    pub group: usize,
+    /// First channel and number of channels.
+    pub channel: usize,
+    pub channels: usize,
+    pub piece: usize,
+    /// Steps `from..to` in the order of the recurrence.
+    pub from: usize,
+    pub to: usize,
+}
+
+pub(super) struct Plan {
+    pub tasks: Vec<Task>,
+    pub pieces: usize,
+    /// Tasks that share a group and a piece, which are neighbours in `tasks`.
+    pub per_group: usize,
+    /// Most tiles of one task.
+    pub tiles: usize,
+}
+
+impl Plan {
+    pub(super) fn new(dims: &Dims, lanes: usize) -> Self {
+        let group_tiles = dims.group_channels().div_ceil(lanes);
+        let all_tiles = dims.batch * dims.groups * group_tiles;
+        let pieces = if all_tiles <= FEW_TILES {
+            (dims.length / PIECE).clamp(1, MAX_PIECES)
+        } else {
+            1
+        };
+        let wanted = if pieces > 1 {
+            group_tiles
+        } else {
+            (all_tiles / TASKS).clamp(1, MAX_TILES)
+        };
+        let per_group = group_tiles.div_ceil(wanted).max(1);
+        let tiles = group_tiles.div_ceil(per_group).max(1);
+        let per_group = group_tiles.div_ceil(tiles).max(1);
+        let piece_steps = dims.length.div_ceil(pieces).next_multiple_of(BLOCK);
+        let mut tasks = Vec::with_capacity(dims.batch * dims.groups * pieces * per_group);
+        for batch in 0..dims.batch {
+            for group in 0..dims.groups {
+                for piece in 0..pieces {
+                    for part in 0..per_group {
+                        let first = part * tiles * lanes;
+                        tasks.push(Task {
+                            batch,
+                            group,
+                            channel: group * dims.group_channels() + first,
+                            channels: (tiles * lanes).min(dims.group_channels() - first),
+                            piece,
+                            from: (piece * piece_steps).min(dims.length),
+                            to: ((piece + 1) * piece_steps).min(dims.length),
+                        });
+                    }
+                }
+            }
+        }
+        Self {
+            tasks,
+            pieces,
+            per_group,
+            tiles,
+        }
+    }
+}
+
+/// Up to [`BLOCK`] steps of one sequence.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    /// The row of step `i` is `row + i`, or `row - i` in reverse.
+    row: usize,
+    reverse: bool,
+    pub steps: usize,
+    /// Whether the state resets before a step.
+    pub resets: [bool; BLOCK],
+}
+
+impl Span {
+    /// The steps `from..to` of `batch`, at most [`BLOCK`].
+    #[inline(always)]
+    pub(super) fn new(dims: &Dims, x: &Inputs, batch: usize, from: usize, to: usize) -> Self {
+        let row = if x.reverse {
+            (batch + 1) * dims.length - 1 - from
+        } else {
+            batch * dims.length + from
+        };
+        let mut span = Self {
+            row,
+            reverse: x.reverse,
+            steps: to - from,
+            resets: [false; BLOCK],
+        };
+        if let Some(starts) = x.starts {
+            for i in 0..span.steps {
+                let row = span.row(i);
+                span.resets[i] = if x.reverse {
+                    from + i > 0 && starts[row + 1]
+                } else {
+                    starts[row]
+                };
+            }
+        }
+        span
+    }
+
+    /// The row of step `i` in u, Δ, z, B, C and out.
+    #[inline(always)]
+    pub(super) fn row(&self, i: usize) -> usize {
+        if self.reverse {
+            self.row - i
+        } else {
+            self.row + i
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Values and gradients over shapes and options.
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn kernels_are_as_exact_as_a_plain_f32_evaluation(
+        (batch, length) in (1usize..=3, 1usize..=70),
+        (per_group, groups) in (1usize..=20, 1usize..=3),
+        state in prop::sample::select(vec![1usize, 2, 3, 16, 17, 64, 256]),
+        flags in prop::array::uniform9(any::<bool>()),
+        seed in any::<u64>(),
+    ) {
+        let [complex, d, z, bias, initial, softplus, reverse, packed, dlast] = flags;
+        let with = Parts { complex, d, z, bias, initial, softplus, reverse, packed, dlast };
+        // Few channels for the largest states, to keep the reference quick.
+        let per_group = per_group.min(1 + 64 / state);
+        Case::random(dims(batch, length, per_group * groups, state, groups), with, seed).check_among_neighbours();
+    }
+}
+
+#[test]
+fn many_tiles_and_rounds_are_exact() {
+    for packed in [false, true] {
+        let with = Parts {
+            packed,
+            reverse: packed,
+            ..Parts::ALL
+        };
+        Case::random(dims(1, 1100, 70, 4, 2), with, 5).check_among_neighbours();
+    }
+    Case::random(dims(3, 40, 700, 3, 1), Parts::ALL, 6).check_among_neighbours();
+}
+
+#[test]
+fn pieces_of_time_are_exact() {
+    for (complex, reverse, packed) in [
+        (false, false, false),
+        (false, true, false),
+        (true, false, false),
+        (true, true, true),
+    ] {
+        let with = Parts {
+            complex,
+            reverse,
+            packed,
+            ..Parts::ALL
+        };
+        Case::random(dims(1, 4099, 2, 3, 1), with, 7).check_among_neighbours();
+    }
+}
+
+#[test]
+fn a_reset_in_one_of_many_pieces_cuts_the_state_there() {
+    let mut case = Case::random(
+        dims(1, 7000, 1, 2, 1),
+        Parts {
+            packed: true,
+            ..Parts::ALL
+        },
+        8,
+    );
+    case.options.starts.fill(false);
+    case.options.starts[4096] = true;
+    case.options.starts[5000] = true;
+    case.check_among_neighbours();
+}
+
+#[test]
+fn a_nan_in_u_shows_in_the_output() {
+    let mut case = Case::random(dims(1, 50, 20, 4, 1), Parts::ALL, 9);
+    let at = 30 * 20 + 7;
+    case.x.u[at] = f64::NAN;
+    for isa in Isa::available() {
+        let out = case.kernels(isa).out;
+        for (i, value) in out.iter().enumerate() {
+            // The same channel, from that position on.
+            assert_eq!(
+                value.is_nan(),
+                i >= at && i % 20 == 7,
+                "{} at {i}",
+                isa.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_nan_stays_inside_its_packed_sequence() {
+    let mut case = Case::random(
+        dims(1, 60, 3, 2, 1),
+        Parts {
+            packed: true,
+            ..Parts::ALL
+        },
+        10,
+    );
+    case.options.starts.fill(false);
+    case.options.starts[20] = true;
+    case.options.starts[40] = true;
+    case.x.u[30 * 3] = f64::NAN;
+    for isa in Isa::available() {
+        let outcome = case.kernels(isa);
+        let apart = |x: &[f32]| {
+            x[..20 * 3]
+                .iter()
+                .chain(&x[40 * 3..])
+                .all(|x| x.is_finite())
+        };
+        assert!(apart(&outcome.out) && apart(&outcome.grads.u) && apart(&outcome.grads.delta));
+        assert!(outcome.out[30 * 3].is_nan());
+    }
+}

@@ -1,0 +1,68 @@
+//! Where sequences begin that are packed one behind the other.
+
+use serpens_core::{Error, Result};
+
+/// For each position of a (batch, length) block, whether a sequence starts there: operations over time remember nothing
+/// across such a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Starts {
+    flags: Vec<bool>,
+    batch: usize,
+    length: usize,
+}
+
+impl Starts {
+    /// Sequences of these lengths one behind the other in a batch of one.
+    pub fn from_lengths(lengths: &[usize]) -> Self {
+        let total = lengths.iter().sum();
+        let mut flags = vec![false; total];
+        let mut start = 0;
+        for &length in lengths {
+            if length > 0 {
+                flags[start] = true;
+            }
+            start += length;
+        }
+        Self {
+            flags,
+            batch: 1,
+            length: total,
+        }
+    }
+
+    /// A sequence starts wherever the number differs from the one before: `ids` is (batch, length), row by row.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where `ids` is not batch rows of equal length.
+    pub fn from_sequence_ids(ids: &[u32], batch: usize) -> Result<Self> {
+        let length = ids.len().checked_div(batch).unwrap_or(0);
+        if batch * length != ids.len() {
+            return Err(Error::argument(
+                "Starts::from_sequence_ids",
+                format!("{} ids do not make {batch} rows", ids.len()),
+            ));
+        }
+        let flags = (0..ids.len())
+            .map(|i| i % length == 0 || ids[i] != ids[i - 1])
+            .collect();
+        Ok(Self {
+            flags,
+            batch,
+            length,
+        })
+    }
+
+    /// The flags, row by row, after a check that they are for this batch and length.
+    pub fn flags(&self, op: &'static str, batch: usize, length: usize) -> Result<&[bool]> {
+        if (self.batch, self.length) == (batch, length) {
+            return Ok(&self.flags);
+        }
+        Err(Error::argument(
+            op,
+            format!(
+                "the sequence starts are for {} × {} positions, the input has {batch} × {length}",
+                self.batch, self.length
+            ),
+        ))
+    }
+}
