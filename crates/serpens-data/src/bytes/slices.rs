@@ -1,0 +1,95 @@
+//! Reading a part from its beginning to its end, in several rows at once.
+
+use super::corpus::ByteCorpus;
+use crate::error::{Error, Part, Result, at_least, check_batch};
+use crate::source::{Batch, IGNORE};
+
+const PLACE: &str = "byte slices";
+
+/// The batches of [`ByteCorpus::slices`], in order; ends when the part is read.
+#[derive(Debug, Clone)]
+pub struct ByteSlices {
+    corpus: ByteCorpus,
+    batch: usize,
+    length: usize,
+    /// The targets of all rows together, as places in the corpus; each one's input lies just before it.
+    targets: std::ops::Range<usize>,
+    /// Targets of one row: row `b` has those from `targets.start + b · stretch` on.
+    stretch: usize,
+    /// Targets of each row that have been yielded.
+    done: usize,
+}
+
+impl ByteSlices {
+    pub(super) fn new(corpus: ByteCorpus, part: Part, batch: usize, length: usize) -> Result<Self> {
+        at_least(PLACE, "length", length, 1)?;
+        check_batch(PLACE, batch, length)?;
+        let range = corpus.range(part);
+        let targets = range.start.max(1)..range.end;
+        if targets.is_empty() {
+            let needed = if range.start == 0 { 2 } else { 1 };
+            return Err(Error::TooShort {
+                part,
+                available: range.len(),
+                needed,
+                length,
+            });
+        }
+        let stretch = targets.len().div_ceil(batch);
+        Ok(ByteSlices {
+            corpus,
+            batch,
+            length,
+            targets,
+            stretch,
+            done: 0,
+        })
+    }
+
+    /// Appends a row's inputs and targets: `length` of each. // (length)
+    fn push_row(&self, row: usize, length: usize, into: &mut Batch) {
+        let start = (self.targets.start + row * self.stretch + self.done).min(self.targets.end);
+        let real = length.min(self.targets.end - start);
+        if real > 0 {
+            let mut bytes = vec![0; real + 1];
+            self.corpus.read(start - 1, &mut bytes);
+            into.inputs
+                .extend(bytes[..real].iter().map(|&byte| u32::from(byte)));
+            into.targets
+                .extend(bytes[1..].iter().map(|&byte| u32::from(byte)));
+        }
+        into.inputs.extend(std::iter::repeat_n(0, length - real));
+        into.targets
+            .extend(std::iter::repeat_n(IGNORE, length - real));
+    }
+}
+
+impl Iterator for ByteSlices {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let length = self.length.min(self.stretch - self.done);
+        if length == 0 {
+            return None;
+        }
+        let tokens = self.batch * length;
+        let mut batch = Batch {
+            inputs: Vec::with_capacity(tokens),
+            targets: Vec::with_capacity(tokens),
+            batch: self.batch,
+            length,
+        };
+        for row in 0..self.batch {
+            self.push_row(row, length, &mut batch);
+        }
+        self.done += length;
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.stretch - self.done).div_ceil(self.length);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for ByteSlices {}

@@ -1,0 +1,146 @@
+//! Training windows in an order that is random, visits every window once per epoch, and is never stored.
+
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::corpus::ByteCorpus;
+use crate::error::{Error, Part, Result, at_least, check_batch};
+use crate::permutation::Permutation;
+use crate::random::{Purpose, counter_rng};
+use crate::source::{Batch, Position, Source};
+
+const PLACE: &str = "bytes";
+
+/// Settings of [`ByteSource`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ByteSourceConfig {
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Bytes of a row.
+    pub length: usize,
+    /// Another seed, another order.
+    pub seed: u64,
+}
+
+impl Default for ByteSourceConfig {
+    fn default() -> Self {
+        ByteSourceConfig {
+            batch: 8,
+            length: 256,
+            seed: 0,
+        }
+    }
+}
+
+/// Random windows of a corpus's training part, endless: inputs are `x[t]`, targets `x[t+1]`. // (batch, length)
+///
+/// An epoch lays windows of `length` inputs end to end over the text, beginning at a random offset below `length`
+/// (another one each epoch, so that the borders move), and visits each of them once in random order. Batches run
+/// on across the border of two epochs. Of `n` training bytes an epoch has `max(1, n / length - 1)` windows, as
+/// many as fit at every offset; fewer than two lengths of text per epoch stay unread.
+///
+/// Offset and order are functions of (seed, epoch): a Feistel network gives the window of any index in constant
+/// time, so moving to any position costs the same.
+#[derive(Debug, Clone)]
+pub struct ByteSource {
+    corpus: ByteCorpus,
+    config: ByteSourceConfig,
+    windows: u64,
+    largest_offset: usize,
+    description: String,
+    batches: u64,
+}
+
+impl ByteSource {
+    /// Windows of the training part of `corpus`, at the first batch.
+    ///
+    /// # Errors
+    /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` bytes,
+    /// [`TooSmall`](Error::TooSmall) or [`TooLarge`](Error::TooLarge) for impossible sizes.
+    pub fn new(corpus: &ByteCorpus, config: ByteSourceConfig) -> Result<Self> {
+        let ByteSourceConfig {
+            batch,
+            length,
+            seed,
+        } = config;
+        at_least(PLACE, "length", length, 1)?;
+        check_batch(PLACE, batch, length)?;
+        let available = corpus.part_bytes(Part::Train);
+        if available <= length {
+            return Err(Error::TooShort {
+                part: Part::Train,
+                available,
+                needed: length + 1,
+                length,
+            });
+        }
+        let windows = (available / length - 1).max(1);
+        let largest_offset = (available - 1 - windows * length).min(length - 1);
+        let text = corpus.fingerprint();
+        let description = format!(
+            "bytes, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
+        );
+        Ok(ByteSource {
+            corpus: corpus.clone(),
+            config,
+            windows: windows as u64,
+            largest_offset,
+            description,
+            batches: 0,
+        })
+    }
+
+    /// Windows of an epoch: `windows_per_epoch / batch` batches see the text once.
+    pub fn windows_per_epoch(&self) -> u64 {
+        self.windows
+    }
+
+    /// The place in the text where the `number`-th window since the beginning of the stream starts.
+    fn start(&self, number: u128) -> usize {
+        let windows = u128::from(self.windows);
+        let (epoch, index) = ((number / windows) as u64, (number % windows) as u64);
+        let mut rng = counter_rng(self.config.seed, Purpose::EpochOrder, epoch);
+        let offset = rng.random_range(0..=self.largest_offset);
+        let window = Permutation::new(self.windows, &mut rng).apply(index) as usize;
+        offset + window * self.config.length
+    }
+}
+
+impl Source for ByteSource {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let ByteSourceConfig { batch, length, .. } = self.config;
+        let mut inputs = Vec::with_capacity(batch * length); // (batch, length)
+        let mut targets = Vec::with_capacity(batch * length); // (batch, length)
+        let mut bytes = vec![0; length + 1];
+        for row in 0..batch {
+            let number = u128::from(self.batches) * batch as u128 + row as u128;
+            self.corpus.read(self.start(number), &mut bytes);
+            inputs.extend(bytes[..length].iter().map(|&byte| u32::from(byte)));
+            targets.extend(bytes[1..].iter().map(|&byte| u32::from(byte)));
+        }
+        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
+        Ok(Batch {
+            inputs,
+            targets,
+            batch,
+            length,
+        })
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            source: self.description.clone(),
+            batches: self.batches,
+        }
+    }
+
+    fn seek(&mut self, position: &Position) -> Result<()> {
+        self.batches = position.batches_of(&self.description)?;
+        Ok(())
+    }
+
+    fn vocab(&self) -> usize {
+        256
+    }
+}

@@ -1,0 +1,160 @@
+//! Induction heads (section 4.1.2 of arXiv 2312.00752): what followed the special token the last time?
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, at_least, at_most, check_batch};
+use crate::random::{Purpose, counter_rng};
+use crate::source::{Batch, IGNORE, Position, Source};
+
+const PLACE: &str = "induction heads";
+
+/// Shorter rows leave the special token a single place to stand, and nothing to search for.
+const LEAST_LENGTH: usize = 4;
+
+/// Settings of [`InductionHeads`]; the defaults are the paper's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InductionHeadsConfig {
+    /// Number of tokens, the special one (`vocab - 1`) among them. At least 3.
+    pub vocab: usize,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Lengths of rows, each at least 4: every batch draws one of them, all with the same chance.
+    pub lengths: Vec<usize>,
+    /// Another seed, another stream.
+    pub seed: u64,
+}
+
+impl Default for InductionHeadsConfig {
+    fn default() -> Self {
+        InductionHeadsConfig {
+            vocab: 16,
+            batch: 8,
+            lengths: vec![256],
+            seed: 0,
+        }
+    }
+}
+
+/// The induction heads task, endless and without files.
+///
+/// A row is random ordinary tokens (ids `0..vocab-1`), with the special token (id `vocab - 1`) at one random
+/// place `p` in `0..=length-3` and once more at the very end. The answer is the token `x` at `p + 1`; it is the
+/// target of the last position, and every other target is [`IGNORE`]:
+///
+/// ```text
+/// input    4  9  S  7  1  0  4  S
+/// target   -  -  -  -  -  -  -  7
+/// ```
+///
+/// Answering at random is right once in `vocab - 1`.
+///
+/// Batch `i` is a function of the settings and of `i` alone (ChaCha8 keyed by the seed, with stream `i`).
+#[derive(Debug, Clone)]
+pub struct InductionHeads {
+    config: InductionHeadsConfig,
+    description: String,
+    batches: u64,
+}
+
+impl InductionHeads {
+    /// The stream of `config`, at its first batch.
+    ///
+    /// # Errors
+    /// [`TooSmall`](crate::Error::TooSmall) or [`TooLarge`](crate::Error::TooLarge) for sizes that the task is
+    /// not defined for.
+    pub fn new(config: InductionHeadsConfig) -> Result<Self> {
+        at_least(PLACE, "vocab", config.vocab, 3)?;
+        at_most(PLACE, "vocab", config.vocab, IGNORE as usize)?;
+        at_least(PLACE, "number of lengths", config.lengths.len(), 1)?;
+        for &length in &config.lengths {
+            check_sizes(config.batch, length)?;
+        }
+        let InductionHeadsConfig {
+            vocab,
+            batch,
+            lengths,
+            seed,
+        } = &config;
+        let description = format!(
+            "induction heads, vocab {vocab}, batch {batch}, lengths {lengths:?}, seed {seed}"
+        );
+        Ok(InductionHeads {
+            config,
+            description,
+            batches: 0,
+        })
+    }
+
+    /// The id that comes twice: `vocab - 1`.
+    pub fn special(&self) -> u32 {
+        (self.config.vocab - 1) as u32
+    }
+
+    /// Evaluation batch `index`, of any length (the paper goes to 2^20). // (batch, length)
+    ///
+    /// A function of seed and arguments, drawn apart from every training batch; the stream does not move.
+    ///
+    /// # Errors
+    /// As [`InductionHeads::new`].
+    pub fn evaluation_batch(&self, batch: usize, length: usize, index: u64) -> Result<Batch> {
+        check_sizes(batch, length)?;
+        let mut rng = counter_rng(self.config.seed, Purpose::Evaluation, index);
+        Ok(self.draw(&mut rng, batch, length))
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng, batch: usize, length: usize) -> Batch {
+        let special = self.special();
+        let mut inputs = Vec::with_capacity(batch * length); // (batch, length)
+        let mut targets = vec![IGNORE; batch * length]; // (batch, length)
+        for row in 0..batch {
+            let start = inputs.len();
+            inputs.extend((0..length).map(|_| rng.random_range(0..special)));
+            let place = start + rng.random_range(0..=length - 3);
+            let last = start + length - 1;
+            inputs[place] = special;
+            inputs[last] = special;
+            targets[row * length + length - 1] = inputs[place + 1];
+        }
+        Batch {
+            inputs,
+            targets,
+            batch,
+            length,
+        }
+    }
+}
+
+fn check_sizes(batch: usize, length: usize) -> Result<()> {
+    at_least(PLACE, "length", length, LEAST_LENGTH)?;
+    check_batch(PLACE, batch, length)
+}
+
+impl Source for InductionHeads {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let mut rng = counter_rng(self.config.seed, Purpose::Training, self.batches);
+        let lengths = &self.config.lengths;
+        let length = lengths[rng.random_range(0..lengths.len())];
+        let batch = self.draw(&mut rng, self.config.batch, length);
+        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
+        Ok(batch)
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            source: self.description.clone(),
+            batches: self.batches,
+        }
+    }
+
+    fn seek(&mut self, position: &Position) -> Result<()> {
+        self.batches = position.batches_of(&self.description)?;
+        Ok(())
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab
+    }
+}

@@ -1,0 +1,170 @@
+//! Selective copying (section 4.1.1 of arXiv 2312.00752): remember the data, pass over the noise.
+
+use rand::RngExt;
+use rand::seq::index;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, at_least, at_most, check_batch};
+use crate::random::{Purpose, counter_rng};
+use crate::source::{Batch, IGNORE, Position, Source};
+
+const PLACE: &str = "selective copying";
+
+/// The id of noise in [`SelectiveCopying`].
+const NOISE: u32 = 0;
+
+/// Settings of [`SelectiveCopying`]; the defaults are the paper's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectiveCopyingConfig {
+    /// Number of tokens, noise (0) and the query marker (`vocab - 1`) among them. At least 4.
+    pub vocab: usize,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Positions over which the data are strewn; a row has `data_tokens` more. At least `data_tokens`.
+    pub length: usize,
+    /// Tokens to remember, and queries at the end.
+    pub data_tokens: usize,
+    /// Another seed, another stream.
+    pub seed: u64,
+}
+
+impl Default for SelectiveCopyingConfig {
+    fn default() -> Self {
+        SelectiveCopyingConfig {
+            vocab: 16,
+            batch: 64,
+            length: 4096,
+            data_tokens: 16,
+            seed: 0,
+        }
+    }
+}
+
+/// The selective copying task, endless and without files.
+///
+/// The first `length` tokens of a row are noise (id 0), but for `data_tokens` random places, which hold random
+/// data (ids `1..vocab-1`). Then `data_tokens` query markers (id `vocab - 1`) follow, each asking for the next of
+/// the data, in the order in which they came; these are the only targets that are not [`IGNORE`]:
+///
+/// ```text
+/// input    0  5  0  0  3  0  5  Q  Q  Q
+/// target   -  -  -  -  -  -  -  5  3  5
+/// ```
+///
+/// Noise first and the marker last in the vocabulary is the convention of the task's published generators.
+/// Answering at random is right once in `vocab - 2`.
+///
+/// Batch `i` is a function of the settings and of `i` alone (ChaCha8 keyed by the seed, with stream `i`).
+#[derive(Debug, Clone)]
+pub struct SelectiveCopying {
+    config: SelectiveCopyingConfig,
+    description: String,
+    batches: u64,
+}
+
+impl SelectiveCopying {
+    /// The stream of `config`, at its first batch.
+    ///
+    /// # Errors
+    /// [`TooSmall`](crate::Error::TooSmall) or [`TooLarge`](crate::Error::TooLarge) for sizes that the task is
+    /// not defined for.
+    pub fn new(config: SelectiveCopyingConfig) -> Result<Self> {
+        at_least(PLACE, "vocab", config.vocab, 4)?;
+        at_most(PLACE, "vocab", config.vocab, IGNORE as usize)?;
+        at_least(PLACE, "data_tokens", config.data_tokens, 1)?;
+        at_least(PLACE, "length", config.length, config.data_tokens)?;
+        check_batch(
+            PLACE,
+            config.batch,
+            config.length.saturating_add(config.data_tokens),
+        )?;
+        let SelectiveCopyingConfig {
+            vocab,
+            batch,
+            length,
+            data_tokens,
+            seed,
+        } = &config;
+        let description = format!(
+            "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
+        );
+        Ok(SelectiveCopying {
+            config,
+            description,
+            batches: 0,
+        })
+    }
+
+    /// The id between the data: 0.
+    pub fn noise(&self) -> u32 {
+        NOISE
+    }
+
+    /// The id that asks for an answer: `vocab - 1`.
+    pub fn query(&self) -> u32 {
+        (self.config.vocab - 1) as u32
+    }
+
+    /// Evaluation batch `index`, drawn apart from every training batch; the stream does not move.
+    /// // (batch, length + data_tokens)
+    pub fn evaluation_batch(&self, index: u64) -> Batch {
+        self.draw(Purpose::Evaluation, index)
+    }
+
+    fn draw(&self, purpose: Purpose, number: u64) -> Batch {
+        let SelectiveCopyingConfig {
+            batch,
+            length,
+            data_tokens,
+            seed,
+            ..
+        } = self.config;
+        let mut rng = counter_rng(seed, purpose, number);
+        let row_length = length + data_tokens;
+        let mut inputs = vec![NOISE; batch * row_length]; // (batch, length + data_tokens)
+        let mut targets = vec![IGNORE; batch * row_length]; // (batch, length + data_tokens)
+        for (input, target) in inputs
+            .chunks_exact_mut(row_length)
+            .zip(targets.chunks_exact_mut(row_length))
+        {
+            let mut places = index::sample(&mut rng, length, data_tokens).into_vec();
+            places.sort_unstable();
+            for (place, answer) in places.into_iter().zip(&mut target[length..]) {
+                input[place] = rng.random_range(NOISE + 1..self.query());
+                *answer = input[place];
+            }
+            input[length..].fill(self.query());
+        }
+        Batch {
+            inputs,
+            targets,
+            batch,
+            length: row_length,
+        }
+    }
+}
+
+impl Source for SelectiveCopying {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let batch = self.draw(Purpose::Training, self.batches);
+        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
+        Ok(batch)
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            source: self.description.clone(),
+            batches: self.batches,
+        }
+    }
+
+    fn seek(&mut self, position: &Position) -> Result<()> {
+        self.batches = position.batches_of(&self.description)?;
+        Ok(())
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab
+    }
+}

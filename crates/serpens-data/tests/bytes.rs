@@ -1,0 +1,273 @@
+//! Byte corpora: files are found and joined in order, training visits every window once per epoch, and reading in
+//! order covers every byte once.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, Part, Source};
+use tempfile::TempDir;
+
+/// Files with the given names and contents.
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("it lies in the folder")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    }
+    folder
+}
+
+fn open(path: &Path) -> ByteCorpus {
+    ByteCorpus::open(path.to_str().expect("a plain path")).expect("it is there")
+}
+
+/// A corpus of `bytes` bytes in which any four in a row are found at one place only: big-endian counters.
+fn counters(bytes: usize) -> (TempDir, ByteCorpus) {
+    let text: Vec<u8> = (0..bytes as u32 / 3 + 1)
+        .flat_map(|i| [(i >> 8) as u8, i as u8, 255])
+        .take(bytes)
+        .collect();
+    let folder = folder(&[("counters", &text)]);
+    let corpus = open(folder.path());
+    (folder, corpus)
+}
+
+/// The whole corpus, read in order.
+fn content(corpus: &ByteCorpus) -> Vec<u8> {
+    let whole = corpus
+        .clone()
+        .with_validation_fraction(0.0)
+        .expect("a share");
+    let mut bytes = Vec::new();
+    for batch in whole.slices(Part::Train, 1, 7).expect("more than one byte") {
+        if bytes.is_empty() {
+            bytes.push(batch.inputs[0] as u8);
+        }
+        bytes.extend(batch.targets.iter().map(|&token| token as u8));
+    }
+    bytes
+}
+
+#[test]
+fn folders_are_read_to_every_depth_in_the_order_of_paths() {
+    let folder = folder(&[
+        ("b.txt", b"second "),
+        ("a/z.txt", b"first "),
+        ("c/d/e.md", b"third"),
+        ("c/empty", b""),
+        (".hidden", b"no"),
+        (".git/config", b"no"),
+    ]);
+    let corpus = open(folder.path());
+    assert_eq!(content(&corpus), b"first second third");
+    assert_eq!(corpus.bytes(), 18);
+}
+
+#[test]
+fn globs_choose_files() {
+    let folder = folder(&[
+        ("b.txt", b"B"),
+        ("a.txt", b"A"),
+        ("c.md", b"C"),
+        ("d/e.txt", b"E"),
+        (".hidden.txt", b"no"),
+    ]);
+    assert_eq!(content(&open(&folder.path().join("*.txt"))), b"AB");
+    assert_eq!(content(&open(&folder.path().join("**/*.txt"))), b"ABE");
+    assert_eq!(content(&open(&folder.path().join("[bc].*"))), b"BC");
+}
+
+#[test]
+fn a_file_whose_name_looks_like_a_glob_is_taken_as_it_is() {
+    let folder = folder(&[("a[1].txt", b"brackets"), ("a1.txt", b"none")]);
+    assert_eq!(content(&open(&folder.path().join("a[1].txt"))), b"brackets");
+}
+
+#[test]
+fn large_and_small_files_are_joined_without_a_seam() {
+    let large: Vec<u8> = (0..200_000u32).map(|i| (i % 241) as u8).collect();
+    let files: [(&str, &[u8]); 6] = [
+        ("1", b"one"),
+        ("2", b"two"),
+        ("3", &large),
+        ("4", &large[..70_000]),
+        ("5", b"five"),
+        ("6", b"six"),
+    ];
+    let folder = folder(&files);
+    let expected: Vec<u8> = files
+        .iter()
+        .flat_map(|(_, content)| content.iter().copied())
+        .collect();
+    assert!(content(&open(folder.path())) == expected);
+}
+
+/// Window starts of the batches that follow, found by searching the text.
+fn starts(source: &mut ByteSource, text: &[u8], batches: usize) -> Vec<usize> {
+    let mut found = Vec::new();
+    for _ in 0..batches {
+        let batch = source.next_batch().expect("endless");
+        for (inputs, targets) in batch
+            .inputs
+            .chunks(batch.length)
+            .zip(batch.targets.chunks(batch.length))
+        {
+            let window: Vec<u8> = inputs.iter().map(|&token| token as u8).collect();
+            let start = text
+                .windows(batch.length)
+                .position(|piece| piece == window)
+                .expect("it is in the text");
+            let next: Vec<u32> = text[start + 1..=start + batch.length]
+                .iter()
+                .map(|&b| b.into())
+                .collect();
+            assert_eq!(targets, next, "targets are the inputs one byte later");
+            found.push(start);
+        }
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn an_epoch_visits_every_window_once(
+        bytes in 40usize..700, length in 5usize..30, batch in 1usize..9, seed in any::<u64>(),
+    ) {
+        let (_folder, corpus) = counters(bytes);
+        let text = content(&corpus);
+        let train = corpus.part_bytes(Part::Train);
+        let mut source = ByteSource::new(&corpus, ByteSourceConfig { batch, length, seed }).expect("long enough");
+        let windows = source.windows_per_epoch() as usize;
+        let epochs = 3;
+        let mut starts = starts(&mut source, &text, (epochs * windows).div_ceil(batch));
+        starts.truncate(epochs * windows);
+        for epoch in starts.chunks_mut(windows) {
+            epoch.sort_unstable();
+            prop_assert!(epoch.windows(2).all(|pair| pair[1] - pair[0] == length), "end to end: {epoch:?}");
+            prop_assert!(epoch[0] < length, "the offset is below the length");
+            let end = epoch[windows - 1] + length + 1;
+            prop_assert!(end <= train, "validation bytes are never targets of training");
+            prop_assert!(epoch[0] + train - end < 2 * length, "hardly anything is left out");
+        }
+    }
+
+    #[test]
+    fn slices_predict_every_byte_once(
+        bytes in 2usize..300, batch in 1usize..7, length in 1usize..40, fraction in 0.0f64..=1.0,
+    ) {
+        let (_folder, corpus) = counters(bytes);
+        let text = content(&corpus);
+        let corpus = corpus.with_validation_fraction(fraction).expect("a share");
+        let train = corpus.part_bytes(Part::Train);
+        for (part, range) in [(Part::Train, 1..train.max(1)), (Part::Validation, train.max(1)..bytes)] {
+            let Ok(slices) = corpus.slices(part, batch, length) else {
+                prop_assert!(range.is_empty());
+                continue;
+            };
+            let mut rows = vec![Vec::new(); batch];
+            let promised = slices.len();
+            let batches: Vec<Batch> = slices.collect();
+            prop_assert_eq!(batches.len(), promised);
+            for slice in &batches {
+                prop_assert_eq!(slice.inputs.len(), batch * slice.length);
+                prop_assert!(slice.length >= 1 && slice.length <= length);
+                for (row, inputs) in slice.inputs.chunks(slice.length).enumerate() {
+                    let targets = &slice.targets[row * slice.length..][..slice.length];
+                    rows[row].extend(inputs.iter().copied().zip(targets.iter().copied()));
+                }
+            }
+            let pairs: Vec<(u32, u32)> = rows.concat().into_iter().filter(|pair| pair.1 != IGNORE).collect();
+            let expected: Vec<(u32, u32)> = range.map(|t| (text[t - 1].into(), text[t].into())).collect();
+            prop_assert_eq!(pairs, expected, "row by row, the rows are the part");
+        }
+    }
+}
+
+#[test]
+fn validation_windows_cover_the_last_tenth() {
+    let (_folder, corpus) = counters(1003);
+    assert_eq!(
+        (
+            corpus.part_bytes(Part::Train),
+            corpus.part_bytes(Part::Validation)
+        ),
+        (903, 100)
+    );
+    let windows: Vec<Batch> = corpus
+        .validation_windows(32)
+        .expect("long enough")
+        .collect();
+    let lengths: Vec<usize> = windows.iter().map(|window| window.length).collect();
+    assert_eq!(lengths, [32, 32, 32, 4]);
+    assert!(windows.iter().all(|window| window.batch == 1));
+    let targets: Vec<u8> = windows
+        .iter()
+        .flat_map(|w| w.targets.iter().map(|&token| token as u8))
+        .collect();
+    assert_eq!(targets, content(&corpus)[903..]);
+}
+
+#[test]
+fn order_and_offset_change_from_epoch_to_epoch() {
+    let (_folder, corpus) = counters(4000);
+    let text = content(&corpus);
+    let config = ByteSourceConfig {
+        batch: 1,
+        length: 40,
+        seed: 9,
+    };
+    let mut source = ByteSource::new(&corpus, config).expect("long enough");
+    let windows = source.windows_per_epoch() as usize;
+    let epochs: Vec<Vec<usize>> = (0..12)
+        .map(|_| starts(&mut source, &text, windows))
+        .collect();
+    let offsets: HashSet<usize> = epochs.iter().map(|epoch| epoch[0] % 40).collect();
+    assert!(
+        offsets.len() >= 6,
+        "12 draws of 40 give about 10 different offsets: {offsets:?}"
+    );
+    let orders: HashSet<Vec<usize>> = epochs
+        .iter()
+        .map(|epoch| epoch.iter().map(|start| start / 40).collect())
+        .collect();
+    assert_eq!(orders.len(), 12, "no order comes twice");
+}
+
+#[test]
+fn the_shortest_text_is_one_window() {
+    let (_folder, corpus) = counters(11);
+    let corpus = corpus.with_validation_fraction(0.0).expect("a share");
+    let config = ByteSourceConfig {
+        batch: 3,
+        length: 10,
+        seed: 0,
+    };
+    let mut source = ByteSource::new(&corpus, config).expect("just long enough");
+    assert_eq!(source.windows_per_epoch(), 1);
+    let text = content(&corpus);
+    assert_eq!(starts(&mut source, &text, 1), [0, 0, 0]);
+}
+
+#[test]
+fn a_position_is_refused_by_another_text_of_the_same_size() {
+    let config = ByteSourceConfig {
+        batch: 2,
+        length: 8,
+        seed: 0,
+    };
+    let (one, other) = (
+        folder(&[("text", &[b'a'; 500])]),
+        folder(&[("text", &[b'b'; 500])]),
+    );
+    let source = |folder: &TempDir| {
+        ByteSource::new(&open(folder.path()), config.clone()).expect("long enough")
+    };
+    let position = source(&one).position();
+    assert!(source(&other).seek(&position).is_err());
+    source(&one).seek(&position).expect("the same text");
+}

@@ -1,0 +1,376 @@
+//! Everything a user can get wrong is a typed error whose one line says what, where and what to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serpens_data::{
+    ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig, Part,
+    Prefetch, SelectiveCopying, SelectiveCopyingConfig,
+};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn open(path: &Path) -> Result<ByteCorpus, Error> {
+    ByteCorpus::open(path.to_str().expect("a plain path"))
+}
+
+/// The error's text, which must be one line and name every one of `parts`.
+fn line(error: &Error, parts: &[&str]) -> String {
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "one line: {text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+    text
+}
+
+#[test]
+fn a_missing_path_is_named() {
+    let path = folder().path().join("no-such-file.txt");
+    let error = open(&path).expect_err("it is missing");
+    assert!(matches!(&error, Error::MissingPath { path: named } if *named == path));
+    line(
+        &error,
+        &[
+            "no-such-file.txt",
+            "does not exist",
+            "give an existing file",
+        ],
+    );
+}
+
+#[test]
+fn an_empty_file_is_named() {
+    let folder = folder();
+    let path = folder.path().join("empty.txt");
+    fs::write(&path, "").expect("a file");
+    let error = open(&path).expect_err("it is empty");
+    assert!(matches!(error, Error::EmptyFile { .. }));
+    line(&error, &["empty.txt", "is empty"]);
+}
+
+#[test]
+fn a_folder_with_nothing_in_it_is_named() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("inner")).expect("a folder");
+    fs::write(folder.path().join("inner/empty.txt"), "").expect("a file");
+    fs::write(folder.path().join(".hidden"), "text").expect("a file");
+    let error = open(folder.path()).expect_err("nothing to read");
+    assert!(matches!(&error, Error::EmptyFolder { path } if path == folder.path()));
+    line(&error, &["holds no file"]);
+}
+
+#[test]
+fn a_glob_that_matches_nothing_is_quoted() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("folder.txt")).expect("a folder");
+    fs::write(folder.path().join("empty.txt"), "").expect("a file");
+    let error =
+        open(&folder.path().join("*.txt")).expect_err("only a folder and an empty file match");
+    assert!(matches!(error, Error::NoMatch { .. }));
+    line(&error, &["*.txt", "matches no file"]);
+}
+
+#[test]
+fn a_malformed_glob_is_quoted() {
+    let error = ByteCorpus::open("texts/[a-").expect_err("the bracket is open");
+    assert!(matches!(error, Error::MalformedGlob { .. }));
+    line(&error, &["texts/[a-", "malformed"]);
+}
+
+/// Permissions do not stop every user, so the system refuses here for other reasons: a file used as a folder, and
+/// a link that leads nowhere.
+#[cfg(unix)]
+#[test]
+fn what_the_system_refuses_is_named_with_its_reason() {
+    let folder = folder();
+    fs::write(folder.path().join("file"), "text").expect("a file");
+    let error = open(&folder.path().join("file/inner")).expect_err("a file is no folder");
+    assert!(matches!(error, Error::Unreadable { .. }));
+    line(&error, &["file/inner", "cannot read", "check that"]);
+
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).expect("a link");
+    let error = open(folder.path()).expect_err("the link leads nowhere");
+    assert!(matches!(&error, Error::Unreadable { path, .. } if *path == link));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let path = folder.path().join("secret");
+    fs::write(&path, "text").expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("it is ours");
+    if fs::File::open(&path).is_ok() {
+        println!("skipped: this user may read everything");
+        return;
+    }
+    let error = open(&path).expect_err("it may not be read");
+    assert!(matches!(error, Error::Unreadable { .. }));
+    line(&error, &["secret", "cannot read"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_and_sockets_are_refused() {
+    let folder = folder();
+    let path = folder.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let error = open(&path).expect_err("no file");
+    assert!(matches!(error, Error::NotAFile { .. }));
+    line(&error, &["socket", "neither a file nor a folder"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_folders_are_passed_over_so_that_circles_end() {
+    let folder = folder();
+    fs::write(folder.path().join("file"), "text").expect("a file");
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("circle")).expect("a link");
+    assert_eq!(open(folder.path()).expect("it ends").bytes(), 4);
+}
+
+fn corpus_of(bytes: usize) -> (TempDir, ByteCorpus) {
+    let folder = folder();
+    let path: PathBuf = folder.path().join("text");
+    fs::write(&path, vec![b'x'; bytes]).expect("a file");
+    let corpus = open(&path).expect("it is there");
+    (folder, corpus)
+}
+
+#[test]
+fn a_text_shorter_than_the_context_says_how_much_is_missing() {
+    let (_folder, corpus) = corpus_of(100);
+    let config = ByteSourceConfig {
+        batch: 1,
+        length: 90,
+        seed: 0,
+    };
+    let error = ByteSource::new(&corpus, config).expect_err("90 bytes make no window of 90");
+    assert!(matches!(
+        error,
+        Error::TooShort {
+            part: Part::Train,
+            available: 90,
+            needed: 91,
+            length: 90
+        }
+    ));
+    line(
+        &error,
+        &["training", "has 90 bytes", "needs 91", "lower the length"],
+    );
+
+    let (_folder, corpus) = corpus_of(5);
+    let error = corpus
+        .validation_windows(16)
+        .expect_err("a tenth of five bytes is nothing");
+    assert!(matches!(
+        error,
+        Error::TooShort {
+            part: Part::Validation,
+            available: 0,
+            needed: 1,
+            ..
+        }
+    ));
+    line(&error, &["validation", "has 0 bytes", "needs 1"]);
+
+    let (_folder, corpus) = corpus_of(1);
+    let error = corpus
+        .slices(Part::Train, 1, 16)
+        .expect_err("one byte predicts nothing");
+    assert!(matches!(
+        error,
+        Error::TooShort {
+            available: 1,
+            needed: 2,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn impossible_fractions_are_refused() {
+    for got in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        let (_folder, corpus) = corpus_of(10);
+        let error = corpus.with_validation_fraction(got).expect_err("no share");
+        assert!(matches!(error, Error::InvalidFraction { .. }));
+        line(
+            &error,
+            &["validation fraction", &got.to_string(), "between 0"],
+        );
+    }
+}
+
+#[test]
+fn impossible_byte_windows_are_refused() {
+    let (_folder, corpus) = corpus_of(100);
+    for (batch, length, name) in [(0, 10, "batch"), (1, 0, "length")] {
+        let config = ByteSourceConfig {
+            batch,
+            length,
+            seed: 0,
+        };
+        let error = ByteSource::new(&corpus, config).expect_err("impossible");
+        line(&error, &["bytes", name, "is 0", "at least 1"]);
+        let error = corpus
+            .slices(Part::Train, batch, length)
+            .expect_err("impossible");
+        line(&error, &[name, "is 0", "at least 1"]);
+    }
+    let config = ByteSourceConfig {
+        batch: usize::MAX,
+        length: 10,
+        seed: 0,
+    };
+    let error = ByteSource::new(&corpus, config).expect_err("beyond memory");
+    assert!(matches!(error, Error::TooLarge { .. }));
+    line(&error, &["batch × length", "at most"]);
+}
+
+#[test]
+fn impossible_induction_heads_are_refused() {
+    let valid = InductionHeadsConfig::default;
+    for (config, parts) in [
+        (
+            InductionHeadsConfig {
+                vocab: 2,
+                ..valid()
+            },
+            ["vocab is 2", "at least 3"],
+        ),
+        (
+            InductionHeadsConfig {
+                vocab: 1 << 32,
+                ..valid()
+            },
+            ["vocab is 4294967296", "at most 4294967295"],
+        ),
+        (
+            InductionHeadsConfig {
+                batch: 0,
+                ..valid()
+            },
+            ["batch is 0", "at least 1"],
+        ),
+        (
+            InductionHeadsConfig {
+                lengths: vec![],
+                ..valid()
+            },
+            ["number of lengths is 0", "at least 1"],
+        ),
+        (
+            InductionHeadsConfig {
+                lengths: vec![256, 3],
+                ..valid()
+            },
+            ["length is 3", "at least 4"],
+        ),
+        (
+            InductionHeadsConfig {
+                lengths: vec![usize::MAX],
+                ..valid()
+            },
+            ["batch × length", "at most"],
+        ),
+    ] {
+        let error = InductionHeads::new(config).expect_err("impossible");
+        line(&error, &["induction heads: ", parts[0], parts[1]]);
+    }
+    let task = InductionHeads::new(valid()).expect("valid");
+    assert!(matches!(
+        task.evaluation_batch(1, 3, 0),
+        Err(Error::TooSmall {
+            got: 3,
+            least: 4,
+            ..
+        })
+    ));
+    assert!(matches!(
+        task.evaluation_batch(0, 64, 0),
+        Err(Error::TooSmall {
+            got: 0,
+            least: 1,
+            ..
+        })
+    ));
+    assert!(matches!(
+        task.evaluation_batch(1 << 20, 1 << 20, 0),
+        Err(Error::TooLarge { .. })
+    ));
+}
+
+#[test]
+fn impossible_selective_copying_is_refused() {
+    let valid = SelectiveCopyingConfig::default;
+    for (config, parts) in [
+        (
+            SelectiveCopyingConfig {
+                vocab: 3,
+                ..valid()
+            },
+            ["vocab is 3", "at least 4"],
+        ),
+        (
+            SelectiveCopyingConfig {
+                batch: 0,
+                ..valid()
+            },
+            ["batch is 0", "at least 1"],
+        ),
+        (
+            SelectiveCopyingConfig {
+                data_tokens: 0,
+                ..valid()
+            },
+            ["data_tokens is 0", "at least 1"],
+        ),
+        (
+            SelectiveCopyingConfig {
+                length: 15,
+                ..valid()
+            },
+            ["length is 15", "at least 16"],
+        ),
+        (
+            SelectiveCopyingConfig {
+                length: usize::MAX,
+                ..valid()
+            },
+            ["batch × length", "at most"],
+        ),
+    ] {
+        let error = SelectiveCopying::new(config).expect_err("impossible");
+        line(&error, &["selective copying: ", parts[0], parts[1]]);
+    }
+}
+
+#[test]
+fn a_prefetch_needs_room_for_a_batch() {
+    let task = InductionHeads::new(InductionHeadsConfig::default()).expect("valid");
+    let error = Prefetch::new(task, 0).expect_err("no room");
+    line(&error, &["prefetch: depth is 0", "at least 1"]);
+}
+
+#[test]
+fn a_position_of_another_stream_names_both() {
+    use serpens_data::Source;
+    let stream = |seed| {
+        InductionHeads::new(InductionHeadsConfig {
+            seed,
+            ..Default::default()
+        })
+        .expect("a valid configuration")
+    };
+    let error = stream(1)
+        .seek(&stream(2).position())
+        .expect_err("another seed");
+    line(&error, &["seed 1", "seed 2", "use the same settings"]);
+}
