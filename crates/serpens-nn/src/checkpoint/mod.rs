@@ -1,0 +1,48 @@
+//! Models on disk: a folder with `config.json` and `model.safetensors`, in the Hugging Face layout.
+
+mod config;
+mod files;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serpens_core::Device;
+
+pub use files::write_atomically;
+pub use weights::{TensorFile, read_tensors, write_tensors};
+
+use crate::{MambaLm, MambaLmConfig, Result};
+
+/// The name of the configuration's file.
+pub const CONFIG_FILE: &str = "config.json";
+/// The name of the weights' file.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// Reads the configuration of the model in the folder `dir`: Hugging Face's (`model_type: mamba`), or Serpens's own for
+/// models that the former cannot describe.
+pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
+    config::read(&dir.join(CONFIG_FILE))
+}
+
+/// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
+///
+/// # Errors
+/// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the configuration's.
+pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
+    let config = load_config(dir)?;
+    // The initial values are overwritten, or the loading fails: any generator will do.
+    let mut model = config.init(device, &mut SmallRng::seed_from_u64(0))?;
+    weights::load_parameters(&mut model, dir, config.tie_embeddings)?;
+    Ok(model)
+}
+
+/// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
+pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
+    files::create_dir(dir)?;
+    config::write(model.config(), &dir.join(CONFIG_FILE))?;
+    weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
+}

@@ -1,0 +1,217 @@
+//! Checkpoints that come back as they went, and those that must not load.
+
+use std::fs;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serpens_core::{Device, Tensor};
+use tempfile::TempDir;
+
+use super::*;
+use crate::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
+use crate::layers::{AInit, DtRank, InnerConfig, S4dConfig, SelectiveSsmConfig};
+use crate::{Error, Module};
+
+fn model(config: &MambaLmConfig) -> MambaLm {
+    config
+        .init(Device::cpu(), &mut SmallRng::seed_from_u64(3))
+        .unwrap()
+}
+
+fn parameters(model: &MambaLm) -> Vec<(String, Vec<f32>)> {
+    let mut all = Vec::new();
+    model.visit("", &mut |name, param| {
+        all.push((name.to_owned(), param.value().to_vec::<f32>().unwrap()));
+    });
+    all
+}
+
+fn configurations() -> Vec<MambaLmConfig> {
+    let base = MambaLmConfig::new(8, 2, 11);
+    let s6 = |config| InnerConfig::S6(config);
+    let mut untied = base.clone();
+    untied.tie_embeddings = false;
+    let constant = SelectiveSsmConfig {
+        selective_dt: false,
+        selective_b: false,
+        selective_c: false,
+        ..SelectiveSsmConfig::new(3)
+    };
+    let complex = SelectiveSsmConfig {
+        a_init: AInit::Complex,
+        dt_rank: DtRank::Fixed(2),
+        ..SelectiveSsmConfig::new(4)
+    };
+    let mamba = |inner| BlockConfig::Mamba(MambaBlockConfig::new(inner));
+    vec![
+        base.clone(),
+        untied,
+        base.clone().with_block(mamba(s6(constant))),
+        base.clone().with_block(mamba(s6(complex))),
+        base.clone()
+            .with_block(mamba(InnerConfig::S4d(S4dConfig::new(4)))),
+        base.clone().with_block(BlockConfig::H3(H3BlockConfig {
+            inner: InnerConfig::S4d(S4dConfig {
+                complex: false,
+                train_b: true,
+                ..S4dConfig::new(4)
+            }),
+            ..H3BlockConfig::default()
+        })),
+        base.with_block(BlockConfig::Plain(PlainBlockConfig::default())),
+    ]
+}
+
+#[test]
+fn every_kind_of_model_comes_back_as_it_was_saved() {
+    for config in configurations() {
+        let dir = TempDir::new().unwrap();
+        let saved = model(&config);
+        save(&saved, dir.path()).unwrap();
+        let loaded = load(dir.path(), Device::cpu()).unwrap();
+        assert_eq!(parameters(&saved), parameters(&loaded), "{config:?}");
+        assert_eq!(loaded.config(), &config);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "leftovers");
+    }
+}
+
+#[test]
+fn a_plain_mamba_is_saved_in_the_words_of_hugging_face() {
+    let dir = TempDir::new().unwrap();
+    save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
+    let text = fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap();
+    assert!(text.contains(r#""model_type": "mamba""#), "{text}");
+    assert!(text.contains(r#""time_step_rank": "auto""#), "{text}");
+    assert!(text.contains(r#""hidden_size": 8"#), "{text}");
+}
+
+/// Saves a model, lets `spoil` change the folder, and gives the error of loading it.
+fn error_after(spoil: impl FnOnce(&Path)) -> String {
+    let dir = TempDir::new().unwrap();
+    save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
+    spoil(dir.path());
+    let error = load(dir.path(), Device::cpu()).expect_err("it must not load");
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn a_truncated_file_is_named() {
+    let text = error_after(|dir| {
+        let path = dir.join(WEIGHTS_FILE);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(
+        text.contains(WEIGHTS_FILE) && text.contains("truncated"),
+        "{text}"
+    );
+}
+
+#[test]
+fn foreign_and_missing_files_are_named() {
+    let text = error_after(|dir| fs::write(dir.join(WEIGHTS_FILE), "no tensors").unwrap());
+    assert!(text.contains(WEIGHTS_FILE), "{text}");
+    let text = error_after(|dir| fs::remove_file(dir.join(WEIGHTS_FILE)).unwrap());
+    assert!(
+        text.contains("cannot read") && text.contains(WEIGHTS_FILE),
+        "{text}"
+    );
+    let text = error_after(|dir| {
+        fs::write(dir.join(CONFIG_FILE), r#"{"model_type": "llama"}"#).unwrap();
+    });
+    assert!(text.contains("llama") && text.contains("mamba"), "{text}");
+    let text = error_after(|dir| fs::write(dir.join(CONFIG_FILE), "{").unwrap());
+    assert!(text.contains(CONFIG_FILE), "{text}");
+}
+
+#[test]
+fn shapes_and_names_that_do_not_fit_are_named() {
+    let rewrite = |change: fn(&mut Vec<(String, Tensor)>)| {
+        error_after(|dir| {
+            let path = dir.join(WEIGHTS_FILE);
+            let mut tensors: Vec<_> = read_tensors(&path, Device::cpu())
+                .unwrap()
+                .into_iter()
+                .collect();
+            change(&mut tensors);
+            let tensors: Vec<_> = tensors.iter().map(|(n, t)| (n.clone(), t)).collect();
+            write_tensors(&path, &tensors).unwrap();
+        })
+    };
+    let text = rewrite(|tensors| tensors[0].1 = tensors[0].1.reshape([4, 22]).unwrap());
+    assert!(
+        text.contains("(4, 22)") && text.contains("(11, 8)"),
+        "{text}"
+    );
+    let text = rewrite(|tensors| drop(tensors.pop()));
+    assert!(text.contains("missing"), "{text}");
+    let text = rewrite(|tensors| {
+        let value = tensors[0].1.clone();
+        tensors.push(("backbone.stranger".into(), value));
+    });
+    assert!(text.contains("backbone.stranger"), "{text}");
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_file_as_it_was() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "before").unwrap();
+    let result = write_atomically(&path, |file| {
+        file.write_all(b"half of it")?;
+        Err(std::io::Error::other("the disk is full"))
+    });
+    assert!(matches!(result, Err(Error::Io { .. })));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn weights_in_several_files_and_in_half_precision_load() {
+    use serpens_core::bf16;
+    let dir = TempDir::new().unwrap();
+    let saved = model(&MambaLmConfig::new(8, 2, 11));
+    save(&saved, dir.path()).unwrap();
+    let whole = dir.path().join(WEIGHTS_FILE);
+    let tensors = read_tensors(&whole, Device::cpu()).unwrap();
+    fs::remove_file(&whole).unwrap();
+    let mut map = serde_json::Map::new();
+    for (i, (name, tensor)) in tensors.iter().enumerate() {
+        let file = format!("part-{}.safetensors", i % 2);
+        map.insert(name.clone(), file.into());
+        let _ = tensor;
+    }
+    for part in 0..2 {
+        let halves: Vec<(String, Tensor)> = tensors
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % 2 == part)
+            .map(|(_, (name, tensor))| {
+                let values: Vec<bf16> = tensor
+                    .as_slice::<f32>()
+                    .unwrap()
+                    .iter()
+                    .map(|v| bf16::from_f32(*v))
+                    .collect();
+                let half = Tensor::from_slice(tensor.shape(), &values, Device::cpu());
+                (name.clone(), half.unwrap())
+            })
+            .collect();
+        let halves: Vec<_> = halves.iter().map(|(n, t)| (n.clone(), t)).collect();
+        write_tensors(
+            &dir.path().join(format!("part-{part}.safetensors")),
+            &halves,
+        )
+        .unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    let loaded = load(dir.path(), Device::cpu()).unwrap();
+    for ((name, before), (_, after)) in parameters(&saved).iter().zip(parameters(&loaded)) {
+        for (b, a) in before.iter().zip(after) {
+            assert_eq!(bf16::from_f32(*b).to_f32(), a, "{name}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! y = x Wᵀ + b.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use serpens_core::{DType, Device, Tensor, Var};
+use serpens_ops::linear::linear;
+
+use crate::{Param, Result, init, module};
+
+/// Configures a [`Linear`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearConfig {
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+    divisor: f32,
+}
+
+impl LinearConfig {
+    /// From `inputs` to `outputs` features, with a bias.
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            bias: true,
+            divisor: 1.0,
+        }
+    }
+
+    /// With or without a bias.
+    pub fn with_bias(mut self, bias: bool) -> Self {
+        self.bias = bias;
+        self
+    }
+
+    /// Divides the initial weights: residual branches of deep models start smaller.
+    pub fn with_init_divisor(mut self, divisor: f32) -> Self {
+        self.divisor = divisor;
+        self
+    }
+
+    /// Weights uniform in ±inputs^-1/2 / divisor, bias zero.
+    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<Linear> {
+        let bound = (self.inputs.max(1) as f32).sqrt().recip() / self.divisor;
+        let weight = init::uniform([self.outputs, self.inputs], bound, device, rng)?;
+        let bias = self
+            .bias
+            .then(|| Tensor::zeros([self.outputs], DType::F32, device).map(Param::without_decay))
+            .transpose()?;
+        Ok(Linear {
+            weight: Param::new(weight),
+            bias,
+        })
+    }
+}
+
+/// y = x Wᵀ + b. See [`serpens_ops::linear`].
+#[derive(Debug)]
+pub struct Linear {
+    pub(crate) weight: Param, // (outputs, inputs)
+    pub(crate) bias: Option<Param>,
+}
+
+module!(Linear { weight => "weight", bias => "bias" });
+
+impl Linear {
+    /// # Shapes
+    /// (…, inputs) → (…, outputs)
+    pub fn forward(&self, x: &Var) -> Result<Var> {
+        let bias = self.bias.as_ref().map(Param::var);
+        Ok(linear(x, &self.weight.var(), bias.as_ref())?)
+    }
+}

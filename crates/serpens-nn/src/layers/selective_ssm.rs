@@ -1,0 +1,387 @@
+//! S6: the selective state space model.
+
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+use serpens_core::{DType, Device, Tensor, Var};
+use serpens_ops::elementwise::{broadcast_rows, neg_exp};
+use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, selective_scan};
+use serpens_ops::simd;
+
+use super::{Linear, LinearConfig, Sequence, StepSize};
+use crate::{Error, Param, Result, init};
+
+/// The rank R of the projection that makes Δ from the token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DtRank {
+    /// ceil(d_model / 16).
+    #[default]
+    #[serde(with = "auto")]
+    Auto,
+    /// This rank; 0 makes Δ independent of the token.
+    Fixed(usize),
+}
+
+/// `DtRank::Auto` is written as the string "auto".
+mod auto {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("auto")
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "auto" => Ok(()),
+            other => Err(serde::de::Error::custom(format!(
+                "expected a number or \"auto\", found {other:?}"
+            ))),
+        }
+    }
+}
+
+impl DtRank {
+    /// The rank for a model of this width.
+    pub fn resolve(self, d_model: usize) -> usize {
+        match self {
+            DtRank::Auto => d_model.div_ceil(16),
+            DtRank::Fixed(rank) => rank,
+        }
+    }
+}
+
+/// How A starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AInit {
+    /// A_n = -(n + 1): S4D-Real, as every published Mamba model.
+    #[default]
+    Real,
+    /// A_n = -1/2.
+    Half,
+    /// A_n = -exp(normal).
+    Random,
+    /// A_n = -1/2 + π n i: S4D-Lin; the state is complex, in conjugate pairs.
+    Complex,
+}
+
+/// Configures a [`SelectiveSsm`]. The defaults are the paper's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectiveSsmConfig {
+    /// State size N.
+    pub d_state: usize,
+    /// Rank R of the projection of Δ.
+    pub dt_rank: DtRank,
+    /// Initial step sizes.
+    pub dt: StepSize,
+    /// Initial A.
+    pub a_init: AInit,
+    /// Whether Δ depends on the token.
+    pub selective_dt: bool,
+    /// Whether B does.
+    pub selective_b: bool,
+    /// Whether C does.
+    pub selective_c: bool,
+}
+
+impl Default for SelectiveSsmConfig {
+    fn default() -> Self {
+        Self {
+            d_state: 16,
+            dt_rank: DtRank::Auto,
+            dt: StepSize::default(),
+            a_init: AInit::Real,
+            selective_dt: true,
+            selective_b: true,
+            selective_c: true,
+        }
+    }
+}
+
+impl SelectiveSsmConfig {
+    /// With state size N.
+    pub fn new(d_state: usize) -> Self {
+        Self {
+            d_state,
+            ..Self::default()
+        }
+    }
+
+    /// The layer over `d_inner` channels of a model of width `d_model`.
+    pub fn init(
+        &self,
+        d_model: usize,
+        d_inner: usize,
+        device: Device,
+        rng: &mut dyn Rng,
+    ) -> Result<SelectiveSsm> {
+        check_state(self.d_state)?;
+        let complex = self.a_init == AInit::Complex;
+        let width = if complex { 2 } else { 1 } * self.d_state; // of B and of C
+        let rank = match self.selective_dt {
+            true => self.dt_rank.resolve(d_model),
+            false => 0,
+        };
+        let mut constant = |selective: bool| -> Result<Option<Param>> {
+            (!selective)
+                .then(|| init::normal([width], 1.0, device, rng).map(Param::new))
+                .transpose()
+        };
+        let (b, c) = (constant(self.selective_b)?, constant(self.selective_c)?);
+        let projected = rank + width * (usize::from(b.is_none()) + usize::from(c.is_none()));
+        let x_proj = (projected > 0)
+            .then(|| {
+                LinearConfig::new(d_inner, projected)
+                    .with_bias(false)
+                    .init(device, rng)
+            })
+            .transpose()?;
+        let dt_proj = self.init_dt_proj(rank, d_inner, device, rng)?;
+        let (a_log, a_imag) = self.init_a(d_inner, device, rng)?;
+        Ok(SelectiveSsm {
+            x_proj,
+            dt_proj,
+            a_log: Param::without_decay(a_log),
+            a_imag: a_imag.map(Param::without_decay),
+            d: Param::without_decay(Tensor::full([d_inner], 1.0_f32, device)?),
+            b,
+            c,
+            d_inner,
+            d_state: self.d_state,
+            rank,
+        })
+    }
+
+    /// W_Δ uniform in ±R^-1/2, and the bias so that softplus gives the wanted step sizes.
+    fn init_dt_proj(
+        &self,
+        rank: usize,
+        d_inner: usize,
+        device: Device,
+        rng: &mut dyn Rng,
+    ) -> Result<DtProj> {
+        let bound = (rank.max(1) as f32).sqrt().recip();
+        let weight = (rank > 0)
+            .then(|| init::uniform([d_inner, rank], bound, device, rng).map(Param::new))
+            .transpose()?;
+        let (low, high) = (self.dt.min.ln(), self.dt.max.ln());
+        let steps: Vec<f32> = (0..d_inner)
+            .map(|_| {
+                let dt = (low + (high - low) * rng.random::<f32>()).exp();
+                let dt = dt.max(self.dt.floor);
+                dt + (-(-dt).exp_m1()).ln() // softplus⁻¹
+            })
+            .collect();
+        Ok(DtProj {
+            weight,
+            bias: Param::without_decay(Tensor::from_slice([d_inner], &steps, device)?),
+        })
+    }
+
+    /// log(-Re A) and, where it is complex, Im A.
+    fn init_a(
+        &self,
+        d_inner: usize,
+        device: Device,
+        rng: &mut dyn Rng,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let shape = [d_inner, self.d_state];
+        let rows = |value: fn(usize) -> f32| -> Result<Tensor> {
+            let row: Vec<f32> = (0..self.d_state).map(value).collect();
+            Ok(Tensor::from_slice(shape, &row.repeat(d_inner), device)?)
+        };
+        Ok(match self.a_init {
+            AInit::Real => (rows(|n| ((n + 1) as f32).ln())?, None),
+            AInit::Half => (rows(|_| -std::f32::consts::LN_2)?, None),
+            AInit::Random => (init::normal(shape, 1.0, device, rng)?, None),
+            AInit::Complex => (
+                rows(|_| -std::f32::consts::LN_2)?,
+                Some(rows(|n| std::f32::consts::PI * n as f32)?),
+            ),
+        })
+    }
+}
+
+/// State sizes that the kernels take.
+pub(super) fn check_state(d_state: usize) -> Result<()> {
+    if (1..=256).contains(&d_state) {
+        return Ok(());
+    }
+    Err(Error::Config {
+        field: "d_state",
+        value: d_state.to_string(),
+        reason: "the state size goes from 1 to 256",
+    })
+}
+
+/// Δ's projection; the bias goes into the scan, which applies softplus.
+#[derive(Debug)]
+struct DtProj {
+    weight: Option<Param>, // (d_inner, rank)
+    bias: Param,           // (d_inner)
+}
+
+crate::module!(DtProj { weight => "weight", bias => "bias" });
+
+/// B_t = W_B x_t, C_t = W_C x_t, Δ_t = softplus(W_Δ W_δ x_t + b_Δ);
+/// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time.
+#[derive(Debug)]
+pub struct SelectiveSsm {
+    x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
+    dt_proj: DtProj,
+    a_log: Param,          // (d_inner, N): A = -exp(A_log)
+    a_imag: Option<Param>, // (d_inner, N)
+    d: Param,              // (d_inner)
+    b: Option<Param>,      // (N) where B is constant
+    c: Option<Param>,      // (N) where C is constant
+    d_inner: usize,
+    d_state: usize,
+    rank: usize,
+}
+
+crate::module!(SelectiveSsm {
+    x_proj => "x_proj",
+    dt_proj => "dt_proj",
+    a_log => "A_log",
+    a_imag => "A_imag",
+    d => "D",
+    b => "B",
+    c => "C",
+});
+
+impl SelectiveSsm {
+    /// The state before the first token: zeros (batch, d_inner, N), with 2 N in place of N where A is complex.
+    pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
+        let shape = [batch, self.d_inner, self.state_width()];
+        Ok(Tensor::zeros(shape, DType::F32, device)?.into())
+    }
+
+    fn state_width(&self) -> usize {
+        match self.a_imag {
+            Some(_) => 2 * self.d_state,
+            None => self.d_state,
+        }
+    }
+
+    /// Reads a sequence; with `gate` z the result is y ⊙ silu(z). With `state`, the sequence continues the one that left it,
+    /// and it is replaced.
+    ///
+    /// # Shapes
+    /// x, gate (batch, length, d_inner) → (batch, length, d_inner)
+    pub fn forward(
+        &self,
+        x: &Var,
+        gate: Option<&Var>,
+        sequence: &Sequence<'_>,
+        state: Option<&mut Var>,
+    ) -> Result<Var> {
+        let projected = self
+            .x_proj
+            .as_ref()
+            .map(|proj| proj.forward(x))
+            .transpose()?;
+        let delta = self.delta(x, projected.as_ref())?;
+        let width = self.state_width();
+        let mut next = self.rank;
+        let mut part = |constant: &Option<Param>| -> Result<Var> {
+            match (constant, &projected) {
+                (None, Some(projected)) => {
+                    next += width;
+                    Ok(projected.columns(next - width..next)?)
+                }
+                (Some(param), _) => Ok(broadcast_rows(
+                    &param.var().on(x),
+                    x.shape().with_cols(width),
+                )?),
+                (None, None) => unreachable!("x_proj exists where B or C is selective"),
+            }
+        };
+        let (b, c) = (part(&self.b)?, part(&self.c)?);
+        let a = neg_exp(&self.a_log.var().on(x))?;
+        let a_imag = self.a_imag.as_ref().map(Param::var);
+        let (d, bias) = (self.d.var(), self.dt_proj.bias.var());
+        if let Some(trace) = sequence.trace {
+            trace.borrow_mut().push(self.trace(&delta)?);
+        }
+        let output = selective_scan(
+            &ScanInputs {
+                u: x,
+                delta: &delta,
+                a: match &a_imag {
+                    None => A::Real(&a),
+                    Some(imag) => A::Complex { re: &a, im: imag },
+                },
+                b: &b,
+                c: &c,
+                d: Some(&d),
+                z: gate,
+                delta_bias: Some(&bias),
+                initial_state: state.as_deref(),
+            },
+            &ScanOptions {
+                reverse: sequence.reverse,
+                starts: sequence.starts,
+                ..ScanOptions::default()
+            },
+        )?;
+        if let Some(state) = state {
+            *state = output.last_state;
+        }
+        Ok(output.y)
+    }
+
+    /// Δ before its bias and softplus: (batch, length, d_inner).
+    fn delta(&self, x: &Var, projected: Option<&Var>) -> Result<Var> {
+        match (&self.dt_proj.weight, projected) {
+            (Some(weight), Some(projected)) => {
+                let rank = projected.columns(0..self.rank)?;
+                Ok(serpens_ops::linear::linear(&rank, &weight.var(), None)?)
+            }
+            _ => Ok(Tensor::zeros(x.shape(), DType::F32, Device::Cpu)?.into()),
+        }
+    }
+
+    fn trace(&self, delta: &Var) -> Result<SelectionTrace> {
+        let bias = self.dt_proj.bias.value().as_slice::<f32>()?;
+        let mut steps = vec![0.0; delta.shape().count()];
+        let mat = delta.mat()?;
+        for (i, row) in steps.chunks_mut(self.d_inner).enumerate() {
+            for ((step, raw), bias) in row.iter_mut().zip(mat.row(i)).zip(bias) {
+                *step = raw + bias;
+            }
+        }
+        let mut delta = vec![0.0; steps.len()];
+        simd::map(Softplus, &steps, &mut delta);
+        let a_log = self.a_log.value().as_slice::<f32>()?;
+        Ok(SelectionTrace {
+            delta,
+            a: a_log.iter().map(|log| -log.exp()).collect(),
+            channels: self.d_inner,
+            d_state: self.d_state,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Softplus;
+
+impl simd::Elementwise for Softplus {
+    #[inline(always)]
+    fn apply<S: simd::Simd>(self, s: S, x: S::f32s) -> S::f32s {
+        simd::softplus(s, x)
+    }
+}
+
+/// What a selective layer did with each token of a batch.
+#[derive(Clone, Debug)]
+pub struct SelectionTrace {
+    /// Step sizes Δ after softplus: (batch · length, channels).
+    pub delta: Vec<f32>,
+    /// Re A: (channels, N).
+    pub a: Vec<f32>,
+    /// Number of channels.
+    pub channels: usize,
+    /// State size N.
+    pub d_state: usize,
+}

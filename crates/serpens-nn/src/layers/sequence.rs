@@ -1,0 +1,146 @@
+//! What the layers over time have in common: how a sequence is to be read, step sizes, and the choice of the inner layer.
+
+use std::cell::RefCell;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use serpens_core::{Device, Var};
+use serpens_ops::Starts;
+use serpens_ops::elementwise::silu_mul;
+
+use super::{S4d, S4dConfig, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
+use crate::{Error, Module, Param, Result};
+
+/// How a layer is to read a sequence.
+#[derive(Clone, Copy, Default)]
+pub struct Sequence<'a> {
+    /// Where packed sequences start: nothing is remembered across these positions.
+    pub starts: Option<&'a Starts>,
+    /// From the last position to the first.
+    pub reverse: bool,
+    /// Collects what each selective layer did with each token.
+    pub trace: Option<&'a RefCell<Vec<SelectionTrace>>>,
+}
+
+/// The range of initial step sizes Δ.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepSize {
+    /// Smallest.
+    pub min: f32,
+    /// Largest.
+    pub max: f32,
+    /// No initial value is below this.
+    pub floor: f32,
+}
+
+impl Default for StepSize {
+    fn default() -> Self {
+        Self {
+            min: 1e-3,
+            max: 0.1,
+            floor: 1e-4,
+        }
+    }
+}
+
+/// Which state space model a block is built around.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum InnerConfig {
+    /// Selective (S6): Δ, B and C depend on the token.
+    S6(SelectiveSsmConfig),
+    /// Time-invariant (S4D).
+    S4d(S4dConfig),
+}
+
+impl InnerConfig {
+    /// The layer over `d_inner` channels of a model of width `d_model`.
+    pub fn init(
+        &self,
+        d_model: usize,
+        d_inner: usize,
+        device: Device,
+        rng: &mut dyn Rng,
+    ) -> Result<Inner> {
+        Ok(match self {
+            InnerConfig::S6(config) => {
+                Inner::S6(Box::new(config.init(d_model, d_inner, device, rng)?))
+            }
+            InnerConfig::S4d(config) => Inner::S4d(Box::new(config.init(d_inner, device, rng)?)),
+        })
+    }
+
+    /// The same with another state size.
+    pub fn d_state(&self) -> usize {
+        match self {
+            InnerConfig::S6(config) => config.d_state,
+            InnerConfig::S4d(config) => config.d_state,
+        }
+    }
+}
+
+/// The state space model inside a block.
+#[derive(Debug)]
+pub enum Inner {
+    /// Selective.
+    S6(Box<SelectiveSsm>),
+    /// Time-invariant.
+    S4d(Box<S4d>),
+}
+
+impl Module for Inner {
+    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+        match self {
+            Inner::S6(layer) => layer.visit(path, f),
+            Inner::S4d(layer) => layer.visit(path, f),
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+        match self {
+            Inner::S6(layer) => layer.visit_mut(path, f),
+            Inner::S4d(layer) => layer.visit_mut(path, f),
+        }
+    }
+}
+
+impl Inner {
+    /// The state before the first token.
+    pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
+        match self {
+            Inner::S6(layer) => layer.initial_state(batch, device),
+            Inner::S4d(layer) => layer.initial_state(batch, device),
+        }
+    }
+
+    /// SSM(x), gated as SSM(x) ⊙ silu(z) where `gate` z is given. With `state`, the sequence continues the one that left it,
+    /// and it is replaced.
+    ///
+    /// # Shapes
+    /// (batch, length, d_inner) → the same
+    pub fn forward(
+        &self,
+        x: &Var,
+        gate: Option<&Var>,
+        sequence: &Sequence<'_>,
+        state: Option<&mut Var>,
+    ) -> Result<Var> {
+        match self {
+            Inner::S6(layer) => layer.forward(x, gate, sequence, state),
+            Inner::S4d(layer) => {
+                if sequence.starts.is_some() || sequence.reverse {
+                    return Err(Error::Unsupported {
+                        layer: "S4D",
+                        what: "read packed or reversed sequences",
+                    });
+                }
+                let y = layer.forward(x, state)?;
+                match gate {
+                    Some(z) => Ok(silu_mul(&y, z)?),
+                    None => Ok(y),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The language model: embedding, residual blocks, normalisation, head.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use serpens_core::{Device, Tensor, Var};
+use serpens_ops::linear::linear;
+
+use crate::blocks::{Block, BlockConfig, BlockState, MambaBlockConfig};
+use crate::layers::{
+    Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig, Sequence,
+};
+use crate::{Error, Result, module};
+
+/// Configures a [`MambaLm`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MambaLmConfig {
+    /// Width D of the residual stream.
+    pub d_model: usize,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Number of tokens V.
+    pub vocab_size: usize,
+    /// Whether the head is the embedding's table.
+    #[serde(default = "yes")]
+    pub tie_embeddings: bool,
+    /// eps of the normalisations.
+    #[serde(default = "default_eps")]
+    pub norm_eps: f32,
+    /// Standard deviation of the initial embedding.
+    #[serde(default = "default_embedding_std")]
+    pub embedding_std: f32,
+    /// The blocks.
+    #[serde(default = "default_block")]
+    pub block: BlockConfig,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_eps() -> f32 {
+    1e-5
+}
+
+fn default_embedding_std() -> f32 {
+    0.02
+}
+
+fn default_block() -> BlockConfig {
+    BlockConfig::Mamba(MambaBlockConfig::default())
+}
+
+impl MambaLmConfig {
+    /// `n_layer` Mamba blocks of width `d_model` over `vocab_size` tokens, with a tied head.
+    pub fn new(d_model: usize, n_layer: usize, vocab_size: usize) -> Self {
+        Self {
+            d_model,
+            n_layer,
+            vocab_size,
+            tie_embeddings: yes(),
+            norm_eps: default_eps(),
+            embedding_std: default_embedding_std(),
+            block: default_block(),
+        }
+    }
+
+    /// With these blocks.
+    pub fn with_block(mut self, block: BlockConfig) -> Self {
+        self.block = block;
+        self
+    }
+
+    /// A model with random weights; every block's output projection is divided by √n_layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that no model can have.
+    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<MambaLm> {
+        for (field, value) in [("d_model", self.d_model), ("vocab_size", self.vocab_size)] {
+            if value == 0 {
+                return Err(Error::Config {
+                    field,
+                    value: "0".into(),
+                    reason: "it must be at least 1",
+                });
+            }
+        }
+        let divisor = (self.n_layer.max(1) as f32).sqrt();
+        let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
+        let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
+            .with_std(self.embedding_std)
+            .init(device, rng)?;
+        let layers = (0..self.n_layer)
+            .map(|_| {
+                Ok(Layer {
+                    norm: norm.init(device)?,
+                    mixer: self.block.init(self.d_model, divisor, device, rng)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let lm_head = (!self.tie_embeddings)
+            .then(|| {
+                LinearConfig::new(self.d_model, self.vocab_size)
+                    .with_bias(false)
+                    .init(device, rng)
+            })
+            .transpose()?;
+        Ok(MambaLm {
+            backbone: Backbone {
+                embeddings,
+                layers,
+                norm_f: norm.init(device)?,
+            },
+            lm_head,
+            config: self.clone(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm: RmsNorm,
+    mixer: Block,
+}
+
+module!(Layer { norm => "norm", mixer => "mixer" });
+
+#[derive(Debug)]
+struct Backbone {
+    embeddings: Embedding,
+    layers: Vec<Layer>,
+    norm_f: RmsNorm,
+}
+
+module!(Backbone { embeddings => "embeddings", layers => "layers", norm_f => "norm_f" });
+
+/// What a model remembers of the tokens it has read; its size does not depend on how many they were.
+#[derive(Clone)]
+pub struct LmState {
+    blocks: Vec<BlockState>,
+}
+
+impl LmState {
+    /// The same state without the record of how it came about: gradients stop here.
+    pub fn detach(&self) -> LmState {
+        let blocks = self.blocks.iter();
+        LmState {
+            blocks: blocks
+                .map(|state| state.iter().map(Var::detach).collect())
+                .collect(),
+        }
+    }
+}
+
+/// Embedding → (RMSNorm → block, added to the residual stream) × n_layer → RMSNorm → head.
+#[derive(Debug)]
+pub struct MambaLm {
+    backbone: Backbone,
+    lm_head: Option<Linear>,
+    config: MambaLmConfig,
+}
+
+module!(MambaLm { backbone => "backbone", lm_head => "lm_head" });
+
+impl MambaLm {
+    /// The configuration.
+    pub fn config(&self) -> &MambaLmConfig {
+        &self.config
+    }
+
+    /// The state before the first token of each of `batch` sequences.
+    pub fn initial_state(&self, batch: usize, device: Device) -> Result<LmState> {
+        let layers = self.backbone.layers.iter();
+        Ok(LmState {
+            blocks: layers
+                .map(|layer| layer.mixer.initial_state(batch, device))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// The normalised output of the last block. With `state`, the sequence continues the one that left it, and it is replaced.
+    ///
+    /// # Shapes
+    /// ids (batch, length) of u32 → (batch, length, d_model)
+    pub fn hidden(
+        &self,
+        ids: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut LmState>,
+    ) -> Result<Var> {
+        let mut states = self.block_states(state)?;
+        let mut residual: Option<Var> = None;
+        let mut x = self.backbone.embeddings.forward(ids)?;
+        for (i, layer) in self.backbone.layers.iter().enumerate() {
+            let sum = layer.norm.forward(&x, residual.as_ref())?;
+            residual = Some(sum.h);
+            let state = states.as_mut().map(|states| &mut states[i]);
+            x = layer.mixer.forward(&sum.y, sequence, state)?;
+        }
+        Ok(self.backbone.norm_f.forward(&x, residual.as_ref())?.y)
+    }
+
+    fn block_states<'s>(
+        &self,
+        state: Option<&'s mut LmState>,
+    ) -> Result<Option<&'s mut Vec<BlockState>>> {
+        match state {
+            Some(state) if state.blocks.len() != self.backbone.layers.len() => Err(Error::Config {
+                field: "state",
+                value: format!("{} blocks", state.blocks.len()),
+                reason: "the state belongs to another model",
+            }),
+            state => Ok(state.map(|state| &mut state.blocks)),
+        }
+    }
+
+    /// Logits of the next token: (…, d_model) → (…, vocab_size).
+    pub fn logits(&self, hidden: &Var) -> Result<Var> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => Ok(linear(
+                hidden,
+                &self.backbone.embeddings.weight.var(),
+                None,
+            )?),
+        }
+    }
+
+    /// Logits of the next token at every position.
+    ///
+    /// # Shapes
+    /// ids (batch, length) of u32 → (batch, length, vocab_size)
+    pub fn forward(
+        &self,
+        ids: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut LmState>,
+    ) -> Result<Var> {
+        self.logits(&self.hidden(ids, sequence, state)?)
+    }
+
+    /// Reads a prompt, or a piece of one, and gives the logits of the token after it only.
+    ///
+    /// # Shapes
+    /// ids (batch, length) of u32 → (batch, vocab_size)
+    pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
+        let hidden = self.hidden(&ids.clone().into(), &Sequence::default(), Some(state))?;
+        let [batch, length, width] = *hidden.shape() else {
+            return Err(
+                serpens_core::Error::shape("read", "ids", "(batch, length)", ids.shape()).into(),
+            );
+        };
+        let last: Vec<f32> = {
+            let rows = hidden.mat()?;
+            (0..batch)
+                .flat_map(|b| rows.row((b + 1) * length - 1).iter().copied())
+                .collect()
+        };
+        let last = Tensor::from_slice([batch, width], &last, ids.device())?;
+        Ok(self.logits(&last.into())?.into_tensor()?)
+    }
+
+    /// Reads one token of each sequence and gives the logits of the next.
+    ///
+    /// # Shapes
+    /// ids (batch) of u32 → (batch, vocab_size)
+    pub fn step(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
+        self.read(&ids.reshape([ids.len(), 1])?, state)
+    }
+}

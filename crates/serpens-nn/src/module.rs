@@ -1,0 +1,147 @@
+//! Parameters and how a model names them.
+
+use serpens_core::{ParamId, Tensor, Var};
+
+/// A trained tensor. Its gradient is found in [`serpens_core::Gradients`] under [`Param::id`].
+#[derive(Debug)]
+pub struct Param {
+    id: ParamId,
+    value: Tensor,
+    decay: bool,
+    max_lr: f32,
+}
+
+impl Param {
+    /// A parameter that weight decay pulls towards zero.
+    pub fn new(value: Tensor) -> Self {
+        Self {
+            id: ParamId::fresh(),
+            value,
+            decay: true,
+            max_lr: f32::INFINITY,
+        }
+    }
+
+    /// A parameter that weight decay leaves alone: biases, norms, A and D.
+    pub fn without_decay(value: Tensor) -> Self {
+        Self {
+            decay: false,
+            ..Self::new(value)
+        }
+    }
+
+    /// The same parameter, never trained with a larger learning rate than this.
+    pub fn with_max_lr(self, max_lr: f32) -> Self {
+        Self { max_lr, ..self }
+    }
+
+    /// The largest learning rate to train it with.
+    pub fn max_lr(&self) -> f32 {
+        self.max_lr
+    }
+
+    /// Names the gradient.
+    pub fn id(&self) -> ParamId {
+        self.id
+    }
+
+    /// Whether weight decay applies.
+    pub fn decays(&self) -> bool {
+        self.decay
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The value, to be changed in place.
+    pub fn value_mut(&mut self) -> &mut Tensor {
+        &mut self.value
+    }
+
+    /// The value as an operand: an operation of a tape on it records where its gradient goes.
+    pub fn var(&self) -> Var {
+        Var::param(self.id, self.value.clone())
+    }
+}
+
+/// Something with parameters. Names are those of the Hugging Face layout, joined by dots.
+pub trait Module {
+    /// Calls `f` with the name (below `path`) and value of every parameter, always in the same order.
+    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param));
+
+    /// As [`Module::visit`], to change them.
+    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param));
+
+    /// Number of trained values.
+    fn parameter_count(&self) -> usize {
+        let mut count = 0;
+        self.visit("", &mut |_, param| count += param.value().len());
+        count
+    }
+}
+
+impl Module for Param {
+    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+        f(path, self);
+    }
+
+    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+        f(path, self);
+    }
+}
+
+impl<M: Module> Module for Option<M> {
+    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+        if let Some(module) = self {
+            module.visit(path, f);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+        if let Some(module) = self {
+            module.visit_mut(path, f);
+        }
+    }
+}
+
+impl<M: Module> Module for Vec<M> {
+    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+        for (i, module) in self.iter().enumerate() {
+            module.visit(&join(path, &i.to_string()), f);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+        for (i, module) in self.iter_mut().enumerate() {
+            module.visit_mut(&join(path, &i.to_string()), f);
+        }
+    }
+}
+
+/// `path.name`; either may be empty.
+pub fn join(path: &str, name: &str) -> String {
+    match (path, name) {
+        ("", name) => name.to_owned(),
+        (path, "") => path.to_owned(),
+        (path, name) => format!("{path}.{name}"),
+    }
+}
+
+/// Implements [`crate::Module`] for a struct: each field that holds parameters with its name in checkpoints. The empty name
+/// puts a field's parameters at the struct's own level.
+#[macro_export]
+macro_rules! module {
+    ($type:ty { $($field:ident => $name:literal),* $(,)? }) => {
+        impl $crate::Module for $type {
+            fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &$crate::Param)) {
+                $($crate::Module::visit(&self.$field, &$crate::join(path, $name), f);)*
+            }
+
+            fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut $crate::Param)) {
+                $($crate::Module::visit_mut(&mut self.$field, &$crate::join(path, $name), f);)*
+            }
+        }
+    };
+}
