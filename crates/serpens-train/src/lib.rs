@@ -1,1 +1,52 @@
-//! train
+//! The training loop: AdamW, schedules, checkpoints that resume to the bit, metrics and evaluation.
+//!
+//! A [`Trainer`] owns a model, its optimiser and a source of batches. [`Trainer::run`] trains it, tells an [`Observer`] what
+//! happens, and keeps checkpoints in a run's folder, from which [`Trainer::resume`] continues as if nothing had been.
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use rand::SeedableRng;
+//! use serpens_core::Device;
+//! use serpens_data::{InductionHeads, InductionHeadsConfig};
+//! use serpens_nn::MambaLmConfig;
+//! use serpens_train::{Run, Silent, TrainConfig, Trainer};
+//!
+//! # fn main() -> serpens_train::Result<()> {
+//! # let folder = tempfile::tempdir().expect("a folder for the example");
+//! # let dir = folder.path();
+//! let task = InductionHeads::new(InductionHeadsConfig { lengths: vec![32], ..Default::default() })?;
+//! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = MambaLmConfig::new(16, 2, 16).init(Device::cpu(), &mut rng)?;
+//! let config = TrainConfig { steps: 5, ..Default::default() };
+//! let mut trainer = Trainer::new(model, Box::new(task.clone()), config)?;
+//! let stop = AtomicBool::new(false); // set it, from a signal's handler say, to end the run after the current step
+//! trainer.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
+//!
+//! // Five steps more, from the checkpoint that the first sitting left.
+//! let mut resumed = Trainer::resume(dir, Box::new(task), Some(10))?;
+//! let outcome = resumed.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
+//! assert_eq!(outcome.step, 10);
+//! # Ok(())
+//! # }
+//! ```
+
+mod checkpoint;
+mod config;
+mod error;
+pub mod evaluate;
+mod interval;
+mod json_lines;
+mod observer;
+mod optimizer;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
+pub use config::{Schedule, StopRule, TrainConfig};
+pub use error::{Error, Result};
+pub use json_lines::JsonLines;
+pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
+pub use optimizer::{AdamW, AdamWConfig};
+pub use trainer::{Evaluate, Outcome, Run, Trainer};

@@ -1,0 +1,170 @@
+//! Checkpoints of training: a folder each, which appears complete or not at all.
+//!
+//! `checkpoints/step-0001000/` holds the model (`config.json`, `model.safetensors`), the moments (`optimizer.safetensors`) and
+//! `state.json`: the step, the place in the data, the time spent.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serpens_core::Device;
+use serpens_data::Position;
+use serpens_nn::{MambaLm, checkpoint as files};
+
+use crate::interval::Interval;
+use crate::{AdamW, Error, Evaluation, Result, TrainConfig};
+
+/// The folder of a run that holds its checkpoints.
+pub const CHECKPOINTS_DIR: &str = "checkpoints";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+const PREFIX: &str = "step-";
+/// Folders under this name are unfinished.
+const UNFINISHED: &str = ".unfinished-";
+
+/// What a checkpoint holds besides tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    pub(crate) step: u64,
+    pub(crate) position: Position,
+    pub(crate) seconds: f64,
+    /// (correct, counted) of the last steps, for the stop rule.
+    pub(crate) recent: Vec<(usize, usize)>,
+    /// Sums since the last event of metrics.
+    pub(crate) interval: Interval,
+    /// The last evaluation and its step.
+    pub(crate) evaluation: Option<(u64, Evaluation)>,
+    pub(crate) config: TrainConfig,
+}
+
+/// A checkpoint that was read.
+pub(crate) struct Restored {
+    pub(crate) model: MambaLm,
+    pub(crate) optimizer: AdamW,
+    pub(crate) state: State,
+}
+
+/// Writes a checkpoint of the run in `run`, and removes all but the last `keep`. Until it is complete it has a name under
+/// which it is never looked for, so that whatever happens, the earlier ones stay.
+pub(crate) fn save(
+    run: &Path,
+    model: &MambaLm,
+    optimizer: &AdamW,
+    state: &State,
+    keep: usize,
+) -> Result<PathBuf> {
+    let parent = run.join(CHECKPOINTS_DIR);
+    let name = format!("{PREFIX}{:07}", state.step);
+    let unfinished = parent.join(format!("{UNFINISHED}{name}"));
+    let path = parent.join(name);
+    for left in entries(&parent, UNFINISHED)? {
+        remove(&left)?; // of a run that was killed while writing
+    }
+    let written = write_all(&unfinished, model, optimizer, state).and_then(|()| {
+        let renamed = fs::rename(&unfinished, &path).and_then(|()| sync_folder(&parent));
+        renamed.map_err(|e| Error::io("write", &path, e))
+    });
+    if let Err(error) = written {
+        // The first error is the one to report.
+        let _ = fs::remove_dir_all(&unfinished);
+        return Err(error);
+    }
+    for (_, old) in complete(&parent)?.iter().rev().skip(keep) {
+        remove(old)?;
+    }
+    Ok(path)
+}
+
+/// Brings the rename to disk.
+#[cfg(unix)]
+fn sync_folder(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+/// Folders cannot be opened as files here; the rename is the system's business.
+#[cfg(not(unix))]
+fn sync_folder(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+fn write_all(dir: &Path, model: &MambaLm, optimizer: &AdamW, state: &State) -> Result<()> {
+    files::save(model, dir)?;
+    files::write_tensors(&dir.join(OPTIMIZER_FILE), &optimizer.state())?;
+    let path = dir.join(STATE_FILE);
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::Malformed {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    files::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))
+}
+
+/// What lies in `dir` under names that begin with `prefix`; nothing where `dir` is missing.
+fn entries(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+    let unreadable = |e| Error::io("read", dir, e);
+    let mut found = Vec::new();
+    let listing = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+        listing => listing.map_err(unreadable)?,
+    };
+    for entry in listing {
+        let entry = entry.map_err(unreadable)?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Complete checkpoints by step, the newest last.
+fn complete(parent: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step = |path: &PathBuf| {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix(PREFIX)?
+            .parse()
+            .ok()
+    };
+    let paths = entries(parent, PREFIX)?.into_iter();
+    let mut found: Vec<(u64, PathBuf)> = paths
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The newest complete checkpoint of the run in `run`, if there is one: its step and its folder.
+pub fn newest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
+    Ok(complete(&run.join(CHECKPOINTS_DIR))?.pop())
+}
+
+/// Reads the newest checkpoint of the run in `run`.
+pub(crate) fn load_newest(run: &Path) -> Result<Restored> {
+    let Some((_, dir)) = newest(run)? else {
+        return Err(Error::NoCheckpoint {
+            path: run.join(CHECKPOINTS_DIR),
+        });
+    };
+    let path = dir.join(STATE_FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::Malformed {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    let model = files::load(&dir, Device::cpu())?;
+    let path = dir.join(OPTIMIZER_FILE);
+    let moments = files::read_tensors(&path, Device::cpu())?;
+    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model)
+        .map_err(|reason| Error::Malformed { path, reason })?;
+    Ok(Restored {
+        model,
+        optimizer,
+        state,
+    })
+}

@@ -1,0 +1,173 @@
+//! The settings of a training run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AdamWConfig, Error, Result};
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// It falls along half a cosine to `min_lr`.
+    Cosine,
+}
+
+/// Ends training before its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopRule {
+    /// When the accuracy over the last steps reaches this, in 0..=1.
+    pub accuracy: f64,
+    /// How many steps are looked at.
+    pub steps: usize,
+}
+
+/// Settings of a [`crate::Trainer`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Batches whose gradients make one step.
+    pub accumulation: u64,
+    /// Steps over which the learning rate rises to `optimizer.lr`.
+    pub warmup: u64,
+    /// What it does then.
+    pub schedule: Schedule,
+    /// Where a cosine ends.
+    pub min_lr: f32,
+    /// The optimiser.
+    pub optimizer: AdamWConfig,
+    /// Steps between two lines of metrics.
+    pub log_every: u64,
+    /// Steps between two evaluations; 0 for one at the end only.
+    pub eval_every: u64,
+    /// Steps between two checkpoints; 0 for one at the end only.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Ends training early.
+    pub stop: Option<StopRule>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            accumulation: 1,
+            warmup: 0,
+            schedule: Schedule::Constant,
+            min_lr: 0.0,
+            optimizer: AdamWConfig::default(),
+            log_every: 10,
+            eval_every: 0,
+            checkpoint_every: 0,
+            keep: 2,
+            stop: None,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The learning rate of step `step` (from 0): linear warm-up, then the schedule.
+    pub fn learning_rate(&self, step: u64) -> f32 {
+        let peak = f64::from(self.optimizer.lr);
+        if step < self.warmup {
+            return (peak * (step + 1) as f64 / self.warmup as f64) as f32;
+        }
+        match self.schedule {
+            Schedule::Constant => self.optimizer.lr,
+            Schedule::Cosine => {
+                let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
+                let done = ((step - self.warmup) as f64 / span).min(1.0);
+                let falling = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+                let end = f64::from(self.min_lr);
+                (end + (peak - end) * falling) as f32
+            }
+        }
+    }
+
+    /// Refuses what no training can have.
+    pub fn check(&self) -> Result<()> {
+        let o = &self.optimizer;
+        let lr = f64::from(o.lr);
+        require(
+            "accumulation",
+            self.accumulation as f64,
+            |x| x >= 1.0,
+            AT_LEAST_ONE,
+        )?;
+        require(
+            "log_every",
+            self.log_every as f64,
+            |x| x >= 1.0,
+            AT_LEAST_ONE,
+        )?;
+        require("keep", self.keep as f64, |x| x >= 1.0, AT_LEAST_ONE)?;
+        require(
+            "optimizer.lr",
+            lr,
+            |x| x > 0.0 && x.is_finite(),
+            "it must be above 0",
+        )?;
+        require(
+            "min_lr",
+            self.min_lr.into(),
+            |x| (0.0..=lr).contains(&x),
+            "it lies between 0 and optimizer.lr",
+        )?;
+        let decays = [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2)];
+        for (field, beta) in decays {
+            require(
+                field,
+                beta.into(),
+                |x| (0.0..1.0).contains(&x),
+                "it lies between 0 and 1, which is excluded",
+            )?;
+        }
+        let others = [
+            ("optimizer.eps", o.eps),
+            ("optimizer.weight_decay", o.weight_decay),
+            ("optimizer.clip", o.clip),
+        ];
+        for (field, value) in others {
+            require(
+                field,
+                value.into(),
+                |x| x >= 0.0 && x.is_finite(),
+                "it must not be negative",
+            )?;
+        }
+        if let Some(stop) = self.stop {
+            require("stop.steps", stop.steps as f64, |x| x >= 1.0, AT_LEAST_ONE)?;
+            require(
+                "stop.accuracy",
+                stop.accuracy,
+                |x| (0.0..=1.0).contains(&x),
+                "it is a share, between 0 and 1",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+const AT_LEAST_ONE: &str = "it must be at least 1";
+
+fn require(
+    field: &'static str,
+    value: f64,
+    allowed: impl Fn(f64) -> bool,
+    reason: &'static str,
+) -> Result<()> {
+    if allowed(value) {
+        return Ok(());
+    }
+    Err(Error::Config {
+        field,
+        value: value.to_string(),
+        reason,
+    })
+}

@@ -1,0 +1,72 @@
+//! The metrics of a run as a file of JSON lines.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use serpens_nn::checkpoint::write_atomically;
+
+use crate::{Error, Event, Observer, Result};
+
+/// Writes a line of JSON for every [`Event::Stepped`] (the fields of [`crate::StepMetrics`]) and every [`Event::Evaluated`]
+/// (`step` and the figures under `evaluation`).
+pub struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a checkpoint, are
+    /// cut off, as is a line that was not written to its end: every step is there once.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let old = match fs::read_to_string(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+            old => old.map_err(|e| Error::io("read", path, e))?,
+        };
+        let whole = old
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        let kept: String = whole
+            .filter(|line| step_of(line).is_some_and(|of| of <= step))
+            .collect();
+        if kept != old {
+            write_atomically(path, |file| file.write_all(kept.as_bytes()))?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        Ok(Self {
+            file: file.map_err(|e| Error::io("write", path, e))?,
+            path: path.to_owned(),
+        })
+    }
+
+    fn write(&mut self, value: &Value) -> Result<()> {
+        let line = format!("{value}\n"); // one write, so that no reader sees half a line
+        let written = self.file.write_all(line.as_bytes());
+        written.map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// The step that a line speaks of.
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(line)
+        .ok()?
+        .get("step")?
+        .as_u64()
+}
+
+impl Observer for JsonLines {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Stepped(metrics) => self.write(&serde_json::json!(metrics)),
+            Event::Evaluated { step, evaluation } => {
+                let values = evaluation.values.iter();
+                let values: serde_json::Map<_, _> = values
+                    .map(|(name, value)| (name.clone(), (*value).into()))
+                    .collect();
+                self.write(&serde_json::json!({ "step": step, "evaluation": values }))
+            }
+            Event::Started { .. } | Event::Checkpointed { .. } => Ok(()),
+        }
+    }
+}

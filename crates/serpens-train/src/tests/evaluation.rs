@@ -1,0 +1,115 @@
+use serpens_core::Tensor;
+use serpens_data::{ByteCorpus, IGNORE, Part, SelectiveCopying, SelectiveCopyingConfig};
+use serpens_nn::layers::Sequence;
+
+use super::*;
+use crate::evaluate::{LongReading, accuracy, bits_per_byte, induction_accuracy};
+
+#[test]
+fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text");
+    let text = "it was a bright cold day in April, ".repeat(20);
+    std::fs::write(&path, &text).unwrap();
+    let corpus = ByteCorpus::open(path.to_str().unwrap()).unwrap();
+    let model = model(256);
+    // Every byte of the part is predicted from all before it, with f64 sums over the logits.
+    let count = corpus.part_bytes(Part::Validation);
+    let bytes = &text.as_bytes()[text.len() - count - 1..];
+    let ids: Vec<u32> = bytes[..count].iter().map(|&b| b.into()).collect();
+    let ids = Tensor::from_slice([1, count], &ids, Device::cpu()).unwrap();
+    let logits = model
+        .forward(&ids.into(), &Sequence::default(), None)
+        .unwrap();
+    let logits = logits.mat().unwrap();
+    let bits = |i: usize| {
+        let row = logits.row(i);
+        let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+        (sum.ln() - f64::from(row[bytes[i + 1] as usize])) / std::f64::consts::LN_2
+    };
+    let expected = (0..count).map(bits).sum::<f64>() / count as f64;
+    for length in [1, 7, 64, 1000] {
+        let got = bits_per_byte(&model, &corpus, Part::Validation, 1, length).unwrap();
+        assert!(
+            (got - expected).abs() < 1e-5,
+            "length {length}: {got} and {expected}"
+        );
+    }
+    // Rows side by side lose the context of their first bytes only.
+    let rows = bits_per_byte(&model, &corpus, Part::Validation, 3, 5).unwrap();
+    assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
+}
+
+/// The share of right answers, from whole sequences and all their logits.
+fn plain_accuracy(model: &MambaLm, batches: &[serpens_data::Batch]) -> f64 {
+    let (mut right, mut count) = (0, 0);
+    for batch in batches {
+        let shape = [batch.batch, batch.length];
+        let ids = Tensor::from_slice(shape, &batch.inputs, Device::cpu()).unwrap();
+        let logits = model
+            .forward(&ids.into(), &Sequence::default(), None)
+            .unwrap();
+        let logits = logits.mat().unwrap();
+        for (i, &target) in batch
+            .targets
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| **t != IGNORE)
+        {
+            let row = logits.row(i);
+            let best = (0..row.len())
+                .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+                .unwrap();
+            right += usize::from(best == target as usize);
+            count += 1;
+        }
+    }
+    f64::from(right as u32) / f64::from(count as u32)
+}
+
+#[test]
+fn induction_accuracy_does_not_depend_on_how_the_sequences_are_read() {
+    let mut trainer = trainer(settings(120));
+    run(&mut trainer, None).unwrap();
+    let model = trainer.model();
+    let batch = task().evaluation_batch(64, 50, 0).unwrap();
+    let expected = plain_accuracy(model, &[batch]);
+    assert!(
+        expected > 0.0 && expected < 1.0,
+        "a figure that tells something: {expected}"
+    );
+    for chunk in [1, 16, 50, 64] {
+        let reading = LongReading {
+            samples: 64,
+            rows: 64,
+            chunk,
+        };
+        let got = induction_accuracy(model, &task(), 50, reading).unwrap();
+        assert_eq!(got, expected, "chunk {chunk}");
+    }
+    let uneven = LongReading {
+        samples: 10,
+        rows: 4,
+        chunk: 16,
+    };
+    let got = induction_accuracy(model, &task(), 50, uneven).unwrap();
+    let rows = [(4, 0), (4, 1), (2, 2)];
+    let batches = rows.map(|(rows, index)| task().evaluation_batch(rows, 50, index).unwrap());
+    assert_eq!(got, plain_accuracy(model, &batches));
+}
+
+#[test]
+fn accuracy_on_selective_copying_counts_the_answers() {
+    let task = SelectiveCopying::new(SelectiveCopyingConfig {
+        vocab: VOCAB,
+        batch: 16,
+        length: 700, // longer than what is read at a time
+        data_tokens: 4,
+        seed: 5,
+    })
+    .unwrap();
+    let model = model(VOCAB);
+    let batches = [0, 1].map(|index| task.evaluation_batch(index));
+    let expected = plain_accuracy(&model, &batches);
+    assert_eq!(accuracy(&model, batches).unwrap(), expected);
+}

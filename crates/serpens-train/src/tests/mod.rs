@@ -1,0 +1,132 @@
+//! Tests of whole runs, on models small enough to train in moments.
+
+mod checkpoints;
+mod evaluation;
+mod optimizer;
+mod resuming;
+mod settings;
+mod training;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serpens_core::Device;
+use serpens_data::{InductionHeads, InductionHeadsConfig, Source};
+use serpens_nn::{MambaLm, MambaLmConfig, Module};
+
+use crate::{
+    AdamWConfig, Evaluation, Event, Observer, Result, Run, StepMetrics, TrainConfig, Trainer,
+};
+
+const VOCAB: usize = 8;
+
+fn model(vocab: usize) -> MambaLm {
+    let config = MambaLmConfig::new(16, 2, vocab);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    config.init(Device::cpu(), &mut rng).unwrap()
+}
+
+fn task() -> InductionHeads {
+    InductionHeads::new(InductionHeadsConfig {
+        vocab: VOCAB,
+        batch: 4,
+        lengths: vec![16, 32],
+        seed: 3,
+    })
+    .unwrap()
+}
+
+/// Settings under which everything is told of every step.
+fn settings(steps: u64) -> TrainConfig {
+    TrainConfig {
+        steps,
+        log_every: 1,
+        optimizer: AdamWConfig {
+            lr: 3e-3,
+            ..AdamWConfig::default()
+        },
+        ..TrainConfig::default()
+    }
+}
+
+fn trainer(config: TrainConfig) -> Trainer {
+    trainer_on(Box::new(task()), config)
+}
+
+fn trainer_on(source: Box<dyn Source>, config: TrainConfig) -> Trainer {
+    Trainer::new(model(VOCAB), source, config).unwrap()
+}
+
+/// Remembers what it heard.
+#[derive(Default)]
+struct Heard {
+    steps: Vec<StepMetrics>,
+    evaluations: Vec<(u64, Evaluation)>,
+    checkpoints: Vec<u64>,
+}
+
+impl Observer for Heard {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Started { .. } => {}
+            Event::Stepped(metrics) => self.steps.push((*metrics).clone()),
+            Event::Evaluated { step, evaluation } => {
+                self.evaluations.push((*step, (*evaluation).clone()));
+            }
+            Event::Checkpointed { step, .. } => self.checkpoints.push(*step),
+        }
+        Ok(())
+    }
+}
+
+impl Heard {
+    /// What is the same whenever a step is taken.
+    fn figures(&self) -> Vec<(u64, u64, u64, u64)> {
+        let figures = |m: &StepMetrics| {
+            (
+                m.step,
+                m.loss.to_bits(),
+                m.accuracy.to_bits(),
+                m.grad_norm.to_bits(),
+            )
+        };
+        self.steps.iter().map(figures).collect()
+    }
+}
+
+/// Runs to the end without evaluation.
+fn run(trainer: &mut Trainer, dir: Option<&Path>) -> Result<Heard> {
+    let mut heard = Heard::default();
+    trainer.run(Run {
+        dir,
+        observer: &mut heard,
+        stop: &AtomicBool::new(false),
+        evaluate: None,
+    })?;
+    Ok(heard)
+}
+
+/// Every parameter's bits.
+fn bits(model: &impl Module) -> Vec<(String, Vec<u32>)> {
+    let mut all = Vec::new();
+    model.visit("", &mut |name, param| {
+        let values = param.value().as_slice::<f32>().unwrap();
+        all.push((
+            name.to_owned(),
+            values.iter().map(|x| x.to_bits()).collect(),
+        ));
+    });
+    all
+}
+
+/// The bits of every moment.
+fn moment_bits(trainer: &Trainer) -> Vec<(String, Vec<u32>)> {
+    let state = trainer.optimizer.state();
+    let values = state.into_iter().map(|(name, tensor)| {
+        let values = tensor.as_slice::<f32>().unwrap();
+        (name, values.iter().map(|x| x.to_bits()).collect())
+    });
+    values.collect()
+}

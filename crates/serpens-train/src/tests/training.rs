@@ -1,0 +1,240 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serpens_data::{Batch, Position, Source};
+use serpens_nn::Module;
+
+use super::*;
+use crate::{Error, StopRule};
+
+#[test]
+fn the_loss_on_induction_heads_falls() {
+    let mut trainer = trainer(settings(150));
+    let heard = run(&mut trainer, None).unwrap();
+    let mean =
+        |steps: &[StepMetrics]| steps.iter().map(|m| m.loss).sum::<f64>() / steps.len() as f64;
+    let (first, last) = (mean(&heard.steps[..10]), mean(&heard.steps[140..]));
+    assert!(last < first - 0.1, "from {first} to {last}");
+    assert!(
+        (first - (VOCAB as f64).ln()).abs() < 0.3,
+        "starts at chance: {first}"
+    );
+}
+
+#[test]
+fn two_runs_with_one_seed_have_the_same_bits() {
+    let [a, b] = [(); 2].map(|()| {
+        let mut trainer = trainer(settings(12));
+        let heard = run(&mut trainer, None).unwrap();
+        (
+            heard.figures(),
+            bits(trainer.model()),
+            moment_bits(&trainer),
+        )
+    });
+    assert_eq!(a, b);
+}
+
+/// The batches of the task, each cut into this many of fewer rows.
+struct Cut {
+    source: InductionHeads,
+    pieces: usize,
+    ready: Vec<Batch>,
+}
+
+impl Source for Cut {
+    fn next_batch(&mut self) -> serpens_data::Result<Batch> {
+        if self.ready.is_empty() {
+            let whole = self.source.next_batch()?;
+            let rows = whole.batch / self.pieces;
+            let values = rows * whole.length;
+            let parts = whole
+                .inputs
+                .chunks(values)
+                .zip(whole.targets.chunks(values));
+            let parts = parts.map(|(inputs, targets)| Batch {
+                inputs: inputs.to_vec(),
+                targets: targets.to_vec(),
+                batch: rows,
+                length: whole.length,
+            });
+            self.ready = parts.rev().collect();
+        }
+        Ok(self.ready.pop().unwrap())
+    }
+
+    fn position(&self) -> Position {
+        self.source.position()
+    }
+
+    fn seek(&mut self, position: &Position) -> serpens_data::Result<()> {
+        self.source.seek(position)
+    }
+
+    fn vocab(&self) -> usize {
+        self.source.vocab()
+    }
+}
+
+#[test]
+fn two_small_batches_make_the_step_of_one_of_twice_the_size() {
+    let norms = [1, 2].map(|pieces| {
+        let source = task();
+        let cut = Cut {
+            source,
+            pieces,
+            ready: Vec::new(),
+        };
+        let config = TrainConfig {
+            accumulation: pieces as u64,
+            ..settings(3)
+        };
+        let mut trainer = trainer_on(Box::new(cut), config);
+        let heard = run(&mut trainer, None).unwrap();
+        heard
+            .steps
+            .iter()
+            .flat_map(|m| [m.loss, m.grad_norm])
+            .collect::<Vec<_>>()
+    });
+    for (whole, cut) in norms[0].iter().zip(&norms[1]) {
+        assert!(
+            (whole - cut).abs() < 1e-4 * whole.abs(),
+            "{whole} and {cut}"
+        );
+    }
+}
+
+#[test]
+fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let mut trainer = trainer(settings(3));
+    run(&mut trainer, Some(run_dir.path())).unwrap();
+    let good = bits(trainer.model());
+    trainer.config.steps = 10;
+    trainer.model.visit_mut("", &mut |name, param| {
+        if name.ends_with("norm_f.weight") {
+            param.value_mut().make_mut::<f32>().unwrap()[0] = f32::NAN;
+        }
+    });
+    let error = run(&mut trainer, Some(run_dir.path())).err().unwrap();
+    assert!(
+        matches!(&error, Error::NotFinite { what, step: 4, .. } if what == "the loss"),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.starts_with("the loss is NaN at step 4") && !text.contains('\n'),
+        "{text}"
+    );
+    let back = Trainer::resume(run_dir.path(), Box::new(task()), None).unwrap();
+    assert_eq!((back.step(), bits(back.model())), (3, good));
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let mut trainer = trainer(settings(5));
+    run(&mut trainer, None).unwrap();
+    trainer.config.steps = 10;
+    // The loss is finite still, the square of the gradient is not.
+    trainer.model.visit_mut("", &mut |name, param| {
+        if name.ends_with("norm_f.weight") {
+            let weight = param.value_mut().make_mut::<f32>().unwrap();
+            weight.iter_mut().for_each(|x| *x = 1e25);
+        }
+    });
+    let before = bits(trainer.model());
+    let error = run(&mut trainer, None).err().unwrap();
+    let what = "the gradient's norm";
+    assert!(
+        matches!(&error, Error::NotFinite { what: w, step: 6, .. } if w == what),
+        "{error}"
+    );
+    assert_eq!(bits(trainer.model()), before);
+}
+
+#[test]
+fn the_stop_flag_saves_a_checkpoint_and_ends_the_run() {
+    struct StopAt<'a>(u64, &'a AtomicBool, Vec<u64>);
+    impl Observer for StopAt<'_> {
+        fn event(&mut self, event: &Event<'_>) -> Result<()> {
+            match event {
+                Event::Stepped(m) if m.step == self.0 => self.1.store(true, Ordering::Relaxed),
+                Event::Checkpointed { step, .. } => self.2.push(*step),
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+    let run_dir = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let mut observer = StopAt(4, &stop, Vec::new());
+    let mut evaluate =
+        |_: &MambaLm| -> Result<Evaluation> { panic!("an interrupted run is not evaluated") };
+    let outcome = trainer(settings(10))
+        .run(Run {
+            dir: Some(run_dir.path()),
+            observer: &mut observer,
+            stop: &stop,
+            evaluate: Some(&mut evaluate),
+        })
+        .unwrap();
+    assert!(outcome.interrupted && outcome.step == 4);
+    assert_eq!(observer.2, [4]);
+}
+
+#[test]
+fn the_stop_rule_ends_the_run_once_enough_steps_are_accurate() {
+    let stop = Some(StopRule {
+        accuracy: 0.0,
+        steps: 3,
+    });
+    let mut trainer = trainer(TrainConfig {
+        stop,
+        ..settings(10)
+    });
+    assert_eq!(run(&mut trainer, None).unwrap().steps.len(), 3);
+    let mut again = trainer;
+    assert_eq!(
+        run(&mut again, None).unwrap().steps.len(),
+        0,
+        "it holds still"
+    );
+}
+
+#[test]
+fn evaluations_come_when_due_and_once_at_the_end() {
+    let mut heard = Heard::default();
+    let mut calls = 0.0;
+    let mut evaluate = |_: &MambaLm| {
+        calls += 1.0;
+        Ok(Evaluation {
+            values: vec![("calls".into(), calls)],
+        })
+    };
+    let config = TrainConfig {
+        eval_every: 2,
+        log_every: 4,
+        ..settings(6)
+    };
+    let outcome = trainer(config)
+        .run(Run {
+            dir: None,
+            observer: &mut heard,
+            stop: &AtomicBool::new(false),
+            evaluate: Some(&mut evaluate),
+        })
+        .unwrap();
+    let steps: Vec<u64> = heard.evaluations.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [2, 4, 6]);
+    assert_eq!(outcome.evaluation.unwrap().values[0].1, 3.0);
+    let told: Vec<u64> = heard.steps.iter().map(|m| m.step).collect();
+    assert_eq!(told, [4, 6], "the last steps are told though none is due");
+}
+
+#[test]
+fn a_source_with_more_tokens_than_the_model_is_refused() {
+    let error = Trainer::new(model(VOCAB - 1), Box::new(task()), settings(1))
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("vocab_size"), "{error}");
+}
