@@ -1,1 +1,50 @@
-//! Serpens.
+//! Serpens: selective state space models (Mamba) in Rust.
+//!
+//! The crates underneath, for programs of your own: [`core`] (tensors and the gradient tape), [`ops`] (the operations), [`nn`]
+//! (layers, models, checkpoints), [`data`] and [`train`]. The rest of this crate is the command.
+//!
+//! A Mamba block on a sequence, and the same sequence token by token:
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use serpens::core::{Device, Tensor};
+//! use serpens::nn::blocks::{BlockConfig, MambaBlockConfig};
+//! use serpens::nn::layers::Sequence;
+//!
+//! # fn main() -> serpens::nn::Result<()> {
+//! let mut rng = rand::rngs::SmallRng::seed_from_u64(0);
+//! let config = BlockConfig::Mamba(MambaBlockConfig::default());
+//! let block = config.init(8, 1.0, Device::cpu(), &mut rng)?;
+//!
+//! let x = Tensor::full([1, 3, 8], 0.5_f32, Device::cpu())?; // (batch, length, d_model)
+//! let whole = block.forward(&x.into(), &Sequence::default(), None)?;
+//!
+//! let mut state = block.initial_state(1, Device::cpu())?;
+//! let token = Tensor::full([1, 8], 0.5_f32, Device::cpu())?;
+//! for t in 0..3 {
+//!     let y = block.step(&token.clone().into(), &mut state)?;
+//!     let (step, row) = (y.mat()?, whole.mat()?);
+//!     assert!((step.row(0)[0] - row.row(t)[0]).abs() < 1e-6);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod cli;
+mod commands;
+mod error;
+mod machine;
+mod output;
+mod progress;
+pub mod recipe;
+pub mod report;
+mod selection;
+mod size;
+
+pub use commands::run;
+pub use error::{Error, Result};
+pub use output::tell;
+pub use {
+    serpens_core as core, serpens_data as data, serpens_nn as nn, serpens_ops as ops,
+    serpens_train as train,
+};

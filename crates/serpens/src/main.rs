@@ -1,2 +1,16 @@
-//! The command `serpens`.
-fn main() {}
+//! The command `serpens`: trains, runs and looks into selective state space models.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serpens::cli::Cli;
+
+fn main() -> ExitCode {
+    match serpens::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            serpens::tell(&format!("error: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

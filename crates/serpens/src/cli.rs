@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::bench::BenchArgs;
+
+/// Selective state space models (Mamba): train, run and look into them.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// What the command does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model; without arguments, the induction-heads task against a time-invariant twin.
+    Train(TrainArgs),
+    /// Continue a text with a byte model.
+    Generate(GenerateArgs),
+    /// Draw what a model's selective layers do with each token.
+    Inspect(InspectArgs),
+    /// Measure the scan, training and prompt reading beside this machine's limits.
+    Bench(BenchArgs),
+    /// Say what this machine offers.
+    Doctor(DoctorArgs),
+    /// List the built-in recipes, or show one.
+    Recipes(RecipesArgs),
+}
+
+/// Arguments of `serpens train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The built-in recipe: induction-heads, selective-copying, text, …
+    #[arg(default_value = "induction-heads")]
+    pub recipe_name: String,
+    /// A recipe of your own instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "recipe_name")]
+    pub recipe: Option<PathBuf>,
+    /// Text to learn from: a file, a folder or a glob.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// Change a field of the recipe, such as train.steps=500; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Another seed, another run.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Steps of the optimiser.
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// The run's name; its folder must not exist yet.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The folder that runs go into.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub out: PathBuf,
+    /// Go on with an interrupted run: its folder, or its name below --out.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed"])]
+    pub resume: Option<PathBuf>,
+    /// A line of JSON for each event on standard output, instead of bars.
+    #[arg(long)]
+    pub json: bool,
+    /// Only the result.
+    #[arg(long, conflicts_with = "json")]
+    pub quiet: bool,
+}
+
+/// Arguments of `serpens generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A run's folder, or a model's.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The beginning of the text.
+    #[arg(long, default_value = "\n")]
+    pub prompt: String,
+    /// Bytes to write.
+    #[arg(long, default_value_t = 400)]
+    pub tokens: usize,
+    /// 0 takes the most probable byte; higher is bolder.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Draw from the K most probable bytes; 0 from all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Draw from the most probable bytes that make up this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Another seed, another text.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// One JSON object instead of the text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `serpens inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A run's folder, or a model's.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Text for a byte model; token ids apart by spaces for another. A sample of the task where it is left out.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Draw to this file: .svg for the figure alone, .html for a page.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// One JSON object instead of the figure in letters.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `serpens doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `serpens recipes`.
+#[derive(Debug, Args)]
+pub struct RecipesArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: Option<RecipesAction>,
+}
+
+/// What `serpens recipes` does.
+#[derive(Debug, Subcommand)]
+pub enum RecipesAction {
+    /// Print a recipe; redirect it to a file to change it.
+    Show {
+        /// Its name.
+        name: String,
+    },
+}

@@ -1,0 +1,117 @@
+//! Tables of measurements, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One measurement.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    /// What was done, with its sizes.
+    pub(super) work: String,
+    /// The result.
+    pub(super) value: f64,
+    /// Its unit.
+    pub(super) unit: &'static str,
+    /// Other figures of the same run: name and value.
+    pub(super) notes: Vec<(&'static str, f64)>,
+}
+
+impl Row {
+    pub(super) fn new(work: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self {
+            work: work.into(),
+            value,
+            unit,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: f64) -> Self {
+        self.notes.push((name, value));
+        self
+    }
+}
+
+/// Measurements that belong together.
+#[derive(Debug, Serialize)]
+pub(super) struct Table {
+    pub(super) title: &'static str,
+    pub(super) rows: Vec<Row>,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.title)?;
+        let width = self.rows.iter().map(|row| row.work.chars().count()).max();
+        for row in &self.rows {
+            let width = width.unwrap_or(0);
+            write!(
+                f,
+                "  {:<width$}  {:>10} {}",
+                row.work,
+                number(row.value),
+                row.unit
+            )?;
+            for (name, value) in &row.notes {
+                write!(f, "  {name} {}", number(*value))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Three significant digits, thousands apart.
+fn number(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude >= 1000.0 {
+        let digits = format!("{:.0}", magnitude);
+        let mut text = String::new();
+        for (i, digit) in digits.chars().enumerate() {
+            if i > 0 && (digits.len() - i) % 3 == 0 {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        return if value < 0.0 {
+            format!("-{text}")
+        } else {
+            text
+        };
+    }
+    let decimals = match magnitude {
+        m if m >= 100.0 => 0,
+        m if m >= 10.0 => 1,
+        m if m >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// All tables as one JSON object.
+pub(super) fn to_json(tables: &[Table]) -> String {
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "simd": serpens_ops::simd::Isa::current().name(),
+        "threads": rayon::current_num_threads(),
+        "tables": tables,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits_and_group_thousands() {
+        let shown: Vec<String> = [1_234_567.8, 999.6, 12.345, 1.2345, 0.12345, -4321.0]
+            .map(number)
+            .to_vec();
+        assert_eq!(
+            shown,
+            ["1,234,568", "1000", "12.3", "1.23", "0.123", "-4,321"]
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! `serpens doctor`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serpens_ops::simd::Isa;
+
+use crate::Result;
+use crate::cli::DoctorArgs;
+use crate::machine;
+use crate::output::say;
+
+/// Libraries that a GPU needs, and what they are for.
+const GPU_LIBRARIES: [(&str, &str); 3] = [
+    ("libcuda.so.1", "the NVIDIA driver"),
+    ("libnvrtc.so", "compiles kernels"),
+    ("libcublasLt.so", "matrix products"),
+];
+
+pub(super) fn run(args: &DoctorArgs) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bandwidth = memory_bandwidth();
+    let sets: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+    let libraries: Vec<(&str, &str, Option<String>)> = GPU_LIBRARIES
+        .iter()
+        .map(|(name, about)| (*name, *about, find_library(name)))
+        .collect();
+    if args.json {
+        let gpu: serde_json::Map<_, _> = libraries
+            .iter()
+            .map(|(name, _, path)| ((*name).to_owned(), path.clone().into()))
+            .collect();
+        return say(&serde_json::json!({
+            "serpens": env!("CARGO_PKG_VERSION"),
+            "processor": machine::processor(),
+            "cores": cores,
+            "threads": rayon::current_num_threads(),
+            "simd": { "used": Isa::current().name(), "lanes": Isa::current().lanes(), "available": sets },
+            "memory_bytes": machine::memory(),
+            "memory_read_gb_per_s": bandwidth,
+            "gpu_libraries": gpu,
+        })
+        .to_string());
+    }
+    let simd = format!(
+        "{} ({} lanes), of {}",
+        Isa::current().name(),
+        Isa::current().lanes(),
+        sets.join(", ")
+    );
+    let mut facts = machine::facts();
+    facts.push(("cores".into(), cores.to_string()));
+    facts.push(("SIMD in use".into(), simd));
+    facts.push(("memory reading".into(), format!("{bandwidth:.1} GB/s")));
+    for (name, about, path) in libraries {
+        let found = path.unwrap_or_else(|| "not found".into());
+        facts.push((name.into(), format!("{found} ({about})")));
+    }
+    for (name, value) in facts {
+        say(&format!("{name:<16} {value}"))?;
+    }
+    say("This version computes on the processor; a GPU is not used yet.")
+}
+
+/// GB/s that all threads together read from an array larger than the caches.
+fn memory_bandwidth() -> f64 {
+    let words = vec![1_u64; 32 << 20];
+    let read = || {
+        let start = Instant::now();
+        let parts = words.par_chunks(1 << 17);
+        let sum: u64 = parts.map(|part| part.iter().sum::<u64>()).sum();
+        std::hint::black_box(sum);
+        start.elapsed().as_secs_f64()
+    };
+    let best = (0..4).map(|_| read()).fold(f64::INFINITY, f64::min);
+    (words.len() * 8) as f64 / best / 1e9
+}
+
+/// Where a library is: on LD_LIBRARY_PATH, or in the usual places.
+fn find_library(name: &str) -> Option<String> {
+    let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/local/cuda/lib64",
+        "/usr/local/nvidia/lib64",
+        "/usr/lib/wsl/lib",
+    ];
+    paths
+        .split(':')
+        .filter(|path| !path.is_empty())
+        .chain(usual)
+        .filter_map(|dir| std::fs::read_dir(Path::new(dir)).ok())
+        .flatten()
+        .filter_map(std::result::Result::ok)
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(name))
+        .map(|entry| entry.path().display().to_string())
+}

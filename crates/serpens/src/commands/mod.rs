@@ -1,0 +1,90 @@
+//! The commands.
+
+pub mod bench;
+mod doctor;
+mod generate;
+mod inspect;
+mod recipes;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use serpens_core::Device;
+use serpens_nn::{MambaLm, checkpoint};
+
+use crate::cli::{Cli, Command};
+use crate::{Error, Result, size};
+
+/// More threads than this would only exhaust the system.
+const MOST_THREADS: usize = 1024;
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Result<()> {
+    if let Some(threads) = cli.threads {
+        set_threads(threads)?;
+    }
+    match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Recipes(args) => recipes::run(&args),
+    }
+}
+
+fn set_threads(threads: usize) -> Result<()> {
+    let refuse = |reason: String| Error::Usage {
+        option: "--threads",
+        reason,
+    };
+    if threads == 0 {
+        return Err(refuse("0 threads cannot work, give at least 1".into()));
+    }
+    if threads > MOST_THREADS {
+        return Err(refuse(format!(
+            "{threads} are more than any machine has cores, give at most {MOST_THREADS}"
+        )));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| refuse(e.to_string()))
+}
+
+/// The model's folder, given that or a run's.
+fn model_dir(path: &Path) -> Result<PathBuf> {
+    [path.join("model"), path.to_owned()]
+        .into_iter()
+        .find(|dir| dir.join(serpens_nn::checkpoint::CONFIG_FILE).exists())
+        .ok_or_else(|| Error::NoModel {
+            path: path.to_owned(),
+        })
+}
+
+/// Reads the model in this folder.
+fn load(dir: &Path) -> Result<MambaLm> {
+    check_loadable(dir)?;
+    checkpoint::load(dir, Device::cpu()).map_err(|error| match error {
+        serpens_nn::Error::Config { .. } => Error::WrongModel {
+            path: dir.join(checkpoint::CONFIG_FILE),
+            reason: error.to_string(),
+        },
+        error => error.into(),
+    })
+}
+
+/// Refuses a model that the memory cannot hold, before anything is allocated for it.
+fn check_loadable(dir: &Path) -> Result<()> {
+    let weights = 4.0 * size::parameters(&checkpoint::load_config(dir)?);
+    if size::fits(weights) {
+        return Ok(());
+    }
+    Err(Error::WrongModel {
+        path: dir.join(checkpoint::CONFIG_FILE),
+        reason: format!(
+            "weights of {:.1} GB exceed this machine's memory; check the sizes",
+            weights / 1e9
+        ),
+    })
+}

@@ -1,0 +1,215 @@
+//! `serpens train`: one model, or a model and its twin, then tests and a report.
+
+mod check;
+mod folder;
+mod job;
+mod results;
+mod summary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::TrainArgs;
+use crate::output::{say, shell_word, tell};
+use crate::progress::Form;
+use crate::recipe::{Origin, Recipe, Task};
+use crate::report::{Report, SvgOptions};
+use crate::{Error, Result, machine};
+use check::check;
+use folder::RunFolder;
+use job::{Job, Trained};
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn run(args: &TrainArgs) -> Result<()> {
+    let form = match (args.json, args.quiet) {
+        (true, _) => Form::Json,
+        (_, true) => Form::Quiet,
+        _ => Form::Person,
+    };
+    let (recipe, folder, resuming) = prepare(args)?;
+    stop_on_ctrl_c();
+    if form == Form::Person {
+        tell(&format!("run {}", folder.path.display()));
+    }
+    let corpus = job::corpus(&recipe.task)?;
+    let mut trained = Vec::new();
+    for job in jobs(&recipe, &folder.path) {
+        trained.push(job.run(&recipe, corpus.as_ref(), form, resuming, &STOP)?);
+    }
+    let go_on = || match STOP.load(Ordering::Relaxed) {
+        false => Ok(()),
+        true => Err(Error::Interrupted {
+            step: recipe.train.steps,
+            dir: folder.path.clone(),
+        }),
+    };
+    let results = results::test(&recipe, &trained, corpus.as_ref(), form, &go_on)?;
+    let report = summary::report(&recipe, &folder.path, &trained, &results)?;
+    let path = folder.path.join("report.html");
+    report
+        .write(&path)
+        .map_err(|e| Error::io("write", &path, e))?;
+    write_figures(&report, &folder.path.join("figures"))?;
+    finish(&folder.path, &results, form)
+}
+
+/// The report's figures as files of their own, for papers and pages.
+fn write_figures(report: &Report, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("write", dir, e))?;
+    let options = SvgOptions::default();
+    let charts = report.figures.iter();
+    let charts = charts.map(|chart| (&chart.title, chart.to_svg(&options)));
+    let maps = report
+        .maps
+        .iter()
+        .map(|map| (&map.title, map.to_svg(&options)));
+    for (title, svg) in charts.chain(maps) {
+        let name: String = title
+            .chars()
+            .map(|c| {
+                if c.is_alphanumeric() {
+                    c.to_ascii_lowercase()
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let path = dir.join(format!("{name}.svg"));
+        fs::write(&path, svg).map_err(|e| Error::io("write", &path, e))?;
+    }
+    Ok(())
+}
+
+/// The recipe and the folder: new ones, or those of the run to go on with.
+fn prepare(args: &TrainArgs) -> Result<(Recipe, RunFolder, bool)> {
+    if let Some(run) = &args.resume {
+        let path = find_run(run, &args.out)?;
+        let file = path.join("config.toml");
+        let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
+        let mut recipe = Recipe::read(&Origin::File(&file, &text), &[])?;
+        override_fields(&mut recipe, args)?;
+        check(&recipe)?;
+        return Ok((recipe, RunFolder { path }, true));
+    }
+    let mut recipe = match &args.recipe {
+        Some(file) => {
+            let text = fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
+            Recipe::read(&Origin::File(file, &text), &args.set)?
+        }
+        None => Recipe::read(&Origin::BuiltIn(&args.recipe_name), &args.set)?,
+    };
+    override_fields(&mut recipe, args)?;
+    check(&recipe)?;
+    let folder = RunFolder::create(&args.out, args.name.as_deref(), &recipe)?;
+    Ok((recipe, folder, false))
+}
+
+/// The options that have names of their own.
+fn override_fields(recipe: &mut Recipe, args: &TrainArgs) -> Result<()> {
+    if let Some(seed) = args.seed {
+        recipe.seed = seed;
+        recipe.spread_seed();
+    }
+    if let Some(steps) = args.steps {
+        recipe.train.steps = steps;
+    }
+    match (&mut recipe.task, &args.data) {
+        (Task::Text(text), Some(data)) => text.data = Some(data.clone()),
+        (_, Some(_)) => {
+            let task = recipe.task_name();
+            return Err(Error::Usage {
+                option: "--data",
+                reason: format!(
+                    "the {task} task reads no text; serpens train text --data PATH learns one"
+                ),
+            });
+        }
+        (_, None) => {}
+    }
+    Ok(())
+}
+
+fn find_run(run: &Path, out: &Path) -> Result<PathBuf> {
+    [run.to_owned(), out.join(run)]
+        .into_iter()
+        .find(|path| path.join("config.toml").exists())
+        .ok_or_else(|| Error::Usage {
+            option: "--resume",
+            reason: format!(
+                "neither {} nor {} is a run (a folder with config.toml)",
+                run.display(),
+                out.join(run).display()
+            ),
+        })
+}
+
+/// The model by itself, or beside its twin.
+fn jobs(recipe: &Recipe, dir: &Path) -> Vec<Job> {
+    let mut jobs = vec![Job {
+        name: job::inner_name(recipe.model.block.inner()),
+        model: recipe.model.clone(),
+        dir: dir.to_owned(),
+        run: dir.to_owned(),
+    }];
+    if let (Some(model), Some(inner)) = (recipe.twin_model(), &recipe.twin) {
+        jobs.push(Job {
+            name: job::inner_name(inner),
+            model,
+            dir: dir.join("twin"),
+            run: dir.to_owned(),
+        });
+    }
+    jobs
+}
+
+fn stop_on_ctrl_c() {
+    let handler = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        tell("\nstopping, with everything saved; press Ctrl-C again to leave at once");
+    });
+    if handler.is_err() {
+        tell("warning: Ctrl-C cannot be caught here; checkpoints are written as the recipe says");
+    }
+}
+
+fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
+    match form {
+        Form::Json => say(&serde_json::json!({
+            "event": "finished",
+            "run": dir,
+            "model": dir.join("model"),
+            "report": dir.join("report.html"),
+            "table": { "header": results.table.header, "rows": results.table.rows },
+        })
+        .to_string()),
+        Form::Person | Form::Quiet => {
+            say(&results.to_text())?;
+            say(&format!("model   {}", dir.join("model").display()))?;
+            say(&format!("report  {}", dir.join("report.html").display()))
+        }
+    }
+}
+
+/// The command as it was given.
+fn command_line() -> String {
+    let mut words = vec!["serpens".to_owned()];
+    words.extend(std::env::args().skip(1).map(|arg| shell_word(&arg)));
+    words.join(" ")
+}
+
+/// Facts for the report.
+fn machine_facts(trained: &[Trained]) -> Vec<(String, String)> {
+    let mut facts = machine::facts();
+    for model in trained {
+        facts.push((
+            format!("training {}", model.name),
+            crate::progress::duration(model.seconds()),
+        ));
+    }
+    facts
+}

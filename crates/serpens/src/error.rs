@@ -1,0 +1,135 @@
+//! What the command can fail with, and its exit codes.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::output::shell_word;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the command. Its text is one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] serpens_train::Error),
+    /// A model or its files failed.
+    #[error(transparent)]
+    Model(#[from] serpens_nn::Error),
+    /// The data failed.
+    #[error(transparent)]
+    Data(#[from] serpens_data::Error),
+    /// An operation failed.
+    #[error(transparent)]
+    Core(#[from] serpens_core::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] serpens_ops::sample::SampleError),
+    /// No recipe of this name is built in.
+    #[error("no recipe is called {name:?}; did you mean {nearest:?}? `serpens recipes` lists them")]
+    UnknownRecipe {
+        /// The name given.
+        name: String,
+        /// The most similar one there is.
+        nearest: String,
+    },
+    /// A key that no recipe has.
+    #[error("{origin}: unknown key {key:?}; did you mean {nearest:?}?")]
+    UnknownKey {
+        /// The file and line, or the option.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The most similar one there is.
+        nearest: String,
+    },
+    /// A recipe that cannot be read.
+    #[error("{origin}: {reason}")]
+    Recipe {
+        /// The file and line, or the option.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An option that does not fit the others.
+    #[error("{option}: {reason}")]
+    Usage {
+        /// The option.
+        option: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A run of this name is there already.
+    #[error("{} is there already: choose another --name, or go on with --resume", path.display())]
+    RunExists {
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// There is no model where one was expected.
+    #[error("{} holds no model (neither config.json nor model/config.json is there): give the folder of a finished run", path.display())]
+    NoModel {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A model that the command cannot work with.
+    #[error("{}: {reason}", path.display())]
+    WrongModel {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Ctrl-C ended the run; everything is saved.
+    #[error("interrupted after step {step}; all is saved, go on with: serpens train --resume {}", shell_word(&dir.to_string_lossy()))]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// The run's folder.
+        dir: PathBuf,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Error::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// 130 after Ctrl-C, 2 for what was asked wrongly, 1 for what went wrong.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Interrupted { .. } => 130,
+            Error::UnknownRecipe { .. }
+            | Error::UnknownKey { .. }
+            | Error::Recipe { .. }
+            | Error::Usage { .. }
+            | Error::RunExists { .. }
+            | Error::Sample(serpens_ops::sample::SampleError::Option { .. })
+            | Error::Train(serpens_train::Error::Config { .. })
+            | Error::Train(serpens_train::Error::Model(serpens_nn::Error::Config { .. }))
+            | Error::Model(serpens_nn::Error::Config { .. }) => 2,
+            Error::Data(
+                serpens_data::Error::TooSmall { .. }
+                | serpens_data::Error::TooLarge { .. }
+                | serpens_data::Error::InvalidFraction { .. }
+                | serpens_data::Error::MalformedGlob { .. },
+            ) => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Facts about the machine and the moment, for reports.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serpens_ops::simd::Isa;
+
+/// Name and value of what defines a machine's speed.
+pub(crate) fn facts() -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("processor".to_owned(), processor()),
+        (
+            "threads".to_owned(),
+            rayon::current_num_threads().to_string(),
+        ),
+        ("SIMD".to_owned(), Isa::current().name().to_owned()),
+    ];
+    if let Some(bytes) = memory() {
+        let gigabytes = format!("{:.1} GB", bytes as f64 / 1e9);
+        facts.push(("memory".to_owned(), gigabytes));
+    }
+    let system = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
+    facts.push(("system".to_owned(), system));
+    facts.push(("serpens".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
+    facts
+}
+
+/// The processor's name where the system tells it.
+pub(crate) fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Bytes of main memory where the system tells them.
+pub(crate) fn memory() -> Option<u64> {
+    status_value("/proc/meminfo", "MemTotal:")
+}
+
+/// The most bytes that this process has had in main memory, where the system tells them.
+pub(crate) fn peak_resident() -> Option<u64> {
+    status_value("/proc/self/status", "VmHWM:")
+}
+
+/// A value in kB of one of Linux's status files, in bytes.
+fn status_value(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// The present moment as `2026-11-24 09:30 UTC`.
+pub(crate) fn now() -> String {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (year, month, day) = civil_date((seconds / 86_400) as i64);
+    let minutes = seconds % 86_400 / 60;
+    format!(
+        "{year}-{month:02}-{day:02} {:02}:{:02} UTC",
+        minutes / 60,
+        minutes % 60
+    )
+}
+
+/// (year, month, day) of a number of days since 1970-01-01 in the Gregorian calendar, by years that begin in March, so that the
+/// leap day comes last.
+fn civil_date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468; // since 0000-03-01
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_follow_the_calendar() {
+        assert_eq!(civil_date(0), (1970, 1, 1));
+        assert_eq!(civil_date(59), (1970, 3, 1));
+        assert_eq!(civil_date(11_016), (2000, 2, 29));
+        assert_eq!(civil_date(20_781), (2026, 11, 24));
+    }
+}

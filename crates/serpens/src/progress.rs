@@ -1,0 +1,168 @@
+//! How a run shows itself: a bar on a terminal, plain lines elsewhere, JSON for programs.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serpens_train::{Event, Observer, StepMetrics};
+
+use crate::output::{print_line, tell};
+
+/// Which form to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A bar where standard error is a terminal, plain lines otherwise.
+    Person,
+    /// Lines of JSON on standard output.
+    Json,
+    /// Nothing.
+    Quiet,
+}
+
+/// Seconds between two plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Shows the events of one model's training.
+pub(crate) struct Progress {
+    form: Form,
+    name: String,
+    /// Whether tokens are bytes, so that the loss is best given in bits per byte.
+    bytes: bool,
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new(form: Form, name: &str, bytes: bool) -> Self {
+        Self {
+            form,
+            name: name.to_owned(),
+            bytes,
+            bar: None,
+            last_line: None,
+        }
+    }
+
+    fn start(&mut self, step: u64, steps: u64, parameters: usize) {
+        if self.form != Form::Person {
+            return;
+        }
+        if !std::io::stderr().is_terminal() {
+            tell(&format!(
+                "{}: {parameters} parameters, {steps} steps",
+                self.name
+            ));
+            return;
+        }
+        let template = "{prefix} {bar:24} {pos}/{len}  {msg}";
+        let bar = ProgressBar::new(steps);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_prefix(self.name.clone());
+        bar.set_position(step);
+        self.bar = Some(bar);
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) {
+        let text = self.describe(metrics);
+        if let Some(bar) = &self.bar {
+            bar.set_position(metrics.step);
+            bar.set_message(text);
+            if metrics.step == metrics.steps {
+                bar.abandon();
+            }
+            return;
+        }
+        let due = self
+            .last_line
+            .is_none_or(|at| at.elapsed() >= PLAIN_INTERVAL);
+        if due || metrics.step == metrics.steps {
+            self.last_line = Some(Instant::now());
+            tell(&format!(
+                "{}: step {}/{}  {text}",
+                self.name, metrics.step, metrics.steps
+            ));
+        }
+    }
+
+    fn describe(&self, metrics: &StepMetrics) -> String {
+        let quality = match self.bytes {
+            true => format!("{:.3} bits/byte", metrics.bits()),
+            false => format!(
+                "loss {:.4}  accuracy {:.1} %",
+                metrics.loss,
+                100.0 * metrics.accuracy
+            ),
+        };
+        format!(
+            "{quality}  {:.1}k tokens/s  {} left",
+            metrics.tokens_per_second / 1e3,
+            duration(metrics.seconds_left)
+        )
+    }
+
+    /// A line that stays, above the bar where there is one.
+    pub(crate) fn line(&self, text: &str) {
+        match (&self.bar, self.form) {
+            (Some(bar), _) => bar.println(text),
+            (None, Form::Person) => tell(text),
+            (None, Form::Json | Form::Quiet) => {}
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
+        if self.form == Form::Json {
+            return print_json(&self.name, event);
+        }
+        match event {
+            Event::Started {
+                step,
+                steps,
+                parameters,
+            } => self.start(*step, *steps, *parameters),
+            Event::Stepped(metrics) if self.form == Form::Person => self.step(metrics),
+            Event::Evaluated { step, evaluation } => {
+                let values = evaluation.values.iter();
+                let texts: Vec<String> = values.map(|(n, v)| format!("{n} {v:.4}")).collect();
+                self.line(&format!("{}: step {step}: {}", self.name, texts.join("  ")));
+            }
+            Event::Stepped(_) | Event::Checkpointed { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
+    let value = match event {
+        Event::Started {
+            step,
+            steps,
+            parameters,
+        } => serde_json::json!({
+            "event": "started", "model": name, "step": step, "steps": steps, "parameters": parameters,
+        }),
+        Event::Stepped(metrics) => {
+            serde_json::json!({ "event": "stepped", "model": name, "metrics": metrics })
+        }
+        Event::Evaluated { step, evaluation } => serde_json::json!({
+            "event": "evaluated", "model": name, "step": step, "values": evaluation.values,
+        }),
+        Event::Checkpointed { step, path } => serde_json::json!({
+            "event": "checkpointed", "model": name, "step": step, "path": path,
+        }),
+    };
+    print_line(&value.to_string())
+}
+
+/// Minutes and seconds.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}

@@ -1,0 +1,87 @@
+//! Reading recipes with errors that name the nearest key.
+
+use toml::{Table, Value};
+
+use super::Recipe;
+use crate::{Error, Result};
+
+/// The most similar of `known`.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let similarity = |candidate: &&str| strsim::jaro_winkler(name, candidate);
+    known
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
+    // The text by itself first: its errors have a line.
+    let checked: Result<Recipe, _> = toml::from_str(text);
+    if let Err(error) = checked {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
+        return Err(explain(format!("{origin}, line {line}"), error.message()));
+    }
+    let mut table: Table = toml::from_str(text).map_err(|e| explain(origin.into(), e.message()))?;
+    for change in changes {
+        let origin = format!("--set {change}");
+        apply(&mut table, change, &origin)?;
+        let changed: Result<Recipe, _> = Value::Table(table.clone()).try_into();
+        changed.map_err(|e: toml::de::Error| explain(origin, e.message()))?;
+    }
+    Value::Table(table)
+        .try_into()
+        .map_err(|e: toml::de::Error| explain(origin.into(), e.message()))
+}
+
+/// Sets the value at a path of keys joined by dots.
+fn apply(table: &mut Table, change: &str, origin: &str) -> Result<()> {
+    let refuse = |reason: &str| Error::Recipe {
+        origin: origin.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let Some((path, value)) = change.split_once('=') else {
+        return Err(refuse("expected KEY=VALUE, such as train.steps=500"));
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut place = table;
+    for key in keys {
+        let next = place
+            .entry(key.to_owned())
+            .or_insert_with(|| Value::Table(Table::new()));
+        place = next
+            .as_table_mut()
+            .ok_or_else(|| refuse("the key leads through a value that is not a table"))?;
+    }
+    place.insert(last.to_owned(), parse_value(value.trim()));
+    Ok(())
+}
+
+/// A TOML value; what is none is taken as a string.
+fn parse_value(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Makes one line of a deserialiser's message; for unknown names, with the nearest of those it expected.
+fn explain(origin: String, message: &str) -> Error {
+    let line = message.lines().next().unwrap_or_default();
+    let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+    let unknown = line.starts_with("unknown field") || line.starts_with("unknown variant");
+    match quoted.split_first() {
+        Some((key, known)) if unknown && !known.is_empty() => Error::UnknownKey {
+            origin,
+            key: (*key).to_owned(),
+            nearest: nearest(key, known.iter().copied()),
+        },
+        _ => Error::Recipe {
+            origin,
+            reason: line.to_owned(),
+        },
+    }
+}

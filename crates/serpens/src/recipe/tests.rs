@@ -1,0 +1,89 @@
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn every_built_in_recipe_reads_and_survives_being_written() {
+    for (name, _) in BUILT_IN {
+        let recipe = Recipe::read(&Origin::BuiltIn(name), &[]).unwrap();
+        let text = recipe.to_toml();
+        let again = Recipe::read(&Origin::File(Path::new("x"), &text), &[]).unwrap();
+        assert_eq!(recipe, again, "{name}");
+        recipe.train.check().unwrap();
+    }
+}
+
+fn with(changes: &[&str]) -> Result<Recipe> {
+    let changes: Vec<String> = changes.iter().map(|s| (*s).to_owned()).collect();
+    Recipe::read(&Origin::BuiltIn("induction-heads"), &changes)
+}
+
+#[test]
+fn any_field_can_be_set() {
+    let recipe = with(&[
+        "train.steps=7",
+        "train.optimizer.lr=0.5",
+        "task.lengths=[8, 16]",
+        "model.block.inner.a_init=random",
+        "seed = 3",
+    ])
+    .unwrap();
+    assert_eq!((recipe.train.steps, recipe.seed), (7, 3));
+    let Task::InductionHeads(task) = &recipe.task else {
+        panic!("another task");
+    };
+    assert_eq!((task.lengths.as_slice(), task.seed), (&[8, 16][..], 3));
+}
+
+#[test]
+fn a_misspelt_key_is_answered_with_the_nearest() {
+    for (change, key, nearest) in [
+        ("train.stpes=7", "stpes", "steps"),
+        ("trian.steps=7", "trian", "train"),
+        ("task.lenghts=[8]", "lenghts", "lengths"),
+        ("model.d_modle=8", "d_modle", "d_model"),
+        ("model.block.inner.d_sate=8", "d_sate", "d_state"),
+        ("train.optimizer.learning_rate=1", "learning_rate", ""),
+    ] {
+        match with(&[change]) {
+            Err(Error::UnknownKey {
+                key: k, nearest: n, ..
+            }) => {
+                assert_eq!(k, key);
+                assert!(nearest.is_empty() || n == nearest, "{change}: {n}");
+            }
+            other => panic!("{change}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn errors_of_a_file_have_a_line() {
+    let text = built_in("text").unwrap().replace("steps =", "stepz =");
+    let line = 1 + text.lines().position(|l| l.starts_with("stepz")).unwrap();
+    let error = Recipe::read(&Origin::File(Path::new("my.toml"), &text), &[]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&format!("my.toml, line {line}")), "{text}");
+    assert!(text.contains("\"steps\""), "{text}");
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn values_of_the_wrong_kind_and_broken_changes_are_one_line() {
+    for change in [
+        "train.steps=many",
+        "train.steps",
+        "train.steps.x=1",
+        "task.kind=poetry",
+    ] {
+        let text = with(&[change]).unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("--set"), "{text}");
+    }
+}
+
+#[test]
+fn an_unknown_recipe_is_answered_with_the_nearest() {
+    let text = built_in("induction-hats").unwrap_err().to_string();
+    assert!(text.contains("induction-heads"), "{text}");
+}

@@ -1,0 +1,437 @@
+//! Line charts: curves over steps or lengths.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::axis::{Axis, Scale};
+use super::svg::{Anchor, Drawing, Face, SvgOptions, short, text_width};
+use super::text::truncate;
+use super::theme::Inks;
+
+/// Points that a curve is drawn with at most.
+const MOST_POINTS: usize = 400;
+/// Curves with more points than this are drawn without markers.
+const MOST_MARKERS: usize = 40;
+
+/// One or more curves over a common axis. Points that are not finite, or not positive on a logarithmic axis,
+/// are left out and break their curve.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LineChart {
+    /// Heading.
+    pub title: String,
+    /// What x is, with its unit.
+    pub x_label: String,
+    /// What y is, with its unit. If it holds `%`, y is a fraction and its ticks are percents: 0.5 reads 50.
+    pub y_label: String,
+    /// Puts x on powers of two, for lengths.
+    pub x_log2: bool,
+    /// Puts y on powers of ten.
+    pub y_log: bool,
+    /// Ends of the y axis; from the data if absent, not finite or empty.
+    pub y_range: Option<(f64, f64)>,
+    /// The curves, in the order of the legend.
+    pub series: Vec<Series>,
+    /// Levels to compare with, e.g. what guessing gives: (name, y).
+    pub reference_lines: Vec<(String, f64)>,
+    /// What the reader should see in it.
+    pub caption: String,
+}
+
+/// A curve.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Series {
+    /// Name in the legend.
+    pub name: String,
+    /// (x, y) in the order of x.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Series {
+    fn has_markers(&self) -> bool {
+        self.points.len() <= MOST_MARKERS
+    }
+}
+
+/// The rectangle of the plot and its axes.
+struct Plot {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+    x: Axis,
+    y: Axis,
+}
+
+impl Plot {
+    /// Where a point is drawn. Values far outside are held near the frame, which hides what is beyond it.
+    fn locate(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
+        let (x, y) = (
+            self.x.place(x)?.clamp(-9.0, 9.0),
+            self.y.place(y)?.clamp(-9.0, 9.0),
+        );
+        Some((
+            self.left + x * self.width,
+            self.top + (1.0 - y) * self.height,
+        ))
+    }
+
+    fn right(&self) -> f64 {
+        self.left + self.width
+    }
+
+    fn bottom(&self) -> f64 {
+        self.top + self.height
+    }
+}
+
+impl LineChart {
+    /// The chart as an SVG file of its own, with title, caption and background.
+    pub fn to_svg(&self, options: &SvgOptions) -> String {
+        let inks = options.theme.inks();
+        self.draw(options.content_width(), inks)
+            .standalone(&self.title, &self.caption, inks)
+    }
+
+    pub(super) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
+        let mut drawing = Drawing::new(width);
+        let legend = self.legend(&mut drawing, inks);
+        let plot = self.lay_out(width, legend);
+        self.frame(&mut drawing, &plot, inks);
+        self.references(&mut drawing, &plot, inks);
+        self.curves(&mut drawing, &plot, inks);
+        drawing.height = plot.bottom() + 40.0;
+        drawing
+    }
+
+    fn lay_out(&self, width: f64, legend: f64) -> Plot {
+        let height = (width * 0.46).clamp(190.0, 420.0);
+        let y = self.y_axis();
+        let widest = |axis: &Axis| {
+            axis.ticks
+                .iter()
+                .map(|(_, label)| text_width(label, 11.0))
+                .fold(0.0, f64::max)
+        };
+        let left = widest(&y).max(14.0) + 10.0;
+        let plot_width = width - left - 22.0;
+        let scale = if self.x_log2 {
+            Scale::Log2
+        } else {
+            Scale::Linear
+        };
+        let xs = || {
+            self.series
+                .iter()
+                .flat_map(|s| s.points.iter().map(|p| p.0))
+        };
+        let x_axis = |most| Axis::over(scale, xs(), most, false, 1.0);
+        // Wide labels leave room for fewer ticks.
+        let most = (plot_width / (widest(&x_axis(10)) + 18.0)).clamp(2.0, 10.0) as usize;
+        Plot {
+            left,
+            top: legend + 24.0,
+            width: plot_width,
+            height,
+            x: x_axis(most),
+            y,
+        }
+    }
+
+    fn y_axis(&self) -> Axis {
+        let scale = if self.y_log {
+            Scale::Log10
+        } else {
+            Scale::Linear
+        };
+        let factor = if self.y_label.contains('%') {
+            100.0
+        } else {
+            1.0
+        };
+        match self.y_range {
+            Some((low, high))
+                if scale.apply(low) < scale.apply(high) && scale.apply(low).is_some() =>
+            {
+                Axis::over(scale, [low, high].into_iter(), 6, false, factor)
+            }
+            _ => {
+                let ys = self
+                    .series
+                    .iter()
+                    .flat_map(|s| s.points.iter().map(|p| p.1));
+                let levels = self.reference_lines.iter().map(|(_, y)| *y);
+                Axis::over(scale, ys.chain(levels), 6, true, factor)
+            }
+        }
+    }
+
+    /// Names the curves in rows on top; returns the height that this took. A lone curve is named by the y axis.
+    fn legend(&self, drawing: &mut Drawing, inks: &Inks) -> f64 {
+        if self.series.len() < 2 {
+            return 0.0;
+        }
+        let (mut x, mut y) = (2.0, 14.0);
+        for (index, series) in self.series.iter().enumerate() {
+            let name = truncate(&series.name, 36);
+            let width = 34.0 + text_width(&name, 12.0) + 14.0;
+            if x > 2.0 && x + width > drawing.width {
+                (x, y) = (2.0, y + 19.0);
+            }
+            let style = Style::of(index, inks);
+            drawing.stroke(
+                &format!("M{} {}h24", short(x), short(y - 4.0)),
+                style.colour,
+                2.0,
+                style.dash,
+            );
+            if series.has_markers() {
+                drawing.fill(&style.marker((x + 12.0, y - 4.0)), style.colour);
+            }
+            drawing.text(x + 31.0, y, Face::new(12.0, inks.ink), &name);
+            x += width;
+        }
+        y + 10.0
+    }
+
+    fn frame(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
+        let label = Face::new(11.0, inks.muted);
+        drawing.text(0.0, plot.top - 12.0, label, &self.y_label);
+        for (place, text) in visible(&plot.y) {
+            let y = plot.top + (1.0 - place) * plot.height;
+            drawing.line((plot.left, y), (plot.right(), y), inks.grid, 1.0, "");
+            drawing.text(plot.left - 7.0, y + 4.0, label.end(), text);
+        }
+        let bottom = plot.bottom();
+        drawing.line(
+            (plot.left, bottom),
+            (plot.right(), bottom),
+            inks.muted,
+            1.0,
+            "",
+        );
+        for (place, text) in visible(&plot.x) {
+            let x = plot.left + place * plot.width;
+            drawing.line((x, bottom), (x, bottom + 4.0), inks.muted, 1.0, "");
+            drawing.text(x, bottom + 17.0, label.middle(), text);
+        }
+        drawing.text(
+            plot.left + plot.width / 2.0,
+            bottom + 34.0,
+            label.middle(),
+            &self.x_label,
+        );
+    }
+
+    fn references(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
+        for (name, level) in &self.reference_lines {
+            let Some(place) = plot
+                .y
+                .place(*level)
+                .filter(|place| (-1e-6..=1.0 + 1e-6).contains(place))
+            else {
+                continue;
+            };
+            let y = plot.top + (1.0 - place) * plot.height;
+            drawing.line((plot.left, y), (plot.right(), y), inks.muted, 1.2, "5 4");
+            let name = truncate(name, 40);
+            let (x, baseline, anchor) = self.free_place(plot, y, text_width(&name, 11.0));
+            drawing.text(
+                x,
+                baseline,
+                Face {
+                    anchor,
+                    ..Face::new(11.0, inks.muted)
+                },
+                &name,
+            );
+        }
+    }
+
+    /// Where a level's name hides the fewest points: above or below its line, at either end of it.
+    fn free_place(&self, plot: &Plot, y: f64, width: f64) -> (f64, f64, Anchor) {
+        let points: Vec<_> = self
+            .series
+            .iter()
+            .flat_map(|s| &s.points)
+            .filter_map(|p| plot.locate(*p))
+            .collect();
+        let (left, right) = (plot.left + 6.0, plot.right() - 4.0);
+        let (above, below) = (y - 6.0, y + 14.0);
+        let places = [
+            (right, above, Anchor::End),
+            (left, above, Anchor::Start),
+            (right, below, Anchor::End),
+            (left, below, Anchor::Start),
+        ];
+        let hidden = |&(x, baseline, anchor): &(f64, f64, Anchor)| {
+            let from = if anchor == Anchor::End { x - width } else { x } - 8.0;
+            let outside = baseline > plot.bottom() - 2.0 || baseline < plot.top + 8.0;
+            let covers = |p: &&(f64, f64)| {
+                (from..from + width + 16.0).contains(&p.0)
+                    && (baseline - 14.0..baseline + 6.0).contains(&p.1)
+            };
+            points.iter().filter(covers).count() + if outside { 100_000 } else { 0 }
+        };
+        places.into_iter().min_by_key(hidden).unwrap_or(places[0])
+    }
+
+    fn curves(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
+        // The frame clips the curves, with room for the half of a line or marker that stands on an edge.
+        let (x, y, width, height) = (
+            plot.left - 6.0,
+            plot.top - 6.0,
+            plot.width + 12.0,
+            plot.height + 12.0,
+        );
+        let (x, y, width, height) = (short(x), short(y), short(width), short(height));
+        let _ = writeln!(
+            drawing.shapes,
+            r#"<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{x} {y} {width} {height}">"#
+        );
+        for (index, series) in self.series.iter().enumerate() {
+            let style = Style::of(index, inks);
+            let points = thin(&series.points, MOST_POINTS);
+            let mut path = String::new();
+            let mut pen_down = false;
+            for point in &points {
+                let place = plot.locate(*point);
+                if let Some((x, y)) = place {
+                    let _ = write!(
+                        path,
+                        "{}{} {}",
+                        if pen_down { 'L' } else { 'M' },
+                        short(x),
+                        short(y)
+                    );
+                }
+                pen_down = place.is_some();
+            }
+            let width = if series.has_markers() { 2.0 } else { 1.5 };
+            drawing.stroke(&path, style.colour, width, style.dash);
+            if series.has_markers() {
+                let markers: String = points
+                    .iter()
+                    .filter_map(|p| plot.locate(*p))
+                    .map(|p| style.marker(p))
+                    .collect();
+                drawing.fill(&markers, style.colour);
+            }
+        }
+        drawing.shapes.push_str("</svg>\n");
+    }
+}
+
+/// Ticks that stand on the plot.
+fn visible(axis: &Axis) -> impl Iterator<Item = (f64, &str)> {
+    let ticks = axis
+        .ticks
+        .iter()
+        .map(|(place, text)| (*place, text.as_str()));
+    ticks.filter(|(place, _)| (-1e-6..=1.0 + 1e-6).contains(place))
+}
+
+/// How a curve is told from the others: by colour, by marker, and by dashes once the colours are used up.
+struct Style<'a> {
+    colour: &'a str,
+    dash: &'static str,
+    shape: usize,
+}
+
+impl<'a> Style<'a> {
+    fn of(index: usize, inks: &'a Inks) -> Self {
+        let round = index / inks.series.len();
+        let dash = ["", "7 4", "2 4"][round % 3];
+        Style {
+            colour: inks.series[index % inks.series.len()],
+            dash,
+            shape: (index + round) % 4,
+        }
+    }
+
+    /// A dot, square, triangle or diamond, all about equally heavy.
+    fn marker(&self, (x, y): (f64, f64)) -> String {
+        let at = |dx: f64, dy: f64| format!("M{} {}", short(x + dx), short(y + dy));
+        match self.shape {
+            0 => at(-3.5, 0.0) + "a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
+            1 => at(-3.1, -3.1) + "h6.2v6.2h-6.2z",
+            2 => at(0.0, -4.2) + "l4.2 7.2h-8.4z",
+            _ => at(0.0, -4.4) + "l4.4 4.4l-4.4 4.4l-4.4 -4.4z",
+        }
+    }
+}
+
+/// At most `most` of the points (`most` ≥ 4): the first, the last, and of each stretch between them the lowest and
+/// the highest, so that no spike is lost. Points that are not finite count only if a stretch has no others.
+fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+    if points.len() <= most {
+        return points.to_vec();
+    }
+    let last = points.len() - 1;
+    let stretches = most / 2 - 1;
+    let mut kept = vec![points[0]];
+    for stretch in 0..stretches {
+        let (from, to) = (
+            1 + stretch * (last - 1) / stretches,
+            1 + (stretch + 1) * (last - 1) / stretches,
+        );
+        let finite = || (from..to).filter(|&i| points[i].1.is_finite());
+        let low = finite().min_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
+        let high = finite().max_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
+        match (low, high) {
+            (Some(low), Some(high)) if low != high => {
+                kept.extend([points[low.min(high)], points[low.max(high)]])
+            }
+            (Some(only), _) => kept.push(points[only]),
+            _ => kept.push(points[from]),
+        }
+    }
+    kept.push(points[last]);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_the_ends_and_every_spike() {
+        let mut points: Vec<_> = (0..10_000)
+            .map(|i| (f64::from(i), f64::from(i % 7)))
+            .collect();
+        points[4321].1 = 99.0;
+        points[8765].1 = -99.0;
+        points[17].1 = f64::NAN;
+        let thinned = thin(&points, 400);
+        assert!(thinned.len() <= 400);
+        assert_eq!(
+            (thinned[0], thinned[thinned.len() - 1]),
+            (points[0], points[9999])
+        );
+        assert!(thinned.contains(&points[4321]) && thinned.contains(&points[8765]));
+        assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_breaks_its_curve() {
+        let points = vec![(1.0, 1.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, 3.0)];
+        let chart = LineChart {
+            series: vec![Series {
+                name: "a".into(),
+                points,
+            }],
+            ..LineChart::default()
+        };
+        let svg = chart.to_svg(&SvgOptions::default());
+        let curve = svg
+            .lines()
+            .find(|line| line.contains("stroke-linejoin"))
+            .unwrap();
+        assert_eq!(
+            (curve.matches('M').count(), curve.matches('L').count()),
+            (2, 1)
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! The report of a run: one HTML file that stands alone.
+//!
+//! A [`Report`] holds plain data: curves, tables, selection maps, samples and what is needed to repeat the run.
+//! [`Report::write`] turns it into a page without scripts, fonts or links to elsewhere; figures are inline SVG and
+//! follow the reader's light or dark mode. [`SelectionMap`] and [`LineChart`] also draw themselves as SVG files of
+//! their own, for a README or a paper, and a selection map prints to a terminal.
+
+mod axis;
+mod line_chart;
+mod page;
+mod selection;
+mod svg;
+mod text;
+mod theme;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use line_chart::{LineChart, Series};
+pub use selection::{LayerSelection, SelectionMap};
+pub use svg::SvgOptions;
+pub use theme::Theme;
+
+/// Everything that one page shows about a run, in the order of the page.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// Heading of the page.
+    pub title: String,
+    /// What came out, in one or two sentences.
+    pub summary: String,
+    /// When the run ended, as it should be printed.
+    pub date: String,
+    /// Curves: losses, accuracies, throughputs.
+    pub figures: Vec<LineChart>,
+    /// Tables of results.
+    pub tables: Vec<Table>,
+    /// What the selective layers did with example sequences.
+    pub maps: Vec<SelectionMap>,
+    /// Preformatted texts, each with a heading: samples, logs.
+    pub texts: Vec<(String, String)>,
+    /// The exact command that repeats the run.
+    pub command: String,
+    /// Facts of the machine: (name, value).
+    pub machine: Vec<(String, String)>,
+    /// The full configuration, as TOML.
+    pub config_toml: String,
+}
+
+/// A table of results. Columns whose cells are all numbers are set flush right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Table {
+    /// Heading above the table.
+    pub title: String,
+    /// Names of the columns.
+    pub header: Vec<String>,
+    /// Cells, row by row; a row may be shorter than the header.
+    pub rows: Vec<Vec<String>>,
+    /// What the reader should see in it.
+    pub caption: String,
+}
+
+impl Report {
+    /// The page as HTML. Any text is escaped; numbers that are not finite are left out of the figures.
+    pub fn to_html(&self) -> String {
+        page::html(self)
+    }
+
+    /// Writes the page to `path` in one step: a reader sees the earlier file or the whole new one, never a part.
+    ///
+    /// # Errors
+    /// What the file system says: the folder is missing or not writable, the disk is full. `path` is then unchanged.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let Some(name) = path.file_name() else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the path of a report names no file",
+            ));
+        };
+        let mut part = name.to_os_string();
+        part.push(format!(".{}.part", std::process::id()));
+        let part = path.with_file_name(part);
+        let written =
+            write_through(&part, self.to_html().as_bytes()).and_then(|()| fs::rename(&part, path));
+        if written.is_err() {
+            // The first error is the one to tell; the part may not even exist.
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+}
+
+/// Writes and waits until the bytes are on the disk, so that the rename never exposes a shorter file.
+fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

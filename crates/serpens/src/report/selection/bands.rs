@@ -1,0 +1,157 @@
+//! From (length, channels) to the cells of a heat map: channels in order of selectivity, pooled into bands.
+
+use std::ops::Range;
+
+use super::LayerSelection;
+
+/// Rows of a heat map at most.
+const MOST_BANDS: usize = 48;
+/// Columns of a heat map at most.
+const MOST_COLUMNS: usize = 256;
+
+/// The value at (token, channel); not a number if it is missing.
+pub(super) fn value(values: &[f32], channels: usize, token: usize, channel: usize) -> f64 {
+    values
+        .get(token * channels + channel)
+        .map_or(f64::NAN, |v| f64::from(*v))
+}
+
+/// The mean of the values that are finite.
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values
+        .filter(|v| v.is_finite())
+        .fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
+    (count > 0).then(|| sum / count as f64)
+}
+
+/// `items` in as few equal groups as `most` allows; the last may be smaller.
+pub(super) struct Groups {
+    pub items: usize,
+    pub size: usize,
+}
+
+impl Groups {
+    pub(super) fn of_channels(channels: usize) -> Self {
+        Groups {
+            items: channels,
+            size: channels.div_ceil(MOST_BANDS).max(1),
+        }
+    }
+
+    pub(super) fn of_tokens(tokens: usize) -> Self {
+        Groups {
+            items: tokens,
+            size: tokens.div_ceil(MOST_COLUMNS).max(1),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.items.div_ceil(self.size)
+    }
+
+    pub(super) fn range(&self, group: usize) -> Range<usize> {
+        group * self.size..((group + 1) * self.size).min(self.items)
+    }
+}
+
+/// The cells of a heat map; a cell without a value is none. // (bands, columns)
+pub(super) struct Grid {
+    pub bands: usize,
+    pub columns: usize,
+    pub cells: Vec<Option<f64>>,
+}
+
+impl Grid {
+    /// Means over bands of channels, taken in `order`, and over groups of tokens.
+    pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
+        let (rows, columns) = (Groups::of_channels(order.len()), Groups::of_tokens(tokens));
+        let mut cells = Vec::with_capacity(rows.count() * columns.count());
+        for band in 0..rows.count() {
+            for column in 0..columns.count() {
+                let channels = &order[rows.range(band)];
+                let tokens = columns.range(column);
+                cells.push(mean(tokens.flat_map(|t| {
+                    channels
+                        .iter()
+                        .map(move |&c| value(values, order.len(), t, c))
+                })));
+            }
+        }
+        Grid {
+            bands: rows.count(),
+            columns: columns.count(),
+            cells,
+        }
+    }
+
+    pub(super) fn row(&self, band: usize) -> &[Option<f64>] {
+        &self.cells[band * self.columns..(band + 1) * self.columns]
+    }
+}
+
+/// The channels, those first whose ln Δ varies most over the tokens.
+pub(super) fn by_selectivity(layer: &LayerSelection, tokens: usize) -> Vec<usize> {
+    let spread = |channel: usize| {
+        let logs = || {
+            let steps =
+                (0..tokens).map(|token| value(&layer.delta, layer.channels, token, channel));
+            steps.filter(|step| *step > 0.0).map(f64::ln)
+        };
+        let centre = mean(logs()).unwrap_or(0.0);
+        mean(logs().map(|log| (log - centre).powi(2))).unwrap_or(0.0)
+    };
+    let spreads: Vec<f64> = (0..layer.channels).map(spread).collect();
+    let mut order: Vec<usize> = (0..layer.channels).collect();
+    order.sort_by(|&a, &b| spreads[b].total_cmp(&spreads[a]));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_that_vary_stand_first() {
+        // Channel 1 is constant, channel 2 varies by a factor of 100, channel 0 by 2.
+        let delta = vec![0.1, 0.5, 0.01, 0.2, 0.5, 1.0, 0.1, 0.5, 0.01];
+        let layer = LayerSelection {
+            delta,
+            channels: 3,
+            ..LayerSelection::default()
+        };
+        assert_eq!(by_selectivity(&layer, 3), [2, 0, 1]);
+    }
+
+    #[test]
+    fn pooling_takes_means_of_equal_bands_and_skips_what_is_not_finite() {
+        let channels = 96; // two in each of 48 bands
+        let mut values: Vec<f32> = (0..2 * channels).map(|i| i as f32).collect();
+        values[0] = f32::NAN;
+        (values[2], values[3]) = (f32::INFINITY, f32::NAN);
+        let order: Vec<usize> = (0..channels).collect();
+        let grid = Grid::pool(&values, &order, 2);
+        assert_eq!((grid.bands, grid.columns), (48, 2));
+        assert_eq!(grid.row(0), [Some(1.0), Some(96.5)]);
+        assert_eq!(grid.row(1), [None, Some(98.5)]);
+    }
+
+    #[test]
+    fn no_more_cells_are_drawn_than_the_page_can_show() {
+        for (channels, tokens) in [(1, 1), (48, 256), (49, 257), (1536, 5000)] {
+            let (rows, columns) = (Groups::of_channels(channels), Groups::of_tokens(tokens));
+            assert!(rows.count() <= 48 && columns.count() <= 256);
+            assert_eq!(
+                (0..rows.count())
+                    .map(|g| rows.range(g).len())
+                    .sum::<usize>(),
+                channels
+            );
+            assert_eq!(
+                (0..columns.count())
+                    .map(|g| columns.range(g).len())
+                    .sum::<usize>(),
+                tokens
+            );
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! The selection map as a figure: panels over a common axis of tokens.
+
+use std::fmt::Write;
+
+use super::super::axis::{Axis, Scale};
+use super::super::svg::{Drawing, Face, short, text_width};
+use super::super::text::{display_width, number, printable, truncate};
+use super::super::theme::{Inks, MEMORY, Palette, STEP};
+use super::bands::{Grid, Groups, by_selectivity, mean};
+use super::{LayerSelection, SelectionMap};
+
+const LEFT: f64 = 58.0;
+const RIGHT: f64 = 86.0;
+const STRIP_HEIGHT: f64 = 46.0;
+const DELTA_HEIGHT: f64 = 144.0;
+const RETENTION_HEIGHT: f64 = 120.0;
+/// Tokens of a short sequence are not stretched over the whole page.
+const WIDEST_CELL: f64 = 44.0;
+/// Colours of a heat map; neighbours differ by less than the eye sees.
+const SHADES: usize = 64;
+const TOKEN_SIZE: f64 = 10.0;
+/// Letters of a token at most, where they stand upright on end.
+const TOKEN_LETTERS: usize = 14;
+
+/// What all layers share: the axis of tokens, and the range of Δ.
+struct Frame<'a> {
+    map: &'a SelectionMap,
+    inks: &'a Inks,
+    columns: Groups,
+    cell: f64,
+    /// Logarithmic scale of Δ.
+    steps: Axis,
+}
+
+impl Frame<'_> {
+    fn width(&self) -> f64 {
+        self.cell * self.columns.count() as f64
+    }
+
+    fn right(&self) -> f64 {
+        LEFT + self.width()
+    }
+
+    /// The middle of a column.
+    fn centre(&self, column: usize) -> f64 {
+        LEFT + (column as f64 + 0.5) * self.cell
+    }
+
+    fn is_highlighted(&self, column: usize) -> bool {
+        self.columns
+            .range(column)
+            .any(|token| self.map.is_highlighted(token))
+    }
+}
+
+pub(super) fn draw(map: &SelectionMap, width: f64, inks: &Inks) -> Drawing {
+    let mut drawing = Drawing::new(width);
+    let columns = Groups::of_tokens(map.tokens.len());
+    if map.tokens.is_empty() || map.layers.is_empty() {
+        drawing.text(
+            0.0,
+            14.0,
+            Face::new(12.0, inks.muted),
+            "Nothing was recorded.",
+        );
+        drawing.height = 20.0;
+        return drawing;
+    }
+    let orders: Vec<Vec<usize>> = map
+        .layers
+        .iter()
+        .map(|layer| by_selectivity(layer, map.tokens.len()))
+        .collect();
+    let grids: Vec<Grid> = map
+        .layers
+        .iter()
+        .zip(&orders)
+        .map(|(layer, order)| Grid::pool(&layer.delta, order, map.tokens.len()))
+        .collect();
+    let cell = ((width - LEFT - RIGHT) / columns.count() as f64).min(WIDEST_CELL);
+    let frame = Frame {
+        map,
+        inks,
+        columns,
+        cell,
+        steps: step_axis(&grids),
+    };
+    let mut y = legend(&mut drawing, &frame);
+    for ((layer, order), grid) in map.layers.iter().zip(&orders).zip(&grids) {
+        y = draw_layer(&mut drawing, &frame, layer, order, grid, y) + 22.0;
+    }
+    drawing.height = y - 14.0;
+    drawing
+}
+
+/// The range of Δ over all layers, at most four decades down from the largest: below, all steps look alike.
+fn step_axis(grids: &[Grid]) -> Axis {
+    let steps = || {
+        grids
+            .iter()
+            .flat_map(|grid| grid.cells.iter().flatten().copied())
+            .filter(|step| *step > 0.0)
+    };
+    let high = steps().fold(0.0, f64::max);
+    Axis::over(
+        Scale::Log10,
+        steps().map(|step| step.max(high * 1e-4)),
+        8,
+        false,
+        1.0,
+    )
+}
+
+/// What the colours of the bars and tokens mean; returns where the first layer starts.
+fn legend(drawing: &mut Drawing, frame: &Frame) -> f64 {
+    if !frame.map.highlight.contains(&true) {
+        return 4.0;
+    }
+    let mut x = LEFT;
+    for (fill, name) in [
+        (frame.inks.accent, "tokens that carry data"),
+        (frame.inks.quiet, "other tokens"),
+    ] {
+        drawing.rect(x, 4.0, 10.0, 10.0, fill);
+        drawing.text(x + 15.0, 13.0, Face::new(11.0, frame.inks.muted), name);
+        x += 15.0 + text_width(name, 11.0) + 18.0;
+    }
+    28.0
+}
+
+/// One layer from `top` down; returns where it ends.
+fn draw_layer(
+    drawing: &mut Drawing,
+    frame: &Frame,
+    layer: &LayerSelection,
+    order: &[usize],
+    grid: &Grid,
+    top: f64,
+) -> f64 {
+    layer_name(drawing, frame, &layer.name, top + 12.0);
+    let mut y = top + 24.0;
+    strip(drawing, frame, layer, y);
+    y += STRIP_HEIGHT + 6.0;
+
+    let count = number(layer.channels as f64, 0);
+    let rows = match layer.channels {
+        1 => ["1 channel", ""],
+        _ => [&format!("{count} channels"), "more selective →"],
+    };
+    let panel = Panel {
+        top: y,
+        height: DELTA_HEIGHT,
+        palette: &STEP,
+        axis: &frame.steps,
+        rows,
+        name: "Δ (step size, softplus)",
+    };
+    heat_map(drawing, frame, grid, &panel);
+    y += DELTA_HEIGHT;
+    if !layer.retention.is_empty() {
+        y += 8.0;
+        let retention = Grid::pool(&layer.retention, order, frame.map.tokens.len());
+        let axis = Axis::over(Scale::Linear, [0.0, 1.0].into_iter(), 5, false, 1.0);
+        let panel = Panel {
+            top: y,
+            height: RETENTION_HEIGHT,
+            palette: &MEMORY,
+            axis: &axis,
+            rows: ["channels", "in the same order"],
+            name: "retention at the end",
+        };
+        heat_map(drawing, frame, &retention, &panel);
+        y += RETENTION_HEIGHT;
+    }
+    token_axis(drawing, frame, y)
+}
+
+/// The layer's name, and after it what the bars below are.
+fn layer_name(drawing: &mut Drawing, frame: &Frame, name: &str, baseline: f64) {
+    let (bold, plain) = (
+        Face::new(13.0, frame.inks.ink).bold(),
+        Face::new(11.0, frame.inks.muted),
+    );
+    let name = truncate(name, 48);
+    drawing.text(LEFT, baseline, bold, &name);
+    let width = match name.is_empty() {
+        true => 0.0,
+        false => text_width(&name, 13.0) * 1.1 + 12.0,
+    };
+    drawing.text(
+        LEFT + width,
+        baseline,
+        plain,
+        "mean Δ of each token, over the channels",
+    );
+}
+
+/// Bars of the mean Δ per token, from zero.
+fn strip(drawing: &mut Drawing, frame: &Frame, layer: &LayerSelection, top: f64) {
+    let means: Vec<Option<f64>> = (0..frame.columns.count())
+        .map(|column| {
+            mean(
+                frame
+                    .columns
+                    .range(column)
+                    .filter_map(|token| layer.mean_delta(token)),
+            )
+        })
+        .collect();
+    let axis = Axis::over(
+        Scale::Linear,
+        means.iter().flatten().copied().chain([0.0]),
+        3,
+        true,
+        1.0,
+    );
+    let bottom = top + STRIP_HEIGHT;
+    for (place, label) in &axis.ticks {
+        let y = bottom - place * STRIP_HEIGHT;
+        drawing.line((LEFT, y), (frame.right(), y), frame.inks.grid, 1.0, "");
+        drawing.text(
+            LEFT - 6.0,
+            y + 3.5,
+            Face::new(10.0, frame.inks.muted).end(),
+            label,
+        );
+    }
+    let (mut marked, mut quiet) = (String::new(), String::new());
+    let gap = (frame.cell * 0.16).min(2.0);
+    for (column, step) in means.iter().enumerate() {
+        let Some(place) = step.and_then(|step| axis.place(step)) else {
+            continue;
+        };
+        let path = if frame.is_highlighted(column) {
+            &mut marked
+        } else {
+            &mut quiet
+        };
+        let (x, width) = (
+            LEFT + column as f64 * frame.cell + gap / 2.0,
+            frame.cell - gap,
+        );
+        let height = (place * STRIP_HEIGHT).max(0.5);
+        let _ = write!(
+            path,
+            "M{} {}h{}v-{}h-{}z",
+            short(x),
+            short(bottom),
+            short(width),
+            short(height),
+            short(width)
+        );
+    }
+    drawing.fill(&quiet, frame.inks.quiet);
+    drawing.fill(&marked, frame.inks.accent);
+}
+
+/// A heat map's place, colours and names.
+struct Panel<'a> {
+    top: f64,
+    height: f64,
+    palette: &'a Palette,
+    axis: &'a Axis,
+    /// What the rows are, in two lines.
+    rows: [&'a str; 2],
+    name: &'a str,
+}
+
+fn heat_map(drawing: &mut Drawing, frame: &Frame, grid: &Grid, panel: &Panel) {
+    let inks = frame.inks;
+    let middle = panel.top + panel.height / 2.0;
+    drawing.rect(LEFT, panel.top, frame.width(), panel.height, inks.empty);
+    for (line, x) in panel.rows.into_iter().zip([LEFT - 24.0, LEFT - 10.0]) {
+        let face = Face::new(10.0, inks.muted).middle().upward();
+        drawing.text(x, middle, face, line);
+    }
+    if grid.bands > 0 {
+        let shade = |value: f64| {
+            panel
+                .axis
+                .place(value.max(f64::MIN_POSITIVE))
+                .map(|place| (place.clamp(0.0, 1.0) * (SHADES - 1) as f64).round() as usize)
+        };
+        let row_height = panel.height / grid.bands as f64;
+        let shift = panel.top + row_height / 2.0;
+        // Crisp edges: blended ones would show the background between neighbours as a fine net.
+        let _ = writeln!(
+            drawing.shapes,
+            r#"<g transform="translate({} {}) scale({:.4} {:.4})" fill="none" shape-rendering="crispEdges">"#,
+            short(LEFT),
+            short(shift),
+            frame.cell,
+            row_height
+        );
+        for (index, path) in runs(grid, shade)
+            .iter()
+            .enumerate()
+            .filter(|(_, path)| !path.is_empty())
+        {
+            let colour = panel.palette.hex(index as f64 / (SHADES - 1) as f64);
+            let _ = writeln!(drawing.shapes, r#"<path stroke="{colour}" d="{path}"/>"#);
+        }
+        drawing.shapes.push_str("</g>\n");
+    }
+    colour_bar(drawing, frame, panel);
+}
+
+/// For each shade, the cells of that shade as horizontal lines one row thick; neighbours in a row are one line.
+fn runs(grid: &Grid, shade: impl Fn(f64) -> Option<usize>) -> Vec<String> {
+    let mut paths = vec![String::new(); SHADES];
+    for band in 0..grid.bands {
+        let shades: Vec<Option<usize>> = grid
+            .row(band)
+            .iter()
+            .map(|cell| cell.and_then(&shade))
+            .collect();
+        let mut start = 0;
+        for run in shades.chunk_by(|a, b| a == b) {
+            if let Some(shade) = run[0] {
+                let _ = write!(paths[shade], "M{start} {band}h{}", run.len());
+            }
+            start += run.len();
+        }
+    }
+    paths
+}
+
+fn colour_bar(drawing: &mut Drawing, frame: &Frame, panel: &Panel) {
+    let (x, width) = (frame.right() + 12.0, 10.0);
+    let step = panel.height / SHADES as f64;
+    let _ = writeln!(drawing.shapes, r#"<g shape-rendering="crispEdges">"#);
+    for shade in 0..SHADES {
+        let colour = panel.palette.hex(shade as f64 / (SHADES - 1) as f64);
+        drawing.rect(
+            x,
+            panel.top + panel.height - (shade + 1) as f64 * step,
+            width,
+            step + 0.2,
+            &colour,
+        );
+    }
+    drawing.shapes.push_str("</g>\n");
+    let mut widest: f64 = 0.0;
+    for (place, label) in &panel.axis.ticks {
+        let y = panel.top + (1.0 - place) * panel.height;
+        drawing.line(
+            (x + width, y),
+            (x + width + 3.0, y),
+            frame.inks.muted,
+            1.0,
+            "",
+        );
+        drawing.text(
+            x + width + 6.0,
+            y + 3.5,
+            Face::new(10.0, frame.inks.muted),
+            label,
+        );
+        widest = widest.max(text_width(label, 10.0));
+    }
+    let name = Face::new(10.0, frame.inks.muted).middle().upward();
+    drawing.text(
+        x + width + widest + 20.0,
+        panel.top + panel.height / 2.0,
+        name,
+        panel.name,
+    );
+}
+
+/// The tokens under the panels and their positions counted from 0; returns where the axis ends.
+fn token_axis(drawing: &mut Drawing, frame: &Frame, top: f64) -> f64 {
+    let mut y = top + 6.0;
+    if frame.columns.size == 1 {
+        y = token_labels(drawing, frame, y);
+    }
+    let count = frame.columns.count();
+    let face = Face::new(10.0, frame.inks.muted);
+    for column in (0..count).step_by(position_step(count, frame.cell)) {
+        let x = frame.centre(column);
+        let position = number((column * frame.columns.size) as f64, 0);
+        if x + text_width(&position, 10.0) / 2.0 < frame.right() + 12.0 {
+            drawing.line((x, y), (x, y + 3.0), frame.inks.muted, 1.0, "");
+            drawing.text(x, y + 13.0, face.middle(), &position);
+        }
+    }
+    drawing.text(LEFT - 6.0, y + 13.0, face.end(), "position");
+    y + 16.0
+}
+
+/// As many tokens as fit, upright where they all fit their cells, else on end; returns where they end.
+fn token_labels(drawing: &mut Drawing, frame: &Frame, y: f64) -> f64 {
+    let labels: Vec<String> = frame
+        .map
+        .tokens
+        .iter()
+        .map(|token| truncate(&printable(token), TOKEN_LETTERS))
+        .collect();
+    let letters = labels.iter().map(|label| display_width(label)).max();
+    let widest = letters.unwrap_or(0) as f64 * TOKEN_SIZE * 0.602;
+    // A single letter is upright however narrow its cell: then some are left out.
+    let flat = widest <= (frame.cell - 1.0).max(TOKEN_SIZE * 0.61);
+    let room = match flat {
+        true if widest <= frame.cell => widest,
+        // Letters that are not neighbours must not read as a word.
+        true => widest + 8.0,
+        false => TOKEN_SIZE,
+    };
+    for column in spread(frame, room) {
+        let face = match frame.is_highlighted(column) {
+            true => Face::new(TOKEN_SIZE, frame.inks.accent).bold(),
+            false => Face::new(TOKEN_SIZE, frame.inks.ink),
+        };
+        let (x, label) = (frame.centre(column), &labels[column]);
+        if flat {
+            drawing.text(x, y + 9.0, face.mono().middle(), label);
+        } else {
+            drawing.text(x + 3.5, y, face.mono().end().upward(), label);
+        }
+    }
+    y + if flat { 14.0 } else { widest + 4.0 }
+}
+
+/// Columns between two numbers of the axis: a power of two that leaves them room.
+fn position_step(count: usize, cell: f64) -> usize {
+    let mut step = 1;
+    while step < count && step as f64 * cell < 44.0 {
+        step *= 2;
+    }
+    step
+}
+
+/// The columns whose tokens are printed when each needs `room` pixels: all if they fit, else those that carry data
+/// first, then every so many of the others.
+fn spread(frame: &Frame, room: f64) -> Vec<usize> {
+    let count = frame.columns.count();
+    let apart = (room / frame.cell - 1e-6).ceil().max(1.0) as usize;
+    let mut chosen: Vec<usize> = Vec::new();
+    let marked = (0..count).filter(|column| frame.is_highlighted(*column));
+    for column in marked.chain((0..count).step_by(apart)) {
+        if chosen.iter().all(|other| other.abs_diff(column) >= apart) {
+            chosen.push(column);
+        }
+    }
+    chosen
+}

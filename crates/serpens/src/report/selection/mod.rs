@@ -1,0 +1,83 @@
+//! Selection maps: what a selective SSM does with each token, layer by layer.
+//!
+//! A selective SSM keeps `h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t`: a large step Δ_t lets token t in and the past go,
+//! a small one passes the token by. The map shows Δ over tokens and channels, and how much of what was written at t
+//! is still in the state at the end.
+
+mod bands;
+mod figure;
+mod terminal;
+
+use serde::{Deserialize, Serialize};
+
+use super::svg::{Drawing, SvgOptions};
+use super::theme::Inks;
+
+/// The steps of the layers over one sequence of L tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelectionMap {
+    /// Heading.
+    pub title: String,
+    /// The text of each token, as it is: white space is made visible here. // (length)
+    pub tokens: Vec<String>,
+    /// Tokens that carry data, marked in the figure; may be empty. // (length)
+    pub highlight: Vec<bool>,
+    /// The layers, first to last.
+    pub layers: Vec<LayerSelection>,
+    /// What the reader should see in it.
+    pub caption: String,
+}
+
+/// The steps of one layer. Values that are missing or not finite are drawn as gaps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LayerSelection {
+    /// Name of the layer.
+    pub name: String,
+    /// Step sizes Δ after softplus. // (length, channels)
+    pub delta: Vec<f32>,
+    /// Channels, the inner width E of the layer.
+    pub channels: usize,
+    /// What is left at the end of what was written at t: `exp(Σ_(s>t) Δ_s A)`, 0..=1, for the state that the caller
+    /// chose (the slowest one, or a mean over states). Empty: the panel is left out. // (length, channels)
+    pub retention: Vec<f32>,
+}
+
+impl SelectionMap {
+    /// The map as an SVG file of its own, with title, caption and background.
+    ///
+    /// Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale that all layers share, and retention.
+    /// Channels stand in order of how much they select, the standard deviation of ln Δ over the tokens, in at most 48
+    /// bands of as many channels each; more than 256 tokens are drawn in groups. Bands and groups show means.
+    pub fn to_svg(&self, options: &SvgOptions) -> String {
+        let inks = options.theme.inks();
+        self.draw(options.content_width(), inks)
+            .standalone(&self.title, &self.caption, inks)
+    }
+
+    /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
+    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest. `colour` adds ANSI
+    /// colours of 24 bits.
+    pub fn to_text(&self, width: usize, colour: bool) -> String {
+        terminal::text(self, width, colour)
+    }
+
+    pub(super) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
+        figure::draw(self, width, inks)
+    }
+
+    fn is_highlighted(&self, token: usize) -> bool {
+        self.highlight.get(token).copied().unwrap_or(false)
+    }
+}
+
+impl LayerSelection {
+    /// Mean of Δ over the channels at one token; none if no channel has a finite value there.
+    fn mean_delta(&self, token: usize) -> Option<f64> {
+        bands::mean(
+            (0..self.channels)
+                .map(|channel| bands::value(&self.delta, self.channels, token, channel)),
+        )
+    }
+}

@@ -1,0 +1,156 @@
+//! The selection map in a terminal.
+
+use super::super::text::{display_width, number, printable, truncate};
+use super::super::theme::STEP;
+use super::{LayerSelection, SelectionMap};
+
+const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const LEAST_WIDTH: usize = 24;
+const RESET: &str = "\x1b[0m";
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+/// Orange that is legible on black and on white.
+const HIGHLIGHT: &str = "\x1b[1;38;2;217;108;20m";
+
+/// `text` in a colour or weight, if the terminal shows them.
+fn paint(colour: bool, code: &str, text: &str) -> String {
+    if colour && !code.is_empty() {
+        format!("{code}{text}{RESET}")
+    } else {
+        text.to_string()
+    }
+}
+
+pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
+    let width = width.max(LEAST_WIDTH);
+    let names: Vec<String> = map.layers.iter().map(|l| printable_line(&l.name)).collect();
+    let longest = names.iter().map(|name| display_width(name)).max();
+    let gutter = longest.unwrap_or(0).min(width / 3);
+    let label = |name: &str| {
+        let name = truncate(name, gutter);
+        let pad = " ".repeat(gutter - display_width(&name) + 1);
+        name + &pad
+    };
+    let room = width - gutter - 1;
+    let cells: Vec<String> = map
+        .tokens
+        .iter()
+        .map(|token| truncate(&printable(token), room))
+        .collect();
+    let gap = usize::from(cells.iter().any(|cell| display_width(cell) > 1));
+    let levels = map
+        .layers
+        .iter()
+        .map(|layer| Levels::of(layer, map.tokens.len()));
+    let layers: Vec<(String, Levels)> = names.iter().map(|name| label(name)).zip(levels).collect();
+
+    let mut out = String::new();
+    if !map.title.is_empty() {
+        let title = truncate(&printable_line(&map.title), width);
+        out += &format!("{}\n", paint(colour, BOLD, &title));
+    }
+    for (label, levels) in &layers {
+        out += &format!("{label}{}\n", truncate(&levels.legend(), room));
+    }
+    for line in lines(&cells, room, gap) {
+        let row = |cell: &dyn Fn(usize) -> String| {
+            let row: Vec<String> = line.clone().map(cell).collect();
+            row.join(&" ".repeat(gap)) + "\n"
+        };
+        out += &format!("\n{}", " ".repeat(gutter + 1));
+        out += &row(&|token| {
+            let code = if map.is_highlighted(token) {
+                HIGHLIGHT
+            } else {
+                ""
+            };
+            paint(colour, code, &cells[token])
+        });
+        for (label, levels) in &layers {
+            out += &paint(colour, DIM, label);
+            out += &row(&|token| {
+                let (block, code) = levels.block(token);
+                let bar = block.to_string().repeat(display_width(&cells[token]));
+                paint(colour, &code, &bar)
+            });
+        }
+    }
+    out
+}
+
+/// Spaces of a title or name stay spaces; its controls do not reach the terminal.
+fn printable_line(text: &str) -> String {
+    text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
+}
+
+/// The tokens of each line: as many as fit into `room`.
+fn lines(cells: &[String], room: usize, gap: usize) -> Vec<std::ops::Range<usize>> {
+    let mut lines = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (token, cell) in cells.iter().enumerate() {
+        let width = display_width(cell);
+        if token > start && used + gap + width > room {
+            lines.push(start..token);
+            (start, used) = (token, 0);
+        }
+        used += width + if token > start { gap } else { 0 };
+    }
+    if start < cells.len() {
+        lines.push(start..cells.len());
+    }
+    lines
+}
+
+/// The mean step of each token of a layer, and the range they span.
+struct Levels {
+    means: Vec<Option<f64>>,
+    low: f64,
+    high: f64,
+}
+
+impl Levels {
+    fn of(layer: &LayerSelection, tokens: usize) -> Self {
+        let positive = |mean: Option<f64>| mean.filter(|step| *step > 0.0);
+        let means: Vec<Option<f64>> = (0..tokens)
+            .map(|token| positive(layer.mean_delta(token)))
+            .collect();
+        let low = means
+            .iter()
+            .flatten()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        let high = means.iter().flatten().copied().fold(0.0, f64::max);
+        Levels { means, low, high }
+    }
+
+    fn legend(&self) -> String {
+        if self.low > self.high {
+            return "no Δ".to_string();
+        }
+        let digits = |step: f64| (1.0 - step.log10().floor()).clamp(0.0, 6.0) as usize;
+        let (low, high) = (
+            number(self.low, digits(self.low)),
+            number(self.high, digits(self.high)),
+        );
+        format!("mean Δ from {low} ▁ to {high} █")
+    }
+
+    /// The block of a token and its colour. A layer that does not select is a flat line of middle height.
+    fn block(&self, token: usize) -> (char, String) {
+        let Some(mean) = self.means[token] else {
+            return ('·', DIM.to_string());
+        };
+        let span = (self.high / self.low).ln();
+        let t = if span < 0.01 {
+            0.45
+        } else {
+            (mean / self.low).ln() / span
+        };
+        // The darkest colours of the palette would vanish on a dark terminal.
+        let [r, g, b] = STEP.rgb(0.35 + 0.55 * t);
+        (
+            BLOCKS[((t * 8.0) as usize).min(7)],
+            format!("\x1b[38;2;{r};{g};{b}m"),
+        )
+    }
+}

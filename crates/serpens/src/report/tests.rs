@@ -1,0 +1,345 @@
+//! Tests of the page and of the maps as a whole.
+
+use std::path::Path;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::text::display_width;
+use super::*;
+
+/// The names of the elements still open at the end, or the first closing tag that does not match.
+fn unbalanced(markup: &str) -> Result<(), String> {
+    const VOID: [&str; 2] = ["meta", "!DOCTYPE"];
+    let mut open: Vec<&str> = Vec::new();
+    for piece in markup.split('<').skip(1) {
+        let Some((tag, _)) = piece.split_once('>') else {
+            return Err(format!("<{piece} is never closed"));
+        };
+        let name = tag.split([' ', '/']).next().unwrap_or("");
+        if let Some(closing) = tag.strip_prefix('/') {
+            if open.pop() != Some(closing) {
+                return Err(format!("</{closing}> closes nothing"));
+            }
+        } else if !tag.ends_with('/') && !VOID.contains(&name) {
+            open.push(name);
+        }
+    }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("left open: {open:?}"))
+    }
+}
+
+fn strip_colour(text: &str) -> String {
+    let pieces = text.split('\x1b').enumerate();
+    pieces
+        .map(|(i, piece)| {
+            if i == 0 {
+                piece
+            } else {
+                piece.split_once('m').map_or("", |p| p.1)
+            }
+        })
+        .collect()
+}
+
+fn hostile_numbers() -> Vec<f32> {
+    vec![
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        0.0,
+        -1.0,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        0.5,
+    ]
+}
+
+#[test]
+fn a_full_report_is_balanced_and_needs_nothing_from_elsewhere() {
+    let html = fixtures::report().to_html();
+    unbalanced(&html).unwrap();
+    for forbidden in [
+        "<script", "http://", "https://", "url(", "@import", "NaN", "inf\"",
+    ] {
+        assert!(!html.contains(forbidden), "{forbidden}");
+    }
+    for expected in [
+        "65,536",
+        "chance, 1/15",
+        "Layer 12",
+        "--steps 20000",
+        "learning_rate",
+        "prefers-color-scheme",
+    ] {
+        assert!(html.contains(expected), "{expected}");
+    }
+}
+
+#[test]
+fn an_empty_report_is_balanced() {
+    unbalanced(&Report::default().to_html()).unwrap();
+    let hollow = Report {
+        figures: vec![
+            LineChart::default(),
+            LineChart {
+                series: vec![Series::default(); 9],
+                ..LineChart::default()
+            },
+        ],
+        tables: vec![Table::default()],
+        maps: vec![
+            SelectionMap::default(),
+            SelectionMap {
+                layers: vec![LayerSelection::default()],
+                ..fixtures::prompt()
+            },
+        ],
+        ..Report::default()
+    };
+    let html = hollow.to_html();
+    unbalanced(&html).unwrap();
+    assert!(!html.contains("NaN"));
+}
+
+#[test]
+fn text_from_outside_never_becomes_markup() {
+    let evil = "<img src=x onerror=\"alert('1')\">&".to_string();
+    let mut report = fixtures::report();
+    for text in [
+        &mut report.title,
+        &mut report.summary,
+        &mut report.date,
+        &mut report.command,
+        &mut report.config_toml,
+    ] {
+        *text = evil.clone();
+    }
+    for chart in &mut report.figures {
+        (chart.title, chart.x_label, chart.y_label, chart.caption) =
+            (evil.clone(), evil.clone(), evil.clone(), evil.clone());
+        chart.series[0].name = evil.clone();
+        chart.reference_lines[0].0 = evil.clone();
+    }
+    let table = &mut report.tables[0];
+    (
+        table.title,
+        table.caption,
+        table.header[0],
+        table.rows[0][0],
+    ) = (evil.clone(), evil.clone(), evil.clone(), evil.clone());
+    for map in &mut report.maps {
+        (map.title, map.caption, map.layers[0].name, map.tokens[0]) =
+            (evil.clone(), evil.clone(), evil.clone(), evil.clone());
+    }
+    report.texts = vec![(evil.clone(), evil.clone())];
+    report.machine = vec![(evil.clone(), evil)];
+    let html = report.to_html();
+    unbalanced(&html).unwrap();
+    assert!(
+        !html.contains("<img")
+            && html.contains("&lt;img src=x onerror=&quot;alert(&#39;1&#39;)&quot;&gt;&amp;")
+    );
+}
+
+#[test]
+fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
+    let hostile: Vec<f64> = hostile_numbers()
+        .into_iter()
+        .map(f64::from)
+        .chain([f64::MAX, f64::MIN])
+        .collect();
+    let points: Vec<_> = hostile
+        .iter()
+        .flat_map(|x| hostile.iter().map(|y| (*x, *y)))
+        .collect();
+    for (x_log2, y_log) in [(false, false), (true, true)] {
+        for y_range in [
+            None,
+            Some((f64::NAN, 1.0)),
+            Some((1.0, 1.0)),
+            Some((2.0, f64::INFINITY)),
+            Some((0.5, 0.1)),
+        ] {
+            let series = vec![
+                Series {
+                    name: "a".into(),
+                    points: points.clone(),
+                },
+                Series::default(),
+            ];
+            let reference_lines = hostile.iter().map(|y| ("level".to_string(), *y)).collect();
+            let chart = LineChart {
+                x_log2,
+                y_log,
+                y_range,
+                series,
+                reference_lines,
+                ..LineChart::default()
+            };
+            let svg = chart.to_svg(&SvgOptions::default());
+            unbalanced(&svg).unwrap();
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+}
+
+#[test]
+fn a_map_of_hostile_numbers_draws_and_prints() {
+    let mut map = fixtures::prompt();
+    map.layers[0].delta = hostile_numbers()
+        .into_iter()
+        .cycle()
+        .take(36 * 768)
+        .collect();
+    map.layers[0].retention.truncate(1000);
+    map.layers[1].delta = vec![f32::NAN; 36 * 768];
+    for theme in [Theme::Light, Theme::Dark] {
+        let svg = map.to_svg(&SvgOptions {
+            theme,
+            ..SvgOptions::default()
+        });
+        unbalanced(&svg).unwrap();
+        assert!(!svg.contains("NaN") && !svg.contains("inf\""));
+    }
+    let text = map.to_text(80, false);
+    assert!(!text.contains("NaN") && text.contains("no Δ"), "{text}");
+}
+
+#[test]
+fn the_largest_map_stays_under_300_kilobytes_a_layer() {
+    let map = fixtures::induction_heads(256, 1536);
+    let bytes = map.to_svg(&SvgOptions::default()).len();
+    assert!(bytes < 300_000 * map.layers.len(), "{bytes}");
+    let long = fixtures::induction_heads(4000, 64)
+        .to_svg(&SvgOptions::default())
+        .len();
+    assert!(long < 300_000 * 2, "{long}");
+}
+
+#[test]
+fn a_map_says_where_its_selective_tokens_are() {
+    let map = fixtures::induction_heads(64, 128);
+    let text = map.to_text(100, false);
+    // Tokens 21 and 22 are the special one and the one after it: the only high blocks before the end.
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("Layer 1 ▁"))
+        .unwrap();
+    let blocks: Vec<char> = row.trim_start_matches("Layer 1 ").chars().collect();
+    let high: Vec<usize> = (0..64)
+        .filter(|&t| matches!(blocks[t], '▅' | '▆' | '▇' | '█'))
+        .collect();
+    assert_eq!(high, [21, 22, 63]);
+}
+
+#[test]
+fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
+    const PIECES: [&str; 9] = [
+        "a",
+        "key",
+        " ",
+        "\n",
+        "\t",
+        "蛇",
+        "🐍",
+        "e\u{301}",
+        "\u{1b}[31m",
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for _ in 0..200 {
+        let mut word = |most: usize| -> String {
+            let count = rng.random_range(0..=most);
+            (0..count)
+                .map(|_| PIECES[rng.random_range(0..PIECES.len())])
+                .collect()
+        };
+        let (title, name) = (word(12), word(12));
+        let length = word(9).len();
+        let tokens: Vec<String> = (0..length).map(|_| word(6)).collect();
+        let width = rng.random_range(0..120);
+        let layer = LayerSelection {
+            name,
+            delta: (0..length * 2).map(|i| 0.01 + (i % 5) as f32).collect(),
+            channels: 2,
+            ..LayerSelection::default()
+        };
+        let map = SelectionMap {
+            title,
+            tokens,
+            layers: vec![layer],
+            ..SelectionMap::default()
+        };
+        let plain = map.to_text(width, false);
+        assert!(
+            plain
+                .lines()
+                .all(|line| display_width(line) <= width.max(24)),
+            "{width}: {plain}"
+        );
+        assert!(!plain.contains('\x1b'), "{plain:?}");
+        assert_eq!(strip_colour(&map.to_text(width, true)), plain);
+    }
+}
+
+#[test]
+fn writing_replaces_the_file_and_leaves_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.html");
+    let report = fixtures::report();
+    Report::default().write(&path).unwrap();
+    report.write(&path).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), report.to_html());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_says_so_and_leaves_no_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let blocked = folder.path().join("report.html");
+    std::fs::create_dir(&blocked).unwrap();
+    assert!(Report::default().write(&blocked).is_err());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(
+        Report::default()
+            .write(&folder.path().join("missing/report.html"))
+            .is_err()
+    );
+    assert!(Report::default().write(Path::new("/")).is_err());
+}
+
+#[test]
+#[ignore = "writes target/report for a look at it"]
+fn draws_everything_for_a_look() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/report");
+    std::fs::create_dir_all(&folder).unwrap();
+    let report = fixtures::report();
+    report.write(&folder.join("report.html")).unwrap();
+    for (name, map) in [
+        ("short", &fixtures::induction_heads(12, 5)),
+        ("long", &fixtures::induction_heads(600, 512)),
+        ("256", &fixtures::induction_heads(256, 128)),
+    ] {
+        std::fs::write(
+            folder.join(format!("{name}.svg")),
+            map.to_svg(&SvgOptions::default()),
+        )
+        .unwrap();
+    }
+    let dark = SvgOptions {
+        theme: Theme::Dark,
+        width: 760.0,
+    };
+    std::fs::write(
+        folder.join("chart-dark.svg"),
+        report.figures[1].to_svg(&dark),
+    )
+    .unwrap();
+    std::fs::write(folder.join("map-dark.svg"), report.maps[1].to_svg(&dark)).unwrap();
+    for map in &report.maps {
+        println!("{}", map.to_text(90, true));
+    }
+}

@@ -1,0 +1,155 @@
+//! Text for people: escaping, what a token looks like in print, widths, wrapping, numbers.
+
+/// Escapes text for HTML and SVG, in content and in quoted attributes. Characters that XML forbids become `�`.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A token as one visible word: a space is `␣`, a line's end `⏎`, other controls their Unicode pictures.
+pub(super) fn printable(token: &str) -> String {
+    token.chars().map(visible).collect()
+}
+
+fn visible(c: char) -> char {
+    match c {
+        ' ' => '␣',
+        '\n' => '⏎',
+        '\t' => '⇥',
+        '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
+        '\x7f' => '␡',
+        // Marks that turn the direction of the text around would garble the whole line.
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// Columns that a character takes in a monospaced font: 0 for combining marks, 2 for East Asian and emoji, else 1.
+fn char_width(c: char) -> usize {
+    match c as u32 {
+        0x0300..=0x036f | 0x200b..=0x200d | 0x20d0..=0x20ff | 0xfe00..=0xfe0f => 0,
+        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f => {
+            2
+        }
+        0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
+/// Columns that a text takes in a monospaced font.
+pub(super) fn display_width(text: &str) -> usize {
+    text.chars().map(char_width).sum()
+}
+
+/// The text, cut to at most `columns` with `…` as the last one where something was cut.
+pub(super) fn truncate(text: &str, columns: usize) -> String {
+    if display_width(text) <= columns {
+        return text.to_string();
+    }
+    let mut out = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        used += char_width(c);
+        if used + 1 > columns {
+            break;
+        }
+        out.push(c);
+    }
+    if columns > 0 {
+        out.push('…');
+    }
+    out
+}
+
+/// Breaks a paragraph between words into lines of at most `columns` (a longer word stands alone).
+pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if display_width(line) + 1 + display_width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
+/// `value` with `decimals` digits and thousands set apart by commas; far from 1 in scientific form.
+pub(super) fn number(value: f64, decimals: usize) -> String {
+    if value != 0.0 && (value.abs() < 1e-4 || value.abs() >= 1e9) {
+        return format!("{value:.1e}").replace(".0e", "e");
+    }
+    let plain = format!("{:.*}", decimals, value.abs());
+    let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
+    let mut out = String::new();
+    if value < 0.0 && plain.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
+        out.push('−');
+    }
+    for (i, digit) in whole.chars().enumerate() {
+        if i > 0 && (whole.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if !fraction.is_empty() {
+        out.push('.');
+        out.push_str(fraction);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaping_leaves_no_markup_and_no_forbidden_character() {
+        assert_eq!(
+            escape("<a href=\"x\">&'\u{1}\n"),
+            "&lt;a href=&quot;x&quot;&gt;&amp;&#39;\u{fffd}\n"
+        );
+    }
+
+    #[test]
+    fn white_space_and_controls_become_visible() {
+        assert_eq!(printable(" a\n\t\u{1b}\u{202e}"), "␣a⏎⇥␛\u{fffd}");
+    }
+
+    #[test]
+    fn truncation_never_exceeds_its_columns() {
+        assert_eq!(truncate("serpens", 7), "serpens");
+        assert_eq!(truncate("serpens", 4), "ser…");
+        assert_eq!(truncate("蛇蛇蛇", 4), "蛇…");
+        assert_eq!(truncate("abc", 0), "");
+    }
+
+    #[test]
+    fn wrapping_keeps_every_word() {
+        let lines = wrap("a state is what is kept of the past", 10);
+        assert!(lines.iter().all(|line| line.len() <= 10));
+        assert_eq!(lines.join(" "), "a state is what is kept of the past");
+    }
+
+    #[test]
+    fn numbers_have_commas_a_true_minus_and_no_negative_zero() {
+        assert_eq!(number(65536.0, 0), "65,536");
+        assert_eq!(number(-1234.5, 1), "−1,234.5");
+        assert_eq!(number(-0.001, 1), "0.0");
+        assert_eq!(number(2e-7, 2), "2e-7");
+    }
+}

@@ -1,0 +1,117 @@
+//! From a model and a sequence to its selection map.
+
+use std::cell::RefCell;
+
+use serpens_core::{Device, Tensor};
+use serpens_data::InductionHeads;
+use serpens_nn::MambaLm;
+use serpens_nn::layers::{SelectionTrace, Sequence};
+
+use crate::Result;
+use crate::report::{LayerSelection, SelectionMap};
+
+/// A sequence to look at.
+pub(crate) struct Sample {
+    /// Token ids.
+    pub(crate) ids: Vec<u32>,
+    /// Their names.
+    pub(crate) names: Vec<String>,
+    /// Tokens that carry what the task asks for.
+    pub(crate) highlight: Vec<bool>,
+    /// What the sequence is.
+    pub(crate) about: String,
+}
+
+impl Sample {
+    /// Bytes of a text.
+    pub(crate) fn text(text: &str) -> Self {
+        let name = |byte: &u8| match byte {
+            b' '..=b'~' | b'\n' => char::from(*byte).to_string(),
+            other => format!("{other:02x}"),
+        };
+        Self {
+            ids: text.bytes().map(u32::from).collect(),
+            names: text.as_bytes().iter().map(name).collect(),
+            highlight: Vec::new(),
+            about: "the prompt".into(),
+        }
+    }
+
+    /// Token ids by number.
+    pub(crate) fn ids(ids: Vec<u32>) -> Self {
+        Self {
+            names: ids.iter().map(u32::to_string).collect(),
+            highlight: Vec::new(),
+            ids,
+            about: "the prompt".into(),
+        }
+    }
+
+    /// A sequence of the induction-heads task: the special token, what follows it, and the question at the end stand out.
+    pub(crate) fn induction(task: &InductionHeads, length: usize) -> Result<Self> {
+        let ids = task.evaluation_batch(1, length, 0)?.inputs;
+        let special = task.special();
+        let mut sample = Self::ids(ids);
+        sample.highlight = (0..length)
+            .map(|t| sample.ids[t] == special || (t > 0 && sample.ids[t - 1] == special))
+            .collect();
+        for (name, &id) in sample.names.iter_mut().zip(&sample.ids) {
+            if id == special {
+                *name = "S".into();
+            }
+        }
+        sample.about =
+            "an induction-heads sequence: S is the special token, and the answer follows it".into();
+        Ok(sample)
+    }
+}
+
+/// What the model's selective layers do with a sequence; `None` where it has none.
+pub(crate) fn selection_map(model: &MambaLm, sample: &Sample) -> Result<Option<SelectionMap>> {
+    let traces = RefCell::new(Vec::new());
+    let sequence = Sequence {
+        trace: Some(&traces),
+        ..Sequence::default()
+    };
+    let ids = Tensor::from_slice([1, sample.ids.len()], &sample.ids, Device::cpu())?;
+    model.hidden(&ids.into(), &sequence, None)?;
+    let traces = traces.into_inner();
+    if traces.is_empty() {
+        return Ok(None);
+    }
+    let layers = traces.iter().enumerate().map(|(i, trace)| LayerSelection {
+        name: format!("layer {}", i + 1),
+        delta: trace.delta.clone(),
+        channels: trace.channels,
+        retention: retention(trace),
+    });
+    Ok(Some(SelectionMap {
+        title: "Selection map".into(),
+        tokens: sample.names.clone(),
+        highlight: sample.highlight.clone(),
+        layers: layers.collect(),
+        caption: format!(
+            "For each token of {}: the step size Δ of every channel (large: the token enters the state; small: it is passed by), \
+             and how much of what entered is still there at the end, exp(A · the sum of all later Δ), averaged over the states.",
+            sample.about
+        ),
+    }))
+}
+
+/// exp(A Σ_(s > t) Δ_s) averaged over the states: (length, channels).
+fn retention(trace: &SelectionTrace) -> Vec<f32> {
+    let (channels, n) = (trace.channels, trace.d_state);
+    let mut retention = vec![0.0; trace.delta.len()];
+    let mut later = vec![0.0_f32; channels];
+    let rows = retention
+        .chunks_mut(channels)
+        .zip(trace.delta.chunks(channels));
+    for (row, delta) in rows.rev() {
+        for (e, value) in row.iter_mut().enumerate() {
+            let a = &trace.a[e * n..(e + 1) * n];
+            *value = a.iter().map(|a| (a * later[e]).exp()).sum::<f32>() / n as f32;
+            later[e] += delta[e];
+        }
+    }
+    retention
+}

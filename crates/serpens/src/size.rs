@@ -1,0 +1,51 @@
+//! Whether a model and its training fit the memory, told from their settings before anything is allocated.
+//!
+//! Everything is a lower bound, so that what is refused could never have been; in f64, as no product of sizes overflows it.
+
+use serpens_nn::MambaLmConfig;
+use serpens_nn::blocks::BlockConfig;
+use serpens_nn::layers::{DtRank, InnerConfig};
+
+use crate::machine;
+
+/// Values of all parameters, or somewhat fewer.
+pub(crate) fn parameters(config: &MambaLmConfig) -> f64 {
+    let d = config.d_model as f64;
+    let inner = d * expand(&config.block);
+    let (projections, d_conv) = match &config.block {
+        BlockConfig::Mamba(block) => (3.0, block.d_conv),
+        BlockConfig::H3(block) => (4.0, block.d_conv),
+        BlockConfig::Plain(_) => (2.0, 0),
+    };
+    let (d_state, rank) = match config.block.inner() {
+        InnerConfig::S6(ssm) => match ssm.dt_rank {
+            DtRank::Fixed(rank) if ssm.selective_dt => (ssm.d_state, rank),
+            _ => (ssm.d_state, 0),
+        },
+        InnerConfig::S4d(ssm) => (ssm.d_state, 0),
+    };
+    let per_channel = projections * d + d_conv as f64 + d_state as f64 + 2.0 * rank as f64;
+    let tables = if config.tie_embeddings { 1.0 } else { 2.0 };
+    config.n_layer as f64 * inner * per_channel + tables * config.vocab_size as f64 * d
+}
+
+/// Values that a training step keeps for the gradients of this many tokens, or fewer.
+pub(crate) fn activations(config: &MambaLmConfig, tokens: f64) -> f64 {
+    let d = config.d_model as f64;
+    let layer = d * (1.0 + expand(&config.block));
+    tokens * (config.n_layer as f64 * layer + config.vocab_size as f64)
+}
+
+fn expand(block: &BlockConfig) -> f64 {
+    let expand = match block {
+        BlockConfig::Mamba(block) => block.expand,
+        BlockConfig::H3(block) => block.expand,
+        BlockConfig::Plain(block) => block.expand,
+    };
+    expand as f64
+}
+
+/// Whether this many bytes fit the machine; true where the system does not tell its memory.
+pub(crate) fn fits(bytes: f64) -> bool {
+    machine::memory().is_none_or(|memory| bytes <= memory as f64)
+}

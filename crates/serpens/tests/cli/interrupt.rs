@@ -1,0 +1,127 @@
+//! Ctrl-C and going on.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::support::{Place, Ran, TINY, assert_same_file, files, with_settings};
+
+/// Starts a run, sends SIGINT once `event` was told, and waits for its end.
+fn interrupt_at(place: &Place, args: &[&str], event: &str) -> Ran {
+    let mut child = place
+        .command(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    let seen = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.contains(event));
+    assert!(seen, "{event} was never told");
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.expect("kill is there").success());
+    lines.for_each(drop); // a full pipe would hold the run up
+    Ran::new(args, child.wait_with_output().expect("the command ends"))
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_model() {
+    let place = Place::new();
+    // More lines than a pipe holds: the run cannot end before the signal is sent, and the reading goes on after it.
+    let long = ["--steps", "600", "--set", "train.checkpoint_every=0"];
+    let whole = [&long[..], &["--quiet", "--name", "whole"]].concat();
+    place.train(&whole).succeeds();
+    // In the first model, and in the twin of a run that has the twin's name.
+    for (name, hinted, event) in [
+        ("a cut", "'runs/a cut'", "\"step\":5,"),
+        ("twin", "runs/twin", "\"model\":\"S4D\""),
+    ] {
+        let more = [&long[..], &["--json", "--name", name]].concat();
+        let args = with_settings(&["train", "induction-heads"], TINY, &more);
+        let ran = interrupt_at(&place, &args, event);
+        let hint = format!("serpens train --resume {hinted}\n");
+        ran.fails(130, &["interrupted after step", &hint]);
+        assert!(!place.path(&format!("runs/{name}/report.html")).exists());
+        place
+            .run(&["train", "--quiet", "--resume", &format!("runs/{name}")])
+            .succeeds();
+        for file in ["model/model.safetensors", "twin/model/model.safetensors"] {
+            assert_same_file(
+                &place.path(&format!("runs/whole/{file}")),
+                &place.path(&format!("runs/{name}/{file}")),
+            );
+        }
+        assert!(place.path(&format!("runs/{name}/report.html")).exists());
+        let metrics =
+            fs::read_to_string(place.path(&format!("runs/{name}/metrics.jsonl"))).unwrap();
+        assert_eq!(metrics.lines().count(), 600, "every step is told once");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_is_heard_while_models_are_tested() {
+    let place = Place::new();
+    let lengths = format!("evaluate.lengths={:?}", vec![4096; 2000]);
+    let more = ["--json", "--name", "cut", "--set", &lengths];
+    let args = with_settings(&["train", "induction-heads"], TINY, &more);
+    // The last event before the tests: the twin's checkpoint of the last step.
+    let ran = interrupt_at(&place, &args, "twin/checkpoints/step-0000004");
+    ran.fails(130, &["interrupted", "--resume runs/cut"]);
+    assert!(place.path("runs/cut/model/model.safetensors").exists());
+}
+
+#[test]
+fn a_finished_run_is_tested_and_reported_again() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let weights = || files(&place.path("runs/a/model"));
+    let before = weights();
+    fs::remove_file(place.path("runs/a/report.html")).unwrap();
+    let ran = place.run(&["train", "--resume", "a"]).succeeds();
+    assert!(ran.stdout.contains("Trained at length 16"));
+    assert!(place.path("runs/a/report.html").exists());
+    assert!(before == weights());
+}
+
+#[test]
+fn a_finished_run_goes_on_when_given_more_steps() {
+    let place = Place::new();
+    let constant = ["--quiet", "--set", "train.schedule=constant"];
+    place
+        .train(&[&constant[..], &["--name", "a"]].concat())
+        .succeeds();
+    place
+        .train(&[&constant[..], &["--name", "b", "--steps", "6"]].concat())
+        .succeeds();
+    place
+        .run(&["train", "--quiet", "--resume", "a", "--steps", "6"])
+        .succeeds();
+    for file in [
+        "config.toml",
+        "model/model.safetensors",
+        "twin/model/model.safetensors",
+    ] {
+        assert_same_file(
+            &place.path(&format!("runs/a/{file}")),
+            &place.path(&format!("runs/b/{file}")),
+        );
+    }
+}
+
+#[test]
+fn a_model_that_was_saved_in_part_is_saved_again() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let weights = place.path("runs/a/model/model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    fs::remove_file(&weights).unwrap();
+    place.run(&["train", "--quiet", "--resume", "a"]).succeeds();
+    assert!(before == fs::read(&weights).unwrap());
+}

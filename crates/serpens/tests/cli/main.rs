@@ -1,0 +1,9 @@
+//! The command from outside: what it prints, where, with which exit code, and what it leaves on disk.
+
+mod damage;
+mod interrupt;
+mod models;
+mod output;
+mod refusals;
+mod support;
+mod training;

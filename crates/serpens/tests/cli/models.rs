@@ -1,0 +1,184 @@
+//! `serpens generate`, `inspect`, `recipes` and `doctor`.
+
+use std::fs;
+
+use crate::support::{Place, Ran};
+
+#[test]
+fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
+    let place = Place::new();
+    let ran = place.train_text(&["--name", "a"]).succeeds();
+    assert!(
+        ran.stdout.contains("Bits per byte on held-out text"),
+        "{}",
+        ran.stdout
+    );
+    let metrics = fs::read_to_string(place.path("runs/a/metrics.jsonl")).unwrap();
+    assert_eq!(
+        metrics.matches("bits_per_byte").count(),
+        2,
+        "at steps 2 and 3"
+    );
+
+    let generate = |more: &[&str]| -> Ran {
+        let start = [
+            "generate", "--model", "runs/a", "--prompt", "the ", "--tokens", "40",
+        ];
+        place.run(&[&start[..], more].concat()).succeeds()
+    };
+    let text = generate(&[]).stdout;
+    assert!(text.starts_with("the "));
+    assert_eq!(text, generate(&["--seed", "0"]).stdout);
+    assert_ne!(text, generate(&["--seed", "1"]).stdout);
+    let greedy = generate(&["--temperature", "0"]).stdout;
+    assert_eq!(
+        greedy,
+        generate(&["--temperature", "0", "--seed", "1"]).stdout
+    );
+    let json = generate(&["--json"]).json_lines();
+    assert_eq!(json.len(), 1);
+    assert_eq!(
+        (&json[0]["prompt"], &json[0]["tokens"]),
+        (&"the ".into(), &40.into())
+    );
+    assert_eq!(text, format!("the {}\n", json[0]["text"].as_str().unwrap()));
+    let direct = [
+        "generate",
+        "--model",
+        "runs/a/model",
+        "--prompt",
+        "the ",
+        "--tokens",
+        "40",
+    ];
+    assert_eq!(text, place.run(&direct).succeeds().stdout);
+    assert_eq!(
+        place
+            .run(&["generate", "--model", "runs/a", "--tokens", "0"])
+            .succeeds()
+            .stdout,
+        "\n\n"
+    );
+
+    let cases = [
+        ["--prompt", ""],
+        ["--temperature", "-1"],
+        ["--temperature", "nan"],
+        ["--top-p", "0"],
+        ["--top-p", "2"],
+    ];
+    for case in cases {
+        let value = format!("{}={}", case[0], case[1]);
+        let name = case[0].trim_start_matches("--");
+        let ran = place.run(&["generate", "--model", "runs/a", &value]);
+        ran.is_refused(2, &[name]);
+    }
+
+    let map = place
+        .run(&["inspect", "--model", "runs/a", "--prompt", "the snake"])
+        .succeeds();
+    assert!(map.stdout.contains("layer 1"), "{}", map.stdout);
+    place
+        .run(&["inspect", "--model", "runs/a"])
+        .is_refused(2, &["--prompt"]);
+    place
+        .run(&["inspect", "--model", "runs/a", "--prompt", ""])
+        .is_refused(2, &["--prompt"]);
+}
+
+#[test]
+fn a_model_of_a_task_is_inspected_and_writes_no_text() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    place
+        .run(&["generate", "--model", "runs/a"])
+        .is_refused(1, &["runs/a/model", "16 tokens", "256"]);
+
+    let inspect =
+        |more: &[&str]| place.run(&[&["inspect", "--model", "runs/a"][..], more].concat());
+    let text = inspect(&[]).succeeds().stdout;
+    assert!(
+        text.contains("layer 1") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    let json = inspect(&["--json"]).succeeds().json_lines();
+    assert_eq!(json.len(), 1);
+    assert_eq!(json[0]["tokens"].as_array().unwrap().len(), 64);
+    assert_eq!(json[0]["layers"].as_array().unwrap().len(), 1);
+    let json = inspect(&["--json", "--prompt", "3 1 15 2"])
+        .succeeds()
+        .json_lines();
+    assert_eq!(json[0]["tokens"], serde_json::json!(["3", "1", "15", "2"]));
+
+    assert_eq!(inspect(&["--out", "x.svg"]).succeeds().stdout, "");
+    assert!(
+        fs::read_to_string(place.path("x.svg"))
+            .unwrap()
+            .starts_with("<svg")
+    );
+    inspect(&["--out", "x.html"]).succeeds();
+    assert!(
+        fs::read_to_string(place.path("x.html"))
+            .unwrap()
+            .contains("</html>")
+    );
+
+    inspect(&["--out", "x.png"]).is_refused(2, &["--out", "x.png", ".svg or .html"]);
+    inspect(&["--out", "none/x.svg"]).is_refused(1, &["cannot write none/x.svg"]);
+    for prompt in ["99", "-1", "word", " "] {
+        let prompt = format!("--prompt={prompt}");
+        inspect(&[&prompt]).is_refused(2, &["--prompt"]);
+    }
+    let twin = ["inspect", "--model", "runs/a/twin", "--prompt", "1 2"];
+    place
+        .run(&twin)
+        .is_refused(1, &["runs/a/twin/model", "no selective layers"]);
+}
+
+#[test]
+fn recipes_are_listed_and_shown_as_they_can_be_used() {
+    let place = Place::new();
+    let list = place.run(&["recipes"]).succeeds().stdout;
+    for name in [
+        "induction-heads",
+        "induction-heads-short",
+        "selective-copying",
+        "text",
+    ] {
+        assert!(
+            list.lines()
+                .any(|line| line.split(' ').next() == Some(name)),
+            "{list}"
+        );
+        let shown = place.run(&["recipes", "show", name]).succeeds().stdout;
+        assert!(shown.contains("[train]"), "{shown}");
+    }
+    let recipe = place
+        .run(&["recipes", "show", "induction-heads"])
+        .succeeds()
+        .stdout;
+    place.write("mine.toml", recipe);
+    let args = crate::support::with_settings(
+        &["train", "--recipe", "mine.toml", "--quiet"],
+        crate::support::TINY,
+        &[],
+    );
+    place.run(&args).succeeds();
+}
+
+#[test]
+fn the_doctor_speaks_to_people_and_programs() {
+    let place = Place::new();
+    let text = place.run(&["doctor"]).succeeds().stdout;
+    assert!(
+        text.contains("cores") && text.contains("memory reading"),
+        "{text}"
+    );
+    let json = place
+        .run(&["doctor", "--json", "--threads", "1"])
+        .succeeds()
+        .json_lines();
+    assert_eq!(json.len(), 1);
+    assert_eq!(json[0]["threads"], 1);
+    assert!(json[0]["memory_read_gb_per_s"].as_f64().unwrap() > 0.0);
+}

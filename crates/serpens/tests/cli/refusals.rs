@@ -1,0 +1,239 @@
+//! Requests that are refused before anything has begun.
+
+use std::fs;
+
+use crate::support::Place;
+
+#[test]
+fn data_that_cannot_be_read_is_refused_in_one_line() {
+    let place = Place::new();
+    place.write("empty.txt", "");
+    place.write("short.txt", "0123456789");
+    fs::create_dir(place.path("nothing")).unwrap();
+    let cases = [
+        ("missing.txt", "does not exist"),
+        ("empty.txt", "is empty"),
+        ("nothing", "holds no file"),
+        ("none/*.txt", "matches no file"),
+        ("/dev/null", "neither a file nor a folder"),
+        ("/proc/self/mem", "/proc/self/mem"),
+        ("short.txt", "the training part has 9 bytes"),
+    ];
+    for (data, words) in cases {
+        let ran = place.run(&["train", "text", "--data", data]);
+        ran.is_refused(1, &[words]);
+    }
+    place.run(&["train", "text"]).is_refused(2, &["--data"]);
+    place
+        .run(&["train", "text", "--data", "["])
+        .is_refused(2, &["malformed"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn data_for_a_task_without_text_is_refused() {
+    let place = Place::new();
+    place.text();
+    let ran = place.run(&["train", "--data", "text.txt"]);
+    ran.is_refused(2, &["--data", "induction-heads", "train text"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn a_misspelt_key_is_answered_with_the_nearest() {
+    let place = Place::new();
+    let ran = place.run(&["train", "--set", "train.setps=5"]);
+    ran.is_refused(2, &["--set train.setps=5", "\"setps\"", "\"steps\""]);
+    let ran = place.run(&["train", "--set", "model.block.kind=mambo"]);
+    ran.is_refused(2, &["\"mambo\"", "\"mamba\""]);
+    let recipe = place.run(&["recipes", "show", "text"]).succeeds().stdout;
+    let line = recipe
+        .lines()
+        .position(|line| line.starts_with("d_model"))
+        .unwrap()
+        + 1;
+    place.write("mine.toml", recipe.replace("d_model", "d_modle"));
+    let ran = place.run(&["train", "--recipe", "mine.toml"]);
+    ran.is_refused(
+        2,
+        &[
+            &format!("mine.toml, line {line}"),
+            "\"d_modle\"",
+            "\"d_model\"",
+        ],
+    );
+    place
+        .run(&["train", "txet"])
+        .is_refused(2, &["\"txet\"", "\"text\""]);
+    place
+        .run(&["recipes", "show", "txet"])
+        .is_refused(2, &["\"txet\"", "\"text\""]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn a_recipe_that_cannot_be_read_is_refused() {
+    let place = Place::new();
+    place.write("broken.toml", "seed = 0\n[task\n");
+    place.write("binary.toml", [0xff, 0xfe, 0x00]);
+    place.write("empty.toml", "");
+    place
+        .run(&["train", "--recipe", "missing.toml"])
+        .is_refused(1, &["missing.toml"]);
+    place
+        .run(&["train", "--recipe", "binary.toml"])
+        .is_refused(1, &["binary.toml"]);
+    place
+        .run(&["train", "--recipe", "."])
+        .is_refused(1, &["cannot read ."]);
+    place
+        .run(&["train", "--recipe", "broken.toml"])
+        .is_refused(2, &["broken.toml, line 2"]);
+    place
+        .run(&["train", "--recipe", "empty.toml"])
+        .is_refused(2, &["empty.toml", "task"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn impossible_settings_are_refused_and_leave_no_folder() {
+    let place = Place::new();
+    let cases = [
+        ("model.d_model=0", "d_model"),
+        ("model.d_model=-8", "-8"),
+        ("model.d_model=8.5", "8.5"),
+        ("model.d_model=10000000", "memory"),
+        ("model.d_model=9223372036854775807", "memory"),
+        ("model.d_model=99999999999999999999999", "d_model"),
+        ("model.n_layer=9223372036854775807", "memory"),
+        ("model.vocab_size=0", "vocab_size"),
+        ("model.vocab_size=8", "vocab_size"),
+        ("model.norm_eps=nan", "norm_eps"),
+        ("twin.dt={min=-1, max=0.1, floor=1e-4}", "log_dt"),
+        ("model.block.inner.d_state=0", "d_state"),
+        ("model.block.inner.d_state=1000", "d_state"),
+        ("model.block.inner.dt_rank=1000000000000", "memory"),
+        ("model.block.expand=0", "expand"),
+        ("model.block.expand=1000000000", "memory"),
+        ("model.block.d_conv=0", "d_conv"),
+        ("model.block.d_conv=1000000000000", "memory"),
+        ("twin.d_state=0", "d_state"),
+        ("task.batch=0", "batch"),
+        ("task.batch=9223372036854775807", "batch"),
+        ("task.batch=5000000", "memory"),
+        ("task.vocab=2", "vocab"),
+        ("task.lengths=[]", "lengths"),
+        ("task.lengths=[2]", "length"),
+        ("task.lengths=16", "16"),
+        ("train.steps=-1", "-1"),
+        ("train.accumulation=0", "accumulation"),
+        ("train.log_every=0", "log_every"),
+        ("train.keep=0", "keep"),
+        ("train.min_lr=nan", "min_lr"),
+        ("train.min_lr=-1", "min_lr"),
+        ("train.optimizer.lr=0", "lr"),
+        ("train.optimizer.lr=nan", "lr"),
+        ("train.optimizer.lr=-0.1", "lr"),
+        ("train.optimizer.beta1=1", "beta1"),
+        ("train.optimizer.eps=-1", "eps"),
+        ("train.optimizer.clip=-1", "clip"),
+        ("evaluate.lengths=[2]", "length"),
+        ("evaluate.lengths=[9223372036854775807]", "length"),
+        ("evaluate.samples=0", "samples"),
+        ("evaluate.rows=0", "rows"),
+        ("evaluate.chunk=0", "chunk"),
+        ("seed=-1", "-1"),
+        ("seed", "KEY=VALUE"),
+        ("=1", "key"),
+        ("train.steps.more=1", "table"),
+    ];
+    for (setting, word) in cases {
+        // What is not refused must at least end soon.
+        let short = ["train", "--steps", "1", "--set", "evaluate.lengths=[16]"];
+        let ran = place.run(&[&short[..], &["--set", setting]].concat());
+        ran.is_refused(2, &[word]);
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn impossible_settings_of_a_text_task_are_refused() {
+    let place = Place::new();
+    place.text();
+    let cases = [
+        ("task.batch=0", "batch"),
+        ("task.length=0", "length"),
+        ("task.validation=2", "validation"),
+        ("task.validation=-0.5", "validation"),
+        ("task.validation=nan", "validation"),
+        ("task.prompt=''", "prompt"),
+        ("model.vocab_size=100", "vocab_size"),
+        ("model.vocab_size=300", "vocab_size"),
+    ];
+    for (setting, word) in cases {
+        let ran = place.run(&["train", "text", "--data", "text.txt", "--set", setting]);
+        ran.is_refused(2, &[word]);
+    }
+    for setting in ["task.validation=0", "task.validation=1"] {
+        let ran = place.run(&["train", "text", "--data", "text.txt", "--set", setting]);
+        ran.is_refused(1, &["part has 0 bytes"]);
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn options_that_contradict_or_cannot_be_are_refused() {
+    let place = Place::new();
+    place
+        .run(&["train", "--threads", "0"])
+        .is_refused(2, &["--threads"]);
+    place
+        .run(&["doctor", "--threads", "0"])
+        .is_refused(2, &["--threads"]);
+    place
+        .run(&["doctor", "--threads", "100000"])
+        .is_refused(2, &["--threads", "1024"]);
+    for name in ["", ".", "..", "a/b", "/abs"] {
+        place
+            .run(&["train", "--name", name])
+            .is_refused(2, &["--name"]);
+    }
+    // The parser's own refusals also say how the command is used, below their first line.
+    let cases: [&[&str]; 8] = [
+        &["train", "--stesp", "5"],
+        &["train", "--steps", "-1"],
+        &["train", "--steps", "many"],
+        &["train", "--json", "--quiet"],
+        &["train", "text", "--resume", "x"],
+        &["train", "text", "--recipe", "x.toml"],
+        &["generate"],
+        &["tarin"],
+    ];
+    for args in cases {
+        let ran = place.run(args);
+        assert_eq!(ran.code, Some(2), "{args:?}\n{}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "");
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_refused() {
+    let place = Place::new();
+    place.write("file", "kept");
+    place
+        .train(&["--out", "file/x"])
+        .is_refused(1, &["cannot write file/x"]);
+    place
+        .train(&["--out", "file"])
+        .is_refused(1, &["cannot write file"]);
+    assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "kept");
+    if cfg!(target_os = "linux") {
+        place
+            .train(&["--out", "/proc/x"])
+            .is_refused(1, &["cannot write /proc/x"]);
+    } else {
+        println!("skipped: /proc, where nobody can make a folder, is Linux's");
+    }
+}

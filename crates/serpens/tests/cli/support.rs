@@ -1,0 +1,214 @@
+//! Running the command, and looking at what came of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Induction heads so small that a run takes a fraction of a second.
+pub const TINY: &[&str] = &[
+    "model.d_model=8",
+    "model.n_layer=1",
+    "model.block.inner.d_state=4",
+    "twin.d_state=4",
+    "task.batch=2",
+    "task.lengths=[16]",
+    "train.steps=4",
+    "train.warmup=0",
+    "train.log_every=1",
+    "train.checkpoint_every=2",
+    "evaluate.lengths=[16, 32]",
+    "evaluate.samples=4",
+    "evaluate.rows=2",
+];
+
+/// A byte model of the same size.
+pub const TINY_TEXT: &[&str] = &[
+    "model.d_model=8",
+    "model.n_layer=1",
+    "model.block.inner.d_state=4",
+    "task.batch=2",
+    "task.length=16",
+    "train.steps=3",
+    "train.warmup=0",
+    "train.log_every=1",
+    "train.eval_every=2",
+    "train.checkpoint_every=2",
+];
+
+/// A folder of its own for a test.
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a temporary folder can be made"),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("the temporary folder can be written");
+        path
+    }
+
+    /// A text of 4 kB.
+    pub fn text(&self) -> PathBuf {
+        self.write(
+            "text.txt",
+            "the snake eats its tail, and again. ".repeat(114),
+        )
+    }
+
+    /// The command in this folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_serpens"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        let output = self.command(args).output().expect("the command starts");
+        Ran::new(args, output)
+    }
+
+    /// `serpens train induction-heads`, tiny, with more arguments.
+    pub fn train(&self, args: &[&str]) -> Ran {
+        self.run(&with_settings(&["train", "induction-heads"], TINY, args))
+    }
+
+    /// `serpens train text`, tiny, on [`Place::text`], with more arguments.
+    pub fn train_text(&self, args: &[&str]) -> Ran {
+        self.text();
+        let start = ["train", "text", "--data", "text.txt"];
+        self.run(&with_settings(&start, TINY_TEXT, args))
+    }
+
+    pub fn json(&self, name: &str) -> serde_json::Value {
+        let text = fs::read_to_string(self.path(name)).expect("the file is there");
+        serde_json::from_str(&text).expect("the file is JSON")
+    }
+}
+
+/// The arguments of a command with `--set` before each setting.
+pub fn with_settings<'a>(
+    start: &[&'a str],
+    settings: &[&'a str],
+    more: &[&'a str],
+) -> Vec<&'a str> {
+    let mut args = start.to_vec();
+    args.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    args.extend(more);
+    args
+}
+
+/// What came of a command.
+pub struct Ran {
+    args: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn new(args: &[&str], output: Output) -> Self {
+        Self {
+            args: args.join(" "),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.args, self.stderr);
+        assert!(
+            !self.stderr.contains("error"),
+            "{}\n{}",
+            self.args,
+            self.stderr
+        );
+        self
+    }
+
+    /// Fails with this exit code, and a single line of error that holds these words.
+    #[track_caller]
+    pub fn fails(&self, code: i32, words: &[&str]) {
+        let context = format!("{}\n{:?}\n{}", self.args, self.code, self.stderr);
+        assert_eq!(self.code, Some(code), "{context}");
+        assert!(!self.stderr.contains("panicked"), "{context}");
+        let from = self
+            .stderr
+            .find("error: ")
+            .unwrap_or_else(|| panic!("{context}"));
+        assert!(
+            from == 0 || self.stderr[..from].ends_with('\n'),
+            "{context}"
+        );
+        assert_eq!(self.stderr[from..].lines().count(), 1, "{context}");
+        for word in words {
+            assert!(
+                self.stderr[from..].contains(word),
+                "{word:?} is not in: {context}"
+            );
+        }
+    }
+
+    /// As [`Ran::fails`], and the error is all there is on standard error: nothing had begun.
+    #[track_caller]
+    pub fn is_refused(&self, code: i32, words: &[&str]) {
+        self.fails(code, words);
+        assert_eq!(
+            self.stderr.lines().count(),
+            1,
+            "{}\n{}",
+            self.args,
+            self.stderr
+        );
+        assert_eq!(self.stdout, "", "{}", self.args);
+    }
+
+    /// Standard output as lines of JSON, and nothing else.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<serde_json::Value> {
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// All files under a folder with their bytes.
+pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("the folder is there") {
+        let path = entry.expect("the folder can be read").path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push((path.clone(), fs::read(&path).expect("the file can be read"))),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[track_caller]
+pub fn assert_same_file(a: &Path, b: &Path) {
+    let read = |path: &Path| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(
+        read(a) == read(b),
+        "{} and {} differ",
+        a.display(),
+        b.display()
+    );
+}

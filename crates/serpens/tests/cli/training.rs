@@ -1,0 +1,244 @@
+//! `serpens train`: what a run prints and leaves behind.
+
+use std::fs;
+
+use crate::support::{Place, assert_same_file, files};
+
+#[test]
+fn a_run_leaves_its_settings_metrics_checkpoints_models_and_report() {
+    let place = Place::new();
+    let ran = place.train(&[]).succeeds();
+    for words in ["length", "S6", "S4D", "16", "32", "Trained at length 16"] {
+        assert!(
+            ran.stdout.contains(words),
+            "{words:?} is not in:\n{}",
+            ran.stdout
+        );
+    }
+    let run = "runs/induction-heads-1";
+    for folder in [run.to_owned(), format!("{run}/twin")] {
+        let files = [
+            "metrics.jsonl",
+            "checkpoints/step-0000002/state.json",
+            "checkpoints/step-0000004/optimizer.safetensors",
+            "model/model.safetensors",
+        ];
+        for file in files {
+            assert!(
+                place.path(&format!("{folder}/{file}")).is_file(),
+                "{folder}/{file}"
+            );
+        }
+        place.json(&format!("{folder}/model/config.json"));
+        let metrics = fs::read_to_string(place.path(&format!("{folder}/metrics.jsonl"))).unwrap();
+        assert_eq!(metrics.lines().count(), 4);
+        for line in metrics.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(value["loss"].as_f64().unwrap().is_finite());
+        }
+    }
+    for (path, _) in files(&place.path(run)) {
+        let name = path
+            .strip_prefix(place.path(run))
+            .unwrap()
+            .display()
+            .to_string();
+        let left = name.contains(".tmp") || name.contains("unfinished");
+        assert!(!left, "{name} was left behind");
+    }
+    let second = place.train(&["--quiet"]).succeeds();
+    assert_eq!(second.stderr, "");
+    assert!(second.stdout.contains("runs/induction-heads-2/report.html"));
+    let settings =
+        |n: u32| fs::read(place.path(&format!("runs/induction-heads-{n}/config.toml"))).unwrap();
+    assert_eq!(settings(1), settings(2));
+    assert_same_file(
+        &place.path("runs/induction-heads-1/model/model.safetensors"),
+        &place.path("runs/induction-heads-2/model/model.safetensors"),
+    );
+}
+
+#[test]
+fn the_settings_of_a_run_are_a_recipe_for_the_same_run() {
+    let place = Place::new();
+    place
+        .train(&["--quiet", "--name", "first", "--seed", "7"])
+        .succeeds();
+    let again = [
+        "train",
+        "--quiet",
+        "--recipe",
+        "runs/first/config.toml",
+        "--name",
+        "second",
+    ];
+    place.run(&again).succeeds();
+    assert_same_file(
+        &place.path("runs/first/twin/model/model.safetensors"),
+        &place.path("runs/second/twin/model/model.safetensors"),
+    );
+    place
+        .train(&["--quiet", "--name", "third", "--seed", "8"])
+        .succeeds();
+    let weights =
+        |name: &str| fs::read(place.path(&format!("runs/{name}/model/model.safetensors"))).unwrap();
+    assert!(
+        weights("first") != weights("third"),
+        "another seed gives another model"
+    );
+}
+
+#[test]
+fn the_report_needs_nothing_from_elsewhere() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let page = fs::read_to_string(place.path("runs/a/report.html")).unwrap();
+    let page = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    for word in ["http://", "https://", "src=", "@import", "<link", "NaN"] {
+        assert!(!page.contains(word), "the report holds {word:?}");
+    }
+    for word in [
+        "<svg",
+        "What S6 selects",
+        "Accuracy against length",
+        "d_model = 8",
+    ] {
+        assert!(page.contains(word), "the report lacks {word:?}");
+    }
+}
+
+#[test]
+fn json_is_all_there_is_on_standard_output() {
+    let place = Place::new();
+    let ran = place.train(&["--json", "--name", "a"]).succeeds();
+    let lines = ran.json_lines();
+    let events: Vec<&str> = lines
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    let one = [
+        "started",
+        "stepped",
+        "stepped",
+        "checkpointed",
+        "stepped",
+        "stepped",
+        "checkpointed",
+    ];
+    assert_eq!(events, [&one[..], &one[..], &["finished"]].concat());
+    assert_eq!(lines.last().unwrap()["table"]["header"][0], "length");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_name_is_given_once() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "mine"]).succeeds();
+    let before = files(&place.path("runs"));
+    let ran = place.train(&["--name", "mine"]);
+    ran.is_refused(2, &["mine is there already", "--name", "--resume"]);
+    assert!(before == files(&place.path("runs")));
+}
+
+#[test]
+fn selective_copying_trains_too() {
+    let place = Place::new();
+    let settings = [
+        "model.d_model=8",
+        "model.n_layer=1",
+        "task.batch=2",
+        "task.length=16",
+        "task.data_tokens=2",
+        "train.steps=2",
+        "train.warmup=0",
+        "evaluate.samples=2",
+    ];
+    let args = crate::support::with_settings(&["train", "selective-copying"], &settings, &[]);
+    let ran = place.run(&args).succeeds();
+    assert!(ran.stdout.contains("Answers right"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_run_tested_no_further_than_trained_claims_no_more() {
+    let place = Place::new();
+    let ran = place
+        .train(&["--quiet", "--set", "evaluate.lengths=[16]"])
+        .succeeds();
+    assert!(ran.stdout.contains("within it"), "{}", ran.stdout);
+    let ran = place
+        .train(&["--quiet", "--set", "evaluate.lengths=[]"])
+        .succeeds();
+    assert!(!ran.stdout.contains("right"), "{}", ran.stdout);
+}
+
+#[test]
+fn an_evaluation_that_is_no_number_ends_the_run() {
+    let place = Place::new();
+    let absurd = [
+        "--set",
+        "train.optimizer.lr=1e30",
+        "--set",
+        "train.optimizer.clip=0",
+        "--steps",
+        "1",
+    ];
+    let ran = place.train_text(&[&absurd[..], &["--name", "bad"]].concat());
+    ran.fails(1, &["bits_per_byte is NaN at step 1"]);
+    assert!(!place.path("runs/bad/model").exists());
+}
+
+#[test]
+fn a_run_of_no_steps_saves_the_model_as_it_began() {
+    let place = Place::new();
+    place
+        .train(&["--quiet", "--steps", "0", "--name", "a"])
+        .succeeds();
+    assert!(place.path("runs/a/model/model.safetensors").is_file());
+    assert!(place.path("runs/a/report.html").is_file());
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_the_model() {
+    let place = Place::new();
+    place
+        .train(&["--quiet", "--name", "many", "--threads", "3"])
+        .succeeds();
+    place
+        .train(&["--quiet", "--name", "one", "--threads", "1"])
+        .succeeds();
+    for file in ["model/model.safetensors", "twin/model/model.safetensors"] {
+        assert_same_file(
+            &place.path(&format!("runs/many/{file}")),
+            &place.path(&format!("runs/one/{file}")),
+        );
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "good"]).succeeds();
+    let absurd = [
+        "--set",
+        "train.optimizer.lr=1e30",
+        "--set",
+        "train.optimizer.clip=0",
+        "--set",
+        "train.checkpoint_every=1",
+        "--steps",
+        "50",
+        "--name",
+        "bad",
+    ];
+    let ran = place.train(&absurd);
+    ran.fails(1, &[" at step ", "learning rate"]);
+    let checkpoint = place.path("runs/bad/checkpoints/step-0000001");
+    assert!(checkpoint.join("state.json").is_file());
+    assert!(!place.path("runs/bad/model").exists());
+    let before = files(&checkpoint);
+    // Going on meets the same loss, and still leaves the checkpoint.
+    place
+        .run(&["train", "--resume", "bad"])
+        .fails(1, &[" at step "]);
+    assert!(before == files(&checkpoint));
+}
