@@ -35,11 +35,16 @@ pub enum Command {
     Recipes(RecipesArgs),
 }
 
+/// Numbers that a recipe's TOML can hold.
+fn whole_number() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(..=i64::MAX as u64)
+}
+
 /// Arguments of `serpens train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// The built-in recipe: induction-heads, selective-copying, text, …
-    #[arg(default_value = "induction-heads")]
+    #[arg(value_name = "RECIPE", default_value = "induction-heads")]
     pub recipe_name: String,
     /// A recipe of your own instead.
     #[arg(long, value_name = "FILE", conflicts_with = "recipe_name")]
@@ -51,10 +56,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Another seed, another run.
-    #[arg(long)]
+    #[arg(long, value_parser = whole_number())]
     pub seed: Option<u64>,
     /// Steps of the optimiser.
-    #[arg(long)]
+    #[arg(long, value_parser = whole_number())]
     pub steps: Option<u64>,
     /// The run's name; its folder must not exist yet.
     #[arg(long)]

@@ -35,11 +35,13 @@ pub enum Error {
         /// The most similar one there is.
         nearest: String,
     },
-    /// A key that no recipe has.
-    #[error("{origin}: unknown key {key:?}; did you mean {nearest:?}?")]
+    /// A key that no recipe has, or a name that its key does not take.
+    #[error("{origin}: unknown {what} {key:?}; did you mean {nearest:?}?")]
     UnknownKey {
         /// The file and line, or the option.
         origin: String,
+        /// `key` or `value`.
+        what: &'static str,
         /// The key.
         key: String,
         /// The most similar one there is.
@@ -68,10 +70,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no model where one was expected.
-    #[error("{} holds no model (neither config.json nor model/config.json is there): give the folder of a finished run", path.display())]
+    #[error("{} holds no model: {reason}", path.display())]
     NoModel {
         /// The folder.
         path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
     },
     /// A model that the command cannot work with.
     #[error("{}: {reason}", path.display())]

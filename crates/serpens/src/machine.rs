@@ -35,9 +35,15 @@ pub(crate) fn processor() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Bytes of main memory where the system tells them.
+/// Bytes of main memory that this process may use, where the system tells them: the machine's, or a container's share.
 pub(crate) fn memory() -> Option<u64> {
-    status_value("/proc/meminfo", "MemTotal:")
+    let machine = status_value("/proc/meminfo", "MemTotal:");
+    let shares = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let share = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
+    shares.into_iter().filter_map(share).chain(machine).min()
 }
 
 /// The most bytes that this process has had in main memory, where the system tells them.

@@ -41,3 +41,29 @@ pub(crate) fn shell_word(text: &str) -> String {
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
+
+/// The command as it was given.
+pub(crate) fn command_line() -> String {
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| shell_word(&word.to_string_lossy()));
+    let words: Vec<String> = std::iter::once("serpens".to_owned()).chain(words).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_change_them() {
+        for (text, word) in [
+            ("train.steps=5", "train.steps=5"),
+            ("evaluate.lengths=[64]", "'evaluate.lengths=[64]'"),
+            ("texts/*.txt", "'texts/*.txt'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
+    }
+}

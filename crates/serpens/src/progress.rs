@@ -47,11 +47,11 @@ impl Progress {
         if self.form != Form::Person {
             return;
         }
+        tell(&format!(
+            "{}: {parameters} parameters, {steps} steps",
+            self.name
+        ));
         if !std::io::stderr().is_terminal() {
-            tell(&format!(
-                "{}: {parameters} parameters, {steps} steps",
-                self.name
-            ));
             return;
         }
         let template = "{prefix} {bar:24} {pos}/{len}  {msg}";
@@ -69,9 +69,6 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(metrics.step);
             bar.set_message(text);
-            if metrics.step == metrics.steps {
-                bar.abandon();
-            }
             return;
         }
         let due = self
@@ -95,11 +92,21 @@ impl Progress {
                 100.0 * metrics.accuracy
             ),
         };
+        let time = match metrics.step == metrics.steps {
+            true => duration(metrics.seconds),
+            false => format!("{} left", duration(metrics.seconds_left)),
+        };
         format!(
-            "{quality}  {:.1}k tokens/s  {} left",
-            metrics.tokens_per_second / 1e3,
-            duration(metrics.seconds_left)
+            "{quality}  {:.1}k tokens/s  {time}",
+            metrics.tokens_per_second / 1e3
         )
+    }
+
+    /// Leaves the bar as it is.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
     }
 
     /// A line that stays, above the bar where there is one.
@@ -151,7 +158,7 @@ fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
             "event": "evaluated", "model": name, "step": step, "values": evaluation.values,
         }),
         Event::Checkpointed { step, path } => serde_json::json!({
-            "event": "checkpointed", "model": name, "step": step, "path": path,
+            "event": "checkpointed", "model": name, "step": step, "path": path.display().to_string(),
         }),
     };
     print_line(&value.to_string())

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use serpens_core::{Device, Tensor};
-use serpens_data::InductionHeads;
+use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_nn::MambaLm;
 use serpens_nn::layers::{SelectionTrace, Sequence};
 
@@ -63,6 +63,25 @@ impl Sample {
         sample.about =
             "an induction-heads sequence: S is the special token, and the answer follows it".into();
         Ok(sample)
+    }
+
+    /// A selective-copying sequence: the data stand out.
+    pub(crate) fn copying(task: &SelectiveCopying) -> Self {
+        let batch = task.evaluation_batch(0);
+        let ids = batch.inputs[..batch.length].to_vec();
+        let (noise, query) = (task.noise(), task.query());
+        let name = |id: &u32| match *id {
+            id if id == noise => "·".to_owned(),
+            id if id == query => "?".to_owned(),
+            id => id.to_string(),
+        };
+        Self {
+            names: ids.iter().map(name).collect(),
+            highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
+            ids,
+            about: "a selective-copying sequence (· is noise, ? asks for the next data token)"
+                .into(),
+        }
     }
 }
 

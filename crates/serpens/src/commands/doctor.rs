@@ -53,14 +53,28 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
     facts.push(("cores".into(), cores.to_string()));
     facts.push(("SIMD in use".into(), simd));
     facts.push(("memory reading".into(), format!("{bandwidth:.1} GB/s")));
-    for (name, about, path) in libraries {
-        let found = path.unwrap_or_else(|| "not found".into());
-        facts.push((name.into(), format!("{found} ({about})")));
+    for (name, about, path) in &libraries {
+        let found = path.as_deref().unwrap_or("not found");
+        facts.push(((*name).into(), format!("{found} ({about})")));
     }
     for (name, value) in facts {
         say(&format!("{name:<16} {value}"))?;
     }
-    say("This version computes on the processor; a GPU is not used yet.")
+    say(&verdict(&libraries))
+}
+
+/// What the libraries found mean today.
+fn verdict(libraries: &[(&str, &str, Option<String>)]) -> String {
+    let missing: Vec<&str> = libraries
+        .iter()
+        .filter(|(_, _, path)| path.is_none())
+        .map(|(name, _, _)| *name)
+        .collect();
+    let gpu = match missing.is_empty() {
+        true => "the libraries for one are all here".into(),
+        false => format!("for one, {} would be missing", missing.join(", ")),
+    };
+    format!("This version computes on the processor; a later one will use an NVIDIA GPU ({gpu}).")
 }
 
 /// GB/s that all threads together read from an array larger than the caches.

@@ -1,6 +1,6 @@
 //! `serpens generate`.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -13,6 +13,9 @@ use super::{load, model_dir};
 use crate::cli::GenerateArgs;
 use crate::output::{say, tell, unless_gone};
 use crate::{Error, Result};
+
+/// Bytes of a prompt that are read in one pass, so that the memory does not depend on its length.
+const PIECE: usize = 1024;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let mut sampler = Sampler::new(SampleOptions {
@@ -39,39 +42,72 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         });
     }
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
-    let start = Instant::now();
-    let mut out = std::io::stdout().lock();
+    let mut out = TextOut::new(args.json);
     let mut text = Vec::new();
     let mut pending = Vec::new();
-    if !args.json {
-        unless_gone(out.write_all(args.prompt.as_bytes()))?;
-    }
-    continue_text(&model, args.prompt.as_bytes(), args.tokens, |logits| {
+    out.write(&args.prompt)?;
+    let pace = continue_text(&model, args.prompt.as_bytes(), args.tokens, |logits| {
         let byte = sampler.sample(logits, &[], &mut rng)? as u8;
         text.push(byte);
-        if !args.json {
-            // A reader that went away ends the text.
-            pending.push(byte);
-            let shown = take_text(&mut pending);
-            let written = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
-            return Ok(unless_gone(written)?.then_some(byte));
-        }
-        Ok(Some(byte))
+        pending.push(byte);
+        let shown = take_text(&mut pending);
+        // A reader that went away ends the text.
+        Ok(out.write(&shown)?.then_some(byte))
     })?;
-    let seconds = start.elapsed().as_secs_f64();
-    let rate = text.len() as f64 / seconds.max(1e-9);
     if args.json {
         let value = serde_json::json!({
             "prompt": args.prompt,
             "text": String::from_utf8_lossy(&text),
             "tokens": text.len(),
-            "tokens_per_second": rate,
+            "prompt_tokens_per_second": pace.read_per_second(),
+            "tokens_per_second": pace.written_per_second(),
         });
         return say(&value.to_string());
     }
-    unless_gone(writeln!(out, "{}", String::from_utf8_lossy(&pending)))?;
-    tell(&format!("{} bytes, {rate:.0} bytes/s", text.len()));
+    out.write(&format!("{}\n", String::from_utf8_lossy(&pending)))?;
+    tell(&format!(
+        "{} bytes read at {:.0} bytes/s, {} written at {:.0} bytes/s",
+        pace.read,
+        pace.read_per_second(),
+        pace.written,
+        pace.written_per_second()
+    ));
     Ok(())
+}
+
+/// Where text goes while it is made.
+struct TextOut {
+    silent: bool,
+    /// A model may write control characters, which a terminal would obey.
+    terminal: bool,
+}
+
+impl TextOut {
+    fn new(silent: bool) -> Self {
+        Self {
+            silent,
+            terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// Whether somebody still reads.
+    fn write(&mut self, text: &str) -> Result<bool> {
+        if self.silent || text.is_empty() {
+            return Ok(true);
+        }
+        let mut out = io::stdout().lock();
+        let written = match self.terminal {
+            true => out.write_all(harmless(text).as_bytes()),
+            false => out.write_all(text.as_bytes()),
+        };
+        Ok(unless_gone(written.and_then(|()| out.flush()))?)
+    }
+}
+
+/// The text without control characters but for ends of lines and tabs.
+fn harmless(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.replace(obeyed, "\u{fffd}")
 }
 
 /// Takes what is complete of a text whose last character may still lack bytes; bytes that are no text become `�`.
@@ -86,27 +122,62 @@ fn take_text(pending: &mut Vec<u8>) -> String {
     String::from_utf8_lossy(&std::mem::replace(pending, rest)).into_owned()
 }
 
-/// Reads the prompt, then `count` times asks `choose` for the next byte; ends early where it gives none.
+/// How fast a text was continued.
+pub(super) struct Pace {
+    read: usize,
+    read_seconds: f64,
+    written: usize,
+    written_seconds: f64,
+}
+
+impl Pace {
+    fn read_per_second(&self) -> f64 {
+        self.read as f64 / self.read_seconds.max(1e-9)
+    }
+
+    fn written_per_second(&self) -> f64 {
+        self.written as f64 / self.written_seconds.max(1e-9)
+    }
+}
+
+/// Reads the prompt, which has a byte at least, then `count` times asks `choose` for the next byte; ends early where it gives
+/// none.
 pub(super) fn continue_text(
     model: &MambaLm,
     prompt: &[u8],
     count: usize,
     mut choose: impl FnMut(&[f32]) -> Result<Option<u8>>,
-) -> Result<()> {
-    let ids: Vec<u32> = prompt.iter().copied().map(u32::from).collect();
+) -> Result<Pace> {
+    let start = Instant::now();
     let mut state = model.initial_state(1, Device::cpu())?;
-    let mut logits = model.read(
-        &Tensor::from_slice([1, ids.len()], &ids, Device::cpu())?,
-        &mut state,
-    )?;
-    for _ in 0..count {
-        let Some(byte) = choose(logits.as_slice()?)? else {
-            return Ok(());
-        };
-        let id = Tensor::from_slice([1], &[u32::from(byte)], Device::cpu())?;
-        logits = model.step(&id, &mut state)?;
+    let mut read = |bytes: &[u8]| -> Result<Tensor> {
+        let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
+        let ids = Tensor::from_slice([1, ids.len()], &ids, Device::cpu())?; // (batch, length)
+        Ok(model.read(&ids, &mut state)?)
+    };
+    let mut pieces = prompt.chunks(PIECE);
+    let mut logits = read(pieces.next().unwrap_or_default())?;
+    for piece in pieces {
+        logits = read(piece)?;
     }
-    Ok(())
+    let mut pace = Pace {
+        read: prompt.len(),
+        read_seconds: start.elapsed().as_secs_f64(),
+        written: 0,
+        written_seconds: 0.0,
+    };
+    let start = Instant::now();
+    while pace.written < count {
+        let Some(byte) = choose(logits.as_slice()?)? else {
+            break;
+        };
+        pace.written += 1;
+        if pace.written < count {
+            logits = read(&[byte])?;
+        }
+    }
+    pace.written_seconds = start.elapsed().as_secs_f64();
+    Ok(pace)
 }
 
 #[cfg(test)]
@@ -123,5 +194,13 @@ mod tests {
         }
         assert_eq!(shown, ["a", "", "é", "", "", "€", "\u{fffd}", "b", ""]);
         assert_eq!(pending, [0xe2]);
+    }
+
+    #[test]
+    fn a_terminal_is_shown_no_control_characters() {
+        assert_eq!(
+            harmless("a\tb\n\u{1b}[31m\u{7}é"),
+            "a\tb\n\u{fffd}[31m\u{fffd}é"
+        );
     }
 }

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 
-use serpens_data::{InductionHeads, InductionHeadsConfig};
+use serpens_data::{InductionHeads, InductionHeadsConfig, SelectiveCopying};
 use serpens_nn::MambaLm;
 
 use super::{load, model_dir};
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::say;
+use crate::output::{command_line, say};
 use crate::recipe::{Origin, Recipe, Task};
 use crate::report::{Report, SelectionMap, SvgOptions};
 use crate::selection::{Sample, selection_map};
@@ -21,7 +21,12 @@ const SAMPLE_LENGTH: usize = 64;
 /// Columns of the figure in letters.
 const TEXT_WIDTH: usize = 96;
 
+/// What the figure in letters shows, and what it leaves out.
+const LEGEND: &str = "The bars are step sizes Δ, averaged over channels: a large one takes the token in, a small one passes it by.\n\
+                      --out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.";
+
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    let form = args.out.as_deref().map(form_of).transpose()?;
     let dir = model_dir(&args.model)?;
     let model = load(&dir)?;
     let sample = match &args.prompt {
@@ -36,19 +41,20 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         });
     };
     map.title = format!("Selection map of {}", args.model.display());
-    match &args.out {
-        Some(path) => write(&map, path)?,
+    match args.out.as_deref().zip(form) {
+        Some((path, form)) => write(&map, path, form)?,
         None if args.json => {}
-        None => say(map.to_text(TEXT_WIDTH, colour()).trim_end_matches('\n'))?,
+        None => say(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
     }
     if args.json {
-        say(&serde_json::to_string(&map).unwrap_or_default())?;
+        say(&serde_json::json!(map).to_string())?;
     }
     Ok(())
 }
 
 fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !refused
 }
 
 fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
@@ -77,47 +83,79 @@ fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
     }
 }
 
-/// A sequence of the task that the run in `path` learnt, or of the induction heads.
+/// A sequence of the task that the model learnt, as its run's recipe says; of induction heads for another model of that size.
 fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
-    let file = path.join("config.toml");
-    let recipe = fs::read_to_string(&file)
-        .ok()
-        .map(|text| Recipe::read(&Origin::File(&file, &text), &[]))
-        .transpose()?;
-    match recipe.map(|recipe| recipe.task) {
+    let sample = match recipe_of(path)?.map(|recipe| recipe.task) {
         Some(Task::InductionHeads(task)) => {
-            Sample::induction(&InductionHeads::new(task)?, SAMPLE_LENGTH)
+            Sample::induction(&InductionHeads::new(task)?, SAMPLE_LENGTH)?
         }
-        _ if model.config().vocab_size == 16 => {
+        Some(Task::SelectiveCopying(task)) => Sample::copying(&SelectiveCopying::new(task)?),
+        None if model.config().vocab_size == InductionHeadsConfig::default().vocab => {
             let task = InductionHeads::new(InductionHeadsConfig::default())?;
-            Sample::induction(&task, SAMPLE_LENGTH)
+            Sample::induction(&task, SAMPLE_LENGTH)?
         }
+        Some(Task::Text(_)) | None => {
+            return Err(Error::Usage {
+                option: "--prompt",
+                reason: "this model has no task to take a sample from; give a prompt".into(),
+            });
+        }
+    };
+    let vocabulary = model.config().vocab_size;
+    match sample.ids.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(Error::WrongModel {
+            path: path.to_owned(),
+            reason: format!(
+                "its run's task has a token {id}, but its vocabulary only {vocabulary}; give a --prompt"
+            ),
+        }),
+        None => Ok(sample),
+    }
+}
+
+/// The recipe of the run that this folder is, or lies in: a model's or a twin's folder is part of a run.
+fn recipe_of(path: &Path) -> Result<Option<Recipe>> {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    for folder in path.ancestors().take(3) {
+        let file = folder.join("config.toml");
+        if let Ok(text) = fs::read_to_string(&file) {
+            return Recipe::read(&Origin::File(&file, &text), &[]).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// What an output file is to be.
+#[derive(Clone, Copy)]
+enum FileForm {
+    Svg,
+    Html,
+}
+
+/// By the ending of its name.
+fn form_of(path: &Path) -> Result<FileForm> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("svg") => Ok(FileForm::Svg),
+        Some("html") => Ok(FileForm::Html),
         _ => Err(Error::Usage {
-            option: "--prompt",
-            reason: "this model has no task to take a sample from; give a prompt".into(),
+            option: "--out",
+            reason: format!("{} must end in .svg or .html", path.display()),
         }),
     }
 }
 
-fn write(map: &SelectionMap, path: &Path) -> Result<()> {
-    let extension = path.extension().and_then(|e| e.to_str());
-    let text = match extension {
-        Some("svg") => map.to_svg(&SvgOptions::default()),
-        Some("html") => Report {
+fn write(map: &SelectionMap, path: &Path, form: FileForm) -> Result<()> {
+    let text = match form {
+        FileForm::Svg => map.to_svg(&SvgOptions::default()),
+        FileForm::Html => Report {
             title: map.title.clone(),
             date: machine::now(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command_line(),
             machine: machine::facts(),
             maps: vec![map.clone()],
             ..Report::default()
         }
         .to_html(),
-        _ => {
-            return Err(Error::Usage {
-                option: "--out",
-                reason: format!("{} must end in .svg or .html", path.display()),
-            });
-        }
     };
     fs::write(path, text).map_err(|e| Error::io("write", path, e))
 }

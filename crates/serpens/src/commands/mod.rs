@@ -13,6 +13,7 @@ use serpens_core::Device;
 use serpens_nn::{MambaLm, checkpoint};
 
 use crate::cli::{Cli, Command};
+use crate::output::shell_word;
 use crate::{Error, Result, size};
 
 /// More threads than this would only exhaust the system.
@@ -59,7 +60,25 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
         .find(|dir| dir.join(serpens_nn::checkpoint::CONFIG_FILE).exists())
         .ok_or_else(|| Error::NoModel {
             path: path.to_owned(),
+            reason: why_no_model(path),
         })
+}
+
+fn why_no_model(path: &Path) -> String {
+    if !path.is_dir() {
+        return "there is no such folder; give that of a run or of a model".into();
+    }
+    match serpens_train::newest_checkpoint(path) {
+        Ok(Some((_, checkpoint))) => format!(
+            "its training is not finished; go on with: serpens train --resume {}, or give its checkpoint {}",
+            shell_word(&path.to_string_lossy()),
+            checkpoint.display()
+        ),
+        _ => {
+            "neither config.json nor model/config.json is there; give the folder of a finished run"
+                .into()
+        }
+    }
 }
 
 /// Reads the model in this folder.

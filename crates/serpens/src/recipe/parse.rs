@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::Recipe;
+use super::{BUILT_IN, Recipe};
 use crate::{Error, Result};
 
 /// The most similar of `known`.
@@ -72,16 +72,43 @@ fn parse_value(text: &str) -> Value {
 fn explain(origin: String, message: &str) -> Error {
     let line = message.lines().next().unwrap_or_default();
     let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
-    let unknown = line.starts_with("unknown field") || line.starts_with("unknown variant");
+    let what = match line {
+        line if line.starts_with("unknown field") => "key",
+        line if line.starts_with("unknown variant") => "value",
+        _ => "",
+    };
     match quoted.split_first() {
-        Some((key, known)) if unknown && !known.is_empty() => Error::UnknownKey {
+        Some((key, known)) if !what.is_empty() && !known.is_empty() => Error::UnknownKey {
             origin,
+            what,
             key: (*key).to_owned(),
-            nearest: nearest(key, known.iter().copied()),
+            nearest: Some(*key)
+                .filter(|_| what == "key")
+                .and_then(elsewhere)
+                .unwrap_or_else(|| nearest(key, known.iter().copied())),
         },
         _ => Error::Recipe {
             origin,
             reason: line.to_owned(),
         },
     }
+}
+
+/// The whole path of a key that exists, but in another table than where it was given.
+fn elsewhere(key: &str) -> Option<String> {
+    let recipes = BUILT_IN.iter().map(|(_, text)| *text);
+    let recipes = recipes.filter_map(|text| toml::from_str::<Recipe>(text).ok());
+    let tables = recipes.filter_map(|recipe| Table::try_from(recipe).ok());
+    tables.into_iter().find_map(|table| find(&table, "", key))
+}
+
+fn find(table: &Table, path: &str, key: &str) -> Option<String> {
+    let here = |name: &str| format!("{path}{name}");
+    if let Some((name, _)) = table.get_key_value(key) {
+        return Some(here(name));
+    }
+    table.iter().find_map(|(name, value)| {
+        let below = value.as_table()?;
+        find(below, &format!("{}.", here(name)), key)
+    })
 }

@@ -44,6 +44,8 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
         ("model.d_modle=8", "d_modle", "d_model"),
         ("model.block.inner.d_sate=8", "d_sate", "d_state"),
         ("train.optimizer.learning_rate=1", "learning_rate", ""),
+        ("train.lr=1", "lr", "train.optimizer.lr"),
+        ("d_state=8", "d_state", "model.block.inner.d_state"),
     ] {
         match with(&[change]) {
             Err(Error::UnknownKey {

@@ -141,6 +141,20 @@ fn damaged_checkpoints_are_refused_and_left_as_they_are() {
 }
 
 #[test]
+fn an_unfinished_run_is_told_from_a_folder_without_a_model() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    fs::remove_dir_all(place.path("runs/a/model")).unwrap();
+    let inspect = |model: &str| place.run(&["inspect", "--model", model]);
+    let checkpoint = "runs/a/checkpoints/step-0000004";
+    let words = ["not finished", "serpens train --resume runs/a", checkpoint];
+    inspect("runs/a").is_refused(1, &words);
+    inspect(checkpoint).succeeds();
+    inspect("runs").is_refused(1, &["config.json"]);
+    inspect("missing").is_refused(1, &["no such folder"]);
+}
+
+#[test]
 fn only_runs_are_resumed() {
     let place = Place::new();
     fs::create_dir_all(place.path("runs/empty")).unwrap();

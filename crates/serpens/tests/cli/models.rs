@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Place, Ran};
+use crate::support::{Place, Ran, with_settings};
 
 #[test]
 fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
@@ -133,6 +133,58 @@ fn a_model_of_a_task_is_inspected_and_writes_no_text() {
     place
         .run(&twin)
         .is_refused(1, &["runs/a/twin/model", "no selective layers"]);
+}
+
+#[test]
+fn a_selection_map_holds_step_sizes_and_what_is_kept_of_each_token() {
+    let place = Place::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let args = [
+        "inspect", "--model", "runs/a", "--prompt", "the fox", "--json",
+    ];
+    let map = place.run(&args).succeeds().json_lines().remove(0);
+    let layer = &map["layers"][0];
+    let channels = layer["channels"].as_u64().unwrap() as usize;
+    let values = |key: &str| -> Vec<f64> {
+        let values = layer[key].as_array().unwrap().iter();
+        values.map(|value| value.as_f64().unwrap()).collect()
+    };
+    let (delta, retention) = (values("delta"), values("retention")); // (length, channels)
+    assert_eq!((delta.len(), retention.len()), (7 * channels, 7 * channels));
+    assert!(delta.iter().all(|delta| *delta > 0.0));
+    // Nothing of the last token is lost yet, and of an earlier token less is left than of the next.
+    assert!(retention[6 * channels..].iter().all(|kept| *kept == 1.0));
+    assert!((0..6 * channels).all(|i| retention[i] < retention[i + channels]));
+}
+
+#[test]
+fn a_sample_is_one_of_the_task_that_the_run_learnt() {
+    let place = Place::new();
+    let tiny = [
+        "task.batch=1",
+        "task.length=12",
+        "task.data_tokens=3",
+        "model.d_model=8",
+    ];
+    let more = [
+        "--quiet",
+        "--steps",
+        "1",
+        "--set",
+        "evaluate.samples=1",
+        "--name",
+        "a",
+    ];
+    let train = with_settings(&["train", "selective-copying"], &tiny, &more);
+    place.run(&train).succeeds();
+    for model in ["runs/a", "runs/a/model", "runs/a/checkpoints/step-0000001"] {
+        let shown = place.run(&["inspect", "--model", model]).succeeds().stdout;
+        // Noise, and questions.
+        assert!(
+            shown.contains('·') && shown.contains('?'),
+            "{model}: {shown}"
+        );
+    }
 }
 
 #[test]

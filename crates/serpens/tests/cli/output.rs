@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::process::Stdio;
 
-use crate::support::{Place, Ran, TINY, with_settings};
+use crate::support::{Place, Ran, TINY, files, with_settings};
 
 /// Commands that print, on a trained model called `a`.
 const PRINTING: [&[&str]; 6] = [
@@ -57,7 +57,91 @@ fn a_full_disk_is_told() {
     std::os::unix::fs::symlink("/dev/full", place.path("full.svg")).unwrap();
     let ran = place.run(&["inspect", "--model", "runs/a", "--out", "full.svg"]);
     ran.is_refused(1, &["cannot write full.svg", "No space left"]);
-    println!("skipped: checkpoints on a full disk, which needs a disk of its own");
+}
+
+/// A limit on the size of files acts as a full disk does: a write fails in the middle of a file.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole() {
+    let place = Place::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let before = files(&place.path("runs/a"));
+    let resume = ["train", "--quiet", "--resume", "a", "--steps", "6"];
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_serpens")])
+        .args(resume)
+        .current_dir(place.path("."))
+        .output()
+        .expect("there is a shell");
+    let ran = Ran::new(&resume, output);
+    ran.is_refused(1, &["cannot write", "step-0000006", "too large"]);
+    let kept = |name: &str| name.contains("/checkpoints/") || name.contains("/model/");
+    let after = files(&place.path("runs/a"));
+    for (path, bytes) in before
+        .iter()
+        .filter(|(path, _)| kept(&path.to_string_lossy()))
+    {
+        assert!(
+            after.contains(&(path.clone(), bytes.clone())),
+            "{}",
+            path.display()
+        );
+    }
+    // With room again, the run goes on.
+    place.run(&resume).succeeds();
+    assert!(
+        place
+            .path("runs/a/checkpoints/step-0000006/state.json")
+            .exists()
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn folders_may_have_names_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let place = Place::new();
+    let name = std::ffi::OsStr::from_bytes(b"runs \xff");
+    for form in ["--json", "--quiet"] {
+        let args = with_settings(&["train", "induction-heads"], TINY, &[form]);
+        let output = place.command(&args).arg("--out").arg(name).output();
+        Ran::new(&args, output.expect("the command starts")).succeeds();
+    }
+    let model = place.path(".").join(name).join("induction-heads-2");
+    let output = place.command(&["inspect", "--model"]).arg(model).output();
+    Ran::new(&["inspect"], output.expect("the command starts")).succeeds();
+}
+
+/// What is drawn nearly at random is hardly ever UTF-8.
+#[test]
+fn what_a_model_writes_is_text_whatever_bytes_it_draws() {
+    let place = Place::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let prompt = "größe ".repeat(300); // longer than what is read in one pass
+    let generate = |more: &[&str]| {
+        let start = [
+            "generate",
+            "--model",
+            "runs/a",
+            "--temperature",
+            "100",
+            "--top-p",
+            "1",
+        ];
+        let args = [&start[..], &["--tokens", "60", "--prompt", &prompt], more].concat();
+        let output = place.command(&args).output().expect("the command starts");
+        String::from_utf8(output.stdout).expect("all that is written is text")
+    };
+    let shown = generate(&[]);
+    assert!(shown.starts_with(&prompt) && shown.contains('\u{fffd}'));
+    let json: serde_json::Value = serde_json::from_str(&generate(&["--json"])).unwrap();
+    assert_eq!(
+        format!("{prompt}{}\n", json["text"].as_str().unwrap()),
+        shown
+    );
+    assert_eq!(json["tokens"], 60);
 }
 
 #[test]

@@ -45,7 +45,12 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
     let ran = place.run(&["train", "--set", "train.setps=5"]);
     ran.is_refused(2, &["--set train.setps=5", "\"setps\"", "\"steps\""]);
     let ran = place.run(&["train", "--set", "model.block.kind=mambo"]);
-    ran.is_refused(2, &["\"mambo\"", "\"mamba\""]);
+    ran.is_refused(2, &["unknown value \"mambo\"", "\"mamba\""]);
+    // A key of another table is answered with its whole path.
+    let ran = place.run(&["train", "--set", "train.lr=1e-3"]);
+    ran.is_refused(2, &["unknown key \"lr\"", "\"train.optimizer.lr\""]);
+    let ran = place.run(&["train", "--set", "model.d_state=8"]);
+    ran.is_refused(2, &["\"d_state\"", "\"model.block.inner.d_state\""]);
     let recipe = place.run(&["recipes", "show", "text"]).succeeds().stdout;
     let line = recipe
         .lines()
@@ -199,7 +204,8 @@ fn options_that_contradict_or_cannot_be_are_refused() {
             .is_refused(2, &["--name"]);
     }
     // The parser's own refusals also say how the command is used, below their first line.
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 9] = [
+        &["train", "--seed", "18446744073709551615"],
         &["train", "--stesp", "5"],
         &["train", "--steps", "-1"],
         &["train", "--steps", "many"],

@@ -125,7 +125,17 @@ fn json_is_all_there_is_on_standard_output() {
         "stepped",
         "checkpointed",
     ];
-    assert_eq!(events, [&one[..], &one[..], &["finished"]].concat());
+    let tested = ["tested"; 4]; // two models at two lengths
+    assert_eq!(
+        events,
+        [&["run"], &one[..], &one[..], &tested, &["finished"]].concat()
+    );
+    assert_eq!(lines[0]["run"], "runs/a");
+    let last = &lines[lines.len() - 2];
+    assert_eq!(
+        (&last["model"], &last["length"]),
+        (&"S4D".into(), &32.into())
+    );
     assert_eq!(lines.last().unwrap()["table"]["header"][0], "length");
     assert_eq!(ran.stderr, "");
 }

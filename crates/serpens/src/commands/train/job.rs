@@ -157,6 +157,7 @@ impl Job {
             stop,
             evaluate: corpus.is_some().then_some(&mut hook),
         })?;
+        progress.finish();
         if outcome.interrupted {
             return Err(Error::Interrupted {
                 step: outcome.step,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::TrainArgs;
-use crate::output::{say, shell_word, tell};
+use crate::output::{say, tell};
 use crate::progress::Form;
 use crate::recipe::{Origin, Recipe, Task};
 use crate::report::{Report, SvgOptions};
@@ -31,8 +31,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     };
     let (recipe, folder, resuming) = prepare(args)?;
     stop_on_ctrl_c();
-    if form == Form::Person {
-        tell(&format!("run {}", folder.path.display()));
+    match form {
+        Form::Person => tell(&format!("run {}", folder.path.display())),
+        Form::Json => {
+            say(&serde_json::json!({ "event": "run", "run": text_of(&folder.path) }).to_string())?
+        }
+        Form::Quiet => {}
     }
     let corpus = job::corpus(&recipe.task)?;
     let mut trained = Vec::new();
@@ -177,13 +181,18 @@ fn stop_on_ctrl_c() {
     }
 }
 
+/// A path in JSON, which holds no names that are not UTF-8.
+fn text_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
 fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
     match form {
         Form::Json => say(&serde_json::json!({
             "event": "finished",
-            "run": dir,
-            "model": dir.join("model"),
-            "report": dir.join("report.html"),
+            "run": text_of(dir),
+            "model": text_of(&dir.join("model")),
+            "report": text_of(&dir.join("report.html")),
             "table": { "header": results.table.header, "rows": results.table.rows },
         })
         .to_string()),
@@ -193,13 +202,6 @@ fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
             say(&format!("report  {}", dir.join("report.html").display()))
         }
     }
-}
-
-/// The command as it was given.
-fn command_line() -> String {
-    let mut words = vec!["serpens".to_owned()];
-    words.extend(std::env::args().skip(1).map(|arg| shell_word(&arg)));
-    words.join(" ")
 }
 
 /// Facts for the report.

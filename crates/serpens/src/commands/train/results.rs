@@ -5,7 +5,7 @@ use serpens_train::evaluate::{self, LongReading};
 
 use super::job::{PIECE, STREAMS, Trained};
 use crate::Result;
-use crate::output::tell;
+use crate::output::{say, tell};
 use crate::progress::Form;
 use crate::recipe::{Recipe, Task};
 use crate::report::{LineChart, Series, Table};
@@ -101,14 +101,7 @@ fn induction(
         for &length in &recipe.evaluate.lengths {
             go_on()?;
             let accuracy = evaluate::induction_accuracy(&model.model, task, length, reading)?;
-            if form == Form::Person {
-                let length = grouped(length);
-                tell(&format!(
-                    "{}: length {length}: {}",
-                    model.name,
-                    percent(accuracy)
-                ));
-            }
+            announce(model.name, length, accuracy, form)?;
             row.push(accuracy);
         }
         accuracies.push(row);
@@ -137,6 +130,24 @@ fn induction(
         figure: Some(induction_figure(recipe, trained, &accuracies, chance)),
         table,
     })
+}
+
+/// One accuracy, as soon as it is known.
+fn announce(model: &str, length: usize, accuracy: f64, form: Form) -> Result<()> {
+    match form {
+        Form::Person => {
+            let length = grouped(length);
+            tell(&format!("{model}: length {length}: {}", percent(accuracy)));
+        }
+        Form::Json => {
+            let event = serde_json::json!({
+                "event": "tested", "model": model, "length": length, "accuracy": accuracy,
+            });
+            say(&event.to_string())?;
+        }
+        Form::Quiet => {}
+    }
+    Ok(())
 }
 
 fn induction_sentence(

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serpens_data::InductionHeads;
+use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use super::job::Trained;
 use super::results::Results;
 use crate::commands::generate::continue_text;
+use crate::output::command_line;
 use crate::recipe::{Recipe, Task};
 use crate::report::{LineChart, Report, SelectionMap, Series};
 use crate::selection::{Sample, selection_map};
@@ -42,7 +43,10 @@ pub(super) fn report(
                 vec![],
             )
         }
-        Task::SelectiveCopying(_) => (maps(trained, &sample_of_copying(recipe)?)?, vec![]),
+        Task::SelectiveCopying(task) => {
+            let task = SelectiveCopying::new(task.clone())?;
+            (maps(trained, &Sample::copying(&task))?, vec![])
+        }
     };
     Ok(Report {
         title: format!("{}: {}", recipe.task_name(), dir.display()),
@@ -52,7 +56,7 @@ pub(super) fn report(
         tables: vec![results.table.clone()],
         maps,
         texts,
-        command: super::command_line(),
+        command: command_line(),
         machine: super::machine_facts(trained),
         config_toml: recipe.to_toml(),
     })
@@ -144,26 +148,4 @@ fn sample_of_text(trained: &[Trained], prompt: &str) -> Result<String> {
         Ok(Some(byte))
     })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// A selective-copying sequence: the data stand out.
-fn sample_of_copying(recipe: &Recipe) -> Result<Sample> {
-    let Task::SelectiveCopying(config) = &recipe.task else {
-        unreachable!("called for this task");
-    };
-    let task = serpens_data::SelectiveCopying::new(config.clone())?;
-    let batch = task.evaluation_batch(0);
-    let ids = batch.inputs[..batch.length].to_vec();
-    let (noise, query) = (task.noise(), task.query());
-    let name = |id: &u32| match *id {
-        id if id == noise => "·".to_owned(),
-        id if id == query => "?".to_owned(),
-        id => id.to_string(),
-    };
-    Ok(Sample {
-        names: ids.iter().map(name).collect(),
-        highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
-        ids,
-        about: "a selective-copying sequence (· is noise, ? asks for the next data token)".into(),
-    })
 }
