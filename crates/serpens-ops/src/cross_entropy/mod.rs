@@ -40,7 +40,7 @@ pub struct CrossEntropy {
     pub correct: usize,
 }
 
-/// The mean of -log softmax(logits)[target] over the positions whose target is not [`IGNORE`].
+/// The mean of `-log softmax(logits)[target]` over the positions whose target is not [`IGNORE`].
 ///
 /// The logits are given up: once their last other holder is gone, the backward pass writes their gradient over them, so that
 /// there is never a second tensor of that size.

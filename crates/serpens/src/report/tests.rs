@@ -310,36 +310,3 @@ fn a_report_that_cannot_be_written_says_so_and_leaves_no_part() {
     );
     assert!(Report::default().write(Path::new("/")).is_err());
 }
-
-#[test]
-#[ignore = "writes target/report for a look at it"]
-fn draws_everything_for_a_look() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/report");
-    std::fs::create_dir_all(&folder).unwrap();
-    let report = fixtures::report();
-    report.write(&folder.join("report.html")).unwrap();
-    for (name, map) in [
-        ("short", &fixtures::induction_heads(12, 5)),
-        ("long", &fixtures::induction_heads(600, 512)),
-        ("256", &fixtures::induction_heads(256, 128)),
-    ] {
-        std::fs::write(
-            folder.join(format!("{name}.svg")),
-            map.to_svg(&SvgOptions::default()),
-        )
-        .unwrap();
-    }
-    let dark = SvgOptions {
-        theme: Theme::Dark,
-        width: 760.0,
-    };
-    std::fs::write(
-        folder.join("chart-dark.svg"),
-        report.figures[1].to_svg(&dark),
-    )
-    .unwrap();
-    std::fs::write(folder.join("map-dark.svg"), report.maps[1].to_svg(&dark)).unwrap();
-    for map in &report.maps {
-        println!("{}", map.to_text(90, true));
-    }
-}
