@@ -128,8 +128,14 @@ impl TrainConfig {
                 "it lies between 0 and 1, which is excluded",
             )?;
         }
+        // Without it a value that has had no gradient yet moves by 0/0.
+        require(
+            "optimizer.eps",
+            o.eps.into(),
+            |x| x > 0.0 && x.is_finite(),
+            "it must be above 0",
+        )?;
         let others = [
-            ("optimizer.eps", o.eps),
             ("optimizer.weight_decay", o.weight_decay),
             ("optimizer.clip", o.clip),
         ];

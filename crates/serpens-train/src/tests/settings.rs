@@ -47,6 +47,7 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(with(|c| c.optimizer.lr = f32::NAN), "optimizer.lr");
     assert_eq!(with(|c| c.min_lr = 1.0), "min_lr");
     assert_eq!(with(|c| c.optimizer.beta2 = 1.0), "optimizer.beta2");
+    assert_eq!(with(|c| c.optimizer.eps = 0.0), "optimizer.eps");
     assert_eq!(with(|c| c.optimizer.clip = -1.0), "optimizer.clip");
     assert_eq!(
         with(|c| c.stop = Some(StopRule {
