@@ -36,16 +36,3 @@ pub fn normal(
         deviation * (radius * angle.cos()) as f32
     })
 }
-
-/// exp(u) with u uniform in [ln low, ln high): step sizes spread evenly over their decades.
-pub fn log_uniform(
-    shape: impl Into<Shape>,
-    (low, high): (f32, f32),
-    device: Device,
-    rng: &mut dyn Rng,
-) -> Result<Tensor> {
-    let (low, high) = (low.ln(), high.ln());
-    filled(shape.into(), device, || {
-        (low + (high - low) * rng.random::<f32>()).exp()
-    })
-}

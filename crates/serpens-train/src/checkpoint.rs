@@ -160,8 +160,7 @@ pub(crate) fn load_newest(run: &Path) -> Result<Restored> {
     let model = files::load(&dir, Device::cpu())?;
     let path = dir.join(OPTIMIZER_FILE);
     let moments = files::read_tensors(&path, Device::cpu())?;
-    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model)
-        .map_err(|reason| Error::Malformed { path, reason })?;
+    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model, &path)?;
     Ok(Restored {
         model,
         optimizer,

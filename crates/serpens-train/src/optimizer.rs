@@ -1,13 +1,14 @@
 //! AdamW over all parameters of a model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Gradients, Tensor};
 use serpens_nn::Module;
 use serpens_ops::adamw::cpu::{self, Step};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,13 +134,18 @@ impl AdamW {
     /// The optimiser of `model` as it was after `steps` steps.
     ///
     /// # Errors
-    /// What does not fit, in words: a moment without its other half, without a parameter, or of another shape than that.
+    /// [`Error::Malformed`] with the moments' file `path`: a moment without its other half, without a parameter, or of another shape than that.
     pub(crate) fn restore(
         config: AdamWConfig,
         steps: u64,
         mut state: BTreeMap<String, Tensor>,
         model: &impl Module,
-    ) -> Result<Self, String> {
+        path: &Path,
+    ) -> Result<Self> {
+        let malformed = |reason: String| Error::Malformed {
+            path: path.to_owned(),
+            reason,
+        };
         if steps == 0 && state.is_empty() {
             return Ok(Self::new(config));
         }
@@ -148,19 +154,19 @@ impl AdamW {
         model.visit("", &mut |name, param| {
             let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
             let [Some(m), Some(v)] = pair else {
-                result = Err(format!("the moments of {name} are missing"));
+                result = Err(malformed(format!("the moments of {name} are missing")));
                 return;
             };
             for moment in [&m, &v] {
                 if moment.shape() != param.value().shape() || moment.dtype() != DType::F32 {
-                    result = Err(format!("a moment of {name} is {moment:?}"));
+                    result = Err(malformed(format!("a moment of {name} is {moment:?}")));
                 }
             }
             moments.insert(name.to_owned(), [m, v]);
         });
         result?;
         match state.keys().next() {
-            Some(name) => Err(format!("{name} belongs to no parameter")),
+            Some(name) => Err(malformed(format!("{name} belongs to no parameter"))),
             None => Ok(Self {
                 config,
                 moments,

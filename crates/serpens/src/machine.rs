@@ -1,8 +1,9 @@
 //! Facts about the machine and the moment, for reports.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rayon::prelude::*;
 use serpens_ops::simd::Isa;
 
 /// Name and value of what defines a machine's speed.
@@ -57,6 +58,20 @@ fn status_value(path: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+/// GB/s that all threads together read from an array far larger than the caches: the best of some runs.
+pub(crate) fn read_bandwidth(runs: usize) -> f64 {
+    let words = vec![1_u64; 64 << 20];
+    let read = || {
+        let start = Instant::now();
+        let parts = words.par_chunks(1 << 17);
+        let sum: u64 = parts.map(|part| part.iter().sum::<u64>()).sum();
+        std::hint::black_box(sum);
+        start.elapsed().as_secs_f64()
+    };
+    let best = (0..runs).map(|_| read()).fold(f64::INFINITY, f64::min);
+    (words.len() * 8) as f64 / best / 1e9
 }
 
 /// The present moment as `2026-11-24 09:30 UTC`.

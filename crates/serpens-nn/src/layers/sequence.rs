@@ -70,14 +70,6 @@ impl InnerConfig {
             InnerConfig::S4d(config) => Inner::S4d(Box::new(config.init(d_inner, device, rng)?)),
         })
     }
-
-    /// The same with another state size.
-    pub fn d_state(&self) -> usize {
-        match self {
-            InnerConfig::S6(config) => config.d_state,
-            InnerConfig::S4d(config) => config.d_state,
-        }
-    }
 }
 
 /// The state space model inside a block.

@@ -1,9 +1,7 @@
 //! `serpens doctor`.
 
 use std::path::Path;
-use std::time::Instant;
 
-use rayon::prelude::*;
 use serpens_ops::simd::Isa;
 
 use crate::Result;
@@ -20,7 +18,7 @@ const GPU_LIBRARIES: [(&str, &str); 3] = [
 
 pub(super) fn run(args: &DoctorArgs) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let bandwidth = memory_bandwidth();
+    let bandwidth = machine::read_bandwidth(4);
     let sets: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     let libraries: Vec<(&str, &str, Option<String>)> = GPU_LIBRARIES
         .iter()
@@ -75,20 +73,6 @@ fn verdict(libraries: &[(&str, &str, Option<String>)]) -> String {
         false => format!("for one, {} would be missing", missing.join(", ")),
     };
     format!("This version computes on the processor; a later one will use an NVIDIA GPU ({gpu}).")
-}
-
-/// GB/s that all threads together read from an array larger than the caches.
-fn memory_bandwidth() -> f64 {
-    let words = vec![1_u64; 32 << 20];
-    let read = || {
-        let start = Instant::now();
-        let parts = words.par_chunks(1 << 17);
-        let sum: u64 = parts.map(|part| part.iter().sum::<u64>()).sum();
-        std::hint::black_box(sum);
-        start.elapsed().as_secs_f64()
-    };
-    let best = (0..4).map(|_| read()).fold(f64::INFINITY, f64::min);
-    (words.len() * 8) as f64 / best / 1e9
 }
 
 /// Where a library is: on LD_LIBRARY_PATH, or in the usual places.

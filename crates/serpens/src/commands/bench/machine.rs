@@ -1,10 +1,10 @@
 //! The machine's own limits: matrix products and memory.
 
-use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 use serpens_ops::linear::cpu as linear;
 
 use super::{Row, Table, Timer, with_threads};
+use crate::machine;
 
 /// What the machine can do.
 pub(super) struct Machine {
@@ -40,22 +40,8 @@ pub(super) fn measure(timer: Timer) -> Machine {
         threads,
         gemm_one: product(1),
         gemm_all: product(threads),
-        read: read_bandwidth(timer),
+        read: machine::read_bandwidth(timer.runs),
     }
-}
-
-/// Sums an array far larger than the caches.
-fn read_bandwidth(timer: Timer) -> f64 {
-    let bytes = 512_usize << 20;
-    let words = vec![1_u64; bytes / 8];
-    let seconds = timer.seconds(|| {
-        let sum: u64 = words
-            .par_chunks(1 << 17)
-            .map(|part| part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)))
-            .sum();
-        std::hint::black_box(sum);
-    });
-    bytes as f64 / seconds / 1e9
 }
 
 impl Machine {

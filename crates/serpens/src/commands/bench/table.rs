@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::output::grouped;
+
 /// One measurement.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
@@ -66,18 +68,10 @@ impl fmt::Display for Table {
 fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude >= 1000.0 {
-        let digits = format!("{:.0}", magnitude);
-        let mut text = String::new();
-        for (i, digit) in digits.chars().enumerate() {
-            if i > 0 && (digits.len() - i) % 3 == 0 {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        return if value < 0.0 {
-            format!("-{text}")
-        } else {
-            text
+        let text = grouped(magnitude.round() as usize);
+        return match value < 0.0 {
+            true => format!("-{text}"),
+            false => text,
         };
     }
     let decimals = match magnitude {

@@ -5,6 +5,7 @@ use serpens_train::evaluate::{self, LongReading};
 
 use super::job::{PIECE, STREAMS, Trained};
 use crate::Result;
+use crate::output::grouped;
 use crate::output::{say, tell};
 use crate::progress::Form;
 use crate::recipe::{Recipe, Task};
@@ -63,19 +64,6 @@ pub(super) fn test(
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
-}
-
-/// Thousands apart.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn induction(
