@@ -3,13 +3,15 @@
 use std::fmt;
 
 use crate::pool::{self, MemoryStats};
+use crate::{Error, Result, cuda};
 
 /// A device that holds tensors and runs operations on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Device {
     /// The processor: kernels in SIMD lanes, rayon's threads.
     Cpu,
+    /// An NVIDIA GPU, by the number that the driver gives it.
+    Cuda(usize),
 }
 
 impl Device {
@@ -18,24 +20,77 @@ impl Device {
         Device::Cpu
     }
 
-    /// The fastest device of this machine.
+    /// An NVIDIA GPU.
+    ///
+    /// # Errors
+    /// [`Error::Library`] where the driver or NVRTC is missing, [`Error::NoDevice`] where there is no such card.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        cuda::properties(Device::Cuda(ordinal))?;
+        Ok(Device::Cuda(ordinal))
+    }
+
+    /// The fastest device of this machine that can be used.
     pub fn best() -> Self {
-        Device::Cpu
+        Self::cuda(0).unwrap_or(Device::Cpu)
+    }
+
+    /// Every device of this machine that can be used, the processor first.
+    pub fn available() -> Vec<Self> {
+        let mut devices = vec![Device::Cpu];
+        let mut ordinal = 0;
+        while let Ok(device) = Self::cuda(ordinal) {
+            devices.push(device);
+            ordinal += 1;
+        }
+        devices
     }
 
     /// What the device's pool holds.
     pub fn memory(self) -> MemoryStats {
-        pool::stats()
+        pool::stats(self)
     }
 
     /// Gives the pool's unused buffers back to the system.
     pub fn release_unused(self) {
-        pool::release_unused();
+        pool::release_unused(self);
+    }
+
+    /// Forgets how much was in tensors at one time before now.
+    pub fn reset_high_water(self) {
+        pool::reset_high_water(self);
+    }
+
+    /// Waits for everything queued on the device.
+    pub fn synchronize(self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => cuda::synchronize(self),
+        }
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cpu")
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = Error;
+
+    /// `cpu`, `cuda`, or `cuda:N`. Whether the device can be used is not asked.
+    fn from_str(text: &str) -> Result<Self> {
+        let ordinal = match text {
+            "cpu" => return Ok(Device::Cpu),
+            "cuda" => Some(0),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|number| number.parse().ok()),
+        };
+        let wrong = || Error::argument("device", format!("{text:?} is not cpu, cuda or cuda:N"));
+        ordinal.map(Device::Cuda).ok_or_else(wrong)
     }
 }

@@ -24,6 +24,15 @@ impl DType {
             DType::BF16 => 2,
         }
     }
+
+    /// The type's name in the kernels of [`crate::cuda`].
+    pub fn cuda_name(self) -> &'static str {
+        match self {
+            DType::F32 => "float",
+            DType::BF16 => "bf16",
+            DType::U32 => "u32",
+        }
+    }
 }
 
 impl fmt::Display for DType {

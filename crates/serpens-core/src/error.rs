@@ -1,6 +1,7 @@
 //! What can go wrong with tensors and operations on them.
 
-use crate::{DType, Shape};
+use crate::cuda::LibraryKind;
+use crate::{DType, Device, Shape};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -49,13 +50,57 @@ pub enum Error {
     },
     /// The device has no memory left.
     #[error(
-        "out of memory: {requested} bytes asked, {held} bytes held; lower the batch size or the sequence length"
+        "out of memory on {device}: {requested} bytes asked, {held} bytes held; lower the batch size or the sequence length, or recompute more"
     )]
     OutOfMemory {
+        /// The device.
+        device: Device,
         /// Bytes asked for.
         requested: usize,
         /// Bytes held by the pool at that moment.
         held: usize,
+    },
+    /// A tensor is on another device than an operation needs it on.
+    #[error("{op}: {what} is on {got}, expected {expected}")]
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+        /// Where it has to be.
+        expected: Device,
+        /// Where it is.
+        got: Device,
+    },
+    /// A device cannot be used.
+    #[error("{device} cannot be used: {reason}")]
+    NoDevice {
+        /// The device.
+        device: Device,
+        /// Why.
+        reason: String,
+    },
+    /// A library that a GPU needs was not found.
+    #[error("{kind} was not found: {}", kind.advice())]
+    Library {
+        /// The library.
+        kind: LibraryKind,
+    },
+    /// A kernel does not compile.
+    #[error("the kernel {kernel} does not compile for this card:\n{log}")]
+    Compile {
+        /// The kernel's source.
+        kernel: &'static str,
+        /// The compiler's words.
+        log: String,
+    },
+    /// The driver or one of its libraries refused something.
+    #[error("the GPU failed ({what}): {reason}")]
+    Cuda {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        reason: String,
     },
     /// Values recorded on different tapes meet in one operation.
     #[error("{op}: operands belong to different tapes")]

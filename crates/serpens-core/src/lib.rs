@@ -4,8 +4,11 @@
 //!   allocating from after its first steps.
 //! - [`tape`]: reverse-mode differentiation over fused operations, open to a user's own through [`tape::Backward`].
 //! - [`gradcheck`]: holds an operation's backward against finite differences.
-//! - [`Mat`], [`MatMut`]: strided views on which the kernels work, so that a range of columns is never copied.
+//! - [`cuda`]: NVIDIA GPUs, whose libraries are opened at run time.
+//! - [`View`], [`ViewMut`]: strided matrices on any device, so that a range of columns is never copied; [`Mat`], [`MatMut`]: those
+//!   of f32 on the processor, as its kernels take them.
 
+pub mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -25,4 +28,4 @@ pub use pool::MemoryStats;
 pub use shape::{MAX_RANK, Shape};
 pub use tape::{Gradients, ParamId, Tape, Var};
 pub use tensor::Tensor;
-pub use view::{Mat, MatMut};
+pub use view::{Mat, MatMut, View, ViewMut};

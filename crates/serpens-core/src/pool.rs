@@ -1,12 +1,13 @@
-//! The pool of buffers on the processor: a freed buffer waits for the next tensor of its size class, so that a training
-//! loop allocates in its first steps only.
+//! The pools of buffers, one for each device: a freed buffer waits for the next tensor of its size class, so that a training
+//! loop allocates in its first steps only. Work on a device runs in the order in which it was queued, so a buffer may be used
+//! again while the kernels that read it are still waiting.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
-use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::{Error, Result};
+use crate::cuda::memory;
+use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
 const ALIGNMENT: usize = 64;
@@ -26,68 +27,107 @@ pub struct MemoryStats {
 
 #[derive(Default)]
 struct Pool {
-    free: HashMap<usize, Vec<Block>>,
+    free: HashMap<usize, Vec<u64>>,
     stats: MemoryStats,
+    /// While a graph is recorded, the blocks handed out; they become the graph's.
+    recording: Option<HashMap<u64, usize>>,
+    /// Blocks that recorded graphs run with: they do not go back to `free` while the graph lives.
+    of_graphs: HashMap<u64, GraphBlock>,
 }
 
-/// One block obtained from the system.
-struct Block {
-    address: NonNull<u8>,
+/// A block that a graph runs with.
+struct GraphBlock {
     bytes: usize,
+    /// Whether a tensor holds it as well.
+    in_tensor: bool,
 }
 
-// SAFETY: a block is plain memory without ties to a thread; its owner alone reaches it.
-unsafe impl Send for Block {}
-// SAFETY: a shared block is only read.
-unsafe impl Sync for Block {}
+static POOLS: LazyLock<Mutex<HashMap<Device, Pool>>> = LazyLock::new(Mutex::default);
 
-static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
-
-fn lock() -> MutexGuard<'static, Pool> {
-    // Every update below leaves the pool consistent, so a panic elsewhere does not spoil it.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> MutexGuard<'static, HashMap<Device, Pool>> {
+    // Every update below leaves the pools consistent, so a panic elsewhere does not spoil them.
+    POOLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory of a tensor; goes back to the pool when dropped. Its bytes are always initialised, though to anything.
-pub(crate) struct Buffer(Block);
+/// Memory of a tensor; goes back to the pool when dropped. On the processor its bytes are always initialised, though to anything.
+pub(crate) struct Buffer {
+    address: u64,
+    bytes: usize,
+    device: Device,
+}
 
 impl Buffer {
     /// A buffer of at least `bytes` bytes with any contents.
-    pub(crate) fn new(bytes: usize) -> Result<Self> {
+    pub(crate) fn new(bytes: usize, device: Device) -> Result<Self> {
         let class = size_class(bytes);
-        let mut pool = lock();
-        let block = match pool.free.get_mut(&class).and_then(Vec::pop) {
-            Some(block) => block,
-            None => {
-                let block = allocate(class).ok_or(Error::OutOfMemory {
-                    requested: bytes,
-                    held: pool.stats.held,
-                })?;
-                pool.stats.held += class;
-                pool.stats.allocations += 1;
-                block
-            }
+        let mut pools = lock();
+        let pool = pools.entry(device).or_default();
+        let address = match pool.free.get_mut(&class).and_then(Vec::pop) {
+            Some(address) => address,
+            None => pool.grow(class, bytes, device)?,
         };
+        if let Some(recording) = &mut pool.recording {
+            recording.insert(address, class);
+        }
         pool.stats.in_use += class;
         pool.stats.high_water = pool.stats.high_water.max(pool.stats.in_use);
-        Ok(Buffer(block))
+        Ok(Buffer {
+            address,
+            bytes: class,
+            device,
+        })
     }
 
-    /// The first byte.
-    pub(crate) fn address(&self) -> *mut u8 {
-        self.0.address.as_ptr()
+    /// The first byte, an address of the device.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Where the buffer is.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Block { address, bytes } = self.0;
-        let mut pool = lock();
-        pool.stats.in_use -= bytes;
-        pool.free
-            .entry(bytes)
-            .or_default()
-            .push(Block { address, bytes });
+        let mut pools = lock();
+        let pool = pools.entry(self.device).or_default();
+        pool.stats.in_use -= self.bytes;
+        match pool.of_graphs.get_mut(&self.address) {
+            Some(block) => block.in_tensor = false,
+            None => pool.free.entry(self.bytes).or_default().push(self.address),
+        }
+    }
+}
+
+impl Pool {
+    /// A block from the system, after giving unused ones back where there is no room.
+    fn grow(&mut self, class: usize, requested: usize, device: Device) -> Result<u64> {
+        let mut address = allocate(class, device)?;
+        if address.is_none() && self.free.values().any(|blocks| !blocks.is_empty()) {
+            self.release_unused(device);
+            address = allocate(class, device)?;
+        }
+        let held = self.stats.held;
+        let address = address.ok_or(Error::OutOfMemory {
+            device,
+            requested,
+            held,
+        })?;
+        self.stats.held += class;
+        self.stats.allocations += 1;
+        Ok(address)
+    }
+
+    fn release_unused(&mut self, device: Device) {
+        for (bytes, blocks) in std::mem::take(&mut self.free) {
+            for address in blocks {
+                self.stats.held -= bytes;
+                // SAFETY: allocated by `allocate` with this size, and owned by nobody else.
+                unsafe { deallocate(address, bytes, device) };
+            }
+        }
     }
 }
 
@@ -97,26 +137,104 @@ fn size_class(bytes: usize) -> usize {
     bytes.max(1).checked_next_multiple_of(step).unwrap_or(bytes)
 }
 
-fn allocate(bytes: usize) -> Option<Block> {
-    let layout = Layout::from_size_align(bytes, ALIGNMENT).ok()?;
-    // SAFETY: the layout's size is not zero, as `size_class` returns at least ALIGNMENT.
-    let address = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-    Some(Block { address, bytes })
+fn allocate(bytes: usize, device: Device) -> Result<Option<u64>> {
+    match device {
+        Device::Cuda(ordinal) => memory::allocate(ordinal, bytes),
+        Device::Cpu => Ok(Layout::from_size_align(bytes, ALIGNMENT)
+            .ok()
+            // SAFETY: the layout's size is not zero, as `size_class` returns at least ALIGNMENT.
+            .map(|layout| unsafe { alloc_zeroed(layout) } as u64)
+            .filter(|&address| address != 0)),
+    }
 }
 
-pub(crate) fn stats() -> MemoryStats {
-    lock().stats
+/// # Safety
+/// The address came from `allocate` with this size on this device, and nothing uses it any more.
+unsafe fn deallocate(address: u64, bytes: usize, device: Device) {
+    match device {
+        // SAFETY: as the caller promises.
+        Device::Cuda(ordinal) => unsafe { memory::release(ordinal, address) },
+        Device::Cpu => {
+            let layout = Layout::from_size_align(bytes, ALIGNMENT)
+                .expect("the layout was valid when the block was allocated");
+            // SAFETY: as the caller promises.
+            unsafe { dealloc(address as *mut u8, layout) };
+        }
+    }
 }
 
-pub(crate) fn release_unused() {
-    let mut pool = lock();
-    let free = std::mem::take(&mut pool.free);
-    for block in free.into_values().flatten() {
-        pool.stats.held -= block.bytes;
-        let layout = Layout::from_size_align(block.bytes, ALIGNMENT)
-            .expect("the layout was valid when the block was allocated");
-        // SAFETY: allocated by `allocate` with this layout, and owned by nobody else.
-        unsafe { dealloc(block.address.as_ptr(), layout) };
+pub(crate) fn stats(device: Device) -> MemoryStats {
+    lock()
+        .get(&device)
+        .map(|pool| pool.stats)
+        .unwrap_or_default()
+}
+
+pub(crate) fn release_unused(device: Device) {
+    if let Some(pool) = lock().get_mut(&device) {
+        pool.release_unused(device);
+    }
+}
+
+/// Forgets the high-water mark so far.
+pub(crate) fn reset_high_water(device: Device) {
+    if let Some(pool) = lock().get_mut(&device) {
+        pool.stats.high_water = pool.stats.in_use;
+    }
+}
+
+/// The recording of a graph in progress: the pool notes what it hands out.
+pub(crate) struct Recording {
+    device: Device,
+}
+
+/// The memory that a recorded graph runs in; goes back to the pool when dropped.
+pub(crate) struct Captured {
+    device: Device,
+    addresses: Vec<u64>,
+}
+
+/// Begins to note which buffers the device's pool hands out.
+pub(crate) fn begin_capture(device: Device) -> Recording {
+    lock().entry(device).or_default().recording = Some(HashMap::new());
+    Recording { device }
+}
+
+impl Recording {
+    /// Ends the recording: what was handed out is the graph's from now on, whether a tensor still holds it or not.
+    pub(crate) fn end(self) -> Captured {
+        let mut pools = lock();
+        let pool = pools.entry(self.device).or_default();
+        let blocks = pool.recording.take().unwrap_or_default();
+        for (&address, &bytes) in &blocks {
+            let free = pool.free.entry(bytes).or_default();
+            let place = free.iter().position(|&other| other == address);
+            if let Some(place) = place {
+                free.swap_remove(place);
+            }
+            let in_tensor = place.is_none();
+            pool.of_graphs
+                .insert(address, GraphBlock { bytes, in_tensor });
+        }
+        Captured {
+            device: self.device,
+            addresses: blocks.into_keys().collect(),
+        }
+    }
+}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        let mut pools = lock();
+        let pool = pools.entry(self.device).or_default();
+        for address in &self.addresses {
+            match pool.of_graphs.remove(address) {
+                Some(block) if !block.in_tensor => {
+                    pool.free.entry(block.bytes).or_default().push(*address);
+                }
+                _ => {} // the tensor gives it back
+            }
+        }
     }
 }
 
@@ -136,7 +254,22 @@ mod tests {
 
     #[test]
     fn an_impossible_size_is_an_error() {
-        let error = Buffer::new(usize::MAX / 2).err();
+        let error = Buffer::new(usize::MAX / 2, Device::Cpu).err();
         assert!(matches!(error, Some(Error::OutOfMemory { .. })));
+    }
+
+    #[test]
+    fn a_graphs_memory_is_not_handed_out_again_while_it_lives() {
+        // The bookkeeping does not depend on the device, so the processor's pool stands for any.
+        const BYTES: usize = 123_457; // a size class that no other test uses
+        let device = Device::Cpu;
+        let recording = begin_capture(device);
+        let address = Buffer::new(BYTES, device).unwrap().address();
+        let memory = recording.end();
+        let other = Buffer::new(BYTES, device).unwrap();
+        assert_ne!(other.address(), address);
+        drop(memory);
+        let again = Buffer::new(BYTES, device).unwrap();
+        assert_eq!(again.address(), address);
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cuda::memory;
 use crate::pool::Buffer;
-use crate::{DType, Device, Element, Error, Mat, MatMut, Result, Shape};
+use crate::{DType, Device, Element, Error, Mat, MatMut, Result, Shape, View, ViewMut};
 
 /// An n-dimensional array. Cloning shares the values; [`Tensor::make_mut`] copies them first where they are shared, so a
 /// tensor never changes under another holder.
@@ -19,7 +20,6 @@ impl Tensor {
     /// A tensor with any contents, to be overwritten.
     pub fn empty(shape: impl Into<Shape>, dtype: DType, device: Device) -> Result<Self> {
         let shape = shape.into();
-        let Device::Cpu = device;
         let bytes = shape
             .checked_count()
             .and_then(|count| count.checked_mul(dtype.size()))
@@ -28,21 +28,35 @@ impl Tensor {
         Ok(Self {
             shape,
             dtype,
-            buffer: Arc::new(Buffer::new(bytes)?),
+            buffer: Arc::new(Buffer::new(bytes, device)?),
         })
     }
 
     /// A tensor of zeros.
     pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: Device) -> Result<Self> {
         let mut tensor = Self::empty(shape, dtype, device)?;
-        tensor.bytes_mut()?.fill(0);
+        let bytes = tensor.byte_len();
+        match device {
+            Device::Cpu => tensor.bytes_mut()?.fill(0),
+            // SAFETY: the buffer holds at least that many bytes.
+            Device::Cuda(ordinal) => unsafe {
+                memory::zero_rows(ordinal, tensor.address_mut()?, 1, bytes, bytes)?;
+            },
+        }
         Ok(tensor)
     }
 
     /// A tensor with every value equal to `value`.
     pub fn full<T: Element>(shape: impl Into<Shape>, value: T, device: Device) -> Result<Self> {
         let mut tensor = Self::empty(shape, T::DTYPE, device)?;
-        tensor.make_mut::<T>()?.fill(value);
+        match device {
+            Device::Cpu => tensor.make_mut::<T>()?.fill(value),
+            // SAFETY: the buffer holds at least that many values.
+            Device::Cuda(ordinal) => unsafe {
+                let (to, count) = (tensor.address_mut()?, tensor.len());
+                memory::fill(ordinal, to, bytemuck::bytes_of(&value), count)?;
+            },
+        }
         Ok(tensor)
     }
 
@@ -62,8 +76,35 @@ impl Tensor {
                 format!("{} values for shape {}", values.len(), tensor.shape),
             ));
         }
-        tensor.make_mut::<T>()?.copy_from_slice(values);
+        match device {
+            Device::Cpu => tensor.make_mut::<T>()?.copy_from_slice(values),
+            // SAFETY: the buffer holds as many values.
+            Device::Cuda(ordinal) => unsafe {
+                memory::upload(ordinal, tensor.address_mut()?, bytemuck::cast_slice(values))?;
+            },
+        }
         Ok(tensor)
+    }
+
+    /// The same values on `device`; shared where they are there already. Values that come from a GPU are waited for.
+    pub fn to(&self, device: Device) -> Result<Self> {
+        let from = self.device();
+        if from == device {
+            return Ok(self.clone());
+        }
+        let mut copy = Self::empty(self.shape, self.dtype, device)?;
+        match (from, device) {
+            (Device::Cpu, Device::Cuda(ordinal)) => {
+                // SAFETY: both tensors have as many bytes.
+                unsafe { memory::upload(ordinal, copy.address_mut()?, self.as_bytes()?)? };
+            }
+            (Device::Cuda(ordinal), Device::Cpu) => {
+                // SAFETY: both tensors have as many bytes.
+                unsafe { memory::download(ordinal, copy.bytes_mut()?, self.buffer.address())? };
+            }
+            _ => return self.to(Device::Cpu)?.to(device),
+        }
+        Ok(copy)
     }
 
     /// The sizes of the axes.
@@ -78,7 +119,7 @@ impl Tensor {
 
     /// Where the values are.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.buffer.device()
     }
 
     /// Number of values.
@@ -111,10 +152,11 @@ impl Tensor {
     /// The values, row by row.
     ///
     /// # Errors
-    /// [`Error::DType`] where they are not of type `T`.
+    /// [`Error::DType`] where they are not of type `T`; [`Error::Device`] where they are not on the processor: copy them with
+    /// [`Tensor::to`] or [`Tensor::to_vec`].
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.check::<T>("as_slice")?;
-        let address = self.buffer.address().cast::<T>();
+        let address = self.buffer.address() as *const T;
         // SAFETY: the buffer holds at least `len` values, initialised and aligned to 64 bytes, and is written through
         // `make_mut` only, which needs it unshared and `self` borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts(address, self.len()) })
@@ -123,11 +165,11 @@ impl Tensor {
     /// The values for writing; they are copied first where another tensor shares them.
     ///
     /// # Errors
-    /// [`Error::DType`] where they are not of type `T`; [`Error::OutOfMemory`] where the copy does not fit.
+    /// As [`Tensor::as_slice`]; [`Error::OutOfMemory`] where the copy does not fit.
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         self.check::<T>("make_mut")?;
         let len = self.len();
-        let address = self.unshare()?.cast::<T>();
+        let address = self.address_mut()? as *mut T;
         // SAFETY: as in `as_slice`; the buffer is unshared now and `self` is borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts_mut(address, len) })
     }
@@ -138,15 +180,42 @@ impl Tensor {
     }
 
     /// The values' bytes, in the machine's order.
-    pub fn as_bytes(&self) -> &[u8] {
-        let bytes = self.len() * self.dtype.size();
+    ///
+    /// # Errors
+    /// [`Error::Device`] where they are not on the processor.
+    pub fn as_bytes(&self) -> Result<&[u8]> {
+        self.on_cpu("as_bytes")?;
         // SAFETY: the buffer holds at least that many initialised bytes, written through `make_mut` only.
-        unsafe { std::slice::from_raw_parts(self.buffer.address(), bytes) }
+        Ok(unsafe {
+            std::slice::from_raw_parts(self.buffer.address() as *const u8, self.byte_len())
+        })
     }
 
-    /// A copy of the values.
+    /// A copy of the values, from whatever device.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        self.as_slice().map(<[T]>::to_vec)
+        self.to(Device::Cpu)?.as_slice().map(<[T]>::to_vec)
+    }
+
+    /// The tensor as a matrix of [`Shape::rows`] by [`Shape::cols`] on its device.
+    pub fn view(&self) -> View<'_> {
+        let (rows, cols) = (self.shape.rows(), self.shape.cols());
+        // SAFETY: the buffer holds as many values and is borrowed.
+        unsafe {
+            View::from_raw(
+                self.buffer.address(),
+                [rows, cols, cols],
+                self.dtype,
+                self.device(),
+            )
+        }
+    }
+
+    /// The tensor as a writable matrix of [`Shape::rows`] by [`Shape::cols`] on its device.
+    pub fn view_mut(&mut self) -> Result<ViewMut<'_>> {
+        let (rows, cols) = (self.shape.rows(), self.shape.cols());
+        let address = self.address_mut()?;
+        // SAFETY: the buffer holds as many values, is unshared and borrowed mutably.
+        Ok(unsafe { ViewMut::from_raw(address, [rows, cols, cols], self.dtype, self.device()) })
     }
 
     /// An f32 tensor as a matrix of [`Shape::rows`] by [`Shape::cols`].
@@ -161,32 +230,51 @@ impl Tensor {
         Ok(MatMut::new(self.make_mut()?, rows, cols, cols, 0))
     }
 
-    /// The address of the values, unshared.
-    pub(crate) fn unshare(&mut self) -> Result<*mut u8> {
+    /// The address of the values on their device, unshared.
+    pub(crate) fn address_mut(&mut self) -> Result<u64> {
         if Arc::get_mut(&mut self.buffer).is_none() {
-            let bytes = self.len() * self.dtype.size();
-            let copy = Buffer::new(bytes)?;
-            // SAFETY: both buffers hold at least `bytes` initialised bytes and are different allocations.
+            let (bytes, device) = (self.byte_len(), self.device());
+            let copy = Buffer::new(bytes, device)?;
+            let (from, to) = (self.buffer.address(), copy.address());
+            // SAFETY: both buffers hold at least `bytes` bytes on one device and are different allocations.
             unsafe {
-                self.buffer
-                    .address()
-                    .copy_to_nonoverlapping(copy.address(), bytes)
-            };
+                match device {
+                    Device::Cpu => (from as *const u8).copy_to_nonoverlapping(to as *mut u8, bytes),
+                    Device::Cuda(ordinal) => memory::copy(ordinal, to, from, bytes)?,
+                }
+            }
             self.buffer = Arc::new(copy);
         }
         Ok(self.buffer.address())
     }
 
+    fn byte_len(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        let bytes = self.len() * self.dtype.size();
-        let address = self.unshare()?;
+        self.on_cpu("bytes_mut")?;
+        let bytes = self.byte_len();
+        let address = self.address_mut()? as *mut u8;
         // SAFETY: the buffer holds at least `bytes` initialised bytes and is unshared.
         Ok(unsafe { std::slice::from_raw_parts_mut(address, bytes) })
     }
 
+    fn on_cpu(&self, op: &'static str) -> Result<()> {
+        match self.device() {
+            Device::Cpu => Ok(()),
+            got => Err(Error::Device {
+                op,
+                what: "the tensor",
+                expected: Device::Cpu,
+                got,
+            }),
+        }
+    }
+
     fn check<T: Element>(&self, op: &'static str) -> Result<()> {
         if self.dtype == T::DTYPE {
-            return Ok(());
+            return self.on_cpu(op);
         }
         Err(Error::DType {
             op,
@@ -199,7 +287,13 @@ impl Tensor {
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tensor {} {}", self.dtype, self.shape)
+        write!(
+            f,
+            "Tensor {} {} on {}",
+            self.dtype,
+            self.shape,
+            self.device()
+        )
     }
 }
 

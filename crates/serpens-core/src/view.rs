@@ -2,6 +2,9 @@
 
 use std::marker::PhantomData;
 
+use crate::cuda::DevicePtr;
+use crate::{DType, Device, Error, Result};
+
 /// A read-only (rows, cols) matrix whose rows are `stride` values apart. A tensor of shape (batch, length, channels) is
 /// seen as batch·length rows of `channels` columns.
 #[derive(Clone, Copy, Debug)]
@@ -175,5 +178,200 @@ impl<'a, T> MatMut<'a, T> {
     /// The address of the first value.
     pub fn as_mut_ptr(&mut self) -> *mut T {
         self.data
+    }
+}
+
+/// Where a matrix lies on whatever device, and its sizes: what operations hand to their kernels.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    address: u64,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    dtype: DType,
+    device: Device,
+}
+
+impl Place {
+    fn aligned(&self, bytes: usize) -> bool {
+        let row = self.stride * self.dtype.size();
+        self.address.is_multiple_of(bytes as u64) && (self.rows <= 1 || row.is_multiple_of(bytes))
+    }
+
+    /// Checks that the values are f32 on the processor.
+    fn on_cpu(&self) -> Result<()> {
+        if self.device != Device::Cpu {
+            return Err(Error::Device {
+                op: "mat",
+                what: "the tensor",
+                expected: Device::Cpu,
+                got: self.device,
+            });
+        }
+        if self.dtype == DType::F32 {
+            return Ok(());
+        }
+        Err(Error::DType {
+            op: "mat",
+            what: "the tensor",
+            expected: DType::F32,
+            got: self.dtype,
+        })
+    }
+}
+
+/// A read-only matrix on any device, of any type, whose rows may lie inside wider ones.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    place: Place,
+    owner: PhantomData<&'a [u8]>,
+}
+
+/// A writable matrix on any device, of any type, whose rows may lie inside wider ones.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    place: Place,
+    owner: PhantomData<&'a mut [u8]>,
+}
+
+macro_rules! place {
+    ($view:ident) => {
+        impl<'a> $view<'a> {
+            /// A matrix of `cols` columns at `address`, `stride` values from row to row.
+            ///
+            /// # Safety
+            /// For 'a the values are valid on the device, and reached as the kind of borrow says.
+            pub(crate) unsafe fn from_raw(
+                address: u64,
+                [rows, cols, stride]: [usize; 3],
+                dtype: DType,
+                device: Device,
+            ) -> Self {
+                let place = Place {
+                    address,
+                    rows,
+                    cols,
+                    stride,
+                    dtype,
+                    device,
+                };
+                Self {
+                    place,
+                    owner: PhantomData,
+                }
+            }
+
+            /// Number of rows.
+            pub fn rows(&self) -> usize {
+                self.place.rows
+            }
+
+            /// Number of columns.
+            pub fn cols(&self) -> usize {
+                self.place.cols
+            }
+
+            /// Distance between the starts of two rows, in values.
+            pub fn stride(&self) -> usize {
+                self.place.stride
+            }
+
+            /// The type of the values.
+            pub fn dtype(&self) -> DType {
+                self.place.dtype
+            }
+
+            /// Where the values are.
+            pub fn device(&self) -> Device {
+                self.place.device
+            }
+
+            /// The address of the first value, as kernels of a GPU take it.
+            pub fn ptr(&self) -> DevicePtr {
+                DevicePtr(self.place.address)
+            }
+
+            /// Whether every row starts at a multiple of this many bytes.
+            pub fn aligned(&self, bytes: usize) -> bool {
+                self.place.aligned(bytes)
+            }
+        }
+    };
+}
+
+place!(View);
+place!(ViewMut);
+
+impl<'a> View<'a> {
+    /// The values for the kernels of the processor.
+    ///
+    /// # Errors
+    /// Values that are not f32, or on another device.
+    pub fn mat(self) -> Result<Mat<'a>> {
+        self.place.on_cpu()?;
+        let Place {
+            address,
+            rows,
+            cols,
+            stride,
+            ..
+        } = self.place;
+        let len = if rows == 0 {
+            0
+        } else {
+            (rows - 1) * stride + cols
+        };
+        // SAFETY: valid by construction, f32 on the processor as was checked.
+        let data = unsafe { std::slice::from_raw_parts(address as *const f32, len) };
+        Ok(Mat {
+            data,
+            rows,
+            cols,
+            stride,
+        })
+    }
+}
+
+impl<'a> ViewMut<'a> {
+    /// The values for the kernels of the processor.
+    ///
+    /// # Errors
+    /// Values that are not f32, or on another device.
+    pub fn mat(self) -> Result<MatMut<'a>> {
+        self.place.on_cpu()?;
+        let place = self.place;
+        // SAFETY: valid and unique by construction, f32 on the processor as was checked.
+        Ok(unsafe {
+            MatMut::from_raw(
+                place.address as *mut f32,
+                place.rows,
+                place.cols,
+                place.stride,
+            )
+        })
+    }
+
+    /// All values of a matrix without gaps, for the kernels of the processor.
+    ///
+    /// # Errors
+    /// As [`ViewMut::mat`].
+    pub fn slice(self) -> Result<&'a mut [f32]> {
+        self.mat().map(MatMut::into_slice)
+    }
+
+    /// The same matrix, borrowed for less long.
+    pub fn reborrow(&mut self) -> ViewMut<'_> {
+        ViewMut {
+            place: self.place,
+            owner: PhantomData,
+        }
+    }
+
+    /// The same matrix for reading.
+    pub fn as_view(&self) -> View<'_> {
+        View {
+            place: self.place,
+            owner: PhantomData,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Where sequences begin that are packed one behind the other.
 
-use serpens_core::{Error, Result};
+use serpens_core::{Device, Error, Result, Tensor};
 
 /// For each position of a (batch, length) block, whether a sequence starts there: operations over time remember nothing
 /// across such a position.
@@ -64,5 +64,24 @@ impl Starts {
                 self.batch, self.length
             ),
         ))
+    }
+
+    /// The flags on `device`, after the same check: one byte each, four to a word of the tensor.
+    pub fn bytes(
+        &self,
+        op: &'static str,
+        batch: usize,
+        length: usize,
+        device: Device,
+    ) -> Result<Tensor> {
+        let flags = self.flags(op, batch, length)?;
+        let words: Vec<u32> = flags
+            .chunks(4)
+            .map(|four| {
+                let byte = |i| u8::from(four.get(i).copied().unwrap_or(false));
+                u32::from_ne_bytes(std::array::from_fn(byte))
+            })
+            .collect();
+        Tensor::from_slice([words.len()], &words, device)
     }
 }

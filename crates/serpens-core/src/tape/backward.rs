@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::gradients::{GradientBuffer, Gradients};
 use super::{Node, Target};
-use crate::{DType, Device, Error, MatMut, Result, Shape, Tensor};
+use crate::{DType, Device, Error, Result, Shape, Tensor, ViewMut};
 
 /// The backward pass of one recorded operation, with whatever it kept from its forward.
 pub trait Backward {
@@ -27,6 +27,9 @@ pub(super) struct InputSlot {
     pub(super) row_width: usize,
     pub(super) base: Shape,
     pub(super) columns: Option<Columns>,
+    /// The type and the place of the gradient.
+    pub(super) dtype: DType,
+    pub(super) device: Device,
 }
 
 impl InputSlot {
@@ -66,7 +69,7 @@ impl Store<'_> {
             return Ok(None);
         };
         if slot.is_none() {
-            *slot = Some(GradientBuffer::new(input.base)?);
+            *slot = Some(GradientBuffer::new(input)?);
         }
         Ok(slot.as_mut())
     }
@@ -84,7 +87,7 @@ impl Store<'_> {
         let Some(slot) = self.slot(input) else {
             return Ok(());
         };
-        if slot.is_none() && input.columns.is_none() {
+        if slot.is_none() && input.columns.is_none() && gradient.dtype() == input.dtype {
             *slot = Some(GradientBuffer::whole(gradient.reshape(input.base)?));
             return Ok(());
         }
@@ -93,7 +96,7 @@ impl Store<'_> {
         };
         let range = input.range(buffer);
         let values = gradient.reshape([input.base.rows(), range.len()])?;
-        buffer.add(range, values.mat()?)
+        buffer.add(range, values.view())
     }
 }
 
@@ -151,7 +154,7 @@ impl BackwardContext<'_, '_> {
 
     /// The matrix of input `index`'s gradient for an operation that can add to what is there: the flag says whether it must
     /// (otherwise the contents are arbitrary, and it must write every value). `None` where no gradient is wanted.
-    pub fn accumulator(&mut self, index: usize) -> Result<Option<(MatMut<'_>, bool)>> {
+    pub fn accumulator(&mut self, index: usize) -> Result<Option<(ViewMut<'_>, bool)>> {
         let input = &self.inputs[index];
         let Some(buffer) = self.store.buffer(input)? else {
             return Ok(None);
@@ -172,7 +175,7 @@ impl BackwardContext<'_, '_> {
 
     /// Matrices for the gradients of several inputs, to be overwritten completely. Where an input already has a gradient, its
     /// matrix is a temporary that is added afterwards; where none is wanted, one that is thrown away.
-    pub fn overwrite<const K: usize>(&mut self, indices: [usize; K]) -> Result<[MatMut<'_>; K]> {
+    pub fn overwrite<const K: usize>(&mut self, indices: [usize; K]) -> Result<[ViewMut<'_>; K]> {
         let mut matrices = [const { None }; K];
         for (place, index) in matrices.iter_mut().zip(indices) {
             *place = Some(self.overwrite_one(index)?);
@@ -180,7 +183,7 @@ impl BackwardContext<'_, '_> {
         Ok(matrices.map(|matrix| matrix.expect("each was set above")))
     }
 
-    fn overwrite_one<'m>(&mut self, index: usize) -> Result<MatMut<'m>> {
+    fn overwrite_one<'m>(&mut self, index: usize) -> Result<ViewMut<'m>> {
         let input = &self.inputs[index];
         if let Some(buffer) = self.store.buffer(input)? {
             let columns = input.range(buffer);
@@ -190,11 +193,12 @@ impl BackwardContext<'_, '_> {
             }
         }
         let width = input.width();
-        let mut temporary = Tensor::empty([input.rows, width], DType::F32, Device::Cpu)?;
-        let address = temporary.unshare()?.cast();
+        let mut temporary = Tensor::empty([input.rows, width], input.dtype, input.device)?;
+        let address = temporary.address_mut()?;
         self.pending.push((index, temporary));
+        let sizes = [input.rows, width, width];
         // SAFETY: the temporary lives in `pending`, untouched until the context's borrow by `overwrite` ends.
-        Ok(unsafe { MatMut::from_raw(address, input.rows, width, width) })
+        Ok(unsafe { ViewMut::from_raw(address, sizes, input.dtype, input.device) })
     }
 }
 
@@ -203,9 +207,10 @@ fn matrix<'a>(
     buffer: &mut GradientBuffer,
     input: &InputSlot,
     columns: &Range<usize>,
-) -> Result<MatMut<'a>> {
-    let address = buffer.address()?.wrapping_add(columns.start);
+) -> Result<ViewMut<'a>> {
+    let address = buffer.address()? + (columns.start * input.dtype.size()) as u64;
+    let sizes = [input.rows, input.width(), input.row_width];
     // SAFETY: the buffer has `rows` rows of `row_width` values and lives in the store, which the context borrows as long as
     // the matrix; columns handed out together are disjoint, as each is marked written before the next is asked for.
-    Ok(unsafe { MatMut::from_raw(address, input.rows, input.width(), input.row_width) })
+    Ok(unsafe { ViewMut::from_raw(address, sizes, input.dtype, input.device) })
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::ParamId;
-use crate::{DType, Device, Mat, Result, Shape, Tensor};
+use super::backward::InputSlot;
+use crate::cuda;
+use crate::cuda::memory;
+use crate::{Device, Result, Tensor, View, ViewMut};
 
 /// A gradient of which some columns have been written.
 pub(super) struct GradientBuffer {
@@ -13,10 +16,10 @@ pub(super) struct GradientBuffer {
 }
 
 impl GradientBuffer {
-    /// A buffer of which nothing is written.
-    pub(super) fn new(shape: Shape) -> Result<Self> {
+    /// A buffer for the gradient of a whole input, of which nothing is written.
+    pub(super) fn new(input: &InputSlot) -> Result<Self> {
         Ok(Self {
-            tensor: Tensor::empty(shape, DType::F32, Device::Cpu)?,
+            tensor: Tensor::empty(input.base, input.dtype, input.device)?,
             written: Vec::new(),
         })
     }
@@ -57,8 +60,8 @@ impl GradientBuffer {
     }
 
     /// The address of the first value, for writing through matrices of disjoint columns.
-    pub(super) fn address(&mut self) -> Result<*mut f32> {
-        Ok(self.tensor.unshare()?.cast())
+    pub(super) fn address(&mut self) -> Result<u64> {
+        self.tensor.address_mut()
     }
 
     /// Sets the columns that nobody wrote to zero.
@@ -76,12 +79,8 @@ impl GradientBuffer {
         if end < width {
             gaps.push(end..width);
         }
-        if !gaps.is_empty() {
-            for row in self.tensor.make_mut::<f32>()?.chunks_mut(width) {
-                for gap in &gaps {
-                    row[gap.clone()].fill(0.0);
-                }
-            }
+        for gap in gaps {
+            zero(self.columns(&gap)?)?;
         }
         self.written.clear();
         self.written.push(0..width);
@@ -101,27 +100,62 @@ impl GradientBuffer {
     }
 
     /// Adds `values` to `columns`, or sets them where nothing was written.
-    pub(super) fn add(&mut self, columns: Range<usize>, values: Mat<'_>) -> Result<()> {
-        let state = self.state(&columns);
-        if state.is_none() {
-            self.fill_gaps()?;
+    pub(super) fn add(&mut self, columns: Range<usize>, values: View<'_>) -> Result<()> {
+        match self.state(&columns) {
+            Some(true) => {}
+            Some(false) => {
+                zero(self.columns(&columns)?)?;
+                self.mark(columns.clone());
+            }
+            None => self.fill_gaps()?,
         }
-        let width = self.width();
-        let fresh = state == Some(false);
-        for (i, row) in self.tensor.make_mut::<f32>()?.chunks_mut(width).enumerate() {
-            let row = &mut row[columns.clone()];
-            if fresh {
-                row.copy_from_slice(values.row(i));
-            } else {
-                for (sum, value) in row.iter_mut().zip(values.row(i)) {
+        add(self.columns(&columns)?, values)
+    }
+
+    /// Some columns, for writing.
+    fn columns(&mut self, columns: &Range<usize>) -> Result<ViewMut<'_>> {
+        let (dtype, device) = (self.tensor.dtype(), self.tensor.device());
+        let shape = self.tensor.shape();
+        let address = self.address()? + (columns.start * dtype.size()) as u64;
+        let sizes = [shape.rows(), columns.len(), shape.cols()];
+        // SAFETY: the columns lie inside the tensor, which is unshared and borrowed mutably.
+        Ok(unsafe { ViewMut::from_raw(address, sizes, dtype, device) })
+    }
+}
+
+/// Sets every value to zero.
+fn zero(values: ViewMut<'_>) -> Result<()> {
+    match values.device() {
+        Device::Cpu => {
+            let mut values = values.mat()?;
+            for i in 0..values.rows() {
+                values.row(i).fill(0.0);
+            }
+            Ok(())
+        }
+        Device::Cuda(ordinal) => {
+            let size = values.dtype().size();
+            let (rows, width, pitch) =
+                (values.rows(), values.cols() * size, values.stride() * size);
+            // SAFETY: the view is valid and borrowed uniquely; zero bytes are the value zero.
+            unsafe { memory::zero_rows(ordinal, values.ptr().0, rows, width, pitch) }
+        }
+    }
+}
+
+/// to += from.
+fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
+    match to.device() {
+        Device::Cpu => {
+            let (mut to, from) = (to.mat()?, from.mat()?);
+            for i in 0..to.rows() {
+                for (sum, value) in to.row(i).iter_mut().zip(from.row(i)) {
                     *sum += value;
                 }
             }
+            Ok(())
         }
-        if fresh {
-            self.mark(columns);
-        }
-        Ok(())
+        Device::Cuda(_) => cuda::gradients::add(to, from),
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use backward::{Backward, BackwardContext};
 pub use gradients::Gradients;
 
-use crate::{DType, Error, Mat, Result, Shape, Tensor};
+use crate::{DType, Device, Error, Mat, Result, Shape, Tensor, View};
 use backward::{Columns, InputSlot, Store};
 use gradients::GradientBuffer;
 
@@ -161,7 +161,8 @@ impl From<Tensor> for Var {
 }
 
 impl Var {
-    /// A parameter's value: operations with it and a value of a tape are recorded there.
+    /// A parameter's value: operations with it and a value of a tape are recorded there. Its gradient is f32, also where `value`
+    /// is a shadow of the parameter in another type.
     pub fn param(id: ParamId, value: Tensor) -> Self {
         Var {
             target: Target::Param(id),
@@ -185,7 +186,7 @@ impl Var {
     /// The tensor.
     ///
     /// # Errors
-    /// [`Error::Argument`] where this is a range of columns, which no contiguous tensor holds: use [`Var::mat`].
+    /// [`Error::Argument`] where this is a range of columns, which no contiguous tensor holds: use [`Var::view`].
     pub fn tensor(&self) -> Result<&Tensor> {
         match self.columns {
             None => Ok(&self.value),
@@ -202,19 +203,27 @@ impl Var {
         Ok(self.value)
     }
 
-    /// The f32 values as a matrix.
-    pub fn mat(&self) -> Result<Mat<'_>> {
+    /// Where the values are.
+    pub fn device(&self) -> Device {
+        self.value.device()
+    }
+
+    /// The values as a matrix on their device.
+    pub fn view(&self) -> View<'_> {
+        let whole = self.value.view();
         let Some(columns) = self.columns else {
-            return self.value.mat();
+            return whole;
         };
-        let shape = self.value.shape();
-        Ok(Mat::new(
-            self.value.as_slice()?,
-            shape.rows(),
-            columns.width,
-            shape.cols(),
-            columns.offset,
-        ))
+        let dtype = self.dtype();
+        let address = whole.ptr().0 + (columns.offset * dtype.size()) as u64;
+        let sizes = [whole.rows(), columns.width, whole.stride()];
+        // SAFETY: the columns lie inside the rows of the whole, which is borrowed as long.
+        unsafe { View::from_raw(address, sizes, dtype, self.device()) }
+    }
+
+    /// The f32 values on the processor as a matrix.
+    pub fn mat(&self) -> Result<Mat<'_>> {
+        self.view().mat()
     }
 
     /// The same values without gradient or tape: what an operation keeps for its backward, so that the record does not hold
@@ -290,6 +299,11 @@ impl Var {
             row_width: self.value.shape().cols(),
             base: self.base,
             columns: self.columns,
+            dtype: match self.target {
+                Target::Param(_) => DType::F32,
+                _ => self.dtype(),
+            },
+            device: self.device(),
         }
     }
 }
@@ -332,6 +346,8 @@ pub fn record<const K: usize>(
         row_width: 0,
         base: Shape::from(0),
         columns: None,
+        dtype: DType::F32,
+        device: Device::Cpu,
     };
     inner.nodes.push(Node {
         inputs: inputs

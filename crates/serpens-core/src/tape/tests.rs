@@ -17,7 +17,8 @@ fn product(a: &Var, b: &Var) -> Result<Var> {
             };
             let dy = dy.mat()?;
             let [da, db] = context.overwrite([0, 1])?;
-            for (mut gradient, other) in [(da, &self.1), (db, &self.0)] {
+            for (gradient, other) in [(da, &self.1), (db, &self.0)] {
+                let mut gradient = gradient.mat()?;
                 let other = other.mat()?;
                 for i in 0..gradient.rows() {
                     for ((g, o), d) in gradient.row(i).iter_mut().zip(other.row(i)).zip(dy.row(i)) {

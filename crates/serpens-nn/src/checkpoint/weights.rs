@@ -102,11 +102,15 @@ pub fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<String, Tens
         .collect()
 }
 
-struct Stored<'a>(&'a Tensor);
+/// A tensor on the processor, as the writer of safetensors files takes it.
+struct Stored<'a> {
+    tensor: &'a Tensor,
+    bytes: &'a [u8],
+}
 
 impl View for Stored<'_> {
     fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
+        match self.tensor.dtype() {
             DType::BF16 => Dtype::BF16,
             DType::U32 => Dtype::U32,
             _ => Dtype::F32,
@@ -114,23 +118,32 @@ impl View for Stored<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        self.0.dims()
+        self.tensor.dims()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.as_bytes())
+        Cow::Borrowed(self.bytes)
     }
 
     fn data_len(&self) -> usize {
-        self.0.as_bytes().len()
+        self.bytes.len()
     }
 }
 
 /// Writes tensors to a safetensors file, which appears complete or not at all.
 pub fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<()> {
+    let on_cpu = tensors
+        .iter()
+        .map(|(_, tensor)| tensor.to(Device::Cpu))
+        .collect::<serpens_core::Result<Vec<_>>>()?;
     let views = tensors
         .iter()
-        .map(|(name, tensor)| (name.as_str(), Stored(tensor)));
+        .zip(&on_cpu)
+        .map(|((name, _), tensor)| {
+            let bytes = tensor.as_bytes()?;
+            Ok((name.as_str(), Stored { tensor, bytes }))
+        })
+        .collect::<Result<Vec<_>>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|e| Error::Malformed {
         path: path.to_owned(),
         kind: "safetensors file",

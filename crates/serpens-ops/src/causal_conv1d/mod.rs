@@ -135,11 +135,15 @@ impl Backward for ConvBackward {
         };
         let [dx, dweight, dbias, dinitial] = context.overwrite([0, 1, 2, 3])?;
         let gradients = cpu::Gradients {
-            dx,
-            dweight: dweight.into_slice(),
-            dbias: self.bias.as_ref().map(|_| dbias.into_slice()),
+            dx: dx.mat()?,
+            dweight: dweight.slice()?,
+            dbias: self.bias.as_ref().map(|_| dbias.slice()).transpose()?,
             accumulate: false,
-            dinitial_state: self.initial_state.as_ref().map(|_| dinitial.into_slice()),
+            dinitial_state: self
+                .initial_state
+                .as_ref()
+                .map(|_| dinitial.slice())
+                .transpose()?,
         };
         let dstate = dstate.as_ref().map(Tensor::as_slice).transpose()?;
         cpu::backward(&self.conv()?, self.x.mat()?, dy.mat()?, dstate, gradients);

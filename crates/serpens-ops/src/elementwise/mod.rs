@@ -90,7 +90,7 @@ pub fn mul(a: &Var, b: &Var) -> Result<Var> {
         },
         |dy, a, b, context| {
             let [da, db] = context.overwrite([0, 1])?;
-            cpu::mul_backward(dy.mat()?, a.mat()?, b.mat()?, da, db);
+            cpu::mul_backward(dy.mat()?, a.mat()?, b.mat()?, da.mat()?, db.mat()?);
             Ok(())
         },
     )
@@ -108,7 +108,7 @@ pub fn silu_mul(a: &Var, z: &Var) -> Result<Var> {
         },
         |dy, a, z, context| {
             let [da, dz] = context.overwrite([0, 1])?;
-            cpu::silu_mul_backward(dy.mat()?, a.mat()?, z.mat()?, da, dz);
+            cpu::silu_mul_backward(dy.mat()?, a.mat()?, z.mat()?, da.mat()?, dz.mat()?);
             Ok(())
         },
     )
@@ -126,7 +126,7 @@ impl Backward for UnaryBackward {
             return Ok(());
         };
         let [dx] = context.overwrite([0])?;
-        (self.rule)(&dy, &self.kept, dx)
+        (self.rule)(&dy, &self.kept, dx.mat()?)
     }
 }
 
@@ -201,7 +201,7 @@ impl Backward for BroadcastBackward {
             return Ok(());
         };
         if let Some((dx, accumulate)) = context.accumulator(0)? {
-            cpu::sum_rows(dy.mat()?, dx.into_slice(), accumulate);
+            cpu::sum_rows(dy.mat()?, dx.slice()?, accumulate);
         }
         Ok(())
     }

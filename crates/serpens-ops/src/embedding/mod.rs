@@ -54,7 +54,7 @@ impl Backward for EmbeddingBackward {
         };
         if let Some((dtable, accumulate)) = context.accumulator(1)? {
             let ids = self.ids.tensor()?.as_slice()?;
-            cpu::backward(ids, dy.mat()?, dtable.into_slice(), accumulate);
+            cpu::backward(ids, dy.mat()?, dtable.slice()?, accumulate);
         }
         Ok(())
     }

@@ -2,14 +2,18 @@
 //!
 //! x: (rows, d_in), W: (d_out, d_in) row by row as checkpoints hold it, b: (d_out), y: (rows, d_out), all f32; x, y and their
 //! gradients may be columns of wider rows. dx = dy W, dW = dyᵀ x, db = Σ_rows dy.
+//!
+//! On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and dW, b and
+//! db are f32.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Tensor, Var};
+use serpens_core::{Device, Error, Result, Tensor, Var};
 
 use crate::check;
 
@@ -21,7 +25,7 @@ const OP: &str = "linear";
 /// x (…, inputs), weight (outputs, inputs), bias (outputs) → (…, outputs)
 ///
 /// # Errors
-/// Shapes that do not fit; operands that are not f32.
+/// Shapes that do not fit; operands of other types than the head of this module says.
 pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
     let [outputs, inputs] = check::axes(OP, "weight", "(outputs, inputs)", weight)?;
     check::optional(OP, "bias", &[outputs], bias)?;
@@ -29,9 +33,17 @@ pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         return Err(Error::shape(OP, "x", format!("(…, {inputs})"), x.shape()));
     }
     let device = weight.tensor()?.device();
-    let mut y = Tensor::empty(x.shape().with_cols(outputs), DType::F32, device)?;
-    let bias_values = bias.map(check::values).transpose()?;
-    cpu::forward(x.mat()?, check::values(weight)?, bias_values, y.mat_mut()?);
+    let mut y = Tensor::empty(x.shape().with_cols(outputs), x.dtype(), device)?;
+    match device {
+        Device::Cpu => {
+            let bias = bias.map(check::values).transpose()?;
+            cpu::forward(x.mat()?, check::values(weight)?, bias, y.mat_mut()?);
+        }
+        Device::Cuda(_) => {
+            let bias = bias.map(Var::view);
+            cuda::forward(x.view(), weight.view(), bias, y.view_mut()?)?;
+        }
+    }
     let operands = [Some(x), Some(weight), bias];
     let operation = tracked(&operands).then(|| {
         Box::new(LinearBackward {
@@ -54,15 +66,27 @@ impl Backward for LinearBackward {
         let Some(dy) = context.take_output(0) else {
             return Ok(());
         };
-        let dy = dy.mat()?;
+        let on_cpu = dy.device() == Device::Cpu;
         if let Some((dx, accumulate)) = context.accumulator(0)? {
-            cpu::backward_input(dy, check::values(&self.weight)?, dx, accumulate);
+            match on_cpu {
+                true => {
+                    let weight = check::values(&self.weight)?;
+                    cpu::backward_input(dy.mat()?, weight, dx.mat()?, accumulate);
+                }
+                false => cuda::backward_input(dy.view(), self.weight.view(), dx, accumulate)?,
+            }
         }
         if let Some((dw, accumulate)) = context.accumulator(1)? {
-            cpu::backward_weight(dy, self.x.mat()?, dw.into_slice(), accumulate);
+            match on_cpu {
+                true => cpu::backward_weight(dy.mat()?, self.x.mat()?, dw.slice()?, accumulate),
+                false => cuda::backward_weight(dy.view(), self.x.view(), dw, accumulate)?,
+            }
         }
         if let Some((db, accumulate)) = context.accumulator(2)? {
-            cpu::backward_bias(dy, db.into_slice(), accumulate);
+            match on_cpu {
+                true => cpu::backward_bias(dy.mat()?, db.slice()?, accumulate),
+                false => cuda::backward_bias(dy.view(), db, accumulate)?,
+            }
         }
         Ok(())
     }

@@ -155,14 +155,14 @@ impl Backward for KernelBackward {
         let [dt, a, a_im, b, b_im, c, c_im, d] = context.overwrite([0, 1, 2, 3, 4, 5, 6, 7])?;
         let complex = system.a_im.is_some();
         let grads = cpu::Grads {
-            dt: dt.into_slice(),
-            a: a.into_slice(),
-            a_im: complex.then(|| a_im.into_slice()),
-            b: b.into_slice(),
-            b_im: complex.then(|| b_im.into_slice()),
-            c: c.into_slice(),
-            c_im: complex.then(|| c_im.into_slice()),
-            d: system.d.map(|_| d.into_slice()),
+            dt: dt.slice()?,
+            a: a.slice()?,
+            a_im: complex.then(|| a_im.slice()).transpose()?,
+            b: b.slice()?,
+            b_im: complex.then(|| b_im.slice()).transpose()?,
+            c: c.slice()?,
+            c_im: complex.then(|| c_im.slice()).transpose()?,
+            d: system.d.map(|_| d.slice()).transpose()?,
         };
         cpu::backward(&system, self.length, dk.as_slice()?, grads);
         Ok(())

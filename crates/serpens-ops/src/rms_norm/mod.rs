@@ -101,14 +101,7 @@ impl Backward for RmsNormBackward {
         };
         let extra = dh_stream.as_ref().map(Tensor::mat).transpose()?;
         let [dw] = context.overwrite([2])?;
-        cpu::backward(
-            dy.mat()?,
-            extra,
-            saved,
-            dh.mat_mut()?,
-            dw.into_slice(),
-            false,
-        );
+        cpu::backward(dy.mat()?, extra, saved, dh.mat_mut()?, dw.slice()?, false);
         context.add(1, dh.clone())?;
         context.add(0, dh)
     }

@@ -284,21 +284,25 @@ impl Backward for ScanBackward {
         let [u, delta, a, a_im, b, c, d, z, bias, initial] =
             context.overwrite([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])?;
         let grads = cpu::Grads {
-            u,
-            delta,
-            z: self.z.as_ref().map(|_| z),
+            u: u.mat()?,
+            delta: delta.mat()?,
+            z: self.z.as_ref().map(|_| z.mat()).transpose()?,
             a: match self.a_im {
-                None => cpu::AMut::Real(a.into_slice()),
+                None => cpu::AMut::Real(a.slice()?),
                 Some(_) => cpu::AMut::Complex {
-                    re: a.into_slice(),
-                    im: a_im.into_slice(),
+                    re: a.slice()?,
+                    im: a_im.slice()?,
                 },
             },
-            b,
-            c,
-            d: self.d.as_ref().map(|_| d.into_slice()),
-            delta_bias: self.delta_bias.as_ref().map(|_| bias.into_slice()),
-            initial_state: self.initial_state.as_ref().map(|_| initial.into_slice()),
+            b: b.mat()?,
+            c: c.mat()?,
+            d: self.d.as_ref().map(|_| d.slice()).transpose()?,
+            delta_bias: self.delta_bias.as_ref().map(|_| bias.slice()).transpose()?,
+            initial_state: self
+                .initial_state
+                .as_ref()
+                .map(|_| initial.slice())
+                .transpose()?,
         };
         cpu::backward(
             &self.dims,

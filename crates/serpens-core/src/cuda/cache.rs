@@ -1,0 +1,106 @@
+//! Compiled programs on disk, under a key of everything that shapes them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::compile::{self, PRELUDE, compile};
+use super::kernel::Source;
+use crate::Result;
+
+/// A compiled program.
+pub(super) struct Program {
+    pub(super) key: u128,
+    pub(super) image: Arc<[u8]>,
+}
+
+/// The program of a source with these macros: from disk, or compiled and written there. A cache that cannot be read or written
+/// costs time only.
+pub(super) fn program(
+    source: &Source,
+    capability: (u32, u32),
+    defines: &[(String, String)],
+) -> Result<Program> {
+    let mut key = Fnv::new();
+    key.add(&compile::version()?.to_le_bytes());
+    key.add(&[capability.0, capability.1].map(u32::to_le_bytes).concat());
+    for text in [PRELUDE, source.name, source.text] {
+        key.add_text(text);
+    }
+    for (name, value) in defines {
+        key.add_text(name);
+        key.add_text(value);
+    }
+    let key = key.0;
+    let path = folder().map(|folder| folder.join(format!("{}-{key:032x}.cubin", source.name)));
+    // What the loader refuses would be refused for ever: an empty or torn file is not a program.
+    let kept = path.as_ref().and_then(|path| std::fs::read(path).ok());
+    if let Some(image) = kept.filter(|image| image.starts_with(b"\x7fELF")) {
+        return Ok(Program {
+            key,
+            image: image.into(),
+        });
+    }
+    let (image, _) = compile(source, capability, defines)?;
+    if let Some(path) = path {
+        keep(&path, &image);
+    }
+    Ok(Program {
+        key,
+        image: image.into(),
+    })
+}
+
+/// Where programs are kept: `SERPENS_CACHE`, or `serpens/kernels` in the user's cache folder.
+fn folder() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("SERPENS_CACHE") {
+        return Some(named.into());
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    Some(cache.or_else(home)?.join("serpens/kernels"))
+}
+
+/// Writes a program so that it appears complete or not at all. Failure is no harm.
+fn keep(path: &Path, image: &[u8]) {
+    let Some(folder) = path.parent() else { return };
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&part, image))
+        .and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+}
+
+/// The 128-bit hash of Fowler, Noll and Vo (variant 1a): the same on every machine and in every version.
+struct Fnv(u128);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul((1 << 88) + 0x13b);
+        }
+    }
+
+    /// A text and its length, so that two texts cannot pass for one.
+    fn add_text(&mut self, text: &str) {
+        self.add(&text.len().to_le_bytes());
+        self.add(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        let mut hash = Fnv::new();
+        hash.add(b"a");
+        assert_eq!(hash.0, 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    }
+}

@@ -1,0 +1,195 @@
+//! Memory of a device: copies and fills queued on its stream, and pinned memory between it and the host.
+
+use std::ptr::NonNull;
+
+use cudarc::driver::{result, sys};
+
+use super::driver_error;
+use super::event::Event;
+use super::state::{self, state};
+use crate::{Device, Element, Error, Result, Tensor};
+
+/// An address in a device's memory, as kernels take it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePtr(pub u64);
+
+impl DevicePtr {
+    /// The address of an operand that is absent.
+    pub const NULL: DevicePtr = DevicePtr(0);
+}
+
+/// Takes memory of a device from the driver; `None` where there is none left.
+pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
+    state(ordinal)?;
+    // SAFETY: the size is not zero.
+    match unsafe { result::malloc_sync(bytes) } {
+        Ok(address) => Ok(Some(address)),
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+        Err(error) => Err(driver_error("allocate")(error)),
+    }
+}
+
+/// Gives memory back to the driver, once everything queued has run.
+///
+/// # Safety
+/// The address came from [`allocate`] and nothing uses it any more.
+pub(crate) unsafe fn release(ordinal: usize, address: u64) {
+    if state(ordinal).is_ok() {
+        // SAFETY: as the caller promises; freeing waits for the device.
+        let _ = unsafe { result::free_sync(address) };
+    }
+}
+
+/// Copies from host memory; the source may be reused when this returns.
+///
+/// # Safety
+/// `to` has room for the values on the device.
+pub(crate) unsafe fn upload(ordinal: usize, to: u64, from: &[u8]) -> Result<()> {
+    let state = state(ordinal)?;
+    // SAFETY: as the caller promises; memory that is not pinned is staged before the call returns.
+    unsafe { result::memcpy_htod_async(to, from, state.stream) }
+        .map_err(driver_error("copy to the device"))
+}
+
+/// Copies to host memory and waits.
+///
+/// # Safety
+/// `from` holds as many bytes on the device.
+pub(crate) unsafe fn download(ordinal: usize, to: &mut [u8], from: u64) -> Result<()> {
+    let state = state(ordinal)?;
+    // SAFETY: as the caller promises; the wait ends before the borrow of `to`.
+    unsafe {
+        result::memcpy_dtoh_async(to, from, state.stream)
+            .map_err(driver_error("copy from the device"))?;
+        result::stream::synchronize(state.stream).map_err(driver_error("wait for the device"))
+    }
+}
+
+/// Copies inside the device.
+///
+/// # Safety
+/// Both addresses are valid for as many bytes, and they do not overlap.
+pub(crate) unsafe fn copy(ordinal: usize, to: u64, from: u64, bytes: usize) -> Result<()> {
+    let state = state(ordinal)?;
+    // SAFETY: as the caller promises.
+    unsafe { result::memcpy_dtod_async(to, from, bytes, state.stream) }
+        .map_err(driver_error("copy on the device"))
+}
+
+/// Fills `rows` rows of `width` bytes, `pitch` bytes apart, with zeros.
+///
+/// # Safety
+/// The rows are valid on the device.
+pub(crate) unsafe fn zero_rows(
+    ordinal: usize,
+    to: u64,
+    rows: usize,
+    width: usize,
+    pitch: usize,
+) -> Result<()> {
+    if rows == 0 || width == 0 {
+        return Ok(());
+    }
+    let state = state(ordinal)?;
+    // SAFETY: as the caller promises.
+    let code = unsafe {
+        if width == pitch || rows == 1 {
+            sys::cuMemsetD8Async(to, 0, rows * width, state.stream)
+        } else {
+            sys::cuMemsetD2D8Async(to, pitch, 0, width, rows, state.stream)
+        }
+    };
+    code.result().map_err(driver_error("fill with zeros"))
+}
+
+/// Fills with copies of one value of 2 or 4 bytes.
+///
+/// # Safety
+/// `count` values are valid at `to` on the device.
+pub(crate) unsafe fn fill(ordinal: usize, to: u64, value: &[u8], count: usize) -> Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let state = state(ordinal)?;
+    // SAFETY: as the caller promises.
+    let code = unsafe {
+        match *value {
+            [a, b] => sys::cuMemsetD16Async(to, u16::from_ne_bytes([a, b]), count, state.stream),
+            [a, b, c, d] => {
+                sys::cuMemsetD32Async(to, u32::from_ne_bytes([a, b, c, d]), count, state.stream)
+            }
+            _ => return Err(Error::argument("fill", "values of 2 or 4 bytes only")),
+        }
+    };
+    code.result().map_err(driver_error("fill"))
+}
+
+/// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before the next
+/// is written.
+pub struct Staging {
+    device: Device,
+    memory: NonNull<u8>,
+    bytes: usize,
+    copied: Event,
+}
+
+impl Staging {
+    /// Room for `bytes` bytes.
+    pub fn new(device: Device, bytes: usize) -> Result<Self> {
+        state::of(device)?;
+        // SAFETY: the size is not zero; the memory is freed in `drop`.
+        let memory = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(driver_error("pin host memory"))?;
+        let memory = NonNull::new(memory.cast()).ok_or(Error::OutOfMemory {
+            device: Device::Cpu,
+            requested: bytes,
+            held: 0,
+        })?;
+        Ok(Self {
+            device,
+            memory,
+            bytes,
+            copied: Event::new(device)?,
+        })
+    }
+
+    /// Queues a copy of `values` into `to`, which must be of this device, of this type and of as many values.
+    pub fn upload<T: Element>(&mut self, to: &mut Tensor, values: &[T]) -> Result<()> {
+        const OP: &str = "Staging::upload";
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if to.dtype() != T::DTYPE || to.len() != values.len() || to.device() != self.device {
+            return Err(Error::argument(
+                OP,
+                format!("{} values for {to:?}", values.len()),
+            ));
+        }
+        if bytes.len() > self.bytes {
+            return Err(Error::argument(
+                OP,
+                format!("{} bytes, there is room for {}", bytes.len(), self.bytes),
+            ));
+        }
+        self.copied.wait()?;
+        let state = state::of(self.device)?;
+        let address = to.address_mut()?;
+        // SAFETY: the last upload has run, so nobody reads the memory; it has room, and so has the tensor.
+        unsafe {
+            self.memory
+                .as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            let staged = std::slice::from_raw_parts(self.memory.as_ptr(), bytes.len());
+            result::memcpy_htod_async(address, staged, state.stream)
+                .map_err(driver_error("copy to the device"))?;
+        }
+        self.copied.record()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = self.copied.wait();
+        // SAFETY: allocated in `new`, and the last copy from it has run.
+        let _ = unsafe { result::free_host(self.memory.as_ptr().cast()) };
+    }
+}

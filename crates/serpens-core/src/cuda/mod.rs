@@ -1,0 +1,39 @@
+//! NVIDIA GPUs: the driver, NVRTC and cuBLASLt, opened at run time, so that one binary runs with and without them.
+//!
+//! Everything that touches a device's memory is queued on its one stream, so the order of calls is the order of effects and
+//! only reading results back waits. Kernels are CUDA C++ compiled for the card at hand on first use, see [`kernel`], and take one
+//! plain struct each.
+
+mod cache;
+mod compile;
+mod event;
+mod gemm;
+pub(crate) mod gradients;
+mod graph;
+mod kernel;
+mod libraries;
+pub(crate) mod memory;
+mod state;
+
+pub use compile::{Resources, compile};
+pub use event::Event;
+pub use gemm::{Gemm, Operand, gemm, set_tf32};
+pub use gradients::variants;
+pub use graph::Graph;
+pub use kernel::{Kernel, Source, Variant, kernel};
+pub use libraries::{Found, LibraryKind, find};
+pub use memory::{DevicePtr, Staging};
+pub use state::{Properties, multiprocessors, properties, synchronize};
+
+use crate::Error;
+
+/// Puts an error code of the driver into words.
+fn driver_error(what: &'static str) -> impl FnOnce(cudarc::driver::result::DriverError) -> Error {
+    move |error| Error::Cuda {
+        what,
+        reason: error
+            .error_string()
+            .map(|text| text.to_string_lossy().into_owned())
+            .unwrap_or_else(|_| format!("{error:?}")),
+    }
+}

@@ -1,0 +1,164 @@
+//! Linear maps on a GPU: cuBLASLt's products, and kernels for the bias.
+
+use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
+use serpens_core::{DType, Error, Result, View, ViewMut};
+
+static SOURCE: Source = Source {
+    name: "linear",
+    text: include_str!("kernel.cu"),
+};
+
+/// Threads of a block, each with one column.
+const BLOCK: u32 = 128;
+/// Rows that one block sums.
+const ROWS: usize = 128;
+
+fn operand(view: &View<'_>, transposed: bool) -> Operand {
+    Operand {
+        ptr: view.ptr(),
+        stride: view.stride(),
+        dtype: view.dtype(),
+        transposed,
+    }
+}
+
+/// y = x Wᵀ + b.
+pub fn forward(x: View<'_>, w: View<'_>, b: Option<View<'_>>, y: ViewMut<'_>) -> Result<()> {
+    check_types(&x, &w)?;
+    let problem = Gemm {
+        m: x.rows(),
+        n: w.rows(),
+        k: w.cols(),
+        a: operand(&x, false),
+        b: operand(&w, true),
+        c: operand(&y.as_view(), false),
+        accumulate: false,
+    };
+    // SAFETY: the views are valid for these sizes, which the caller has checked, and y is borrowed uniquely.
+    unsafe { gemm(y.device(), &problem)? };
+    match b {
+        Some(b) => add_bias(b, y),
+        None => Ok(()),
+    }
+}
+
+/// dx = dy W, or dx += dy W.
+pub fn backward_input(dy: View<'_>, w: View<'_>, dx: ViewMut<'_>, accumulate: bool) -> Result<()> {
+    let problem = Gemm {
+        m: dy.rows(),
+        n: w.cols(),
+        k: w.rows(),
+        a: operand(&dy, false),
+        b: operand(&w, false),
+        c: operand(&dx.as_view(), false),
+        accumulate,
+    };
+    // SAFETY: as in `forward`.
+    unsafe { gemm(dx.device(), &problem) }
+}
+
+/// dW = dyᵀ x, or dW += dyᵀ x.
+pub fn backward_weight(dy: View<'_>, x: View<'_>, dw: ViewMut<'_>, accumulate: bool) -> Result<()> {
+    let problem = Gemm {
+        m: dy.cols(),
+        n: x.cols(),
+        k: x.rows(),
+        a: operand(&dy, true),
+        b: operand(&x, false),
+        c: operand(&dw.as_view(), false),
+        accumulate,
+    };
+    // SAFETY: as in `forward`.
+    unsafe { gemm(dw.device(), &problem) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    matrix: DevicePtr,
+    vector: DevicePtr,
+    parts: DevicePtr,
+    stride: i64,
+    rows: i64,
+    cols: i64,
+    accumulate: i32,
+}
+
+/// y += b for every row.
+fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
+    let params = Params {
+        matrix: y.ptr(),
+        vector: b.ptr(),
+        parts: DevicePtr::NULL,
+        stride: y.stride() as i64,
+        rows: y.rows() as i64,
+        cols: y.cols() as i64,
+        accumulate: 0,
+    };
+    let kernel = kernel(
+        y.device(),
+        &SOURCE,
+        "add_bias",
+        &[("IO", y.dtype().cuda_name())],
+    )?;
+    let grid = [
+        y.cols().div_ceil(BLOCK as usize) as u32,
+        y.rows().min(1 << 12) as u32,
+        1,
+    ];
+    // SAFETY: the parameters are the kernel's, the views valid for their sizes.
+    unsafe { kernel.launch(grid, BLOCK, 0, &params) }
+}
+
+/// db = Σ_rows dy, or db += it: sums of blocks of rows, then their sum in order.
+pub fn backward_bias(dy: View<'_>, db: ViewMut<'_>, accumulate: bool) -> Result<()> {
+    let device = dy.device();
+    let blocks = dy.rows().div_ceil(ROWS);
+    let mut parts = serpens_core::Tensor::empty([blocks.max(1), dy.cols()], DType::F32, device)?;
+    let params = Params {
+        matrix: dy.ptr(),
+        vector: db.ptr(),
+        parts: parts.view_mut()?.ptr(),
+        stride: dy.stride() as i64,
+        rows: dy.rows() as i64,
+        cols: dy.cols() as i64,
+        accumulate: accumulate.into(),
+    };
+    let columns = dy.cols().div_ceil(BLOCK as usize) as u32;
+    let defines = [("IO", dy.dtype().cuda_name())];
+    // SAFETY: the parameters are the kernels', the views valid for their sizes; `parts` has a row for every block.
+    unsafe {
+        let sum = kernel(device, &SOURCE, "sum_bias", &defines)?;
+        sum.launch([columns, blocks as u32, 1], BLOCK, 0, &params)?;
+        let fold = kernel(device, &SOURCE, "fold_bias", &defines)?;
+        fold.launch([columns, 1, 1], BLOCK, 0, &params)
+    }
+}
+
+fn check_types(x: &View<'_>, w: &View<'_>) -> Result<()> {
+    if x.dtype() == w.dtype() && x.device() == w.device() {
+        return Ok(());
+    }
+    Err(Error::argument(
+        super::OP,
+        format!(
+            "x is {} on {}, the weight {} on {}: they must be alike",
+            x.dtype(),
+            x.device(),
+            w.dtype(),
+            w.device()
+        ),
+    ))
+}
+
+/// The programs of this operation.
+pub fn variants() -> Vec<Variant> {
+    [DType::F32, DType::BF16]
+        .iter()
+        .map(|dtype| Variant {
+            source: &SOURCE,
+            defines: vec![("IO", dtype.cuda_name().to_owned())],
+            hot: false,
+        })
+        .collect()
+}
