@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::cuda::memory;
+use crate::cuda::state::{Entry, state};
 use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
@@ -49,6 +50,14 @@ fn lock() -> MutexGuard<'static, HashMap<Device, Pool>> {
     POOLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Enters a GPU's queue.
+fn enter(device: Device) -> Result<Option<Entry>> {
+    match device {
+        Device::Cpu => Ok(None),
+        Device::Cuda(ordinal) => state(ordinal).map(Some),
+    }
+}
+
 /// Memory of a tensor; goes back to the pool when dropped. On the processor its bytes are always initialised, though to anything.
 pub(crate) struct Buffer {
     address: u64,
@@ -60,6 +69,7 @@ impl Buffer {
     /// A buffer of at least `bytes` bytes with any contents.
     pub(crate) fn new(bytes: usize, device: Device) -> Result<Self> {
         let class = size_class(bytes);
+        let _entry = enter(device)?; // before the lock: it may wait for a graph in the making, which needs the lock
         let mut pools = lock();
         let pool = pools.entry(device).or_default();
         let address = match pool.free.get_mut(&class).and_then(Vec::pop) {
@@ -171,6 +181,8 @@ pub(crate) fn stats(device: Device) -> MemoryStats {
 }
 
 pub(crate) fn release_unused(device: Device) {
+    // A device that cannot be entered holds nothing.
+    let Ok(_entry) = enter(device) else { return };
     if let Some(pool) = lock().get_mut(&device) {
         pool.release_unused(device);
     }

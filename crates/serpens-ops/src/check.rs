@@ -1,6 +1,7 @@
 //! Checks of operands that several operations share.
 
-use serpens_core::{Error, Result, Var};
+use serpens_core::cuda::DevicePtr;
+use serpens_core::{DType, Device, Error, Result, Var, View};
 
 /// The sizes of the axes of `var`, which must be K.
 pub(crate) fn axes<const K: usize>(
@@ -39,7 +40,64 @@ pub(crate) fn optional(
     var.map_or(Ok(()), |var| shape(op, what, expected, var))
 }
 
+/// Fails unless an operand is on the device of the others.
+pub(crate) fn device(
+    op: &'static str,
+    what: &'static str,
+    expected: Device,
+    got: Device,
+) -> Result<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::Device {
+        op,
+        what,
+        expected,
+        got,
+    })
+}
+
+/// Fails unless an operand has this type.
+pub(crate) fn dtype(
+    op: &'static str,
+    what: &'static str,
+    expected: DType,
+    got: DType,
+) -> Result<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::DType {
+        op,
+        what,
+        expected,
+        got,
+    })
+}
+
+/// Fails unless an operand is f32 or bf16.
+pub(crate) fn float(op: &'static str, what: &'static str, got: DType) -> Result<()> {
+    match got {
+        DType::BF16 => Ok(()),
+        _ => dtype(op, what, DType::F32, got),
+    }
+}
+
 /// The f32 values of an operand that must be contiguous.
 pub(crate) fn values(var: &Var) -> Result<&[f32]> {
     var.tensor()?.as_slice()
+}
+
+/// The address of an operand of a kernel on `device`, which must be there and of this type.
+pub(crate) fn address(
+    op: &'static str,
+    what: &'static str,
+    view: &View<'_>,
+    dtype: DType,
+    device: Device,
+) -> Result<DevicePtr> {
+    self::device(op, what, device, view.device())?;
+    self::dtype(op, what, dtype, view.dtype())?;
+    Ok(view.ptr())
 }

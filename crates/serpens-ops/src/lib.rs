@@ -1,5 +1,6 @@
 //! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
-//! definition in f64 in `reference.rs`, the kernels for the processor in `cpu.rs`.
+//! definition in f64 in `reference.rs`, the kernels for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what
+//! launches them in `cuda.rs`.
 //!
 //! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its `cpu`
 //! module, for programs with tensors of their own.
@@ -10,6 +11,7 @@ mod check;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
+mod fold;
 pub mod linear;
 pub mod long_conv;
 pub mod lti_kernel;
@@ -19,4 +21,28 @@ pub mod selective_scan;
 pub mod simd;
 mod starts;
 
+use std::collections::HashSet;
+
+use serpens_core::cuda::Variant;
 pub use starts::Starts;
+
+/// Every program that the operations run on a GPU, those of the tape included, each once: what is compiled to check them all.
+pub fn cuda_variants() -> Vec<Variant> {
+    let mut variants = [
+        serpens_core::cuda::variants(),
+        adamw::cuda::variants(),
+        causal_conv1d::cuda::variants(),
+        cross_entropy::cuda::variants(),
+        elementwise::cuda::variants(),
+        embedding::cuda::variants(),
+        linear::cuda::variants(),
+        long_conv::cuda::variants(),
+        lti_kernel::cuda::variants(),
+        rms_norm::cuda::variants(),
+        selective_scan::cuda::variants(),
+    ]
+    .concat();
+    let mut seen = HashSet::new();
+    variants.retain(|variant| seen.insert((variant.source.name, variant.defines.clone())));
+    variants
+}

@@ -2,7 +2,7 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use serpens_core::{Device, GradCheckOptions, Result, Shape, Tensor, Var, gradcheck};
+use serpens_core::{DType, Device, GradCheckOptions, Result, Shape, Tensor, Var, gradcheck};
 use serpens_ops::Starts;
 use serpens_ops::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
 use serpens_ops::cross_entropy::{IGNORE, cross_entropy};
@@ -56,16 +56,16 @@ fn embedding_has_the_gradients_of_its_definition() {
 fn rms_norm_has_the_gradients_of_its_definition() {
     let inputs = tensors([[2, 3, 5].into(), [2, 3, 5].into(), [5].into()]);
     let with_residual = |v: &[Var]| {
-        let output = rms_norm(&v[0], Some(&v[1]), &v[2], 1e-5)?;
+        let output = rms_norm(&v[0], Some(&v[1]), &v[2], 1e-5, DType::F32)?;
         add(&output.y, &mul(&output.h, &output.h)?)
     };
     assert_gradients("rms_norm", with_residual, &inputs);
     let alone = |v: &[Var]| {
-        let output = rms_norm(&v[0], None, &v[2], 1e-5)?;
+        let output = rms_norm(&v[0], None, &v[2], 1e-5, DType::F32)?;
         mul(&output.y, &output.h)
     };
     assert_gradients("rms_norm without residual", alone, &inputs);
-    let sum_only = |v: &[Var]| Ok(rms_norm(&v[0], Some(&v[1]), &v[2], 1e-5)?.h);
+    let sum_only = |v: &[Var]| Ok(rms_norm(&v[0], Some(&v[1]), &v[2], 1e-5, DType::F32)?.h);
     assert_gradients("rms_norm, the sum alone", sum_only, &inputs);
 }
 

@@ -292,15 +292,16 @@ impl Trainer {
         let ids = tape.constant(Tensor::from_slice(shape, &batch.inputs, device)?);
         let logits = self.model.forward(&ids, &Sequence::default(), None)?;
         let result = cross_entropy(logits, &targets)?;
-        let loss = result.sum / result.count.max(1) as f64;
+        let totals = result.read()?;
+        let loss = totals.mean();
         require_finite("the loss", loss, self.step + 1)?;
         let scale = 1.0 / self.config.accumulation as f32;
         tape.backward(&result.loss, scale, &mut self.gradients)?;
         sums.batches += 1;
         sums.tokens += batch.batch * batch.length;
         sums.loss += loss;
-        sums.correct += result.correct;
-        sums.counted += result.count;
+        sums.correct += totals.correct;
+        sums.counted += totals.count;
         Ok(())
     }
 

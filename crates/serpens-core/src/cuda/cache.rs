@@ -1,25 +1,18 @@
 //! Compiled programs on disk, under a key of everything that shapes them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::compile::{self, PRELUDE, compile};
 use super::kernel::Source;
 use crate::Result;
 
-/// A compiled program.
-pub(super) struct Program {
-    pub(super) key: u128,
-    pub(super) image: Arc<[u8]>,
-}
-
-/// The program of a source with these macros: from disk, or compiled and written there. A cache that cannot be read or written
-/// costs time only.
-pub(super) fn program(
+/// What names a program: everything that shapes it.
+pub(super) fn key(
     source: &Source,
     capability: (u32, u32),
     defines: &[(String, String)],
-) -> Result<Program> {
+) -> Result<u128> {
     let mut key = Fnv::new();
     key.add(&compile::version()?.to_le_bytes());
     key.add(&[capability.0, capability.1].map(u32::to_le_bytes).concat());
@@ -30,24 +23,27 @@ pub(super) fn program(
         key.add_text(name);
         key.add_text(value);
     }
-    let key = key.0;
+    Ok(key.0)
+}
+
+/// The program of this key: from disk, or compiled and written there. A cache that cannot be read or written costs time only.
+pub(super) fn program(
+    key: u128,
+    source: &Source,
+    capability: (u32, u32),
+    defines: &[(String, String)],
+) -> Result<Vec<u8>> {
     let path = folder().map(|folder| folder.join(format!("{}-{key:032x}.cubin", source.name)));
     // What the loader refuses would be refused for ever: an empty or torn file is not a program.
     let kept = path.as_ref().and_then(|path| std::fs::read(path).ok());
     if let Some(image) = kept.filter(|image| image.starts_with(b"\x7fELF")) {
-        return Ok(Program {
-            key,
-            image: image.into(),
-        });
+        return Ok(image);
     }
     let (image, _) = compile(source, capability, defines)?;
     if let Some(path) = path {
         keep(&path, &image);
     }
-    Ok(Program {
-        key,
-        image: image.into(),
-    })
+    Ok(image)
 }
 
 /// Where programs are kept: `SERPENS_CACHE`, or `serpens/kernels` in the user's cache folder.
@@ -63,7 +59,9 @@ fn folder() -> Option<PathBuf> {
 /// Writes a program so that it appears complete or not at all. Failure is no harm.
 fn keep(path: &Path, image: &[u8]) {
     let Some(folder) = path.parent() else { return };
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let part = path.with_extension(format!("{}-{number}.part", std::process::id()));
     let written = std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&part, image))
         .and_then(|()| std::fs::rename(&part, path));

@@ -22,15 +22,16 @@ pub struct Resources {
     pub spills: u32,
 }
 
-/// NVRTC's version, 1000 major + 10 minor: part of the key under which programs are kept.
-pub(super) fn version() -> Result<u32> {
+/// NVRTC's version, 1000 major + 10 minor.
+///
+/// # Errors
+/// [`Error::Library`] where there is no NVRTC.
+pub fn version() -> Result<u32> {
     find(LibraryKind::Nvrtc)?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: NVRTC writes two integers.
-    check(
-        unsafe { sys::nvrtcVersion(&mut major, &mut minor) },
-        "ask for NVRTC's version",
-    )?;
+    let code = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    check(code, "ask for NVRTC's version")?;
     Ok((1000 * major + 10 * minor).max(0) as u32)
 }
 

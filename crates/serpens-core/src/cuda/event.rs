@@ -15,15 +15,18 @@ pub struct Event {
 impl Event {
     /// An event that is past until it is recorded.
     pub fn new(device: Device) -> Result<Self> {
-        let state = state::of(device)?;
+        let entry = state::of(device)?;
         let event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)
             .map_err(driver_error("make an event"))?;
-        Ok(Self { state, event })
+        Ok(Self {
+            state: entry.state(),
+            event,
+        })
     }
 
     /// Puts the event at the end of the queue.
     pub fn record(&self) -> Result<()> {
-        state::of(self.state.device)?;
+        let _entry = state::of(self.state.device)?;
         // SAFETY: both handles are live.
         unsafe { result::event::record(self.event, self.state.stream) }
             .map_err(driver_error("record an event"))
@@ -31,7 +34,7 @@ impl Event {
 
     /// Waits until the queue has passed the event.
     pub fn wait(&self) -> Result<()> {
-        state::of(self.state.device)?;
+        let _entry = state::of(self.state.device)?;
         // SAFETY: the event is live.
         unsafe { result::event::synchronize(self.event) }
             .map_err(driver_error("wait for the device"))
@@ -48,7 +51,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if state::of(self.state.device).is_ok() {
+        if let Ok(_entry) = state::of(self.state.device) {
             // SAFETY: made in `new`, destroyed once.
             let _ = unsafe { result::event::destroy(self.event) };
         }

@@ -16,11 +16,12 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Records what `work` queues, without running it. Work that waits for the device, or that has to allocate device memory,
-    /// cannot be recorded: run it once before.
+    /// Records what `work` queues, without running it. Work that waits for the device, or that reads host memory which is not
+    /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let state = state::of(device)?;
-        use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as MODE;
+        let state = state::of(device)?.state();
+        let _alone = state::alone(state);
+        use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the stream lives as long as the process.
         unsafe { result::stream::begin_capture(state.stream, MODE) }
@@ -46,7 +47,7 @@ impl Graph {
 
     /// Queues the recorded work.
     pub fn replay(&self) -> Result<()> {
-        state::of(self.state.device)?;
+        let _entry = state::of(self.state.device)?;
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         unsafe { result::graph::launch(self.executable, self.state.stream) }
             .map_err(driver_error("replay a graph"))
@@ -55,7 +56,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if state::of(self.state.device).is_ok() {
+        if let Ok(_entry) = state::of(self.state.device) {
             // SAFETY: made in `capture`, destroyed once, after the last replay has run.
             unsafe {
                 let _ = result::stream::synchronize(self.state.stream);

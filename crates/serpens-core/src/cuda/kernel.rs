@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use cudarc::driver::{result, sys};
 
 use super::state::{self, State};
-use super::{cache, driver_error};
+use super::{ahead, cache, driver_error};
 use crate::{Device, Error, Result};
 
 /// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and includes nothing, since NVRTC alone comes
@@ -30,9 +30,13 @@ pub struct Variant {
     pub hot: bool,
 }
 
-pub(super) type FunctionKey = (&'static str, &'static str, Vec<(String, String)>);
+/// Macros and their values.
+pub(super) type Defines = Vec<(String, String)>;
+
+pub(super) type FunctionKey = (&'static str, &'static str, Defines);
 
 /// A loaded program.
+#[derive(Clone, Copy)]
 pub(super) struct Module(pub(super) sys::CUmodule);
 
 #[derive(Clone, Copy)]
@@ -45,7 +49,8 @@ const FREE_SHARED_BYTES: u32 = 48 * 1024;
 #[derive(Clone, Copy)]
 pub struct Kernel {
     state: &'static State,
-    function: Function,
+    /// None where work is rehearsed: the kernel then does nothing.
+    function: Option<Function>,
     name: &'static str,
 }
 
@@ -62,49 +67,66 @@ pub fn kernel(
 ) -> Result<Kernel> {
     let state = state::of(device)?;
     let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-    let key: FunctionKey = (source.name, entry, defines.iter().map(owned).collect());
-    let mut functions = state
-        .functions
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let function = match functions.get(&key) {
-        Some(function) => *function,
+    let defines: Defines = defines.iter().map(owned).collect();
+    if ahead::note(source, &defines) {
+        return Ok(Kernel {
+            state: state.state(),
+            function: None,
+            name: entry,
+        });
+    }
+    let key: FunctionKey = (source.name, entry, defines);
+    let functions = || {
+        let table = &state.functions;
+        table.lock().unwrap_or_else(PoisonError::into_inner)
+    };
+    let known = functions().get(&key).copied();
+    let function = match known {
+        Some(function) => function,
         None => {
-            let function = load(state, source, entry, &key.2)?;
-            functions.insert(key, function);
+            // Outside the lock: several threads may compile at a time.
+            let function = module(&state, source, &key.2)?.function(entry)?;
+            functions().insert(key, function);
             function
         }
     };
     Ok(Kernel {
-        state,
-        function,
+        state: state.state(),
+        function: Some(function),
         name: entry,
     })
 }
 
-fn load(
+/// The program of a source with these macros, loaded.
+pub(super) fn module(
     state: &State,
     source: &'static Source,
-    entry: &'static str,
     defines: &[(String, String)],
-) -> Result<Function> {
-    let program = cache::program(source, state.properties.capability, defines)?;
-    let mut modules = state.modules.lock().unwrap_or_else(PoisonError::into_inner);
-    let module = match modules.get(&program.key) {
-        Some(module) => module,
-        None => {
-            // SAFETY: the image is a complete program for this device.
-            let module = unsafe { result::module::load_data(program.image.as_ptr().cast()) }
-                .map_err(driver_error("load a kernel"))?;
-            modules.entry(program.key).or_insert(Module(module))
-        }
-    };
-    let name =
-        CString::new(entry).map_err(|_| Error::argument("kernel", "a name with a zero byte"))?;
-    // SAFETY: modules are never unloaded.
-    let function = unsafe { result::module::get_function(module.0, name) }
-        .map_err(driver_error("find a kernel in its program"))?;
-    Ok(Function(function))
+) -> Result<Module> {
+    let capability = state.properties.capability;
+    let key = cache::key(source, capability, defines)?;
+    let modules = || state.modules.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(module) = modules().get(&key) {
+        return Ok(*module);
+    }
+    // Outside the lock: several threads may compile at a time.
+    let image = cache::program(key, source, capability, defines)?;
+    // SAFETY: the image is a complete program for this device.
+    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+        .map_err(driver_error("load a kernel"))?;
+    modules().insert(key, Module(module));
+    Ok(Module(module))
+}
+
+impl Module {
+    fn function(self, entry: &'static str) -> Result<Function> {
+        let name = CString::new(entry)
+            .map_err(|_| Error::argument("kernel", "a name with a zero byte"))?;
+        // SAFETY: modules are never unloaded.
+        let function = unsafe { result::module::get_function(self.0, name) }
+            .map_err(driver_error("find a kernel in its program"))?;
+        Ok(Function(function))
+    }
 }
 
 impl Kernel {
@@ -120,22 +142,24 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
+        let Some(Function(function)) = self.function else {
+            return Ok(()); // a rehearsal
+        };
+        let _entry = state::of(self.state.device)?;
         if grid.contains(&0) {
             return Ok(()); // nothing to do
         }
         if shared > FREE_SHARED_BYTES {
             use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
             // SAFETY: the function is never unloaded.
-            unsafe {
-                result::function::set_function_attribute(self.function.0, LIMIT, shared as i32)
-            }
-            .map_err(driver_error("get shared memory for a kernel"))?;
+            unsafe { result::function::set_function_attribute(function, LIMIT, shared as i32) }
+                .map_err(driver_error("get shared memory for a kernel"))?;
         }
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
         // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
         unsafe {
             result::launch_kernel(
-                self.function.0,
+                function,
                 grid.into(),
                 (block, 1, 1),
                 shared,
@@ -154,10 +178,13 @@ impl Kernel {
 
     /// How many blocks of this size a multiprocessor holds at a time.
     pub fn blocks_per_multiprocessor(&self, block: u32, shared: u32) -> Result<u32> {
+        let Some(Function(function)) = self.function else {
+            return Ok(1); // a rehearsal
+        };
         // SAFETY: the function is never unloaded.
         let count = unsafe {
             result::occupancy::max_active_block_per_multiprocessor(
-                self.function.0,
+                function,
                 block as i32,
                 shared as usize,
             )

@@ -21,7 +21,7 @@ impl DevicePtr {
 
 /// Takes memory of a device from the driver; `None` where there is none left.
 pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
-    state(ordinal)?;
+    let _entry = state(ordinal)?;
     // SAFETY: the size is not zero.
     match unsafe { result::malloc_sync(bytes) } {
         Ok(address) => Ok(Some(address)),
@@ -35,21 +35,24 @@ pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
 /// # Safety
 /// The address came from [`allocate`] and nothing uses it any more.
 pub(crate) unsafe fn release(ordinal: usize, address: u64) {
-    if state(ordinal).is_ok() {
+    if let Ok(_entry) = state(ordinal) {
         // SAFETY: as the caller promises; freeing waits for the device.
         let _ = unsafe { result::free_sync(address) };
     }
 }
 
-/// Copies from host memory; the source may be reused when this returns.
+/// Copies from host memory and waits: a driver that reads the host's memory in place may still be at it when the copy is queued.
 ///
 /// # Safety
 /// `to` has room for the values on the device.
 pub(crate) unsafe fn upload(ordinal: usize, to: u64, from: &[u8]) -> Result<()> {
     let state = state(ordinal)?;
-    // SAFETY: as the caller promises; memory that is not pinned is staged before the call returns.
-    unsafe { result::memcpy_htod_async(to, from, state.stream) }
-        .map_err(driver_error("copy to the device"))
+    // SAFETY: as the caller promises; the wait ends before the borrow of `from`.
+    unsafe {
+        result::memcpy_htod_async(to, from, state.stream)
+            .map_err(driver_error("copy to the device"))?;
+        result::stream::synchronize(state.stream).map_err(driver_error("wait for the device"))
+    }
 }
 
 /// Copies to host memory and waits.
@@ -137,7 +140,7 @@ pub struct Staging {
 impl Staging {
     /// Room for `bytes` bytes.
     pub fn new(device: Device, bytes: usize) -> Result<Self> {
-        state::of(device)?;
+        let _entry = state::of(device)?;
         // SAFETY: the size is not zero; the memory is freed in `drop`.
         let memory = unsafe { result::malloc_host(bytes.max(1), 0) }
             .map_err(driver_error("pin host memory"))?;

@@ -4,6 +4,7 @@
 //! only reading results back waits. Kernels are CUDA C++ compiled for the card at hand on first use, see [`kernel`], and take one
 //! plain struct each.
 
+mod ahead;
 mod cache;
 mod compile;
 mod event;
@@ -13,9 +14,10 @@ mod graph;
 mod kernel;
 mod libraries;
 pub(crate) mod memory;
-mod state;
+pub(crate) mod state;
 
-pub use compile::{Resources, compile};
+pub use ahead::compile_ahead;
+pub use compile::{Resources, compile, version as nvrtc_version};
 pub use event::Event;
 pub use gemm::{Gemm, Operand, gemm, set_tf32};
 pub use gradients::variants;
@@ -23,7 +25,7 @@ pub use graph::Graph;
 pub use kernel::{Kernel, Source, Variant, kernel};
 pub use libraries::{Found, LibraryKind, find};
 pub use memory::{DevicePtr, Staging};
-pub use state::{Properties, multiprocessors, properties, synchronize};
+pub use state::{Properties, cards, multiprocessors, properties, synchronize};
 
 use crate::Error;
 

@@ -54,15 +54,31 @@ template <int K, class T> __device__ __forceinline__ void load(const T* from, fl
     }
 }
 
-template <int K, class T> __device__ __forceinline__ void store(T* to, const float (&from)[K]) {
-    constexpr int STEP = K * (int)sizeof(T) > 16 ? 16 / (int)sizeof(T) : K;
-    typedef typename Words<STEP * sizeof(T)>::type Word;
+template <int K> __device__ __forceinline__ void store(float* to, const float (&from)[K]) {
 #pragma unroll
-    for (int i = 0; i < K; i += STEP) {
-        union { Word word; T values[STEP]; } piece;
+    for (int i = 0; i + 4 <= K; i += 4)
+        *reinterpret_cast<float4*>(to + i) = make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+    if constexpr (K == 2) *reinterpret_cast<float2*>(to) = make_float2(from[0], from[1]);
+    if constexpr (K == 1) *to = from[0];
+}
+
+// To global memory only, in assembly: a plain store of four packed words the compiler takes apart into four.
+template <int K> __device__ __forceinline__ void store(bf16* to, const float (&from)[K]) {
+    if constexpr (K == 1) {
+        *to = from_f32<bf16>(from[0]);
+    } else {
+        size_t address = __cvta_generic_to_global(to);
+        u32 words[K / 2];
 #pragma unroll
-        for (int j = 0; j < STEP; ++j) piece.values[j] = from_f32<T>(from[i + j]);
-        *reinterpret_cast<Word*>(to + i) = piece.word;
+        for (int i = 0; i < K / 2; ++i) words[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
+#pragma unroll
+        for (int i = 0; i + 4 <= K / 2; i += 4)
+            asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address + 4 * i), "r"(words[i]),
+                         "r"(words[i + 1]), "r"(words[i + 2]), "r"(words[i + 3])
+                         : "memory");
+        if constexpr (K == 4)
+            asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(words[0]), "r"(words[1]) : "memory");
+        if constexpr (K == 2) *reinterpret_cast<u32*>(to) = words[0];
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::ops::Deref;
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use cudarc::driver::{result, sys};
 
@@ -10,13 +11,16 @@ use super::driver_error;
 use super::gemm::Products;
 use super::kernel::{Function, FunctionKey};
 use super::libraries::{LibraryKind, find};
-use crate::{Device, Error, Result};
+use crate::{DType, Device, Error, Result};
 
 /// More devices than any machine has.
 const MAX_DEVICES: usize = 16;
 
+/// The oldest major compute capability with what kernels use: bf16, TF32, asynchronous copies.
+const OLDEST_MAJOR: u32 = 8;
+
 /// What the driver says of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Properties {
     /// The card's name.
     pub name: String,
@@ -24,12 +28,32 @@ pub struct Properties {
     pub capability: (u32, u32),
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// The multiprocessors' highest clock, in Hz.
+    pub clock: f64,
     /// Bytes of memory.
     pub memory: usize,
     /// Bytes of level-2 cache.
     pub cache: usize,
     /// The newest CUDA that the driver supports, as 1000 major + 10 minor.
     pub driver: u32,
+}
+
+impl Properties {
+    /// What the matrix units do in a second at the highest clock, for dense products of bf16 or (as TF32) f32 operands; `None` for a
+    /// card that is not known.
+    pub fn peak_flops(&self, dtype: DType) -> Option<f64> {
+        // Operations of a multiprocessor per clock with bf16 operands, from NVIDIA's architecture papers.
+        let per_clock = match self.capability {
+            (8, 0) => 2048.0,
+            (8, 6 | 9) => 512.0,
+            (9, 0) => 4096.0,
+            (10, _) => 8192.0,
+            (12, _) => 1024.0,
+            _ => return None,
+        };
+        let share = if dtype == DType::BF16 { 1.0 } else { 0.5 };
+        Some(per_clock * share * f64::from(self.multiprocessors) * self.clock)
+    }
 }
 
 pub(crate) struct State {
@@ -40,6 +64,9 @@ pub(crate) struct State {
     pub(super) functions: Mutex<HashMap<FunctionKey, Function>>,
     pub(super) modules: Mutex<HashMap<u128, super::kernel::Module>>,
     pub(super) products: OnceLock<Result<Products>>,
+    /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
+    /// would end up in the graph.
+    queue: RwLock<()>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; the tables are behind locks.
@@ -50,10 +77,69 @@ unsafe impl Sync for State {}
 thread_local! {
     /// The device whose context is current on this thread.
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// How many guards of queues this thread has.
+    static ENTERED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The state of device `ordinal`, its context current on this thread.
-pub(crate) fn state(ordinal: usize) -> Result<&'static State> {
+/// The state of a device for a thread that may queue work on it: no other thread records a graph meanwhile.
+pub(crate) struct Entry {
+    state: &'static State,
+    _guard: Option<RwLockReadGuard<'static, ()>>,
+}
+
+impl Entry {
+    /// The state without the right to queue.
+    pub(super) fn state(&self) -> &'static State {
+        self.state
+    }
+}
+
+impl Deref for Entry {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.state
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        ENTERED.set(ENTERED.get() - 1);
+    }
+}
+
+/// The right of one thread alone to queue work.
+pub(super) struct Alone {
+    _guard: RwLockWriteGuard<'static, ()>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ENTERED.set(ENTERED.get() - 1);
+    }
+}
+
+/// Waits until no other thread queues work, and keeps it so.
+pub(super) fn alone(state: &'static State) -> Alone {
+    let guard = state.queue.write().unwrap_or_else(PoisonError::into_inner);
+    ENTERED.set(ENTERED.get() + 1);
+    Alone { _guard: guard }
+}
+
+/// Enters the queue of device `ordinal`; its context is current on this thread from then on.
+pub(crate) fn state(ordinal: usize) -> Result<Entry> {
+    let state = open(ordinal)?;
+    // A thread that is inside need not wait for one that wants to be alone: that one waits for it.
+    let inside = ENTERED.get() > 0;
+    let guard = (!inside).then(|| state.queue.read().unwrap_or_else(PoisonError::into_inner));
+    ENTERED.set(ENTERED.get() + 1);
+    Ok(Entry {
+        state,
+        _guard: guard,
+    })
+}
+
+fn open(ordinal: usize) -> Result<&'static State> {
     static STATES: [OnceLock<Result<State>>; MAX_DEVICES] =
         [const { OnceLock::new() }; MAX_DEVICES];
     let missing = || Error::NoDevice {
@@ -74,8 +160,8 @@ pub(crate) fn state(ordinal: usize) -> Result<&'static State> {
     Ok(state)
 }
 
-/// The state behind a device.
-pub(super) fn of(device: Device) -> Result<&'static State> {
+/// Enters the queue of a device.
+pub(super) fn of(device: Device) -> Result<Entry> {
     match device {
         Device::Cuda(ordinal) => state(ordinal),
         Device::Cpu => Err(Error::NoDevice {
@@ -93,6 +179,18 @@ pub(crate) fn count() -> Result<usize> {
     Ok((count.max(0) as usize).min(MAX_DEVICES))
 }
 
+/// What the driver says of every card of this machine; needs the driver only.
+///
+/// # Errors
+/// [`Error::Library`] where there is no driver, [`Error::Cuda`] where it does not work.
+pub fn cards() -> Result<Vec<Properties>> {
+    let card = |ordinal| {
+        let handle = result::device::get(ordinal as i32);
+        query(handle.map_err(driver_error("find the device"))?)
+    };
+    (0..count()?).map(card).collect()
+}
+
 impl State {
     fn new(ordinal: usize) -> Result<Self> {
         let device = Device::Cuda(ordinal);
@@ -103,9 +201,22 @@ impl State {
                 reason: format!("the driver shows {count} devices"),
             });
         }
+        // Without any of these no model runs: better said now than in the middle of the first step.
         find(LibraryKind::Nvrtc)?;
+        find(LibraryKind::CublasLt)?;
         let handle =
             result::device::get(ordinal as i32).map_err(driver_error("find the device"))?;
+        let properties = query(handle)?;
+        let (major, minor) = properties.capability;
+        if major < OLDEST_MAJOR {
+            return Err(Error::NoDevice {
+                device,
+                reason: format!(
+                    "{} has compute capability {major}.{minor}; kernels need {OLDEST_MAJOR}.0 (Ampere) or later",
+                    properties.name
+                ),
+            });
+        }
         // SAFETY: the handle is one of the driver's; the context is kept for the life of the process.
         let context = unsafe { result::primary_ctx::retain(handle) }
             .map_err(driver_error("open the device"))?;
@@ -118,10 +229,11 @@ impl State {
             device,
             context,
             stream,
-            properties: query(handle)?,
+            properties,
             functions: Mutex::default(),
             modules: Mutex::default(),
             products: OnceLock::new(),
+            queue: RwLock::new(()),
         })
     }
 }
@@ -148,6 +260,7 @@ fn query(handle: sys::CUdevice) -> Result<Properties> {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        clock: 1e3 * f64::from(attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?),
         // SAFETY: the handle is one of the driver's.
         memory: unsafe { result::device::total_mem(handle) }
             .map_err(driver_error("ask for the device's memory"))?,

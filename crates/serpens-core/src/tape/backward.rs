@@ -144,6 +144,11 @@ impl BackwardContext<'_, '_> {
         self.inputs[index].target != Target::None
     }
 
+    /// The gradients of parameters, for an operation that goes back through a tape of its own.
+    pub fn gradients(&mut self) -> &mut Gradients {
+        self.store.gradients
+    }
+
     /// Adds `gradient` to that of input `index`, which takes it over without a copy where it is the first.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
         if !self.wants(index) {

@@ -176,12 +176,15 @@ impl Gradients {
         self.buffers
             .get_mut(&id)
             .and_then(Option::as_mut)
+            .filter(|buffer| !buffer.written.is_empty())
             .map(GradientBuffer::complete)
             .transpose()
     }
 
-    /// Forgets all gradients; their buffers go back to the pool.
+    /// Forgets all gradients but keeps their buffers: the next pass writes to the same addresses.
     pub fn clear(&mut self) {
-        self.buffers.clear();
+        for buffer in self.buffers.values_mut().flatten() {
+            buffer.written.clear();
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod backward;
 mod gradients;
+mod recompute;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use backward::{Backward, BackwardContext};
 pub use gradients::Gradients;
+pub use recompute::recompute;
 
 use crate::{DType, Device, Error, Mat, Result, Shape, Tensor, View};
 use backward::{Columns, InputSlot, Store};
@@ -90,6 +92,15 @@ impl Tape {
             Some(buffer) => buffer.complete().map(Some),
             None => Ok(None),
         }
+    }
+
+    /// As [`Tape::gradient`], giving the tape's own hold on it up.
+    fn take_gradient(&self, leaf: &Var) -> Result<Option<Tensor>> {
+        let Target::Slot(slot) = leaf.target else {
+            return Ok(None);
+        };
+        let buffer = self.0.borrow_mut().slots[slot].take();
+        buffer.map(GradientBuffer::into_complete).transpose()
     }
 
     /// Adds `scale · d loss / d p` to the gradient of every parameter p that the one-valued `loss` depends on, and clears

@@ -157,3 +157,58 @@ fn gradcheck_passes_a_right_gradient_and_finds_a_wrong_one() {
     );
     assert!(!wrong.unwrap().ok);
 }
+
+#[test]
+fn a_recomputed_stretch_has_the_gradients_of_the_plain_one() {
+    let id = ParamId::fresh();
+    let weight = tensor([2, 2], &[0.5, -1.0, 2.0, 3.0]);
+    let x = tensor([2, 2], &[1.0, 2.0, -3.0, 4.0]);
+    let stretch = {
+        let weight = weight.clone();
+        move |inputs: &[Var]| -> Result<[Var; 1]> {
+            let weight = Var::param(id, weight.clone()).on(&inputs[0]);
+            let product = product(&inputs[0], &weight)?;
+            Ok([super::tests::product(&product, &inputs[0])?])
+        }
+    };
+    let mut results = Vec::new();
+    for again in [false, true] {
+        let tape = Tape::new();
+        let leaf = tape.leaf(x.clone());
+        let [y] = match again {
+            true => recompute("stretch", &[&leaf], stretch.clone()).unwrap(),
+            false => stretch(std::slice::from_ref(&leaf)).unwrap(),
+        };
+        let mut gradients = Gradients::new();
+        let seed = tensor([2, 2], &[1.0, 1.0, 2.0, 0.5]);
+        tape.backward_from(vec![(&y, seed)], &mut gradients)
+            .unwrap();
+        let dx = tape.gradient(&leaf).unwrap().unwrap();
+        let dw = gradients.get(id).unwrap().unwrap();
+        results.push([y.into_tensor().unwrap(), dx, dw].map(|t| t.to_vec::<f32>().unwrap()));
+    }
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0][1], [1.0, -4.0, -24.0, 12.0]); // 2 w x dy
+}
+
+#[test]
+fn cleared_gradients_are_gone_but_their_memory_stays() {
+    let id = ParamId::fresh();
+    let weight = tensor([2], &[3.0, 5.0]);
+    let mut gradients = Gradients::new();
+    let mut addresses = Vec::new();
+    for _ in 0..2 {
+        let tape = Tape::new();
+        let x = tape.constant(tensor([2], &[1.0, 2.0]));
+        let y = product(&x, &Var::param(id, weight.clone())).unwrap();
+        tape.backward_from(vec![(&y, tensor([2], &[1.0, 1.0]))], &mut gradients)
+            .unwrap();
+        let gradient = gradients.get(id).unwrap().unwrap();
+        assert_eq!(gradient.to_vec::<f32>().unwrap(), [1.0, 2.0]);
+        addresses.push(gradient.view().ptr());
+        drop(gradient);
+        gradients.clear();
+        assert!(gradients.get(id).unwrap().is_none());
+    }
+    assert_eq!(addresses[0], addresses[1]);
+}

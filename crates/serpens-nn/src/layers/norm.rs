@@ -50,6 +50,7 @@ impl RmsNorm {
     /// # Shapes
     /// (…, d_model), (…, d_model) → (…, d_model), (…, d_model)
     pub fn forward(&self, x: &Var, residual: Option<&Var>) -> Result<RmsNormOutput> {
-        Ok(rms_norm(x, residual, &self.weight.var(), self.eps)?)
+        let weight = self.weight.var();
+        Ok(rms_norm(x, residual, &weight, self.eps, x.dtype())?)
     }
 }

@@ -8,9 +8,11 @@
 //! p ← p - lr · (m / (1 - β1^t)) / (√(v / (1 - β2^t)) + eps)
 //! ```
 //!
-//! Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. All values are f32.
+//! Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. All values are f32; on a GPU a
+//! step can also write the bf16 shadow of a parameter, which the forward pass reads.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;

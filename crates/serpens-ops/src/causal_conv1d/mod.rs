@@ -3,7 +3,8 @@
 //! y\[b, t, e\] = act(bias\[e\] + Σ_{k<W} weight\[e, k\] · x\[b, t − W + 1 + k, e\]), act the identity or silu.
 //!
 //! - x, y: (batch, length, channels), seen as batch·length rows that may be columns of wider rows; weight: (channels, W), W ≥ 1,
-//!   which is a checkpoint's (channels, 1, W) flattened; bias: (channels), optional. All f32.
+//!   which is a checkpoint's (channels, 1, W) flattened; bias: (channels), optional. All f32, but on a GPU x, y and their
+//!   gradients may be bf16.
 //! - `initial_state`: (batch, W − 1, channels), the inputs before t = 0, the oldest first; zeros where it is absent. The final
 //!   state has the same layout and holds the last W − 1 inputs, those of the initial state among them where length < W − 1.
 //! - `starts`: (batch, length), true where a packed sequence begins: from there on no earlier input of the row is seen, neither
@@ -16,12 +17,13 @@
 //! The backward pass computes the value before the activation anew from x, so that nothing is stored for it.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 
 use crate::{Starts, check};
 
@@ -52,7 +54,7 @@ pub struct ConvOutput {
 /// x (batch, length, channels), weight (channels, 1, width), bias (channels), initial_state (batch, width - 1, channels)
 ///
 /// # Errors
-/// Shapes that do not fit; operands that are not f32; a width of 0.
+/// Shapes that do not fit; operands of other types than the head of this module says; a width of 0.
 pub fn causal_conv1d(
     x: &Var,
     weight: &Var,
@@ -69,32 +71,43 @@ pub fn causal_conv1d(
     }
     let state_shape = [batch, width - 1, channels];
     check::optional(OP, "initial_state", &state_shape, initial_state)?;
-    let flags = options
-        .starts
-        .map(|starts| starts.flags(OP, batch, length))
-        .transpose()?;
+    let device = weight.tensor()?.device();
+    let flags = options.starts.map(|starts| match device {
+        Device::Cpu => Ok(Flags::Host(starts.flags(OP, batch, length)?.to_vec())),
+        Device::Cuda(_) => Ok(Flags::Device(starts.bytes(OP, batch, length, device)?)),
+    });
     let saved = ConvBackward {
         x: x.detach(),
         weight: weight.detach(),
         bias: bias.map(Var::detach),
         initial_state: initial_state.map(Var::detach),
-        starts: flags.map(<[bool]>::to_vec),
+        starts: flags.transpose()?,
         silu: options.silu,
         reverse: options.reverse,
     };
-    let device = weight.tensor()?.device();
-    let mut y = Tensor::empty([batch, length, channels], DType::F32, device)?;
+    let mut y = Tensor::empty([batch, length, channels], x.dtype(), device)?;
     let mut state = Tensor::empty(state_shape, DType::F32, device)?;
-    cpu::forward(
-        &saved.conv()?,
-        x.mat()?,
-        y.mat_mut()?,
-        Some(state.make_mut()?),
-    );
+    match device {
+        Device::Cpu => {
+            let state = Some(state.make_mut()?);
+            cpu::forward(&saved.on_cpu()?, x.mat()?, y.mat_mut()?, state);
+        }
+        Device::Cuda(_) => {
+            let state = state.view_mut()?;
+            cuda::forward(&saved.on_gpu()?, x.view(), y.view_mut()?, state)?;
+        }
+    }
     let operands = [Some(x), Some(weight), bias, initial_state];
     let operation = tracked(&operands).then(|| Box::new(saved) as Box<dyn Backward>);
     let [y, final_state] = record(OP, &operands, [y, state], operation)?;
     Ok(ConvOutput { y, final_state })
+}
+
+/// Where packed sequences start, as the kernels of a device take it.
+enum Flags {
+    Host(Vec<bool>),
+    /// A byte for each position.
+    Device(Tensor),
 }
 
 /// The sums before the activation are computed again.
@@ -103,14 +116,14 @@ struct ConvBackward {
     weight: Var,
     bias: Option<Var>,
     initial_state: Option<Var>,
-    starts: Option<Vec<bool>>,
+    starts: Option<Flags>,
     silu: bool,
     reverse: bool,
 }
 
 impl ConvBackward {
-    /// The operands as the kernels take them.
-    fn conv(&self) -> Result<cpu::Conv<'_>> {
+    /// The operands as the kernels of the processor take them.
+    fn on_cpu(&self) -> Result<cpu::Conv<'_>> {
         let [batch, length, _] = check::axes(OP, "x", "(batch, length, channels)", &self.x)?;
         Ok(cpu::Conv {
             batch,
@@ -119,34 +132,71 @@ impl ConvBackward {
             weight: check::values(&self.weight)?,
             bias: self.bias.as_ref().map(check::values).transpose()?,
             initial_state: self.initial_state.as_ref().map(check::values).transpose()?,
-            starts: self.starts.as_deref(),
+            starts: match &self.starts {
+                Some(Flags::Host(flags)) => Some(flags),
+                _ => None,
+            },
+            silu: self.silu,
+            reverse: self.reverse,
+        })
+    }
+
+    /// The operands as the kernels of a GPU take them.
+    fn on_gpu(&self) -> Result<cuda::Conv<'_>> {
+        let [batch, length, _] = check::axes(OP, "x", "(batch, length, channels)", &self.x)?;
+        Ok(cuda::Conv {
+            batch,
+            length,
+            width: self.weight.shape().cols(),
+            weight: self.weight.tensor()?.view(),
+            bias: dense(self.bias.as_ref())?,
+            initial_state: dense(self.initial_state.as_ref())?,
+            starts: match &self.starts {
+                Some(Flags::Device(bytes)) => Some(bytes.view()),
+                _ => None,
+            },
             silu: self.silu,
             reverse: self.reverse,
         })
     }
 }
 
+/// The values of an operand that must be contiguous.
+fn dense(var: Option<&Var>) -> Result<Option<View<'_>>> {
+    let tensor = var.map(Var::tensor).transpose()?;
+    Ok(tensor.map(Tensor::view))
+}
+
 impl Backward for ConvBackward {
     fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
+        let device = self.weight.tensor()?.device();
         let dstate = context.take_output(1);
         let dy = match context.take_output(0) {
             Some(dy) => dy,
-            None => Tensor::zeros(self.x.shape(), DType::F32, self.weight.tensor()?.device())?,
+            None => Tensor::zeros(self.x.shape(), self.x.dtype(), device)?,
         };
         let [dx, dweight, dbias, dinitial] = context.overwrite([0, 1, 2, 3])?;
+        let dbias = self.bias.as_ref().map(|_| dbias);
+        let dinitial_state = self.initial_state.as_ref().map(|_| dinitial);
+        if let Device::Cuda(_) = device {
+            let gradients = cuda::Gradients {
+                dx,
+                dweight,
+                dbias,
+                dinitial_state,
+            };
+            let dstate = dstate.as_ref().map(Tensor::view);
+            return cuda::backward(&self.on_gpu()?, self.x.view(), dy.view(), dstate, gradients);
+        }
         let gradients = cpu::Gradients {
             dx: dx.mat()?,
             dweight: dweight.slice()?,
-            dbias: self.bias.as_ref().map(|_| dbias.slice()).transpose()?,
+            dbias: dbias.map(ViewMut::slice).transpose()?,
             accumulate: false,
-            dinitial_state: self
-                .initial_state
-                .as_ref()
-                .map(|_| dinitial.slice())
-                .transpose()?,
+            dinitial_state: dinitial_state.map(ViewMut::slice).transpose()?,
         };
         let dstate = dstate.as_ref().map(Tensor::as_slice).transpose()?;
-        cpu::backward(&self.conv()?, self.x.mat()?, dy.mat()?, dstate, gradients);
+        cpu::backward(&self.on_cpu()?, self.x.mat()?, dy.mat()?, dstate, gradients);
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ const LOWEST_EXPONENT: f32 = -86.0;
 
 /// What a forward pass says about its rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Loss {
+pub struct Totals {
     /// Sum of −ln p(target) over the counted rows, in nats.
     pub sum: f64,
     /// Rows whose target is not [`IGNORE`].
@@ -28,7 +28,7 @@ pub struct Loss {
     pub correct: usize,
 }
 
-impl Loss {
+impl Totals {
     /// The mean over the counted rows, in nats; 0 where none is counted.
     pub fn mean(&self) -> f64 {
         if self.count == 0 {
@@ -38,9 +38,9 @@ impl Loss {
         }
     }
 
-    /// The loss over the rows of both.
-    pub fn merge(self, other: Loss) -> Loss {
-        Loss {
+    /// The totals over the rows of both.
+    pub fn merge(self, other: Totals) -> Totals {
+        Totals {
             sum: self.sum + other.sum,
             count: self.count + other.count,
             correct: self.correct + other.correct,
@@ -65,7 +65,7 @@ pub fn check_targets(targets: &[u32], vocab: usize) -> Result<(), usize> {
 ///
 /// # Panics
 /// If the lengths disagree, or where [`check_targets`] finds an error.
-pub fn forward(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Loss {
+pub fn forward(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Totals {
     assert_shapes(logits.len(), targets.len(), vocab, lse.len());
     forward_tree(logits, targets, vocab, lse)
 }
@@ -101,7 +101,7 @@ fn split(rows: usize, vocab: usize) -> Option<usize> {
     (rows > block).then(|| (rows / 2).next_multiple_of(block))
 }
 
-fn forward_tree(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Loss {
+fn forward_tree(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Totals {
     let Some(half) = split(targets.len(), vocab) else {
         return dispatch(Forward {
             logits,
@@ -166,11 +166,11 @@ pub(super) struct Forward<'a> {
 }
 
 impl WithSimd for Forward<'_> {
-    type Output = Loss;
+    type Output = Totals;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) -> Loss {
-        let mut loss = Loss::default();
+    fn with_simd<S: Simd>(self, s: S) -> Totals {
+        let mut loss = Totals::default();
         for (r, (&target, lse)) in self.targets.iter().zip(self.lse).enumerate() {
             *lse = 0.0;
             if target == IGNORE {

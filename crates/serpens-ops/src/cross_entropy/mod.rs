@@ -9,22 +9,28 @@
 //! ∂loss/∂x_rj = (exp(x_rj − lse_r) − [j = t(r)]) / count
 //! ```
 //!
-//! Logits and gradients are f32, targets u32. The backward pass turns the logits into their gradient in place:
-//! the largest tensor of a language model exists once. Rows that are ignored have loss 0 and gradient 0; where every
+//! Targets are u32, logits and their gradient f32, on a GPU f32 or bf16; the loss is f32. The gradient is written over the
+//! logits: the largest tensor of a language model exists once. Rows that are ignored have loss 0 and gradient 0; where every
 //! row is ignored the loss is 0 with a count of 0. A logit of −∞ is a probability of 0; NaN and +∞ give a loss of NaN.
 //!
 //! Results do not depend on the number of threads: rows are halved down to blocks that depend on the shape only, and
-//! the partial sums are added in f64 along the same tree.
+//! the partial sums are added in f64 along the same tree. On a GPU a row's sum is f32, the sum over rows f64.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Tensor, Var};
+use std::cell::Cell;
+use std::rc::Rc;
 
-pub use cpu::IGNORE;
+use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var};
+
+pub use cpu::{IGNORE, Totals};
+
+use crate::check;
 
 const OP: &str = "cross_entropy";
 
@@ -32,26 +38,77 @@ const OP: &str = "cross_entropy";
 pub struct CrossEntropy {
     /// The mean over the counted positions, one value; 0 where none counts.
     pub loss: Var,
-    /// The sum over the counted positions, in nats.
-    pub sum: f64,
-    /// Number of counted positions.
-    pub count: usize,
-    /// Counted positions whose largest logit is the target's.
-    pub correct: usize,
+    /// The sums over the positions as words on the logits' device: see [`CrossEntropy::read`].
+    pub totals: Tensor,
+}
+
+impl CrossEntropy {
+    /// The sums over the positions. On a GPU this waits for the loss to be computed.
+    ///
+    /// # Errors
+    /// A target that is neither below the vocabulary nor [`IGNORE`]: a GPU leaves such a position out, and tells here.
+    pub fn read(&self) -> Result<Totals> {
+        Totals::read(&self.totals)
+    }
+}
+
+/// Words of a tensor of totals: the sum's two halves, the count, the correct, the invalid targets and the least of them, the
+/// size of the vocabulary, and one that fills up.
+const WORDS: usize = 8;
+
+impl Totals {
+    /// Reads [`CrossEntropy::totals`].
+    ///
+    /// # Errors
+    /// As [`CrossEntropy::read`].
+    pub fn read(totals: &Tensor) -> Result<Self> {
+        let words = totals.to_vec::<u32>()?;
+        let [low, high, count, correct, invalid, offender, vocabulary, _] = words[..] else {
+            return Err(Error::shape(
+                OP,
+                "the totals",
+                format!("{WORDS} words"),
+                totals.shape(),
+            ));
+        };
+        if invalid > 0 {
+            return Err(outside(offender, vocabulary as usize));
+        }
+        Ok(Totals {
+            sum: f64::from_bits(u64::from(high) << 32 | u64::from(low)),
+            count: count as usize,
+            correct: correct as usize,
+        })
+    }
+
+    /// The words that [`Totals::read`] reads.
+    fn words(&self) -> [u32; WORDS] {
+        let bits = self.sum.to_bits();
+        let (low, high) = (bits as u32, (bits >> 32) as u32);
+        let (count, correct) = (self.count as u32, self.correct as u32);
+        [low, high, count, correct, 0, 0, 0, 0]
+    }
+}
+
+fn outside(target: u32, vocabulary: usize) -> Error {
+    Error::argument(
+        OP,
+        format!("target {target} is outside the vocabulary of {vocabulary}"),
+    )
 }
 
 /// The mean of `-log softmax(logits)[target]` over the positions whose target is not [`IGNORE`].
 ///
-/// The logits are given up: once their last other holder is gone, the backward pass writes their gradient over them, so that
-/// there is never a second tensor of that size.
+/// The logits are given up: where this was their last holder, their gradient is written over them, so that there is never a
+/// second tensor of that size.
 ///
 /// # Shapes
 /// logits (…, vocabulary), targets (…) of u32
 ///
 /// # Errors
-/// Shapes that do not fit; a target that is neither below the vocabulary nor [`IGNORE`].
+/// Shapes that do not fit; a target that is neither below the vocabulary nor [`IGNORE`], which on a GPU
+/// [`CrossEntropy::read`] tells.
 pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
-    let vocabulary = logits.shape().cols();
     if logits.shape().is_empty() || logits.shape().rows() != targets.len() {
         return Err(Error::shape(
             OP,
@@ -60,47 +117,48 @@ pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
             targets.shape(),
         ));
     }
+    if u32::try_from(targets.len()).is_err() {
+        return Err(Error::argument(OP, "more positions than are counted"));
+    }
+    check::device(OP, "targets", logits.device(), targets.device())?;
+    match logits.device() {
+        Device::Cpu => on_cpu(&logits, targets),
+        Device::Cuda(_) => on_cuda(logits, targets),
+    }
+}
+
+fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {
+    let vocabulary = logits.shape().cols();
     let ids = targets.as_slice::<u32>()?;
     if let Err(at) = cpu::check_targets(ids, vocabulary) {
-        return Err(Error::argument(
-            OP,
-            format!(
-                "target {} is outside the vocabulary of {vocabulary}",
-                ids[at]
-            ),
-        ));
+        return Err(outside(ids[at], vocabulary));
     }
-    let mut lse = Tensor::empty([ids.len()], DType::F32, targets.device())?;
+    let mut lse = Tensor::empty([ids.len()], DType::F32, Device::Cpu)?;
     let values = logits.tensor()?.as_slice()?;
-    let sums = cpu::forward(values, ids, vocabulary, lse.make_mut()?);
-    let mean = sums.sum / sums.count.max(1) as f64;
-    let loss = Tensor::full([1], mean as f32, targets.device())?;
-    let operation = tracked(&[Some(&logits)]).then(|| {
-        Box::new(CrossEntropyBackward {
+    let totals = cpu::forward(values, ids, vocabulary, lse.make_mut()?);
+    let loss = Tensor::full([1], totals.mean() as f32, Device::Cpu)?;
+    let operation = tracked(&[Some(logits)]).then(|| {
+        Box::new(CpuBackward {
             logits: logits.detach(),
             targets: targets.clone(),
             lse,
-            count: sums.count,
+            count: totals.count,
         }) as Box<dyn Backward>
     });
-    let [loss] = record(OP, &[Some(&logits)], [loss], operation)?;
-    Ok(CrossEntropy {
-        loss,
-        sum: sums.sum,
-        count: sums.count,
-        correct: sums.correct,
-    })
+    let [loss] = record(OP, &[Some(logits)], [loss], operation)?;
+    let totals = Tensor::from_slice([WORDS], &totals.words(), Device::Cpu)?;
+    Ok(CrossEntropy { loss, totals })
 }
 
 /// dlogits = (softmax - onehot(target)) · dloss / count, 0 where the target is ignored.
-struct CrossEntropyBackward {
+struct CpuBackward {
     logits: Var,
     targets: Tensor,
     lse: Tensor,
     count: usize,
 }
 
-impl Backward for CrossEntropyBackward {
+impl Backward for CpuBackward {
     fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
         let Some(dloss) = context.take_output(0) else {
             return Ok(());
@@ -115,6 +173,54 @@ impl Backward for CrossEntropyBackward {
             self.lse.as_slice()?,
             scale,
         );
+        context.add(0, gradient)
+    }
+}
+
+/// A GPU computes the gradient together with the loss, while the row is in its caches.
+fn on_cuda(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
+    let device = logits.device();
+    let mut totals = Tensor::empty([WORDS], DType::U32, device)?;
+    let mut loss = Tensor::empty([1], DType::F32, device)?;
+    let pass = cuda::Pass::new(
+        logits.view(),
+        targets.view(),
+        totals.view_mut()?,
+        loss.view_mut()?,
+    )?;
+    let gradient = Rc::new(Cell::new(None));
+    let operation = tracked(&[Some(&logits)]).then(|| {
+        let gradient = Rc::clone(&gradient);
+        Box::new(CudaBackward { gradient }) as Box<dyn Backward>
+    });
+    let is_tracked = operation.is_some();
+    // Recorded first: after that nothing but the values themselves is needed, and this is their last holder.
+    let [loss] = record(OP, &[Some(&logits)], [loss], operation)?;
+    let mut values = logits.into_tensor()?;
+    // SAFETY: the pass was made for these logits' sizes; its targets, totals and loss are alive.
+    unsafe {
+        if is_tracked {
+            pass.gradient_over(values.view_mut()?)?;
+            gradient.set(Some(values));
+        } else {
+            pass.loss_of(values.view())?;
+        }
+    }
+    Ok(CrossEntropy { loss, totals })
+}
+
+/// dlogits = dloss · ∂loss/∂logits, which is there already.
+struct CudaBackward {
+    gradient: Rc<Cell<Option<Tensor>>>,
+}
+
+impl Backward for CudaBackward {
+    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
+        let (Some(dloss), Some(mut gradient)) = (context.take_output(0), self.gradient.take())
+        else {
+            return Ok(());
+        };
+        cuda::scale(gradient.view_mut()?, dloss.view())?;
         context.add(0, gradient)
     }
 }

@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-use super::cpu::{IGNORE, Loss};
+use super::cpu::{IGNORE, Totals};
 
 /// ln Σ exp(x) of one row.
 pub fn log_sum_exp(row: &[f64]) -> f64 {
@@ -9,8 +9,8 @@ pub fn log_sum_exp(row: &[f64]) -> f64 {
 }
 
 /// The loss of `logits` `(rows, vocab)` against `targets` `(rows)`.
-pub fn forward(logits: &[f64], targets: &[u32], vocab: usize) -> Loss {
-    let mut loss = Loss::default();
+pub fn forward(logits: &[f64], targets: &[u32], vocab: usize) -> Totals {
+    let mut loss = Totals::default();
     for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
         if target == IGNORE {
             continue;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::cpu::{Backward, Forward, IGNORE, Loss};
+use super::cpu::{Backward, Forward, IGNORE, Totals};
 use super::{cpu, reference};
 use crate::simd::Isa;
 
@@ -166,10 +166,10 @@ fn ignored_rows_have_neither_loss_nor_gradient() {
 #[test]
 fn all_rows_ignored_is_a_loss_of_zero_with_count_zero() {
     let loss = cpu::forward(&[1.0, 2.0], &[IGNORE], 2, &mut [0.0]);
-    assert_eq!(loss, Loss::default());
+    assert_eq!(loss, Totals::default());
     assert_eq!(loss.mean(), 0.0);
     assert_eq!(
-        Loss {
+        Totals {
             sum: 3.0,
             count: 2,
             correct: 0

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use rayon::prelude::*;
-use serpens_core::{Mat, MatMut};
+use serpens_core::{Mat, MatMut, bf16};
 
 use crate::simd::{self, Simd, WithSimd, load, store};
 
@@ -238,6 +238,30 @@ pub fn exp(x: Mat, y: MatMut) {
 /// y = −e^x; its gradient is [`mul`] of dy and y.
 pub fn neg_exp(x: Mat, y: MatMut) {
     evaluate(NegExp {}, [x], [y]);
+}
+
+/// y = x rounded to bf16, row by row.
+///
+/// # Panics
+/// If the sizes differ.
+pub fn to_bf16(x: Mat, y: &mut [bf16]) {
+    assert_eq!(x.rows() * x.cols(), y.len(), "shape of an output");
+    for (r, row) in y.chunks_mut(x.cols().max(1)).enumerate() {
+        for (y, x) in row.iter_mut().zip(x.row(r)) {
+            *y = bf16::from_f32(*x);
+        }
+    }
+}
+
+/// y = x.
+///
+/// # Panics
+/// If the sizes differ.
+pub fn to_f32(x: &[bf16], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "shape of an output");
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = x.to_f32();
+    }
 }
 
 /// out\[c\] = Σ_r x\[r, c\], added to `out` where `accumulate`.

@@ -10,17 +10,21 @@
 //! | `silu_mul`   | y = a ⊙ silu(z)          | da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z)                         |
 //! | `exp`        | y = e^x                  | dx = dy ⊙ y                                                       |
 //! | `neg_exp`    | y = −e^x                 | dx = dy ⊙ y                                                       |
+//! | `cast`       | y = x in another type    | dx = dy in the type of x                                          |
 //! | `sum_rows`   | out\[c\] = Σ_r x\[r, c\] | dx\[r, c\] = dout\[c\]                                            |
 //!
-//! All matrices are f32 (rows, cols) and may be columns of wider rows. σ is the logistic function.
+//! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call alike. σ is
+//! the logistic function. [`cast`] changes the type.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 pub(crate) mod tests;
+mod views;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, MatMut, Result, Shape, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, View, ViewMut, bf16};
 
 use crate::check;
 
@@ -46,12 +50,12 @@ fn binary(
     op: &'static str,
     a: &Var,
     b: &Var,
-    forward: impl FnOnce(&Var, &Var, MatMut<'_>) -> Result<()>,
+    forward: fn(View<'_>, View<'_>, ViewMut<'_>) -> Result<()>,
     rule: Binary,
 ) -> Result<Var> {
     check::shape(op, "the second operand", &a.shape(), b)?;
-    let mut y = Tensor::empty(a.shape(), DType::F32, Device::Cpu)?;
-    forward(a, b, y.mat_mut()?)?;
+    let mut y = Tensor::empty(a.shape(), a.dtype(), a.device())?;
+    forward(a.view(), b.view(), y.view_mut()?)?;
     let operands = [Some(a), Some(b)];
     let operation = tracked(&operands).then(|| {
         let (a, b) = (a.detach(), b.detach());
@@ -63,61 +67,32 @@ fn binary(
 
 /// a + b, both of one shape.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    binary(
-        "add",
-        a,
-        b,
-        |a, b, y| {
-            cpu::add(a.mat()?, b.mat()?, y);
-            Ok(())
-        },
-        |dy, _, _, context| {
-            context.add(0, dy.clone())?;
-            context.add(1, dy.clone())
-        },
-    )
+    binary("add", a, b, views::add, |dy, _, _, context| {
+        context.add(0, dy.clone())?;
+        context.add(1, dy.clone())
+    })
 }
 
 /// a ⊙ b, both of one shape.
 pub fn mul(a: &Var, b: &Var) -> Result<Var> {
-    binary(
-        "mul",
-        a,
-        b,
-        |a, b, y| {
-            cpu::mul(a.mat()?, b.mat()?, y);
-            Ok(())
-        },
-        |dy, a, b, context| {
-            let [da, db] = context.overwrite([0, 1])?;
-            cpu::mul_backward(dy.mat()?, a.mat()?, b.mat()?, da.mat()?, db.mat()?);
-            Ok(())
-        },
-    )
+    binary("mul", a, b, views::mul, |dy, a, b, context| {
+        let [da, db] = context.overwrite([0, 1])?;
+        views::mul_backward(dy.view(), a.view(), b.view(), da, db)
+    })
 }
 
 /// a ⊙ silu(z), both of one shape: the gate of the Mamba block.
 pub fn silu_mul(a: &Var, z: &Var) -> Result<Var> {
-    binary(
-        "silu_mul",
-        a,
-        z,
-        |a, z, y| {
-            cpu::silu_mul(a.mat()?, z.mat()?, y);
-            Ok(())
-        },
-        |dy, a, z, context| {
-            let [da, dz] = context.overwrite([0, 1])?;
-            cpu::silu_mul_backward(dy.mat()?, a.mat()?, z.mat()?, da.mat()?, dz.mat()?);
-            Ok(())
-        },
-    )
+    binary("silu_mul", a, z, views::silu_mul, |dy, a, z, context| {
+        let [da, dz] = context.overwrite([0, 1])?;
+        views::silu_mul_backward(dy.view(), a.view(), z.view(), da, dz)
+    })
 }
 
-/// What a function of one operand keeps, and how its gradient comes from it.
+/// What a function of one operand keeps, and how its gradient comes from dy and that.
 struct UnaryBackward {
     kept: Var,
-    rule: fn(&Tensor, &Var, MatMut<'_>) -> Result<()>,
+    rule: fn(View<'_>, View<'_>, ViewMut<'_>) -> Result<()>,
 }
 
 impl Backward for UnaryBackward {
@@ -126,21 +101,18 @@ impl Backward for UnaryBackward {
             return Ok(());
         };
         let [dx] = context.overwrite([0])?;
-        (self.rule)(&dy, &self.kept, dx.mat()?)
+        (self.rule)(dy.view(), self.kept.view(), dx)
     }
 }
 
 /// silu(x) = x · sigmoid(x).
 pub fn silu(x: &Var) -> Result<Var> {
-    let mut y = Tensor::empty(x.shape(), DType::F32, Device::Cpu)?;
-    cpu::silu(x.mat()?, y.mat_mut()?);
+    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
+    views::silu(x.view(), y.view_mut()?)?;
     let operation = tracked(&[Some(x)]).then(|| {
         Box::new(UnaryBackward {
             kept: x.detach(),
-            rule: |dy, x, dx| {
-                cpu::silu_backward(dy.mat()?, x.mat()?, dx);
-                Ok(())
-            },
+            rule: views::silu_backward,
         }) as Box<dyn Backward>
     });
     let [y] = record("silu", &[Some(x)], [y], operation)?;
@@ -149,29 +121,26 @@ pub fn silu(x: &Var) -> Result<Var> {
 
 /// e^x, for positive parameters that are trained by their logarithm.
 pub fn exp(x: &Var) -> Result<Var> {
-    exponential("exp", x, cpu::exp)
+    exponential("exp", x, views::exp)
 }
 
 /// -e^x: A = -exp(A_log).
 pub fn neg_exp(x: &Var) -> Result<Var> {
-    exponential("neg_exp", x, cpu::neg_exp)
+    exponential("neg_exp", x, views::neg_exp)
 }
 
 /// Both have the derivative y.
 fn exponential(
     op: &'static str,
     x: &Var,
-    forward: fn(serpens_core::Mat<'_>, MatMut<'_>),
+    forward: fn(View<'_>, ViewMut<'_>) -> Result<()>,
 ) -> Result<Var> {
-    let mut y = Tensor::empty(x.shape(), DType::F32, Device::Cpu)?;
-    forward(x.mat()?, y.mat_mut()?);
+    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
+    forward(x.view(), y.view_mut()?)?;
     let operation = tracked(&[Some(x)]).then(|| {
         Box::new(UnaryBackward {
             kept: y.clone().into(),
-            rule: |dy, y, dx| {
-                cpu::mul(dy.mat()?, y.mat()?, dx);
-                Ok(())
-            },
+            rule: views::mul,
         }) as Box<dyn Backward>
     });
     let [y] = record(op, &[Some(x)], [y], operation)?;
@@ -182,10 +151,15 @@ fn exponential(
 pub fn broadcast_rows(x: &Var, shape: Shape) -> Result<Var> {
     const OP: &str = "broadcast_rows";
     check::shape(OP, "x", &[shape.cols()], x)?;
-    let mut y = Tensor::empty(shape, DType::F32, Device::Cpu)?;
-    let row = check::values(x)?;
-    for part in y.make_mut::<f32>()?.chunks_exact_mut(shape.cols().max(1)) {
-        part.copy_from_slice(row);
+    let mut y = Tensor::empty(shape, x.dtype(), x.device())?;
+    match x.device() {
+        Device::Cpu => {
+            let row = check::values(x)?;
+            for part in y.make_mut::<f32>()?.chunks_exact_mut(shape.cols().max(1)) {
+                part.copy_from_slice(row);
+            }
+        }
+        Device::Cuda(_) => cuda::convert(x.view(), y.view_mut()?)?,
     }
     let operation = tracked(&[Some(x)]).then(|| Box::new(BroadcastBackward) as Box<dyn Backward>);
     let [y] = record(OP, &[Some(x)], [y], operation)?;
@@ -200,9 +174,60 @@ impl Backward for BroadcastBackward {
         let Some(dy) = context.take_output(0) else {
             return Ok(());
         };
-        if let Some((dx, accumulate)) = context.accumulator(0)? {
-            cpu::sum_rows(dy.mat()?, dx.slice()?, accumulate);
+        match context.accumulator(0)? {
+            Some((dx, accumulate)) => views::sum_rows(dy.view(), dx, accumulate),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// The values of x as f32 or bf16, rounded to the nearest, of two the even one.
+///
+/// # Errors
+/// Other types; on the processor, bf16 values that are a range of columns.
+pub fn cast(x: &Var, dtype: DType) -> Result<Var> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = converted(x, dtype)?;
+    let operation = tracked(&[Some(x)]).then(|| {
+        let dtype = x.dtype();
+        Box::new(CastBackward { dtype }) as Box<dyn Backward>
+    });
+    let [y] = record("cast", &[Some(x)], [y], operation)?;
+    Ok(y)
+}
+
+/// dx = dy in the type of x.
+struct CastBackward {
+    dtype: DType,
+}
+
+impl Backward for CastBackward {
+    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
+        match context.take_output(0) {
+            Some(dy) => context.add(0, converted(&dy.into(), self.dtype)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn converted(x: &Var, dtype: DType) -> Result<Tensor> {
+    let mut y = Tensor::empty(x.shape(), dtype, x.device())?;
+    match (x.device(), x.dtype(), dtype) {
+        (Device::Cuda(_), ..) => cuda::convert(x.view(), y.view_mut()?)?,
+        (Device::Cpu, DType::F32, DType::BF16) => {
+            cpu::to_bf16(x.mat()?, y.make_mut::<bf16>()?);
+        }
+        (Device::Cpu, DType::BF16, DType::F32) => {
+            cpu::to_f32(x.tensor()?.as_slice::<bf16>()?, y.make_mut()?);
+        }
+        _ => {
+            return Err(Error::argument(
+                "cast",
+                format!("from {} to {dtype}", x.dtype()),
+            ));
+        }
+    }
+    Ok(y)
 }

@@ -19,6 +19,8 @@ pub trait Real:
     fn exp(self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
+    /// The sine and the cosine.
+    fn sin_cos(self) -> (Self, Self);
 }
 
 impl Real for f64 {
@@ -28,6 +30,9 @@ impl Real for f64 {
     fn sqrt(self) -> Self {
         self.sqrt()
     }
+    fn sin_cos(self) -> (Self, Self) {
+        self.sin_cos()
+    }
 }
 
 impl Real for f32 {
@@ -36,6 +41,9 @@ impl Real for f32 {
     }
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+    fn sin_cos(self) -> (Self, Self) {
+        self.sin_cos()
     }
 }
 

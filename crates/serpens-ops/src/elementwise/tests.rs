@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serpens_core::{Mat, MatMut};
+use serpens_core::{Mat, MatMut, bf16};
 
 use super::{cpu, reference};
 
@@ -225,6 +225,24 @@ proptest! {
         let plain: Vec<f32> = plain.iter().map(|p| 2.0 * p).collect();
         assert_close(&twice, &plain, &doubled);
     }
+}
+
+#[test]
+fn conversions_round_to_the_nearest_of_two_the_even_one() {
+    let (x, exact) = values(4, 60);
+    let mut narrow = vec![bf16::ZERO; 60];
+    cpu::to_bf16(Wide::new(&x, 5, 12, 2).mat(), &mut narrow);
+    let mut back = vec![0.0; 60];
+    cpu::to_f32(&narrow, &mut back);
+    for (back, exact) in back.iter().zip(&exact) {
+        // 8 bits of significand: half a unit of the last is 2^-9 of the power of two below the value.
+        let half_unit = 2.0_f64.powi(exact.abs().log2().floor() as i32 - 8);
+        assert!((f64::from(*back) - exact).abs() <= half_unit, "{exact}");
+    }
+    let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+    let mut rounded = [bf16::ZERO; 2];
+    cpu::to_bf16(Mat::dense(&ties, 2), &mut rounded);
+    assert_eq!(rounded.map(|v| v.to_f64()), [1.0, 1.0 + 4.0 / 256.0]);
 }
 
 #[test]

@@ -1,40 +1,63 @@
 //! Embedding: one row of a table for each id.
 //!
-//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32, y: (rows, d_model).
-//! Gradient: dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i.
+//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32, y: (rows, d_model) f32.
+//! Gradient: dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i; on a GPU in that order within runs
+//! of positions that depend on their number only, and then over the runs.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Shape, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 
 use crate::check;
 
 const OP: &str = "embedding";
 
-/// `y = table[id]`.
-///
-/// # Shapes
-/// ids (…) of u32, table (vocabulary, width) → (…, width)
+/// Asks that every id be below the vocabulary. [`embedding`] asks this itself where the ids are on the processor; a GPU cannot
+/// tell without being waited for, so whoever brings ids there asks before.
 ///
 /// # Errors
-/// Ids that are not u32, or not below the vocabulary.
-pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
-    let [vocabulary, width] = check::axes(OP, "table", "(vocabulary, width)", table)?;
-    let tokens = ids.tensor()?.as_slice::<u32>()?;
-    if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
-        return Err(Error::argument(
+/// The first id that is not.
+pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        None => Ok(()),
+        Some(id) => Err(Error::argument(
             OP,
             format!("token id {id} is outside the vocabulary of {vocabulary}"),
-        ));
+        )),
     }
+}
+
+/// `y = table[id]`.
+///
+/// On a GPU an id that is not below the vocabulary gives a row of NaN, and no gradient; see [`check_ids`].
+///
+/// # Shapes
+/// ids (…) of u32, table (vocabulary, width) of f32 → (…, width)
+///
+/// # Errors
+/// Operands of other types; on the processor, ids that are not below the vocabulary.
+pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
+    let [vocabulary, width] = check::axes(OP, "table", "(vocabulary, width)", table)?;
+    let device = table.device();
+    check::device(OP, "ids", device, ids.device())?;
     let mut dims = ids.shape().to_vec();
     dims.push(width);
-    let mut y = Tensor::empty(Shape::new(&dims), DType::F32, table.tensor()?.device())?;
-    cpu::forward(tokens, check::values(table)?, y.mat_mut()?);
+    let mut y = Tensor::empty(Shape::new(&dims), DType::F32, device)?;
+    match device {
+        Device::Cpu => {
+            let tokens = ids.tensor()?.as_slice::<u32>()?;
+            check_ids(tokens, vocabulary)?;
+            cpu::forward(tokens, check::values(table)?, y.mat_mut()?);
+        }
+        Device::Cuda(_) => {
+            cuda::forward(ids.tensor()?.view(), table.tensor()?.view(), y.view_mut()?)?
+        }
+    }
     let operands = [Some(ids), Some(table)];
     let operation = tracked(&operands)
         .then(|| Box::new(EmbeddingBackward { ids: ids.detach() }) as Box<dyn Backward>);
@@ -52,10 +75,16 @@ impl Backward for EmbeddingBackward {
         let Some(dy) = context.take_output(0) else {
             return Ok(());
         };
-        if let Some((dtable, accumulate)) = context.accumulator(1)? {
-            let ids = self.ids.tensor()?.as_slice()?;
-            cpu::backward(ids, dy.mat()?, dtable.slice()?, accumulate);
+        let Some((dtable, accumulate)) = context.accumulator(1)? else {
+            return Ok(());
+        };
+        match dtable.device() {
+            Device::Cpu => {
+                let ids = self.ids.tensor()?.as_slice()?;
+                cpu::backward(ids, dy.mat()?, dtable.slice()?, accumulate);
+                Ok(())
+            }
+            Device::Cuda(_) => cuda::backward(self.ids.view(), dy.view(), dtable, accumulate),
         }
-        Ok(())
     }
 }

@@ -10,8 +10,6 @@ static SOURCE: Source = Source {
 
 /// Threads of a block, each with one column.
 const BLOCK: u32 = 128;
-/// Rows that one block sums.
-const ROWS: usize = 128;
 
 fn operand(view: &View<'_>, transposed: bool) -> Operand {
     Operand {
@@ -77,11 +75,9 @@ pub fn backward_weight(dy: View<'_>, x: View<'_>, dw: ViewMut<'_>, accumulate: b
 struct Params {
     matrix: DevicePtr,
     vector: DevicePtr,
-    parts: DevicePtr,
     stride: i64,
     rows: i64,
     cols: i64,
-    accumulate: i32,
 }
 
 /// y += b for every row.
@@ -89,11 +85,9 @@ fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
     let params = Params {
         matrix: y.ptr(),
         vector: b.ptr(),
-        parts: DevicePtr::NULL,
         stride: y.stride() as i64,
         rows: y.rows() as i64,
         cols: y.cols() as i64,
-        accumulate: 0,
     };
     let kernel = kernel(
         y.device(),
@@ -108,31 +102,6 @@ fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
     ];
     // SAFETY: the parameters are the kernel's, the views valid for their sizes.
     unsafe { kernel.launch(grid, BLOCK, 0, &params) }
-}
-
-/// db = Σ_rows dy, or db += it: sums of blocks of rows, then their sum in order.
-pub fn backward_bias(dy: View<'_>, db: ViewMut<'_>, accumulate: bool) -> Result<()> {
-    let device = dy.device();
-    let blocks = dy.rows().div_ceil(ROWS);
-    let mut parts = serpens_core::Tensor::empty([blocks.max(1), dy.cols()], DType::F32, device)?;
-    let params = Params {
-        matrix: dy.ptr(),
-        vector: db.ptr(),
-        parts: parts.view_mut()?.ptr(),
-        stride: dy.stride() as i64,
-        rows: dy.rows() as i64,
-        cols: dy.cols() as i64,
-        accumulate: accumulate.into(),
-    };
-    let columns = dy.cols().div_ceil(BLOCK as usize) as u32;
-    let defines = [("IO", dy.dtype().cuda_name())];
-    // SAFETY: the parameters are the kernels', the views valid for their sizes; `parts` has a row for every block.
-    unsafe {
-        let sum = kernel(device, &SOURCE, "sum_bias", &defines)?;
-        sum.launch([columns, blocks as u32, 1], BLOCK, 0, &params)?;
-        let fold = kernel(device, &SOURCE, "fold_bias", &defines)?;
-        fold.launch([columns, 1, 1], BLOCK, 0, &params)
-    }
 }
 
 fn check_types(x: &View<'_>, w: &View<'_>) -> Result<()> {

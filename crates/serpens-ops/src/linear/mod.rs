@@ -15,7 +15,7 @@ mod tests;
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{Device, Error, Result, Tensor, Var};
 
-use crate::check;
+use crate::{check, elementwise};
 
 const OP: &str = "linear";
 
@@ -85,7 +85,7 @@ impl Backward for LinearBackward {
         if let Some((db, accumulate)) = context.accumulator(2)? {
             match on_cpu {
                 true => cpu::backward_bias(dy.mat()?, db.slice()?, accumulate),
-                false => cuda::backward_bias(dy.view(), db, accumulate)?,
+                false => elementwise::cuda::sum_rows(dy.view(), db, accumulate)?,
             }
         }
         Ok(())

@@ -4,7 +4,8 @@
 //! y[b,t,e] = Σ_{s=0..t} k[s,e] · u[b,t-s,e]
 //! ```
 //!
-//! Shapes: `u`, `y` are `(batch, length, channels)`, `k` is `(length, channels)`; all `f32`.
+//! Shapes: `u`, `y` are `(batch, length, channels)`, `k` is `(length, channels)`; all `f32`, but on a GPU `u` and `y` may both
+//! be `bf16`, and `u` a range of columns.
 //! With `K = (CB̄, CĀB̄, …)` as `k` this is the convolutional form of a linear time-invariant state space model
 //! (Gu and Dao, arXiv 2312.00752, section 2).
 //!
@@ -13,6 +14,7 @@
 
 mod complex;
 pub mod cpu;
+pub mod cuda;
 mod direct;
 mod fft;
 pub mod reference;
@@ -22,7 +24,7 @@ mod tests;
 mod tile;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Result, Tensor, Var};
+use serpens_core::{DType, Device, Result, Tensor, Var};
 
 use crate::check;
 
@@ -34,7 +36,7 @@ const OP: &str = "long_conv";
 /// u (batch, length, channels), k (length, channels) → (batch, length, channels)
 ///
 /// # Errors
-/// Shapes that do not fit; operands that are not contiguous f32.
+/// Shapes that do not fit; operands of other types than the head of this module says; on a GPU, more than 2^23 steps.
 pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
     let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
     check::shape(OP, "k", &[length, channels], k)?;
@@ -43,8 +45,12 @@ pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
         length,
         channels,
     };
-    let mut y = Tensor::empty(u.shape(), DType::F32, u.tensor()?.device())?;
-    cpu::forward(check::values(u)?, check::values(k)?, y.make_mut()?, shape);
+    let device = u.device();
+    let mut y = Tensor::empty(u.shape(), u.dtype(), device)?;
+    match device {
+        Device::Cpu => cpu::forward(check::values(u)?, check::values(k)?, y.make_mut()?, shape),
+        Device::Cuda(_) => cuda::forward(u.view(), k.view(), y.view_mut()?, shape)?,
+    }
     let operands = [Some(u), Some(k)];
     let operation = tracked(&operands).then(|| {
         Box::new(LongConvBackward {
@@ -69,16 +75,26 @@ impl Backward for LongConvBackward {
         let Some(dy) = context.take_output(0) else {
             return Ok(());
         };
-        let mut du = Tensor::empty(self.u.shape(), DType::F32, dy.device())?;
-        let mut dk = Tensor::empty(self.k.shape(), DType::F32, dy.device())?;
-        cpu::backward(
-            check::values(&self.u)?,
-            check::values(&self.k)?,
-            dy.as_slice()?,
-            context.wants(0).then_some(du.make_mut()?),
-            context.wants(1).then_some(dk.make_mut()?),
-            self.shape,
-        );
+        let device = dy.device();
+        let mut du = Tensor::empty(self.u.shape(), self.u.dtype(), device)?;
+        let mut dk = Tensor::empty(self.k.shape(), DType::F32, device)?;
+        let (wants_du, wants_dk) = (context.wants(0), context.wants(1));
+        match device {
+            Device::Cpu => cpu::backward(
+                check::values(&self.u)?,
+                check::values(&self.k)?,
+                dy.as_slice()?,
+                wants_du.then_some(du.make_mut()?),
+                wants_dk.then_some(dk.make_mut()?),
+                self.shape,
+            ),
+            Device::Cuda(_) => {
+                let (u, k) = (self.u.view(), self.k.view());
+                let du = wants_du.then_some(du.view_mut()?);
+                let dk = wants_dk.then_some(dk.view_mut()?);
+                cuda::backward(u, k, dy.view(), du, dk, self.shape)?;
+            }
+        }
         context.add(0, du)?;
         context.add(1, dk)
     }

@@ -1,15 +1,17 @@
-//! The definition of the causal long convolution in `f64`, one plain loop per formula.
+//! The definition of the causal long convolution, one plain loop per formula: in `f64` what results are held against, in `f32`
+//! the yardstick for their errors.
 
 use super::cpu::Shape;
+use crate::elementwise::reference::{Real, zero};
 
 /// `y[b,t,e] = Σ_{s≤t} k[s,e] · u[b,t-s,e]`, with `u` `(batch, length, channels)` and `k` `(length, channels)`.
-pub fn forward(u: &[f64], k: &[f64], shape: Shape) -> Vec<f64> {
+pub fn forward<R: Real>(u: &[R], k: &[R], shape: Shape) -> Vec<R> {
     let Shape {
         batch,
         length,
         channels,
     } = shape;
-    let mut y = vec![0.0; u.len()]; // (batch, length, channels)
+    let mut y = vec![zero::<R>(); u.len()]; // (batch, length, channels)
     for b in 0..batch {
         for t in 0..length {
             for s in 0..=t {
@@ -24,14 +26,14 @@ pub fn forward(u: &[f64], k: &[f64], shape: Shape) -> Vec<f64> {
 }
 
 /// `(du, dk)` for the gradient `dy` `(batch, length, channels)` of [`forward`]'s result.
-pub fn backward(u: &[f64], k: &[f64], dy: &[f64], shape: Shape) -> (Vec<f64>, Vec<f64>) {
+pub fn backward<R: Real>(u: &[R], k: &[R], dy: &[R], shape: Shape) -> (Vec<R>, Vec<R>) {
     let Shape {
         batch,
         length,
         channels,
     } = shape;
-    let mut du = vec![0.0; u.len()]; // (batch, length, channels)
-    let mut dk = vec![0.0; k.len()]; // (length, channels)
+    let mut du = vec![zero::<R>(); u.len()]; // (batch, length, channels)
+    let mut dk = vec![zero::<R>(); k.len()]; // (length, channels)
     for b in 0..batch {
         for t in 0..length {
             for s in 0..=t {

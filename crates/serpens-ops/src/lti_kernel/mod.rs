@@ -7,13 +7,15 @@
 //! ```
 //!
 //! A, B, C: (channels, N), real with s = 1, or complex in two parts with s = 2, where a state stands for a conjugate pair;
-//! Δ, D: (channels); K: (length, channels); a state is (batch, channels, N), or 2 N with real parts first. All f32.
+//! Δ, D: (channels); K: (length, channels); a state is (batch, channels, N), or 2 N with real parts first. All f32, but on a GPU
+//! u and y may both be bf16.
 //! Source: A. Gu, A. Gupta, K. Goel and C. Ré, "On the Parameterization and Initialization of Diagonal State Space Models",
 //! arXiv 2206.11893.
 //!
 //! Gradients of the kernel come from S0 = Σ_t dK_t Ā^t and S1 = Σ_t t dK_t Ā^t; see `cpu.rs`.
 
 pub mod cpu;
+pub mod cuda;
 mod powers;
 pub mod recurrence;
 pub mod reference;
@@ -22,7 +24,7 @@ mod tests;
 mod zero_order_hold;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
 use crate::check;
 
@@ -46,6 +48,8 @@ pub struct LtiSystem<'a> {
     /// The skip D: (channels).
     pub d: Option<&'a Var>,
 }
+
+const OP: &str = "lti_kernel";
 
 /// The operands by position on the tape.
 const OPERANDS: usize = 8;
@@ -107,7 +111,7 @@ impl Saved {
         Ok(self.values(index)?.unwrap_or_default())
     }
 
-    /// The system as the kernels take it.
+    /// The system as the kernels of the processor take it.
     fn system(&self) -> Result<cpu::System<'_>> {
         Ok(cpu::System {
             channels: self.channels,
@@ -122,6 +126,11 @@ impl Saved {
             d: self.values(7)?,
         })
     }
+
+    /// The system as the kernels of a GPU take it.
+    fn on_gpu(&self, op: &'static str, device: Device) -> Result<cuda::System> {
+        cuda::System::new(op, device, &self.operands, self.channels, self.state)
+    }
 }
 
 /// The convolution kernel of a system: (length, channels), to be used with [`crate::long_conv::long_conv`].
@@ -129,11 +138,13 @@ impl Saved {
 /// # Errors
 /// Shapes that do not fit; operands that are not f32.
 pub fn lti_kernel(system: &LtiSystem<'_>, length: usize) -> Result<Var> {
-    const OP: &str = "lti_kernel";
     let saved = system.save(OP)?;
     let device = system.a.tensor()?.device();
     let mut k = Tensor::empty([length, saved.channels], DType::F32, device)?;
-    cpu::forward(&saved.system()?, length, k.make_mut()?);
+    match device {
+        Device::Cpu => cpu::forward(&saved.system()?, length, k.make_mut()?),
+        Device::Cuda(_) => cuda::forward(saved.on_gpu(OP, device)?, k.view_mut()?)?,
+    }
     let operands = system.operands();
     let operation =
         tracked(&operands).then(|| Box::new(KernelBackward { saved, length }) as Box<dyn Backward>);
@@ -151,8 +162,12 @@ impl Backward for KernelBackward {
         let Some(dk) = context.take_output(0) else {
             return Ok(());
         };
+        let gradients = context.overwrite([0, 1, 2, 3, 4, 5, 6, 7])?;
+        if dk.device() != Device::Cpu {
+            return cuda::backward(self.saved.on_gpu(OP, dk.device())?, dk.view(), gradients);
+        }
+        let [dt, a, a_im, b, b_im, c, c_im, d] = gradients;
         let system = self.saved.system()?;
-        let [dt, a, a_im, b, b_im, c, c_im, d] = context.overwrite([0, 1, 2, 3, 4, 5, 6, 7])?;
         let complex = system.a_im.is_some();
         let grads = cpu::Grads {
             dt: dt.slice()?,
@@ -189,15 +204,25 @@ pub fn lti_recurrence(u: &Var, system: &LtiSystem<'_>, initial_state: &Var) -> R
     let planes = if system.a_imag.is_some() { 2 } else { 1 };
     let of_state = [batch, channels, planes * saved.state];
     check::shape(OP, "initial_state", &of_state, initial_state)?;
-    let mut y = Tensor::empty(u.shape(), DType::F32, u.tensor()?.device())?;
+    let device = u.device();
+    let mut y = Tensor::empty(u.shape(), u.dtype(), device)?;
     let mut state = initial_state.tensor()?.clone();
-    recurrence::run(
-        &saved.system()?,
-        (batch, length),
-        check::values(u)?,
-        y.make_mut()?,
-        state.make_mut()?,
-    );
+    match device {
+        Device::Cpu => recurrence::run(
+            &saved.system()?,
+            (batch, length),
+            check::values(u)?,
+            y.make_mut()?,
+            state.make_mut()?,
+        ),
+        Device::Cuda(_) => cuda::recurrence(
+            saved.on_gpu(OP, device)?,
+            batch,
+            u.view(),
+            y.view_mut()?,
+            state.view_mut()?,
+        )?,
+    }
     Ok(LtiOutput {
         y: y.into(),
         last_state: state.into(),

@@ -238,10 +238,21 @@ fn gradients_are_the_slopes_of_the_definition() {
             let dk = noise(length * channels, 8);
             let got = system.gradients(length, &dk);
             let want = differences(&system, length, &dk);
+            let wide: Vec<f64> = dk.iter().map(|v| f64::from(*v)).collect();
+            let all = system.reference().gradients(length, &wide);
+            let narrow = |values: Vec<f64>| values.iter().map(|v| *v as f32).collect();
+            let parts = |pairs: Vec<reference::Complex>| -> (Vec<f64>, Vec<f64>) {
+                pairs.into_iter().unzip()
+            };
+            let ((a, a_im), (b, b_im), (c, c_im)) = (parts(all.a), parts(all.b), parts(all.c));
+            let defined: Vec<Vec<f32>> = [all.dt, a, a_im, b, b_im, c, c_im, all.d]
+                .map(narrow)
+                .into();
             for (i, name) in names.iter().enumerate() {
                 let imaginary = matches!(i, 2 | 4 | 6);
                 if complex || !imaginary {
                     assert_close(name, &got[i], &want[i], 3e-6);
+                    assert_close(name, &defined[i], &want[i], 3e-6);
                 }
             }
         }

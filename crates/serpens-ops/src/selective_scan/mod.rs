@@ -15,16 +15,17 @@
 //! Packed sequences: where `starts` is true the state is zero before that position, so several sequences share one row. In
 //! reverse the recurrence runs from the last position to the first, and the state resets between t + 1 and t where t + 1 starts.
 //!
-//! All values are f32. The backward recomputes the states from checkpoints that the forward saved. Results do not depend on the
-//! number of threads.
+//! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the states from
+//! checkpoints that the forward saved. Results do not depend on the number of threads.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Error, Result, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 
 use crate::{Starts, check};
 
@@ -103,13 +104,12 @@ pub struct ScanOutput {
 /// The selective scan; see the head of this module. Gradients flow to every operand, through both outputs.
 ///
 /// # Errors
-/// Shapes that do not fit; operands that are not f32; N outside 1..=256; groups that do not divide the channels.
+/// Shapes that do not fit; operands of other types than the head of this module says, or on different devices; N outside 1..=256;
+/// groups that do not divide the channels.
 pub fn selective_scan(inputs: &ScanInputs<'_>, options: &ScanOptions<'_>) -> Result<ScanOutput> {
     let dims = check_shapes(inputs, options.groups)?;
-    let flags = options
-        .starts
-        .map(|starts| starts.flags(OP, dims.batch, dims.length))
-        .transpose()?;
+    let device = inputs.u.device();
+    check_types(inputs, device)?;
     let (a, a_im) = match inputs.a {
         A::Real(a) => (a, None),
         A::Complex { re, im } => (re, Some(im)),
@@ -127,16 +127,41 @@ pub fn selective_scan(inputs: &ScanInputs<'_>, options: &ScanOptions<'_>) -> Res
         z: inputs.z.map(Var::detach),
         delta_bias: inputs.delta_bias.map(Var::detach),
         initial_state: inputs.initial_state.map(Var::detach),
-        starts: flags.map(<[bool]>::to_vec),
+        resets: options
+            .starts
+            .map(|starts| Resets::new(starts, &dims, device))
+            .transpose()?,
         softplus: options.softplus,
         reverse: options.reverse,
         checkpoints: None,
     };
-    let device = a.tensor()?.device();
     let state_shape = [dims.batch, dims.channels, parts * dims.state];
-    let mut y = Tensor::empty(inputs.u.shape(), DType::F32, device)?;
+    let mut y = Tensor::empty(inputs.u.shape(), inputs.u.dtype(), device)?;
     let mut last = Tensor::empty(state_shape, DType::F32, device)?;
-    let operands = [
+    let operands = operands(inputs);
+    if !tracked(&operands) {
+        saved.forward(&mut y, &mut last, None)?;
+        let [y, last_state] = record(OP, &operands, [y, last], None)?;
+        return Ok(ScanOutput { y, last_state });
+    }
+    let count = cpu::checkpoint_len(&dims, parts);
+    let mut checkpoints = Tensor::empty([count], DType::F32, device)?;
+    saved.forward(&mut y, &mut last, Some(&mut checkpoints))?;
+    let operation = Box::new(ScanBackward {
+        checkpoints: Some(checkpoints),
+        ..saved
+    });
+    let [y, last_state] = record(OP, &operands, [y, last], Some(operation))?;
+    Ok(ScanOutput { y, last_state })
+}
+
+/// All operands in the order in which the tape knows them.
+fn operands<'a>(inputs: &ScanInputs<'a>) -> [Option<&'a Var>; 10] {
+    let (a, a_im) = match inputs.a {
+        A::Real(a) => (a, None),
+        A::Complex { re, im } => (re, Some(im)),
+    };
+    [
         Some(inputs.u),
         Some(inputs.delta),
         Some(a),
@@ -147,21 +172,36 @@ pub fn selective_scan(inputs: &ScanInputs<'_>, options: &ScanOptions<'_>) -> Res
         inputs.z,
         inputs.delta_bias,
         inputs.initial_state,
-    ];
-    if !tracked(&operands) {
-        saved.forward(&mut y, &mut last, None)?;
-        let [y, last_state] = record(OP, &operands, [y, last], None)?;
-        return Ok(ScanOutput { y, last_state });
+    ]
+}
+
+/// The names of [`operands`], and whether they are of the type of u or f32.
+const OPERANDS: [(&str, bool); 10] = [
+    ("u", true),
+    ("delta", true),
+    ("A", false),
+    ("Im A", false),
+    ("B", true),
+    ("C", true),
+    ("D", false),
+    ("z", true),
+    ("delta_bias", false),
+    ("initial_state", false),
+];
+
+fn check_types(inputs: &ScanInputs<'_>, device: Device) -> Result<()> {
+    let of_u = inputs.u.dtype();
+    match device {
+        Device::Cpu => check::dtype(OP, "u", DType::F32, of_u)?,
+        Device::Cuda(_) => check::float(OP, "u", of_u)?,
     }
-    let count = cpu::checkpoint_len(&dims, parts);
-    let mut checkpoints = Tensor::empty([count], DType::F32, device)?;
-    saved.forward(&mut y, &mut last, Some(checkpoints.make_mut()?))?;
-    let operation = Box::new(ScanBackward {
-        checkpoints: Some(checkpoints),
-        ..saved
-    });
-    let [y, last_state] = record(OP, &operands, [y, last], Some(operation))?;
-    Ok(ScanOutput { y, last_state })
+    for (operand, (name, as_u)) in operands(inputs).into_iter().zip(OPERANDS) {
+        let Some(operand) = operand else { continue };
+        check::device(OP, name, device, operand.device())?;
+        let expected = if as_u { of_u } else { DType::F32 };
+        check::dtype(OP, name, expected, operand.dtype())?;
+    }
+    Ok(())
 }
 
 fn check_shapes(inputs: &ScanInputs<'_>, groups: usize) -> Result<cpu::Dims> {
@@ -209,6 +249,41 @@ fn check_shapes(inputs: &ScanInputs<'_>, groups: usize) -> Result<cpu::Dims> {
     })
 }
 
+/// Where packed sequences start, as the kernels of the device take it.
+enum Resets {
+    Flags(Vec<bool>),
+    Bytes(Tensor),
+}
+
+impl Resets {
+    fn new(starts: &Starts, dims: &cpu::Dims, device: Device) -> Result<Self> {
+        let (batch, length) = (dims.batch, dims.length);
+        Ok(match device {
+            Device::Cpu => Self::Flags(starts.flags(OP, batch, length)?.to_vec()),
+            Device::Cuda(_) => Self::Bytes(starts.bytes(OP, batch, length, device)?),
+        })
+    }
+
+    fn flags(&self) -> Option<&[bool]> {
+        match self {
+            Self::Flags(flags) => Some(flags),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    fn bytes(&self) -> Option<&Tensor> {
+        match self {
+            Self::Flags(_) => None,
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// A view without gaps.
+fn dense(var: &Var) -> Result<View<'_>> {
+    Ok(var.tensor()?.view())
+}
+
 /// The operands and sparse checkpoints of the state; the states between them are computed again.
 struct ScanBackward {
     dims: cpu::Dims,
@@ -222,15 +297,15 @@ struct ScanBackward {
     z: Option<Var>,
     delta_bias: Option<Var>,
     initial_state: Option<Var>,
-    starts: Option<Vec<bool>>,
+    resets: Option<Resets>,
     softplus: bool,
     reverse: bool,
     checkpoints: Option<Tensor>,
 }
 
 impl ScanBackward {
-    /// The operands as the kernels take them.
-    fn inputs(&self) -> Result<cpu::Inputs<'_>> {
+    /// The operands as the processor's kernels take them.
+    fn cpu_inputs(&self) -> Result<cpu::Inputs<'_>> {
         Ok(cpu::Inputs {
             u: self.u.mat()?,
             delta: self.delta.mat()?,
@@ -247,7 +322,35 @@ impl ScanBackward {
             z: self.z.as_ref().map(Var::mat).transpose()?,
             delta_bias: self.delta_bias.as_ref().map(check::values).transpose()?,
             initial_state: self.initial_state.as_ref().map(check::values).transpose()?,
-            starts: self.starts.as_deref(),
+            starts: self.resets.as_ref().and_then(Resets::flags),
+            softplus: self.softplus,
+            reverse: self.reverse,
+        })
+    }
+
+    /// The operands as a GPU's kernels take them.
+    fn cuda_inputs(&self) -> Result<cuda::Inputs<'_>> {
+        Ok(cuda::Inputs {
+            u: self.u.view(),
+            delta: self.delta.view(),
+            a: match &self.a_im {
+                None => cuda::A::Real(dense(&self.a)?),
+                Some(im) => cuda::A::Complex {
+                    re: dense(&self.a)?,
+                    im: dense(im)?,
+                },
+            },
+            b: self.b.view(),
+            c: self.c.view(),
+            d: self.d.as_ref().map(dense).transpose()?,
+            z: self.z.as_ref().map(Var::view),
+            delta_bias: self.delta_bias.as_ref().map(dense).transpose()?,
+            initial_state: self.initial_state.as_ref().map(dense).transpose()?,
+            starts: self
+                .resets
+                .as_ref()
+                .and_then(Resets::bytes)
+                .map(Tensor::view),
             softplus: self.softplus,
             reverse: self.reverse,
         })
@@ -257,32 +360,35 @@ impl ScanBackward {
         &self,
         y: &mut Tensor,
         last: &mut Tensor,
-        checkpoints: Option<&mut [f32]>,
+        checkpoints: Option<&mut Tensor>,
     ) -> Result<()> {
-        cpu::forward(
-            &self.dims,
-            &self.inputs()?,
-            y.mat_mut()?,
-            Some(last.make_mut()?),
-            checkpoints,
-        );
+        match y.device() {
+            Device::Cpu => cpu::forward(
+                &self.dims,
+                &self.cpu_inputs()?,
+                y.mat_mut()?,
+                Some(last.make_mut()?),
+                checkpoints.map(Tensor::make_mut).transpose()?,
+            ),
+            Device::Cuda(_) => cuda::forward(
+                &self.dims,
+                &self.cuda_inputs()?,
+                y.view_mut()?,
+                last.view_mut()?,
+                checkpoints.map(Tensor::view_mut).transpose()?,
+            )?,
+        }
         Ok(())
     }
-}
 
-impl Backward for ScanBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let dlast = context.take_output(1);
-        let device = self.a.tensor()?.device();
-        let dy = match context.take_output(0) {
-            Some(dy) => dy,
-            None => Tensor::zeros(self.u.shape(), DType::F32, device)?,
-        };
-        let Some(checkpoints) = &self.checkpoints else {
-            unreachable!("a recorded scan has saved its checkpoints");
-        };
-        let [u, delta, a, a_im, b, c, d, z, bias, initial] =
-            context.overwrite([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])?;
+    fn backward_on_cpu(
+        &self,
+        checkpoints: &Tensor,
+        dy: &Tensor,
+        dlast: Option<&Tensor>,
+        grads: [ViewMut<'_>; 10],
+    ) -> Result<()> {
+        let [u, delta, a, a_im, b, c, d, z, bias, initial] = grads;
         let grads = cpu::Grads {
             u: u.mat()?,
             delta: delta.mat()?,
@@ -306,12 +412,64 @@ impl Backward for ScanBackward {
         };
         cpu::backward(
             &self.dims,
-            &self.inputs()?,
+            &self.cpu_inputs()?,
             checkpoints.as_slice()?,
             dy.mat()?,
-            dlast.as_ref().map(Tensor::as_slice).transpose()?,
+            dlast.map(Tensor::as_slice).transpose()?,
             grads,
         );
         Ok(())
+    }
+
+    fn backward_on_cuda(
+        &self,
+        checkpoints: &Tensor,
+        dy: &Tensor,
+        dlast: Option<&Tensor>,
+        grads: [ViewMut<'_>; 10],
+    ) -> Result<()> {
+        let [u, delta, a, a_im, b, c, d, z, bias, initial] = grads;
+        let grads = cuda::Grads {
+            u,
+            delta,
+            z: self.z.as_ref().map(|_| z),
+            a: match self.a_im {
+                None => cuda::AMut::Real(a),
+                Some(_) => cuda::AMut::Complex { re: a, im: a_im },
+            },
+            b,
+            c,
+            d: self.d.as_ref().map(|_| d),
+            delta_bias: self.delta_bias.as_ref().map(|_| bias),
+            initial_state: self.initial_state.as_ref().map(|_| initial),
+        };
+        let dlast = dlast.map(Tensor::view);
+        cuda::backward(
+            &self.dims,
+            &self.cuda_inputs()?,
+            checkpoints.view(),
+            dy.view(),
+            dlast,
+            grads,
+        )
+    }
+}
+
+impl Backward for ScanBackward {
+    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
+        let dlast = context.take_output(1);
+        let device = self.u.device();
+        let dy = match context.take_output(0) {
+            Some(dy) => dy,
+            None => Tensor::zeros(self.u.shape(), self.u.dtype(), device)?,
+        };
+        let Some(checkpoints) = &self.checkpoints else {
+            unreachable!("a recorded scan has saved its checkpoints");
+        };
+        let grads = context.overwrite([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])?;
+        match device {
+            Device::Cpu => self.backward_on_cpu(checkpoints, &dy, dlast.as_ref(), grads),
+            Device::Cuda(_) => self.backward_on_cuda(checkpoints, &dy, dlast.as_ref(), grads),
+        }
     }
 }

@@ -1,0 +1,193 @@
+//! Tensors on a GPU. On a machine without one each test says that it was skipped.
+
+use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, gemm};
+use serpens_core::{DType, Device, Error, Gradients, Tape, Tensor, Var, bf16};
+
+/// The GPU, or `None` after saying why there is none.
+fn gpu(test: &str) -> Option<Device> {
+    Device::cuda(0)
+        .inspect_err(|reason| eprintln!("{test} was skipped: {reason}"))
+        .ok()
+}
+
+fn ramp(count: usize) -> Vec<f32> {
+    (0..count).map(|i| i as f32 - 3.5).collect()
+}
+
+#[test]
+fn values_survive_the_way_to_the_gpu_and_back() {
+    let Some(device) = gpu("values_survive_the_way_to_the_gpu_and_back") else {
+        return;
+    };
+    let values = ramp(1000);
+    let tensor = Tensor::from_slice([10, 100], &values, Device::Cpu).unwrap();
+    let there = tensor.to(device).unwrap();
+    assert_eq!(there.device(), device);
+    assert_eq!(there.to_vec::<f32>().unwrap(), values);
+    assert!(matches!(there.as_slice::<f32>(), Err(Error::Device { .. })));
+    let zeros = Tensor::zeros([3, 5], DType::BF16, device).unwrap();
+    assert_eq!(zeros.to_vec::<bf16>().unwrap(), vec![bf16::ZERO; 15]);
+    let full = Tensor::full([7], bf16::from_f32(1.5), device).unwrap();
+    assert_eq!(full.to_vec::<bf16>().unwrap(), vec![bf16::from_f32(1.5); 7]);
+    let full = Tensor::full([7], 0x01020304_u32, device).unwrap();
+    assert_eq!(full.to_vec::<u32>().unwrap(), vec![0x01020304; 7]);
+}
+
+#[test]
+fn writing_to_a_clone_on_the_gpu_leaves_the_original_alone() {
+    let Some(device) = gpu("writing_to_a_clone_on_the_gpu_leaves_the_original_alone") else {
+        return;
+    };
+    let original = Tensor::from_slice([4], &[1_u32, 2, 3, 4], device).unwrap();
+    let mut copy = original.clone();
+    let mut staging = Staging::new(device, 16).unwrap();
+    staging.upload(&mut copy, &[9_u32, 8, 7, 6]).unwrap();
+    assert_eq!(original.to_vec::<u32>().unwrap(), [1, 2, 3, 4]);
+    assert_eq!(copy.to_vec::<u32>().unwrap(), [9, 8, 7, 6]);
+    assert!(staging.upload(&mut copy, &[1_u32]).is_err());
+}
+
+#[test]
+fn running_out_of_memory_is_an_error_and_the_program_goes_on() {
+    let Some(device) = gpu("running_out_of_memory_is_an_error_and_the_program_goes_on") else {
+        return;
+    };
+    let error = Tensor::empty([1 << 40], DType::F32, device).unwrap_err();
+    let Error::OutOfMemory { requested, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(requested, 4 << 40);
+    assert!(
+        error.to_string().contains("lower the batch size"),
+        "{error}"
+    );
+    let after = Tensor::full([10], 2.0_f32, device).unwrap();
+    assert_eq!(after.to_vec::<f32>().unwrap(), [2.0; 10]);
+}
+
+/// C += A A of square matrices.
+fn square(a: &Tensor, c: &mut Tensor, size: usize) {
+    let operand = |ptr| Operand {
+        ptr,
+        stride: size,
+        dtype: DType::F32,
+        transposed: false,
+    };
+    let from = operand(a.view().ptr());
+    let to = operand(c.view_mut().unwrap().ptr());
+    let problem = Gemm {
+        m: size,
+        n: size,
+        k: size,
+        a: from,
+        b: from,
+        c: to,
+        accumulate: true,
+    };
+    // SAFETY: the tensors hold size² values each.
+    unsafe { gemm(a.device(), &problem) }.unwrap();
+}
+
+#[test]
+fn a_recorded_graph_runs_as_often_as_it_is_replayed() {
+    let Some(device) = gpu("a_recorded_graph_runs_as_often_as_it_is_replayed") else {
+        return;
+    };
+    let a = Tensor::from_slice([2, 2], &[1.0_f32, 2.0, 3.0, 4.0], device).unwrap();
+    let mut c = Tensor::zeros([2, 2], DType::F32, device).unwrap();
+    square(&a, &mut c, 2); // the first product makes its plan, which cannot be recorded
+    let graph = Graph::capture(device, || {
+        square(&a, &mut c, 2);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(c.to_vec::<f32>().unwrap(), [7.0, 10.0, 15.0, 22.0]);
+    for _ in 0..3 {
+        graph.replay().unwrap();
+    }
+    assert_eq!(c.to_vec::<f32>().unwrap(), [28.0, 40.0, 60.0, 88.0]);
+}
+
+#[test]
+fn events_measure_time_on_the_device() {
+    let Some(device) = gpu("events_measure_time_on_the_device") else {
+        return;
+    };
+    let (start, end) = (Event::new(device).unwrap(), Event::new(device).unwrap());
+    start.record().unwrap();
+    let zeros = Tensor::zeros([1 << 28], DType::F32, device).unwrap();
+    end.record().unwrap();
+    let seconds = end.seconds_since(&start).unwrap();
+    assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+    drop(zeros);
+}
+
+#[test]
+fn gradients_of_columns_meet_on_the_gpu_as_on_the_processor() {
+    use serpens_core::tape::{Backward, BackwardContext, record};
+    struct Pass;
+    impl Backward for Pass {
+        fn backward(
+            self: Box<Self>,
+            context: &mut BackwardContext<'_, '_>,
+        ) -> serpens_core::Result<()> {
+            let dy = context.take_output(0).unwrap();
+            context.add(0, dy)
+        }
+    }
+    let devices = Device::available();
+    let mut found = Vec::new();
+    for device in devices {
+        let tape = Tape::new();
+        let x = tape.leaf(Tensor::from_slice([2, 6], &ramp(12), device).unwrap());
+        let mut seeds = Vec::new();
+        for (from, to) in [(0, 3), (2, 5), (0, 3)] {
+            let part = x.columns(from..to).unwrap();
+            let value = Tensor::zeros([2, to - from], DType::F32, device).unwrap();
+            let [y] = record("pass", &[Some(&part)], [value], Some(Box::new(Pass))).unwrap();
+            seeds.push((
+                y,
+                Tensor::from_slice([2, to - from], &ramp(6), device).unwrap(),
+            ));
+        }
+        let seeds: Vec<(&Var, Tensor)> = seeds.iter().map(|(y, seed)| (y, seed.clone())).collect();
+        tape.backward_from(seeds, &mut Gradients::new()).unwrap();
+        found.push(tape.gradient(&x).unwrap().unwrap().to_vec::<f32>().unwrap());
+    }
+    let expected = [
+        -7.0, -5.0, -6.5, -2.5, -1.5, 0.0, -1.0, 1.0, 2.5, 0.5, 1.5, 0.0,
+    ];
+    for gradient in found {
+        assert_eq!(gradient, expected);
+    }
+}
+
+#[test]
+fn what_other_threads_queue_stays_out_of_a_graph_in_the_making() {
+    let Some(device) = gpu("what_other_threads_queue_stays_out_of_a_graph_in_the_making") else {
+        return;
+    };
+    let a = Tensor::from_slice([2, 2], &[1.0_f32, 2.0, 3.0, 4.0], device).unwrap();
+    let mut c = Tensor::zeros([2, 2], DType::F32, device).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let ones = Tensor::full([1000], 1.0_f32, device).unwrap();
+                assert_eq!(ones.to_vec::<f32>().unwrap(), [1.0; 1000]);
+            }
+        });
+        for _ in 0..20 {
+            let graph = Graph::capture(device, || {
+                for _ in 0..50 {
+                    square(&a, &mut c, 2);
+                }
+                Ok(())
+            });
+            graph.unwrap().replay().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let expected = [7.0, 10.0, 15.0, 22.0].map(|value| 1000.0 * value);
+    assert_eq!(c.to_vec::<f32>().unwrap(), expected);
+}

@@ -1,0 +1,143 @@
+// AdamW over all parameters of a model at once, and the norm that their gradients are clipped by.
+//
+// A task is a block's share of a segment: CHUNK values of one parameter. The numbers that change from step to step are
+// read from the device, so that a recorded graph of these launches can be run again.
+
+constexpr int THREADS = 256;
+constexpr int VEC = 4;
+constexpr int CHUNK = THREADS * VEC * 8;
+
+struct Segment {
+    float* value;
+    const float* gradient;
+    float* first;
+    float* second;
+    bf16* shadow; // the value in bfloat16, or null
+    i64 len;
+    float weight_decay;
+    float max_lr;
+};
+
+struct Task {
+    u32 segment;
+    u32 chunk;
+};
+
+struct Scalars {
+    float lr;
+    float first;  // 1 / (1 - β1^t)
+    float second; // 1 / √(1 - β2^t)
+    float clip;   // the largest norm; 0 for no limit
+};
+
+// What the host may read, see `FusedAdamW::outcome`.
+struct Outcome {
+    float norm;
+    float factor; // on the gradients; NaN where the norm is not finite
+};
+
+struct Params {
+    const Segment* segments;
+    const Task* tasks;
+    const Scalars* scalars;
+    double* partials; // (tasks)
+    Outcome* outcome;
+    u32 count;        // of tasks
+    float beta1, beta2, eps;
+};
+
+template <class Value> __device__ __forceinline__ Value warp_fold(Value x) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+
+// Σ g² of each task.
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ Params p) {
+    Task task = p.tasks[blockIdx.x];
+    const float* g = p.segments[task.segment].gradient;
+    i64 len = p.segments[task.segment].len, from = (i64)task.chunk * CHUNK + threadIdx.x * VEC;
+    float sums[VEC] = {};
+#pragma unroll
+    for (int step = 0; step < CHUNK; step += THREADS * VEC) {
+        i64 i = from + step;
+        if (i + VEC <= len) {
+            float x[VEC];
+            load<VEC>(g + i, x);
+#pragma unroll
+            for (int k = 0; k < VEC; ++k) sums[k] = fmaf(x[k], x[k], sums[k]);
+        } else {
+            for (int k = 0; i + k < len; ++k) sums[0] = fmaf(g[i + k], g[i + k], sums[0]);
+        }
+    }
+    __shared__ double warps[THREADS / 32];
+    double sum = warp_fold((double)(sums[0] + sums[1]) + (double)(sums[2] + sums[3]));
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (int w = 1; w < THREADS / 32; ++w) sum += warps[w];
+    p.partials[blockIdx.x] = sum;
+}
+
+// The norm of all gradients, and the factor that brings it down to the limit. One block of 1024.
+extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ Params p) {
+    __shared__ double warps[32];
+    double sum = 0.0;
+#pragma unroll 8
+    for (u32 i = threadIdx.x; i < p.count; i += 1024) sum += p.partials[i];
+    sum = warp_fold(sum);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    sum = warp_fold(warps[threadIdx.x]);
+    if (threadIdx.x > 0) return;
+    double norm = sqrt(sum), clip = (double)p.scalars->clip;
+    float factor = clip > 0.0 ? (float)fmin(1.0, clip / (norm + 1e-6)) : 1.0f;
+    p.outcome->norm = (float)norm;
+    p.outcome->factor = (float)norm <= 3.402823466e38f ? factor : __uint_as_float(0x7fc00000u);
+}
+
+struct Factors {
+    float clip, beta1, beta2, eps, decay, lr, second;
+
+    __device__ __forceinline__ void update(float& value, float g, float& first, float& second_moment) const {
+        g *= clip;
+        first = fmaf(beta1, first, (1.0f - beta1) * g);
+        second_moment = fmaf(beta2, second_moment, (1.0f - beta2) * (g * g));
+        float root = fmaf(sqrtf(second_moment), second, eps);
+        value = value * decay - lr * (first / root);
+    }
+};
+
+// One step of every value; none where the norm is not finite.
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ Params p) {
+    float clip = p.outcome->factor;
+    if (!(clip >= 0.0f)) return;
+    Task task = p.tasks[blockIdx.x];
+    Segment s = p.segments[task.segment];
+    float lr = fminf(p.scalars->lr, s.max_lr);
+    Factors factors = {clip, p.beta1, p.beta2, p.eps, 1.0f - lr * s.weight_decay, lr * p.scalars->first, p.scalars->second};
+    i64 from = (i64)task.chunk * CHUNK + threadIdx.x * VEC;
+#pragma unroll 2
+    for (int step = 0; step < CHUNK; step += THREADS * VEC) {
+        i64 i = from + step;
+        if (i + VEC <= s.len) {
+            float value[VEC], g[VEC], first[VEC], second[VEC];
+            load<VEC>(s.value + i, value);
+            load<VEC>(s.gradient + i, g);
+            load<VEC>(s.first + i, first);
+            load<VEC>(s.second + i, second);
+#pragma unroll
+            for (int k = 0; k < VEC; ++k) factors.update(value[k], g[k], first[k], second[k]);
+            store<VEC>(s.value + i, value);
+            store<VEC>(s.first + i, first);
+            store<VEC>(s.second + i, second);
+            if (s.shadow) store<VEC>(s.shadow + i, value);
+        } else {
+            for (i64 j = i; j < s.len; ++j) {
+                factors.update(s.value[j], s.gradient[j], s.first[j], s.second[j]);
+                if (s.shadow) s.shadow[j] = from_f32<bf16>(s.value[j]);
+            }
+        }
+    }
+}

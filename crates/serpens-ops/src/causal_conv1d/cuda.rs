@@ -1,0 +1,301 @@
+//! Convolution on a GPU: which variant of the kernels, and how many threads share a sequence.
+
+use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+
+use super::OP;
+use crate::{check, fold};
+
+static SOURCE: Source = Source {
+    name: "causal_conv1d",
+    text: concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
+};
+
+/// Threads of a block, as the kernels have them.
+const THREADS: usize = 128;
+/// Threads side by side over the channels: more would leave fewer chunks to a block without reading faster.
+const LANES: usize = 32;
+/// Steps below which a chunk is not cut: each reads the `width − 1` steps around it once more.
+const SHORTEST: usize = 16;
+
+/// The problem: sizes, parameters and boundaries, as the module describes them. The channels are those of x.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv<'a> {
+    /// Number of rows of `length` positions.
+    pub batch: usize,
+    /// Positions of a row.
+    pub length: usize,
+    /// Width W of the filter, at least 1.
+    pub width: usize,
+    /// (channels, width) in f32.
+    pub weight: View<'a>,
+    /// (channels) in f32.
+    pub bias: Option<View<'a>>,
+    /// (batch, width − 1, channels) in f32.
+    pub initial_state: Option<View<'a>>,
+    /// (batch, length), a byte each.
+    pub starts: Option<View<'a>>,
+    /// Whether a position sees those behind it instead of those before it.
+    pub reverse: bool,
+    /// Whether silu follows the sum.
+    pub silu: bool,
+}
+
+/// Where [`backward`] writes.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// (batch·length, channels), overwritten.
+    pub dx: ViewMut<'a>,
+    /// (channels, width), overwritten.
+    pub dweight: ViewMut<'a>,
+    /// (channels), overwritten.
+    pub dbias: Option<ViewMut<'a>>,
+    /// (batch, width − 1, channels), overwritten.
+    pub dinitial_state: Option<ViewMut<'a>>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ConvParams {
+    x: DevicePtr,
+    weight: DevicePtr,
+    bias: DevicePtr,
+    initial_state: DevicePtr,
+    starts: DevicePtr,
+    x_stride: i64,
+    batch: i64,
+    channels: i64,
+    length: i32,
+    chunk: i32,
+    chunks: i32,
+    lanes: i32,
+    reverse: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ForwardParams {
+    conv: ConvParams,
+    y: DevicePtr,
+    y_stride: i64,
+    final_state: DevicePtr,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BackwardParams {
+    conv: ConvParams,
+    dy: DevicePtr,
+    dx: DevicePtr,
+    dy_stride: i64,
+    dx_stride: i64,
+    dfinal_state: DevicePtr,
+    dinitial_state: DevicePtr,
+    partials: DevicePtr,
+}
+
+/// y = act(bias + Σ_k weight\[k\] · x\[t − W + 1 + k\]); the last W − 1 inputs go to `final_state`.
+///
+/// # Errors
+/// Operands of other types or on other devices; whatever the device fails with.
+pub fn forward(conv: &Conv, x: View, y: ViewMut, final_state: ViewMut) -> Result<()> {
+    let problem = Problem::new(conv, x, &[y.as_view()])?;
+    let kernel = problem.kernel("causal_conv1d_forward")?;
+    let launch = problem.launch(&kernel)?;
+    let params = ForwardParams {
+        conv: problem.params(&launch)?,
+        y: y.ptr(),
+        y_stride: y.stride() as i64,
+        final_state: final_state.ptr(),
+    };
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to.
+    unsafe { kernel.launch(launch.grid, THREADS as u32, 0, &params) }
+}
+
+/// The gradients of x, of the parameters and of the initial state, from `dy` and, where the final state was used, its gradient.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    conv: &Conv,
+    x: View,
+    dy: View,
+    d_final_state: Option<View>,
+    grads: Gradients,
+) -> Result<()> {
+    let problem = Problem::new(conv, x, &[dy, grads.dx.as_view()])?;
+    let (device, channels) = (problem.device, x.cols());
+    let kernel = problem.kernel("causal_conv1d_backward")?;
+    let launch = problem.launch(&kernel)?;
+    let sums = [launch.grid[0] as usize, (conv.width + 1) * channels];
+    let mut partials = Tensor::empty(sums, DType::F32, device)?;
+    let state = d_final_state.map(|state| problem.address("the final state's gradient", &state));
+    let params = BackwardParams {
+        conv: problem.params(&launch)?,
+        dy: check::address(OP, "the output's gradient", &dy, x.dtype(), device)?,
+        dx: grads.dx.ptr(),
+        dy_stride: dy.stride() as i64,
+        dx_stride: grads.dx.stride() as i64,
+        dfinal_state: state.transpose()?.unwrap_or(DevicePtr::NULL),
+        dinitial_state: address_or_null(&grads.dinitial_state),
+        partials: partials.view_mut()?.ptr(),
+    };
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the partials have a
+    // row for every block along the first axis.
+    unsafe { kernel.launch(launch.grid, THREADS as u32, 0, &params)? };
+    fold::fold(&partials, channels, grads.dweight, grads.dbias)
+}
+
+fn address_or_null(view: &Option<ViewMut<'_>>) -> DevicePtr {
+    view.as_ref().map_or(DevicePtr::NULL, ViewMut::ptr)
+}
+
+/// A convolution with the variant of its kernels.
+struct Problem<'a> {
+    conv: &'a Conv<'a>,
+    x: View<'a>,
+    device: Device,
+    /// Channels of a thread.
+    vec: usize,
+}
+
+/// How a kernel is launched.
+struct Launch {
+    chunk: usize,
+    chunks: usize,
+    lanes: usize,
+    grid: [u32; 3],
+}
+
+impl<'a> Problem<'a> {
+    /// `others` are the matrices beside x that a thread reads or writes at its channels.
+    fn new(conv: &'a Conv<'a>, x: View<'a>, others: &[View<'_>]) -> Result<Self> {
+        if i32::try_from(conv.length).is_err() {
+            return Err(Error::argument(OP, "a sequence of 2³¹ positions or more"));
+        }
+        let fits = |vec: usize| {
+            let aligned = |view: &View<'_>| view.aligned(vec * view.dtype().size());
+            x.cols().is_multiple_of(vec) && aligned(&x) && others.iter().all(aligned)
+        };
+        let widest = widest(x.dtype(), conv.width);
+        let vec = [4, 2, 1]
+            .into_iter()
+            .find(|&vec| vec <= widest && fits(vec));
+        Ok(Self {
+            conv,
+            x,
+            device: conv.weight.device(),
+            vec: vec.unwrap_or(1),
+        })
+    }
+
+    fn kernel(&self, entry: &'static str) -> Result<Kernel> {
+        let conv = self.conv;
+        let flags = (conv.silu, conv.starts.is_some());
+        let defines = defines(self.x.dtype(), self.vec, conv.width, flags);
+        let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        kernel(self.device, &SOURCE, entry, &defines)
+    }
+
+    /// Cuts the sequences so that the threads fill the device once: shorter chunks read more twice.
+    fn launch(&self, kernel: &Kernel) -> Result<Launch> {
+        let Conv { batch, length, .. } = *self.conv;
+        let groups = self.x.cols() / self.vec;
+        let slabs = groups.div_ceil(LANES).max(1);
+        let lanes = groups.div_ceil(slabs).max(1);
+        let rows = THREADS / lanes;
+        let resident = kernel.blocks_per_multiprocessor(THREADS as u32, 0)?;
+        let blocks = (resident * multiprocessors(self.device)?) as usize / slabs;
+        let wanted = (blocks * rows / batch.max(1)).max(1);
+        let chunk = length.div_ceil(wanted).max(SHORTEST);
+        let chunk = chunk.next_multiple_of(steps(self.vec, self.conv.width));
+        // An empty sequence still hands its state on.
+        let chunks = length.div_ceil(chunk).max(1);
+        let grid = [(batch * chunks).div_ceil(rows), groups.div_ceil(lanes), 1];
+        Ok(Launch {
+            chunk,
+            chunks,
+            lanes,
+            grid: grid.map(|blocks| blocks as u32),
+        })
+    }
+
+    fn params(&self, launch: &Launch) -> Result<ConvParams> {
+        let conv = self.conv;
+        let optional = |what, view: &Option<View<'_>>| match view {
+            Some(view) => self.address(what, view),
+            None => Ok(DevicePtr::NULL),
+        };
+        Ok(ConvParams {
+            x: check::address(OP, "x", &self.x, self.x.dtype(), self.device)?,
+            weight: self.address("weight", &conv.weight)?,
+            bias: optional("bias", &conv.bias)?,
+            initial_state: optional("initial_state", &conv.initial_state)?,
+            starts: conv.starts.map_or(DevicePtr::NULL, |starts| starts.ptr()),
+            x_stride: self.x.stride() as i64,
+            batch: conv.batch as i64,
+            channels: self.x.cols() as i64,
+            length: conv.length as i32,
+            chunk: launch.chunk as i32,
+            chunks: launch.chunks as i32,
+            lanes: launch.lanes as i32,
+            reverse: conv.reverse.into(),
+        })
+    }
+
+    /// The address of an operand that is f32 whatever x is.
+    fn address(&self, what: &'static str, view: &View<'_>) -> Result<DevicePtr> {
+        check::address(OP, what, view, DType::F32, self.device)
+    }
+}
+
+/// Channels of a thread at most: 8 bytes of each matrix, fewer for filters that fill the registers.
+fn widest(dtype: DType, width: usize) -> usize {
+    match width {
+        0..=4 => 8 / dtype.size(),
+        5..=8 => 2,
+        _ => 1,
+    }
+}
+
+/// Steps whose inputs are read together, with about the same registers for every width.
+fn steps(vec: usize, width: usize) -> usize {
+    match width {
+        0..=8 => (16 / vec).min(8),
+        _ => 1,
+    }
+}
+
+fn defines(
+    dtype: DType,
+    vec: usize,
+    width: usize,
+    (silu, starts): (bool, bool),
+) -> Vec<(&'static str, String)> {
+    let number = |flag| u8::from(flag).to_string();
+    vec![
+        ("IO", dtype.cuda_name().to_owned()),
+        ("VEC", vec.to_string()),
+        ("WIDTH", width.to_string()),
+        ("STEPS", steps(vec, width).to_string()),
+        ("SILU", number(silu)),
+        ("STARTS", number(starts)),
+    ]
+}
+
+/// The programs that models meet: filters of width 4 with every alignment, and a long filter.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = vec![fold::variant()];
+    for dtype in [DType::F32, DType::BF16] {
+        for flags in [(true, false), (true, true), (false, false)] {
+            let vecs = [1, 2, 4].into_iter().filter(|&vec| vec <= widest(dtype, 4));
+            let shapes = vecs.map(|vec| (vec, 4)).chain([(1, 40)]);
+            variants.extend(shapes.map(|(vec, width)| Variant {
+                source: &SOURCE,
+                defines: defines(dtype, vec, width, flags),
+                hot: width == 4,
+            }));
+        }
+    }
+    variants
+}

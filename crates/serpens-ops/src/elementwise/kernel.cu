@@ -1,0 +1,139 @@
+// Functions applied value by value to matrices whose rows may lie inside wider ones, conversions, and sums over rows.
+//
+// Macros: IO, the type of the values (float | bf16); TO, the type of conversions and sums; VEC, values an access moves.
+
+struct Matrix {
+    void* data;
+    i64 stride; // between rows, in values; 0 repeats one row
+};
+
+struct Params {
+    Matrix x[3];
+    Matrix y[2];
+    i64 rows;
+    i64 cols;
+    u32 lanes_log2; // threads of a block along a row
+};
+
+template <int N, class In, class Out, int I, int O, class F>
+__device__ __forceinline__ void apply(const Params& p, i64 r, i64 c, F f) {
+    float x[I][N], y[O][N];
+#pragma unroll
+    for (int i = 0; i < I; ++i) load<N>((const In*)p.x[i].data + r * p.x[i].stride + c, x[i]);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        float in[I], out[O];
+#pragma unroll
+        for (int i = 0; i < I; ++i) in[i] = x[i][k];
+        f(in, out);
+#pragma unroll
+        for (int o = 0; o < O; ++o) y[o][k] = out[o];
+    }
+#pragma unroll
+    for (int o = 0; o < O; ++o) store<N>((Out*)p.y[o].data + r * p.y[o].stride + c, y[o]);
+}
+
+// f turns I values into O, at every place of the matrices.
+template <int I, int O, class In = IO, class Out = IO, class F> __device__ __forceinline__ void map(const Params& p, F f) {
+    u32 lanes = 1u << p.lanes_log2, lane = threadIdx.x & (lanes - 1);
+    i64 c = ((i64)blockIdx.x * lanes + lane) * VEC, rows = blockDim.x >> p.lanes_log2;
+    if (c >= p.cols) return;
+    for (i64 r = blockIdx.y * rows + (threadIdx.x >> p.lanes_log2); r < p.rows; r += gridDim.y * rows) {
+        if (c + VEC <= p.cols)
+            apply<VEC, In, Out, I, O>(p, r, c, f);
+        else
+#pragma unroll 1
+            for (i64 j = c; j < p.cols; ++j) apply<1, In, Out, I, O>(p, r, j, f);
+    }
+}
+
+// The logistic function and e^x, in f32 as exact as the standard library's.
+__device__ __forceinline__ float exponential(float x) {
+    if constexpr (sizeof(IO) == 2)
+        return exp_fast(x);
+    else
+        return expf(x);
+}
+__device__ __forceinline__ float logistic(float x) {
+    if constexpr (sizeof(IO) == 2)
+        return sigmoid(x);
+    else
+        return 1.0f / (1.0f + expf(-x));
+}
+
+#define FUNCTION(name, inputs, outputs, ...)                                                                 \
+    extern "C" __global__ void __launch_bounds__(256) elementwise_##name(const __grid_constant__ Params p) { \
+        map<inputs, outputs>(p, [](const float(&x)[inputs], float(&y)[outputs]) { __VA_ARGS__; });           \
+    }
+
+FUNCTION(add, 2, 1, y[0] = x[0] + x[1])
+FUNCTION(mul, 2, 1, y[0] = x[0] * x[1])
+FUNCTION(mul_backward, 3, 2, y[0] = x[0] * x[2]; y[1] = x[0] * x[1])
+FUNCTION(silu, 1, 1, y[0] = x[0] * logistic(x[0]))
+FUNCTION(silu_mul, 2, 1, y[0] = x[0] * (x[1] * logistic(x[1])))
+FUNCTION(exp, 1, 1, y[0] = exponential(x[0]))
+FUNCTION(neg_exp, 1, 1, y[0] = -exponential(x[0]))
+// (dy, x) -> dx
+FUNCTION(silu_backward, 2, 1, float s = logistic(x[1]); y[0] = x[0] * fmaf(x[1] * s, 1.0f - s, s))
+// (dy, a, z) -> da, dz
+FUNCTION(silu_mul_backward, 3, 2, float s = logistic(x[2]), silu_z = x[2] * s; y[0] = x[0] * silu_z;
+         y[1] = x[0] * x[1] * fmaf(silu_z, 1.0f - s, s))
+
+// The same values in another type, or one row repeated.
+extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __grid_constant__ Params p) {
+    map<1, 1, IO, TO>(p, [](const float(&x)[1], float(&y)[1]) { y[0] = x[0]; });
+}
+
+// ---- sums over rows -----------------------------------------------------------------------------------------------------------
+
+constexpr int LANES = 32, ROWS = 8; // threads of a block along a row, and rows at a time
+
+struct SumParams {
+    const IO* x; // (rows, cols)
+    i64 stride;
+    i64 rows;
+    i64 cols;
+    float* partials; // (blocks, cols)
+    TO* out;         // (cols)
+    i64 block_rows;  // rows of a block
+    u32 blocks;
+    u32 accumulate;
+};
+
+// The sum of each column over the rows of a block (grid y): eight interleaved sums, added in order. cols: a multiple of VEC.
+extern "C" __global__ void __launch_bounds__(256) elementwise_sum_block(const __grid_constant__ SumParams p) {
+    __shared__ float parts[ROWS][LANES * VEC];
+    int lane = threadIdx.x % LANES, row = threadIdx.x / LANES;
+    i64 c = ((i64)blockIdx.x * LANES + lane) * VEC;
+    i64 from = blockIdx.y * p.block_rows, to = min(from + p.block_rows, p.rows);
+    float sum[VEC] = {};
+    if (c < p.cols) {
+#pragma unroll 4
+        for (i64 r = from + row; r < to; r += ROWS) {
+            float x[VEC];
+            load<VEC>(p.x + r * p.stride + c, x);
+#pragma unroll
+            for (int k = 0; k < VEC; ++k) sum[k] += x[k];
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) parts[row][lane * VEC + k] = sum[k];
+    __syncthreads();
+    for (int j = threadIdx.x; j < LANES * VEC; j += 256) {
+        i64 column = (i64)blockIdx.x * LANES * VEC + j;
+        float total = 0.0f;
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) total += parts[r][j];
+        if (column < p.cols) p.partials[blockIdx.y * p.cols + column] = total;
+    }
+}
+
+// The sums over the blocks, in order.
+extern "C" __global__ void __launch_bounds__(256) elementwise_sum_fold(const __grid_constant__ SumParams p) {
+    i64 c = (i64)blockIdx.x * 256 + threadIdx.x;
+    if (c >= p.cols) return;
+    float sum = p.accumulate ? to_f32(p.out[c]) : 0.0f;
+#pragma unroll 8
+    for (u32 block = 0; block < p.blocks; ++block) sum += p.partials[block * p.cols + c];
+    p.out[c] = from_f32<TO>(sum);
+}

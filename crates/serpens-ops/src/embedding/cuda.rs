@@ -1,0 +1,252 @@
+//! Embedding on a GPU: rows gathered by id; for the gradient the positions sorted by id, and the rows of each run summed in
+//! order.
+
+use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+
+use super::OP;
+use crate::check;
+
+static SOURCE: Source = Source {
+    name: "embedding",
+    text: include_str!("kernel.cu"),
+};
+
+/// Threads of a block at most.
+const BLOCK: usize = 256;
+/// Ids that a block sorts, as in the kernels.
+const TILE: usize = 2048;
+/// Values of a digit.
+const DIGITS: usize = 256;
+/// Rows that a block sums, at least.
+const WINDOW: usize = 32;
+/// Windows at most: longer ones follow from more positions.
+const WINDOWS: usize = 1024;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GatherParams {
+    ids: DevicePtr,
+    table: DevicePtr,
+    y: DevicePtr,
+    rows: i64,
+    width: i64,
+    vocabulary: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SortParams {
+    keys: DevicePtr,
+    positions: DevicePtr,
+    sorted_keys: DevicePtr,
+    sorted_positions: DevicePtr,
+    counts: DevicePtr,
+    count: u32,
+    vocabulary: u32,
+    shift: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SumParams {
+    keys: DevicePtr,
+    positions: DevicePtr,
+    dy: DevicePtr,
+    dtable: DevicePtr,
+    parts: DevicePtr,
+    width: i64,
+    count: u32,
+    window: u32,
+    vocabulary: u32,
+    accumulate: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ClearParams {
+    values: DevicePtr,
+    count: i64,
+}
+
+/// y\[i\] = table\[ids\[i\]\]; a row of NaN for an id outside the table.
+pub fn forward(ids: View<'_>, table: View<'_>, y: ViewMut<'_>) -> Result<()> {
+    check::dtype(OP, "table", DType::F32, table.dtype())?;
+    let (_, vocabulary) = check_sizes(&ids, table.rows())?;
+    let params = GatherParams {
+        ids: ids.ptr(),
+        table: table.ptr(),
+        y: y.ptr(),
+        rows: y.rows() as i64,
+        width: y.cols() as i64,
+        vocabulary,
+    };
+    let vector = vector(y.cols(), table.aligned(16) && y.aligned(16));
+    let kernel = program(y.device(), "embedding_gather", DType::F32, vector)?;
+    let grid = [y.rows().div_ceil(8) as u32, 1, 1];
+    // SAFETY: the parameters are the kernel's; table and y are without gaps, the sizes the views'.
+    unsafe { kernel.launch(grid, BLOCK as u32, 0, &params) }
+}
+
+/// dtable\[ids\[i\]\] += dy\[i\] for every i in order; `dtable` is set to zero first unless `accumulate`.
+pub fn backward(
+    ids: View<'_>,
+    dy: View<'_>,
+    mut dtable: ViewMut<'_>,
+    accumulate: bool,
+) -> Result<()> {
+    check::float(OP, "dy", dy.dtype())?;
+    check::dtype(OP, "the table's gradient", DType::F32, dtable.dtype())?;
+    let (count, vocabulary) = check_sizes(&ids, dtable.rows())?;
+    let vector = vector(
+        dtable.cols(),
+        dy.aligned(4 * dy.dtype().size()) && dtable.aligned(16),
+    );
+    if !accumulate {
+        clear(dtable.reborrow(), vector)?;
+    }
+    if count == 0 || vocabulary == 0 || dtable.cols() == 0 {
+        return Ok(());
+    }
+    let sorted = Sorted::new(ids, count, vocabulary)?;
+    sum(&sorted, dy, dtable, vector, accumulate)
+}
+
+/// Positions in the order of their ids.
+struct Sorted {
+    ids: Tensor,
+    positions: Tensor,
+}
+
+impl Sorted {
+    /// A stable sort in digits of eight bits, the lowest first.
+    fn new(ids: View<'_>, count: u32, vocabulary: u32) -> Result<Self> {
+        let device = ids.device();
+        let words = |words: usize| Tensor::empty([words], DType::U32, device);
+        let tiles = (count as usize).div_ceil(TILE);
+        let mut counts = words(tiles * DIGITS)?;
+        let counts = counts.view_mut()?.ptr();
+        let pair = || Ok::<_, Error>([words(count as usize)?, words(count as usize)?]);
+        let (mut sorted, mut other) = (pair()?, pair()?);
+        let (mut keys, mut positions) = (ids.ptr(), DevicePtr::NULL);
+        // Ids outside the table are sorted as the vocabulary's size.
+        for shift in (0..u32::BITS - vocabulary.leading_zeros()).step_by(8) {
+            std::mem::swap(&mut sorted, &mut other);
+            let [sorted_keys, sorted_positions] = &mut sorted;
+            let params = SortParams {
+                keys,
+                positions,
+                sorted_keys: sorted_keys.view_mut()?.ptr(),
+                sorted_positions: sorted_positions.view_mut()?.ptr(),
+                counts,
+                count,
+                vocabulary,
+                shift,
+            };
+            for entry in ["embedding_count", "embedding_place"] {
+                let kernel = program(device, entry, DType::F32, 4)?;
+                // SAFETY: the parameters are the kernel's; there is a row of counts for every tile, and a place for every id.
+                unsafe { kernel.launch([tiles as u32, 1, 1], BLOCK as u32, 0, &params)? };
+            }
+            (keys, positions) = (params.sorted_keys, params.sorted_positions);
+        }
+        let [ids, positions] = sorted;
+        Ok(Self { ids, positions })
+    }
+}
+
+/// Adds the rows of each run of equal ids to their row of the table.
+fn sum(
+    sorted: &Sorted,
+    dy: View<'_>,
+    dtable: ViewMut<'_>,
+    vector: usize,
+    accumulate: bool,
+) -> Result<()> {
+    let (count, width) = (sorted.ids.len(), dtable.cols());
+    let window = count.div_ceil(WINDOWS).next_power_of_two().max(WINDOW);
+    let windows = count.div_ceil(window);
+    let mut parts = Tensor::empty([windows, 2, width], DType::F32, dy.device())?;
+    let params = SumParams {
+        keys: sorted.ids.view().ptr(),
+        positions: sorted.positions.view().ptr(),
+        dy: dy.ptr(),
+        dtable: dtable.ptr(),
+        parts: parts.view_mut()?.ptr(),
+        width: width as i64,
+        count: count as u32,
+        window: window as u32,
+        vocabulary: dtable.rows() as u32,
+        accumulate: accumulate.into(),
+    };
+    let threads = width.div_ceil(vector);
+    let block = threads.next_multiple_of(32).min(BLOCK);
+    let grid = [windows as u32, threads.div_ceil(block) as u32, 1];
+    for entry in ["embedding_sum", "embedding_fold"] {
+        let kernel = program(dy.device(), entry, dy.dtype(), vector)?;
+        // SAFETY: the parameters are the kernel's; dy has a row for each position, `parts` two for each window.
+        unsafe { kernel.launch(grid, block as u32, 0, &params)? };
+    }
+    Ok(())
+}
+
+fn clear(values: ViewMut<'_>, vector: usize) -> Result<()> {
+    let count = values.rows() * values.cols();
+    let params = ClearParams {
+        values: values.ptr(),
+        count: count as i64,
+    };
+    let kernel = program(values.device(), "embedding_clear", DType::F32, vector)?;
+    let grid = [count.div_ceil(BLOCK * vector) as u32, 1, 1];
+    // SAFETY: the parameters are the kernel's; the values are without gaps, a multiple of `vector` in number.
+    unsafe { kernel.launch(grid, BLOCK as u32, 0, &params) }
+}
+
+/// Values of an access to rows of this width.
+fn vector(width: usize, aligned: bool) -> usize {
+    if aligned && width.is_multiple_of(4) {
+        4
+    } else {
+        1
+    }
+}
+
+/// The number of ids and the size of the vocabulary, as the kernels count them.
+fn check_sizes(ids: &View<'_>, vocabulary: usize) -> Result<(u32, u32)> {
+    check::dtype(OP, "ids", DType::U32, ids.dtype())?;
+    let count = ids.rows() * ids.cols();
+    match (u32::try_from(count), u32::try_from(vocabulary)) {
+        (Ok(count), Ok(vocabulary)) if count < u32::MAX - 2 * TILE as u32 => {
+            Ok((count, vocabulary))
+        }
+        _ => Err(Error::argument(
+            OP,
+            format!("{count} positions of a vocabulary of {vocabulary}"),
+        )),
+    }
+}
+
+fn program(device: Device, entry: &'static str, dy: DType, vector: usize) -> Result<Kernel> {
+    let defines = [
+        ("DY", dy.cuda_name()),
+        ("VEC", if vector == 4 { "4" } else { "1" }),
+    ];
+    kernel(device, &SOURCE, entry, &defines)
+}
+
+/// The programs of this operation.
+pub fn variants() -> Vec<Variant> {
+    let types = [DType::F32, DType::BF16].into_iter();
+    let variant = |(dtype, vector): (DType, &str)| Variant {
+        source: &SOURCE,
+        defines: vec![
+            ("DY", dtype.cuda_name().to_owned()),
+            ("VEC", vector.to_owned()),
+        ],
+        hot: true,
+    };
+    types
+        .flat_map(|dtype| ["4", "1"].map(|vector| (dtype, vector)))
+        .map(variant)
+        .collect()
+}

@@ -1,0 +1,17 @@
+// The sum of what groups of items gave to the gradient of the kernels, in order. The groups are few, the values many.
+
+constexpr int THREADS = 256;
+
+struct FoldParams {
+    const float* parts; // (groups, count)
+    float* sum;         // (count)
+    i64 count, groups;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) long_conv_fold(const __grid_constant__ FoldParams p) {
+    i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= p.count) return;
+    float sum = 0.0f;
+    for (i64 group = 0; group < p.groups; ++group) sum += p.parts[group * p.count + i];
+    p.sum[i] = sum;
+}

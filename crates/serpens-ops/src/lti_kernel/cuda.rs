@@ -1,0 +1,241 @@
+//! The kernel, its gradients and the recurrence on a GPU: lanes over channels, the states discretised in f64 as on the
+//! processor.
+//!
+//! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32 such
+//! blocks, both rounded once from f64. S0 and S1 are summed in f64 over parts of the time, and the parts in order.
+
+use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
+
+use super::{OP, OPERANDS};
+use crate::check;
+
+static KERNEL: Source = Source {
+    name: "lti_kernel",
+    text: concat!(
+        include_str!("cuda/discrete.cuh"),
+        include_str!("cuda/kernel.cu")
+    ),
+};
+static RECURRENCE: Source = Source {
+    name: "lti_recurrence",
+    text: concat!(
+        include_str!("cuda/discrete.cuh"),
+        include_str!("cuda/recurrence.cu")
+    ),
+};
+
+/// Channels of a block of the kernel, one a lane.
+const CHANNELS: usize = 32;
+const WARPS: usize = 8;
+const BLOCK: u32 = (CHANNELS * WARPS) as u32;
+/// Steps between two fronts.
+const STEPS: usize = 16;
+/// Steps of the kernel that one block computes.
+const PART: usize = 32 * STEPS;
+/// Fewer steps than these are not worth a block of their own when gradients are summed.
+const MIN_PART: usize = 256;
+/// Threads of a block of the recurrence.
+const RECURRENCE_BLOCK: usize = 128;
+
+/// The operands as the kernels take them; NULL for those that are absent.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct System {
+    operands: [DevicePtr; OPERANDS],
+    channels: i32,
+    states: i32,
+}
+
+impl System {
+    /// Operands of sizes that have been checked.
+    pub(super) fn new(
+        op: &'static str,
+        device: Device,
+        operands: &[Option<Var>; OPERANDS],
+        channels: usize,
+        states: usize,
+    ) -> Result<Self> {
+        let mut pointers = [DevicePtr::NULL; OPERANDS];
+        for (pointer, operand) in pointers.iter_mut().zip(operands) {
+            if let Some(var) = operand {
+                let view = var.tensor()?.view();
+                *pointer = check::address(op, "an operand", &view, DType::F32, device)?;
+            }
+        }
+        Ok(Self {
+            operands: pointers,
+            channels: int(op, "channels", channels)?,
+            states: int(op, "states", states)?,
+        })
+    }
+}
+
+fn int(op: &'static str, what: &str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::argument(op, format!("{value} {what} are too many")))
+}
+
+fn grid(blocks: usize) -> [u32; 3] {
+    [blocks as u32, 1, 1]
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ForwardParams {
+    system: System,
+    k: DevicePtr,
+    length: i64,
+}
+
+/// Writes the kernel K, (length, channels).
+pub(super) fn forward(system: System, k: ViewMut<'_>) -> Result<()> {
+    let (length, channels) = (k.rows(), k.cols());
+    let params = ForwardParams {
+        system,
+        k: k.ptr(),
+        length: length as i64,
+    };
+    let kernel = kernel(k.device(), &KERNEL, "lti_kernel_forward", &[])?;
+    let blocks = channels.div_ceil(CHANNELS) * length.div_ceil(PART);
+    // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that `System::new` was told.
+    unsafe { kernel.launch(grid(blocks), BLOCK, 0, &params) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BackwardParams {
+    system: System,
+    dk: DevicePtr,
+    sums: DevicePtr,
+    length: i64,
+    part: i64,
+    parts: i32,
+    gradients: [DevicePtr; OPERANDS],
+}
+
+/// Writes every gradient from that of the kernel, (length, channels): in the order of the operands, for those that are there.
+pub(super) fn backward(
+    system: System,
+    dk: View<'_>,
+    gradients: [ViewMut<'_>; OPERANDS],
+) -> Result<()> {
+    let (device, length, channels) = (dk.device(), dk.rows(), dk.cols());
+    let tiles = channels.div_ceil(CHANNELS);
+    let parts = (8 * multiprocessors(device)? as usize).div_ceil(tiles.max(1));
+    let part = length.div_ceil(parts).max(MIN_PART).next_multiple_of(STEPS);
+    let parts = length.div_ceil(part);
+    // (parts, N, channels) of S0 and S1: four values of f64.
+    let mut sums = Tensor::empty(
+        [parts.max(1), system.states as usize, channels, 8],
+        DType::F32,
+        device,
+    )?;
+    let mut pointers = [DevicePtr::NULL; OPERANDS];
+    for ((pointer, gradient), operand) in pointers.iter_mut().zip(&gradients).zip(&system.operands)
+    {
+        if *operand != DevicePtr::NULL {
+            *pointer = gradient.ptr();
+        }
+    }
+    let params = BackwardParams {
+        system,
+        dk: dk.ptr(),
+        sums: sums.view_mut()?.ptr(),
+        length: length as i64,
+        part: part as i64,
+        parts: int(OP, "parts", parts)?,
+        gradients: pointers,
+    };
+    let of_sums = kernel(device, &KERNEL, "lti_kernel_sums", &[])?;
+    let of_gradients = kernel(device, &KERNEL, "lti_kernel_gradients", &[])?;
+    // SAFETY: the parameters are the kernels'; `sums` has a place for every part, the gradients have the operands' sizes.
+    unsafe {
+        of_sums.launch(grid(tiles * parts), BLOCK, 0, &params)?;
+        of_gradients.launch(grid(channels.div_ceil(WARPS)), BLOCK, 0, &params)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RecurrenceParams {
+    system: System,
+    u: DevicePtr,
+    y: DevicePtr,
+    state: DevicePtr,
+    u_stride: i64,
+    y_stride: i64,
+    batch: i64,
+    length: i64,
+    items: i64,
+}
+
+/// Lanes that share the states of a channel, and how many states each of them has.
+fn lanes(states: usize) -> [(&'static str, String); 2] {
+    let group = states.next_power_of_two().min(32);
+    [
+        ("GROUP", group.to_string()),
+        ("PER_LANE", states.div_ceil(group).to_string()),
+    ]
+}
+
+/// Runs `batch` sequences; u and y are (batch · length, channels) of one type, `state` is read and overwritten.
+pub(super) fn recurrence(
+    system: System,
+    batch: usize,
+    u: View<'_>,
+    y: ViewMut<'_>,
+    state: ViewMut<'_>,
+) -> Result<()> {
+    const OP: &str = "lti_recurrence";
+    let (device, states) = (u.device(), system.states.max(1) as usize);
+    check::float(OP, "u", u.dtype())?;
+    let of_state = check::address(OP, "initial_state", &state.as_view(), DType::F32, device)?;
+    let channels = system.channels as usize;
+    let group = states.next_power_of_two().min(32);
+    let tiles = channels.div_ceil(RECURRENCE_BLOCK / group);
+    // A group of lanes discretises once and takes as many sequences as leaves enough blocks for the card.
+    let items = (batch * tiles / (16 * multiprocessors(device)? as usize)).max(1);
+    let params = RecurrenceParams {
+        system,
+        u: u.ptr(),
+        y: y.ptr(),
+        state: of_state,
+        u_stride: u.stride() as i64,
+        y_stride: y.stride() as i64,
+        batch: batch as i64,
+        length: (u.rows() / batch.max(1)) as i64,
+        items: items as i64,
+    };
+    let kernel = recurrence_kernel(device, u.dtype(), states)?;
+    let blocks = tiles * batch.div_ceil(items);
+    // SAFETY: the parameters are the kernel's; u, y and the state have the sizes that the caller has checked.
+    unsafe { kernel.launch(grid(blocks), RECURRENCE_BLOCK as u32, 0, &params) }
+}
+
+fn recurrence_kernel(device: Device, dtype: DType, states: usize) -> Result<Kernel> {
+    let lanes = lanes(states);
+    let mut defines = vec![("IO", dtype.cuda_name())];
+    defines.extend(lanes.iter().map(|(name, value)| (*name, value.as_str())));
+    kernel(device, &RECURRENCE, "lti_recurrence", &defines)
+}
+
+/// The programs of this operation.
+pub fn variants() -> Vec<Variant> {
+    let recurrences = [DType::F32, DType::BF16].into_iter().flat_map(|dtype| {
+        [1, 16, 64].map(|states| {
+            let mut defines = vec![("IO", dtype.cuda_name().to_owned())];
+            defines.extend(lanes(states));
+            Variant {
+                source: &RECURRENCE,
+                defines,
+                hot: true,
+            }
+        })
+    });
+    let kernel = Variant {
+        source: &KERNEL,
+        defines: Vec::new(),
+        hot: true,
+    };
+    std::iter::once(kernel).chain(recurrences).collect()
+}

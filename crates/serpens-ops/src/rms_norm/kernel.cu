@@ -1,0 +1,188 @@
+// Root mean square normalisation of rows, with the residual added first, as mod.rs defines it. After packet.cuh.
+//
+// A block takes a row: its values are read once, stay in the registers of the threads, and are written once. Longer rows than
+// that go to the kernels named wide, which read them twice.
+//
+// Macros: IN (float or bf16: x), OUT (y and its gradient), SUM (h as the backward pass reads it: float, or IN where there is no
+// residual), VEC (values of an access).
+
+constexpr int VALUES = 8; // of a thread
+constexpr int PIECES = VALUES / VEC;
+
+// The column of the first value of piece `i` of this thread.
+__device__ __forceinline__ int column(int i) { return (i * (int)blockDim.x + (int)threadIdx.x) * VEC; }
+
+// The values of a row that this thread has; zeros behind its end.
+template <class T> struct Pieces {
+    Packet<VEC, T> pieces[PIECES];
+
+    __device__ __forceinline__ void read(const T* row, int cols) {
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            pieces[i].clear();
+            if (row && column(i) < cols) pieces[i].read(row + column(i));
+        }
+    }
+    __device__ __forceinline__ const Packet<VEC, T>& operator[](int i) const { return pieces[i]; }
+};
+
+// Row `row`, or null where the matrix is missing.
+template <class T> __device__ __forceinline__ const T* row_of(const T* matrix, i64 row, i64 stride) {
+    return matrix ? matrix + row * stride : nullptr;
+}
+
+// The sum of `x` over the block, the same bits in each thread. `turn` alternates from one sum to the next.
+__device__ __forceinline__ float block_sum(float x, int turn) {
+    x = warp_sum(x);
+    if (blockDim.x == 32) return x;
+    __shared__ float sums[2][32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (lane == 0) sums[turn][warp] = x;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / 32 ? sums[turn][lane] : 0.0f);
+}
+
+struct Forward {
+    const IN* x;           // (rows, cols)
+    const float* residual; // (rows, cols), or null
+    const float* weight;   // (cols)
+    float* h;              // (rows, cols); null without a residual
+    OUT* y;                // (rows, cols)
+    float* rstd;           // (rows)
+    i64 x_stride;
+    i64 residual_stride;
+    i64 rows;
+    int cols;
+    float eps;
+};
+
+__device__ __forceinline__ float forward_rstd(const Forward& p, i64 row, float squares) {
+    float rstd = 1.0f / sqrtf(block_sum(squares, 0) / (float)p.cols + p.eps);
+    if (threadIdx.x == 0) p.rstd[row] = rstd;
+    return rstd;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid_constant__ Forward p) {
+    i64 row = blockIdx.x;
+    Pieces<IN> x;
+    Pieces<float> residual;
+    x.read(p.x + row * p.x_stride, p.cols);
+    residual.read(row_of(p.residual, row, p.residual_stride), p.cols);
+    float h[PIECES][VEC], squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+#pragma unroll
+        for (int v = 0; v < VEC; ++v) {
+            h[i][v] = x[i][v] + residual[i][v];
+            squares = fmaf(h[i][v], h[i][v], squares);
+        }
+        if (p.h && column(i) < p.cols) store(p.h + row * p.cols + column(i), h[i]);
+    }
+    float rstd = forward_rstd(p, row, squares);
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+        if (column(i) >= p.cols) continue;
+        float weight[VEC], y[VEC];
+        load(p.weight + column(i), weight);
+#pragma unroll
+        for (int v = 0; v < VEC; ++v) y[v] = h[i][v] * rstd * weight[v];
+        store(p.y + row * p.cols + column(i), y);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_wide(const __grid_constant__ Forward p) {
+    i64 row = blockIdx.x;
+    const float* residual = row_of(p.residual, row, p.residual_stride);
+    auto sum = [&](int c) { return to_f32(p.x[row * p.x_stride + c]) + (residual ? residual[c] : 0.0f); };
+    float squares = 0.0f;
+    for (int c = threadIdx.x; c < p.cols; c += blockDim.x) {
+        float h = sum(c);
+        if (p.h) p.h[row * p.cols + c] = h;
+        squares = fmaf(h, h, squares);
+    }
+    float rstd = forward_rstd(p, row, squares);
+    for (int c = threadIdx.x; c < p.cols; c += blockDim.x)
+        p.y[row * p.cols + c] = from_f32<OUT>(sum(c) * rstd * p.weight[c]);
+}
+
+struct Backward {
+    const OUT* dy;         // (rows, cols)
+    const float* dh_extra; // (rows, cols), or null: what arrives at h from elsewhere
+    const SUM* h;          // (rows, cols)
+    const float* weight;   // (cols)
+    const float* rstd;     // (rows)
+    float* dh;             // (rows, cols), or null: the gradient in f32
+    bf16* dx;              // (rows, cols), or null: the same in bf16
+    float* partials;       // (gridDim.x, cols): the gradient of the weight
+    i64 h_stride;
+    i64 rows;
+    int cols;
+};
+
+// dh = dh_extra + rstd · (w ⊙ dy) + along · h.
+__device__ __forceinline__ float along_h(const Backward& p, float dot, float rstd, int turn) {
+    return -block_sum(dot, turn) * rstd * rstd * rstd / (float)p.cols;
+}
+
+// Each block takes every gridDim.x-th row.
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __grid_constant__ Backward p) {
+    float dweight[PIECES][VEC] = {};
+    int turn = 0;
+    for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, turn ^= 1) {
+        Pieces<OUT> dy;
+        Pieces<SUM> h;
+        Pieces<float> extra;
+        dy.read(p.dy + row * p.cols, p.cols);
+        h.read(p.h + row * p.h_stride, p.cols);
+        extra.read(row_of(p.dh_extra, row, p.cols), p.cols);
+        float rstd = p.rstd[row], dot = 0.0f;
+        float scaled[PIECES][VEC];
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            float weight[VEC] = {};
+            if (column(i) < p.cols) load(p.weight + column(i), weight);
+#pragma unroll
+            for (int v = 0; v < VEC; ++v) {
+                scaled[i][v] = dy[i][v] * weight[v];
+                dot = fmaf(scaled[i][v], h[i][v], dot);
+                dweight[i][v] = fmaf(dy[i][v], h[i][v] * rstd, dweight[i][v]);
+            }
+        }
+        float along = along_h(p, dot, rstd, turn);
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            if (column(i) >= p.cols) continue;
+            float gradient[VEC];
+#pragma unroll
+            for (int v = 0; v < VEC; ++v) gradient[v] = extra[i][v] + fmaf(along, h[i][v], rstd * scaled[i][v]);
+            if (p.dh) store(p.dh + row * p.cols + column(i), gradient);
+            if (p.dx) store(p.dx + row * p.cols + column(i), gradient);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i)
+        if (column(i) < p.cols) store(p.partials + (i64)blockIdx.x * p.cols + column(i), dweight[i]);
+}
+
+// The gradient of the weight gathers in the workspace.
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_wide(const __grid_constant__ Backward p) {
+    float* dweight = p.partials + (i64)blockIdx.x * p.cols;
+    for (int c = threadIdx.x; c < p.cols; c += blockDim.x) dweight[c] = 0.0f;
+    int turn = 0;
+    for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, turn ^= 1) {
+        auto dy = [&](int c) { return to_f32(p.dy[row * p.cols + c]); };
+        auto h = [&](int c) { return to_f32(p.h[row * p.h_stride + c]); };
+        float rstd = p.rstd[row], dot = 0.0f;
+        for (int c = threadIdx.x; c < p.cols; c += blockDim.x) {
+            dot = fmaf(dy(c) * p.weight[c], h(c), dot);
+            dweight[c] = fmaf(dy(c), h(c) * rstd, dweight[c]);
+        }
+        float along = along_h(p, dot, rstd, turn);
+        for (int c = threadIdx.x; c < p.cols; c += blockDim.x) {
+            i64 at = row * p.cols + c;
+            float gradient = (p.dh_extra ? p.dh_extra[at] : 0.0f) + fmaf(along, h(c), rstd * dy(c) * p.weight[c]);
+            if (p.dh) p.dh[at] = gradient;
+            if (p.dx) p.dx[at] = from_f32<bf16>(gradient);
+        }
+    }
+}

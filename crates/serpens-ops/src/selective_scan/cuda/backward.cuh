@@ -1,0 +1,222 @@
+// What the kernels of the scan's gradients (real A) share: how they divide the work, and how they reach it.
+//
+// A warp holds 8 channels x 16 states: of the 4 lanes of a channel, state lane l has the states 4 l .. 4 l + 3 and, for all that
+// is per channel and step, the steps t = l (mod 4). A block holds CHANNEL_WARPS warps of channels times SLICES slices of 16
+// states, for one sequence and one segment of time, and goes from the last chunk of 32 steps to the first. Steps past the end
+// have δ = g = 0, which changes nothing.
+//
+// Macros: IO; VEC and BC_VEC, the values that one access to the rows of the channels and of B and C takes (16 bytes, or 1
+// value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; GATE and STARTS (0 or 1).
+
+constexpr int CHUNK = 32;
+constexpr int SUB = 8;
+constexpr int PADDED = 16 * SLICES;
+constexpr int CHANNELS = 8 * CHANNEL_WARPS;
+constexpr int WARPS = CHANNEL_WARPS * SLICES;
+constexpr u32 THREADS = 32 * WARPS;
+constexpr bool EXACT = sizeof(IO) == 4 || SLICES > 4;  // whether sums over channels are made without the tensor cores
+constexpr bool BC_AHEAD = SLICES <= 4;  // whether there is room to copy the next chunk's B and C
+
+// Rows and strides (in bytes) fit into 31 bits.
+struct Rows {
+    void* at;
+    i64 stride;
+};
+
+struct BackwardParams {
+    Rows u, delta, z, dy, b, c;
+    Rows du, ddelta, dz;
+    const float* a;
+    const float* d;
+    const float* bias;
+    const u8* starts;
+    const float* checkpoints;  // (batch, chunks, channels, N): the state before every 32nd step
+    const float* dlast;        // (batch, channels, N), or null for zero
+    float* carry;              // (segments, batch, channels, N): what flows back into each segment's last state
+    float* delta_sums;         // (segments, batch, channels): of δ, infinite where the state is reset
+    float* dinitial;
+    float* bc_parts;     // (blocks per group, batch, length, 2, groups N)
+    float* a_parts;      // (segments, batch, channels, N)
+    float* d_parts;      // (segments, batch, channels)
+    float* bias_parts;   // (segments, batch, channels)
+    i64 batch, length;
+    int channels, state, groups, group_blocks;
+    int chunks, segments, segment_chunks;
+    int softplus, reverse;
+};
+
+// Where a thread is.
+struct Place {
+    u32 tid, warp, lane, slice;
+    int channel_lane, state_lane;
+    int channel;                // among the block's
+    int own_channel, own_step;  // what it prepares and finishes: a channel among the block's, steps = own_step (mod 4)
+    int count;                  // channels of the block that exist
+    int first_channel;          // of the block
+    int group, part;
+    i64 batch;
+    int segment;
+};
+
+__device__ __forceinline__ Place place(const BackwardParams& p) {
+    Place at;
+    at.tid = threadIdx.x;
+    at.warp = at.tid / 32;
+    at.lane = at.tid % 32;
+    at.slice = at.warp / CHANNEL_WARPS;
+    at.channel_lane = at.lane / 16 * 4 + at.lane % 4;
+    at.state_lane = at.lane / 4 % 4;
+    int warp_channel = at.warp % CHANNEL_WARPS * 8;
+    at.channel = warp_channel + at.channel_lane;
+    // As `sum_states` leaves its sums.
+    at.own_channel = EXACT ? at.channel : warp_channel + at.lane % 2 * 4 + at.lane / 4 % 4;
+    at.own_step = EXACT ? at.state_lane : at.lane / 16 + at.lane / 2 % 2 * 2;
+    u32 block = blockIdx.x;
+    u32 blocks = p.groups * p.group_blocks;
+    u32 channel_block = block % blocks;
+    block /= blocks;
+    at.batch = block % (u32)p.batch;
+    at.segment = block / (u32)p.batch;
+    at.group = channel_block / p.group_blocks;
+    at.part = channel_block % p.group_blocks;
+    int of_group = p.channels / p.groups;
+    at.first_channel = at.group * of_group + at.part * CHANNELS;
+    at.count = min(CHANNELS, of_group - at.part * CHANNELS);
+    return at;
+}
+
+// Shares COUNT pieces of work out over the block's threads.
+template <u32 COUNT, class Work> __device__ __forceinline__ void share_out(const Place& at, Work work) {
+#pragma unroll
+    for (u32 first = 0; first < COUNT; first += THREADS) {
+        u32 i = first + at.tid;
+        if (COUNT % THREADS == 0 || i < COUNT) work(i);
+    }
+}
+
+// A chunk: where its first step lies among the rows, and how many steps it has.
+struct Chunk {
+    int first, steps, buffer;
+};
+
+__device__ __forceinline__ Chunk chunk_at(const BackwardParams& p, const Place& at, int number) {
+    i64 step = (i64)number * CHUNK;
+    i64 position = p.reverse ? p.length - 1 - step : step;
+    return {(int)(at.batch * p.length + position), (int)min((i64)CHUNK, p.length - step), number & 1};
+}
+
+__device__ __forceinline__ u32 row_of(const BackwardParams& p, const Chunk& chunk, int t) {
+    return p.reverse ? chunk.first - t : chunk.first + t;
+}
+
+__device__ __forceinline__ IO* address(const Rows& rows, u32 row, int column) {
+    return reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (u64)row * (u32)rows.stride) + column;
+}
+
+// ---- access ---------------------------------------------------------------------------------------------------------------
+
+// Copies 16 bytes, or writes as many zeros.
+__device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool exists) {
+    u32 to = (u32)__cvta_generic_to_shared(shared), bytes = exists ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+}
+
+// K values from `from`, or zeros.
+template <int K> __device__ __forceinline__ void fetch(IO* to, const IO* from, bool exists) {
+    if constexpr (K * sizeof(IO) == 16)
+        copy_async_or_zero(to, from, exists);
+    else
+        *to = exists ? *from : from_f32<IO>(0.0f);
+}
+
+template <int K> __device__ __forceinline__ void put(IO* to, const IO* from) {
+    typedef typename Words<K * sizeof(IO)>::type Word;
+    *reinterpret_cast<Word*>(to) = *reinterpret_cast<const Word*>(from);
+}
+
+constexpr u32 PIECES = CHANNELS / VEC;  // of a row of channels
+
+// Where a column of a tile lies in row t, so that the lanes of a warp, which take 8 channels of 4 steps, meet different banks.
+__device__ __forceinline__ u32 swizzled(u32 t, u32 column) { return column ^ (t % 4 * 8 & (CHANNELS - 1)); }
+
+// 4 states of a thread's channel, zero where there are none.
+__device__ __forceinline__ void load_states(const BackwardParams& p, const Place& at, const float* plane, float (&to)[4]) {
+    int n = at.slice * 16 + at.state_lane * 4;
+    const float* from = plane + (u64)(u32)(at.first_channel + at.channel) * (u32)p.state + n;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) to[r] = 0.0f;
+    if (at.channel >= at.count) return;
+    if (STATE_VEC == 4) {
+        if (n < p.state) load<4>(from, to);
+    } else {
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+            if (n + r < p.state) to[r] = from[r];
+    }
+}
+
+__device__ __forceinline__ void store_states(const BackwardParams& p, const Place& at, float* plane, const float (&from)[4]) {
+    int n = at.slice * 16 + at.state_lane * 4;
+    float* to = plane + (i64)(at.first_channel + at.channel) * p.state + n;
+    if (at.channel >= at.count) return;
+    if (STATE_VEC == 4) {
+        if (n < p.state) store<4>(to, from);
+    } else {
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+            if (n + r < p.state) to[r] = from[r];
+    }
+}
+
+// Bit t: whether the state is zero before step t of the chunk.
+__device__ __forceinline__ u32 resets_of(const BackwardParams& p, const Place& at, const Chunk& chunk, int number) {
+    if (!STARTS) return 0;
+    bool resets = false;
+    if ((int)at.lane < chunk.steps) {
+        bool first = number == 0 && at.lane == 0;
+        resets = p.reverse ? !first && p.starts[row_of(p, chunk, at.lane) + 1] : p.starts[row_of(p, chunk, at.lane)];
+    }
+    return __ballot_sync(0xffffffffu, resets);
+}
+
+// The steps that a thread prepares and finishes: all of its lane's for one slice, its slice's share for more, which may be one too
+// many.
+constexpr int SHARE = (CHUNK / 4 + SLICES - 1) / SLICES;
+constexpr bool EVEN_SHARES = CHUNK / 4 % SLICES == 0;
+
+__device__ __forceinline__ int own_step(const Place& at, int i) { return (int)(at.own_step + 4 * at.slice) + 4 * SLICES * i; }
+// The row of a tile to read for it.
+__device__ __forceinline__ int own_row(const Place& at, int i) { return EVEN_SHARES ? own_step(at, i) : own_step(at, i) % CHUNK; }
+
+// ---- arithmetic -----------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float log2_fast(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// softplus(x) and its slope.
+__device__ __forceinline__ float softplus_and_slope(float x, float& slope) {
+    if constexpr (EXACT) {
+        slope = sigmoid(x);
+        return softplus(x);
+    } else {
+        float e = exp_fast(fminf(x, 60.0f));
+        slope = e * reciprocal(1.0f + e);
+        float small = e * (1.0f - e * (0.5f - e * 0.33333333f));  // log(1 + e) where 1 + e has lost e's digits
+        float y = e < 0.015625f ? small : LN_2 * log2_fast(1.0f + e);
+        return fmaxf(x, y);
+    }
+}
+
+__device__ __forceinline__ void decays(float (&a)[4], const float (&a2)[4], float delta, u32 resets, int t) {
+    // ex2.approx gives too little by 1.8e-8 on average for small exponents, which for f32 counts where a state lasts.
+    constexpr float LIFT = 2.6e-8f;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = exp2_fast(sizeof(IO) == 4 ? fmaf(delta, a2[r], LIFT) : delta * a2[r]);
+    if (STARTS && (resets >> t & 1)) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) a[r] = 0.0f;
+    }
+}

@@ -1,0 +1,464 @@
+//! The gradients of the scan with a real A: how the work is divided, and the launches.
+
+use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, View, ViewMut};
+
+use super::fold::{Folds, Parts, Workspace};
+use super::{A, AMut, Dims, Grads, Inputs};
+use crate::selective_scan::OP;
+
+static SOURCE: Source = Source {
+    name: "selective_scan_backward",
+    text: concat!(
+        include_str!("backward.cuh"),
+        include_str!("backward.cu"),
+        include_str!("backward_around.cu")
+    ),
+};
+
+/// Steps between two checkpoints.
+const CHUNK: usize = 32;
+/// Channels and states of a warp.
+const WARP_CHANNELS: usize = 8;
+const WARP_STATES: usize = 16;
+/// Warps that a multiprocessor holds, by the registers that they need.
+const RESIDENT_WARPS: usize = 12;
+const COMBINE_THREADS: usize = 128;
+
+/// How a scan is divided: into blocks of channels, and into segments of time.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Slices of 16 states, each a warp's.
+    slices: usize,
+    /// Warps beside each other, each with 8 channels.
+    channel_warps: usize,
+    /// Blocks of channels in each group.
+    group_blocks: usize,
+    chunks: usize,
+    segments: usize,
+    segment_chunks: usize,
+}
+
+impl Plan {
+    fn new(dims: &Dims, multiprocessors: usize) -> Self {
+        let of_group = dims.channels / dims.groups;
+        let slices = dims.state.div_ceil(WARP_STATES);
+        let most = (4 / slices).max(1);
+        let channel_warps = of_group
+            .div_ceil(WARP_CHANNELS)
+            .next_power_of_two()
+            .min(most);
+        let group_blocks = of_group.div_ceil(WARP_CHANNELS * channel_warps);
+        let chunks = dims.length.div_ceil(CHUNK);
+        let blocks = dims.batch * dims.groups * group_blocks;
+        let resident = multiprocessors * (RESIDENT_WARPS / (slices * channel_warps)).max(1);
+        let segment_chunks = segment_chunks(blocks, chunks, resident);
+        Self {
+            slices,
+            channel_warps,
+            group_blocks,
+            chunks,
+            segments: chunks.div_ceil(segment_chunks),
+            segment_chunks,
+        }
+    }
+
+    fn channels(&self) -> usize {
+        WARP_CHANNELS * self.channel_warps
+    }
+
+    fn threads(&self) -> usize {
+        32 * self.slices * self.channel_warps
+    }
+
+    /// The size of the walk's `Shared` and what lies behind it.
+    fn walk_bytes(&self, dtype: DType) -> usize {
+        let (row, states) = (CHUNK * self.channels(), WARP_STATES * self.slices);
+        let ahead = if self.slices <= 4 { CHUNK } else { 1 };
+        let exact = dtype == DType::F32 || self.slices > 4;
+        let parts = self.slices * self.channel_warps * if exact { 1 } else { 2 };
+        let slices = if self.slices > 1 { self.slices } else { 0 };
+        dtype.size() * (7 * row + ahead * 2 * states)
+            + 4 * (CHUNK * (2 * states + 16) + 5 * row + parts * 2 * CHUNK * WARP_STATES)
+            + 4 * slices * 3 * row
+    }
+
+    /// The size of `SegmentShared`.
+    fn segment_bytes(&self, dtype: DType) -> usize {
+        let (row, states) = (CHUNK * self.channels(), WARP_STATES * self.slices);
+        let ahead = if self.slices <= 4 { CHUNK } else { 1 };
+        dtype.size() * (6 * row + 2 * ahead * states) + 4 * (CHUNK * (states + 8) + 2 * row)
+    }
+
+    fn defines(&self, dtype: DType, options: &KernelOptions) -> Vec<(&'static str, String)> {
+        let flag = |flag: bool| u8::from(flag).to_string();
+        vec![
+            ("IO", dtype.cuda_name().to_owned()),
+            ("VEC", options.vec.to_string()),
+            ("BC_VEC", options.bc_vec.to_string()),
+            ("STATE_VEC", options.state_vec.to_string()),
+            ("SLICES", self.slices.to_string()),
+            ("CHANNEL_WARPS", self.channel_warps.to_string()),
+            ("GATE", flag(options.gated)),
+            ("STARTS", flag(options.starts)),
+        ]
+    }
+}
+
+/// The chunks of a segment with which so many blocks take the least time: the walk of a segment, and the pass before it that more
+/// than one segment need, in units of a chunk's walk.
+fn segment_chunks(blocks: usize, chunks: usize, resident: usize) -> usize {
+    /// What a block takes beside its chunks, what a chunk takes in the pass before, and the launches of that.
+    const BLOCK: f64 = 1.0;
+    const BEFORE: f64 = 0.25;
+    const LAUNCHES: f64 = 1.5;
+    let time = |segments: usize| {
+        let each = chunks.div_ceil(segments) as f64;
+        let waves = |segments: usize| (blocks * segments).div_ceil(resident) as f64;
+        let before = match segments {
+            1 => 0.0,
+            _ => waves(segments - 1) * each * BEFORE + LAUNCHES,
+        };
+        waves(segments) * (each + BLOCK) + before
+    };
+    let most = (4 * resident).div_ceil(blocks).min(chunks);
+    let segments = (1..=most.max(1)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+    chunks.div_ceil(segments.unwrap_or(1))
+}
+
+/// What the kernels are compiled for beside the plan.
+struct KernelOptions {
+    vec: usize,
+    bc_vec: usize,
+    state_vec: usize,
+    gated: bool,
+    starts: bool,
+}
+
+/// `width` if rows of all these views can be read in pieces of so many values that begin at multiples of `columns`, otherwise 1.
+fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
+    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
+    if columns.is_multiple_of(width) && views.iter().all(aligned) {
+        width
+    } else {
+        1
+    }
+}
+
+/// A matrix as the kernels take it, its stride in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Rows {
+    at: DevicePtr,
+    stride: i64,
+}
+
+impl Rows {
+    const NONE: Self = Self {
+        at: DevicePtr::NULL,
+        stride: 0,
+    };
+
+    fn new(view: View<'_>) -> Result<Self> {
+        let stride = view.stride() * view.dtype().size();
+        if stride >= 1 << 31 || view.rows() >= 1 << 31 {
+            let reason = format!("{} rows of {stride} bytes: too large", view.rows());
+            return Err(Error::argument(OP, reason));
+        }
+        Ok(Self {
+            at: view.ptr(),
+            stride: stride as i64,
+        })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    u: Rows,
+    delta: Rows,
+    z: Rows,
+    dy: Rows,
+    b: Rows,
+    c: Rows,
+    du: Rows,
+    ddelta: Rows,
+    dz: Rows,
+    a: DevicePtr,
+    d: DevicePtr,
+    bias: DevicePtr,
+    starts: DevicePtr,
+    checkpoints: DevicePtr,
+    dlast: DevicePtr,
+    carry: DevicePtr,
+    delta_sums: DevicePtr,
+    dinitial: DevicePtr,
+    bc_parts: DevicePtr,
+    a_parts: DevicePtr,
+    d_parts: DevicePtr,
+    bias_parts: DevicePtr,
+    batch: i64,
+    length: i64,
+    channels: i32,
+    state: i32,
+    groups: i32,
+    group_blocks: i32,
+    chunks: i32,
+    segments: i32,
+    segment_chunks: i32,
+    softplus: i32,
+    reverse: i32,
+}
+
+/// What is read and written, beside `inputs` and `grads`.
+struct Views<'a> {
+    checkpoints: View<'a>,
+    dout: View<'a>,
+    dlast: Option<View<'a>>,
+}
+
+fn kernel_options(
+    dims: &Dims,
+    inputs: &Inputs<'_>,
+    a: View<'_>,
+    views: &Views<'_>,
+    grads: &Grads<'_>,
+) -> KernelOptions {
+    let dtype = views.dout.dtype();
+    let wide = 16 / dtype.size();
+    let mut rows = vec![inputs.u, inputs.delta, views.dout];
+    rows.extend([grads.u.as_view(), grads.delta.as_view()]);
+    rows.extend(inputs.z);
+    rows.extend(grads.z.as_ref().map(ViewMut::as_view));
+    let mut states = vec![a, views.checkpoints];
+    states.extend(views.dlast);
+    states.extend(grads.initial_state.as_ref().map(ViewMut::as_view));
+    KernelOptions {
+        vec: access_width(&rows, dims.channels / dims.groups, wide),
+        bc_vec: access_width(&[inputs.b, inputs.c], dims.state, wide),
+        state_vec: access_width(&states, dims.state, 4),
+        gated: inputs.z.is_some(),
+        starts: inputs.starts.is_some(),
+    }
+}
+
+fn params(
+    dims: &Dims,
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    a: View<'_>,
+    views: &Views<'_>,
+    grads: &Grads<'_>,
+    workspace: &mut Workspace,
+) -> Result<Params> {
+    let slots = plan.segments * dims.batch;
+    let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
+    let states = slots * dims.channels * dims.state;
+    let rows = |view: Option<View<'_>>| view.map_or(Ok(Rows::NONE), Rows::new);
+    let optional = |view: Option<View<'_>>| view.map_or(DevicePtr::NULL, |view| view.ptr());
+    let of_channels = |given: bool, workspace: &mut Workspace| match given {
+        true => workspace.take(slots * dims.channels),
+        false => Ok(DevicePtr::NULL),
+    };
+    Ok(Params {
+        u: Rows::new(inputs.u)?,
+        delta: Rows::new(inputs.delta)?,
+        z: rows(inputs.z)?,
+        dy: Rows::new(views.dout)?,
+        b: Rows::new(inputs.b)?,
+        c: Rows::new(inputs.c)?,
+        du: Rows::new(grads.u.as_view())?,
+        ddelta: Rows::new(grads.delta.as_view())?,
+        dz: rows(grads.z.as_ref().map(ViewMut::as_view))?,
+        a: a.ptr(),
+        d: optional(inputs.d),
+        bias: optional(inputs.delta_bias),
+        starts: optional(inputs.starts),
+        checkpoints: views.checkpoints.ptr(),
+        dlast: optional(views.dlast),
+        carry: workspace.take(states)?,
+        delta_sums: workspace.take(slots * dims.channels)?,
+        dinitial: optional(grads.initial_state.as_ref().map(ViewMut::as_view)),
+        bc_parts: workspace.take(bc)?,
+        a_parts: workspace.take(states)?,
+        d_parts: of_channels(grads.d.is_some(), workspace)?,
+        bias_parts: of_channels(grads.delta_bias.is_some(), workspace)?,
+        batch: dims.batch as i64,
+        length: dims.length as i64,
+        channels: dims.channels as i32,
+        state: dims.state as i32,
+        groups: dims.groups as i32,
+        group_blocks: plan.group_blocks as i32,
+        chunks: plan.chunks as i32,
+        segments: plan.segments as i32,
+        segment_chunks: plan.segment_chunks as i32,
+        softplus: inputs.softplus.into(),
+        reverse: inputs.reverse.into(),
+    })
+}
+
+/// Computes every gradient; see [`super::backward`].
+pub fn backward(
+    dims: &Dims,
+    inputs: &Inputs<'_>,
+    checkpoints: View<'_>,
+    dout: View<'_>,
+    dlast: Option<View<'_>>,
+    grads: Grads<'_>,
+) -> Result<()> {
+    let (device, dtype) = (dout.device(), dout.dtype());
+    let (A::Real(a), AMut::Real(da)) = (inputs.a, &grads.a) else {
+        return Err(Error::argument(OP, "a complex A among real ones"));
+    };
+    let views = Views {
+        checkpoints,
+        dout,
+        dlast,
+    };
+    let plan = Plan::new(dims, multiprocessors(device)? as usize);
+    let options = kernel_options(dims, inputs, a, &views, &grads);
+    let mut workspace = Workspace {
+        device,
+        tensors: Vec::new(),
+    };
+    let params = params(dims, &plan, inputs, a, &views, &grads, &mut workspace)?;
+    let defines = plan.defines(dtype, &options);
+    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    walk(dims, &plan, &defines, (device, dtype), &params)?;
+
+    let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
+    let bc = |first: usize| Parts {
+        from: DevicePtr(params.bc_parts.0 + 4 * first as u64),
+        count: plan.group_blocks,
+        stride: rows * 2 * width,
+        row_stride: 2 * width,
+    };
+    let slots = plan.segments * dims.batch;
+    let mut folds = Folds::default();
+    folds.add(&bc(0), &grads.b.as_view());
+    folds.add(&bc(width), &grads.c.as_view());
+    folds.add_dense(params.a_parts, slots, &da.as_view());
+    if let Some(d) = &grads.d {
+        folds.add_dense(params.d_parts, slots, &d.as_view());
+    }
+    if let Some(bias) = &grads.delta_bias {
+        folds.add_dense(params.bias_parts, slots, &bias.as_view());
+    }
+    // SAFETY: the parts were allocated for these sizes, which the gradients have.
+    unsafe { folds.launch(device, dtype) }
+}
+
+/// The walk through time, and before it, where there are several segments, what flows back into each.
+fn walk(
+    dims: &Dims,
+    plan: &Plan,
+    defines: &[(&'static str, &str)],
+    (device, dtype): (Device, DType),
+    params: &Params,
+) -> Result<()> {
+    let blocks = dims.groups * plan.group_blocks * dims.batch;
+    let Ok(grid) = u32::try_from(blocks * plan.segments) else {
+        let reason = format!("{dims:?} is more than a kernel counts");
+        return Err(Error::argument(OP, reason));
+    };
+    let threads = plan.threads() as u32;
+    let entry = |name| kernel(device, &SOURCE, name, defines);
+    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and the
+    // workspace was allocated for them; the shared memory is what the kernels lay out.
+    unsafe {
+        if plan.segments > 1 {
+            let shared = plan.segment_bytes(dtype) as u32;
+            let before = (blocks * (plan.segments - 1)) as u32;
+            entry("selective_scan_backward_segments")?.launch(
+                [before, 1, 1],
+                threads,
+                shared,
+                params,
+            )?;
+            let states = dims.batch * dims.channels * dims.state;
+            let grid = states.div_ceil(COMBINE_THREADS) as u32;
+            let combine = entry("selective_scan_backward_combine")?;
+            combine.launch([grid, 1, 1], COMBINE_THREADS as u32, 0, params)?;
+        }
+        let shared = plan.walk_bytes(dtype) as u32;
+        entry("selective_scan_backward")?.launch([grid, 1, 1], threads, shared, params)
+    }
+}
+
+/// The programs of this operation, for models with the usual sizes and for small and large N.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    let mut add = |dtype: DType, state: usize, wide: bool, starts: bool| {
+        let dims = Dims {
+            batch: 8,
+            length: 2048,
+            channels: 1536,
+            state,
+            groups: 1,
+        };
+        let vec = if wide { 16 / dtype.size() } else { 1 };
+        let options = KernelOptions {
+            vec,
+            bc_vec: if state.is_multiple_of(vec) { vec } else { 1 },
+            state_vec: if state.is_multiple_of(4) { 4 } else { 1 },
+            gated: true,
+            starts,
+        };
+        variants.push(Variant {
+            source: &SOURCE,
+            defines: Plan::new(&dims, 132).defines(dtype, &options),
+            hot: wide && state <= 16 && dtype == DType::BF16,
+        });
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        add(dtype, 16, true, false);
+        add(dtype, 16, true, true);
+        for state in [1, 7, 16, 64, 256] {
+            add(dtype, state, false, false);
+        }
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The most shared memory that a block may have on the cards with the most.
+    const SHARED_LIMIT: usize = 227 * 1024;
+
+    #[test]
+    fn plans_cover_every_size_and_fit() {
+        for state in 1..=256 {
+            for (channels, length, dtype) in [
+                (1, 1, DType::F32),
+                (13, 33, DType::BF16),
+                (1024, 131_072, DType::F32),
+                (1536, 2049, DType::BF16),
+            ] {
+                let dims = Dims {
+                    batch: 1,
+                    length,
+                    channels,
+                    state,
+                    groups: 1,
+                };
+                let plan = Plan::new(&dims, 132);
+                assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
+                assert!(plan.group_blocks * plan.channels() >= channels);
+                assert!(plan.segments * plan.segment_chunks >= plan.chunks);
+                assert!((plan.segments - 1) * plan.segment_chunks < plan.chunks);
+                assert!(plan.threads() <= 512, "{plan:?}");
+                assert!(plan.walk_bytes(dtype) <= SHARED_LIMIT, "{plan:?}");
+                assert!(plan.segment_bytes(dtype) <= SHARED_LIMIT, "{plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_channels_are_cut_into_segments_of_time() {
+        assert_eq!(segment_chunks(384, 64, 396), 64);
+        assert!(segment_chunks(32, 4096, 396) <= 342);
+        assert!(segment_chunks(32, 16, 396) <= 4);
+    }
+}

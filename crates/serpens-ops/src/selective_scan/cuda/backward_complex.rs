@@ -1,0 +1,233 @@
+//! The gradients of the scan with a complex A: one kernel, and the sums of what its blocks leave.
+
+use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::{DType, Error, Result, View, ViewMut};
+
+use super::fold::{Folds, Parts, Workspace};
+use super::{A, AMut, Dims, Grads, Inputs};
+use crate::selective_scan::OP;
+
+static SOURCE: Source = Source {
+    name: "selective_scan_backward_complex",
+    text: concat!(
+        include_str!("decay.cuh"),
+        include_str!("backward_complex.cu")
+    ),
+};
+
+/// Steps that are in shared memory at a time.
+const SUB: usize = 8;
+
+/// How a block is made; the names are those of the kernel's macros.
+struct Plan {
+    split: usize,
+    per_lane: usize,
+    warps: usize,
+}
+
+impl Plan {
+    /// A lane for each number of the state as far as a warp goes; at most 32 channels, and what shared memory holds.
+    fn new(state: usize) -> Self {
+        let padded = state.next_power_of_two();
+        let split = padded.min(32);
+        Self {
+            split,
+            per_lane: padded / split,
+            warps: split.min(8).min(512 / padded),
+        }
+    }
+
+    fn channels(&self) -> usize {
+        self.warps * 32 / self.split
+    }
+
+    /// The size of the kernel's `Shared`.
+    fn shared_bytes(&self, state: usize) -> usize {
+        4 * SUB * (5 * self.channels() + (1 + self.warps) * 4 * state)
+    }
+
+    fn defines(
+        &self,
+        state: usize,
+        dtype: DType,
+        [gated, softplus, starts]: [bool; 3],
+    ) -> Vec<(&'static str, String)> {
+        let flag = |flag: bool| u8::from(flag).to_string();
+        vec![
+            ("IO", dtype.cuda_name().to_owned()),
+            ("STATE", state.to_string()),
+            ("SPLIT", self.split.to_string()),
+            ("PER_LANE", self.per_lane.to_string()),
+            ("WARPS", self.warps.to_string()),
+            ("GATED", flag(gated)),
+            ("SOFTPLUS", flag(softplus)),
+            ("STARTS", flag(starts)),
+        ]
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Rows {
+    at: DevicePtr,
+    stride: i64,
+}
+
+fn rows(view: Option<View<'_>>) -> Rows {
+    Rows {
+        at: ptr(view),
+        stride: view.map_or(0, |view| view.stride() as i64),
+    }
+}
+
+fn ptr(view: Option<View<'_>>) -> DevicePtr {
+    view.map_or(DevicePtr::NULL, |view| view.ptr())
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    u: Rows,
+    delta: Rows,
+    z: Rows,
+    dy: Rows,
+    b: Rows,
+    c: Rows,
+    du: Rows,
+    ddelta: Rows,
+    dz: Rows,
+    a_re: DevicePtr,
+    a_im: DevicePtr,
+    d: DevicePtr,
+    bias: DevicePtr,
+    starts: DevicePtr,
+    checkpoints: DevicePtr,
+    dlast: DevicePtr,
+    dinitial: DevicePtr,
+    bc_parts: DevicePtr,
+    a_re_parts: DevicePtr,
+    a_im_parts: DevicePtr,
+    d_parts: DevicePtr,
+    bias_parts: DevicePtr,
+    length: i64,
+    channels: i32,
+    groups: i32,
+    group_blocks: i32,
+    reverse: i32,
+}
+
+/// Computes every gradient; see [`super::backward`].
+pub fn backward(
+    dims: &Dims,
+    inputs: &Inputs<'_>,
+    checkpoints: View<'_>,
+    dout: View<'_>,
+    dlast: Option<View<'_>>,
+    grads: Grads<'_>,
+) -> Result<()> {
+    let (device, dtype) = (dout.device(), dout.dtype());
+    let (A::Complex { re, im }, AMut::Complex { re: dre, im: dim }) = (inputs.a, &grads.a) else {
+        return Err(Error::argument(OP, "a real A among complex ones"));
+    };
+    let plan = Plan::new(dims.state);
+    let group_blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
+    let Ok(grid) = u32::try_from(dims.batch * dims.groups * group_blocks) else {
+        let reason = format!("{dims:?} is more than a kernel counts");
+        return Err(Error::argument(OP, reason));
+    };
+    let (places, width) = (dims.batch * dims.length, dims.groups * 2 * dims.state);
+    let channels = dims.batch * dims.channels;
+    let mut workspace = Workspace {
+        device,
+        tensors: Vec::new(),
+    };
+    let optional = |view: &Option<ViewMut<'_>>| ptr(view.as_ref().map(ViewMut::as_view));
+    let params = Params {
+        u: rows(Some(inputs.u)),
+        delta: rows(Some(inputs.delta)),
+        z: rows(inputs.z),
+        dy: rows(Some(dout)),
+        b: rows(Some(inputs.b)),
+        c: rows(Some(inputs.c)),
+        du: rows(Some(grads.u.as_view())),
+        ddelta: rows(Some(grads.delta.as_view())),
+        dz: rows(grads.z.as_ref().map(ViewMut::as_view)),
+        a_re: re.ptr(),
+        a_im: im.ptr(),
+        d: ptr(inputs.d),
+        bias: ptr(inputs.delta_bias),
+        starts: ptr(inputs.starts),
+        checkpoints: checkpoints.ptr(),
+        dlast: ptr(dlast),
+        dinitial: optional(&grads.initial_state),
+        bc_parts: workspace.take(group_blocks * places * 2 * width)?,
+        a_re_parts: workspace.take(channels * dims.state)?,
+        a_im_parts: workspace.take(channels * dims.state)?,
+        d_parts: workspace.take(channels)?,
+        bias_parts: workspace.take(channels)?,
+        length: dims.length as i64,
+        channels: dims.channels as i32,
+        groups: dims.groups as i32,
+        group_blocks: group_blocks as i32,
+        reverse: inputs.reverse.into(),
+    };
+    let options = [inputs.z.is_some(), inputs.softplus, inputs.starts.is_some()];
+    let defines = plan.defines(dims.state, dtype, options);
+    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let walk = kernel(device, &SOURCE, "selective_scan_backward_complex", &defines)?;
+    let shared = plan.shared_bytes(dims.state) as u32;
+    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked, and the workspace
+    // was allocated for them.
+    unsafe { walk.launch([grid, 1, 1], 32 * plan.warps as u32, shared, &params)? };
+
+    let bc = |first: usize| Parts {
+        from: DevicePtr(params.bc_parts.0 + 4 * first as u64),
+        count: group_blocks,
+        stride: places * 2 * width,
+        row_stride: 2 * width,
+    };
+    let mut folds = Folds::default();
+    folds.add(&bc(0), &grads.b.as_view());
+    folds.add(&bc(width), &grads.c.as_view());
+    folds.add_dense(params.a_re_parts, dims.batch, &dre.as_view());
+    folds.add_dense(params.a_im_parts, dims.batch, &dim.as_view());
+    if let Some(d) = &grads.d {
+        folds.add_dense(params.d_parts, dims.batch, &d.as_view());
+    }
+    if let Some(bias) = &grads.delta_bias {
+        folds.add_dense(params.bias_parts, dims.batch, &bias.as_view());
+    }
+    // SAFETY: the parts were allocated for these sizes, which the gradients have.
+    unsafe { folds.launch(device, dtype) }
+}
+
+/// The programs of this operation.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        for (state, starts) in [(1, false), (16, false), (16, true), (64, false)] {
+            let options = [true, true, starts];
+            variants.push(Variant {
+                source: &SOURCE,
+                defines: Plan::new(state).defines(state, dtype, options),
+                hot: true,
+            });
+        }
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_fit_every_state_size() {
+        for state in 1..=256 {
+            let plan = Plan::new(state);
+            assert!(plan.split * plan.per_lane >= state && plan.warps >= 1);
+            assert!(plan.channels() <= 32);
+            assert!(plan.shared_bytes(state) <= 99 * 1024, "{state}");
+        }
+    }
+}

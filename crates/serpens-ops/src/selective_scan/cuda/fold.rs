@@ -1,0 +1,137 @@
+//! What the backward scans leave behind in parts: memory for it, and its sums.
+
+use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::{DType, Device, Result, Tensor, View};
+
+static SOURCE: Source = Source {
+    name: "selective_scan_fold",
+    text: include_str!("fold.cu"),
+};
+
+const FOLD_THREADS: usize = 256;
+const FOLDS: usize = 6;
+
+/// One of the sums that the last kernel makes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Fold {
+    from: DevicePtr,
+    to: DevicePtr,
+    part_stride: i64,
+    row_stride: i64,
+    to_stride: i64,
+    pieces: i64,
+    row_pieces: i32,
+    parts: i32,
+    width: i32,
+    is_float: i32,
+    first_block: i32,
+}
+
+/// The parts of one sum: `count` matrices as large as the sum, in f32.
+pub(super) struct Parts {
+    pub from: DevicePtr,
+    pub count: usize,
+    pub stride: usize,
+    pub row_stride: usize,
+}
+
+/// All sums of one backward scan, at most FOLDS.
+#[derive(Default)]
+pub(super) struct Folds {
+    folds: Vec<Fold>,
+    blocks: usize,
+}
+
+impl Folds {
+    /// The sum of `parts`, into `to`.
+    pub(super) fn add(&mut self, parts: &Parts, to: &View<'_>) {
+        let strides = [parts.stride, parts.row_stride, to.cols()];
+        let wide = strides.iter().all(|stride| stride.is_multiple_of(4))
+            && to.aligned(4 * to.dtype().size());
+        let width = if wide { 4 } else { 1 };
+        let row_pieces = to.cols() / width;
+        let pieces = to.rows() * row_pieces;
+        self.folds.push(Fold {
+            from: parts.from,
+            to: to.ptr(),
+            part_stride: parts.stride as i64,
+            row_stride: parts.row_stride as i64,
+            to_stride: to.stride() as i64,
+            pieces: pieces as i64,
+            row_pieces: row_pieces as i32,
+            parts: parts.count as i32,
+            width: width as i32,
+            is_float: (to.dtype() == DType::F32).into(),
+            first_block: self.blocks as i32,
+        });
+        self.blocks += pieces.div_ceil(FOLD_THREADS);
+    }
+
+    /// The sum over all sequences and segments of what blocks left without gaps.
+    pub(super) fn add_dense(&mut self, from: DevicePtr, count: usize, to: &View<'_>) {
+        let parts = Parts {
+            from,
+            count,
+            stride: to.rows() * to.cols(),
+            row_stride: to.cols(),
+        };
+        self.add(&parts, to);
+    }
+
+    /// The kernel's parameter; folds that there are not begin behind the last block.
+    fn params(&self) -> [Fold; FOLDS] {
+        let nothing = Fold {
+            from: DevicePtr::NULL,
+            to: DevicePtr::NULL,
+            part_stride: 0,
+            row_stride: 0,
+            to_stride: 0,
+            pieces: 0,
+            row_pieces: 1,
+            parts: 0,
+            width: 1,
+            is_float: 1,
+            first_block: i32::MAX,
+        };
+        std::array::from_fn(|i| self.folds.get(i).copied().unwrap_or(nothing))
+    }
+
+    /// Queues the kernel, where operands are of the type `io`.
+    ///
+    /// # Safety
+    /// All addresses are valid on the device for the sizes given with them.
+    pub(super) unsafe fn launch(&self, device: Device, io: DType) -> Result<()> {
+        let defines = [("IO", io.cuda_name())];
+        let kernel = kernel(device, &SOURCE, "selective_scan_fold", &defines)?;
+        let grid = [self.blocks as u32, 1, 1];
+        // SAFETY: the parameters are the kernel's, its addresses valid, as the caller says.
+        unsafe { kernel.launch(grid, FOLD_THREADS as u32, 0, &self.params()) }
+    }
+}
+
+/// f32 memory for the time of the launches.
+pub(super) struct Workspace {
+    pub device: Device,
+    pub tensors: Vec<Tensor>,
+}
+
+impl Workspace {
+    /// The address of so many values.
+    pub(super) fn take(&mut self, len: usize) -> Result<DevicePtr> {
+        let mut tensor = Tensor::empty([len], DType::F32, self.device)?;
+        let at = tensor.view_mut()?.ptr();
+        self.tensors.push(tensor);
+        Ok(at)
+    }
+}
+
+/// The programs of the sums.
+pub(super) fn variants() -> Vec<Variant> {
+    let variant = |dtype: &DType| Variant {
+        source: &SOURCE,
+        defines: vec![("IO", dtype.cuda_name().to_owned())],
+        hot: false,
+    };
+    [DType::F32, DType::BF16].iter().map(variant).collect()
+}

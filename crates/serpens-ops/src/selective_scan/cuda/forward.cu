@@ -1,0 +1,504 @@
+// The selective scan, forward.
+//
+// SPLIT neighbouring lanes share a channel and hold PER_LANE of its states each, in registers, from the first step to the last.
+// A block has two kinds of warps. WARPS of them run the recurrence of CHANNELS channels, TILE steps at a time, and do nothing
+// else. HELPERS of them prepare the tile that comes next (δ, δu, B and C as f32, in shared memory) and finish the one before
+// (D u, gate, store), so that neither the loads nor the logarithms of softplus nor the gate stand in the way of the recurrence.
+//
+// Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
+// one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; COMPLEX (A,
+// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
+
+constexpr int WARP_CHANNELS = 32 / SPLIT;
+constexpr int CHANNELS = WARPS * WARP_CHANNELS;
+constexpr int HELPER_THREADS = 32 * HELPERS;
+// Pieces of WIDTH channels in a tile, and of BC_VEC values of B and C, that each helper takes.
+constexpr int ITEMS = TILE * (CHANNELS / WIDTH) / HELPER_THREADS;
+constexpr int PARTS = COMPLEX ? 2 : 1;  // floats of a number
+constexpr int VALUES = PARTS * STATE;   // floats of a state, and values of B and of C
+constexpr int LANE_VALUES = PARTS * PER_LANE;
+// Steps whose B and C a lane loads together, 16 bytes at least.
+constexpr int GROUP = PER_LANE > 2 ? 2 : 4 / PER_LANE;
+constexpr int BC_PER_STEP = 2 * VALUES / BC_VEC;
+constexpr int BC_ITEMS = (TILE * BC_PER_STEP + HELPER_THREADS - 1) / HELPER_THREADS;
+// A tile's copy is under way while the helpers prepare one of AHEAD tiles before it; u and z stay until the tile is finished.
+constexpr int AHEAD = STAGES - 3;
+constexpr int CHECKPOINT = 32;
+static_assert(ITEMS * HELPER_THREADS * WIDTH == TILE * CHANNELS, "the helpers share a tile evenly");
+static_assert(CHECKPOINT % TILE == 0 || TILE % CHECKPOINT == 0, "checkpoints lie at the start of tiles or of parts of them");
+
+struct Params {
+    const IO* u;      // (batch, length, channels), rows apart by u_row; so are the others
+    const IO* delta;
+    const IO* z;
+    IO* y;
+    const IO* b;      // (batch, length, groups N)
+    const IO* c;
+    const float* a;     // (channels, N)
+    const float* a_im;  // (channels, N) where complex
+    const float* d;          // (channels) or null
+    const float* delta_bias; // (channels) or null
+    const float* initial;    // (batch, channels, N) or null
+    const u8* starts;        // (batch, length) or null
+    float* last;             // (batch, channels, N)
+    float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
+    i64 u_row, delta_row, z_row, y_row, b_row, c_row;
+    i64 length;
+    int channels;
+    int groups;
+    int reverse;
+};
+
+constexpr int Y_ROW = CHANNELS + 4;
+
+struct Shared {
+    // What helpers copy from global memory for themselves alone.
+    IO u[STAGES][ITEMS][HELPER_THREADS][WIDTH];
+    IO delta[STAGES][ITEMS][HELPER_THREADS][WIDTH];
+    IO z[GATED ? STAGES : 1][ITEMS][HELPER_THREADS][WIDTH];
+    IO bc[STAGES][BC_ITEMS][HELPER_THREADS][BC_VEC];
+    // What they prepare: (δ, δu), and B and C with the states of a lane side by side. Padded against conflicts of banks.
+    float2 steps[2][CHANNELS * (TILE + 2) + (CHANNELS + 7) / 8 * 4];
+    float bc_f32[2][2][SPLIT][TILE * LANE_VALUES + 4];
+    float resets[2][STARTS ? TILE : 4];
+    // What they finish: <C, h>, in one part for each lane of a channel.
+    float y[2][SPLIT][TILE * Y_ROW + (WARP_CHANNELS > 4 ? WARP_CHANNELS : 4)];
+};
+
+static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for as much shared memory as this needs");
+
+// Where the first step of a channel lies in `steps`.
+__device__ __forceinline__ constexpr int first_step(int channel) { return channel * (TILE + 2) + channel / 8 * 4; }
+
+// Where a block works.
+struct Place {
+    i64 batch;
+    int channel;   // the first
+    int channels;  // that exist, at most CHANNELS
+    int group;
+};
+
+__device__ __forceinline__ Place place(const Params& p) {
+    int per_group = p.channels / p.groups;
+    int blocks = (per_group + CHANNELS - 1) / CHANNELS;
+    int block = blockIdx.x % blocks;
+    int rest = blockIdx.x / blocks;
+    Place at;
+    at.group = rest % p.groups;
+    at.batch = rest / p.groups;
+    at.channel = at.group * per_group + block * CHANNELS;
+    int left = per_group - block * CHANNELS;
+    at.channels = left < CHANNELS ? left : CHANNELS;
+    return at;
+}
+
+// The address of a step of a sequence (not of a position: in reverse, step 0 is the last position), and the distance to the next.
+template <class E> struct Rows {
+    E* first;
+    i64 step;
+    __device__ __forceinline__ Rows(E* matrix, i64 row, i64 batch, const Params& p)
+        : first(matrix + (batch * p.length + (p.reverse ? p.length - 1 : 0)) * row), step(p.reverse ? -row : row) {}
+    __device__ __forceinline__ E* at(int t) const { return first + t * step; }
+};
+
+// ---- the recurrence -------------------------------------------------------------------------------------------------------
+
+// Lanes of one channel are told apart by `part`. Neighbours (lane ^ 1) share a part and lane ^ 2 a channel, so that reads of
+// B and C as well as of δ find pairs of lanes at one address, which halves the passes of a 16-byte read of shared memory.
+__device__ __forceinline__ int lane_channel(int lane) {
+    return SPLIT == 1 ? lane : SPLIT == 32 ? 0 : (lane & 1) | ((lane >> 2 & (WARP_CHANNELS / 2 - 1)) << 1);
+}
+__device__ __forceinline__ int lane_part(int lane) {
+    return SPLIT == 1 ? 0 : SPLIT == 32 ? lane : (lane >> 1 & 1) | (lane / (2 * WARP_CHANNELS) << 1);
+}
+// A lane's part of A, the real part times log2 e.
+struct Exponents {
+    float re[PER_LANE];
+    Turns im[COMPLEX ? PER_LANE : 1];
+};
+
+// exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or, where the
+// state starts anew, so little that the result is 0.
+struct Decays {
+    float re[GROUP][PER_LANE], im[COMPLEX ? GROUP : 1][PER_LANE];
+
+    __device__ __forceinline__ void set(const Exponents& a, const float (&steps)[2 * GROUP], const float* resets) {
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) {
+            float delta = steps[2 * i];
+#pragma unroll
+            for (int j = 0; j < PER_LANE; ++j) {
+                re[i][j] = exp2_fast(fmaf(delta, a.re[j], STARTS ? resets[i] : EXP2_LIFT));
+                if constexpr (COMPLEX) turn(delta, a.im[j], re[i][j], re[i][j], im[i][j]);
+            }
+        }
+    }
+};
+
+typedef float State[PARTS][PER_LANE];
+
+// One step: h = decay h + δu B; the result is the lane's part of Re <C, h>, twice that for the pairs that complex numbers stand for.
+__device__ __forceinline__ float advance(State& h, const Decays& decays, int i, float delta_u, const float* b, const float* c) {
+    float y = 0.0f;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; ++j) {
+        float decay = decays.re[i][j], re = h[0][j];
+        if constexpr (COMPLEX) {
+            float decay_im = decays.im[i][j], im = h[1][j];
+            h[0][j] = fmaf(decay, re, fmaf(-decay_im, im, delta_u * b[j]));
+            h[1][j] = fmaf(decay, im, fmaf(decay_im, re, delta_u * b[PER_LANE + j]));
+            y = fmaf(c[j], h[0][j], fmaf(-c[PER_LANE + j], h[1][j], y));
+        } else {
+            h[0][j] = fmaf(decay, re, delta_u * b[j]);
+            y = fmaf(c[j], h[0][j], y);
+        }
+    }
+    return COMPLEX ? 2.0f * y : y;
+}
+
+__device__ __forceinline__ void save_states(float* to, const State& h, int first) {
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        float* values = to + part * STATE + first;
+        if constexpr (STATE == SPLIT * PER_LANE) {
+            store<PER_LANE>(values, h[part]);
+        } else {
+#pragma unroll
+            for (int j = 0; j < PER_LANE; ++j)
+                if (first + j < STATE) values[j] = h[part][j];
+        }
+    }
+}
+
+__device__ __forceinline__ void run_states(const Params& p, const Place& at, Shared& s, int tiles) {
+    int lane = threadIdx.x % 32;
+    int part = lane_part(lane);
+    int channel = threadIdx.x / 32 * WARP_CHANNELS + lane_channel(lane);
+    bool exists = channel < at.channels;
+    i64 global = at.channel + (exists ? channel : 0);
+    Exponents a;
+    State h;
+#pragma unroll
+    for (int j = 0; j < PER_LANE; ++j) {
+        int n = part * PER_LANE + j;
+        bool state = n < STATE;
+        i64 from = (at.batch * p.channels + global) * VALUES + n;
+        a.re[j] = state ? p.a[global * STATE + n] * LOG2_E : 0.0f;
+        h[0][j] = state && p.initial ? p.initial[from] : 0.0f;
+        if constexpr (COMPLEX) {
+            a.im[j] = turns(state ? p.a_im[global * STATE + n] : 0.0f);
+            h[PARTS - 1][j] = state && p.initial ? p.initial[from + STATE] : 0.0f;
+        }
+    }
+    i64 chunks = (p.length + CHECKPOINT - 1) / CHECKPOINT, chunk = (i64)p.channels * VALUES;
+    float* saved = p.checkpoints + (at.batch * chunks * p.channels + global) * VALUES;
+    bool saves = exists && p.checkpoints;
+    for (int tile = 0; tile < tiles; ++tile) {
+        int buffer = tile & 1;
+        __syncthreads();
+        const float* steps = &s.steps[buffer][first_step(channel)].x;
+        const float* b_tile = s.bc_f32[buffer][0][part];
+        const float* c_tile = s.bc_f32[buffer][1][part];
+        const float* resets = s.resets[buffer];
+        float* y_tile = &s.y[buffer][part][channel];
+        // While a group of steps goes through the recurrence, the decays of the next are computed, and what those need is loaded.
+        float now[2 * GROUP], next[2 * GROUP];
+        float b[2][GROUP * LANE_VALUES], c[2][GROUP * LANE_VALUES];
+        Decays decays[2];
+        load<2 * GROUP>(steps, now);
+        load<2 * GROUP>(steps + 2 * GROUP, next);
+        load<GROUP * LANE_VALUES>(b_tile, b[0]);
+        load<GROUP * LANE_VALUES>(c_tile, c[0]);
+        decays[0].set(a, now, resets);
+#pragma unroll
+        for (int first = 0; first < TILE; first += GROUP) {
+            if (first % CHECKPOINT == 0 && saves && (first == 0 || tile * TILE + first < p.length)) {
+                if (TILE >= CHECKPOINT || tile % (CHECKPOINT / TILE) == 0) {
+                    save_states(saved, h, part * PER_LANE);
+                    saved += chunk;
+                }
+            }
+            int even = first / GROUP % 2, odd = 1 - even;
+            float after[2 * GROUP];
+            if (first + 2 * GROUP < TILE) load<2 * GROUP>(steps + 2 * (first + 2 * GROUP), after);
+            if (first + GROUP < TILE) {
+                load<GROUP * LANE_VALUES>(b_tile + (first + GROUP) * LANE_VALUES, b[odd]);
+                load<GROUP * LANE_VALUES>(c_tile + (first + GROUP) * LANE_VALUES, c[odd]);
+                decays[odd].set(a, next, resets + first + GROUP);
+            }
+#pragma unroll
+            for (int i = 0; i < GROUP; ++i)
+                y_tile[(first + i) * Y_ROW] = advance(h, decays[even], i, now[2 * i + 1], b[even] + i * LANE_VALUES, c[even] + i * LANE_VALUES);
+#pragma unroll
+            for (int i = 0; i < 2 * GROUP; ++i) now[i] = next[i], next[i] = after[i];
+        }
+    }
+    __syncthreads();
+    if (exists) save_states(p.last + (at.batch * p.channels + global) * VALUES, h, part * PER_LANE);
+}
+
+// ---- before and after it --------------------------------------------------------------------------------------------------
+
+// Copies COUNT elements, asynchronously where they are at least the 4 bytes that this needs.
+template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const IO* from) {
+    if constexpr (COUNT * sizeof(IO) >= 4)
+        copy_async<COUNT * sizeof(IO)>(to, from);
+    else
+        *to = *from;
+}
+
+// load for values in pairs of bfloat16, with one instruction for each.
+template <int K> __device__ __forceinline__ void load_values(const IO* from, float (&to)[K]) {
+    if constexpr (sizeof(IO) == 4 || K == 1) {
+        load<K>(from, to);
+    } else {
+        constexpr int PAIRS = K / 2 < 4 ? K / 2 : 4;
+        union { typename Words<4 * PAIRS>::type word; u32 pairs[PAIRS]; } piece;
+#pragma unroll
+        for (int i = 0; i < K; i += 2 * PAIRS) {
+            piece.word = *reinterpret_cast<const typename Words<4 * PAIRS>::type*>(from + i);
+#pragma unroll
+            for (int j = 0; j < PAIRS; ++j) to[i + 2 * j] = low_f32(piece.pairs[j]), to[i + 2 * j + 1] = high_f32(piece.pairs[j]);
+        }
+    }
+}
+
+// The values of u, Δ, z and y of one thread: WIDTH channels of one step of every tile.
+struct Item {
+    int step, channel;  // within the tile, the first of the block
+    const IO *u, *delta, *z;
+    IO* y;
+    float d[WIDTH], bias[WIDTH];
+};
+
+// BC_VEC values of B or C of one step of every tile.
+struct BcItem {
+    int step;  // past the end of the tile where this thread has none
+    const IO* from;
+    float* to;  // in the first buffer
+};
+
+struct Helper {
+    const Params& p;
+    Shared& s;
+    int thread;
+    int channels;
+    Item items[ITEMS];
+    BcItem bc_items[BC_ITEMS];
+    i64 u_step, delta_step, z_step, y_step, b_step, c_step;
+
+    __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s)
+        : p(p), s(s), thread(threadIdx.x - 32 * WARPS), channels(at.channels) {
+        Rows<const IO> u(p.u, p.u_row, at.batch, p), delta(p.delta, p.delta_row, at.batch, p);
+        Rows<const IO> z(p.z, p.z_row, at.batch, p), b(p.b, p.b_row, at.batch, p), c(p.c, p.c_row, at.batch, p);
+        Rows<IO> y(p.y, p.y_row, at.batch, p);
+        u_step = TILE * u.step, delta_step = TILE * delta.step, z_step = TILE * z.step, y_step = TILE * y.step;
+        b_step = TILE * b.step, c_step = TILE * c.step;
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            Item& item = items[i];
+            int index = thread + i * HELPER_THREADS;
+            item.step = index / (CHANNELS / WIDTH);
+            item.channel = index % (CHANNELS / WIDTH) * WIDTH;
+            int first = at.channel + item.channel;
+            item.u = u.at(item.step) + first;
+            item.delta = delta.at(item.step) + first;
+            item.z = z.at(item.step) + first;
+            item.y = y.at(item.step) + first;
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) {
+                bool exists = item.channel + j < channels;
+                item.d[j] = exists && p.d ? p.d[first + j] : 0.0f;
+                item.bias[j] = exists && p.delta_bias ? p.delta_bias[first + j] : 0.0f;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BC_ITEMS; ++i) {
+            BcItem& item = bc_items[i];
+            int index = thread + i * HELPER_THREADS;
+            int n = index % BC_PER_STEP * BC_VEC;
+            bool is_c = n >= VALUES;
+            n -= is_c ? VALUES : 0;
+            item.step = index / BC_PER_STEP;
+            item.from = (is_c ? c : b).at(item.step) + at.group * VALUES + n;
+            bool imaginary = n >= STATE;
+            n -= imaginary ? STATE : 0;
+            int row = item.step * PARTS + imaginary;
+            item.to = &s.bc_f32[0][is_c][n / PER_LANE][row * PER_LANE + n % PER_LANE];
+        }
+    }
+    __device__ __forceinline__ bool is_c(int bc_item) const {
+        return (thread + bc_item * HELPER_THREADS) % BC_PER_STEP * BC_VEC >= VALUES;
+    }
+    __device__ __forceinline__ void copy(IO (&to)[WIDTH], const IO* from, const Item& item) const {
+#pragma unroll
+        for (int j = 0; j < WIDTH; j += VEC)
+            if (item.channel + j < channels) copy_elements<VEC>(to + j, from + j);
+    }
+    template <int COUNT> __device__ __forceinline__ static void clear(IO (&to)[COUNT]) {
+#pragma unroll
+        for (int j = 0; j < COUNT; ++j) to[j] = from_f32<IO>(0.0f);
+    }
+
+    // Starts the copies of the next tile, which has `left` steps, into a stage. What lies behind the last step is zero.
+    __device__ __forceinline__ void fetch(int stage, int left) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            Item& item = items[i];
+            if (item.step < left) {
+                copy(s.u[stage][i][thread], item.u, item);
+                copy(s.delta[stage][i][thread], item.delta, item);
+                if (GATED) copy(s.z[GATED ? stage : 0][i][thread], item.z, item);
+            } else {
+                clear(s.u[stage][i][thread]);
+            }
+            item.u += u_step, item.delta += delta_step, item.z += z_step;
+        }
+#pragma unroll
+        for (int i = 0; i < BC_ITEMS; ++i) {
+            BcItem& item = bc_items[i];
+            if (item.step < left) {
+                if (BC_ITEMS * HELPER_THREADS == TILE * BC_PER_STEP || item.step < TILE) copy_elements<BC_VEC>(s.bc[stage][i][thread], item.from);
+            } else {
+                clear(s.bc[stage][i][thread]);
+            }
+            item.from += is_c(i) ? c_step : b_step;
+        }
+        copy_commit();
+    }
+
+    // δ, δu, B and C of a tile with `left` steps. Steps behind the last leave the state as it is: δ = δu = B = C = 0.
+    __device__ __forceinline__ void prepare(int tile, int stage, int left) const {
+        int buffer = tile & 1;
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            float us[WIDTH], deltas[WIDTH];
+            load_values<WIDTH>(s.u[stage][i][thread], us);
+            load_values<WIDTH>(s.delta[stage][i][thread], deltas);
+            bool exists = item.step < left;
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) {
+                float x = deltas[j] + item.bias[j];
+                x = SOFTPLUS ? step_size(x) : x;
+                x = exists ? x : 0.0f;
+                s.steps[buffer][first_step(item.channel + j) + item.step] = make_float2(x, x * us[j]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BC_ITEMS; ++i) {
+            constexpr int RUN = BC_VEC < PER_LANE ? BC_VEC : PER_LANE;
+            const BcItem& item = bc_items[i];
+            if (BC_ITEMS * HELPER_THREADS != TILE * BC_PER_STEP && item.step >= TILE) continue;
+            float values[BC_VEC];
+            load_values<BC_VEC>(s.bc[stage][i][thread], values);
+            float* to = item.to + buffer * (int)(sizeof(s.bc_f32[0]) / sizeof(float));
+#pragma unroll
+            for (int j = 0; j < BC_VEC; j += RUN) {
+                float run[RUN];
+#pragma unroll
+                for (int k = 0; k < RUN; ++k) run[k] = values[j + k];
+                store<RUN>(to + j / PER_LANE * (TILE * LANE_VALUES + 4), run);
+            }
+        }
+        if (STARTS) {
+            for (int i = thread; i < TILE; i += HELPER_THREADS) {
+                i64 t = (i64)tile * TILE + i;
+                bool reset = false;
+                i64 row = blockIdx.x / (p.groups * ((p.channels / p.groups + CHANNELS - 1) / CHANNELS)) * p.length;
+                if (i < left) reset = p.reverse ? t > 0 && p.starts[row + p.length - t] : p.starts[row + t];
+                s.resets[buffer][i] = reset ? -1e30f : EXP2_LIFT;
+            }
+        }
+    }
+    // softplus. The fast form is off by less than 1e-5 of its value, where bfloat16 rounds Δ itself to 4e-3.
+    __device__ __forceinline__ static float step_size(float x) {
+        if constexpr (sizeof(IO) == 4) return softplus(x);
+        // ln(1 + e) = e q(e) for e from 0 to 1
+        float e = exp2_fast(fabsf(x) * -LOG2_E);
+        float q = fmaf(-0.02386872f, e, 0.1012212f);
+        q = fmaf(q, e, -0.21004774f);
+        q = fmaf(q, e, 0.32520634f);
+        q = fmaf(q, e, -0.49936134f);
+        q = fmaf(q, e, 0.9999916f);
+        return fmaf(q, e, fmaxf(x, 0.0f));
+    }
+
+    // y = (<C, h> + D u) silu(z) of a tile with `left` steps.
+    __device__ __forceinline__ void finish(int tile, int stage, int left) {
+        int buffer = tile & 1;
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            Item& item = items[i];
+            float us[WIDTH], zs[WIDTH], ys[WIDTH];
+            load_values<WIDTH>(s.u[stage][i][thread], us);
+            load<WIDTH>(&s.y[buffer][0][item.step * Y_ROW + item.channel], ys);
+#pragma unroll
+            for (int part = 1; part < SPLIT; ++part) {
+                float more[WIDTH];
+                load<WIDTH>(&s.y[buffer][part][item.step * Y_ROW + item.channel], more);
+#pragma unroll
+                for (int j = 0; j < WIDTH; ++j) ys[j] += more[j];
+            }
+            if (GATED) load_values<WIDTH>(s.z[GATED ? stage : 0][i][thread], zs);
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) {
+                ys[j] = fmaf(item.d[j], us[j], ys[j]);
+                if (GATED) ys[j] *= silu(zs[j]);
+            }
+#pragma unroll
+            for (int j = 0; j < WIDTH; j += VEC)
+                if (item.step < left && item.channel + j < channels) {
+                    float values[VEC];
+#pragma unroll
+                    for (int k = 0; k < VEC; ++k) values[k] = ys[j + k];
+                    store<VEC>(item.y + j, values);
+                }
+            item.y += y_step;
+        }
+    }
+    __device__ __forceinline__ static int next(int stage) { return stage + 1 == STAGES ? 0 : stage + 1; }
+
+    // Tile by tile, one ahead of the states and one behind them.
+    __device__ __forceinline__ void run(int tiles) {
+        int length = p.length;
+        for (int tile = 0; tile <= AHEAD; ++tile) fetch(tile, length - tile * TILE);
+        copy_wait<AHEAD>();
+        prepare(0, 0, length);
+        int fetched = AHEAD + 1, prepared = 1, finished = 0;
+        int left = length;  // from the tile of the states on
+        for (int tile = 0; tile < tiles; ++tile) {
+            __syncthreads();
+            fetch(fetched, left - (AHEAD + 1) * TILE);
+            fetched = next(fetched);
+            if (tile > 0) {
+                finish(tile - 1, finished, TILE);
+                finished = next(finished);
+            }
+            copy_wait<AHEAD>();
+            left -= TILE;
+            if (left > 0) {
+                prepare(tile + 1, prepared, left);
+                prepared = next(prepared);
+            }
+        }
+        __syncthreads();
+        finish(tiles - 1, finished, left + TILE);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ Params p) {
+    extern __shared__ __align__(16) u8 memory[];
+    Shared& s = *reinterpret_cast<Shared*>(memory);
+    Place at = place(p);
+    int tiles = (p.length + TILE - 1) / TILE;
+    if constexpr (STATE < SPLIT * PER_LANE) {
+        float* bc = &s.bc_f32[0][0][0][0];
+        for (int i = threadIdx.x; i < (int)(sizeof(s.bc_f32) / sizeof(float)); i += 32 * (WARPS + HELPERS)) bc[i] = 0.0f;
+        __syncthreads();
+    }
+    if (threadIdx.x < 32 * WARPS)
+        run_states(p, at, s, tiles);
+    else
+        Helper(p, at, s).run(tiles);
+}

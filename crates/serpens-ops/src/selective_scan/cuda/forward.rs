@@ -1,0 +1,371 @@
+//! The forward scan: how it is spread over a card, and its launch.
+
+use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
+use serpens_core::{DType, Error, Result, View, ViewMut};
+
+use super::{A, Dims, Inputs};
+
+static SOURCE: Source = Source {
+    name: "selective_scan_forward",
+    text: concat!(include_str!("decay.cuh"), include_str!("forward.cu")),
+};
+
+/// The most shared memory that a block has on every card.
+const SHARED_LIMIT: usize = 99 * 1024;
+/// That of a multiprocessor of the cards for data centres, of which each block takes a kilobyte for itself.
+const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
+
+/// A multiprocessor has this many schedulers, and each wants WANTED / 2 warps with a recurrence to hide their latencies.
+const SCHEDULERS: usize = 4;
+const WANTED: usize = 5;
+
+/// How a scan is spread over threads; the names are those of the kernel's macros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    /// Lanes that share a channel, and the numbers of its state that each holds.
+    split: usize,
+    per_lane: usize,
+    /// Warps with the recurrence, and with everything else.
+    warps: usize,
+    helpers: usize,
+    /// Steps that they exchange at a time, and tiles of copies under way or in use.
+    tile: usize,
+    stages: usize,
+    /// Channels of one step that a helper takes at once.
+    width: usize,
+}
+
+impl Plan {
+    /// As few lanes for a channel as keep every scheduler busy, since the sums over lanes cost instructions.
+    fn new(dims: &Dims, parts: usize, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
+        let wanted = SCHEDULERS * multiprocessors as usize * WANTED * 32 / 2;
+        let most = dims.state.next_power_of_two().min(16);
+        let numbers = 16 / dtype.size() / parts;
+        let least = dims.state.next_power_of_two().div_ceil(numbers).min(most);
+        let mut split = least;
+        while split < most && dims.batch * dims.channels * split < wanted {
+            split *= 2;
+        }
+        let mut plan = Self::with_split(split, dims.state, dtype);
+        while plan.shared_bytes(dims.state, parts, dtype, starts) > SHARED_LIMIT {
+            plan = plan.smaller(dims.state, dtype);
+        }
+        plan
+    }
+
+    fn with_split(split: usize, state: usize, dtype: DType) -> Self {
+        let tile = match split {
+            1 | 2 => 16,
+            4 => 64 / dtype.size(),
+            _ => 32,
+        };
+        let plan = Self {
+            split,
+            per_lane: state.div_ceil(split).next_power_of_two(),
+            warps: if split == 1 { 2 } else { 4 },
+            helpers: 0,
+            tile,
+            stages: if tile == 32 && split == 4 { 4 } else { 5 },
+            width: 0,
+        };
+        plan.with_helpers(dtype)
+    }
+
+    /// A helper for every scheduler, with at most 16 bytes of a step.
+    fn with_helpers(self, dtype: DType) -> Self {
+        let values = self.tile * self.channels();
+        let width = (values / (32 * SCHEDULERS)).clamp(1, 16 / dtype.size());
+        Self {
+            width,
+            helpers: values / width / 32,
+            ..self
+        }
+    }
+
+    /// With less shared memory, for a large N.
+    fn smaller(self, state: usize, dtype: DType) -> Self {
+        if self.stages > 3 {
+            return Self { stages: 3, ..self };
+        }
+        if self.tile > self.split.max(4) {
+            let tile = self.tile / 2;
+            return Self { tile, ..self }.with_helpers(dtype);
+        }
+        let plan = Self::with_split(self.split / 2, state, dtype);
+        let (tile, stages) = (self.tile, 3);
+        Self {
+            tile,
+            stages,
+            ..plan
+        }
+        .with_helpers(dtype)
+    }
+
+    /// Blocks that a multiprocessor must hold, which limits the registers of a thread: to 80, or to 128 with many numbers, where
+    /// shared memory leaves room for so many blocks.
+    fn blocks(&self, shared_bytes: usize) -> usize {
+        let warps = if self.per_lane > 4 { 16 } else { 24 };
+        let room = MULTIPROCESSOR_SHARED / (shared_bytes + 1024);
+        (warps / (self.warps + self.helpers)).min(room).max(1)
+    }
+
+    /// Channels of a block.
+    fn channels(&self) -> usize {
+        self.warps * 32 / self.split
+    }
+
+    /// The size of the kernel's `Shared`, at most: as if B and C were copied in pieces of 16 bytes.
+    fn shared_bytes(&self, state: usize, parts: usize, dtype: DType, starts: bool) -> usize {
+        let (tile, channels) = (self.tile, self.channels());
+        let own = 3 * self.stages * tile * channels * dtype.size();
+        let pieces = 32 * self.helpers * 16 / dtype.size();
+        let bc = self.stages * (tile * 2 * parts * state).next_multiple_of(pieces) * dtype.size();
+        let steps = 2 * (channels * (tile + 2) + channels.div_ceil(8) * 4) * 8;
+        let bc_f32 = 4 * self.split * (tile * parts * self.per_lane + 4) * 4;
+        let resets = 2 * if starts { tile } else { 4 } * 4;
+        let y = 2 * self.split * (tile * (channels + 4) + (32 / self.split).max(4)) * 4;
+        own + bc + steps + bc_f32 + resets + y
+    }
+
+    fn defines(
+        &self,
+        state: usize,
+        dtype: DType,
+        options: &KernelOptions,
+    ) -> Vec<(&'static str, String)> {
+        let flag = |flag: bool| u8::from(flag).to_string();
+        let parts = if options.complex { 2 } else { 1 };
+        let shared = self.shared_bytes(state, parts, dtype, options.starts);
+        vec![
+            ("IO", dtype.cuda_name().to_owned()),
+            ("STATE", state.to_string()),
+            ("SPLIT", self.split.to_string()),
+            ("PER_LANE", self.per_lane.to_string()),
+            ("WARPS", self.warps.to_string()),
+            ("HELPERS", self.helpers.to_string()),
+            ("TILE", self.tile.to_string()),
+            ("STAGES", self.stages.to_string()),
+            ("BLOCKS", self.blocks(shared).to_string()),
+            ("WIDTH", self.width.to_string()),
+            ("VEC", options.vec.min(self.width).to_string()),
+            ("BC_VEC", options.bc_vec.to_string()),
+            ("SHARED_BYTES", shared.to_string()),
+            ("COMPLEX", flag(options.complex)),
+            ("GATED", flag(options.gated)),
+            ("SOFTPLUS", flag(options.softplus)),
+            ("STARTS", flag(options.starts)),
+        ]
+    }
+}
+
+/// What a kernel is compiled for beside the plan.
+struct KernelOptions {
+    complex: bool,
+    gated: bool,
+    softplus: bool,
+    starts: bool,
+    vec: usize,
+    bc_vec: usize,
+}
+
+/// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views whose pieces begin at
+/// multiples of `columns`.
+fn access_width(views: &[View<'_>], columns: usize) -> usize {
+    let fits = |width: usize| {
+        let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
+        columns.is_multiple_of(width) && views.iter().all(aligned)
+    };
+    let most = 16 / views[0].dtype().size();
+    let widths = std::iter::successors(Some(most), |width| Some(width / 2));
+    widths
+        .take_while(|&width| width > 1)
+        .find(|&width| fits(width))
+        .unwrap_or(1)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Params {
+    u: DevicePtr,
+    delta: DevicePtr,
+    z: DevicePtr,
+    y: DevicePtr,
+    b: DevicePtr,
+    c: DevicePtr,
+    a: DevicePtr,
+    a_im: DevicePtr,
+    d: DevicePtr,
+    delta_bias: DevicePtr,
+    initial: DevicePtr,
+    starts: DevicePtr,
+    last: DevicePtr,
+    checkpoints: DevicePtr,
+    u_row: i64,
+    delta_row: i64,
+    z_row: i64,
+    y_row: i64,
+    b_row: i64,
+    c_row: i64,
+    length: i64,
+    channels: i32,
+    groups: i32,
+    reverse: i32,
+}
+
+fn ptr(view: Option<View<'_>>) -> DevicePtr {
+    view.map_or(DevicePtr::NULL, |view| view.ptr())
+}
+
+/// Computes `out` (batch·length, channels), the state after the last step (batch, channels, parts·N) and, where asked for, the
+/// checkpoints (batch, ⌈length / 32⌉, channels, parts·N) that [`super::backward`] needs: the state before every 32nd step.
+///
+/// # Errors
+/// Sequences of 2^31 steps and more; a device that fails.
+pub fn forward(
+    dims: &Dims,
+    inputs: &Inputs<'_>,
+    out: ViewMut<'_>,
+    last_state: ViewMut<'_>,
+    checkpoints: Option<ViewMut<'_>>,
+) -> Result<()> {
+    let (device, dtype) = (out.device(), out.dtype());
+    let (a, a_im) = match inputs.a {
+        A::Real(a) => (a, None),
+        A::Complex { re, im } => (re, Some(im)),
+    };
+    let parts = if a_im.is_some() { 2 } else { 1 };
+    let starts = inputs.starts.is_some();
+    let plan = Plan::new(dims, parts, dtype, starts, multiprocessors(device)?);
+    let mut rows = vec![inputs.u, inputs.delta, out.as_view()];
+    rows.extend(inputs.z);
+    let options = KernelOptions {
+        complex: a_im.is_some(),
+        gated: inputs.z.is_some(),
+        softplus: inputs.softplus,
+        starts,
+        vec: access_width(&rows, dims.channels / dims.groups),
+        bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
+    };
+    let blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
+    let grid = u32::try_from(dims.batch * dims.groups * blocks);
+    let (Ok(grid), true) = (grid, dims.length < 1 << 31) else {
+        let reason = format!("{dims:?} is more than a kernel counts");
+        return Err(Error::argument(super::super::OP, reason));
+    };
+    let stride = |view: View<'_>| view.stride() as i64;
+    let params = Params {
+        u: inputs.u.ptr(),
+        delta: inputs.delta.ptr(),
+        z: ptr(inputs.z),
+        y: out.ptr(),
+        b: inputs.b.ptr(),
+        c: inputs.c.ptr(),
+        a: a.ptr(),
+        a_im: ptr(a_im),
+        d: ptr(inputs.d),
+        delta_bias: ptr(inputs.delta_bias),
+        initial: ptr(inputs.initial_state),
+        starts: ptr(inputs.starts),
+        last: last_state.ptr(),
+        checkpoints: ptr(checkpoints.as_ref().map(ViewMut::as_view)),
+        u_row: stride(inputs.u),
+        delta_row: stride(inputs.delta),
+        z_row: inputs.z.map_or(0, stride),
+        y_row: out.stride() as i64,
+        b_row: stride(inputs.b),
+        c_row: stride(inputs.c),
+        length: dims.length as i64,
+        channels: dims.channels as i32,
+        groups: dims.groups as i32,
+        reverse: inputs.reverse.into(),
+    };
+    let defines = plan.defines(dims.state, dtype, &options);
+    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let kernel = kernel(device, &SOURCE, "selective_scan_forward", &defines)?;
+    let shared = plan.shared_bytes(dims.state, parts, dtype, starts) as u32;
+    let threads = 32 * (plan.warps + plan.helpers) as u32;
+    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked; the kernel was
+    // compiled for at most this much shared memory.
+    unsafe { kernel.launch([grid, 1, 1], threads, shared, &params) }
+}
+
+/// The programs of this operation, for models with the usual sizes and for small and large N.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    let mut add = |dtype: DType, dims: [usize; 2], complex: bool, starts: bool, vec: usize| {
+        let [channels, state] = dims;
+        let dims = Dims {
+            batch: 1,
+            length: 2048,
+            channels,
+            state,
+            groups: 1,
+        };
+        let parts = if complex { 2 } else { 1 };
+        let options = KernelOptions {
+            complex,
+            gated: true,
+            softplus: true,
+            starts,
+            vec,
+            bc_vec: vec.min(1 << state.trailing_zeros()),
+        };
+        let variant = Variant {
+            source: &SOURCE,
+            defines: Plan::new(&dims, parts, dtype, starts, 132).defines(state, dtype, &options),
+            hot: vec > 1 && state <= 64,
+        };
+        if !variants
+            .iter()
+            .any(|other: &Variant| other.defines == variant.defines)
+        {
+            variants.push(variant);
+        }
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        let wide = 16 / dtype.size();
+        for channels in [1024, 6144, 12_288, 32_768] {
+            add(dtype, [channels, 16], false, false, wide);
+        }
+        add(dtype, [12_288, 16], false, true, wide);
+        add(dtype, [1024, 16], true, false, wide);
+        for state in [1, 3, 64, 256] {
+            add(dtype, [12_288, state], false, false, 1);
+        }
+        add(dtype, [12_288, 256], true, true, wide);
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_fit_every_state_size() {
+        for state in 1..=256 {
+            for (parts, dtype) in [
+                (1, DType::BF16),
+                (1, DType::F32),
+                (2, DType::BF16),
+                (2, DType::F32),
+            ] {
+                for channels in [1, 1024, 100_000] {
+                    let dims = Dims {
+                        batch: 1,
+                        length: 1,
+                        channels,
+                        state,
+                        groups: 1,
+                    };
+                    let plan = Plan::new(&dims, parts, dtype, true, 132);
+                    assert!(plan.split * plan.per_lane >= state, "{plan:?}");
+                    assert!(plan.tile >= plan.split.max(4), "{plan:?}");
+                    let values = plan.helpers * 32 * plan.width;
+                    assert_eq!(values, plan.tile * plan.channels(), "{plan:?}");
+                    assert!(plan.shared_bytes(state, parts, dtype, true) <= SHARED_LIMIT);
+                }
+            }
+        }
+    }
+}
