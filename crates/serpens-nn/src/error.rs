@@ -82,3 +82,13 @@ pub enum Error {
         got: Box<Shape>,
     },
 }
+
+impl Error {
+    /// The same as an error of an operation, for what runs inside one.
+    pub fn into_core(self) -> serpens_core::Error {
+        match self {
+            Error::Core(error) => error,
+            other => serpens_core::Error::argument("block", other.to_string()),
+        }
+    }
+}

@@ -11,7 +11,9 @@ pub mod init;
 pub mod layers;
 mod lm;
 mod module;
+mod precision;
 
 pub use error::{Error, Result};
 pub use lm::{LmState, MambaLm, MambaLmConfig};
 pub use module::{Module, Param, join};
+pub use precision::{Precision, Recompute, UnknownName};

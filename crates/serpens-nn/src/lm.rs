@@ -2,14 +2,16 @@
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use serpens_core::{Device, Tensor, Var};
+use serpens_core::tape::recompute;
+use serpens_core::{DType, Device, Tensor, Var, cuda};
+use serpens_ops::embedding::check_ids;
 use serpens_ops::linear::linear;
 
 use crate::blocks::{Block, BlockConfig, BlockState, MambaBlockConfig};
 use crate::layers::{
     Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig, Sequence,
 };
-use crate::{Error, Result, module};
+use crate::{Error, Module, Precision, Recompute, Result, module};
 
 /// Configures a [`MambaLm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +91,7 @@ impl MambaLmConfig {
         let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
         let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
             .with_std(self.embedding_std)
+            .with_tied_head(self.tie_embeddings)
             .init(device, rng)?;
         let layers = (0..self.n_layer)
             .map(|_| {
@@ -113,11 +116,13 @@ impl MambaLmConfig {
             },
             lm_head,
             config: self.clone(),
+            device,
+            precision: Precision::F32,
         })
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     norm: RmsNorm,
     mixer: Block,
@@ -125,7 +130,40 @@ struct Layer {
 
 module!(Layer { norm => "norm", mixer => "mixer" });
 
-#[derive(Debug)]
+impl Layer {
+    /// x and the residual before it (absent in the first layer) to the mixer's output and the new residual.
+    fn forward(
+        &self,
+        x: &Var,
+        residual: Option<&Var>,
+        activations: DType,
+        sequence: &Sequence<'_>,
+        state: Option<&mut BlockState>,
+    ) -> Result<[Var; 2]> {
+        let sum = self.norm.forward(x, residual, activations)?;
+        let y = self.mixer.forward(&sum.y, sequence, state)?;
+        Ok([y, sum.h])
+    }
+
+    /// As [`Layer::forward`], keeping the inputs only for the gradients.
+    fn forward_again(
+        &self,
+        x: &Var,
+        residual: Option<&Var>,
+        activations: DType,
+        sequence: &Sequence<'_>,
+    ) -> Result<[Var; 2]> {
+        let (layer, plan) = (self.clone(), sequence.owned());
+        let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
+        Ok(recompute("block", &inputs, move |inputs| {
+            let outputs =
+                layer.forward(&inputs[0], inputs.get(1), activations, &plan.borrow(), None);
+            outputs.map_err(Error::into_core)
+        })?)
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Backbone {
     embeddings: Embedding,
     layers: Vec<Layer>,
@@ -153,11 +191,13 @@ impl LmState {
 }
 
 /// Embedding → (RMSNorm → block, added to the residual stream) × n_layer → RMSNorm → head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MambaLm {
     backbone: Backbone,
     lm_head: Option<Linear>,
     config: MambaLmConfig,
+    device: Device,
+    precision: Precision,
 }
 
 module!(MambaLm { backbone => "backbone", lm_head => "lm_head" });
@@ -168,12 +208,56 @@ impl MambaLm {
         &self.config
     }
 
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// In which types the model computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token: twice the number of their
+    /// weights, the head's among them.
+    pub fn flops_per_token(&self) -> f64 {
+        let mut weights = 0;
+        self.visit("", &mut |_, param| {
+            if param.is_matrix() {
+                weights += param.value().len();
+            }
+        });
+        2.0 * weights as f64
+    }
+
+    /// Moves the model to `device`, to compute there in this precision. TF32 is a setting of the whole process.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a precision that the device does not have; memory.
+    pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
+        let mut result = Ok(());
+        self.visit_mut("", &mut |_, param| {
+            if result.is_ok() {
+                result = param.to(device, precision);
+            }
+        });
+        result?;
+        for layer in &mut self.backbone.layers {
+            layer.mixer.constants_to(device)?;
+        }
+        if device != Device::Cpu {
+            cuda::set_tf32(precision == Precision::Tf32);
+        }
+        (self.device, self.precision) = (device, precision);
+        Ok(())
+    }
+
     /// The state before the first token of each of `batch` sequences.
-    pub fn initial_state(&self, batch: usize, device: Device) -> Result<LmState> {
+    pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         let layers = self.backbone.layers.iter();
         Ok(LmState {
             blocks: layers
-                .map(|layer| layer.mixer.initial_state(batch, device))
+                .map(|layer| layer.mixer.initial_state(batch, self.device))
                 .collect::<Result<_>>()?,
         })
     }
@@ -191,13 +275,20 @@ impl MambaLm {
         let mut states = self.block_states(state)?;
         let mut residual: Option<Var> = None;
         let mut x = self.backbone.embeddings.forward(ids)?;
+        let activations = self.precision.activations();
         for (i, layer) in self.backbone.layers.iter().enumerate() {
-            let sum = layer.norm.forward(&x, residual.as_ref())?;
-            residual = Some(sum.h);
             let state = states.as_mut().map(|states| &mut states[i]);
-            x = layer.mixer.forward(&sum.y, sequence, state)?;
+            let before = residual.as_ref();
+            let [y, h] = match (sequence.recompute, state) {
+                (Recompute::Block, None) if sequence.trace.is_none() => {
+                    layer.forward_again(&x, before, activations, sequence)?
+                }
+                (_, state) => layer.forward(&x, before, activations, sequence, state)?,
+            };
+            (x, residual) = (y, Some(h));
         }
-        Ok(self.backbone.norm_f.forward(&x, residual.as_ref())?.y)
+        let norm = &self.backbone.norm_f;
+        Ok(norm.forward(&x, residual.as_ref(), activations)?.y)
     }
 
     fn block_states<'s>(
@@ -220,7 +311,7 @@ impl MambaLm {
             Some(head) => head.forward(hidden),
             None => Ok(linear(
                 hidden,
-                &self.backbone.embeddings.weight.var(),
+                &self.backbone.embeddings.weight.operand(hidden.dtype()),
                 None,
             )?),
         }
@@ -244,20 +335,19 @@ impl MambaLm {
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, vocab_size)
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
-        let hidden = self.hidden(&ids.clone().into(), &Sequence::default(), Some(state))?;
+        if ids.device() == Device::Cpu {
+            check_ids(ids.as_slice()?, self.config.vocab_size)?;
+        }
+        let ids: Var = ids.to(self.device)?.into();
+        let hidden = self.hidden(&ids, &Sequence::default(), Some(state))?;
         let [batch, length, width] = *hidden.shape() else {
             return Err(
                 serpens_core::Error::shape("read", "ids", "(batch, length)", ids.shape()).into(),
             );
         };
-        let last: Vec<f32> = {
-            let rows = hidden.mat()?;
-            (0..batch)
-                .flat_map(|b| rows.row((b + 1) * length - 1).iter().copied())
-                .collect()
-        };
-        let last = Tensor::from_slice([batch, width], &last, ids.device())?;
-        Ok(self.logits(&last.into())?.into_tensor()?)
+        let rows = hidden.reshape([batch, length * width])?;
+        let last = rows.columns((length.max(1) - 1) * width..length * width)?;
+        Ok(self.logits(&last)?.into_tensor()?)
     }
 
     /// Reads one token of each sequence and gives the logits of the next.

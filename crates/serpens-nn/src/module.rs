@@ -1,12 +1,20 @@
 //! Parameters and how a model names them.
 
-use serpens_core::{ParamId, Tensor, Var};
+use serpens_core::{DType, Device, ParamId, Tensor, Var};
+use serpens_ops::elementwise::cast;
 
-/// A trained tensor. Its gradient is found in [`serpens_core::Gradients`] under [`Param::id`].
-#[derive(Debug)]
+use crate::{Error, Precision, Result};
+
+/// A trained tensor, in f32. Its gradient is found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is another handle to
+/// the same parameter.
+#[derive(Clone, Debug)]
 pub struct Param {
     id: ParamId,
     value: Tensor,
+    /// Whether it is an operand of matrix products, which may want it in bf16.
+    matrix: bool,
+    /// The value in bf16, where products are of that type.
+    shadow: Option<Tensor>,
     decay: bool,
     max_lr: f32,
 }
@@ -17,6 +25,8 @@ impl Param {
         Self {
             id: ParamId::fresh(),
             value,
+            matrix: false,
+            shadow: None,
             decay: true,
             max_lr: f32::INFINITY,
         }
@@ -33,6 +43,19 @@ impl Param {
     /// The same parameter, never trained with a larger learning rate than this.
     pub fn with_max_lr(self, max_lr: f32) -> Self {
         Self { max_lr, ..self }
+    }
+
+    /// The same parameter as an operand of matrix products.
+    pub fn as_matrix(self) -> Self {
+        Self {
+            matrix: true,
+            ..self
+        }
+    }
+
+    /// Whether it is an operand of matrix products.
+    pub fn is_matrix(&self) -> bool {
+        self.matrix
     }
 
     /// The largest learning rate to train it with.
@@ -58,6 +81,40 @@ impl Param {
     /// The value, to be changed in place.
     pub fn value_mut(&mut self) -> &mut Tensor {
         &mut self.value
+    }
+
+    /// The value in bf16, where the model computes in that type; the optimiser writes it with the value.
+    pub fn shadow_mut(&mut self) -> Option<&mut Tensor> {
+        self.shadow.as_mut()
+    }
+
+    /// Moves the value to `device`, and makes the shadow that `precision` needs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a precision that the processor does not compute in; memory.
+    pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
+        if device == Device::Cpu && precision != Precision::F32 {
+            return Err(Error::Config {
+                field: "precision",
+                value: precision.to_string(),
+                reason: "the processor computes in f32",
+            });
+        }
+        self.value = self.value.to(device)?;
+        self.shadow = None;
+        if self.matrix && precision == Precision::Bf16 {
+            let value = Var::from(self.value.clone());
+            self.shadow = Some(cast(&value, DType::BF16)?.into_tensor()?);
+        }
+        Ok(())
+    }
+
+    /// The value as the other operand of a product with something of type `dtype`.
+    pub fn operand(&self, dtype: DType) -> Var {
+        match &self.shadow {
+            Some(shadow) if dtype == DType::BF16 => Var::param(self.id, shadow.clone()),
+            _ => self.var(),
+        }
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes.

@@ -113,7 +113,7 @@ fn check(name: &str) {
 }
 
 fn check_greedy(model: &MambaLm, expected: &[u32], prompt: usize) {
-    let mut state = model.initial_state(1, Device::cpu()).unwrap();
+    let mut state = model.initial_state(1).unwrap();
     let mut tokens = expected[..prompt].to_vec();
     let mut logits = model.read(&ids(&[1, prompt], &tokens), &mut state).unwrap();
     while tokens.len() < expected.len() {

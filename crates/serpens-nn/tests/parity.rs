@@ -144,7 +144,7 @@ proptest! {
         for reverse in [false, true] {
             for (name, block, selective) in blocks() {
                 if !selective { continue; }
-                let packed = Sequence { starts: Some(&starts), reverse, trace: None };
+                let packed = Sequence { starts: Some(&starts), reverse, ..Sequence::default() };
                 let together = read(&block, &x, &packed);
                 for (from, to) in [(0, first), (first, first + second)] {
                     let alone = Sequence { reverse, ..Sequence::default() };
@@ -196,7 +196,7 @@ fn a_state_of_another_model_is_refused() {
     let large = MambaLmConfig::new(8, 2, 5)
         .init(Device::cpu(), rng)
         .unwrap();
-    let mut state = small.initial_state(1, Device::cpu()).unwrap();
+    let mut state = small.initial_state(1).unwrap();
     let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
     let error = large.read(&ids, &mut state).unwrap_err();
     assert!(error.to_string().contains("another model"), "{error}");

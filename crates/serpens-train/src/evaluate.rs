@@ -1,15 +1,23 @@
 //! How good a model is.
 
-use serpens_core::{Device, Tensor};
+use serpens_core::Tensor;
 use serpens_data::{Batch, ByteCorpus, IGNORE, InductionHeads, Part};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{LmState, MambaLm};
-use serpens_ops::cross_entropy::{Totals, cross_entropy};
+use serpens_ops::cross_entropy::cross_entropy;
 
 use crate::Result;
 
 /// Positions that [`accuracy`] reads at a time.
 const CHUNK: usize = 512;
+
+/// Sums over targets.
+#[derive(Clone, Copy, Default)]
+struct Score {
+    nats: f64,
+    count: usize,
+    correct: usize,
+}
 
 /// Bits per byte on a part of a corpus, read from beginning to end in `streams` rows with carried state, `length` bytes at a
 /// time: Σ -log2 p(byte | the bytes of its row before it), over the number of bytes predicted, each once.
@@ -20,17 +28,17 @@ pub fn bits_per_byte(
     streams: usize,
     length: usize,
 ) -> Result<f64> {
-    let mut state = model.initial_state(streams, Device::cpu())?;
-    let mut score = Totals::default();
+    let mut state = model.initial_state(streams)?;
+    let mut score = Score::default();
     for batch in corpus.slices(part, streams, length)? {
         read(model, &batch, 0..batch.length, &mut state, &mut score)?;
     }
-    Ok(score.mean() / std::f64::consts::LN_2)
+    Ok(score.nats / score.count.max(1) as f64 / std::f64::consts::LN_2)
 }
 
 /// The share of the counted targets of these batches that have the largest logit.
 pub fn accuracy(model: &MambaLm, batches: impl IntoIterator<Item = Batch>) -> Result<f64> {
-    let mut score = Totals::default();
+    let mut score = Score::default();
     for batch in batches {
         read_in_chunks(model, &batch, CHUNK, &mut score)?;
     }
@@ -56,7 +64,7 @@ pub fn induction_accuracy(
     length: usize,
     reading: LongReading,
 ) -> Result<f64> {
-    let mut score = Totals::default();
+    let mut score = Score::default();
     let (mut read, mut index) = (0, 0);
     while read < reading.samples {
         let rows = reading.rows.clamp(1, reading.samples - read);
@@ -68,8 +76,8 @@ pub fn induction_accuracy(
     Ok(score.correct as f64 / score.count.max(1) as f64)
 }
 
-fn read_in_chunks(model: &MambaLm, batch: &Batch, chunk: usize, score: &mut Totals) -> Result<()> {
-    let mut state = model.initial_state(batch.batch, Device::cpu())?;
+fn read_in_chunks(model: &MambaLm, batch: &Batch, chunk: usize, score: &mut Score) -> Result<()> {
+    let mut state = model.initial_state(batch.batch)?;
     for from in (0..batch.length).step_by(chunk) {
         let to = batch.length.min(from + chunk);
         read(model, batch, from..to, &mut state, score)?;
@@ -83,7 +91,7 @@ fn read(
     batch: &Batch,
     positions: std::ops::Range<usize>,
     state: &mut LmState,
-    score: &mut Totals,
+    score: &mut Score,
 ) -> Result<()> {
     let piece = |values: &[u32]| -> Vec<u32> {
         let rows = values.chunks(batch.length.max(1));
@@ -92,24 +100,16 @@ fn read(
             .collect()
     };
     let (inputs, targets) = (piece(&batch.inputs), piece(&batch.targets));
-    let ids = Tensor::from_slice([batch.batch, positions.len()], &inputs, Device::cpu())?;
+    let (shape, device) = ([batch.batch, positions.len()], model.device());
+    let ids = Tensor::from_slice(shape, &inputs, device)?;
     let hidden = model.hidden(&ids.into(), &Sequence::default(), Some(state))?;
-    let width = hidden.shape().cols();
-    let mut counted = Vec::new();
-    let mut rows = Vec::new();
-    let hidden = hidden.mat()?; // (batch · positions, d_model)
-    for (i, &target) in targets.iter().enumerate() {
-        if target != IGNORE {
-            counted.push(target);
-            rows.extend_from_slice(hidden.row(i));
-        }
-    }
-    if counted.is_empty() {
+    if targets.iter().all(|&target| target == IGNORE) {
         return Ok(());
     }
-    let rows = Tensor::from_slice([counted.len(), width], &rows, Device::cpu())?;
-    let targets = Tensor::from_slice([counted.len()], &counted, Device::cpu())?;
-    let result = cross_entropy(model.logits(&rows.into())?, &targets)?;
-    *score = score.merge(result.read()?);
+    let targets = Tensor::from_slice(shape, &targets, device)?;
+    let totals = cross_entropy(model.logits(&hidden)?, &targets)?.read()?;
+    score.nats += totals.sum;
+    score.count += totals.count;
+    score.correct += totals.correct;
     Ok(())
 }

@@ -33,6 +33,7 @@
 
 mod checkpoint;
 mod config;
+mod engine;
 mod error;
 pub mod evaluate;
 mod interval;
@@ -49,4 +50,4 @@ pub use error::{Error, Result};
 pub use json_lines::JsonLines;
 pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
 pub use optimizer::{AdamW, AdamWConfig};
-pub use trainer::{Evaluate, Outcome, Run, Trainer};
+pub use trainer::{Compute, Evaluate, Outcome, Run, Trainer};

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serpens_core::cuda::{DevicePtr, Staging};
 use serpens_core::{DType, Device, Gradients, Tensor};
-use serpens_nn::Module;
+use serpens_nn::{Module, Param};
 use serpens_ops::adamw::cpu::{self, Step};
+use serpens_ops::adamw::cuda::{FusedAdamW, Scalars, Segment};
 
 use crate::{Error, Result};
 
@@ -41,11 +43,42 @@ impl Default for AdamWConfig {
     }
 }
 
+impl AdamWConfig {
+    fn decay_of(&self, param: &Param) -> f32 {
+        if param.decays() {
+            self.weight_decay
+        } else {
+            0.0
+        }
+    }
+}
+
 /// The moments of every parameter, by name. See [`serpens_ops::adamw`] for the rule.
 pub struct AdamW {
     config: AdamWConfig,
     moments: BTreeMap<String, [Tensor; 2]>,
     steps: u64,
+    fused: Option<Fused>,
+}
+
+/// What a GPU needs besides the moments.
+struct Fused {
+    update: FusedAdamW,
+    segments: Vec<Segment>,
+    /// The numbers that change from step to step, on the device, and the way there.
+    scalars: Tensor,
+    staging: Staging,
+}
+
+impl Fused {
+    fn new(config: &AdamWConfig, device: Device) -> serpens_core::Result<Self> {
+        Ok(Self {
+            update: FusedAdamW::new(device, config.beta1, config.beta2, config.eps)?,
+            segments: Vec::new(),
+            scalars: Tensor::zeros([4], DType::F32, device)?,
+            staging: Staging::new(device, 16)?,
+        })
+    }
 }
 
 impl AdamW {
@@ -55,6 +88,7 @@ impl AdamW {
             config,
             moments: BTreeMap::new(),
             steps: 0,
+            fused: None,
         }
     }
 
@@ -63,64 +97,163 @@ impl AdamW {
         self.steps
     }
 
-    /// One step with learning rate `lr`; gives the norm of all gradients before clipping. Where that is not finite, nothing is
-    /// changed.
+    /// Moves the moments to `device`.
+    pub fn to(&mut self, device: Device) -> Result<()> {
+        for moment in self.moments.values_mut().flatten() {
+            *moment = moment.to(device)?;
+        }
+        self.fused = None;
+        Ok(())
+    }
+
+    /// One step with learning rate `lr` of a model whose parameters are on one device; gives the norm of all gradients before
+    /// clipping. Where that is not finite, nothing is changed.
     pub fn step(
         &mut self,
         model: &mut impl Module,
         gradients: &mut Gradients,
         lr: f32,
-    ) -> Result<f64> {
+    ) -> serpens_core::Result<f64> {
+        let mut device = Device::Cpu;
+        model.visit("", &mut |_, param| device = param.value().device());
+        match device {
+            Device::Cpu => self.step_on_cpu(model, gradients, lr),
+            Device::Cuda(_) => {
+                self.prepare(model, gradients, lr)?;
+                self.launch()?;
+                self.norm()
+            }
+        }
+    }
+
+    fn step_on_cpu(
+        &mut self,
+        model: &mut impl Module,
+        gradients: &mut Gradients,
+        lr: f32,
+    ) -> serpens_core::Result<f64> {
         let norm = gradient_norm(model, gradients)?;
         if !norm.is_finite() {
             return Ok(norm);
         }
         self.steps += 1;
-        let clip = match self.config.clip {
+        let config = self.config;
+        let clip = match config.clip {
             limit if limit > 0.0 => cpu::clip_factor(norm, f64::from(limit)),
             _ => 1.0,
         };
-        let (config, moments, step) = (&self.config, &mut self.moments, self.steps);
-        let mut result = Ok(());
-        model.visit_mut("", &mut |name, param| {
-            if result.is_err() {
-                return;
-            }
-            let decay = if param.decays() {
-                config.weight_decay
-            } else {
-                0.0
-            };
+        let step = self.steps;
+        self.each(model, gradients, |param, gradient, [first, second]| {
             let settings = Step {
                 lr: lr.min(param.max_lr()),
                 beta1: config.beta1,
                 beta2: config.beta2,
                 eps: config.eps,
-                weight_decay: decay,
+                weight_decay: config.decay_of(param),
                 step,
                 clip,
             };
+            let value = param.value_mut().make_mut()?;
+            let (first, second) = (first.make_mut()?, second.make_mut()?);
+            cpu::update(&settings, value, gradient.as_slice()?, first, second);
+            Ok(())
+        })?;
+        Ok(norm)
+    }
+
+    /// Calls `f` for every parameter that has a gradient, with it and the moments, which are zero at first.
+    fn each(
+        &mut self,
+        model: &mut impl Module,
+        gradients: &mut Gradients,
+        mut f: impl FnMut(&mut Param, &Tensor, &mut [Tensor; 2]) -> serpens_core::Result<()>,
+    ) -> serpens_core::Result<()> {
+        let moments = &mut self.moments;
+        let mut result = Ok(());
+        model.visit_mut("", &mut |name, param| {
+            if result.is_err() {
+                return;
+            }
             result = (|| {
-                if !moments.contains_key(name) {
-                    let zeros = || Tensor::zeros(param.value().shape(), DType::F32, Device::cpu());
-                    moments.insert(name.to_owned(), [zeros()?, zeros()?]);
-                }
-                let pair = moments.get_mut(name);
-                let (Some(gradient), Some([first, second])) = (gradients.get(param.id())?, pair)
-                else {
+                let Some(gradient) = gradients.get(param.id())? else {
                     return Ok(()); // the loss did not depend on this parameter
                 };
-                cpu::update(
-                    &settings,
-                    param.value_mut().make_mut()?,
-                    gradient.as_slice()?,
-                    first.make_mut()?,
-                    second.make_mut()?,
-                );
-                Ok(())
+                if !moments.contains_key(name) {
+                    let zeros = || Tensor::zeros(gradient.shape(), DType::F32, gradient.device());
+                    moments.insert(name.to_owned(), [zeros()?, zeros()?]);
+                }
+                match moments.get_mut(name) {
+                    Some(pair) => f(param, &gradient, pair),
+                    None => unreachable!("the moments were made above"),
+                }
             })();
         });
-        result.map(|()| norm)
+        result
+    }
+
+    /// Brings what a step on a GPU needs there: the learning rate, and the addresses where they are not those of the last step,
+    /// which the result tells. The parameters that had gradients when this was called are those of the step.
+    pub(crate) fn prepare(
+        &mut self,
+        model: &mut impl Module,
+        gradients: &mut Gradients,
+        lr: f32,
+    ) -> serpens_core::Result<bool> {
+        self.steps += 1;
+        let config = self.config;
+        let mut segments = Vec::new();
+        let mut device = Device::Cpu;
+        self.each(model, gradients, |param, gradient, [first, second]| {
+            device = gradient.device();
+            let shadow = match param.shadow_mut() {
+                Some(shadow) => shadow.view_mut()?.ptr(),
+                None => DevicePtr::NULL,
+            };
+            segments.push(Segment {
+                value: param.value_mut().view_mut()?.ptr(),
+                gradient: gradient.view().ptr(),
+                first: first.view_mut()?.ptr(),
+                second: second.view_mut()?.ptr(),
+                shadow,
+                len: gradient.len() as u64,
+                weight_decay: config.decay_of(param),
+                max_lr: param.max_lr(),
+            });
+            Ok(())
+        })?;
+        let fused = match self.fused.take() {
+            Some(fused) => fused,
+            None => Fused::new(&config, device)?,
+        };
+        let fused = self.fused.insert(fused);
+        let moved = fused.segments != segments;
+        // SAFETY: the model, the moments and the gradients outlive the step, and the step is prepared anew whenever they move.
+        unsafe { fused.update.set_segments(&segments)? };
+        fused.segments = segments;
+        let scalars = Scalars {
+            lr,
+            step: self.steps,
+            clip: config.clip,
+        };
+        let values = scalars.values(config.beta1, config.beta2);
+        fused.staging.upload(&mut fused.scalars, &values)?;
+        Ok(moved)
+    }
+
+    /// Queues the step that was prepared.
+    pub(crate) fn launch(&mut self) -> serpens_core::Result<()> {
+        match &mut self.fused {
+            Some(fused) => fused.update.step(&fused.scalars),
+            None => Ok(()),
+        }
+    }
+
+    /// The norm of the gradients of the last step on a GPU; waits for it.
+    pub(crate) fn norm(&self) -> serpens_core::Result<f64> {
+        match &self.fused {
+            Some(fused) => Ok(fused.update.outcome().to_vec::<f32>()?[0].into()),
+            None => Ok(0.0),
+        }
     }
 
     /// The moments as named tensors: `m.NAME` and `v.NAME`.
@@ -171,13 +304,14 @@ impl AdamW {
                 config,
                 moments,
                 steps,
+                fused: None,
             }),
         }
     }
 }
 
 /// The 2-norm of the gradients of all parameters together.
-fn gradient_norm(model: &impl Module, gradients: &mut Gradients) -> Result<f64> {
+fn gradient_norm(model: &impl Module, gradients: &mut Gradients) -> serpens_core::Result<f64> {
     let mut sum = 0.0;
     let mut result = Ok(());
     model.visit("", &mut |_, param| {

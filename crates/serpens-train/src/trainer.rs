@@ -5,21 +5,43 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serpens_core::{Device, Gradients, Tape, Tensor};
-use serpens_data::{Batch, Source};
-use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLm, Module};
-use serpens_ops::cross_entropy::cross_entropy;
+use serpens_core::{Device, cuda};
+use serpens_data::Source;
+use serpens_nn::{MambaLm, Module, Precision, Recompute};
 
 use crate::checkpoint::{self, State};
-use crate::interval::Interval;
+use crate::engine::Engine;
+use crate::interval::{Interval, Machine};
 use crate::{AdamW, Error, Evaluation, Event, Observer, Result, TrainConfig};
+
+/// Where and how a model is trained. No part of a run: a checkpoint continues under any of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// In which types.
+    pub precision: Precision,
+    /// What is computed again to save memory.
+    pub recompute: Recompute,
+}
+
+impl Default for Compute {
+    /// In f32 on the processor.
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            precision: Precision::F32,
+            recompute: Recompute::None,
+        }
+    }
+}
 
 /// A model in training.
 pub struct Trainer {
     pub(crate) model: MambaLm,
     pub(crate) optimizer: AdamW,
-    gradients: Gradients,
+    engine: Engine,
+    machine: Machine,
     source: Box<dyn Source>,
     pub(crate) config: TrainConfig,
     step: u64,
@@ -72,7 +94,8 @@ impl Trainer {
         check_vocabulary(&model, source.as_ref())?;
         Ok(Self {
             optimizer: AdamW::new(config.optimizer),
-            gradients: Gradients::new(),
+            engine: Engine::new(Recompute::None),
+            machine: Machine::default(),
             model,
             source,
             config,
@@ -104,7 +127,8 @@ impl Trainer {
         config.check()?;
         Ok(Self {
             optimizer: restored.optimizer,
-            gradients: Gradients::new(),
+            engine: Engine::new(Recompute::None),
+            machine: Machine::default(),
             model: restored.model,
             source,
             config,
@@ -115,6 +139,30 @@ impl Trainer {
             evaluation,
             saved: Some(step),
         })
+    }
+
+    /// The same trainer on another device, in another precision. On the processor in f32 without this.
+    ///
+    /// # Errors
+    /// A device that cannot be used, a precision that it does not have, memory.
+    pub fn on(mut self, compute: Compute) -> Result<Self> {
+        let Compute {
+            device,
+            precision,
+            recompute,
+        } = compute;
+        self.model.to(device, precision)?;
+        self.optimizer.to(device)?;
+        self.engine = Engine::new(recompute);
+        let flops = 3.0 * self.model.flops_per_token();
+        self.machine = Machine {
+            flops_per_token: flops,
+            peak: match device {
+                Device::Cpu => None,
+                Device::Cuda(_) => cuda::properties(device)?.peak_flops(precision.activations()),
+            },
+        };
+        Ok(self)
     }
 
     /// The model.
@@ -198,7 +246,9 @@ impl Trainer {
         if interval.steps == 0 {
             return Ok(());
         }
-        let metrics = interval.metrics(self.step, self.config.steps, self.seconds);
+        let mut metrics = interval.metrics(self.step, self.config.steps, self.seconds);
+        metrics.mfu = self.machine.utilisation(metrics.tokens_per_second);
+        metrics.memory = self.model.device().memory().high_water;
         run.observer.event(&Event::Stepped(&metrics))
     }
 
@@ -257,51 +307,39 @@ impl Trainer {
     /// Gradients of `accumulation` batches, and a step of the optimiser. What failed before leaves no trace in it.
     pub(crate) fn take_step(&mut self) -> Result<()> {
         let start = Instant::now();
-        self.gradients.clear();
-        let mut sums = Interval::default();
-        for _ in 0..self.config.accumulation {
-            let batch = self.source.next_batch()?;
-            self.accumulate(&batch, &mut sums)?;
-        }
+        let count = self.config.accumulation;
+        let batches = (0..count)
+            .map(|_| self.source.next_batch())
+            .collect::<Result<Vec<_>, _>>()?;
         let lr = self.config.learning_rate(self.step);
-        let norm = self
-            .optimizer
-            .step(&mut self.model, &mut self.gradients, lr)?;
-        self.gradients.clear();
-        require_finite("the gradient's norm", norm, self.step + 1)?;
+        let measured = self
+            .engine
+            .step(&mut self.model, &mut self.optimizer, &batches, lr)?;
+        for mean in measured.means() {
+            require_finite("the loss", mean, self.step + 1)?;
+        }
+        require_finite("the gradient's norm", measured.norm, self.step + 1)?;
         self.step += 1;
+        let mut sums = Interval {
+            steps: 1,
+            batches: batches.len(),
+            tokens: batches.iter().map(|batch| batch.batch * batch.length).sum(),
+            loss: measured.means().sum(),
+            correct: measured.losses.iter().map(|totals| totals.correct).sum(),
+            counted: measured.losses.iter().map(|totals| totals.count).sum(),
+            lr,
+            grad_norm: measured.norm,
+            seconds: 0.0,
+        };
         if let Some(rule) = self.config.stop {
             self.recent.push_back((sums.correct, sums.counted));
             while self.recent.len() > rule.steps {
                 self.recent.pop_front();
             }
         }
-        (sums.steps, sums.lr, sums.grad_norm) = (1, lr, norm);
         sums.seconds = start.elapsed().as_secs_f64();
         self.seconds += sums.seconds;
         self.interval.add(&sums);
-        Ok(())
-    }
-
-    /// Adds the gradients of one batch, and its figures to `sums`.
-    fn accumulate(&mut self, batch: &Batch, sums: &mut Interval) -> Result<()> {
-        let shape = [batch.batch, batch.length];
-        let device = Device::cpu();
-        let targets = Tensor::from_slice(shape, &batch.targets, device)?;
-        let tape = Tape::new();
-        let ids = tape.constant(Tensor::from_slice(shape, &batch.inputs, device)?);
-        let logits = self.model.forward(&ids, &Sequence::default(), None)?;
-        let result = cross_entropy(logits, &targets)?;
-        let totals = result.read()?;
-        let loss = totals.mean();
-        require_finite("the loss", loss, self.step + 1)?;
-        let scale = 1.0 / self.config.accumulation as f32;
-        tape.backward(&result.loss, scale, &mut self.gradients)?;
-        sums.batches += 1;
-        sums.tokens += batch.batch * batch.length;
-        sums.loss += loss;
-        sums.correct += totals.correct;
-        sums.counted += totals.count;
         Ok(())
     }
 

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serpens_nn::Recompute;
 
 use crate::commands::bench::BenchArgs;
+use crate::compute::{self, ComputeArgs};
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
@@ -70,6 +72,12 @@ pub struct TrainArgs {
     /// Go on with an interrupted run: its folder, or its name below --out.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed"])]
     pub resume: Option<PathBuf>,
+    /// The device and its types; a run may go on elsewhere than it began.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// What to compute again instead of keeping it: saves memory, costs time.
+    #[arg(long, value_parser = compute::recompute(), default_value = "none")]
+    pub recompute: Recompute,
     /// A line of JSON for each event on standard output, instead of bars.
     #[arg(long)]
     pub json: bool,
@@ -102,6 +110,9 @@ pub struct GenerateArgs {
     /// Another seed, another text.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// The device and its types.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// One JSON object instead of the text.
     #[arg(long)]
     pub json: bool,

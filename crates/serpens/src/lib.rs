@@ -32,6 +32,7 @@
 
 pub mod cli;
 mod commands;
+mod compute;
 mod error;
 mod machine;
 mod output;

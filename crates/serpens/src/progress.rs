@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serpens_core::Device;
 use serpens_train::{Event, Observer, StepMetrics};
 
 use crate::output::{print_line, tell};
@@ -28,16 +29,18 @@ pub(crate) struct Progress {
     name: String,
     /// Whether tokens are bytes, so that the loss is best given in bits per byte.
     bytes: bool,
+    device: Device,
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
 }
 
 impl Progress {
-    pub(crate) fn new(form: Form, name: &str, bytes: bool) -> Self {
+    pub(crate) fn new(form: Form, name: &str, bytes: bool, device: Device) -> Self {
         Self {
             form,
             name: name.to_owned(),
             bytes,
+            device,
             bar: None,
             last_line: None,
         }
@@ -96,10 +99,27 @@ impl Progress {
             true => duration(metrics.seconds),
             false => format!("{} left", duration(metrics.seconds_left)),
         };
-        format!(
-            "{quality}  {:.1}k tokens/s  {time}",
-            metrics.tokens_per_second / 1e3
-        )
+        let pace = format!("{:.1}k tokens/s", metrics.tokens_per_second / 1e3);
+        let parts = [
+            Some(quality),
+            Some(pace),
+            self.use_of_gpu(metrics),
+            Some(time),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        parts.join("  ")
+    }
+
+    /// How much of a GPU the training uses; nothing on the processor.
+    fn use_of_gpu(&self, metrics: &StepMetrics) -> Option<String> {
+        if self.device == Device::Cpu {
+            return None;
+        }
+        let memory = format!("{:.1} GB", metrics.memory as f64 / 1e9);
+        Some(match metrics.mfu {
+            Some(mfu) => format!("MFU {:.1} %  {memory}", 100.0 * mfu),
+            None => memory,
+        })
     }
 
     /// Leaves the bar as it is.

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use serpens_core::{Device, Tensor};
 use serpens_data::{InductionHeads, SelectiveCopying};
-use serpens_nn::MambaLm;
 use serpens_nn::layers::{SelectionTrace, Sequence};
+use serpens_nn::{MambaLm, Precision};
 
 use crate::Result;
 use crate::report::{LayerSelection, SelectionMap};
@@ -92,7 +92,10 @@ pub(crate) fn selection_map(model: &MambaLm, sample: &Sample) -> Result<Option<S
         trace: Some(&traces),
         ..Sequence::default()
     };
-    let ids = Tensor::from_slice([1, sample.ids.len()], &sample.ids, Device::cpu())?;
+    // Traces are taken on the processor.
+    let mut model = model.clone();
+    model.to(Device::Cpu, Precision::F32)?;
+    let ids = Tensor::from_slice([1, sample.ids.len()], &sample.ids, Device::Cpu)?;
     model.hidden(&ids.into(), &sequence, None)?;
     let traces = traces.into_inner();
     if traces.is_empty() {

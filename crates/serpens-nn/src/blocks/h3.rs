@@ -67,11 +67,11 @@ impl H3BlockConfig {
 }
 
 /// (q, k, v) = W_qkv u; y = W_out (q ⊙ SSM(shift(k) ⊙ v)).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct H3Block {
     qkv_proj: Linear, // (3 d_inner, d_model)
     shift: CausalConv1d,
-    inner: Inner,
+    pub(super) inner: Inner,
     out_proj: Linear, // (d_model, d_inner)
     d_inner: usize,
 }

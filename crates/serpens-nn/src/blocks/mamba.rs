@@ -2,6 +2,7 @@
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use serpens_core::tape::recompute;
 use serpens_core::{Device, Var};
 
 use super::{BlockState, inner_width, split};
@@ -9,7 +10,7 @@ use crate::layers::{
     CausalConv1d, CausalConv1dConfig, Inner, InnerConfig, Linear, LinearConfig, SelectiveSsmConfig,
     Sequence,
 };
-use crate::{Error, Result, module};
+use crate::{Error, Recompute, Result, module};
 
 /// Configures a [`MambaBlock`]. The defaults are the paper's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,11 +81,11 @@ impl MambaBlockConfig {
 }
 
 /// (x, z) = W_in u; x = silu(conv(x)); y = W_out (SSM(x) ⊙ silu(z)).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MambaBlock {
     in_proj: Linear, // (2 d_inner, d_model)
     conv1d: CausalConv1d,
-    inner: Inner,
+    pub(super) inner: Inner,
     out_proj: Linear, // (d_model, d_inner)
     d_inner: usize,
 }
@@ -112,13 +113,35 @@ impl MambaBlock {
         sequence: &Sequence<'_>,
         state: Option<&mut BlockState>,
     ) -> Result<Var> {
-        let [conv_state, ssm_state] = split(state)?;
         let xz = self.in_proj.forward(x)?; // (batch, length, 2 d_inner)
-        let z = xz.columns(self.d_inner..2 * self.d_inner)?;
-        let x = self
-            .conv1d
-            .forward(&xz.columns(0..self.d_inner)?, sequence, conv_state)?;
-        let y = self.inner.forward(&x, Some(&z), sequence, ssm_state)?;
+        let y = match sequence.recompute {
+            Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
+                let (block, plan) = (self.clone(), sequence.owned());
+                let [y] = recompute("mamba", &[&xz], move |inputs| {
+                    let y = block.mix(&inputs[0], &plan.borrow(), None);
+                    Ok([y.map_err(Error::into_core)?])
+                })?;
+                y
+            }
+            _ => self.mix(&xz, sequence, state)?,
+        };
         self.out_proj.forward(&y)
+    }
+
+    /// What lies between the two projections: SSM(silu(conv(x))) ⊙ silu(z) of (x, z).
+    ///
+    /// # Shapes
+    /// (batch, length, 2 d_inner) → (batch, length, d_inner)
+    fn mix(
+        &self,
+        xz: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut BlockState>,
+    ) -> Result<Var> {
+        let [conv_state, ssm_state] = split(state)?;
+        let z = xz.columns(self.d_inner..2 * self.d_inner)?;
+        let x = xz.columns(0..self.d_inner)?;
+        let x = self.conv1d.forward(&x, sequence, conv_state)?;
+        self.inner.forward(&x, Some(&z), sequence, ssm_state)
     }
 }

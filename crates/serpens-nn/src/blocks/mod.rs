@@ -72,7 +72,7 @@ impl BlockConfig {
 }
 
 /// A residual block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Block {
     /// The Mamba block.
     Mamba(Box<MambaBlock>),
@@ -107,6 +107,15 @@ impl Block {
             Block::Mamba(block) => block.initial_state(batch, device),
             Block::H3(block) => block.initial_state(batch, device),
             Block::Plain(block) => block.initial_state(batch, device),
+        }
+    }
+
+    /// Moves what is not trained to `device`.
+    pub(crate) fn constants_to(&mut self, device: Device) -> Result<()> {
+        match self {
+            Block::Mamba(block) => block.inner.constants_to(device),
+            Block::H3(block) => block.inner.constants_to(device),
+            Block::Plain(block) => block.inner.constants_to(device),
         }
     }
 

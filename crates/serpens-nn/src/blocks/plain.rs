@@ -50,10 +50,10 @@ impl PlainBlockConfig {
 }
 
 /// y = W_out silu(SSM(W_in u)): no gate, no convolution.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlainBlock {
     in_proj: Linear, // (d_inner, d_model)
-    inner: Inner,
+    pub(super) inner: Inner,
     out_proj: Linear, // (d_model, d_inner)
 }
 

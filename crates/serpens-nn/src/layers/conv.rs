@@ -57,7 +57,7 @@ impl CausalConv1dConfig {
 }
 
 /// y_t = act(b + Σ_k w_k x_(t-W+1+k)), each channel by itself. See [`serpens_ops::causal_conv1d`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CausalConv1d {
     weight: Param, // (channels, 1, width)
     bias: Option<Param>,

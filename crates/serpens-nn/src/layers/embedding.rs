@@ -13,6 +13,7 @@ pub struct EmbeddingConfig {
     vocab_size: usize,
     d_model: usize,
     std: f32,
+    tied_head: bool,
 }
 
 impl EmbeddingConfig {
@@ -22,6 +23,7 @@ impl EmbeddingConfig {
             vocab_size,
             d_model,
             std: 0.02,
+            tied_head: false,
         }
     }
 
@@ -31,17 +33,27 @@ impl EmbeddingConfig {
         self
     }
 
+    /// Whether the table is the head's weight as well.
+    pub fn with_tied_head(mut self, tied: bool) -> Self {
+        self.tied_head = tied;
+        self
+    }
+
     /// Values normal with mean 0.
     pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<Embedding> {
         let weight = init::normal([self.vocab_size, self.d_model], self.std, device, rng)?;
+        let weight = Param::new(weight);
         Ok(Embedding {
-            weight: Param::new(weight),
+            weight: match self.tied_head {
+                true => weight.as_matrix(),
+                false => weight,
+            },
         })
     }
 }
 
 /// `y = table[id]`. See [`serpens_ops::embedding`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Embedding {
     pub(crate) weight: Param, // (vocab_size, d_model)
 }

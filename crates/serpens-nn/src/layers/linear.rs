@@ -48,14 +48,14 @@ impl LinearConfig {
             .then(|| Tensor::zeros([self.outputs], DType::F32, device).map(Param::without_decay))
             .transpose()?;
         Ok(Linear {
-            weight: Param::new(weight),
+            weight: Param::new(weight).as_matrix(),
             bias,
         })
     }
 }
 
 /// y = x Wᵀ + b. See [`serpens_ops::linear`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Linear {
     pub(crate) weight: Param, // (outputs, inputs)
     pub(crate) bias: Option<Param>,
@@ -68,6 +68,6 @@ impl Linear {
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
         let bias = self.bias.as_ref().map(Param::var);
-        Ok(linear(x, &self.weight.var(), bias.as_ref())?)
+        Ok(linear(x, &self.weight.operand(x.dtype()), bias.as_ref())?)
     }
 }

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{Device, Tensor, Var};
+use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::rms_norm::{RmsNormOutput, rms_norm};
 
 use crate::{Param, Result, module};
@@ -36,7 +36,7 @@ impl RmsNormConfig {
 }
 
 /// y = h / √(mean h² + eps) ⊙ w with h = x + residual. See [`serpens_ops::rms_norm`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RmsNorm {
     weight: Param, // (d_model)
     eps: f32,
@@ -45,12 +45,11 @@ pub struct RmsNorm {
 module!(RmsNorm { weight => "weight" });
 
 impl RmsNorm {
-    /// Adds the residual and normalises the sum; gives both.
+    /// Adds the residual and normalises the sum; gives both, the normalised one as `output`.
     ///
     /// # Shapes
     /// (…, d_model), (…, d_model) → (…, d_model), (…, d_model)
-    pub fn forward(&self, x: &Var, residual: Option<&Var>) -> Result<RmsNormOutput> {
-        let weight = self.weight.var();
-        Ok(rms_norm(x, residual, &weight, self.eps, x.dtype())?)
+    pub fn forward(&self, x: &Var, residual: Option<&Var>, output: DType) -> Result<RmsNormOutput> {
+        Ok(rms_norm(x, residual, &self.weight.var(), self.eps, output)?)
     }
 }

@@ -98,7 +98,7 @@ impl S4dConfig {
 /// h_t = Ā h_(t-1) + B̄ x_t, y_t = C h_t + D ⊙ x_t with Ā = exp(ΔA), B̄ = (exp(ΔA) - 1)/A · B, the same for every t; with
 /// complex A, y = 2 Re(C h). Without a state it is computed as a convolution (to train), with one as a recurrence (to run):
 /// the same outputs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct S4d {
     log_dt: Param,         // (channels)
     a_log: Param,          // (channels, N): Re A = -exp(A_log)
@@ -125,6 +125,15 @@ module!(S4d {
 });
 
 impl S4d {
+    /// Moves the B that is not trained to `device`.
+    pub(super) fn constants_to(&mut self, device: Device) -> Result<()> {
+        let (b, b_imag) = &mut self.constant_b;
+        for constant in std::iter::once(b).chain(b_imag) {
+            *constant = constant.to(device)?;
+        }
+        Ok(())
+    }
+
     /// The state before the first token: zeros (batch, channels, N), or 2 N where A is complex.
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         let planes = if self.a_imag.is_some() { 2 } else { 1 };

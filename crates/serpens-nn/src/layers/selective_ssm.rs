@@ -3,7 +3,7 @@
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::{broadcast_rows, neg_exp};
+use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
@@ -163,7 +163,10 @@ impl SelectiveSsmConfig {
     ) -> Result<DtProj> {
         let bound = (rank.max(1) as f32).sqrt().recip();
         let weight = (rank > 0)
-            .then(|| init::uniform([d_inner, rank], bound, device, rng).map(Param::new))
+            .then(|| {
+                let weight = init::uniform([d_inner, rank], bound, device, rng)?;
+                Ok::<_, Error>(Param::new(weight).as_matrix())
+            })
             .transpose()?;
         let (low, high) = (self.dt.min.ln(), self.dt.max.ln());
         let steps: Vec<f32> = (0..d_inner)
@@ -216,7 +219,7 @@ pub(super) fn check_state(d_state: usize) -> Result<()> {
 }
 
 /// Δ's projection; the bias goes into the scan, which applies softplus.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct DtProj {
     weight: Option<Param>, // (d_inner, rank)
     bias: Param,           // (d_inner)
@@ -226,7 +229,7 @@ crate::module!(DtProj { weight => "weight", bias => "bias" });
 
 /// B_t = W_B x_t, C_t = W_C x_t, Δ_t = softplus(W_Δ W_δ x_t + b_Δ);
 /// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SelectiveSsm {
     x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
     dt_proj: DtProj,
@@ -290,10 +293,10 @@ impl SelectiveSsm {
                     next += width;
                     Ok(projected.columns(next - width..next)?)
                 }
-                (Some(param), _) => Ok(broadcast_rows(
-                    &param.var().on(x),
-                    x.shape().with_cols(width),
-                )?),
+                (Some(param), _) => {
+                    let rows = broadcast_rows(&param.var().on(x), x.shape().with_cols(width))?;
+                    Ok(cast(&rows, x.dtype())?)
+                }
                 (None, None) => unreachable!("x_proj exists where B or C is selective"),
             }
         };
@@ -336,9 +339,13 @@ impl SelectiveSsm {
         match (&self.dt_proj.weight, projected) {
             (Some(weight), Some(projected)) => {
                 let rank = projected.columns(0..self.rank)?;
-                Ok(serpens_ops::linear::linear(&rank, &weight.var(), None)?)
+                Ok(serpens_ops::linear::linear(
+                    &rank,
+                    &weight.operand(x.dtype()),
+                    None,
+                )?)
             }
-            _ => Ok(Tensor::zeros(x.shape(), DType::F32, Device::Cpu)?.into()),
+            _ => Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?.into()),
         }
     }
 

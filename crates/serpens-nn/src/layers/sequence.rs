@@ -9,7 +9,7 @@ use serpens_ops::Starts;
 use serpens_ops::elementwise::silu_mul;
 
 use super::{S4d, S4dConfig, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
-use crate::{Error, Module, Param, Result};
+use crate::{Error, Module, Param, Recompute, Result};
 
 /// How a layer is to read a sequence.
 #[derive(Clone, Copy, Default)]
@@ -18,8 +18,36 @@ pub struct Sequence<'a> {
     pub starts: Option<&'a Starts>,
     /// From the last position to the first.
     pub reverse: bool,
+    /// What is computed again for the gradients, where the sequence is read without a state.
+    pub recompute: Recompute,
     /// Collects what each selective layer did with each token.
     pub trace: Option<&'a RefCell<Vec<SelectionTrace>>>,
+}
+
+/// How a sequence is to be read, to be kept for a second reading.
+pub(crate) struct OwnedSequence {
+    starts: Option<Starts>,
+    reverse: bool,
+}
+
+impl Sequence<'_> {
+    /// The same, without what is done once only.
+    pub(crate) fn owned(&self) -> OwnedSequence {
+        OwnedSequence {
+            starts: self.starts.cloned(),
+            reverse: self.reverse,
+        }
+    }
+}
+
+impl OwnedSequence {
+    pub(crate) fn borrow(&self) -> Sequence<'_> {
+        Sequence {
+            starts: self.starts.as_ref(),
+            reverse: self.reverse,
+            ..Sequence::default()
+        }
+    }
 }
 
 /// The range of initial step sizes Δ.
@@ -73,7 +101,7 @@ impl InnerConfig {
 }
 
 /// The state space model inside a block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Inner {
     /// Selective.
     S6(Box<SelectiveSsm>),
@@ -98,6 +126,14 @@ impl Module for Inner {
 }
 
 impl Inner {
+    /// Moves what is not trained to `device`.
+    pub(crate) fn constants_to(&mut self, device: Device) -> Result<()> {
+        match self {
+            Inner::S6(_) => Ok(()),
+            Inner::S4d(layer) => layer.constants_to(device),
+        }
+    }
+
     /// The state before the first token.
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         match self {

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serpens_core::{Device, Tensor};
+use serpens_core::{DType, Tensor};
 use serpens_nn::MambaLm;
+use serpens_ops::elementwise::cast;
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use super::{load, model_dir};
@@ -18,6 +19,7 @@ use crate::{Error, Result};
 const PIECE: usize = 1024;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
+    let place = args.compute.resolve()?;
     let mut sampler = Sampler::new(SampleOptions {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -25,7 +27,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         ..SampleOptions::default()
     })?;
     let dir = model_dir(&args.model)?;
-    let model = load(&dir)?;
+    let model = place.take(load(&dir)?)?;
     if model.config().vocab_size != 256 {
         let vocabulary = model.config().vocab_size;
         return Err(Error::WrongModel {
@@ -149,11 +151,12 @@ pub(super) fn continue_text(
     mut choose: impl FnMut(&[f32]) -> Result<Option<u8>>,
 ) -> Result<Pace> {
     let start = Instant::now();
-    let mut state = model.initial_state(1, Device::cpu())?;
-    let mut read = |bytes: &[u8]| -> Result<Tensor> {
+    let mut state = model.initial_state(1)?;
+    let mut read = |bytes: &[u8]| -> Result<Vec<f32>> {
         let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
-        let ids = Tensor::from_slice([1, ids.len()], &ids, Device::cpu())?; // (batch, length)
-        Ok(model.read(&ids, &mut state)?)
+        let ids = Tensor::from_slice([1, ids.len()], &ids, model.device())?; // (batch, length)
+        let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
+        Ok(logits.tensor()?.to_vec()?)
     };
     let mut pieces = prompt.chunks(PIECE);
     let mut logits = read(pieces.next().unwrap_or_default())?;
@@ -168,7 +171,7 @@ pub(super) fn continue_text(
     };
     let start = Instant::now();
     while pace.written < count {
-        let Some(byte) = choose(logits.as_slice()?)? else {
+        let Some(byte) = choose(&logits)? else {
             break;
         };
         pace.written += 1;

@@ -96,7 +96,7 @@ fn load(dir: &Path) -> Result<MambaLm> {
 /// Refuses a model that the memory cannot hold, before anything is allocated for it.
 fn check_loadable(dir: &Path) -> Result<()> {
     let weights = 4.0 * size::parameters(&checkpoint::load_config(dir)?);
-    if size::fits(weights) {
+    if size::fits(weights, Device::Cpu) {
         return Ok(());
     }
     Err(Error::WrongModel {

@@ -14,7 +14,7 @@ use serpens_train::TrainConfig;
 use crate::{Error, Result};
 
 /// The built-in recipes by name.
-pub const BUILT_IN: [(&str, &str); 4] = [
+pub const BUILT_IN: [(&str, &str); 5] = [
     (
         "induction-heads",
         include_str!("../../../../recipes/induction-heads.toml"),
@@ -28,6 +28,10 @@ pub const BUILT_IN: [(&str, &str); 4] = [
         include_str!("../../../../recipes/selective-copying.toml"),
     ),
     ("text", include_str!("../../../../recipes/text.toml")),
+    (
+        "text-130m",
+        include_str!("../../../../recipes/text-130m.toml"),
+    ),
 ];
 
 /// A training run.

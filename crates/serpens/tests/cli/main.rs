@@ -1,6 +1,7 @@
 //! The command from outside: what it prints, where, with which exit code, and what it leaves on disk.
 
 mod damage;
+mod devices;
 mod interrupt;
 mod models;
 mod output;

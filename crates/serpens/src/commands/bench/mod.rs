@@ -1,5 +1,6 @@
 //! `serpens bench`: what this machine can do, and how near to it the operations and models come.
 
+mod gpu;
 mod machine;
 mod models;
 mod scan;
@@ -7,10 +8,13 @@ mod table;
 
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serpens_core::Device;
 
-use crate::Result;
+use crate::compute::ComputeArgs;
 use crate::output::say;
+use crate::{Error, Result};
+use gpu::Shapes;
 use table::{Row, Table};
 
 /// Arguments of `serpens bench`.
@@ -25,13 +29,21 @@ pub struct BenchArgs {
     /// One JSON object on standard output instead of tables.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Work {
-    /// The selective scan: state updates per second, scaling with threads, cost against length.
+    /// The selective scan.
     Scan,
-    /// Training steps of small language models.
+    /// The causal convolution, on a GPU.
+    Conv,
+    /// One Mamba block, on a GPU.
+    Block,
+    /// Training steps of language models.
     Train,
     /// Reading a prompt through the 130m shape.
     Prompt,
@@ -39,36 +51,79 @@ enum Work {
 
 /// Runs the benchmarks and prints their tables.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    let device = args.compute.resolve()?.device;
+    let mut report = Report {
+        json: args.json,
+        tables: Vec::new(),
+    };
+    match device {
+        Device::Cpu => on_cpu(args, &mut report)?,
+        Device::Cuda(_) => on_gpu(args, device, &mut report)?,
+    }
+    if args.json {
+        say(&table::to_json(&report.tables, device))?;
+    }
+    Ok(())
+}
+
+fn on_cpu(args: &BenchArgs, report: &mut Report) -> Result<()> {
+    let only_on_gpu = |option: &'static str| Error::Usage {
+        option,
+        reason: "it is measured on an NVIDIA GPU only".into(),
+    };
+    if let Some(option) = args.shapes.given() {
+        return Err(only_on_gpu(option));
+    }
+    for (work, name) in [(Work::Conv, "conv"), (Work::Block, "block")] {
+        if args.what.contains(&work) {
+            return Err(only_on_gpu(name));
+        }
+    }
     let wanted = |work| args.what.is_empty() || args.what.contains(&work);
     let timer = Timer {
         runs: if args.quick { 3 } else { 9 },
     };
     let machine = machine::measure(timer);
-    let mut tables = vec![machine.table()];
-    if !args.json {
-        say(tables[0].to_string().trim_end())?;
-    }
-    let mut add = |table: Table| -> Result<()> {
-        if !args.json {
-            say(format!("\n{table}").trim_end())?;
-        }
-        tables.push(table);
-        Ok(())
-    };
+    report.add(machine.table())?;
     if wanted(Work::Scan) {
-        add(scan::throughput(timer, &machine))?;
-        add(scan::by_length(timer))?;
+        report.add(scan::throughput(timer, &machine))?;
+        report.add(scan::by_length(timer))?;
     }
     if wanted(Work::Train) {
-        add(models::train(timer, &machine)?)?;
+        report.add(models::train(timer, &machine)?)?;
     }
     if wanted(Work::Prompt) {
-        add(models::prompt(timer, &machine)?)?;
-    }
-    if args.json {
-        say(&table::to_json(&tables).to_string())?;
+        report.add(models::prompt(timer, &machine)?)?;
     }
     Ok(())
+}
+
+fn on_gpu(args: &BenchArgs, device: Device, report: &mut Report) -> Result<()> {
+    let bench = gpu::Bench::new(device, args.quick, &args.shapes, args.compute.precision())?;
+    report.add(bench.limits()?)?;
+    for work in Work::value_variants() {
+        if args.what.is_empty() || args.what.contains(work) {
+            report.add(bench.table(*work)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The tables so far; they are shown as they come, unless all are wanted as one object of JSON.
+struct Report {
+    json: bool,
+    tables: Vec<Table>,
+}
+
+impl Report {
+    fn add(&mut self, table: Table) -> Result<()> {
+        if !self.json {
+            let between = if self.tables.is_empty() { "" } else { "\n" };
+            say(format!("{between}{table}").trim_end())?;
+        }
+        self.tables.push(table);
+        Ok(())
+    }
 }
 
 /// Takes the time of repeated work.

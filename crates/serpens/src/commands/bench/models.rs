@@ -106,7 +106,7 @@ pub(super) fn prompt(timer: Timer, machine: &Machine) -> Result<Table> {
     let mut failed = None;
     let seconds = timer.seconds(|| {
         let read = || -> Result<()> {
-            let mut state = model.initial_state(1, Device::cpu())?;
+            let mut state = model.initial_state(1)?;
             model.read(&ids, &mut state)?;
             Ok(())
         };

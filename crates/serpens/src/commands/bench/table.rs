@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serpens_core::{Device, cuda};
 
 use crate::output::grouped;
 
@@ -56,7 +57,7 @@ impl fmt::Display for Table {
                 row.unit
             )?;
             for (name, value) in &row.notes {
-                write!(f, "  {name} {}", number(*value))?;
+                write!(f, "  {name} {:>5}", number(*value))?;
             }
             writeln!(f)?;
         }
@@ -84,9 +85,11 @@ fn number(value: f64) -> String {
 }
 
 /// All tables as one JSON object.
-pub(super) fn to_json(tables: &[Table]) -> String {
+pub(super) fn to_json(tables: &[Table], device: Device) -> String {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "device": device.to_string(),
+        "card": cuda::properties(device).ok().map(|card| card.name),
         "simd": serpens_ops::simd::Isa::current().name(),
         "threads": rayon::current_num_threads(),
         "tables": tables,

@@ -2,6 +2,7 @@
 
 use serpens_data::{ByteCorpus, InductionHeads, InductionHeadsConfig, Part};
 use serpens_nn::{MambaLmConfig, Module};
+use serpens_train::Compute;
 
 use super::job::{self, PIECE, STREAMS};
 use crate::recipe::{Recipe, Task};
@@ -10,14 +11,14 @@ use crate::{Error, Result, size};
 /// Bytes of a trained value: itself, its gradient and two moments, in f32.
 const TRAINED_BYTES: f64 = 16.0;
 
-pub(super) fn check(recipe: &Recipe) -> Result<()> {
+pub(super) fn check(recipe: &Recipe, compute: &Compute) -> Result<()> {
     recipe.train.check()?;
     let corpus = job::corpus(&recipe.task)?;
     let source = job::source(recipe, corpus.as_ref())?;
     check_task(recipe, corpus.as_ref())?;
     check_vocabulary(recipe, source.vocab())?;
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
-        check_size(model, tokens(&recipe.task))?;
+        check_size(model, tokens(&recipe.task), compute)?;
         check_start(model, recipe.seed)?;
     }
     Ok(())
@@ -88,17 +89,20 @@ fn tokens(task: &Task) -> f64 {
 }
 
 /// Refuses models and batches that cannot be held in memory.
-fn check_size(model: &MambaLmConfig, tokens: f64) -> Result<()> {
-    if !size::fits(TRAINED_BYTES * size::parameters(model)) {
+fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
+    let (device, memory) = (compute.device, size::owner(compute.device));
+    if !size::fits(TRAINED_BYTES * size::parameters(model), device) {
         return refuse(
             "model",
-            "weights, gradients and moments alone exceed this machine's memory; lower d_model, n_layer or vocab_size",
+            format!(
+                "weights, gradients and moments alone exceed {memory}; lower d_model, n_layer or vocab_size"
+            ),
         );
     }
-    if !size::fits(4.0 * size::activations(model, tokens)) {
+    if !size::fits(size::activations(model, tokens, compute), device) {
         return refuse(
             "task.batch",
-            "a batch of this size exceeds this machine's memory; lower the batch or the length",
+            format!("a batch of this size exceeds {memory}; lower the batch or the length"),
         );
     }
     Ok(())

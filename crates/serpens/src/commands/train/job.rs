@@ -14,7 +14,7 @@ use serpens_data::{
 };
 use serpens_nn::layers::{InnerConfig, S4dConfig};
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
-use serpens_train::{Evaluation, JsonLines, Run, Trainer, evaluate, newest_checkpoint};
+use serpens_train::{Compute, Evaluation, JsonLines, Run, Trainer, evaluate, newest_checkpoint};
 
 use super::folder::save_settings;
 use crate::commands::{check_loadable, load};
@@ -36,6 +36,8 @@ pub(super) struct Job {
     pub(super) dir: PathBuf,
     /// The run's.
     pub(super) run: PathBuf,
+    /// Where and how.
+    pub(super) compute: Compute,
 }
 
 /// A trained model and the story of its training.
@@ -132,11 +134,13 @@ impl Job {
         if resuming && saved.join(checkpoint::WEIGHTS_FILE).exists() {
             let steps = newest.as_ref().map_or(u64::MAX, |(step, _)| *step);
             if steps >= recipe.train.steps {
-                return self.finished(load(&saved)?, &metrics);
+                let mut model = load(&saved)?;
+                model.to(self.compute.device, self.compute.precision)?;
+                return self.finished(model, &metrics);
             }
         }
         let source = Box::new(Prefetch::new(source(recipe, corpus)?, AHEAD)?);
-        let mut trainer = if let Some((_, newest)) = newest {
+        let trainer = if let Some((_, newest)) = newest {
             check_loadable(&newest)?;
             let trainer = Trainer::resume(&self.dir, source, Some(recipe.train.steps))?;
             save_settings(&self.run, recipe)?;
@@ -148,7 +152,8 @@ impl Job {
                 recipe.train.clone(),
             )?
         };
-        let mut progress = Progress::new(form, self.name, corpus.is_some());
+        let mut trainer = trainer.on(self.compute)?;
+        let mut progress = Progress::new(form, self.name, corpus.is_some(), self.compute.device);
         let mut lines = JsonLines::open(&metrics, trainer.step())?;
         let mut hook = |model: &MambaLm| validation(model, corpus);
         let outcome = trainer.run(Run {

@@ -10,7 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serpens_train::Compute;
+
 use crate::cli::TrainArgs;
+use crate::compute::Place;
 use crate::output::{say, tell};
 use crate::progress::Form;
 use crate::recipe::{Origin, Recipe, Task};
@@ -29,18 +32,14 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         (_, true) => Form::Quiet,
         _ => Form::Person,
     };
-    let (recipe, folder, resuming) = prepare(args)?;
+    let place = args.compute.resolve()?;
+    let compute = place.train(args.recompute);
+    let (recipe, folder, resuming) = prepare(args, &compute)?;
     stop_on_ctrl_c();
-    match form {
-        Form::Person => tell(&format!("run {}", folder.path.display())),
-        Form::Json => {
-            say(&serde_json::json!({ "event": "run", "run": text_of(&folder.path) }).to_string())?
-        }
-        Form::Quiet => {}
-    }
+    announce(&folder.path, &compute, form)?;
     let corpus = job::corpus(&recipe.task)?;
     let mut trained = Vec::new();
-    for job in jobs(&recipe, &folder.path) {
+    for job in jobs(&recipe, &folder.path, compute) {
         trained.push(job.run(&recipe, corpus.as_ref(), form, resuming, &STOP)?);
     }
     let go_on = || match STOP.load(Ordering::Relaxed) {
@@ -51,13 +50,38 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         }),
     };
     let results = results::test(&recipe, &trained, corpus.as_ref(), form, &go_on)?;
-    let report = summary::report(&recipe, &folder.path, &trained, &results)?;
+    let report = summary::report(&recipe, &folder.path, &trained, &results, place)?;
     let path = folder.path.join("report.html");
     report
         .write(&path)
         .map_err(|e| Error::io("write", &path, e))?;
     write_figures(&report, &folder.path.join("figures"))?;
     finish(&folder.path, &results, form)
+}
+
+/// Says which run begins, or goes on, and where it computes.
+fn announce(dir: &Path, compute: &Compute, form: Form) -> Result<()> {
+    let Compute {
+        device,
+        precision,
+        recompute,
+    } = compute;
+    match form {
+        Form::Person => tell(&format!(
+            "run {}, on {device} in {precision}",
+            dir.display()
+        )),
+        Form::Json => say(&serde_json::json!({
+            "event": "run",
+            "run": text_of(dir),
+            "device": device.to_string(),
+            "precision": precision,
+            "recompute": recompute,
+        })
+        .to_string())?,
+        Form::Quiet => {}
+    }
+    Ok(())
 }
 
 /// The report's figures as files of their own, for papers and pages.
@@ -88,14 +112,14 @@ fn write_figures(report: &Report, dir: &Path) -> Result<()> {
 }
 
 /// The recipe and the folder: new ones, or those of the run to go on with.
-fn prepare(args: &TrainArgs) -> Result<(Recipe, RunFolder, bool)> {
+fn prepare(args: &TrainArgs, compute: &Compute) -> Result<(Recipe, RunFolder, bool)> {
     if let Some(run) = &args.resume {
         let path = find_run(run, &args.out)?;
         let file = path.join("config.toml");
         let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
         let mut recipe = Recipe::read(&Origin::File(&file, &text), &[])?;
         override_fields(&mut recipe, args)?;
-        check(&recipe)?;
+        check(&recipe, compute)?;
         return Ok((recipe, RunFolder { path }, true));
     }
     let mut recipe = match &args.recipe {
@@ -106,7 +130,7 @@ fn prepare(args: &TrainArgs) -> Result<(Recipe, RunFolder, bool)> {
         None => Recipe::read(&Origin::BuiltIn(&args.recipe_name), &args.set)?,
     };
     override_fields(&mut recipe, args)?;
-    check(&recipe)?;
+    check(&recipe, compute)?;
     let folder = RunFolder::create(&args.out, args.name.as_deref(), &recipe)?;
     Ok((recipe, folder, false))
 }
@@ -151,12 +175,13 @@ fn find_run(run: &Path, out: &Path) -> Result<PathBuf> {
 }
 
 /// The model by itself, or beside its twin.
-fn jobs(recipe: &Recipe, dir: &Path) -> Vec<Job> {
+fn jobs(recipe: &Recipe, dir: &Path, compute: Compute) -> Vec<Job> {
     let mut jobs = vec![Job {
         name: job::inner_name(recipe.model.block.inner()),
         model: recipe.model.clone(),
         dir: dir.to_owned(),
         run: dir.to_owned(),
+        compute,
     }];
     if let (Some(model), Some(inner)) = (recipe.twin_model(), &recipe.twin) {
         jobs.push(Job {
@@ -164,6 +189,7 @@ fn jobs(recipe: &Recipe, dir: &Path) -> Vec<Job> {
             model,
             dir: dir.join("twin"),
             run: dir.to_owned(),
+            compute,
         });
     }
     jobs
@@ -205,8 +231,9 @@ fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
 }
 
 /// Facts for the report.
-fn machine_facts(trained: &[Trained]) -> Vec<(String, String)> {
+fn machine_facts(trained: &[Trained], place: Place) -> Vec<(String, String)> {
     let mut facts = machine::facts();
+    facts.extend(place.facts());
     for model in trained {
         facts.push((
             format!("training {}", model.name),

@@ -10,6 +10,7 @@ use serpens_ops::sample::{SampleOptions, Sampler};
 use super::job::Trained;
 use super::results::Results;
 use crate::commands::generate::continue_text;
+use crate::compute::Place;
 use crate::output::command_line;
 use crate::recipe::{Recipe, Task};
 use crate::report::{LineChart, Report, SelectionMap, Series};
@@ -26,6 +27,7 @@ pub(super) fn report(
     dir: &Path,
     trained: &[Trained],
     results: &Results,
+    place: Place,
 ) -> Result<Report> {
     let mut figures: Vec<LineChart> = results.figure.clone().into_iter().collect();
     figures.extend(curves(recipe, trained));
@@ -57,7 +59,7 @@ pub(super) fn report(
         maps,
         texts,
         command: command_line(),
-        machine: super::machine_facts(trained),
+        machine: super::machine_facts(trained, place),
         config_toml: recipe.to_toml(),
     })
 }

@@ -1,0 +1,125 @@
+//! In which types a model computes, and what it keeps for the way back.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serpens_core::DType;
+
+/// In which types a model computes. Parameters, states, the residual stream, sums and the optimiser are f32 in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Everything f32.
+    #[default]
+    F32,
+    /// f32, but matrix products round their operands to TF32 (11 bits of mantissa). NVIDIA GPUs only.
+    Tf32,
+    /// Activations and the operands of matrix products are bf16. NVIDIA GPUs only.
+    Bf16,
+}
+
+impl Precision {
+    /// The type of activations.
+    pub fn activations(self) -> DType {
+        match self {
+            Precision::F32 | Precision::Tf32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// The name in settings and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a forward pass keeps for its backward, and what it computes again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Every activation that a gradient needs is kept, but for the states of the scan between checkpoints.
+    #[default]
+    None,
+    /// A Mamba block keeps its input and the output of its first projection; the convolution, Δ, B, C and the scan are computed
+    /// again.
+    Scan,
+    /// A block keeps its input only.
+    Block,
+}
+
+impl Recompute {
+    /// The name in settings and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::None => "none",
+            Recompute::Scan => "scan",
+            Recompute::Block => "block",
+        }
+    }
+}
+
+impl fmt::Display for Recompute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is none of a setting's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not one of {known}")]
+pub struct UnknownName {
+    given: String,
+    known: String,
+}
+
+macro_rules! named {
+    ($type:ident { $($variant:ident),* }) => {
+        impl $type {
+            /// Every value.
+            pub const ALL: &[$type] = &[$($type::$variant),*];
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                let found = $type::ALL.iter().find(|value| value.name() == text);
+                found.copied().ok_or_else(|| UnknownName {
+                    given: text.to_owned(),
+                    known: $type::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+named!(Precision { F32, Tf32, Bf16 });
+named!(Recompute { None, Scan, Block });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_others_refused() {
+        for &precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+        }
+        for &recompute in Recompute::ALL {
+            assert_eq!(recompute.to_string().parse(), Ok(recompute));
+        }
+        let error = "fp16".parse::<Precision>().unwrap_err();
+        assert_eq!(error.to_string(), "\"fp16\" is not one of f32, tf32, bf16");
+    }
+}

@@ -1,0 +1,178 @@
+//! The same training on every device: curves agree, runs repeat to the bit, checkpoints continue elsewhere. On a machine without a
+//! GPU the tests say what was skipped.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serpens_core::Device;
+use serpens_data::{InductionHeads, InductionHeadsConfig};
+use serpens_nn::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
+use serpens_nn::layers::{InnerConfig, S4dConfig};
+use serpens_nn::{MambaLmConfig, Precision, Recompute};
+use serpens_train::{Compute, Event, Observer, Result, Run, TrainConfig, Trainer};
+
+/// The loss after each step.
+#[derive(Default)]
+struct Losses(Vec<f64>);
+
+impl Observer for Losses {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::Stepped(metrics) = event {
+            self.0.push(metrics.loss);
+        }
+        Ok(())
+    }
+}
+
+fn source() -> Box<InductionHeads> {
+    let config = InductionHeadsConfig {
+        vocab: 16,
+        batch: 4,
+        lengths: vec![40],
+        seed: 0,
+    };
+    Box::new(InductionHeads::new(config).unwrap())
+}
+
+fn trainer(block: &BlockConfig, steps: u64, compute: Compute) -> Trainer {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
+    let config = TrainConfig {
+        steps,
+        log_every: 1,
+        ..TrainConfig::default()
+    };
+    let model = model.init(Device::Cpu, &mut rng).unwrap();
+    Trainer::new(model, source(), config)
+        .unwrap()
+        .on(compute)
+        .unwrap()
+}
+
+fn run(trainer: &mut Trainer, dir: Option<&std::path::Path>) -> Vec<f64> {
+    let mut losses = Losses::default();
+    let stop = AtomicBool::new(false);
+    let run = Run {
+        dir,
+        observer: &mut losses,
+        stop: &stop,
+        evaluate: None,
+    };
+    trainer.run(run).unwrap();
+    losses.0
+}
+
+fn curve(block: &BlockConfig, compute: Compute) -> Vec<f64> {
+    run(&mut trainer(block, 10, compute), None)
+}
+
+fn on(device: Device, precision: Precision) -> Compute {
+    Compute {
+        device,
+        precision,
+        ..Compute::default()
+    }
+}
+
+/// TF32 is a setting of the whole process, so tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn mamba() -> BlockConfig {
+    BlockConfig::Mamba(MambaBlockConfig::default())
+}
+
+/// Every kind of block and of inner layer.
+fn blocks() -> Vec<BlockConfig> {
+    vec![
+        mamba(),
+        BlockConfig::Mamba(MambaBlockConfig::new(
+            InnerConfig::S4d(S4dConfig::default()),
+        )),
+        BlockConfig::H3(H3BlockConfig::default()),
+        BlockConfig::Plain(PlainBlockConfig::default()),
+    ]
+}
+
+fn gpu(test: &str) -> Option<Device> {
+    Device::cuda(0)
+        .inspect_err(|reason| eprintln!("{test} was skipped on CUDA: {reason}"))
+        .ok()
+}
+
+/// Fails unless two curves agree to this relative difference at every step.
+fn assert_agree(what: &str, got: &[f64], expected: &[f64], allowed: f64) {
+    assert_eq!(got.len(), expected.len());
+    for (step, (a, b)) in got.iter().zip(expected).enumerate() {
+        let difference = (a - b).abs() / b.abs();
+        assert!(
+            difference <= allowed,
+            "{what}, step {}: {a} against {b}: {difference:.2e}, allowed {allowed:.0e}",
+            step + 1
+        );
+    }
+}
+
+#[test]
+fn curves_of_one_seed_agree_on_every_device() {
+    let _turn = turn();
+    let Some(device) = gpu("curves_of_one_seed_agree_on_every_device") else {
+        return;
+    };
+    for block in blocks() {
+        let cpu = curve(&block, Compute::default());
+        let what = |precision: Precision| format!("{block:?} in {precision}");
+        let f32 = curve(&block, on(device, Precision::F32));
+        assert_agree(&what(Precision::F32), &f32, &cpu, 2e-5);
+        let tf32 = curve(&block, on(device, Precision::Tf32));
+        assert_agree(&what(Precision::Tf32), &tf32, &cpu, 2e-3);
+        let bf16 = curve(&block, on(device, Precision::Bf16));
+        assert_agree(&what(Precision::Bf16), &bf16, &cpu, 2e-2);
+    }
+}
+
+#[test]
+fn a_run_repeats_to_the_bit_and_recomputation_changes_nothing() {
+    let _turn = turn();
+    let mut places = vec![Compute::default()];
+    if let Some(device) = gpu("a_run_repeats_to_the_bit_and_recomputation_changes_nothing") {
+        places.extend([Precision::F32, Precision::Bf16].map(|precision| on(device, precision)));
+    }
+    for block in blocks() {
+        for &place in &places {
+            let expected = curve(&block, place);
+            for &recompute in Recompute::ALL {
+                let again = curve(&block, Compute { recompute, ..place });
+                assert_eq!(
+                    again, expected,
+                    "{block:?} on {place:?} recomputing {recompute}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_continues_on_any_device() {
+    let _turn = turn();
+    let mut places = vec![on(Device::Cpu, Precision::F32)];
+    places.extend(
+        gpu("a_checkpoint_continues_on_any_device").map(|device| on(device, Precision::F32)),
+    );
+    let expected = curve(&mamba(), Compute::default());
+    for &first in &places {
+        for &second in &places {
+            let dir = tempfile::tempdir().unwrap();
+            let mut losses = run(&mut trainer(&mamba(), 5, first), Some(dir.path()));
+            let resumed = Trainer::resume(dir.path(), source(), Some(10)).unwrap();
+            losses.extend(run(&mut resumed.on(second).unwrap(), Some(dir.path())));
+            let what = format!("from {} to {}", first.device, second.device);
+            assert_agree(&what, &losses, &expected, 2e-5);
+        }
+    }
+}

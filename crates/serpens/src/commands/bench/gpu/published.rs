@@ -1,0 +1,116 @@
+//! What is to be beaten on one NVIDIA H200: medians of the official PyTorch implementation there (mamba_ssm 2.3.2 with the CUDA
+//! extension of causal_conv1d, both built for sm_90; PyTorch 2.11, CUDA 13.0; bf16 unless said, states in f32), and what is
+//! wanted of Serpens. Its rows are what the benches measure where no shape is given.
+
+use serpens_core::DType::{self, BF16, F32};
+
+/// Figures of one piece of work; the unit is the row's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    pub(super) official: f64,
+    pub(super) wanted: f64,
+}
+
+/// Figures of a forward pass and of what belongs to its backward.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passes {
+    pub(super) forward: Published,
+    pub(super) backward: Published,
+}
+
+/// (official, wanted) of both passes, in milliseconds.
+const fn passes(forward: (f64, f64), backward: (f64, f64)) -> Passes {
+    Passes {
+        forward: published(forward),
+        backward: published(backward),
+    }
+}
+
+const fn published((official, wanted): (f64, f64)) -> Published {
+    Published { official, wanted }
+}
+
+/// The scan with gate, D, bias and softplus.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scan {
+    /// (batch, channels, length).
+    pub(super) shape: [usize; 3],
+    pub(super) dtype: DType,
+    pub(super) passes: Passes,
+}
+
+const fn scan(shape: [usize; 3], dtype: DType, forward: (f64, f64), backward: (f64, f64)) -> Scan {
+    Scan {
+        shape,
+        dtype,
+        passes: passes(forward, backward),
+    }
+}
+
+/// States of each channel in all of them.
+pub(super) const STATES: usize = 16;
+
+pub(super) const SCANS: [Scan; 7] = [
+    scan([8, 1536, 2048], BF16, (0.442, 0.18), (1.745, 0.60)),
+    scan([8, 1536, 2048], F32, (0.872, 0.25), (2.040, 0.80)),
+    scan([1, 1024, 512], BF16, (0.064, 0.02), (0.48, 0.06)),
+    scan([1, 1024, 2048], BF16, (0.071, 0.03), (0.40, 0.09)),
+    scan([1, 1024, 131_072], BF16, (2.92, 1.1), (11.27, 3.6)),
+    scan([1, 1024, 524_288], BF16, (11.6, 4.4), (45.8, 14.5)),
+    scan([8, 4096, 2048], BF16, (1.155, 0.48), (4.52, 1.6)),
+];
+
+/// The convolution with SiLU: (batch, channels, length) to forward, and forward and backward together.
+pub(super) const CONVOLUTIONS: [(usize, usize, usize, Passes); 1] =
+    [(8, 1536, 2048, passes((0.065, 0.055), (0.641, 0.25)))];
+
+/// A Mamba block: (batch, length, width) to forward, and forward and backward together.
+pub(super) const BLOCKS: [(usize, usize, usize, Passes); 2] = [
+    (8, 2048, 768, passes((1.11, 0.45), (4.01, 1.7))),
+    (8, 2048, 2048, passes((2.50, 1.15), (10.2, 4.6))),
+];
+
+/// A language model that is trained with AdamW and clipping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Training {
+    pub(super) name: &'static str,
+    pub(super) width: usize,
+    pub(super) layers: usize,
+    pub(super) batch: usize,
+    /// Tokens per second.
+    pub(super) rate: Published,
+    /// The most memory in GiB.
+    pub(super) memory: f64,
+}
+
+/// Positions of a sequence in training.
+pub(super) const TRAINING_LENGTH: usize = 2048;
+/// Tokens that the models know.
+pub(super) const VOCABULARY: usize = 50_280;
+
+pub(super) const TRAININGS: [Training; 3] = [
+    training("130m", (768, 24), 8, (170e3, 320e3), 18.8),
+    training("370m", (1024, 48), 8, (70e3, 120e3), 30.6),
+    training("1.4b", (2048, 48), 4, (29e3, 46e3), 38.2),
+];
+
+const fn training(
+    name: &'static str,
+    (width, layers): (usize, usize),
+    batch: usize,
+    rate: (f64, f64),
+    memory: f64,
+) -> Training {
+    Training {
+        name,
+        width,
+        layers,
+        batch,
+        rate: published(rate),
+        memory,
+    }
+}
+
+/// Tokens per second of a prompt of this length through the backbone of the 130m, by the fastest of the other Rust programs
+/// (mamba-rs 0.8.2, on the same card).
+pub(super) const PROMPT: (usize, f64) = (4096, 0.3e6);

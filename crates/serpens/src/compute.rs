@@ -1,0 +1,142 @@
+//! Where and in which types the command computes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serpens_core::{Device, cuda};
+use serpens_nn::{MambaLm, Precision, Recompute};
+use serpens_train::Compute;
+
+use crate::{Error, Result};
+
+/// Options of the commands that compute.
+#[derive(Debug, Args)]
+pub struct ComputeArgs {
+    /// cpu, cuda, cuda:N, or auto: a GPU where one can be used.
+    #[arg(long, default_value = "auto", value_parser = device)]
+    device: Choice,
+    /// In which types; f32 on the processor and bf16 on a GPU where it is left out.
+    #[arg(long, value_parser = precision())]
+    precision: Option<Precision>,
+}
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    Auto,
+    Named(Device),
+}
+
+fn device(text: &str) -> Result<Choice, String> {
+    match text {
+        "auto" => Ok(Choice::Auto),
+        _ => text
+            .parse()
+            .map(Choice::Named)
+            .map_err(|_| "known are auto, cpu, cuda and cuda:N, N from 0".into()),
+    }
+}
+
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    one_of(Precision::ALL.iter().map(|precision| precision.name()))
+}
+
+/// Reads `--recompute`.
+pub(crate) fn recompute() -> impl TypedValueParser<Value = Recompute> {
+    one_of(Recompute::ALL.iter().map(|recompute| recompute.name()))
+}
+
+/// Reads one of these names, which are all that a type can be read from.
+fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: fmt::Debug> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).map(|name| {
+        name.parse()
+            .expect("only names that can be read are let through")
+    })
+}
+
+/// A device, and the types to compute in on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.device, self.precision)
+    }
+}
+
+impl ComputeArgs {
+    /// The device and the types, both known to be there.
+    pub(crate) fn resolve(&self) -> Result<Place> {
+        let device = match self.device {
+            Choice::Auto => Device::best(),
+            Choice::Named(Device::Cpu) => Device::Cpu,
+            Choice::Named(Device::Cuda(ordinal)) => {
+                Device::cuda(ordinal).map_err(|reason| Error::Usage {
+                    option: "--device",
+                    reason: format!("{reason}; --device cpu needs no GPU"),
+                })?
+            }
+        };
+        let precision = match (device, self.precision) {
+            (Device::Cpu, None) => Precision::F32,
+            (Device::Cuda(_), None) => Precision::Bf16,
+            (_, Some(precision)) => precision,
+        };
+        match device {
+            Device::Cpu if precision != Precision::F32 => Err(self.needs_gpu(precision)),
+            _ => Ok(Place { device, precision }),
+        }
+    }
+
+    /// The types, where they were named.
+    pub(crate) fn precision(&self) -> Option<Precision> {
+        self.precision
+    }
+
+    fn needs_gpu(&self, precision: Precision) -> Error {
+        let how = match (self.device, Device::cuda(0)) {
+            (Choice::Auto, Err(reason)) => reason.to_string(),
+            _ => "name one with --device cuda".into(),
+        };
+        Error::Usage {
+            option: "--precision",
+            reason: format!(
+                "the processor computes in f32; {precision} needs an NVIDIA GPU: {how}"
+            ),
+        }
+    }
+}
+
+impl Place {
+    /// The model, moved here.
+    pub(crate) fn take(self, mut model: MambaLm) -> Result<MambaLm> {
+        model.to(self.device, self.precision)?;
+        Ok(model)
+    }
+
+    /// With this recomputation: how to train.
+    pub(crate) fn train(self, recompute: Recompute) -> Compute {
+        Compute {
+            device: self.device,
+            precision: self.precision,
+            recompute,
+        }
+    }
+
+    /// Names and values for a report.
+    pub(crate) fn facts(self) -> Vec<(String, String)> {
+        let mut facts = vec![("computed".to_owned(), format!("on {self}"))];
+        if let Ok(card) = cuda::properties(self.device) {
+            facts.push(("GPU".to_owned(), card.name));
+        }
+        facts
+    }
+}
