@@ -130,13 +130,19 @@ impl Pool {
         Ok(address)
     }
 
+    /// Gives unused blocks back, but for those that a graph in the making runs with.
     fn release_unused(&mut self, device: Device) {
-        for (bytes, blocks) in std::mem::take(&mut self.free) {
-            for address in blocks {
+        let recording = self.recording.as_ref();
+        for (&bytes, blocks) in &mut self.free {
+            blocks.retain(|address| {
+                if recording.is_some_and(|blocks| blocks.contains_key(address)) {
+                    return true;
+                }
                 self.stats.held -= bytes;
                 // SAFETY: allocated by `allocate` with this size, and owned by nobody else.
-                unsafe { deallocate(address, bytes, device) };
-            }
+                unsafe { deallocate(*address, bytes, device) };
+                false
+            });
         }
     }
 }

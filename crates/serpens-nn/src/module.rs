@@ -78,7 +78,7 @@ impl Param {
         &self.value
     }
 
-    /// The value, to be changed in place.
+    /// The value, to be changed in place. Where it has a shadow, [`Param::refresh`] carries the change over.
     pub fn value_mut(&mut self) -> &mut Tensor {
         &mut self.value
     }
@@ -86,6 +86,20 @@ impl Param {
     /// The value in bf16, where the model computes in that type; the optimiser writes it with the value.
     pub fn shadow_mut(&mut self) -> Option<&mut Tensor> {
         self.shadow.as_mut()
+    }
+
+    /// Makes the shadow anew from the value, where there is one.
+    pub fn refresh(&mut self) -> Result<()> {
+        if self.shadow.is_some() {
+            self.shadow = Some(self.rounded()?);
+        }
+        Ok(())
+    }
+
+    /// The value in bf16.
+    fn rounded(&self) -> Result<Tensor> {
+        let value = Var::from(self.value.clone());
+        Ok(cast(&value, DType::BF16)?.into_tensor()?)
     }
 
     /// Moves the value to `device`, and makes the shadow that `precision` needs.
@@ -103,8 +117,7 @@ impl Param {
         self.value = self.value.to(device)?;
         self.shadow = None;
         if self.matrix && precision == Precision::Bf16 {
-            let value = Var::from(self.value.clone());
-            self.shadow = Some(cast(&value, DType::BF16)?.into_tensor()?);
+            self.shadow = Some(self.rounded()?);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serpens_core::{DType, Device, Gradients, Result, Tape, Tensor};
 use serpens_data::Batch;
 use serpens_nn::layers::Sequence;
 use serpens_nn::{MambaLm, Recompute};
-use serpens_ops::cross_entropy::{CrossEntropy, Totals, cross_entropy};
+use serpens_ops::cross_entropy::{CrossEntropy, Totals, check_targets, cross_entropy};
 use serpens_ops::embedding::check_ids;
 
 use crate::AdamW;
@@ -158,7 +158,7 @@ impl Engine {
             let losses = vec![Totals::read(&recorded.totals)?];
             return Ok(Measured {
                 losses,
-                norm: optimizer.norm()?,
+                norm: optimizer.finish()?,
             });
         }
         self.gradients.clear();
@@ -197,6 +197,7 @@ impl Engine {
     /// The batch's tokens on a GPU, at the addresses of the last batch where the shape is the same.
     fn bring(&mut self, model: &MambaLm, batch: &Batch) -> Result<[Tensor; 2]> {
         check_ids(&batch.inputs, model.config().vocab_size)?;
+        check_targets(&batch.targets, model.config().vocab_size)?;
         let device = model.device();
         let shape = [batch.batch, batch.length];
         let feed = match self.feed.take() {
@@ -215,6 +216,11 @@ impl Engine {
         inputs.upload(&mut feed.inputs, &batch.inputs)?;
         targets.upload(&mut feed.targets, &batch.targets)?;
         Ok([feed.inputs.clone(), feed.targets.clone()])
+    }
+
+    /// Gives up the recorded step and the memory it runs in; the next step is recorded again. Says whether there was one.
+    pub(crate) fn forget_recorded(&mut self) -> bool {
+        self.recorded.take().is_some()
     }
 
     /// Compiles what the gradients need, all at once, before the first step.

@@ -10,7 +10,7 @@ use serpens_nn::{Module, Param};
 use serpens_ops::adamw::cpu::{self, Step};
 use serpens_ops::adamw::cuda::{FusedAdamW, Scalars, Segment};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,22 @@ impl Default for AdamWConfig {
             clip: 1.0,
         }
     }
+}
+
+/// The address of a tensor that belongs to a parameter with this gradient, for a kernel that changes it.
+fn address(
+    tensor: &mut Tensor,
+    gradient: &Tensor,
+    dtype: DType,
+) -> serpens_core::Result<DevicePtr> {
+    let fits = tensor.device() == gradient.device()
+        && tensor.dtype() == dtype
+        && tensor.len() == gradient.len();
+    if !fits {
+        let reason = format!("{tensor:?} beside a gradient that is {gradient:?}");
+        return Err(serpens_core::Error::argument("adamw", reason));
+    }
+    Ok(tensor.view_mut()?.ptr())
 }
 
 impl AdamWConfig {
@@ -121,7 +137,7 @@ impl AdamW {
             Device::Cuda(_) => {
                 self.prepare(model, gradients, lr)?;
                 self.launch()?;
-                self.norm()
+                self.finish()
             }
         }
     }
@@ -199,21 +215,20 @@ impl AdamW {
         gradients: &mut Gradients,
         lr: f32,
     ) -> serpens_core::Result<bool> {
-        self.steps += 1;
         let config = self.config;
         let mut segments = Vec::new();
         let mut device = Device::Cpu;
         self.each(model, gradients, |param, gradient, [first, second]| {
             device = gradient.device();
             let shadow = match param.shadow_mut() {
-                Some(shadow) => shadow.view_mut()?.ptr(),
+                Some(shadow) => address(shadow, gradient, DType::BF16)?,
                 None => DevicePtr::NULL,
             };
             segments.push(Segment {
-                value: param.value_mut().view_mut()?.ptr(),
+                value: address(param.value_mut(), gradient, DType::F32)?,
                 gradient: gradient.view().ptr(),
-                first: first.view_mut()?.ptr(),
-                second: second.view_mut()?.ptr(),
+                first: address(first, gradient, DType::F32)?,
+                second: address(second, gradient, DType::F32)?,
                 shadow,
                 len: gradient.len() as u64,
                 weight_decay: config.decay_of(param),
@@ -221,9 +236,15 @@ impl AdamW {
             });
             Ok(())
         })?;
+        if segments.is_empty() {
+            return Err(serpens_core::Error::argument(
+                "adamw",
+                "no parameter has a gradient",
+            ));
+        }
         let fused = match self.fused.take() {
-            Some(fused) => fused,
-            None => Fused::new(&config, device)?,
+            Some(fused) if fused.scalars.device() == device => fused,
+            _ => Fused::new(&config, device)?,
         };
         let fused = self.fused.insert(fused);
         let moved = fused.segments != segments;
@@ -232,7 +253,7 @@ impl AdamW {
         fused.segments = segments;
         let scalars = Scalars {
             lr,
-            step: self.steps,
+            step: self.steps + 1,
             clip: config.clip,
         };
         let values = scalars.values(config.beta1, config.beta2);
@@ -248,12 +269,15 @@ impl AdamW {
         }
     }
 
-    /// The norm of the gradients of the last step on a GPU; waits for it.
-    pub(crate) fn norm(&self) -> serpens_core::Result<f64> {
-        match &self.fused {
-            Some(fused) => Ok(fused.update.outcome().to_vec::<f32>()?[0].into()),
-            None => Ok(0.0),
-        }
+    /// Ends the step that was launched: waits for it and gives the norm of the gradients. Where that is not finite, the device has
+    /// changed nothing, and the step does not count.
+    pub(crate) fn finish(&mut self) -> serpens_core::Result<f64> {
+        let Some(fused) = &self.fused else {
+            return Ok(0.0);
+        };
+        let norm = f64::from(fused.update.outcome().to_vec::<f32>()?[0]);
+        self.steps += u64::from(norm.is_finite());
+        Ok(norm)
     }
 
     /// The moments as named tensors: `m.NAME` and `v.NAME`.
@@ -267,7 +291,7 @@ impl AdamW {
     /// The optimiser of `model` as it was after `steps` steps.
     ///
     /// # Errors
-    /// [`Error::Malformed`] with the moments' file `path`: a moment without its other half, without a parameter, or of another shape than that.
+    /// [`crate::Error::Malformed`] with the moments' file `path`: a moment without its other half, without a parameter, or of another shape than that.
     pub(crate) fn restore(
         config: AdamWConfig,
         steps: u64,
@@ -275,7 +299,7 @@ impl AdamW {
         model: &impl Module,
         path: &Path,
     ) -> Result<Self> {
-        let malformed = |reason: String| Error::Malformed {
+        let malformed = |reason: String| crate::Error::Malformed {
             path: path.to_owned(),
             reason,
         };

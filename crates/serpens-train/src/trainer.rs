@@ -141,7 +141,7 @@ impl Trainer {
         })
     }
 
-    /// The same trainer on another device, in another precision. On the processor in f32 without this.
+    /// The same trainer on another device, in another precision. Without this it computes where the given model is.
     ///
     /// # Errors
     /// A device that cannot be used, a precision that it does not have, memory.
@@ -261,7 +261,11 @@ impl Trainer {
         let Some(evaluate) = run.evaluate.as_mut() else {
             return Ok(());
         };
-        let evaluation = evaluate(&self.model)?;
+        let evaluation = match evaluate(&self.model) {
+            // A recorded step keeps its memory to itself. Where there is too little beside it, it is recorded again later.
+            Err(_) if self.engine.forget_recorded() => evaluate(&self.model)?,
+            result => result?,
+        };
         for (name, value) in &evaluation.values {
             require_finite(name, *value, step)?;
         }

@@ -6,6 +6,9 @@ use super::driver_error;
 use super::state::{self, State};
 use crate::{Device, Result};
 
+// SAFETY: the driver's handle may be used from any thread, by one at a time.
+unsafe impl Send for Event {}
+
 /// A point in a device's queue.
 pub struct Event {
     state: &'static State,

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::{result, sys};
 
@@ -70,17 +70,16 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
         return Ok(());
     }
     let state = state::of(device)?;
-    let products = state
+    let mut products = state
         .products
-        .get_or_init(|| Products::new(device))
-        .as_ref()
-        .map_err(Clone::clone)?;
-    let mut plans = products
-        .plans
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
+    let products = match &mut *products {
+        Some(products) => products,
+        place => place.insert(Products::new(device)?),
+    };
     let key = Key::of(problem);
-    let plan = match plans.entry(key) {
+    let plan = match products.plans.entry(key) {
         Entry::Occupied(plan) => plan.into_mut(),
         Entry::Vacant(place) => place.insert(Plan::new(products.handle, problem, &key)?),
     };
@@ -125,21 +124,18 @@ fn failed(what: &'static str) -> impl FnOnce(result::CublasError) -> Error {
 pub(super) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: Buffer,
-    plans: Mutex<HashMap<Key, Plan>>,
+    plans: HashMap<Key, Plan>,
 }
 
-// SAFETY: the handle may be used from any thread, the plans are behind a lock.
+// SAFETY: the handle may be used from any thread; the whole is behind a lock.
 unsafe impl Send for Products {}
-// SAFETY: as above.
-unsafe impl Sync for Products {}
-
 impl Products {
     fn new(device: Device) -> Result<Self> {
         find(LibraryKind::CublasLt)?;
         Ok(Self {
             handle: result::create_handle().map_err(failed("start cuBLASLt"))?,
             workspace: Buffer::new(WORKSPACE_BYTES, device)?,
-            plans: Mutex::default(),
+            plans: HashMap::new(),
         })
     }
 }

@@ -7,6 +7,9 @@ use super::state::{self, State};
 use crate::pool::{self, Captured};
 use crate::{Device, Result};
 
+// SAFETY: the driver's handle may be used from any thread, by one at a time.
+unsafe impl Send for Graph {}
+
 /// Recorded work. Its kernels run with the addresses they were recorded with: the memory that the recording took from the pool
 /// belongs to the graph until it is dropped.
 pub struct Graph {
@@ -20,7 +23,10 @@ impl Graph {
     /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let state = state::of(device)?.state();
-        let _alone = state::alone(state);
+        let Device::Cuda(ordinal) = device else {
+            unreachable!("the processor has no state of a device");
+        };
+        let _alone = state::alone(ordinal)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the stream lives as long as the process.

@@ -33,7 +33,8 @@ pub struct Variant {
 /// Macros and their values.
 pub(super) type Defines = Vec<(String, String)>;
 
-pub(super) type FunctionKey = (&'static str, &'static str, Defines);
+/// The source's text by its address, the entry, the macros.
+pub(super) type FunctionKey = (usize, &'static str, Defines);
 
 /// A loaded program.
 #[derive(Clone, Copy)]
@@ -75,7 +76,7 @@ pub fn kernel(
             name: entry,
         });
     }
-    let key: FunctionKey = (source.name, entry, defines);
+    let key: FunctionKey = (source.text.as_ptr() as usize, entry, defines);
     let functions = || {
         let table = &state.functions;
         table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -149,12 +150,7 @@ impl Kernel {
         if grid.contains(&0) {
             return Ok(()); // nothing to do
         }
-        if shared > FREE_SHARED_BYTES {
-            use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
-            // SAFETY: the function is never unloaded.
-            unsafe { result::function::set_function_attribute(function, LIMIT, shared as i32) }
-                .map_err(driver_error("get shared memory for a kernel"))?;
-        }
+        self.allow_shared(function, shared)?;
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
         // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
         unsafe {
@@ -174,6 +170,33 @@ impl Kernel {
             },
             other => other,
         })
+    }
+
+    /// Raises the function's limit of dynamic shared memory to `shared` bytes where it is lower.
+    fn allow_shared(&self, function: sys::CUfunction, shared: u32) -> Result<()> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
+        if shared <= FREE_SHARED_BYTES {
+            return Ok(());
+        }
+        let most = self.state.properties.shared_memory;
+        if shared as usize > most {
+            return Err(Error::Cuda {
+                what: self.name,
+                reason: format!(
+                    "a block needs {shared} bytes of shared memory, this card has {most}; a smaller state or another precision needs less"
+                ),
+            });
+        }
+        let limits = &self.state.shared_limits;
+        let mut limits = limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = limits.entry(function as usize).or_default();
+        if shared > *limit {
+            // SAFETY: the function is never unloaded.
+            unsafe { result::function::set_function_attribute(function, LIMIT, shared as i32) }
+                .map_err(driver_error("get shared memory for a kernel"))?;
+            *limit = shared;
+        }
+        Ok(())
     }
 
     /// How many blocks of this size a multiprocessor holds at a time.

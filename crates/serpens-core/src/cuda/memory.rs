@@ -128,6 +128,9 @@ pub(crate) unsafe fn fill(ordinal: usize, to: u64, value: &[u8], count: usize) -
     code.result().map_err(driver_error("fill"))
 }
 
+// SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
+unsafe impl Send for Staging {}
+
 /// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before the next
 /// is written.
 pub struct Staging {

@@ -32,6 +32,8 @@ pub struct Properties {
     pub clock: f64,
     /// Bytes of memory.
     pub memory: usize,
+    /// Bytes of shared memory that a block may have.
+    pub shared_memory: usize,
     /// Bytes of level-2 cache.
     pub cache: usize,
     /// The newest CUDA that the driver supports, as 1000 major + 10 minor.
@@ -63,7 +65,9 @@ pub(crate) struct State {
     pub(super) properties: Properties,
     pub(super) functions: Mutex<HashMap<FunctionKey, Function>>,
     pub(super) modules: Mutex<HashMap<u128, super::kernel::Module>>,
-    pub(super) products: OnceLock<Result<Products>>,
+    /// What each function, by its address, may use of dynamic shared memory.
+    pub(super) shared_limits: Mutex<HashMap<usize, u32>>,
+    pub(super) products: Mutex<Option<Products>>,
     /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
     /// would end up in the graph.
     queue: RwLock<()>,
@@ -77,13 +81,27 @@ unsafe impl Sync for State {}
 thread_local! {
     /// The device whose context is current on this thread.
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// How many guards of queues this thread has.
-    static ENTERED: Cell<u32> = const { Cell::new(0) };
+    /// How many guards of each device's queue this thread has.
+    static ENTERED: [Cell<u32>; MAX_DEVICES] = const { [const { Cell::new(0) }; MAX_DEVICES] };
+}
+
+/// Whether this thread is inside the queue of device `ordinal`.
+fn is_inside(ordinal: usize) -> bool {
+    ENTERED.with(|entered| entered[ordinal].get() > 0)
+}
+
+fn enter(ordinal: usize) {
+    ENTERED.with(|entered| entered[ordinal].set(entered[ordinal].get() + 1));
+}
+
+fn leave(ordinal: usize) {
+    ENTERED.with(|entered| entered[ordinal].set(entered[ordinal].get() - 1));
 }
 
 /// The state of a device for a thread that may queue work on it: no other thread records a graph meanwhile.
 pub(crate) struct Entry {
     state: &'static State,
+    ordinal: usize,
     _guard: Option<RwLockReadGuard<'static, ()>>,
 }
 
@@ -104,37 +122,43 @@ impl Deref for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        ENTERED.set(ENTERED.get() - 1);
+        leave(self.ordinal);
     }
 }
 
 /// The right of one thread alone to queue work.
 pub(super) struct Alone {
+    ordinal: usize,
     _guard: RwLockWriteGuard<'static, ()>,
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        ENTERED.set(ENTERED.get() - 1);
+        leave(self.ordinal);
     }
 }
 
 /// Waits until no other thread queues work, and keeps it so.
-pub(super) fn alone(state: &'static State) -> Alone {
+pub(super) fn alone(ordinal: usize) -> Result<Alone> {
+    let state = open(ordinal)?;
     let guard = state.queue.write().unwrap_or_else(PoisonError::into_inner);
-    ENTERED.set(ENTERED.get() + 1);
-    Alone { _guard: guard }
+    enter(ordinal);
+    Ok(Alone {
+        ordinal,
+        _guard: guard,
+    })
 }
 
 /// Enters the queue of device `ordinal`; its context is current on this thread from then on.
 pub(crate) fn state(ordinal: usize) -> Result<Entry> {
     let state = open(ordinal)?;
     // A thread that is inside need not wait for one that wants to be alone: that one waits for it.
-    let inside = ENTERED.get() > 0;
-    let guard = (!inside).then(|| state.queue.read().unwrap_or_else(PoisonError::into_inner));
-    ENTERED.set(ENTERED.get() + 1);
+    let guard =
+        (!is_inside(ordinal)).then(|| state.queue.read().unwrap_or_else(PoisonError::into_inner));
+    enter(ordinal);
     Ok(Entry {
         state,
+        ordinal,
         _guard: guard,
     })
 }
@@ -232,7 +256,8 @@ impl State {
             properties,
             functions: Mutex::default(),
             modules: Mutex::default(),
-            products: OnceLock::new(),
+            shared_limits: Mutex::default(),
+            products: Mutex::default(),
             queue: RwLock::new(()),
         })
     }
@@ -264,6 +289,8 @@ fn query(handle: sys::CUdevice) -> Result<Properties> {
         // SAFETY: the handle is one of the driver's.
         memory: unsafe { result::device::total_mem(handle) }
             .map_err(driver_error("ask for the device's memory"))?,
+        shared_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
+            as usize,
         cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
         driver: driver.max(0) as u32,
     })

@@ -68,8 +68,15 @@ impl Store<'_> {
         let Some(slot) = self.slot(input) else {
             return Ok(None);
         };
-        if slot.is_none() {
-            *slot = Some(GradientBuffer::new(input)?);
+        match slot {
+            Some(buffer) if buffer.fits(input) => {}
+            Some(buffer) if !buffer.is_unwritten() => {
+                return Err(Error::argument(
+                    "backward",
+                    "there is a gradient of another device, type or shape: use new Gradients",
+                ));
+            }
+            _ => *slot = Some(GradientBuffer::new(input)?),
         }
         Ok(slot.as_mut())
     }

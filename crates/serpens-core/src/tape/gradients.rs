@@ -33,6 +33,19 @@ impl GradientBuffer {
         }
     }
 
+    /// Whether the buffer is what `input`'s gradient needs.
+    pub(super) fn fits(&self, input: &InputSlot) -> bool {
+        let tensor = &self.tensor;
+        tensor.device() == input.device
+            && tensor.dtype() == input.dtype
+            && tensor.shape() == input.base
+    }
+
+    /// Whether there are no values in it.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.written.is_empty()
+    }
+
     /// Values in a row of the whole tensor.
     pub(super) fn width(&self) -> usize {
         self.tensor.shape().cols()

@@ -97,6 +97,11 @@ fn outside(target: u32, vocabulary: usize) -> Error {
     )
 }
 
+/// Fails unless every target is below `vocabulary` or [`IGNORE`].
+pub fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
+    cpu::check_targets(targets, vocabulary).map_err(|at| outside(targets[at], vocabulary))
+}
+
 /// The mean of `-log softmax(logits)[target]` over the positions whose target is not [`IGNORE`].
 ///
 /// The logits are given up: where this was their last holder, their gradient is written over them, so that there is never a
@@ -130,9 +135,7 @@ pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
 fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {
     let vocabulary = logits.shape().cols();
     let ids = targets.as_slice::<u32>()?;
-    if let Err(at) = cpu::check_targets(ids, vocabulary) {
-        return Err(outside(ids[at], vocabulary));
-    }
+    check_targets(ids, vocabulary)?;
     let mut lse = Tensor::empty([ids.len()], DType::F32, Device::Cpu)?;
     let values = logits.tensor()?.as_slice()?;
     let totals = cpu::forward(values, ids, vocabulary, lse.make_mut()?);

@@ -73,6 +73,9 @@ struct ClearParams {
 pub fn forward(ids: View<'_>, table: View<'_>, y: ViewMut<'_>) -> Result<()> {
     check::dtype(OP, "table", DType::F32, table.dtype())?;
     let (_, vocabulary) = check_sizes(&ids, table.rows())?;
+    if vocabulary == 0 && y.rows() > 0 {
+        return Err(Error::argument(OP, "ids for a table without rows"));
+    }
     let params = GatherParams {
         ids: ids.ptr(),
         table: table.ptr(),

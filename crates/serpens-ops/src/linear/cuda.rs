@@ -1,5 +1,6 @@
 //! Linear maps on a GPU: cuBLASLt's products, and kernels for the bias.
 
+use crate::check;
 use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
@@ -84,7 +85,7 @@ struct Params {
 fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
     let params = Params {
         matrix: y.ptr(),
-        vector: b.ptr(),
+        vector: check::address(super::OP, "bias", &b, DType::F32, y.device())?,
         stride: y.stride() as i64,
         rows: y.rows() as i64,
         cols: y.cols() as i64,

@@ -17,6 +17,9 @@
 //!
 //! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the states from
 //! checkpoints that the forward saved. Results do not depend on the number of threads.
+//!
+//! On a GPU the backward takes 8 · blocks · batch · length · groups · P N bytes for sums of dB and dC, with a block for every 8
+//! to 32 channels (N to 16: 32), and shared memory that grows with N: a card that has too little says so.
 
 pub mod cpu;
 pub mod cuda;
