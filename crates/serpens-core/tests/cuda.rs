@@ -1,12 +1,20 @@
 //! Tensors on a GPU. On a machine without one each test says that it was skipped.
 
+use std::io::Write;
+
 use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, gemm};
 use serpens_core::{DType, Device, Error, Gradients, Tape, Tensor, Var, bf16};
+
+/// Says on the standard error stream, past the capture of tests, what was not run.
+fn tell(text: &str) {
+    // Nobody hears it where the stream is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// The GPU, or `None` after saying why there is none.
 fn gpu(test: &str) -> Option<Device> {
     Device::cuda(0)
-        .inspect_err(|reason| eprintln!("{test} was skipped: {reason}"))
+        .inspect_err(|reason| tell(&format!("{test} was skipped: {reason}")))
         .ok()
 }
 

@@ -1,6 +1,7 @@
 //! The same training on every device: curves agree, runs repeat to the bit, checkpoints continue elsewhere. On a machine without a
 //! GPU the tests say what was skipped.
 
+use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -99,9 +100,15 @@ fn blocks() -> Vec<BlockConfig> {
     ]
 }
 
+/// Says on the standard error stream, past the capture of tests, what was not run.
+fn tell(text: &str) {
+    // Nobody hears it where the stream is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn gpu(test: &str) -> Option<Device> {
     Device::cuda(0)
-        .inspect_err(|reason| eprintln!("{test} was skipped on CUDA: {reason}"))
+        .inspect_err(|reason| tell(&format!("{test} was skipped on CUDA: {reason}")))
         .ok()
 }
 

@@ -4,6 +4,8 @@ use serpens_core::{DType, Device, Tensor, Var, bf16, cuda};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, selective_scan};
 
+use crate::support::{read, tell};
+
 const LENGTH: usize = 1_100_003;
 const CHANNELS: usize = 2048;
 const NEEDED: usize = 40_000_000_000;
@@ -17,15 +19,15 @@ fn last_position(y: &Var) -> Vec<f64> {
     // A copy of the columns alone: the whole does not fit every host's memory.
     let ones = Var::from(Tensor::full([1, CHANNELS], bf16::ONE, y.device()).unwrap());
     let copy = serpens_ops::elementwise::mul(&last, &ones).unwrap();
-    crate::support::read(copy.tensor().unwrap())
+    read(copy.tensor().unwrap())
 }
 
 #[test]
 fn operands_of_more_than_two_to_the_31_values_are_reached_to_their_end() {
     let device = match Device::cuda(0) {
         Ok(device) if cuda::properties(device).unwrap().memory >= NEEDED => device,
-        Ok(_) => return eprintln!("skipped: the card has less than 40 GB"),
-        Err(reason) => return eprintln!("skipped: {reason}"),
+        Ok(_) => return tell("large operands were skipped: the card has less than 40 GB"),
+        Err(reason) => return tell(&format!("large operands were skipped: {reason}")),
     };
     let shape = [1, LENGTH, CHANNELS];
     const { assert!(LENGTH * CHANNELS > 1 << 31) };

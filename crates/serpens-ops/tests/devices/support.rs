@@ -1,17 +1,24 @@
 //! Devices, operands and comparisons.
 
+use std::io::Write;
 use std::sync::Once;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serpens_core::{DType, Device, Shape, Tensor, bf16};
 
+/// Says on the standard error stream, past the capture of tests, what was not run.
+pub fn tell(text: &str) {
+    // Nobody hears it where the stream is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Every device present with each type that operations take there.
 pub fn cases() -> Vec<(Device, DType)> {
     static TELL: Once = Once::new();
     TELL.call_once(|| {
         if let Err(reason) = Device::cuda(0) {
-            eprintln!("skipped on CUDA: {reason}");
+            tell(&format!("operations on CUDA were skipped: {reason}"));
         }
     });
     let types = |device| match device {
