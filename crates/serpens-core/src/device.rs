@@ -29,20 +29,19 @@ impl Device {
         Ok(Device::Cuda(ordinal))
     }
 
-    /// The fastest device of this machine that can be used.
+    /// The fastest device of this machine: the first GPU that can be used, or the processor.
     pub fn best() -> Self {
-        Self::cuda(0).unwrap_or(Device::Cpu)
+        Self::gpus().next().unwrap_or(Device::Cpu)
     }
 
     /// Every device of this machine that can be used, the processor first.
     pub fn available() -> Vec<Self> {
-        let mut devices = vec![Device::Cpu];
-        let mut ordinal = 0;
-        while let Ok(device) = Self::cuda(ordinal) {
-            devices.push(device);
-            ordinal += 1;
-        }
-        devices
+        std::iter::once(Device::Cpu).chain(Self::gpus()).collect()
+    }
+
+    fn gpus() -> impl Iterator<Item = Self> {
+        let count = cuda::state::count().unwrap_or(0);
+        (0..count).filter_map(|ordinal| Self::cuda(ordinal).ok())
     }
 
     /// What the device's pool holds.

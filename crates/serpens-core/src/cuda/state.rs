@@ -163,18 +163,27 @@ pub(crate) fn state(ordinal: usize) -> Result<Entry> {
     })
 }
 
+/// The state of device `ordinal`, made where there is none yet; what fails is tried anew the next time.
 fn open(ordinal: usize) -> Result<&'static State> {
-    static STATES: [OnceLock<Result<State>>; MAX_DEVICES] =
-        [const { OnceLock::new() }; MAX_DEVICES];
-    let missing = || Error::NoDevice {
+    static STATES: [OnceLock<State>; MAX_DEVICES] = [const { OnceLock::new() }; MAX_DEVICES];
+    static OPENING: Mutex<()> = Mutex::new(());
+    let place = STATES.get(ordinal).ok_or_else(|| Error::NoDevice {
         device: Device::Cuda(ordinal),
         reason: "there is no such device".into(),
+    })?;
+    let state = match place.get() {
+        Some(state) => state,
+        None => {
+            let _turn = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            match place.get() {
+                Some(state) => state,
+                None => {
+                    let state = State::new(ordinal)?;
+                    place.get_or_init(|| state)
+                }
+            }
+        }
     };
-    let place = STATES.get(ordinal).ok_or_else(missing)?;
-    let state = place
-        .get_or_init(|| State::new(ordinal))
-        .as_ref()
-        .map_err(Clone::clone)?;
     if CURRENT.get() != Some(ordinal) {
         // SAFETY: the context was retained when the state was made and is never released.
         unsafe { result::ctx::set_current(state.context) }
