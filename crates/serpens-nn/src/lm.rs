@@ -335,7 +335,8 @@ impl MambaLm {
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, vocab_size)
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
-        if ids.device() == Device::Cpu {
+        // A GPU does not look at ids; the processor's embedding does.
+        if self.device != Device::Cpu && ids.device() == Device::Cpu {
             check_ids(ids.as_slice()?, self.config.vocab_size)?;
         }
         let ids: Var = ids.to(self.device)?.into();

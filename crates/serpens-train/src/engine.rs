@@ -79,14 +79,21 @@ impl Engine {
         batches: &[Batch],
         lr: f32,
     ) -> Result<Measured> {
-        match (model.device(), batches) {
-            (Device::Cpu, _) => self.step_on_cpu(model, optimizer, batches, lr),
-            (Device::Cuda(_), [batch]) => self.step_of_one_batch(model, optimizer, batch, lr),
-            (Device::Cuda(_), _) => self.step_of_many_batches(model, optimizer, batches, lr),
+        match batches {
+            [batch] if self.is_settled(batch) => self.replay(model, optimizer, batch, lr),
+            _ => self.run(model, optimizer, batches, lr),
         }
     }
 
-    fn step_on_cpu(
+    /// Whether the last steps had the shape of this batch often enough, on a GPU, to replay a recorded one.
+    fn is_settled(&self, batch: &Batch) -> bool {
+        let shape = [batch.batch, batch.length];
+        let same = |feed: &Feed| feed.shape == shape;
+        self.repeats >= STEPS_BEFORE_RECORDING && self.feed.as_ref().is_some_and(same)
+    }
+
+    /// A step, operation by operation.
+    fn run(
         &mut self,
         model: &mut MambaLm,
         optimizer: &mut AdamW,
@@ -94,47 +101,28 @@ impl Engine {
         lr: f32,
     ) -> Result<Measured> {
         self.gradients.clear();
-        let mut losses = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let shape = [batch.batch, batch.length];
-            let inputs = Tensor::from_slice(shape, &batch.inputs, Device::Cpu)?;
-            let targets = Tensor::from_slice(shape, &batch.targets, Device::Cpu)?;
-            let loss = self.add_gradients(model, inputs, &targets, batches.len())?;
-            losses.push(loss.read()?);
-            if !losses.iter().all(|totals| totals.mean().is_finite()) {
-                return Ok(Measured {
-                    losses,
-                    norm: f64::NAN,
-                });
-            }
-        }
-        let norm = optimizer.step(model, &mut self.gradients, lr)?;
-        Ok(Measured { losses, norm })
-    }
-
-    fn step_of_many_batches(
-        &mut self,
-        model: &mut MambaLm,
-        optimizer: &mut AdamW,
-        batches: &[Batch],
-        lr: f32,
-    ) -> Result<Measured> {
-        self.gradients.clear();
-        let mut losses = Vec::with_capacity(batches.len());
+        let mut totals = Vec::with_capacity(batches.len());
+        let read = |totals: &[Tensor]| totals.iter().map(Totals::read).collect::<Result<Vec<_>>>();
         for batch in batches {
             let [inputs, targets] = self.bring(model, batch)?;
             self.compile_ahead(model, &inputs, &targets)?;
-            losses.push(self.add_gradients(model, inputs, &targets, batches.len())?);
+            let loss = self.add_gradients(model, inputs, &targets, batches.len())?;
+            // A GPU would have to be waited for; where the norm is not finite it changes nothing.
+            let finite = model.device() != Device::Cpu || loss.read()?.mean().is_finite();
+            totals.push(loss.totals);
+            if !finite {
+                let losses = read(&totals)?;
+                let norm = f64::NAN;
+                return Ok(Measured { losses, norm });
+            }
         }
         let norm = optimizer.step(model, &mut self.gradients, lr)?;
-        let losses = losses
-            .iter()
-            .map(CrossEntropy::read)
-            .collect::<Result<_>>()?;
+        let losses = read(&totals)?;
         Ok(Measured { losses, norm })
     }
 
-    fn step_of_one_batch(
+    /// A step that is recorded, where it is not yet, and replayed.
+    fn replay(
         &mut self,
         model: &mut MambaLm,
         optimizer: &mut AdamW,
@@ -142,32 +130,20 @@ impl Engine {
         lr: f32,
     ) -> Result<Measured> {
         let [inputs, targets] = self.bring(model, batch)?;
-        self.compile_ahead(model, &inputs, &targets)?;
         let reads = [inputs.view().ptr(), targets.view().ptr()];
-        if self.repeats > STEPS_BEFORE_RECORDING {
-            let moved = optimizer.prepare(model, &mut self.gradients, lr)?;
-            let stale = |recorded: &Recorded| moved || recorded.reads != reads;
-            if self.recorded.as_ref().is_none_or(stale) {
-                self.recorded = None;
-                self.recorded = Some(self.record(model, optimizer, [inputs, targets], reads)?);
-            }
-            let Some(recorded) = &self.recorded else {
-                unreachable!("the step was recorded above");
-            };
-            recorded.graph.replay()?;
-            let losses = vec![Totals::read(&recorded.totals)?];
-            return Ok(Measured {
-                losses,
-                norm: optimizer.finish()?,
-            });
+        let moved = optimizer.prepare(model, &mut self.gradients, lr)?;
+        let stale = |recorded: &Recorded| moved || recorded.reads != reads;
+        if self.recorded.as_ref().is_none_or(stale) {
+            self.recorded = None;
+            self.recorded = Some(self.record(model, optimizer, [inputs, targets], reads)?);
         }
-        self.gradients.clear();
-        let loss = self.add_gradients(model, inputs, &targets, 1)?;
-        let norm = optimizer.step(model, &mut self.gradients, lr)?;
-        Ok(Measured {
-            losses: vec![loss.read()?],
-            norm,
-        })
+        let Some(recorded) = &self.recorded else {
+            unreachable!("the step was recorded above");
+        };
+        recorded.graph.replay()?;
+        let losses = vec![Totals::read(&recorded.totals)?];
+        let norm = optimizer.finish()?;
+        Ok(Measured { losses, norm })
     }
 
     /// Records a step; it is not run.
@@ -194,12 +170,16 @@ impl Engine {
         })
     }
 
-    /// The batch's tokens on a GPU, at the addresses of the last batch where the shape is the same.
+    /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the same.
     fn bring(&mut self, model: &MambaLm, batch: &Batch) -> Result<[Tensor; 2]> {
-        check_ids(&batch.inputs, model.config().vocab_size)?;
-        check_targets(&batch.targets, model.config().vocab_size)?;
         let device = model.device();
         let shape = [batch.batch, batch.length];
+        if device == Device::Cpu {
+            let tensor = |ids: &[u32]| Tensor::from_slice(shape, ids, device);
+            return Ok([tensor(&batch.inputs)?, tensor(&batch.targets)?]);
+        }
+        check_ids(&batch.inputs, model.config().vocab_size)?;
+        check_targets(&batch.targets, model.config().vocab_size)?;
         let feed = match self.feed.take() {
             Some(feed) if feed.shape == shape => {
                 self.repeats += 1;
@@ -223,9 +203,9 @@ impl Engine {
         self.recorded.take().is_some()
     }
 
-    /// Compiles what the gradients need, all at once, before the first step.
+    /// Compiles what the gradients need on a GPU, all at once, before the first step.
     fn compile_ahead(&mut self, model: &MambaLm, inputs: &Tensor, targets: &Tensor) -> Result<()> {
-        if std::mem::replace(&mut self.compiled, true) {
+        if model.device() == Device::Cpu || std::mem::replace(&mut self.compiled, true) {
             return Ok(());
         }
         cuda::compile_ahead(model.device(), || {

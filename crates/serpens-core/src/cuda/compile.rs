@@ -58,10 +58,7 @@ pub fn compile(
             .iter()
             .map(|(name, value)| format!("--define-macro={name}={value}")),
     );
-    program.compile(&options).map_err(|log| Error::Compile {
-        kernel: source.name,
-        log,
-    })?;
+    program.compile(source.name, &options)?;
     let log = program.log();
     Ok((program.image()?, resources(&log)))
 }
@@ -96,7 +93,7 @@ impl Program {
         Ok(Self(program))
     }
 
-    fn compile(&self, options: &[String]) -> std::result::Result<(), String> {
+    fn compile(&self, kernel: &'static str, options: &[String]) -> Result<()> {
         let options: Vec<CString> = options
             .iter()
             .flat_map(|text| CString::new(text.as_str()))
@@ -106,7 +103,10 @@ impl Program {
         let code = unsafe {
             sys::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr().cast())
         };
-        code.result().map_err(|_| self.log())
+        code.result().map_err(|_| Error::Compile {
+            kernel,
+            log: self.log(),
+        })
     }
 
     fn log(&self) -> String {
