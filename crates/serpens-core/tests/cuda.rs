@@ -91,6 +91,7 @@ fn square(a: &Tensor, c: &mut Tensor, size: usize) {
         b: from,
         c: to,
         accumulate: true,
+        tf32: false,
     };
     // SAFETY: the tensors hold size² values each.
     unsafe { gemm(a.device(), &problem) }.unwrap();

@@ -3,9 +3,8 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::tape::recompute;
-use serpens_core::{DType, Device, Tensor, Var, cuda};
+use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
-use serpens_ops::linear::linear;
 
 use crate::blocks::{Block, BlockConfig, BlockState, MambaBlockConfig};
 use crate::layers::{
@@ -230,7 +229,7 @@ impl MambaLm {
         2.0 * weights as f64
     }
 
-    /// Moves the model to `device`, to compute there in this precision. TF32 is a setting of the whole process.
+    /// Moves the model to `device`, to compute there in this precision.
     ///
     /// # Errors
     /// [`Error::Config`] for a precision that the device does not have; memory.
@@ -244,9 +243,6 @@ impl MambaLm {
         result?;
         for layer in &mut self.backbone.layers {
             layer.mixer.constants_to(device)?;
-        }
-        if device != Device::Cpu {
-            cuda::set_tf32(precision == Precision::Tf32);
         }
         (self.device, self.precision) = (device, precision);
         Ok(())
@@ -309,11 +305,7 @@ impl MambaLm {
     pub fn logits(&self, hidden: &Var) -> Result<Var> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => Ok(linear(
-                hidden,
-                &self.backbone.embeddings.weight.operand(hidden.dtype()),
-                None,
-            )?),
+            None => self.backbone.embeddings.weight.linear(hidden, None),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serpens_core::{DType, Device, ParamId, Tensor, Var};
 use serpens_ops::elementwise::cast;
+use serpens_ops::linear::{Products, linear};
 
 use crate::{Error, Precision, Result};
 
@@ -15,6 +16,8 @@ pub struct Param {
     matrix: bool,
     /// The value in bf16, where products are of that type.
     shadow: Option<Tensor>,
+    /// How a GPU makes its products in f32.
+    products: Products,
     decay: bool,
     max_lr: f32,
 }
@@ -27,6 +30,7 @@ impl Param {
             value,
             matrix: false,
             shadow: None,
+            products: Products::Full,
             decay: true,
             max_lr: f32::INFINITY,
         }
@@ -102,7 +106,7 @@ impl Param {
         Ok(cast(&value, DType::BF16)?.into_tensor()?)
     }
 
-    /// Moves the value to `device`, and makes the shadow that `precision` needs.
+    /// Moves the value to `device`, to be multiplied there in this precision.
     ///
     /// # Errors
     /// [`Error::Config`] for a precision that the processor does not compute in; memory.
@@ -115,6 +119,10 @@ impl Param {
             });
         }
         self.value = self.value.to(device)?;
+        self.products = match precision {
+            Precision::Tf32 => Products::Tf32,
+            Precision::F32 | Precision::Bf16 => Products::Full,
+        };
         self.shadow = None;
         if self.matrix && precision == Precision::Bf16 {
             self.shadow = Some(self.rounded()?);
@@ -122,12 +130,17 @@ impl Param {
         Ok(())
     }
 
-    /// The value as the other operand of a product with something of type `dtype`.
-    pub fn operand(&self, dtype: DType) -> Var {
-        match &self.shadow {
-            Some(shadow) if dtype == DType::BF16 => Var::param(self.id, shadow.clone()),
+    /// x Wᵀ + b with this parameter as W, (outputs, inputs), in the precision that it was brought to. See
+    /// [`serpens_ops::linear`].
+    ///
+    /// # Shapes
+    /// x (…, inputs), bias (outputs) → (…, outputs)
+    pub fn linear(&self, x: &Var, bias: Option<&Var>) -> Result<Var> {
+        let weight = match &self.shadow {
+            Some(shadow) if x.dtype() == DType::BF16 => Var::param(self.id, shadow.clone()),
             _ => self.var(),
-        }
+        };
+        Ok(linear(x, &weight, bias, self.products)?)
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes.

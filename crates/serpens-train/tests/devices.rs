@@ -3,7 +3,6 @@
 
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -37,14 +36,17 @@ fn source() -> Box<InductionHeads> {
     Box::new(InductionHeads::new(config).unwrap())
 }
 
-fn trainer(block: &BlockConfig, steps: u64, compute: Compute) -> Trainer {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
-    let config = TrainConfig {
+fn steps(steps: u64) -> TrainConfig {
+    TrainConfig {
         steps,
         log_every: 1,
         ..TrainConfig::default()
-    };
+    }
+}
+
+fn trainer(block: &BlockConfig, config: TrainConfig, compute: Compute) -> Trainer {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
     let model = model.init(Device::Cpu, &mut rng).unwrap();
     Trainer::new(model, source(), config)
         .unwrap()
@@ -66,7 +68,7 @@ fn run(trainer: &mut Trainer, dir: Option<&std::path::Path>) -> Vec<f64> {
 }
 
 fn curve(block: &BlockConfig, compute: Compute) -> Vec<f64> {
-    run(&mut trainer(block, 10, compute), None)
+    run(&mut trainer(block, steps(10), compute), None)
 }
 
 fn on(device: Device, precision: Precision) -> Compute {
@@ -75,13 +77,6 @@ fn on(device: Device, precision: Precision) -> Compute {
         precision,
         ..Compute::default()
     }
-}
-
-/// TF32 is a setting of the whole process, so tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn mamba() -> BlockConfig {
@@ -127,7 +122,6 @@ fn assert_agree(what: &str, got: &[f64], expected: &[f64], allowed: f64) {
 
 #[test]
 fn curves_of_one_seed_agree_on_every_device() {
-    let _turn = turn();
     let Some(device) = gpu("curves_of_one_seed_agree_on_every_device") else {
         return;
     };
@@ -145,7 +139,6 @@ fn curves_of_one_seed_agree_on_every_device() {
 
 #[test]
 fn a_run_repeats_to_the_bit_and_recomputation_changes_nothing() {
-    let _turn = turn();
     let mut places = vec![Compute::default()];
     if let Some(device) = gpu("a_run_repeats_to_the_bit_and_recomputation_changes_nothing") {
         places.extend([Precision::F32, Precision::Bf16].map(|precision| on(device, precision)));
@@ -165,8 +158,27 @@ fn a_run_repeats_to_the_bit_and_recomputation_changes_nothing() {
 }
 
 #[test]
+fn gradients_accumulate_over_batches_on_every_device() {
+    let Some(device) = gpu("gradients_accumulate_over_batches_on_every_device") else {
+        return;
+    };
+    let curve = |compute| {
+        let config = TrainConfig {
+            accumulation: 3,
+            ..steps(10)
+        };
+        run(&mut trainer(&mamba(), config, compute), None)
+    };
+    let cpu = curve(Compute::default());
+    let f32 = curve(on(device, Precision::F32));
+    assert_agree("f32", &f32, &cpu, 2e-5);
+    let bf16 = curve(on(device, Precision::Bf16));
+    assert_agree("bf16", &bf16, &cpu, 2e-2);
+    assert_eq!(f32, curve(on(device, Precision::F32)));
+}
+
+#[test]
 fn a_checkpoint_continues_on_any_device() {
-    let _turn = turn();
     let mut places = vec![on(Device::Cpu, Precision::F32)];
     places.extend(
         gpu("a_checkpoint_continues_on_any_device").map(|device| on(device, Precision::F32)),
@@ -175,7 +187,7 @@ fn a_checkpoint_continues_on_any_device() {
     for &first in &places {
         for &second in &places {
             let dir = tempfile::tempdir().unwrap();
-            let mut losses = run(&mut trainer(&mamba(), 5, first), Some(dir.path()));
+            let mut losses = run(&mut trainer(&mamba(), steps(5), first), Some(dir.path()));
             let resumed = Trainer::resume(dir.path(), source(), Some(10)).unwrap();
             losses.extend(run(&mut resumed.on(second).unwrap(), Some(dir.path())));
             let what = format!("from {} to {}", first.device, second.device);

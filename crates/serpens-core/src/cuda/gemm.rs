@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::cublaslt::{result, sys};
 
@@ -18,13 +17,6 @@ use crate::{DType, Device, Error, Result};
 
 /// Scratch memory for split sums; what NVIDIA recommends for Hopper and later.
 const WORKSPACE_BYTES: usize = 64 << 20;
-
-static TF32: AtomicBool = AtomicBool::new(false);
-
-/// Whether products of f32 matrices may round their operands to TF32 (11 bits of mantissa) to run on the matrix units.
-pub fn set_tf32(allowed: bool) {
-    TF32.store(allowed, Ordering::Relaxed);
-}
 
 /// A matrix in a product, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +48,8 @@ pub struct Gemm {
     pub c: Operand,
     /// Whether to add to what C holds.
     pub accumulate: bool,
+    /// Whether f32 operands may be rounded to TF32 (11 bits of mantissa), to run on the matrix units.
+    pub tf32: bool,
 }
 
 /// Queues a matrix product.
@@ -162,6 +156,7 @@ impl Key {
             b,
             c,
             accumulate,
+            tf32,
         } = *problem;
         let operands = [a, b, c];
         Self {
@@ -171,7 +166,7 @@ impl Key {
             transposed: [a.transposed, b.transposed],
             alignments: operands.map(|operand| alignment(&operand)),
             accumulate,
-            tf32: TF32.load(Ordering::Relaxed),
+            tf32,
         }
     }
 }

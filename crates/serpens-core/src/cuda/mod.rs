@@ -19,7 +19,7 @@ pub(crate) mod state;
 pub use ahead::compile_ahead;
 pub use compile::{Resources, compile, version as nvrtc_version};
 pub use event::Event;
-pub use gemm::{Gemm, Operand, gemm, set_tf32};
+pub use gemm::{Gemm, Operand, gemm};
 pub use gradients::variants;
 pub use graph::Graph;
 pub use kernel::{Kernel, Source, Variant, kernel};

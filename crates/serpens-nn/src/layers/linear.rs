@@ -3,7 +3,6 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::linear::linear;
 
 use crate::{Param, Result, init, module};
 
@@ -68,6 +67,6 @@ impl Linear {
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
         let bias = self.bias.as_ref().map(Param::var);
-        Ok(linear(x, &self.weight.operand(x.dtype()), bias.as_ref())?)
+        self.weight.linear(x, bias.as_ref())
     }
 }

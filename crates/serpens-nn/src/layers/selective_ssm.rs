@@ -339,11 +339,7 @@ impl SelectiveSsm {
         match (&self.dt_proj.weight, projected) {
             (Some(weight), Some(projected)) => {
                 let rank = projected.columns(0..self.rank)?;
-                Ok(serpens_ops::linear::linear(
-                    &rank,
-                    &weight.operand(x.dtype()),
-                    None,
-                )?)
+                weight.linear(&rank, None)
             }
             _ => Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?.into()),
         }

@@ -1,5 +1,6 @@
 //! Linear maps on a GPU: cuBLASLt's products, and kernels for the bias.
 
+use super::Products;
 use crate::check;
 use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
@@ -22,7 +23,13 @@ fn operand(view: &View<'_>, transposed: bool) -> Operand {
 }
 
 /// y = x Wᵀ + b.
-pub fn forward(x: View<'_>, w: View<'_>, b: Option<View<'_>>, y: ViewMut<'_>) -> Result<()> {
+pub fn forward(
+    x: View<'_>,
+    w: View<'_>,
+    b: Option<View<'_>>,
+    y: ViewMut<'_>,
+    products: Products,
+) -> Result<()> {
     check_types(&x, &w)?;
     let problem = Gemm {
         m: x.rows(),
@@ -32,6 +39,7 @@ pub fn forward(x: View<'_>, w: View<'_>, b: Option<View<'_>>, y: ViewMut<'_>) ->
         b: operand(&w, true),
         c: operand(&y.as_view(), false),
         accumulate: false,
+        tf32: products == Products::Tf32,
     };
     // SAFETY: the views are valid for these sizes, which the caller has checked, and y is borrowed uniquely.
     unsafe { gemm(y.device(), &problem)? };
@@ -42,7 +50,13 @@ pub fn forward(x: View<'_>, w: View<'_>, b: Option<View<'_>>, y: ViewMut<'_>) ->
 }
 
 /// dx = dy W, or dx += dy W.
-pub fn backward_input(dy: View<'_>, w: View<'_>, dx: ViewMut<'_>, accumulate: bool) -> Result<()> {
+pub fn backward_input(
+    dy: View<'_>,
+    w: View<'_>,
+    dx: ViewMut<'_>,
+    accumulate: bool,
+    products: Products,
+) -> Result<()> {
     let problem = Gemm {
         m: dy.rows(),
         n: w.cols(),
@@ -51,13 +65,20 @@ pub fn backward_input(dy: View<'_>, w: View<'_>, dx: ViewMut<'_>, accumulate: bo
         b: operand(&w, false),
         c: operand(&dx.as_view(), false),
         accumulate,
+        tf32: products == Products::Tf32,
     };
     // SAFETY: as in `forward`.
     unsafe { gemm(dx.device(), &problem) }
 }
 
 /// dW = dyᵀ x, or dW += dyᵀ x.
-pub fn backward_weight(dy: View<'_>, x: View<'_>, dw: ViewMut<'_>, accumulate: bool) -> Result<()> {
+pub fn backward_weight(
+    dy: View<'_>,
+    x: View<'_>,
+    dw: ViewMut<'_>,
+    accumulate: bool,
+    products: Products,
+) -> Result<()> {
     let problem = Gemm {
         m: dy.cols(),
         n: x.cols(),
@@ -66,6 +87,7 @@ pub fn backward_weight(dy: View<'_>, x: View<'_>, dw: ViewMut<'_>, accumulate: b
         b: operand(&x, false),
         c: operand(&dw.as_view(), false),
         accumulate,
+        tf32: products == Products::Tf32,
     };
     // SAFETY: as in `forward`.
     unsafe { gemm(dw.device(), &problem) }

@@ -19,14 +19,24 @@ use crate::{check, elementwise};
 
 const OP: &str = "linear";
 
-/// y = x Wᵀ + b.
+/// How a GPU multiplies f32 matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// In f32.
+    #[default]
+    Full,
+    /// With operands rounded to TF32 (11 bits of mantissa), on the matrix units; sums stay f32.
+    Tf32,
+}
+
+/// y = x Wᵀ + b. The products of the gradients are made as those of y.
 ///
 /// # Shapes
 /// x (…, inputs), weight (outputs, inputs), bias (outputs) → (…, outputs)
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says.
-pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
+pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>, products: Products) -> Result<Var> {
     let [outputs, inputs] = check::axes(OP, "weight", "(outputs, inputs)", weight)?;
     check::optional(OP, "bias", &[outputs], bias)?;
     if x.shape().is_empty() || x.shape().cols() != inputs {
@@ -41,7 +51,7 @@ pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         }
         Device::Cuda(_) => {
             let bias = bias.map(Var::view);
-            cuda::forward(x.view(), weight.view(), bias, y.view_mut()?)?;
+            cuda::forward(x.view(), weight.view(), bias, y.view_mut()?, products)?;
         }
     }
     let operands = [Some(x), Some(weight), bias];
@@ -49,6 +59,7 @@ pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         Box::new(LinearBackward {
             x: x.detach(),
             weight: weight.detach(),
+            products,
         }) as Box<dyn Backward>
     });
     let [y] = record(OP, &operands, [y], operation)?;
@@ -59,6 +70,7 @@ pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
 struct LinearBackward {
     x: Var,
     weight: Var,
+    products: Products,
 }
 
 impl Backward for LinearBackward {
@@ -67,19 +79,25 @@ impl Backward for LinearBackward {
             return Ok(());
         };
         let on_cpu = dy.device() == Device::Cpu;
+        let products = self.products;
         if let Some((dx, accumulate)) = context.accumulator(0)? {
             match on_cpu {
                 true => {
                     let weight = check::values(&self.weight)?;
                     cpu::backward_input(dy.mat()?, weight, dx.mat()?, accumulate);
                 }
-                false => cuda::backward_input(dy.view(), self.weight.view(), dx, accumulate)?,
+                false => {
+                    let weight = self.weight.view();
+                    cuda::backward_input(dy.view(), weight, dx, accumulate, products)?;
+                }
             }
         }
         if let Some((dw, accumulate)) = context.accumulator(1)? {
             match on_cpu {
                 true => cpu::backward_weight(dy.mat()?, self.x.mat()?, dw.slice()?, accumulate),
-                false => cuda::backward_weight(dy.view(), self.x.view(), dw, accumulate)?,
+                false => {
+                    cuda::backward_weight(dy.view(), self.x.view(), dw, accumulate, products)?;
+                }
             }
         }
         if let Some((db, accumulate)) = context.accumulator(2)? {

@@ -1,9 +1,9 @@
 //! y = x Wᵀ + b.
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Var};
-use serpens_ops::linear::{linear, reference};
+use serpens_ops::linear::{Products, linear, reference};
 
-use crate::support::{assert_near, cases, read, tensor, values};
+use crate::support::{assert_near, cases, distance, read, tensor, values};
 
 /// (rows, inputs, outputs), multiples of nothing but the last.
 const SIZES: [(usize, usize, usize); 4] = [(1, 1, 1), (37, 19, 23), (130, 70, 33), (64, 128, 256)];
@@ -13,7 +13,12 @@ fn f32s(values: &[f64]) -> Vec<f32> {
 }
 
 /// y, dx, dW and db with an upstream gradient dy.
-fn run(sizes: (usize, usize, usize), device: Device, dtype: DType) -> [Vec<f64>; 4] {
+fn run(
+    sizes: (usize, usize, usize),
+    device: Device,
+    dtype: DType,
+    products: Products,
+) -> [Vec<f64>; 4] {
     let (rows, inputs, outputs) = sizes;
     let tape = Tape::new();
     let x = tape.leaf(tensor(
@@ -36,7 +41,7 @@ fn run(sizes: (usize, usize, usize), device: Device, dtype: DType) -> [Vec<f64>;
     );
     let (w_id, b_id) = (ParamId::fresh(), ParamId::fresh());
     let (w, b) = (Var::param(w_id, w), Var::param(b_id, b));
-    let y = linear(&x, &w, Some(&b)).unwrap();
+    let y = linear(&x, &w, Some(&b), products).unwrap();
     let dy = tensor(
         [rows, outputs],
         &values(4, [rows, outputs], 1.0, dtype),
@@ -60,7 +65,7 @@ fn products_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
         for sizes in SIZES {
             let (rows, inputs, outputs) = sizes;
-            let got = run(sizes, device, dtype);
+            let got = run(sizes, device, dtype, Products::Full);
             let (x, w) = (
                 values(1, [rows, inputs], 1.0, dtype),
                 values(2, [outputs, inputs], 1.0, dtype),
@@ -95,11 +100,33 @@ fn products_and_gradients_agree_with_the_definition_on_every_device() {
 fn two_runs_give_the_same_bits_on_every_device() {
     for (device, dtype) in cases() {
         for sizes in SIZES {
-            assert_eq!(
-                run(sizes, device, dtype),
-                run(sizes, device, dtype),
-                "{sizes:?} on {device}"
+            let run = || run(sizes, device, dtype, Products::Full);
+            assert_eq!(run(), run(), "{sizes:?} on {device}");
+        }
+    }
+}
+
+/// TF32 has 10 bits after the first: its rounding shows, and is no larger than that.
+#[test]
+fn tf32_rounds_operands_where_it_is_asked_for_on_a_gpu() {
+    let sizes = SIZES[3];
+    let gpus = cases()
+        .into_iter()
+        .filter(|(device, dtype)| *device != Device::Cpu && *dtype == DType::F32);
+    for (device, _) in gpus {
+        let full = run(sizes, device, DType::F32, Products::Full);
+        let tf32 = run(sizes, device, DType::F32, Products::Tf32);
+        for (name, full, tf32) in [
+            ("y", &full[0], &tf32[0]),
+            ("dx", &full[1], &tf32[1]),
+            ("dW", &full[2], &tf32[2]),
+        ] {
+            let error = distance(tf32, full);
+            assert!(
+                (1e-5..1e-3).contains(&error),
+                "{name} on {device}: {error:.1e}"
             );
         }
+        assert_eq!(full[3], tf32[3], "db on {device}");
     }
 }

@@ -104,7 +104,6 @@ impl<'a> Bench<'a> {
         let clock = Clock { device, runs };
         let machine = machine::measure(&clock)?;
         device.release_unused();
-        cuda::set_tf32(precision == Some(Precision::Tf32));
         Ok(Self {
             clock,
             machine,
