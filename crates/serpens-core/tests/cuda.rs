@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, gemm};
+use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, gemm, synchronize};
 use serpens_core::{DType, Device, Error, Gradients, Tape, Tensor, Var, bf16};
 
 /// Says on the standard error stream, past the capture of tests, what was not run.
@@ -75,25 +75,31 @@ fn running_out_of_memory_is_an_error_and_the_program_goes_on() {
 
 /// C += A A of square matrices.
 fn square(a: &Tensor, c: &mut Tensor, size: usize) {
-    let operand = |ptr| Operand {
+    product(a, c, size, false);
+}
+
+/// C += A Aᵀ, or C += A A of square matrices, where A has `size` rows.
+fn product(a: &Tensor, c: &mut Tensor, size: usize, transposed: bool) {
+    let operand = |ptr, stride, transposed| Operand {
         ptr,
-        stride: size,
+        stride,
         dtype: DType::F32,
-        transposed: false,
+        transposed,
     };
-    let from = operand(a.view().ptr());
-    let to = operand(c.view_mut().unwrap().ptr());
+    let depth = a.len() / size;
+    let from = |transposed| operand(a.view().ptr(), depth, transposed);
+    let to = operand(c.view_mut().unwrap().ptr(), size, false);
     let problem = Gemm {
         m: size,
         n: size,
-        k: size,
-        a: from,
-        b: from,
+        k: depth,
+        a: from(false),
+        b: from(transposed),
         c: to,
         accumulate: true,
         tf32: false,
     };
-    // SAFETY: the tensors hold size² values each.
+    // SAFETY: C holds size² values, A as many rows of `depth`.
     unsafe { gemm(a.device(), &problem) }.unwrap();
 }
 
@@ -199,4 +205,46 @@ fn what_other_threads_queue_stays_out_of_a_graph_in_the_making() {
     });
     let expected = [7.0, 10.0, 15.0, 22.0].map(|value| 1000.0 * value);
     assert_eq!(c.to_vec::<f32>().unwrap(), expected);
+}
+
+/// Long sums are split and added by a second kernel, from a workspace that all products share.
+#[test]
+fn a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone() {
+    const SIZE: usize = 64;
+    const DEPTH: usize = 1 << 16;
+    let Some(device) = gpu("a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone")
+    else {
+        return;
+    };
+    let matrix = |scale: f32| {
+        let value = |i: usize| scale * ((i * 7919 % 1000) as f32 / 1000.0 - 0.5);
+        let values: Vec<f32> = (0..SIZE * DEPTH).map(value).collect();
+        Tensor::from_slice([SIZE, DEPTH], &values, device).unwrap()
+    };
+    let zeros = || Tensor::zeros([SIZE, SIZE], DType::F32, device).unwrap();
+    let (small, large, mut of_graph) = (matrix(1.0), matrix(100.0), zeros());
+    let of_small = || {
+        let mut c = zeros();
+        product(&small, &mut c, SIZE, true);
+        c.to_vec::<f32>().unwrap()
+    };
+    let expected = of_small();
+    product(&large, &mut of_graph, SIZE, true); // makes its plan, which cannot be recorded
+    let graph = Graph::capture(device, || {
+        product(&large, &mut of_graph, SIZE, true);
+        Ok(())
+    });
+    let graph = graph.unwrap();
+    let stop = &std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                (0..10).for_each(|_| graph.replay().unwrap());
+                synchronize(device).unwrap();
+            }
+        });
+        let all: Vec<Vec<f32>> = (0..500).map(|_| of_small()).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(all.iter().all(|values| *values == expected));
+    });
 }

@@ -23,10 +23,7 @@ impl Graph {
     /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let state = state::of(device)?.state();
-        let Device::Cuda(ordinal) = device else {
-            unreachable!("the processor has no state of a device");
-        };
-        let _alone = state::alone(ordinal)?;
+        let _alone = state::alone(device)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the stream lives as long as the process.
@@ -53,7 +50,9 @@ impl Graph {
 
     /// Queues the recorded work.
     pub fn replay(&self) -> Result<()> {
-        let _entry = state::of(self.state.device)?;
+        // Products of matrices share one workspace. One that another thread is queuing may take two kernels, between which this
+        // must not fall.
+        let _alone = state::alone(self.state.device)?;
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         unsafe { result::graph::launch(self.executable, self.state.stream) }
             .map_err(driver_error("replay a graph"))

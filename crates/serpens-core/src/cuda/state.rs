@@ -68,8 +68,8 @@ pub(crate) struct State {
     /// What each function, by its address, may use of dynamic shared memory.
     pub(super) shared_limits: Mutex<HashMap<usize, u32>>,
     pub(super) products: Mutex<Option<Products>>,
-    /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
-    /// would end up in the graph.
+    /// Held for reading while something is queued, and for writing while a graph is recorded or replayed: what other threads
+    /// queue meanwhile would end up in the graph, or the graph in the midst of what they queue.
     queue: RwLock<()>,
 }
 
@@ -139,7 +139,8 @@ impl Drop for Alone {
 }
 
 /// Waits until no other thread queues work, and keeps it so.
-pub(super) fn alone(ordinal: usize) -> Result<Alone> {
+pub(super) fn alone(device: Device) -> Result<Alone> {
+    let ordinal = ordinal(device)?;
     let state = open(ordinal)?;
     let guard = state.queue.write().unwrap_or_else(PoisonError::into_inner);
     enter(ordinal);
@@ -195,8 +196,12 @@ fn open(ordinal: usize) -> Result<&'static State> {
 
 /// Enters the queue of a device.
 pub(super) fn of(device: Device) -> Result<Entry> {
+    state(ordinal(device)?)
+}
+
+fn ordinal(device: Device) -> Result<usize> {
     match device {
-        Device::Cuda(ordinal) => state(ordinal),
+        Device::Cuda(ordinal) => Ok(ordinal),
         Device::Cpu => Err(Error::NoDevice {
             device,
             reason: "this operation needs a CUDA device".into(),
