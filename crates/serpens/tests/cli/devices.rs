@@ -76,6 +76,7 @@ fn benches_of_a_gpu_are_refused_on_the_processor() {
         ["block", "--quick"],
         ["--batch", "8"],
         ["--length", "64,128"],
+        ["--recompute", "scan"],
     ] {
         let ran = place.run(&[&["bench", "--device", "cpu"][..], &words].concat());
         ran.is_refused(2, &[words[0], "NVIDIA GPU"]);

@@ -12,17 +12,18 @@ mod train;
 use clap::Args;
 use rayon::prelude::*;
 use serpens_core::{DType, Device, Shape, Tensor, bf16, cuda};
-use serpens_nn::Precision;
+use serpens_nn::{Precision, Recompute};
 
 use super::{Row, Table, Work};
 use crate::Result;
+use crate::compute::recompute;
 use clock::Clock;
 use machine::Machine;
 use published::Published;
 
-/// Other shapes than the published ones; what is left out is as in the first published row.
+/// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Shapes on a GPU, instead of the published ones")]
+#[command(next_help_heading = "On a GPU, instead of the published cases")]
 pub(super) struct Shapes {
     /// Sequences side by side.
     #[arg(long, value_name = "B", value_parser = size())]
@@ -45,6 +46,9 @@ pub(super) struct Shapes {
     /// Tokens that models know.
     #[arg(long, value_name = "V", value_parser = size())]
     vocab: Option<u64>,
+    /// What training steps compute again instead of keeping it.
+    #[arg(long, value_parser = recompute())]
+    recompute: Option<Recompute>,
 }
 
 /// Sizes that a tensor's axis may have.
@@ -63,6 +67,7 @@ impl Shapes {
             (self.width.is_some(), "--width"),
             (self.layers.is_some(), "--layers"),
             (self.vocab.is_some(), "--vocab"),
+            (self.recompute.is_some(), "--recompute"),
         ];
         given.into_iter().find_map(|(is, name)| is.then_some(name))
     }

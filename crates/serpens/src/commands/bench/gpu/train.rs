@@ -70,6 +70,7 @@ fn cases(bench: &Bench<'_>) -> Vec<Case> {
 impl Case {
     fn measure(&self, bench: &Bench<'_>) -> Result<Row> {
         let (device, precision) = (bench.clock.device, bench.precision());
+        let recompute = bench.shapes.recompute.unwrap_or(Recompute::None);
         let model = self
             .config
             .init(Device::Cpu, &mut SmallRng::seed_from_u64(0))?;
@@ -88,7 +89,7 @@ impl Case {
         let mut trainer = Trainer::new(model, Box::new(source), config)?.on(Compute {
             device,
             precision,
-            recompute: Recompute::None,
+            recompute,
         })?;
         let mut steps = Steps::default();
         trainer.run(Run {
@@ -97,10 +98,10 @@ impl Case {
             stop: &AtomicBool::new(false),
             evaluate: None,
         })?;
-        Ok(self.row(&steps.0[WARM_UP..], precision))
+        Ok(self.row(&steps.0[WARM_UP..], precision, recompute))
     }
 
-    fn row(&self, steps: &[StepMetrics], precision: Precision) -> Row {
+    fn row(&self, steps: &[StepMetrics], precision: Precision, recompute: Recompute) -> Row {
         let mut rates: Vec<f64> = steps.iter().map(|step| step.tokens_per_second).collect();
         rates.sort_by(f64::total_cmp);
         let rate = rates[rates.len() / 2];
@@ -111,8 +112,12 @@ impl Case {
             ..
         } = self.config;
         let (name, batch, length) = (&self.name, self.batch, self.length);
+        let again = match recompute {
+            Recompute::None => String::new(),
+            Recompute::Scan | Recompute::Block => format!(", recomputing the {recompute}"),
+        };
         let work = format!(
-            "{name}: {n_layer} × {d_model}, V {vocab_size}, B {batch}, L {length}, {precision}"
+            "{name}: {n_layer} × {d_model}, V {vocab_size}, B {batch}, L {length}, {precision}{again}"
         );
         let most = steps
             .iter()
