@@ -21,8 +21,6 @@ const CHUNK: usize = 32;
 /// Channels and states of a warp.
 const WARP_CHANNELS: usize = 8;
 const WARP_STATES: usize = 16;
-/// Warps that a multiprocessor holds, by the registers that they need.
-const RESIDENT_WARPS: usize = 12;
 const COMBINE_THREADS: usize = 128;
 
 /// How a scan is divided: into blocks of channels, and into segments of time.
@@ -51,8 +49,8 @@ impl Plan {
         let group_blocks = of_group.div_ceil(WARP_CHANNELS * channel_warps);
         let chunks = dims.length.div_ceil(CHUNK);
         let blocks = dims.batch * dims.groups * group_blocks;
-        let resident = multiprocessors * (RESIDENT_WARPS / (slices * channel_warps)).max(1);
-        let segment_chunks = segment_chunks(blocks, chunks, resident);
+        let segment_chunks =
+            segment_chunks(blocks, slices * channel_warps, chunks, multiprocessors);
         Self {
             slices,
             channel_warps,
@@ -105,24 +103,31 @@ impl Plan {
     }
 }
 
-/// The chunks of a segment with which so many blocks take the least time: the walk of a segment, and the pass before it that more
-/// than one segment need, in units of a chunk's walk.
-fn segment_chunks(blocks: usize, chunks: usize, resident: usize) -> usize {
+/// The chunks of a segment with which so many blocks, of so many warps each, take the least time: the walk of a segment, and the
+/// pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with all that it holds and works
+/// through its blocks as if one after another; only with fewer than 6 warps it waits. In units of a warp's walk over a chunk.
+fn segment_chunks(blocks: usize, warps: usize, chunks: usize, multiprocessors: usize) -> usize {
+    const LEAST_WARPS: usize = 6;
+    /// Segments are worth while up to so many warps for a multiprocessor.
+    const MOST_WARPS: usize = 48;
     /// What a block takes beside its chunks, what a chunk takes in the pass before, and the launches of that.
     const BLOCK: f64 = 1.0;
     const BEFORE: f64 = 0.25;
-    const LAUNCHES: f64 = 1.5;
+    const LAUNCHES: f64 = 18.0;
     let time = |segments: usize| {
         let each = chunks.div_ceil(segments) as f64;
-        let waves = |segments: usize| (blocks * segments).div_ceil(resident) as f64;
+        let in_turn = |segments: usize| {
+            let most = warps * (blocks * segments).div_ceil(multiprocessors);
+            most.max(LEAST_WARPS) as f64
+        };
         let before = match segments {
             1 => 0.0,
-            _ => waves(segments - 1) * each * BEFORE + LAUNCHES,
+            _ => in_turn(segments - 1) * each * BEFORE + LAUNCHES,
         };
-        waves(segments) * (each + BLOCK) + before
+        in_turn(segments) * (each + BLOCK) + before
     };
-    let most = (4 * resident).div_ceil(blocks).min(chunks);
-    let segments = (1..=most.max(1)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+    let most = (MOST_WARPS * multiprocessors).div_ceil(warps * blocks);
+    let segments = (1..=most.clamp(1, chunks)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
     chunks.div_ceil(segments.unwrap_or(1))
 }
 
@@ -457,8 +462,9 @@ mod tests {
 
     #[test]
     fn few_channels_are_cut_into_segments_of_time() {
-        assert_eq!(segment_chunks(384, 64, 396), 64);
-        assert!(segment_chunks(32, 4096, 396) <= 342);
-        assert!(segment_chunks(32, 16, 396) <= 4);
+        assert_eq!(segment_chunks(384, 4, 64, 132), 64);
+        assert_eq!(segment_chunks(512, 4, 64, 132), 64);
+        assert!(segment_chunks(32, 4, 4096, 132) <= 342);
+        assert!(segment_chunks(32, 4, 16, 132) <= 4);
     }
 }
