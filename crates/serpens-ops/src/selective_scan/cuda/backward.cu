@@ -1,7 +1,7 @@
 // The walk of the gradients of the selective scan with a real A; see backward.cuh for who does what.
 //
-// Of each chunk the states are computed again from the checkpoint: once up to the last 8 steps, keeping the state before every 8
-// steps, then, 8 steps at a time from the last to the first, once more with the decays a and the decayed states w = a h kept in
+// Of each chunk the states are computed again from the checkpoint: once up to the last SUB steps, keeping the state before every SUB
+// steps, then, SUB steps at a time from the last to the first, once more with the decays a and the decayed states w = a h kept in
 // registers for the way back:
 //
 //     forward   h_t = w_t + δ_t u_t B_t                y_t = <C_t, h_t>        dC_t = Σ_channels g_t h_t
@@ -10,32 +10,42 @@
 //
 // with g the gradient before the gate. y, s and p give the gradients of z, u and Δ.
 
-constexpr int BLOCKS = WARPS >= 12 ? 1 : 12 / WARPS;  // that should fit into a multiprocessor: 3 warps per scheduler
-constexpr int BC_PARTS = EXACT ? 1 : 2;  // that a warp leaves of its sums of dB and dC
+constexpr int RESIDENT_WARPS = SUB == 4 ? 16 : 12;  // by the registers that a and w of SUB steps leave
+constexpr int BLOCKS = WARPS >= RESIDENT_WARPS ? 1 : RESIDENT_WARPS / WARPS;
 
-// Columns of channels are swizzled, except those of `steps` and `g`.
+// What the walk reads of a step. Padded so that 8 channels of 4 steps meet different banks; one after another in memory, so that
+// one uniform register reaches all of a step.
+struct Step {
+    float2 delta[CHANNELS + 12];  // δ and δ u
+    float g[CHANNELS];            // the gradient of y
+    float dz[CHANNELS];           // the gradient of z over y
+    float slope[CHANNELS];        // dδ/dΔ
+    float bc[2][PADDED];
+};
+
+// Columns of tiles are swizzled.
 struct Shared {
     IO tiles[2][3][CHUNK][CHANNELS];  // u, Δ and z, whose places their gradients take
     IO dy[CHUNK][CHANNELS];
     IO bc_raw[BC_AHEAD ? CHUNK : 1][2][PADDED];
-    float bc[CHUNK][2][PADDED];
-    float2 steps[CHUNK][CHANNELS + 4];  // δ and δ u
-    float g[CHUNK][CHANNELS + 8];       // the gradient of y
-    float dz[CHUNK][CHANNELS];          // the gradient of z over y
-    float slope[CHUNK][CHANNELS];       // dδ/dΔ
-    float bc_sums[WARPS * BC_PARTS][2][CHUNK][16];  // of dB, dC; each four of states in the order 0, 2, 1, 3
+    Step steps[CHUNK];
+    float bc_sums[WARPS][2][CHUNK][16];  // of dB, dC
 };
 
 enum { U, DELTA, Z };
 
-// The states before the 8 steps from t0: a lane keeps its own where its warp's sums of dC of these steps will be.
+// The states before the SUB steps from t0: a lane keeps its own where its warp's sums of these steps will be.
 __device__ __forceinline__ float* entry(Shared& s, int warp, int lane, int t0) {
-    return s.bc_sums[warp * BC_PARTS][1][t0] + lane * 4;
+    return s.bc_sums[warp][lane / (4 * SUB)][t0] + lane % (4 * SUB) * 4;
 }
+
+// Where the first or second (half) two of a lane's states lie in row t of `bc_sums`, so that those of four lanes and steps meet in
+// no bank.
+__device__ __forceinline__ u32 two_at(u32 t, u32 state_lane, u32 half) { return state_lane * 4 + (half ^ t / 2 % 2) * 2; }
 
 // Behind it, where there are several slices, each one's y, s and p: (slices, 3, CHUNK, CHANNELS).
 __device__ __forceinline__ float& slice_sum(Shared& s, int slice, int which, int t, int channel) {
-    return reinterpret_cast<float*>(&s + 1)[((slice * 3 + which) * CHUNK + t) * CHANNELS + swizzled(t, channel)];
+    return reinterpret_cast<float*>(&s + 1)[((slice * 3 + which) * CHUNK + t) * CHANNELS + swizzled<float>(t, channel)];
 }
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------------
@@ -45,7 +55,7 @@ __device__ __forceinline__ float& slice_sum(Shared& s, int slice, int which, int
 __device__ __forceinline__ void get_tile(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * PIECES>(at, [&](u32 i) {
-        u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled(t, c);
+        u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled<IO>(t, c);
         u32 row = row_of(p, chunk, min((int)t, chunk.steps - 1));
         bool exists = (int)t < chunk.steps && (int)c < at.count;
         fetch<VEC>(&tile[U][t][to], address(p.u, row, column), exists);
@@ -66,7 +76,7 @@ __device__ __forceinline__ void get_tile(const BackwardParams& p, const Place& a
 __device__ __forceinline__ void put_tile(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * PIECES>(at, [&](u32 i) {
-        u32 t = i / PIECES, c = i % PIECES * VEC, row = row_of(p, chunk, t), column = at.first_channel + c, from = swizzled(t, c);
+        u32 t = i / PIECES, c = i % PIECES * VEC, row = row_of(p, chunk, t), column = at.first_channel + c, from = swizzled<IO>(t, c);
         if ((int)t >= chunk.steps || (int)c >= at.count) return;
         put<VEC>(address(p.du, row, column), &tile[U][t][from]);
         put<VEC>(address(p.ddelta, row, column), &tile[DELTA][t][from]);
@@ -91,76 +101,126 @@ __device__ __forceinline__ void widen_bc(const BackwardParams& p, const Place& a
                 values[j] = exists ? to_f32(*address(n < PADDED ? p.b : p.c, row_of(p, chunk, t), column)) : 0.0f;
             }
         }
-        store<4>(&s.bc[t][0][n], values);
+        store<4>(&s.steps[t].bc[0][n], values);
     });
 }
 
+constexpr u32 OWN_FOURS = (CHUNK * FOURS + THREADS - 1) / THREADS;  // of dB and dC of a chunk that a thread adds and puts
+
+// Which four, the first of dB, the last of dC.
+struct Four {
+    u32 which, t, n;
+    bool exists;
+};
+__device__ __forceinline__ Four own_four(const Place& at, u32 k) {
+    constexpr u32 HALF = CHUNK * FOURS / 2;
+    u32 i = k * THREADS + at.tid, j = i % HALF;
+    return {i / HALF % 2, j / (FOURS / 2), j % (FOURS / 2) * 4, i < 2 * HALF};
+}
+
+__device__ __forceinline__ void swap(float& x, float& y) {
+    float kept = x;
+    x = y;
+    y = kept;
+}
+
 // The sums over the block's channels of a chunk's dB and dC, from the warps' sums.
-__device__ __forceinline__ void put_bc_sums(const BackwardParams& p, const Shared& s, const Place& at, const Chunk& chunk) {
-    constexpr u32 PARTS = CHANNEL_WARPS * BC_PARTS;
+__device__ __forceinline__ void add_bc_sums(const Shared& s, const Place& at, float (&sums)[OWN_FOURS][4]) {
+#pragma unroll
+    for (u32 k = 0; k < OWN_FOURS; ++k) {
+        Four f = own_four(at, k);
+#pragma unroll
+        for (u32 r = 0; r < 4; ++r) sums[k][r] = 0.0f;
+#pragma unroll
+        for (u32 part = 0; part < CHANNEL_WARPS; ++part) {
+            float more[4];
+            load<4>(&s.bc_sums[f.n / 16 * CHANNEL_WARPS + part][f.which][f.t][f.n % 16], more);
+#pragma unroll
+            for (int r = 0; r < 4; ++r) sums[k][r] += more[r];
+        }
+        if (two_at(f.t, 0, 0) != 0) {
+            swap(sums[k][0], sums[k][2]);
+            swap(sums[k][1], sums[k][3]);
+        }
+    }
+}
+
+__device__ __forceinline__ void put_bc_sums(const BackwardParams& p, const Place& at, const Chunk& chunk,
+                                            const float (&sums)[OWN_FOURS][4]) {
     u32 width = p.groups * p.state;
     float* to = p.bc_parts + at.part * p.batch * p.length * 2 * width + at.group * p.state;
-    share_out<CHUNK * FOURS>(at, [&](u32 i) {
-        u32 t = i / FOURS, which = i % FOURS * 4 / PADDED, n = i % FOURS * 4 % PADDED;
-        if ((int)t >= chunk.steps || (int)n >= p.state) return;
-        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-        for (u32 part = 0; part < PARTS; ++part) {
-            float more[4];
-            load<4>(&s.bc_sums[n / 16 * PARTS + part][which][t][n % 16], more);
-#pragma unroll
-            for (int r = 0; r < 4; ++r) sum[r] += more[r];
-        }
-        float* at_n = to + ((u64)(row_of(p, chunk, t) * 2 + which) * width + n);
-        float ordered[4] = {sum[0], sum[2], sum[1], sum[3]};
+    for (u32 k = 0; k < OWN_FOURS; ++k) {
+        Four f = own_four(at, k);
+        if (!f.exists || (int)f.t >= chunk.steps || (int)f.n >= p.state) continue;
+        float* at_n = to + ((u64)(row_of(p, chunk, f.t) * 2 + f.which) * width + f.n);
         if (STATE_VEC == 4) {
-            *reinterpret_cast<float4*>(at_n) = {ordered[0], ordered[1], ordered[2], ordered[3]};
+            store<4>(at_n, sums[k]);
         } else {
 #pragma unroll
             for (u32 r = 0; r < 4; ++r)
-                if ((int)(n + r) < p.state) at_n[r] = ordered[r];
+                if ((int)(f.n + r) < p.state) at_n[r] = sums[k][r];
         }
-    });
+    }
+}
+
+// A chunk's gradients, when all its warps have walked over it.
+__device__ __forceinline__ void put_chunk(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+    float sums[OWN_FOURS][4];
+    add_bc_sums(s, at, sums);
+    put_tile(p, at, s, chunk);
+    put_bc_sums(p, at, chunk, sums);
 }
 
 // ---- what is per channel and step --------------------------------------------------------------------------------------------
 
 // Where nothing is, u, z and dy are zeros; steps past the end must also have δ and its slope zero.
-__device__ __forceinline__ void prepare(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk, float bias) {
+__device__ __forceinline__ void prepare(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
-    u32 c = swizzled(at.own_step, at.own_channel);
-    float u[SHARE], x[SHARE], dy[SHARE], z[SHARE], slope[SHARE];
+    constexpr int COUNT = Prepared::COUNT;
+    int channel = prepared_channel(at);
+    float bias[2], u[COUNT][2], x[COUNT][2], g[COUNT][2], z[COUNT][2], slope[COUNT][2];
+    of_prepared(p, at, p.bias, bias);
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        int t = own_row(at, i);
-        u[i] = to_f32(tile[U][t][c]);
-        x[i] = to_f32(tile[DELTA][t][c]) + bias;
-        dy[i] = to_f32(s.dy[t][c]);
-        if (GATE) z[i] = to_f32(tile[Z][t][c]);
-        slope[i] = 1.0f;
+    for (int i = 0; i < COUNT; ++i) {
+        int t = Prepared::row(at, i);
+        u32 c = swizzled<IO>(t, channel);
+        load<2>(&tile[U][t][c], u[i]);
+        load<2>(&tile[DELTA][t][c], x[i]);
+        load<2>(&s.dy[t][c], g[i]);
+        if (GATE) load<2>(&tile[Z][t][c], z[i]);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            x[i][j] += bias[j];
+            slope[i][j] = 1.0f;
+        }
     }
     if (p.softplus) {
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) x[i] = softplus_and_slope(x[i], slope[i]);
+        for (int i = 0; i < COUNT; ++i)
+#pragma unroll
+            for (int j = 0; j < 2; ++j) x[i][j] = softplus_and_slope(x[i][j], slope[i][j]);
     }
     if (chunk.steps < CHUNK) {
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i)
-            if (own_step(at, i) >= chunk.steps) x[i] = slope[i] = 0.0f;
+        for (int i = 0; i < COUNT; ++i)
+            if (Prepared::step(at, i) >= chunk.steps) x[i][0] = x[i][1] = slope[i][0] = slope[i][1] = 0.0f;
     }
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        int t = own_step(at, i);
-        if (!EVEN_SHARES && t >= CHUNK) break;
-        float g = dy[i];
-        if (GATE) {
-            float sigma = sigmoid(z[i]), gate = z[i] * sigma;
-            s.dz[t][c] = g * (sigma + gate * (1.0f - sigma));
-            g *= gate;
+    for (int i = 0; i < COUNT; ++i) {
+        int t = Prepared::step(at, i);
+        if (!Prepared::EVEN && t >= CHUNK) break;
+        float steps[4] = {x[i][0], x[i][0] * u[i][0], x[i][1], x[i][1] * u[i][1]}, dz[2];
+#pragma unroll
+        for (int j = 0; GATE && j < 2; ++j) {
+            float sigma = sigmoid(z[i][j]), gate = z[i][j] * sigma;
+            dz[j] = g[i][j] * (sigma + gate * (1.0f - sigma));
+            g[i][j] *= gate;
         }
-        s.steps[t][at.own_channel] = {x[i], x[i] * u[i]};
-        s.g[t][at.own_channel] = g;
-        s.slope[t][c] = slope[i];
+        store<4>(&s.steps[t].delta[channel].x, steps);
+        store<2>(&s.steps[t].g[channel], g[i]);
+        store<2>(&s.steps[t].slope[channel], slope[i]);
+        if (GATE) store<2>(&s.steps[t].dz[channel], dz);
     }
 }
 
@@ -169,30 +229,32 @@ struct ChannelSums {
     float d, bias;
 };
 
-// The gradients of u, Δ and z at K steps, 4 STRIDE apart, from their sums over the states: y, s and p (here with A log2 e for A).
-template <int K, int STRIDE> __device__ __forceinline__ void finish(Shared& s, const Place& at, int buffer, int t, float d,
-                                                                    const float (&y)[K], const float (&lambda_b)[K],
-                                                                    const float (&p)[K], ChannelSums& sums) {
+// The gradients of u, Δ and z at K steps, 4 STRIDE apart from t0 + first, from their sums over the states: y, s and p (here with
+// A log2 e for A). Columns are swizzled alike every 8 steps, so t0, which divides by 8, does not count for that.
+template <int K, int STRIDE>
+__device__ __forceinline__ void finish(Shared& s, const Place& at, int buffer, int t0, int first, float d, const float (&y)[K],
+                                       const float (&lambda_b)[K], const float (&p)[K], ChannelSums& sums) {
     auto& tile = s.tiles[buffer];
-    u32 c = swizzled(at.own_step, at.own_channel);
     float u[K], du[K], ddelta[K], dz[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        int row = EVEN_SHARES ? t + 4 * STRIDE * k : (t + 4 * STRIDE * k) % CHUNK;
-        float delta = s.steps[row][at.own_channel].x, g = s.g[row][at.own_channel];
-        u[k] = to_f32(tile[U][row][c]);
-        ddelta[k] = (LN_2 * p[k] + u[k] * lambda_b[k]) * s.slope[row][c];
-        if (GATE) dz[k] = s.dz[row][c] * (y[k] + d * u[k]);
+        int t = Finished::EVEN ? first + 4 * STRIDE * k : (first + 4 * STRIDE * k) % CHUNK, row = t0 + t;
+        const Step& step = s.steps[row];
+        float delta = step.delta[at.channel].x, g = step.g[at.channel];
+        u[k] = to_f32(tile[U][row][swizzled<IO>(t, at.channel)]);
+        ddelta[k] = (LN_2 * p[k] + u[k] * lambda_b[k]) * step.slope[at.channel];
+        if (GATE) dz[k] = step.dz[at.channel] * (y[k] + d * u[k]);
         du[k] = delta * lambda_b[k] + d * g;
-        if (EVEN_SHARES || t + 4 * STRIDE * k < CHUNK) {
+        if (Finished::EVEN || first + 4 * STRIDE * k < CHUNK) {
             sums.d += g * u[k];
             sums.bias += ddelta[k];
         }
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        int row = t + 4 * STRIDE * k;
-        if (!EVEN_SHARES && row >= CHUNK) break;
+        int t = first + 4 * STRIDE * k, row = t0 + t;
+        if (!Finished::EVEN && t >= CHUNK) break;
+        u32 c = swizzled<IO>(t, at.channel);
         tile[U][row][c] = from_f32<IO>(du[k]);
         tile[DELTA][row][c] = from_f32<IO>(ddelta[k]);
         if (GATE) tile[Z][row][c] = from_f32<IO>(dz[k]);
@@ -217,96 +279,71 @@ __device__ __forceinline__ float sum_channels(const float (&x)[2][4], int channe
     return exchange(y0, y1, 1, low);
 }
 
-// d += a b on the tensor cores, with a of 16 x 8 and b of 8 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l holds rows
-// r and r + 8 of columns l (a[0], a[1]) and l + 4 (a[2], a[3]) of a, rows l and l + 4 of column r of b, and rows r (d[0], d[1])
-// and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1 of d.
-__device__ __forceinline__ void mma(float (&d)[4], const float (&a)[4], float b0, float b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+// d += a b on the tensor cores, with a of 16 x 4 and b of 4 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l holds rows
+// r and r + 8 of column l of a, row l of column r of b, and rows r (d[0], d[1]) and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1
+// of d.
+__device__ __forceinline__ void mma(float (&d)[4], float a0, float a1, float b) {
+    asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-          "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+        : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(b)));
 }
 
-// Reads 4 values of which the compiler must not know that they are constants: it would move them into place before each use.
-__device__ __forceinline__ void load_unknown(float (&to)[4], const float* shared) {
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
-                 : "r"((u32)__cvta_generic_to_shared(shared))
-                 : "memory");
+// The sums over the 4 lanes of a channel of 4 steps' values, each for the lane of that step.
+__device__ __forceinline__ float sum_states(const Place& at, const float* x) {
+    bool high = at.state_lane & 2, low = at.state_lane & 1;
+    float x0 = exchange(x[0], x[2], 8, high), x1 = exchange(x[1], x[3], 8, high);
+    return exchange(x0, x1, 4, low);
 }
 
-// Constant operands of the tensor cores.
-struct Operands {
-    float low[4], high[4];  // the two halves of the identity, 16 x 8 each
-    float add[4];           // 0 and 1: what adds the columns of a half of the channels
-    float mask[4];          // for step i of two: 1 at 2 i + 0 or 2 i + 1, if the lane's column is this step's even or odd one
-};
-
-__device__ __forceinline__ void fill_operands(const Place& at, float* shared, Operands& to) {
-    int row = at.lane / 4, column = at.lane % 4;
-    float(*own)[4] = reinterpret_cast<float(*)[4]>(shared + at.tid * 16);
-    float one = row == column ? 1.0f : 0.0f, other = row == column + 4 ? 1.0f : 0.0f;
-    own[0][0] = own[1][1] = one;
-    own[0][2] = own[1][3] = other;
-    own[0][1] = own[0][3] = own[1][0] = own[1][2] = 0.0f;
-    bool half = row / 2 % 2 == column / 2;
-    own[2][0] = half && row < 4 ? 1.0f : 0.0f;
-    own[2][1] = half && row >= 4 ? 1.0f : 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) own[3][i] = row % 4 == i ? 1.0f : 0.0f;
-    load_unknown(to.low, own[0]);
-    load_unknown(to.high, own[1]);
-    load_unknown(to.add, own[2]);
-    load_unknown(to.mask, own[3]);
-}
-
-// The sums over the 4 lanes of a channel of 4 steps' values, each for the lane whose own channel and step it is.
+// The sums over a warp's channels of 4 steps' values times a weight: dB (WHICH 0) or dC (1).
 //
-// By shuffles each exchange halves the values of a lane. The tensor cores first turn the values round: their b has the steps of
-// channels as rows and (half of the channels, state lane) as columns, and becomes a d of 16 rows, 4 channels of 4 steps. Then they
-// add columns: of d as it lies, taken as a, the rows r and r + 8 are even and odd columns, and the columns l and l + 4 the two
-// halves of the rows, which the zeros of `add` keep apart.
-__device__ __forceinline__ float sum_states(const Place& at, const Operands& operands, const float* x) {
-    if constexpr (EXACT) {
-        bool high = at.state_lane & 2, low = at.state_lane & 1;
-        float x0 = exchange(x[0], x[2], 8, high), x1 = exchange(x[1], x[3], 8, high);
-        return exchange(x0, x1, 4, low);
-    } else {
-        float turned[4] = {0.0f, 0.0f, 0.0f, 0.0f}, sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        mma(turned, operands.low, x[0], x[1]);
-        mma(turned, operands.high, x[2], x[3]);
-        mma(sums, turned, operands.add[0], operands.add[1]);
-        return sums[0] + sums[3];
-    }
-}
-
-// The sums over a warp's channels of two steps' values times a weight: dB (WHICH 0) or dC (1).
-//
-// For f32 by shuffles. For bf16 by the tensor cores, finer than the result: a holds the lanes' 4 states as they lie, so a lane's
-// channel is column l, and its states are rows r, r + 8 of columns l and l + 4. b keeps apart, in its columns, what must not be
-// added: the two halves of the channels (bit 2), the two steps (bit 1) and the two columns of a that are one channel (bit 0).
-// Of d then only the rows and columns of the same half of the channels count.
+// For f32 by shuffles, two steps at once. For bf16 by the tensor cores, finer than the result: a holds the lanes' states as they
+// lie, two at a time, so a lane's channel is column l of a and its half of the channels a bit of the row. The columns of b and d
+// are steps and halves of the channels, 2 step + half, and in b only those of the values' own step are not zero. Of d then only
+// the rows and columns of the same half count.
 template <int WHICH> struct Products {
-    float x[2][4];  // EXACT: the products; else the sums, in x[0]
+    float x[2][4];  // EXACT: the products of two steps; else the sums
 
-    __device__ __forceinline__ void begin() { x[0][0] = x[0][1] = x[0][2] = x[0][3] = 0.0f; }
-    __device__ __forceinline__ void add(const Operands& operands, int i, const float (&values)[4], float weight) {
+    __device__ __forceinline__ void begin() {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) x[0][r] = x[1][r] = 0.0f;
+    }
+    // Step i's values; `weight` is that of the step and the lane's channel, `column_weight` that of the lane's column.
+    __device__ __forceinline__ void add(const Place& at, int i, const float (&values)[4], float weight, float column_weight) {
         if constexpr (EXACT) {
 #pragma unroll
-            for (int r = 0; r < 4; ++r) x[i][r] = values[r] * weight;
+            for (int r = 0; r < 4; ++r) x[i % 2][r] = values[r] * weight;
         } else {
-            mma(x[0], values, weight * operands.mask[2 * i], weight * operands.mask[2 * i + 1]);
+            float b = (int)at.lane / 8 == i ? column_weight : 0.0f;
+            mma(x[0], values[0], values[1], b);
+            mma(x[1], values[2], values[3], b);
         }
     }
-    __device__ __forceinline__ void end(const Place& at, Shared& s, int t0) const {
+    // When steps i and i + 1 of the 4 from t0 are done.
+    __device__ __forceinline__ void end(const Place& at, Shared& s, int t0, int i, bool last) const {
         if constexpr (EXACT) {
-            int r = at.channel_lane % 4, place = r % 2 * 2 + r / 2;
-            s.bc_sums[at.warp][WHICH][t0 + at.channel_lane / 4][at.state_lane * 4 + place] = sum_channels(x, at.channel_lane);
-        } else if (at.lane % 4 / 2 == at.lane / 16) {
-            store<4>(&s.bc_sums[at.warp * 2 + at.lane / 16][WHICH][t0 + at.lane % 2][at.state_lane * 4], x[0]);
+            int t = t0 + i + at.channel_lane / 4;
+            u32 place = two_at(t, at.state_lane, at.channel_lane % 4 / 2) + at.channel_lane % 2;
+            s.bc_sums[at.warp][WHICH][t][place] = sum_channels(x, at.channel_lane);
+        } else if (last) {
+            // The lane of the other half has the same step and states: each keeps two of them.
+            int half = at.lane / 16, t = at.lane % 4;
+            float sums[2];
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                float kept = half ? x[1][2 * r + 1] : x[0][2 * r], sent = half ? x[0][2 * r + 1] : x[1][2 * r];
+                sums[r] = kept + __shfl_xor_sync(0xffffffffu, sent, 16);
+            }
+            store<2>(&s.bc_sums[at.warp][WHICH][t0 + t][two_at(t, at.state_lane, half)], sums);
         }
     }
 };
+
+// The weight of a lane's column in the 4 steps from t0: δ u for dB, g for dC.
+template <int WHICH> __device__ __forceinline__ float column_weight(const Place& at, const Shared& s, int t0) {
+    int channel = at.warp % CHANNEL_WARPS * 8 + at.lane / 4 % 2 * 4 + at.lane % 4, t = t0 + at.lane / 8;
+    return WHICH ? s.steps[t].g[channel] : s.steps[t].delta[channel].y;
+}
 
 // ---- the walk over a chunk --------------------------------------------------------------------------------------------------
 
@@ -326,135 +363,138 @@ struct Pair {
     __device__ __forceinline__ void read(const Place& at, const Shared& s, int t0, int i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            float2 step = s.steps[t0 + i + j][at.channel];
-            delta[j] = step.x;
-            input[j] = step.y;
-            g[j] = s.g[t0 + i + j][at.channel];
-            load<4>(&s.bc[t0 + i + j][0][at.slice * 16 + at.state_lane * 4], b[j]);
-            load<4>(&s.bc[t0 + i + j][1][at.slice * 16 + at.state_lane * 4], c[j]);
+            const Step& step = s.steps[t0 + i + j];
+            delta[j] = step.delta[at.channel].x;
+            input[j] = step.delta[at.channel].y;
+            g[j] = step.g[at.channel];
+            load<4>(&step.bc[0][at.slice * 16 + at.state_lane * 4], b[j]);
+            load<4>(&step.bc[1][at.slice * 16 + at.state_lane * 4], c[j]);
         }
     }
 };
 
-// The states before every 8 steps, from the one before the chunk.
+// The states before every SUB steps, from the one before the chunk.
 __device__ __forceinline__ void enter(const Place& at, Shared& s, const Carry& carry, float (&h)[4], u32 resets) {
     for (int t0 = 0;; t0 += SUB) {
         store<4>(entry(s, at.warp, at.lane, t0), h);
         if (t0 + SUB == CHUNK) return;
 #pragma unroll
         for (int i = 0; i < SUB; ++i) {
-            float2 step = s.steps[t0 + i][at.channel];
+            const Step& step = s.steps[t0 + i];
+            float2 delta = step.delta[at.channel];
             float a[4], b[4];
-            decays(a, carry.a, step.x, resets, t0 + i);
-            load<4>(&s.bc[t0 + i][0][at.slice * 16 + at.state_lane * 4], b);
+            decays(a, carry.a, delta.x, resets, t0 + i);
+            load<4>(&step.bc[0][at.slice * 16 + at.state_lane * 4], b);
 #pragma unroll
-            for (int r = 0; r < 4; ++r) h[r] = a[r] * h[r] + step.y * b[r];
+            for (int r = 0; r < 4; ++r) h[r] = a[r] * h[r] + delta.y * b[r];
         }
     }
 }
 
-// 8 steps forward: the decays, the decayed states, y (of steps own_step and 4 + own_step) and dC. `pair` ends as the last two.
-__device__ __forceinline__ void replay(const Place& at, Shared& s, const Carry& carry, const Operands& operands, int t0, u32 resets, Pair& pair,
-                                       float (&a)[SUB][4], float (&w)[SUB][4], float (&y)[2]) {
-    float h[4], dot[SUB];
+// SUB steps forward: the decays, the decayed states, dC and y, of step l of every four. `pair` ends as the last two.
+__device__ __forceinline__ void replay(const Place& at, Shared& s, const Carry& carry, int t0, u32 resets, Pair& pair,
+                                       float (&a)[SUB][4], float (&w)[SUB][4], float (&y)[SUB / 4]) {
+    float h[4], dot[4], weight = column_weight<1>(at, s, t0), next_weight = 0.0f;
     load<4>(entry(s, at.warp, at.lane, t0), h);
     pair.read(at, s, t0, 0);
     __syncwarp();
+    Products<1> products;
 #pragma unroll
     for (int i = 0; i < SUB; i += 2) {
         Pair next;
         if (i + 2 < SUB) next.read(at, s, t0, i + 2);
-        Products<1> products;
-        products.begin();
+        if (SUB > 4 && i == 2) next_weight = column_weight<1>(at, s, t0 + 4);
+        if (i == 4) weight = next_weight;
+        if (i % 4 == 0) products.begin();
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
+            float& y_part = dot[i % 4 + j];
             decays(a[i + j], carry.a, pair.delta[j], resets, t0 + i + j);
-            dot[i + j] = 0.0f;
+            y_part = 0.0f;
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 w[i + j][r] = a[i + j][r] * h[r];
                 h[r] = w[i + j][r] + pair.input[j] * pair.b[j][r];
-                dot[i + j] += h[r] * pair.c[j][r];
+                y_part += h[r] * pair.c[j][r];
             }
-            products.add(operands, j, h, pair.g[j]);
+            products.add(at, i % 4 + j, h, pair.g[j], weight);
         }
-        products.end(at, s, t0 + i);
+        products.end(at, s, t0 + i / 4 * 4, i % 4, i % 4 == 2);
+        if (GATE && i % 4 == 2) y[i / 4] = sum_states(at, dot);
         if (i + 2 < SUB) pair = next;
-    }
-    if (GATE) {
-        y[0] = sum_states(at, operands, dot);
-        y[1] = sum_states(at, operands, dot + 4);
     }
 }
 
-// The same 8 steps back: λ, dB, dA and the sums s and p (of steps own_step and 4 + own_step).
-__device__ __forceinline__ void walk_back(const Place& at, Shared& s, Carry& carry, const Operands& operands, int t0, Pair& pair, const float (&a)[SUB][4],
-                                          const float (&w)[SUB][4], float (&lambda_b)[2], float (&p)[2]) {
-    float dot_b[SUB], dot_a[SUB];
+// The same steps back: λ, dB, dA and the sums s and p, of step l of every four.
+__device__ __forceinline__ void walk_back(const Place& at, Shared& s, Carry& carry, int t0, Pair& pair, const float (&a)[SUB][4],
+                                          const float (&w)[SUB][4], float (&lambda_b)[SUB / 4], float (&p)[SUB / 4]) {
+    float dot_b[4], dot_a[4], weight = column_weight<0>(at, s, t0 + SUB - 4), next_weight = 0.0f;
+    Products<0> products;
 #pragma unroll
     for (int i = SUB - 2; i >= 0; i -= 2) {
         Pair next;
         if (i > 0) next.read(at, s, t0, i - 2);
-        Products<0> products;
-        products.begin();
+        if (SUB > 4 && i == 4) next_weight = column_weight<0>(at, s, t0);
+        if (SUB > 4 && i == 2) weight = next_weight;
+        if (i % 4 == 2) products.begin();
 #pragma unroll
         for (int j = 1; j >= 0; --j) {
-            float lambda[4];
-            dot_b[i + j] = dot_a[i + j] = 0.0f;
+            float lambda[4], &b_part = dot_b[i % 4 + j], &a_part = dot_a[i % 4 + j];
+            b_part = a_part = 0.0f;
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 lambda[r] = pair.g[j] * pair.c[j][r] + carry.carry[r];
                 carry.carry[r] = a[i + j][r] * lambda[r];
                 float q = lambda[r] * w[i + j][r];
-                dot_b[i + j] += lambda[r] * pair.b[j][r];
-                dot_a[i + j] += carry.a[r] * q;
+                b_part += lambda[r] * pair.b[j][r];
+                a_part += carry.a[r] * q;
                 carry.da[r] += pair.delta[j] * q;
             }
-            products.add(operands, j, lambda, pair.input[j]);
+            products.add(at, i % 4 + j, lambda, pair.input[j], weight);
         }
-        products.end(at, s, t0 + i);
-        if (i > 0) pair = next;
+        products.end(at, s, t0 + i / 4 * 4, i % 4, i % 4 == 0);
         if (i % 4 == 0) {
-            lambda_b[i / 4] = sum_states(at, operands, dot_b + i);
-            p[i / 4] = sum_states(at, operands, dot_a + i);
+            lambda_b[i / 4] = sum_states(at, dot_b);
+            p[i / 4] = sum_states(at, dot_a);
         }
+        if (i > 0) pair = next;
     }
 }
 
 // The rest of a chunk where states lie in several slices: their sums, of the steps that this slice finishes.
 __device__ __forceinline__ void add_slices(const Place& at, Shared& s, Carry& carry, int buffer, float d) {
     __syncthreads();
-    float sums[3][SHARE];
+    float sums[3][Finished::COUNT];
 #pragma unroll
     for (int j = 0; j < 3; ++j) {
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) {
+        for (int i = 0; i < Finished::COUNT; ++i) {
             sums[j][i] = 0.0f;
             for (int slice = 0; slice < SLICES; ++slice)
-                sums[j][i] += slice_sum(s, slice, j, own_row(at, i), at.own_channel);
+                sums[j][i] += slice_sum(s, slice, j, Finished::row(at, i), at.channel);
         }
     }
-    finish<SHARE, SLICES>(s, at, buffer, own_step(at, 0), d, sums[0], sums[1], sums[2], carry.sums);
+    finish<Finished::COUNT, SLICES>(s, at, buffer, 0, Finished::step(at, 0), d, sums[0], sums[1], sums[2], carry.sums);
 }
 
 // The 32 steps of a chunk, with everything in shared memory.
-__device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& carry, const Operands& operands, int buffer, float d, float (&h)[4],
+__device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& carry, int buffer, float d, float (&h)[4],
                                            u32 resets) {
     enter(at, s, carry, h, resets);
     for (int t0 = CHUNK - SUB; t0 >= 0; t0 -= SUB) {
-        float a[SUB][4], w[SUB][4], y[2] = {0.0f, 0.0f}, lambda_b[2], p[2];
+        float a[SUB][4], w[SUB][4], y[SUB / 4] = {0.0f}, lambda_b[SUB / 4], p[SUB / 4];
         Pair pair;
-        replay(at, s, carry, operands, t0, resets, pair, a, w, y);
-        walk_back(at, s, carry, operands, t0, pair, a, w, lambda_b, p);
-        int t = t0 + at.own_step;
+        replay(at, s, carry, t0, resets, pair, a, w, y);
+        walk_back(at, s, carry, t0, pair, a, w, lambda_b, p);
         if (SLICES == 1) {
-            finish<2, 1>(s, at, buffer, t, d, y, lambda_b, p, carry.sums);
+            finish<SUB / 4, 1>(s, at, buffer, t0 & ~7, (t0 & 7) + at.state_lane, d, y, lambda_b, p, carry.sums);
         } else {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                slice_sum(s, at.slice, 0, t + 4 * half, at.own_channel) = y[half];
-                slice_sum(s, at.slice, 1, t + 4 * half, at.own_channel) = lambda_b[half];
-                slice_sum(s, at.slice, 2, t + 4 * half, at.own_channel) = p[half];
+            for (int half = 0; half < SUB / 4; ++half) {
+                int t = t0 + at.state_lane + 4 * half;
+                slice_sum(s, at.slice, 0, t, at.channel) = y[half];
+                slice_sum(s, at.slice, 1, t, at.channel) = lambda_b[half];
+                slice_sum(s, at.slice, 2, t, at.channel) = p[half];
             }
         }
     }
@@ -465,18 +505,16 @@ __device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& ca
 
 // The sums of dD and of the bias's gradient over the lanes and slices of a channel.
 __device__ __forceinline__ void put_channel_sums(const BackwardParams& p, const Place& at, Shared& s, const ChannelSums& sums) {
-    // The lanes of a channel differ in their own step: in bits 2 and 3, or 1 and 4.
-    constexpr int STEPS[2] = {EXACT ? 4 : 2, EXACT ? 8 : 16};
     float d = sums.d, bias = sums.bias;
 #pragma unroll
-    for (int step : STEPS) {
+    for (int step = 4; step <= 8; step *= 2) {
         d += __shfl_xor_sync(0xffffffffu, d, step);
         bias += __shfl_xor_sync(0xffffffffu, bias, step);
     }
     float* shared = reinterpret_cast<float*>(s.steps);  // (slices, 2, channels)
-    if (at.own_step == 0) {
-        shared[at.slice * 2 * CHANNELS + at.own_channel] = d;
-        shared[(at.slice * 2 + 1) * CHANNELS + at.own_channel] = bias;
+    if (at.state_lane == 0) {
+        shared[at.slice * 2 * CHANNELS + at.channel] = d;
+        shared[(at.slice * 2 + 1) * CHANNELS + at.channel] = bias;
     }
     __syncthreads();
     for (u32 i = at.tid; i < 2 * CHANNELS; i += THREADS) {
@@ -488,9 +526,9 @@ __device__ __forceinline__ void put_channel_sums(const BackwardParams& p, const 
     }
 }
 
-// The own channel's value of D or of the bias of Δ.
+// The own channel's value of D.
 __device__ __forceinline__ float of_channel(const BackwardParams& p, const Place& at, const float* values) {
-    return values && at.own_channel < at.count ? values[at.first_channel + at.own_channel] : 0.0f;
+    return values && at.channel < at.count ? values[at.first_channel + at.channel] : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_backward(const __grid_constant__ BackwardParams p) {
@@ -500,8 +538,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
     int first = at.segment * p.segment_chunks, last = min(first + p.segment_chunks, p.chunks) - 1;
     i64 plane = (i64)p.channels * p.state, slot = at.segment * p.batch + at.batch;
 
-    Operands operands;
-    if (!EXACT) fill_operands(at, &s.bc_sums[0][0][0][0], operands);
     Carry carry;
     carry.sums = {0.0f, 0.0f};
     load_states(p, at, p.a, carry.a);
@@ -517,29 +553,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
     get_tile(p, at, s, chunk);
     copy_commit();
     for (int number = last; number >= first; --number) {
-        float h[4];
-        load_states(p, at, p.checkpoints + (at.batch * p.chunks + number) * plane, h);
-        float bias = of_channel(p, at, p.bias);
-        u32 resets = resets_of(p, at, chunk, number);
+        Place here = at;
+        find_thread(here);
+        float h[4], d = of_channel(p, here, p.d);
+        load_states(p, here, p.checkpoints + (at.batch * p.chunks + number) * plane, h);
+        u32 resets = resets_of(p, here, chunk, number);
         copy_wait<0>();
         __syncthreads();
-        if (number < last) {
-            put_tile(p, at, s, later);
-            put_bc_sums(p, s, at, later);
-        }
+        if (number < last) put_chunk(p, here, s, later);
         later = chunk;
         chunk = chunk_at(p, at, number - 1);
-        widen_bc(p, at, s, later);
-        prepare(p, at, s, later, bias);
+        widen_bc(p, here, s, later);
+        prepare(p, here, s, later);
         __syncthreads();
-        if (number > first) get_tile(p, at, s, chunk);
+        if (number > first) get_tile(p, here, s, chunk);
         copy_commit();
-        walk_chunk(at, s, carry, operands, later.buffer, of_channel(p, at, p.d), h, resets);
+        walk_chunk(at, s, carry, later.buffer, d, h, resets);
     }
+    Place here = at;
+    find_thread(here);
     __syncthreads();
-    put_tile(p, at, s, later);
-    put_bc_sums(p, s, at, later);
-    store_states(p, at, p.a_parts + slot * plane, carry.da);
-    if (p.dinitial && at.segment == 0) store_states(p, at, p.dinitial + at.batch * plane, carry.carry);
-    put_channel_sums(p, at, s, carry.sums);
+    put_chunk(p, here, s, later);
+    store_states(p, here, p.a_parts + slot * plane, carry.da);
+    if (p.dinitial && at.segment == 0) store_states(p, here, p.dinitial + at.batch * plane, carry.carry);
+    put_channel_sums(p, here, s, carry.sums);
 }

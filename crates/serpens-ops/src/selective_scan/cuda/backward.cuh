@@ -6,10 +6,10 @@
 // have δ = g = 0, which changes nothing.
 //
 // Macros: IO; VEC and BC_VEC, the values that one access to the rows of the channels and of B and C takes (16 bytes, or 1
-// value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; GATE and STARTS (0 or 1).
+// value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; SUB, the steps (4 or 8) that are walked forward
+// and back at once; GATE and STARTS (0 or 1).
 
 constexpr int CHUNK = 32;
-constexpr int SUB = 8;
 constexpr int PADDED = 16 * SLICES;
 constexpr int CHANNELS = 8 * CHANNEL_WARPS;
 constexpr int WARPS = CHANNEL_WARPS * SLICES;
@@ -50,7 +50,6 @@ struct Place {
     u32 tid, warp, lane, slice;
     int channel_lane, state_lane;
     int channel;                // among the block's
-    int own_channel, own_step;  // what it prepares and finishes: a channel among the block's, steps = own_step (mod 4)
     int count;                  // channels of the block that exist
     int first_channel;          // of the block
     int group, part;
@@ -58,19 +57,26 @@ struct Place {
     int segment;
 };
 
-__device__ __forceinline__ Place place(const BackwardParams& p) {
-    Place at;
-    at.tid = threadIdx.x;
+// threadIdx.x, asked for again: what depends on it is then computed anew, not kept in registers.
+__device__ __forceinline__ u32 thread_anew() {
+    u32 tid;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+    return tid;
+}
+
+__device__ __forceinline__ void find_thread(Place& at) {
+    at.tid = thread_anew();
     at.warp = at.tid / 32;
     at.lane = at.tid % 32;
     at.slice = at.warp / CHANNEL_WARPS;
     at.channel_lane = at.lane / 16 * 4 + at.lane % 4;
     at.state_lane = at.lane / 4 % 4;
-    int warp_channel = at.warp % CHANNEL_WARPS * 8;
-    at.channel = warp_channel + at.channel_lane;
-    // As `sum_states` leaves its sums.
-    at.own_channel = EXACT ? at.channel : warp_channel + at.lane % 2 * 4 + at.lane / 4 % 4;
-    at.own_step = EXACT ? at.state_lane : at.lane / 16 + at.lane / 2 % 2 * 2;
+    at.channel = at.warp % CHANNEL_WARPS * 8 + at.channel_lane;
+}
+
+__device__ __forceinline__ Place place(const BackwardParams& p) {
+    Place at;
+    find_thread(at);
     u32 block = blockIdx.x;
     u32 blocks = p.groups * p.group_blocks;
     u32 channel_block = block % blocks;
@@ -136,8 +142,12 @@ template <int K> __device__ __forceinline__ void put(IO* to, const IO* from) {
 
 constexpr u32 PIECES = CHANNELS / VEC;  // of a row of channels
 
-// Where a column of a tile lies in row t, so that the lanes of a warp, which take 8 channels of 4 steps, meet different banks.
-__device__ __forceinline__ u32 swizzled(u32 t, u32 column) { return column ^ (t % 4 * 8 & (CHANNELS - 1)); }
+// Where a column lies in row t of a matrix of T, so that the lanes of a warp, which take 8 channels of several steps, meet
+// different banks: after every ROWS rows the banks repeat.
+template <class T> __device__ __forceinline__ u32 swizzled(u32 t, u32 column) {
+    constexpr u32 WORDS = CHANNELS * sizeof(T) / 4, ROWS = WORDS % 32 == 0 ? 1 : 32 / (WORDS & -WORDS);
+    return column ^ (t / ROWS * 8 & 24 & (CHANNELS - 1));
+}
 
 // 4 states of a thread's channel, zero where there are none.
 __device__ __forceinline__ void load_states(const BackwardParams& p, const Place& at, const float* plane, float (&to)[4]) {
@@ -179,14 +189,31 @@ __device__ __forceinline__ u32 resets_of(const BackwardParams& p, const Place& a
     return __ballot_sync(0xffffffffu, resets);
 }
 
-// The steps that a thread prepares and finishes: all of its lane's for one slice, its slice's share for more, which may be one too
-// many.
-constexpr int SHARE = (CHUNK / 4 + SLICES - 1) / SLICES;
-constexpr bool EVEN_SHARES = CHUNK / 4 % SLICES == 0;
+// The steps of which a thread prepares two neighbouring channels, and those of which it finishes its own channel: all that its lane
+// takes for one slice, its slice's share for more, which may be one too many.
+template <int STEPS> struct Share {
+    static constexpr int COUNT = (CHUNK / STEPS + SLICES - 1) / SLICES;
+    static constexpr bool EVEN = CHUNK / STEPS % SLICES == 0;
 
-__device__ __forceinline__ int own_step(const Place& at, int i) { return (int)(at.own_step + 4 * at.slice) + 4 * SLICES * i; }
-// The row of a tile to read for it.
-__device__ __forceinline__ int own_row(const Place& at, int i) { return EVEN_SHARES ? own_step(at, i) : own_step(at, i) % CHUNK; }
+    static __device__ __forceinline__ int step(const Place& at, int i) {
+        int first = STEPS == 8 ? at.lane / 4 : at.state_lane;
+        return first + STEPS * (int)(at.slice + SLICES * i);
+    }
+    // The row of a tile to read for it.
+    static __device__ __forceinline__ int row(const Place& at, int i) { return EVEN ? step(at, i) : step(at, i) % CHUNK; }
+};
+typedef Share<8> Prepared;
+typedef Share<4> Finished;
+
+// The first of the channels that a thread prepares.
+__device__ __forceinline__ int prepared_channel(const Place& at) { return at.warp % CHANNEL_WARPS * 8 + at.lane % 4 * 2; }
+
+// A value of each of them, or zero.
+__device__ __forceinline__ void of_prepared(const BackwardParams& p, const Place& at, const float* values, float (&to)[2]) {
+    int channel = prepared_channel(at);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) to[j] = values && channel + j < at.count ? values[at.first_channel + channel + j] : 0.0f;
+}
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ const CHUNK: usize = 32;
 /// Channels and states of a warp.
 const WARP_CHANNELS: usize = 8;
 const WARP_STATES: usize = 16;
+/// Warps of a wide block.
+const WIDE_WARPS: usize = 8;
 const COMBINE_THREADS: usize = 128;
 
 /// How a scan is divided: into blocks of channels, and into segments of time.
@@ -30,6 +32,8 @@ struct Plan {
     slices: usize,
     /// Warps beside each other, each with 8 channels.
     channel_warps: usize,
+    /// Steps that are walked forward and back at once.
+    steps_at_once: usize,
     /// Blocks of channels in each group.
     group_blocks: usize,
     chunks: usize,
@@ -38,27 +42,50 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(dims: &Dims, multiprocessors: usize) -> Self {
+    /// Blocks of 4 warps, or, where they fill the multiprocessors as well, of 8, whose partial sums of dB and dC are half as many,
+    /// which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once.
+    fn new(dims: &Dims, dtype: DType, multiprocessors: usize) -> Self {
         let of_group = dims.channels / dims.groups;
         let slices = dims.state.div_ceil(WARP_STATES);
         let most = (4 / slices).max(1);
-        let channel_warps = of_group
+        let usual = of_group
             .div_ceil(WARP_CHANNELS)
             .next_power_of_two()
             .min(most);
-        let group_blocks = of_group.div_ceil(WARP_CHANNELS * channel_warps);
+        let (plan, time) = Self::with_warps(dims, usual, 8, multiprocessors);
+        let (wide, wide_time) = Self::with_warps(dims, WIDE_WARPS, 4, multiprocessors);
+        let blocks = dims.batch * dims.groups * wide.group_blocks * wide.segments;
+        let fills = blocks > multiprocessors && wide_time < 1.02 * time;
+        if dtype == DType::BF16 && slices == 1 && fills {
+            wide
+        } else {
+            plan
+        }
+    }
+
+    /// The plan with so many warps in a block, and the time that it takes.
+    fn with_warps(
+        dims: &Dims,
+        channel_warps: usize,
+        steps_at_once: usize,
+        multiprocessors: usize,
+    ) -> (Self, f64) {
+        let slices = dims.state.div_ceil(WARP_STATES);
+        let group_blocks = (dims.channels / dims.groups).div_ceil(WARP_CHANNELS * channel_warps);
         let chunks = dims.length.div_ceil(CHUNK);
         let blocks = dims.batch * dims.groups * group_blocks;
-        let segment_chunks =
+        let (segment_chunks, time) =
             segment_chunks(blocks, slices * channel_warps, chunks, multiprocessors);
-        Self {
+        let plan = Self {
             slices,
             channel_warps,
+            steps_at_once,
             group_blocks,
             chunks,
             segments: chunks.div_ceil(segment_chunks),
             segment_chunks,
-        }
+        };
+        (plan, time)
     }
 
     fn channels(&self) -> usize {
@@ -73,11 +100,10 @@ impl Plan {
     fn walk_bytes(&self, dtype: DType) -> usize {
         let (row, states) = (CHUNK * self.channels(), WARP_STATES * self.slices);
         let ahead = if self.slices <= 4 { CHUNK } else { 1 };
-        let exact = dtype == DType::F32 || self.slices > 4;
-        let parts = self.slices * self.channel_warps * if exact { 1 } else { 2 };
+        let warps = self.slices * self.channel_warps;
         let slices = if self.slices > 1 { self.slices } else { 0 };
         dtype.size() * (7 * row + ahead * 2 * states)
-            + 4 * (CHUNK * (2 * states + 16) + 5 * row + parts * 2 * CHUNK * WARP_STATES)
+            + 4 * (CHUNK * (2 * states + 24) + 5 * row + warps * 2 * CHUNK * WARP_STATES)
             + 4 * slices * 3 * row
     }
 
@@ -85,7 +111,7 @@ impl Plan {
     fn segment_bytes(&self, dtype: DType) -> usize {
         let (row, states) = (CHUNK * self.channels(), WARP_STATES * self.slices);
         let ahead = if self.slices <= 4 { CHUNK } else { 1 };
-        dtype.size() * (6 * row + 2 * ahead * states) + 4 * (CHUNK * (states + 8) + 2 * row)
+        dtype.size() * (6 * row + 2 * ahead * states) + 4 * (CHUNK * (states + 16) + 2 * row)
     }
 
     fn defines(&self, dtype: DType, options: &KernelOptions) -> Vec<(&'static str, String)> {
@@ -97,16 +123,23 @@ impl Plan {
             ("STATE_VEC", options.state_vec.to_string()),
             ("SLICES", self.slices.to_string()),
             ("CHANNEL_WARPS", self.channel_warps.to_string()),
+            ("SUB", self.steps_at_once.to_string()),
             ("GATE", flag(options.gated)),
             ("STARTS", flag(options.starts)),
         ]
     }
 }
 
-/// The chunks of a segment with which so many blocks, of so many warps each, take the least time: the walk of a segment, and the
-/// pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with all that it holds and works
-/// through its blocks as if one after another; only with fewer than 6 warps it waits. In units of a warp's walk over a chunk.
-fn segment_chunks(blocks: usize, warps: usize, chunks: usize, multiprocessors: usize) -> usize {
+/// The chunks of a segment with which so many blocks, of so many warps each, take the least time, and that time: of the walk of a
+/// segment, and of the pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with all that
+/// it holds and works through its blocks as if one after another; only with fewer than 6 warps it waits. In units of a warp's walk
+/// over a chunk.
+fn segment_chunks(
+    blocks: usize,
+    warps: usize,
+    chunks: usize,
+    multiprocessors: usize,
+) -> (usize, f64) {
     const LEAST_WARPS: usize = 6;
     /// Segments are worth while up to so many warps for a multiprocessor.
     const MOST_WARPS: usize = 48;
@@ -128,7 +161,8 @@ fn segment_chunks(blocks: usize, warps: usize, chunks: usize, multiprocessors: u
     };
     let most = (MOST_WARPS * multiprocessors).div_ceil(warps * blocks);
     let segments = (1..=most.clamp(1, chunks)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
-    chunks.div_ceil(segments.unwrap_or(1))
+    let segments = segments.unwrap_or(1);
+    (chunks.div_ceil(segments), time(segments))
 }
 
 /// What the kernels are compiled for beside the plan.
@@ -320,7 +354,7 @@ pub fn backward(
         dout,
         dlast,
     };
-    let plan = Plan::new(dims, multiprocessors(device)? as usize);
+    let plan = Plan::new(dims, dtype, multiprocessors(device)? as usize);
     let options = kernel_options(dims, inputs, a, &views, &grads);
     let mut workspace = Workspace {
         device,
@@ -393,11 +427,11 @@ fn walk(
 /// The programs of this operation, for models with the usual sizes and for small and large N.
 pub fn variants() -> Vec<Variant> {
     let mut variants = Vec::new();
-    let mut add = |dtype: DType, state: usize, wide: bool, starts: bool| {
+    let mut add = |dtype: DType, channels: usize, state: usize, wide: bool, starts: bool| {
         let dims = Dims {
             batch: 8,
             length: 2048,
-            channels: 1536,
+            channels,
             state,
             groups: 1,
         };
@@ -411,16 +445,19 @@ pub fn variants() -> Vec<Variant> {
         };
         variants.push(Variant {
             source: &SOURCE,
-            defines: Plan::new(&dims, 132).defines(dtype, &options),
+            defines: Plan::new(&dims, dtype, 132).defines(dtype, &options),
             hot: wide && state <= 16 && dtype == DType::BF16,
         });
     };
     for dtype in [DType::F32, DType::BF16] {
-        add(dtype, 16, true, false);
-        add(dtype, 16, true, true);
+        add(dtype, 1536, 16, true, false);
+        add(dtype, 1536, 16, true, true);
         for state in [1, 7, 16, 64, 256] {
-            add(dtype, state, false, false);
+            add(dtype, 1536, state, false, false);
         }
+    }
+    for starts in [false, true] {
+        add(DType::BF16, 4096, 16, true, starts);
     }
     variants
 }
@@ -448,7 +485,7 @@ mod tests {
                     state,
                     groups: 1,
                 };
-                let plan = Plan::new(&dims, 132);
+                let plan = Plan::new(&dims, dtype, 132);
                 assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
                 assert!(plan.group_blocks * plan.channels() >= channels);
                 assert!(plan.segments * plan.segment_chunks >= plan.chunks);
@@ -461,10 +498,31 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_wide_where_they_fill_the_card() {
+        for (batch, channels, length, warps) in [
+            (8, 1536, 2048, 4),
+            (8, 4096, 2048, 8),
+            (4, 4096, 2048, 8),
+            (1, 1024, 131_072, 8),
+            (1, 1024, 2048, 4),
+        ] {
+            let dims = Dims {
+                batch,
+                length,
+                channels,
+                state: 16,
+                groups: 1,
+            };
+            assert_eq!(Plan::new(&dims, DType::BF16, 132).channel_warps, warps);
+            assert_eq!(Plan::new(&dims, DType::F32, 132).channel_warps, 4);
+        }
+    }
+
+    #[test]
     fn few_channels_are_cut_into_segments_of_time() {
-        assert_eq!(segment_chunks(384, 4, 64, 132), 64);
-        assert_eq!(segment_chunks(512, 4, 64, 132), 64);
-        assert!(segment_chunks(32, 4, 4096, 132) <= 342);
-        assert!(segment_chunks(32, 4, 16, 132) <= 4);
+        assert_eq!(segment_chunks(384, 4, 64, 132).0, 64);
+        assert_eq!(segment_chunks(512, 4, 64, 132).0, 64);
+        assert!(segment_chunks(32, 4, 4096, 132).0 <= 342);
+        assert!(segment_chunks(32, 4, 16, 132).0 <= 4);
     }
 }

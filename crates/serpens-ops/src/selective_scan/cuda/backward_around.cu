@@ -4,13 +4,13 @@ struct SegmentShared {
     IO tiles[2][3][CHUNK][CHANNELS];  // Δ, z, dy
     IO c_raw[2][BC_AHEAD ? CHUNK : 1][PADDED];
     float c[CHUNK][PADDED];
-    float2 steps[CHUNK][CHANNELS + 4];  // δ, g
+    float2 steps[CHUNK][CHANNELS + 8];  // δ, g
 };
 
 __device__ __forceinline__ void get_segment_tile(const BackwardParams& p, const Place& at, SegmentShared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * PIECES>(at, [&](u32 i) {
-        u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled(t, c);
+        u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled<IO>(t, c);
         u32 row = row_of(p, chunk, min((int)t, chunk.steps - 1));
         bool exists = (int)t < chunk.steps && (int)c < at.count;
         fetch<VEC>(&tile[0][t][to], address(p.delta, row, column), exists);
@@ -44,26 +44,32 @@ __device__ __forceinline__ void widen_c(const BackwardParams& p, const Place& at
 }
 
 __device__ __forceinline__ void prepare_segment(const BackwardParams& p, const Place& at, SegmentShared& s, const Chunk& chunk,
-                                                float bias) {
+                                                const float (&bias)[2]) {
     auto& tile = s.tiles[chunk.buffer];
-    u32 c = swizzled(at.own_step, at.own_channel);
-    float x[SHARE], g[SHARE], slope;
+    int channel = prepared_channel(at);
+    float x[Prepared::COUNT][2], g[Prepared::COUNT][2], slope;
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        int t = own_row(at, i);
-        x[i] = to_f32(tile[0][t][c]) + bias;
-        g[i] = to_f32(tile[2][t][c]);
-        if (GATE) g[i] *= silu(to_f32(tile[1][t][c]));
+    for (int i = 0; i < Prepared::COUNT; ++i) {
+        int t = Prepared::row(at, i);
+        u32 c = swizzled<IO>(t, channel);
+        float z[2];
+        load<2>(&tile[0][t][c], x[i]);
+        load<2>(&tile[2][t][c], g[i]);
+        if (GATE) load<2>(&tile[1][t][c], z);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            x[i][j] += bias[j];
+            if (p.softplus) x[i][j] = softplus_and_slope(x[i][j], slope);
+            if (GATE) g[i][j] *= silu(z[j]);
+        }
     }
-    if (p.softplus) {
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) x[i] = softplus_and_slope(x[i], slope);
-    }
-#pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        int t = own_step(at, i);
-        if (!EVEN_SHARES && t >= CHUNK) break;
-        s.steps[t][at.own_channel] = {t < chunk.steps ? x[i] : 0.0f, g[i]};
+    for (int i = 0; i < Prepared::COUNT; ++i) {
+        int t = Prepared::step(at, i);
+        if (!Prepared::EVEN && t >= CHUNK) break;
+        bool exists = t < chunk.steps;
+        float steps[4] = {exists ? x[i][0] : 0.0f, g[i][0], exists ? x[i][1] : 0.0f, g[i][1]};
+        store<4>(&s.steps[t][channel].x, steps);
     }
 }
 
@@ -74,7 +80,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_backward_se
     const Place at = place(p);
     int first = (at.segment + 1) * p.segment_chunks, last = min(first + p.segment_chunks, p.chunks) - 1;
     i64 slot = at.segment * p.batch + at.batch;
-    float bias = p.bias && at.own_channel < at.count ? p.bias[at.first_channel + at.own_channel] : 0.0f;
+    float bias[2];
+    of_prepared(p, at, p.bias, bias);
     float a2[4], carry[4] = {0.0f, 0.0f, 0.0f, 0.0f}, sum = 0.0f;
     load_states(p, at, p.a, a2);
 #pragma unroll
