@@ -5,6 +5,9 @@
 // else. HELPERS of them prepare the tile that comes next (δ, δu, B and C as f32, in shared memory) and finish the one before
 // (D u, gate, store), so that neither the loads nor the logarithms of softplus nor the gate stand in the way of the recurrence.
 //
+// Where channels are so few that a lane would have one state, forward_few.cu is the better kernel. What both share lies in
+// forward.cuh.
+//
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
 // one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; COMPLEX (A,
 // and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
@@ -27,28 +30,6 @@ constexpr int CHECKPOINT = 32;
 static_assert(ITEMS * HELPER_THREADS * WIDTH == TILE * CHANNELS, "the helpers share a tile evenly");
 static_assert(CHECKPOINT % TILE == 0 || TILE % CHECKPOINT == 0, "checkpoints lie at the start of tiles or of parts of them");
 
-struct Params {
-    const IO* u;      // (batch, length, channels), rows apart by u_row; so are the others
-    const IO* delta;
-    const IO* z;
-    IO* y;
-    const IO* b;      // (batch, length, groups N)
-    const IO* c;
-    const float* a;     // (channels, N)
-    const float* a_im;  // (channels, N) where complex
-    const float* d;          // (channels) or null
-    const float* delta_bias; // (channels) or null
-    const float* initial;    // (batch, channels, N) or null
-    const u8* starts;        // (batch, length) or null
-    float* last;             // (batch, channels, N)
-    float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
-    i64 u_row, delta_row, z_row, y_row, b_row, c_row;
-    i64 length;
-    int channels;
-    int groups;
-    int reverse;
-};
-
 constexpr int Y_ROW = CHANNELS + 4;
 
 struct Shared {
@@ -69,37 +50,6 @@ static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for as much shared 
 
 // Where the first step of a channel lies in `steps`.
 __device__ __forceinline__ constexpr int first_step(int channel) { return channel * (TILE + 2) + channel / 8 * 4; }
-
-// Where a block works.
-struct Place {
-    i64 batch;
-    int channel;   // the first
-    int channels;  // that exist, at most CHANNELS
-    int group;
-};
-
-__device__ __forceinline__ Place place(const Params& p) {
-    int per_group = p.channels / p.groups;
-    int blocks = (per_group + CHANNELS - 1) / CHANNELS;
-    int block = blockIdx.x % blocks;
-    int rest = blockIdx.x / blocks;
-    Place at;
-    at.group = rest % p.groups;
-    at.batch = rest / p.groups;
-    at.channel = at.group * per_group + block * CHANNELS;
-    int left = per_group - block * CHANNELS;
-    at.channels = left < CHANNELS ? left : CHANNELS;
-    return at;
-}
-
-// The address of a step of a sequence (not of a position: in reverse, step 0 is the last position), and the distance to the next.
-template <class E> struct Rows {
-    E* first;
-    i64 step;
-    __device__ __forceinline__ Rows(E* matrix, i64 row, i64 batch, const Params& p)
-        : first(matrix + (batch * p.length + (p.reverse ? p.length - 1 : 0)) * row), step(p.reverse ? -row : row) {}
-    __device__ __forceinline__ E* at(int t) const { return first + t * step; }
-};
 
 // ---- the recurrence -------------------------------------------------------------------------------------------------------
 
@@ -247,22 +197,6 @@ template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const
         *to = *from;
 }
 
-// load for values in pairs of bfloat16, with one instruction for each.
-template <int K> __device__ __forceinline__ void load_values(const IO* from, float (&to)[K]) {
-    if constexpr (sizeof(IO) == 4 || K == 1) {
-        load<K>(from, to);
-    } else {
-        constexpr int PAIRS = K / 2 < 4 ? K / 2 : 4;
-        union { typename Words<4 * PAIRS>::type word; u32 pairs[PAIRS]; } piece;
-#pragma unroll
-        for (int i = 0; i < K; i += 2 * PAIRS) {
-            piece.word = *reinterpret_cast<const typename Words<4 * PAIRS>::type*>(from + i);
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) to[i + 2 * j] = low_f32(piece.pairs[j]), to[i + 2 * j + 1] = high_f32(piece.pairs[j]);
-        }
-    }
-}
-
 // The values of u, Δ, z and y of one thread: WIDTH channels of one step of every tile.
 struct Item {
     int step, channel;  // within the tile, the first of the block
@@ -281,6 +215,7 @@ struct BcItem {
 struct Helper {
     const Params& p;
     Shared& s;
+    const Place& at;
     int thread;
     int channels;
     Item items[ITEMS];
@@ -288,7 +223,7 @@ struct Helper {
     i64 u_step, delta_step, z_step, y_step, b_step, c_step;
 
     __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s)
-        : p(p), s(s), thread(threadIdx.x - 32 * WARPS), channels(at.channels) {
+        : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS), channels(at.channels) {
         Rows<const IO> u(p.u, p.u_row, at.batch, p), delta(p.delta, p.delta_row, at.batch, p);
         Rows<const IO> z(p.z, p.z_row, at.batch, p), b(p.b, p.b_row, at.batch, p), c(p.c, p.c_row, at.batch, p);
         Rows<IO> y(p.y, p.y_row, at.batch, p);
@@ -403,27 +338,10 @@ struct Helper {
         }
         if (STARTS) {
             for (int i = thread; i < TILE; i += HELPER_THREADS) {
-                i64 t = (i64)tile * TILE + i;
-                bool reset = false;
-                i64 row = blockIdx.x / (p.groups * ((p.channels / p.groups + CHANNELS - 1) / CHANNELS)) * p.length;
-                if (i < left) reset = p.reverse ? t > 0 && p.starts[row + p.length - t] : p.starts[row + t];
-                s.resets[buffer][i] = reset ? -1e30f : EXP2_LIFT;
+                s.resets[buffer][i] = reset(p, at, (i64)tile * TILE + i);
             }
         }
     }
-    // softplus. The fast form is off by less than 1e-5 of its value, where bfloat16 rounds Δ itself to 4e-3.
-    __device__ __forceinline__ static float step_size(float x) {
-        if constexpr (sizeof(IO) == 4) return softplus(x);
-        // ln(1 + e) = e q(e) for e from 0 to 1
-        float e = exp2_fast(fabsf(x) * -LOG2_E);
-        float q = fmaf(-0.02386872f, e, 0.1012212f);
-        q = fmaf(q, e, -0.21004774f);
-        q = fmaf(q, e, 0.32520634f);
-        q = fmaf(q, e, -0.49936134f);
-        q = fmaf(q, e, 0.9999916f);
-        return fmaf(q, e, fmaxf(x, 0.0f));
-    }
-
     // y = (<C, h> + D u) silu(z) of a tile with `left` steps.
     __device__ __forceinline__ void finish(int tile, int stage, int left) {
         int buffer = tile & 1;
@@ -490,7 +408,7 @@ struct Helper {
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ Params p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    Place at = place(p);
+    Place at = place<CHANNELS>(p);
     int tiles = (p.length + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT * PER_LANE) {
         float* bc = &s.bc_f32[0][0][0][0];

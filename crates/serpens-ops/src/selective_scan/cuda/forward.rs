@@ -3,21 +3,38 @@
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
-use super::{A, Dims, Inputs};
+use super::{A, Dims, Inputs, forward_few};
 
 static SOURCE: Source = Source {
     name: "selective_scan_forward",
-    text: concat!(include_str!("decay.cuh"), include_str!("forward.cu")),
+    text: concat!(
+        include_str!("decay.cuh"),
+        include_str!("forward.cuh"),
+        include_str!("forward.cu")
+    ),
 };
 
 /// The most shared memory that a block has on every card.
-const SHARED_LIMIT: usize = 99 * 1024;
+pub(super) const SHARED_LIMIT: usize = 99 * 1024;
 /// That of a multiprocessor of the cards for data centres, of which each block takes a kilobyte for itself.
 const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
 
-/// A multiprocessor has this many schedulers, and each wants WANTED / 2 warps with a recurrence to hide their latencies.
+/// Of a multiprocessor.
 const SCHEDULERS: usize = 4;
-const WANTED: usize = 5;
+
+/// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
+/// measured on an H100 for 16 states, of bfloat16. It is for comparing only.
+fn cost(per_lane: usize, blocks: usize) -> usize {
+    match (per_lane, blocks) {
+        (1, n) => 33 * n,
+        (2, n) => 15 + 34 * n,
+        (4, 1) => 66,
+        (4, 2) => 108,
+        (4, n) => 1 + 53 * n,
+        (numbers, 1) => 16 * numbers,
+        (numbers, n) => 13 * numbers * n,
+    }
+}
 
 /// How a scan is spread over threads; the names are those of the kernel's macros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +53,20 @@ struct Plan {
 }
 
 impl Plan {
-    /// As few lanes for a channel as keep every scheduler busy, since the sums over lanes cost instructions.
+    /// As many lanes for a channel as take the least time: more of them keep more schedulers busy, but cost more for their sums.
     fn new(dims: &Dims, parts: usize, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
-        let wanted = SCHEDULERS * multiprocessors as usize * WANTED * 32 / 2;
         let most = dims.state.next_power_of_two().min(16);
         let numbers = 16 / dtype.size() / parts;
         let least = dims.state.next_power_of_two().div_ceil(numbers).min(most);
-        let mut split = least;
-        while split < most && dims.batch * dims.channels * split < wanted {
-            split *= 2;
-        }
-        let mut plan = Self::with_split(split, dims.state, dtype);
+        let splits = std::iter::successors(Some(least), |split| Some(split * 2));
+        let plans = splits
+            .take_while(|&split| split <= most)
+            .map(|split| Self::with_split(split, dims.state, dtype));
+        let time = |plan: &Self| {
+            let blocks = plan.blocks_of(dims).div_ceil(multiprocessors as usize);
+            cost(plan.per_lane, blocks)
+        };
+        let mut plan = plans.min_by_key(time).expect("at least one plan");
         while plan.shared_bytes(dims.state, parts, dtype, starts) > SHARED_LIMIT {
             plan = plan.smaller(dims.state, dtype);
         }
@@ -114,6 +134,11 @@ impl Plan {
         self.warps * 32 / self.split
     }
 
+    /// Blocks of a scan.
+    fn blocks_of(&self, dims: &Dims) -> usize {
+        dims.batch * dims.groups * (dims.channels / dims.groups).div_ceil(self.channels())
+    }
+
     /// The size of the kernel's `Shared`, at most: as if B and C were copied in pieces of 16 bytes.
     fn shared_bytes(&self, state: usize, parts: usize, dtype: DType, starts: bool) -> usize {
         let (tile, channels) = (self.tile, self.channels());
@@ -127,16 +152,14 @@ impl Plan {
         own + bc + steps + bc_f32 + resets + y
     }
 
-    fn defines(
-        &self,
-        state: usize,
-        dtype: DType,
-        options: &KernelOptions,
-    ) -> Vec<(&'static str, String)> {
-        let flag = |flag: bool| u8::from(flag).to_string();
+    /// One state for each lane means few channels, for which there is a kernel of its own, if A is real.
+    fn program(&self, state: usize, dtype: DType, options: &KernelOptions) -> Program {
+        if (self.split, self.per_lane, options.complex) == (16, 1, false) {
+            return forward_few::program(state, dtype, options);
+        }
         let parts = if options.complex { 2 } else { 1 };
         let shared = self.shared_bytes(state, parts, dtype, options.starts);
-        vec![
+        let defines = vec![
             ("IO", dtype.cuda_name().to_owned()),
             ("STATE", state.to_string()),
             ("SPLIT", self.split.to_string()),
@@ -154,18 +177,41 @@ impl Plan {
             ("GATED", flag(options.gated)),
             ("SOFTPLUS", flag(options.softplus)),
             ("STARTS", flag(options.starts)),
-        ]
+        ];
+        Program {
+            source: &SOURCE,
+            name: "selective_scan_forward",
+            defines,
+            channels: self.channels(),
+            threads: 32 * (self.warps + self.helpers),
+            shared,
+        }
     }
 }
 
+/// A kernel and how it is launched.
+pub(super) struct Program {
+    pub source: &'static Source,
+    pub name: &'static str,
+    pub defines: Vec<(&'static str, String)>,
+    /// Of a block.
+    pub channels: usize,
+    pub threads: usize,
+    pub shared: usize,
+}
+
+pub(super) fn flag(flag: bool) -> String {
+    u8::from(flag).to_string()
+}
+
 /// What a kernel is compiled for beside the plan.
-struct KernelOptions {
-    complex: bool,
-    gated: bool,
-    softplus: bool,
-    starts: bool,
-    vec: usize,
-    bc_vec: usize,
+pub(super) struct KernelOptions {
+    pub complex: bool,
+    pub gated: bool,
+    pub softplus: bool,
+    pub starts: bool,
+    pub vec: usize,
+    pub bc_vec: usize,
 }
 
 /// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views whose pieces begin at
@@ -246,7 +292,8 @@ pub fn forward(
         vec: access_width(&rows, dims.channels / dims.groups),
         bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
     };
-    let blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
+    let program = plan.program(dims.state, dtype, &options);
+    let blocks = (dims.channels / dims.groups).div_ceil(program.channels);
     let grid = u32::try_from(dims.batch * dims.groups * blocks);
     let (Ok(grid), true) = (grid, dims.length < 1 << 31) else {
         let reason = format!("{dims:?} is more than a kernel counts");
@@ -279,11 +326,13 @@ pub fn forward(
         groups: dims.groups as i32,
         reverse: inputs.reverse.into(),
     };
-    let defines = plan.defines(dims.state, dtype, &options);
-    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let kernel = kernel(device, &SOURCE, "selective_scan_forward", &defines)?;
-    let shared = plan.shared_bytes(dims.state, parts, dtype, starts) as u32;
-    let threads = 32 * (plan.warps + plan.helpers) as u32;
+    let defines: Vec<_> = program
+        .defines
+        .iter()
+        .map(|(k, v)| (*k, v.as_str()))
+        .collect();
+    let kernel = kernel(device, program.source, program.name, &defines)?;
+    let (threads, shared) = (program.threads as u32, program.shared as u32);
     // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked; the kernel was
     // compiled for at most this much shared memory.
     unsafe { kernel.launch([grid, 1, 1], threads, shared, &params) }
@@ -310,9 +359,11 @@ pub fn variants() -> Vec<Variant> {
             vec,
             bc_vec: vec.min(1 << state.trailing_zeros()),
         };
+        let plan = Plan::new(&dims, parts, dtype, starts, 132);
+        let program = plan.program(state, dtype, &options);
         let variant = Variant {
-            source: &SOURCE,
-            defines: Plan::new(&dims, parts, dtype, starts, 132).defines(state, dtype, &options),
+            source: program.source,
+            defines: program.defines,
             hot: vec > 1 && state <= 64,
         };
         if !variants
@@ -324,10 +375,12 @@ pub fn variants() -> Vec<Variant> {
     };
     for dtype in [DType::F32, DType::BF16] {
         let wide = 16 / dtype.size();
-        for channels in [1024, 6144, 12_288, 32_768] {
+        for channels in [1024, 1536, 12_288, 32_768] {
             add(dtype, [channels, 16], false, false, wide);
         }
         add(dtype, [12_288, 16], false, true, wide);
+        add(dtype, [1024, 16], false, true, wide);
+        add(dtype, [1024, 9], false, false, 1);
         add(dtype, [1024, 16], true, false, wide);
         for state in [1, 3, 64, 256] {
             add(dtype, [12_288, state], false, false, 1);
@@ -340,6 +393,26 @@ pub fn variants() -> Vec<Variant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_channels_are_spread_over_more_lanes() {
+        let split = |batch, channels| {
+            let dims = Dims {
+                batch,
+                length: 2048,
+                channels,
+                state: 16,
+                groups: 1,
+            };
+            Plan::new(&dims, 1, DType::BF16, false, 132).split
+        };
+        assert_eq!(split(1, 1024), 16);
+        assert_eq!(split(1, 1536), 8);
+        assert_eq!(split(2, 1536), 4);
+        assert_eq!(split(4, 2048), 4);
+        assert_eq!(split(8, 1536), 4);
+        assert_eq!(split(8, 4096), 2);
+    }
 
     #[test]
     fn plans_fit_every_state_size() {

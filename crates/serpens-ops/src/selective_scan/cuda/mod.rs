@@ -4,6 +4,7 @@ mod backward;
 mod backward_complex;
 mod fold;
 mod forward;
+mod forward_few;
 
 pub use forward::forward;
 

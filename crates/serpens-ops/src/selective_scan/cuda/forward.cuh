@@ -1,0 +1,90 @@
+// What both kernels of the forward scan share. Macros: IO, SOFTPLUS, STARTS.
+
+struct Params {
+    const IO* u;      // (batch, length, channels), rows apart by u_row; so are the others
+    const IO* delta;
+    const IO* z;
+    IO* y;
+    const IO* b;      // (batch, length, groups N)
+    const IO* c;
+    const float* a;     // (channels, N)
+    const float* a_im;  // (channels, N) where complex
+    const float* d;          // (channels) or null
+    const float* delta_bias; // (channels) or null
+    const float* initial;    // (batch, channels, N) or null
+    const u8* starts;        // (batch, length) or null
+    float* last;             // (batch, channels, N)
+    float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
+    i64 u_row, delta_row, z_row, y_row, b_row, c_row;
+    i64 length;
+    int channels;
+    int groups;
+    int reverse;
+};
+
+// Where a block works.
+struct Place {
+    i64 batch;
+    int channel;   // the first
+    int channels;  // that exist, at most as many as a block takes
+    int group;
+};
+
+template <int CHANNELS> __device__ __forceinline__ Place place(const Params& p) {
+    int per_group = p.channels / p.groups;
+    int blocks = (per_group + CHANNELS - 1) / CHANNELS;
+    int block = blockIdx.x % blocks;
+    int rest = blockIdx.x / blocks;
+    Place at;
+    at.group = rest % p.groups;
+    at.batch = rest / p.groups;
+    at.channel = at.group * per_group + block * CHANNELS;
+    int left = per_group - block * CHANNELS;
+    at.channels = left < CHANNELS ? left : CHANNELS;
+    return at;
+}
+
+// The address of a step of a sequence (not of a position: in reverse, step 0 is the last position), and the distance to the next.
+template <class E> struct Rows {
+    E* first;
+    i64 step;
+    __device__ __forceinline__ Rows(E* matrix, i64 row, i64 batch, const Params& p)
+        : first(matrix + (batch * p.length + (p.reverse ? p.length - 1 : 0)) * row), step(p.reverse ? -row : row) {}
+    __device__ __forceinline__ E* at(int t) const { return first + t * step; }
+};
+
+// load for values in pairs of bfloat16, with one instruction for each.
+template <int K> __device__ __forceinline__ void load_values(const IO* from, float (&to)[K]) {
+    if constexpr (sizeof(IO) == 4 || K == 1) {
+        load<K>(from, to);
+    } else {
+        constexpr int PAIRS = K / 2 < 4 ? K / 2 : 4;
+        union { typename Words<4 * PAIRS>::type word; u32 pairs[PAIRS]; } piece;
+#pragma unroll
+        for (int i = 0; i < K; i += 2 * PAIRS) {
+            piece.word = *reinterpret_cast<const typename Words<4 * PAIRS>::type*>(from + i);
+#pragma unroll
+            for (int j = 0; j < PAIRS; ++j) to[i + 2 * j] = low_f32(piece.pairs[j]), to[i + 2 * j + 1] = high_f32(piece.pairs[j]);
+        }
+    }
+}
+
+// softplus. The fast form is off by less than 1e-5 of its value, where bfloat16 rounds Δ itself to 4e-3.
+__device__ __forceinline__ float step_size(float x) {
+    if constexpr (sizeof(IO) == 4) return softplus(x);
+    // ln(1 + e) = e q(e) for e from 0 to 1
+    float e = exp2_fast(fabsf(x) * -LOG2_E);
+    float q = fmaf(-0.02386872f, e, 0.1012212f);
+    q = fmaf(q, e, -0.21004774f);
+    q = fmaf(q, e, 0.32520634f);
+    q = fmaf(q, e, -0.49936134f);
+    q = fmaf(q, e, 0.9999916f);
+    return fmaf(q, e, fmaxf(x, 0.0f));
+}
+
+// What is added to the exponent of a step's decays: so little that they are zero where the state starts anew.
+__device__ __forceinline__ float reset(const Params& p, const Place& at, i64 step) {
+    i64 row = at.batch * p.length;
+    bool anew = step < p.length && (p.reverse ? step > 0 && p.starts[row + p.length - step] : p.starts[row + step]);
+    return anew ? -1e30f : EXP2_LIFT;
+}

@@ -1,0 +1,67 @@
+//! The program of the forward scan where there are few channels.
+
+use serpens_core::DType;
+use serpens_core::cuda::Source;
+
+use super::forward::{KernelOptions, Program, flag};
+
+static SOURCE: Source = Source {
+    name: "selective_scan_forward_few",
+    text: concat!(
+        include_str!("decay.cuh"),
+        include_str!("forward.cuh"),
+        include_str!("forward_few.cu")
+    ),
+};
+
+// The kernel's constants of these names.
+const CHANNELS: usize = 8;
+const WARPS: usize = 8;
+const HELPERS: usize = 4;
+const TILE: usize = 64;
+const BUFFERS: usize = 3;
+
+/// The size of the kernel's `Shared`, at most.
+fn shared_bytes(dtype: DType) -> usize {
+    let copies = if dtype == DType::BF16 { 3 } else { 1 };
+    let (raw_buffers, stages) = (copies + 1, copies + 4);
+    let raw = TILE * ((2 * stages + raw_buffers) * CHANNELS + raw_buffers * 2 * 16);
+    let steps = CHANNELS * (TILE + 2) * 8;
+    let bc = dtype.size() / 2 * (16 * (TILE + 4) + 32) * 4;
+    let y = TILE * if dtype == DType::BF16 { 40 } else { 12 } * 4;
+    let barriers = 64;
+    raw * dtype.size() + BUFFERS * (steps + bc + TILE * 4 + y) + WARPS * 32 * 4 + barriers
+}
+
+pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Program {
+    let shared = shared_bytes(dtype);
+    Program {
+        source: &SOURCE,
+        name: "selective_scan_forward_few",
+        defines: vec![
+            ("IO", dtype.cuda_name().to_owned()),
+            ("STATE", state.to_string()),
+            ("VEC", options.vec.to_string()),
+            ("BC_VEC", options.bc_vec.to_string()),
+            ("GATED", flag(options.gated)),
+            ("SOFTPLUS", flag(options.softplus)),
+            ("STARTS", flag(options.starts)),
+            ("SHARED_BYTES", shared.to_string()),
+        ],
+        channels: CHANNELS,
+        threads: 32 * (WARPS + HELPERS),
+        shared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_card_has_the_shared_memory() {
+        for dtype in [DType::F32, DType::BF16] {
+            assert!(shared_bytes(dtype) <= super::super::forward::SHARED_LIMIT);
+        }
+    }
+}
