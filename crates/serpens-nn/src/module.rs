@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, ParamId, Tensor, Var};
 use serpens_ops::elementwise::cast;
-use serpens_ops::linear::{Products, linear};
+use serpens_ops::linear::{ProductPrecision, linear};
 
 use crate::{Error, Precision, Result};
 
@@ -17,7 +17,7 @@ pub struct Param {
     /// The value in bf16, where products are of that type.
     shadow: Option<Tensor>,
     /// How a GPU makes its products in f32.
-    products: Products,
+    products: ProductPrecision,
     decay: bool,
     max_lr: f32,
 }
@@ -30,7 +30,7 @@ impl Param {
             value,
             matrix: false,
             shadow: None,
-            products: Products::Full,
+            products: ProductPrecision::Full,
             decay: true,
             max_lr: f32::INFINITY,
         }
@@ -119,10 +119,7 @@ impl Param {
             });
         }
         self.value = self.value.to(device)?;
-        self.products = match precision {
-            Precision::Tf32 => Products::Tf32,
-            Precision::F32 | Precision::Bf16 => Products::Full,
-        };
+        self.products = precision.products();
         self.shadow = None;
         if self.matrix && precision == Precision::Bf16 {
             self.shadow = Some(self.rounded()?);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serpens_core::DType;
+use serpens_ops::linear::ProductPrecision;
 
 /// In which types a model computes. Parameters, states, the residual stream, sums and the optimiser are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,14 @@ impl Precision {
         match self {
             Precision::F32 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// How products of f32 matrices are made.
+    pub fn products(self) -> ProductPrecision {
+        match self {
+            Precision::F32 | Precision::Bf16 => ProductPrecision::Full,
+            Precision::Tf32 => ProductPrecision::Tf32,
         }
     }
 

@@ -8,7 +8,7 @@ use serpens_ops::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
 use serpens_ops::cross_entropy::{IGNORE, cross_entropy};
 use serpens_ops::elementwise::{add, broadcast_rows, exp, mul, neg_exp, silu, silu_mul};
 use serpens_ops::embedding::embedding;
-use serpens_ops::linear::{Products, linear};
+use serpens_ops::linear::{ProductPrecision, linear};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel};
 use serpens_ops::rms_norm::rms_norm;
@@ -35,14 +35,14 @@ fn linear_has_the_gradients_of_its_definition() {
     let inputs = tensors([[2, 3, 5].into(), [4, 5].into(), [4].into()]);
     assert_gradients(
         "linear",
-        |v| linear(&v[0], &v[1], Some(&v[2]), Products::Full),
+        |v| linear(&v[0], &v[1], Some(&v[2]), ProductPrecision::Full),
         &inputs,
     );
     // Two overlapping ranges of columns, whose gradients meet in one buffer.
     let inputs = tensors([[6, 5].into(), [3, 3].into()]);
     let overlapping = |v: &[Var]| {
-        let left = linear(&v[0].columns(0..3)?, &v[1], None, Products::Full)?;
-        let right = linear(&v[0].columns(2..5)?, &v[1], None, Products::Full)?;
+        let left = linear(&v[0].columns(0..3)?, &v[1], None, ProductPrecision::Full)?;
+        let right = linear(&v[0].columns(2..5)?, &v[1], None, ProductPrecision::Full)?;
         mul(&left, &right)
     };
     assert_gradients("linear on columns", overlapping, &inputs);

@@ -1,5 +1,7 @@
 //! Graphs: a stretch of queued work, recorded once and queued again as a whole.
 
+use std::sync::PoisonError;
+
 use cudarc::driver::{result, sys};
 
 use super::driver_error;
@@ -50,9 +52,13 @@ impl Graph {
 
     /// Queues the recorded work.
     pub fn replay(&self) -> Result<()> {
+        let entry = state::of(self.state.device)?;
         // Products of matrices share one workspace. One that another thread is queuing may take two kernels, between which this
         // must not fall.
-        let _alone = state::alone(self.state.device)?;
+        let _products = entry
+            .products
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         unsafe { result::graph::launch(self.executable, self.state.stream) }
             .map_err(driver_error("replay a graph"))

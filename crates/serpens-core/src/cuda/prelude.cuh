@@ -113,6 +113,12 @@ __device__ __forceinline__ float softplus(float x) {
 
 // ---- sums over the lanes of a warp, in a fixed order --------------------------------------------------------------------------
 
+// Of two values, the sum over two lanes of the one that this lane keeps: the second where `second` is set.
+__device__ __forceinline__ float exchange(float x0, float x1, int step, bool second) {
+    float kept = second ? x1 : x0, sent = second ? x0 : x1;
+    return kept + __shfl_xor_sync(0xffffffffu, sent, step);
+}
+
 template <int LANES = 32> __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);

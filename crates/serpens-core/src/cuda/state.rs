@@ -68,8 +68,8 @@ pub(crate) struct State {
     /// What each function, by its address, may use of dynamic shared memory.
     pub(super) shared_limits: Mutex<HashMap<usize, u32>>,
     pub(super) products: Mutex<Option<Products>>,
-    /// Held for reading while something is queued, and for writing while a graph is recorded or replayed: what other threads
-    /// queue meanwhile would end up in the graph, or the graph in the midst of what they queue.
+    /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
+    /// would end up in the graph.
     queue: RwLock<()>,
 }
 

@@ -1,6 +1,6 @@
 //! Linear maps on a GPU: cuBLASLt's products, and kernels for the bias.
 
-use super::Products;
+use super::ProductPrecision;
 use crate::check;
 use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
@@ -28,7 +28,7 @@ pub fn forward(
     w: View<'_>,
     b: Option<View<'_>>,
     y: ViewMut<'_>,
-    products: Products,
+    products: ProductPrecision,
 ) -> Result<()> {
     check_types(&x, &w)?;
     let problem = Gemm {
@@ -39,7 +39,7 @@ pub fn forward(
         b: operand(&w, true),
         c: operand(&y.as_view(), false),
         accumulate: false,
-        tf32: products == Products::Tf32,
+        tf32: products == ProductPrecision::Tf32,
     };
     // SAFETY: the views are valid for these sizes, which the caller has checked, and y is borrowed uniquely.
     unsafe { gemm(y.device(), &problem)? };
@@ -55,7 +55,7 @@ pub fn backward_input(
     w: View<'_>,
     dx: ViewMut<'_>,
     accumulate: bool,
-    products: Products,
+    products: ProductPrecision,
 ) -> Result<()> {
     let problem = Gemm {
         m: dy.rows(),
@@ -65,7 +65,7 @@ pub fn backward_input(
         b: operand(&w, false),
         c: operand(&dx.as_view(), false),
         accumulate,
-        tf32: products == Products::Tf32,
+        tf32: products == ProductPrecision::Tf32,
     };
     // SAFETY: as in `forward`.
     unsafe { gemm(dx.device(), &problem) }
@@ -77,7 +77,7 @@ pub fn backward_weight(
     x: View<'_>,
     dw: ViewMut<'_>,
     accumulate: bool,
-    products: Products,
+    products: ProductPrecision,
 ) -> Result<()> {
     let problem = Gemm {
         m: dy.cols(),
@@ -87,7 +87,7 @@ pub fn backward_weight(
         b: operand(&x, false),
         c: operand(&dw.as_view(), false),
         accumulate,
-        tf32: products == Products::Tf32,
+        tf32: products == ProductPrecision::Tf32,
     };
     // SAFETY: as in `forward`.
     unsafe { gemm(dw.device(), &problem) }

@@ -20,10 +20,9 @@ use crate::{check, elementwise};
 const OP: &str = "linear";
 
 /// How a GPU multiplies f32 matrices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Products {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProductPrecision {
     /// In f32.
-    #[default]
     Full,
     /// With operands rounded to TF32 (11 bits of mantissa), on the matrix units; sums stay f32.
     Tf32,
@@ -36,7 +35,12 @@ pub enum Products {
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says.
-pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>, products: Products) -> Result<Var> {
+pub fn linear(
+    x: &Var,
+    weight: &Var,
+    bias: Option<&Var>,
+    products: ProductPrecision,
+) -> Result<Var> {
     let [outputs, inputs] = check::axes(OP, "weight", "(outputs, inputs)", weight)?;
     check::optional(OP, "bias", &[outputs], bias)?;
     if x.shape().is_empty() || x.shape().cols() != inputs {
@@ -70,7 +74,7 @@ pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>, products: Products) -> 
 struct LinearBackward {
     x: Var,
     weight: Var,
-    products: Products,
+    products: ProductPrecision,
 }
 
 impl Backward for LinearBackward {

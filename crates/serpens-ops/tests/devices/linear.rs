@@ -1,7 +1,7 @@
 //! y = x Wᵀ + b.
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Var};
-use serpens_ops::linear::{Products, linear, reference};
+use serpens_ops::linear::{ProductPrecision, linear, reference};
 
 use crate::support::{assert_near, cases, distance, read, tensor, values};
 
@@ -17,7 +17,7 @@ fn run(
     sizes: (usize, usize, usize),
     device: Device,
     dtype: DType,
-    products: Products,
+    products: ProductPrecision,
 ) -> [Vec<f64>; 4] {
     let (rows, inputs, outputs) = sizes;
     let tape = Tape::new();
@@ -65,7 +65,7 @@ fn products_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
         for sizes in SIZES {
             let (rows, inputs, outputs) = sizes;
-            let got = run(sizes, device, dtype, Products::Full);
+            let got = run(sizes, device, dtype, ProductPrecision::Full);
             let (x, w) = (
                 values(1, [rows, inputs], 1.0, dtype),
                 values(2, [outputs, inputs], 1.0, dtype),
@@ -100,7 +100,7 @@ fn products_and_gradients_agree_with_the_definition_on_every_device() {
 fn two_runs_give_the_same_bits_on_every_device() {
     for (device, dtype) in cases() {
         for sizes in SIZES {
-            let run = || run(sizes, device, dtype, Products::Full);
+            let run = || run(sizes, device, dtype, ProductPrecision::Full);
             assert_eq!(run(), run(), "{sizes:?} on {device}");
         }
     }
@@ -114,8 +114,8 @@ fn tf32_rounds_operands_where_it_is_asked_for_on_a_gpu() {
         .into_iter()
         .filter(|(device, dtype)| *device != Device::Cpu && *dtype == DType::F32);
     for (device, _) in gpus {
-        let full = run(sizes, device, DType::F32, Products::Full);
-        let tf32 = run(sizes, device, DType::F32, Products::Tf32);
+        let full = run(sizes, device, DType::F32, ProductPrecision::Full);
+        let tf32 = run(sizes, device, DType::F32, ProductPrecision::Tf32);
         for (name, full, tf32) in [
             ("y", &full[0], &tf32[0]),
             ("dx", &full[1], &tf32[1]),

@@ -102,6 +102,23 @@ fn all() -> Vec<Case> {
             },
         ]);
     }
+    // Enough channels for the widest blocks of a GPU; few, for so long that every buffer of theirs is used again.
+    for sizes in [
+        (264, 37, 64, 16, 1),
+        (1, 577, 12, 16, 1),
+        (2, 449, 9, 12, 1),
+    ] {
+        let base = Case { sizes, ..PLAIN };
+        all.extend([
+            base,
+            Case {
+                reverse: true,
+                packed: true,
+                columns: true,
+                ..base
+            },
+        ]);
+    }
     all
 }
 

@@ -16,7 +16,7 @@ constexpr int BLOCKS = WARPS >= RESIDENT_WARPS ? 1 : RESIDENT_WARPS / WARPS;
 // What the walk reads of a step. Padded so that 8 channels of 4 steps meet different banks; one after another in memory, so that
 // one uniform register reaches all of a step.
 struct Step {
-    float2 delta[CHANNELS + 12];  // δ and δ u
+    float2 delta[CHANNELS + (CHANNELS > 8 ? 12 : 8)];  // δ and δ u
     float g[CHANNELS];            // the gradient of y
     float dz[CHANNELS];           // the gradient of z over y
     float slope[CHANNELS];        // dδ/dΔ
@@ -262,12 +262,6 @@ __device__ __forceinline__ void finish(Shared& s, const Place& at, int buffer, i
 }
 
 // ---- sums over lanes ----------------------------------------------------------------------------------------------------------
-
-// Of two values, the sum over two lanes of the one that this lane keeps: the second where `second` is set.
-__device__ __forceinline__ float exchange(float x0, float x1, int step, bool second) {
-    float kept = second ? x1 : x0, sent = second ? x0 : x1;
-    return kept + __shfl_xor_sync(0xffffffffu, sent, step);
-}
 
 // The sums over the 8 channels of two steps' values of 4 states: channel lane 4 i + r gets step i's state r.
 __device__ __forceinline__ float sum_channels(const float (&x)[2][4], int channel_lane) {

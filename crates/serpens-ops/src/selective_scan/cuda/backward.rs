@@ -1,6 +1,6 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
@@ -41,10 +41,19 @@ struct Plan {
     segment_chunks: usize,
 }
 
+/// What of a card the division depends on.
+#[derive(Clone, Copy, Debug)]
+struct Card {
+    multiprocessors: usize,
+    /// Bytes that a block may have.
+    shared_memory: usize,
+}
+
 impl Plan {
     /// Blocks of 4 warps, or, where they fill the multiprocessors as well, of 8, whose partial sums of dB and dC are half as many,
-    /// which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once.
-    fn new(dims: &Dims, dtype: DType, multiprocessors: usize) -> Self {
+    /// which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once; one does not fit into every
+    /// card's shared memory.
+    fn new(dims: &Dims, dtype: DType, card: Card) -> Self {
         let of_group = dims.channels / dims.groups;
         let slices = dims.state.div_ceil(WARP_STATES);
         let most = (4 / slices).max(1);
@@ -52,11 +61,12 @@ impl Plan {
             .div_ceil(WARP_CHANNELS)
             .next_power_of_two()
             .min(most);
-        let (plan, time) = Self::with_warps(dims, usual, 8, multiprocessors);
-        let (wide, wide_time) = Self::with_warps(dims, WIDE_WARPS, 4, multiprocessors);
+        let (plan, time) = Self::with_warps(dims, usual, 8, card.multiprocessors);
+        let (wide, wide_time) = Self::with_warps(dims, WIDE_WARPS, 4, card.multiprocessors);
         let blocks = dims.batch * dims.groups * wide.group_blocks * wide.segments;
-        let fills = blocks > multiprocessors && wide_time < 1.02 * time;
-        if dtype == DType::BF16 && slices == 1 && fills {
+        let fills = blocks > card.multiprocessors && wide_time < 1.02 * time;
+        let fits = wide.walk_bytes(dtype) <= card.shared_memory;
+        if dtype == DType::BF16 && slices == 1 && fills && fits {
             wide
         } else {
             plan
@@ -102,8 +112,9 @@ impl Plan {
         let ahead = if self.slices <= 4 { CHUNK } else { 1 };
         let warps = self.slices * self.channel_warps;
         let slices = if self.slices > 1 { self.slices } else { 0 };
+        let padding = if self.channels() > 8 { 24 } else { 16 };
         dtype.size() * (7 * row + ahead * 2 * states)
-            + 4 * (CHUNK * (2 * states + 24) + 5 * row + warps * 2 * CHUNK * WARP_STATES)
+            + 4 * (CHUNK * (2 * states + padding) + 5 * row + warps * 2 * CHUNK * WARP_STATES)
             + 4 * slices * 3 * row
     }
 
@@ -354,7 +365,12 @@ pub fn backward(
         dout,
         dlast,
     };
-    let plan = Plan::new(dims, dtype, multiprocessors(device)? as usize);
+    let card = properties(device)?;
+    let card = Card {
+        multiprocessors: card.multiprocessors as usize,
+        shared_memory: card.shared_memory,
+    };
+    let plan = Plan::new(dims, dtype, card);
     let options = kernel_options(dims, inputs, a, &views, &grads);
     let mut workspace = Workspace {
         device,
@@ -424,6 +440,11 @@ fn walk(
     }
 }
 
+const HOPPER: Card = Card {
+    multiprocessors: 132,
+    shared_memory: 227 * 1024,
+};
+
 /// The programs of this operation, for models with the usual sizes and for small and large N.
 pub fn variants() -> Vec<Variant> {
     let mut variants = Vec::new();
@@ -445,7 +466,7 @@ pub fn variants() -> Vec<Variant> {
         };
         variants.push(Variant {
             source: &SOURCE,
-            defines: Plan::new(&dims, dtype, 132).defines(dtype, &options),
+            defines: Plan::new(&dims, dtype, HOPPER).defines(dtype, &options),
             hot: wide && state <= 16 && dtype == DType::BF16,
         });
     };
@@ -466,33 +487,45 @@ pub fn variants() -> Vec<Variant> {
 mod tests {
     use super::*;
 
-    /// The most shared memory that a block may have on the cards with the most.
-    const SHARED_LIMIT: usize = 227 * 1024;
+    /// A card with little of everything that kernels run on.
+    const SMALL: Card = Card {
+        multiprocessors: 24,
+        shared_memory: 99 * 1024,
+    };
 
     #[test]
     fn plans_cover_every_size_and_fit() {
-        for state in 1..=256 {
-            for (channels, length, dtype) in [
-                (1, 1, DType::F32),
-                (13, 33, DType::BF16),
-                (1024, 131_072, DType::F32),
-                (1536, 2049, DType::BF16),
-            ] {
-                let dims = Dims {
-                    batch: 1,
-                    length,
-                    channels,
-                    state,
-                    groups: 1,
-                };
-                let plan = Plan::new(&dims, dtype, 132);
-                assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
-                assert!(plan.group_blocks * plan.channels() >= channels);
-                assert!(plan.segments * plan.segment_chunks >= plan.chunks);
-                assert!((plan.segments - 1) * plan.segment_chunks < plan.chunks);
-                assert!(plan.threads() <= 512, "{plan:?}");
-                assert!(plan.walk_bytes(dtype) <= SHARED_LIMIT, "{plan:?}");
-                assert!(plan.segment_bytes(dtype) <= SHARED_LIMIT, "{plan:?}");
+        for card in [HOPPER, SMALL] {
+            for state in 1..=256 {
+                for (channels, length, dtype) in [
+                    (1, 1, DType::F32),
+                    (13, 33, DType::BF16),
+                    (1024, 131_072, DType::F32),
+                    (1536, 2049, DType::BF16),
+                    (16_384, 2048, DType::BF16),
+                ] {
+                    let dims = Dims {
+                        batch: 1,
+                        length,
+                        channels,
+                        state,
+                        groups: 1,
+                    };
+                    let plan = Plan::new(&dims, dtype, card);
+                    assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
+                    assert!(plan.group_blocks * plan.channels() >= channels);
+                    assert!(plan.segments * plan.segment_chunks >= plan.chunks);
+                    assert!((plan.segments - 1) * plan.segment_chunks < plan.chunks);
+                    assert!(plan.threads() <= 512, "{plan:?}");
+                    // A large N needs the shared memory of the cards that have the most.
+                    let most = if state <= 64 || dtype == DType::BF16 && state <= 128 {
+                        card.shared_memory
+                    } else {
+                        HOPPER.shared_memory
+                    };
+                    assert!(plan.walk_bytes(dtype) <= most, "{plan:?} in {dtype}");
+                    assert!(plan.segment_bytes(dtype) <= most, "{plan:?} in {dtype}");
+                }
             }
         }
     }
@@ -513,8 +546,9 @@ mod tests {
                 state: 16,
                 groups: 1,
             };
-            assert_eq!(Plan::new(&dims, DType::BF16, 132).channel_warps, warps);
-            assert_eq!(Plan::new(&dims, DType::F32, 132).channel_warps, 4);
+            assert_eq!(Plan::new(&dims, DType::BF16, HOPPER).channel_warps, warps);
+            assert_eq!(Plan::new(&dims, DType::F32, HOPPER).channel_warps, 4);
+            assert_eq!(Plan::new(&dims, DType::BF16, SMALL).channel_warps, 4);
         }
     }
 

@@ -5,7 +5,7 @@
 // else. HELPERS of them prepare the tile that comes next (δ, δu, B and C as f32, in shared memory) and finish the one before
 // (D u, gate, store), so that neither the loads nor the logarithms of softplus nor the gate stand in the way of the recurrence.
 //
-// Where channels are so few that a lane would have one state, forward_few.cu is the better kernel. What both share lies in
+// Where channels are so few that 16 lanes share one, forward_few.cu is the better kernel for a real A. What both share lies in
 // forward.cuh.
 //
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
@@ -217,13 +217,12 @@ struct Helper {
     Shared& s;
     const Place& at;
     int thread;
-    int channels;
     Item items[ITEMS];
     BcItem bc_items[BC_ITEMS];
     i64 u_step, delta_step, z_step, y_step, b_step, c_step;
 
     __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s)
-        : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS), channels(at.channels) {
+        : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS) {
         Rows<const IO> u(p.u, p.u_row, at.batch, p), delta(p.delta, p.delta_row, at.batch, p);
         Rows<const IO> z(p.z, p.z_row, at.batch, p), b(p.b, p.b_row, at.batch, p), c(p.c, p.c_row, at.batch, p);
         Rows<IO> y(p.y, p.y_row, at.batch, p);
@@ -242,7 +241,7 @@ struct Helper {
             item.y = y.at(item.step) + first;
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
-                bool exists = item.channel + j < channels;
+                bool exists = item.channel + j < at.channels;
                 item.d[j] = exists && p.d ? p.d[first + j] : 0.0f;
                 item.bias[j] = exists && p.delta_bias ? p.delta_bias[first + j] : 0.0f;
             }
@@ -268,7 +267,7 @@ struct Helper {
     __device__ __forceinline__ void copy(IO (&to)[WIDTH], const IO* from, const Item& item) const {
 #pragma unroll
         for (int j = 0; j < WIDTH; j += VEC)
-            if (item.channel + j < channels) copy_elements<VEC>(to + j, from + j);
+            if (item.channel + j < at.channels) copy_elements<VEC>(to + j, from + j);
     }
     template <int COUNT> __device__ __forceinline__ static void clear(IO (&to)[COUNT]) {
 #pragma unroll
@@ -366,7 +365,7 @@ struct Helper {
             }
 #pragma unroll
             for (int j = 0; j < WIDTH; j += VEC)
-                if (item.step < left && item.channel + j < channels) {
+                if (item.step < left && item.channel + j < at.channels) {
                     float values[VEC];
 #pragma unroll
                     for (int k = 0; k < VEC; ++k) values[k] = ys[j + k];

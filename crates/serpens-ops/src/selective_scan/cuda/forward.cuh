@@ -1,4 +1,4 @@
-// What both kernels of the forward scan share. Macros: IO, SOFTPLUS, STARTS.
+// What both kernels of the forward scan share. Macros: IO.
 
 struct Params {
     const IO* u;      // (batch, length, channels), rows apart by u_row; so are the others

@@ -23,7 +23,7 @@ const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
 const SCHEDULERS: usize = 4;
 
 /// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
-/// measured on an H100 for 16 states, of bfloat16. It is for comparing only.
+/// measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
 fn cost(per_lane: usize, blocks: usize) -> usize {
     match (per_lane, blocks) {
         (1, n) => 33 * n,
@@ -152,7 +152,7 @@ impl Plan {
         own + bc + steps + bc_f32 + resets + y
     }
 
-    /// One state for each lane means few channels, for which there is a kernel of its own, if A is real.
+    /// 16 lanes with one state each mean few channels, for which there is a kernel of its own, if A is real.
     fn program(&self, state: usize, dtype: DType, options: &KernelOptions) -> Program {
         if (self.split, self.per_lane, options.complex) == (16, 1, false) {
             return forward_few::program(state, dtype, options);
@@ -262,45 +262,19 @@ fn ptr(view: Option<View<'_>>) -> DevicePtr {
     view.map_or(DevicePtr::NULL, |view| view.ptr())
 }
 
-/// Computes `out` (batch·length, channels), the state after the last step (batch, channels, parts·N) and, where asked for, the
-/// checkpoints (batch, ⌈length / 32⌉, channels, parts·N) that [`super::backward`] needs: the state before every 32nd step.
-///
-/// # Errors
-/// Sequences of 2^31 steps and more; a device that fails.
-pub fn forward(
+fn params(
     dims: &Dims,
     inputs: &Inputs<'_>,
-    out: ViewMut<'_>,
-    last_state: ViewMut<'_>,
-    checkpoints: Option<ViewMut<'_>>,
-) -> Result<()> {
-    let (device, dtype) = (out.device(), out.dtype());
+    out: &ViewMut<'_>,
+    last_state: &ViewMut<'_>,
+    checkpoints: Option<&ViewMut<'_>>,
+) -> Params {
     let (a, a_im) = match inputs.a {
         A::Real(a) => (a, None),
         A::Complex { re, im } => (re, Some(im)),
     };
-    let parts = if a_im.is_some() { 2 } else { 1 };
-    let starts = inputs.starts.is_some();
-    let plan = Plan::new(dims, parts, dtype, starts, multiprocessors(device)?);
-    let mut rows = vec![inputs.u, inputs.delta, out.as_view()];
-    rows.extend(inputs.z);
-    let options = KernelOptions {
-        complex: a_im.is_some(),
-        gated: inputs.z.is_some(),
-        softplus: inputs.softplus,
-        starts,
-        vec: access_width(&rows, dims.channels / dims.groups),
-        bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
-    };
-    let program = plan.program(dims.state, dtype, &options);
-    let blocks = (dims.channels / dims.groups).div_ceil(program.channels);
-    let grid = u32::try_from(dims.batch * dims.groups * blocks);
-    let (Ok(grid), true) = (grid, dims.length < 1 << 31) else {
-        let reason = format!("{dims:?} is more than a kernel counts");
-        return Err(Error::argument(super::super::OP, reason));
-    };
     let stride = |view: View<'_>| view.stride() as i64;
-    let params = Params {
+    Params {
         u: inputs.u.ptr(),
         delta: inputs.delta.ptr(),
         z: ptr(inputs.z),
@@ -314,7 +288,7 @@ pub fn forward(
         initial: ptr(inputs.initial_state),
         starts: ptr(inputs.starts),
         last: last_state.ptr(),
-        checkpoints: ptr(checkpoints.as_ref().map(ViewMut::as_view)),
+        checkpoints: ptr(checkpoints.map(ViewMut::as_view)),
         u_row: stride(inputs.u),
         delta_row: stride(inputs.delta),
         z_row: inputs.z.map_or(0, stride),
@@ -325,7 +299,44 @@ pub fn forward(
         channels: dims.channels as i32,
         groups: dims.groups as i32,
         reverse: inputs.reverse.into(),
+    }
+}
+
+/// Computes `out` (batch·length, channels), the state after the last step (batch, channels, parts·N) and, where asked for, the
+/// checkpoints (batch, ⌈length / 32⌉, channels, parts·N) that [`super::backward`] needs: the state before every 32nd step.
+///
+/// # Errors
+/// Sequences of 2^31 steps and more; a device that fails.
+pub fn forward(
+    dims: &Dims,
+    inputs: &Inputs<'_>,
+    out: ViewMut<'_>,
+    last_state: ViewMut<'_>,
+    checkpoints: Option<ViewMut<'_>>,
+) -> Result<()> {
+    let (device, dtype) = (out.device(), out.dtype());
+    let complex = matches!(inputs.a, A::Complex { .. });
+    let parts = if complex { 2 } else { 1 };
+    let starts = inputs.starts.is_some();
+    let plan = Plan::new(dims, parts, dtype, starts, multiprocessors(device)?);
+    let mut rows = vec![inputs.u, inputs.delta, out.as_view()];
+    rows.extend(inputs.z);
+    let options = KernelOptions {
+        complex,
+        gated: inputs.z.is_some(),
+        softplus: inputs.softplus,
+        starts,
+        vec: access_width(&rows, dims.channels / dims.groups),
+        bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
     };
+    let program = plan.program(dims.state, dtype, &options);
+    let blocks = (dims.channels / dims.groups).div_ceil(program.channels);
+    let grid = u32::try_from(dims.batch * dims.groups * blocks);
+    let (Ok(grid), true) = (grid, dims.length < 1 << 31) else {
+        let reason = format!("{dims:?} is more than a kernel counts");
+        return Err(Error::argument(super::super::OP, reason));
+    };
+    let params = params(dims, inputs, &out, &last_state, checkpoints.as_ref());
     let defines: Vec<_> = program
         .defines
         .iter()

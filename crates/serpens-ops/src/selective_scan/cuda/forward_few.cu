@@ -110,12 +110,6 @@ struct Ring {
 
 // ---- sums over the lanes of a channel ---------------------------------------------------------------------------------------
 
-// Of two values, the sum over two lanes of the one that this lane keeps: the second where `second` is set.
-__device__ __forceinline__ float exchange(float x0, float x1, int step, bool second) {
-    float kept = second ? x1 : x0, sent = second ? x0 : x1;
-    return kept + __shfl_xor_sync(0xffffffffu, sent, step);
-}
-
 // d += a b on the tensor cores, with a of 16 x 8 and b of 8 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l holds rows
 // r and r + 8 of columns l (a[0], a[1]) and l + 4 (a[2], a[3]) of a, rows l and l + 4 of column r of b, and rows r (d[0], d[1])
 // and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1 of d.

@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, Tensor, Var, cuda};
 use serpens_nn::Precision;
-use serpens_ops::linear::{Products, linear};
+use serpens_ops::linear::linear;
 
 use super::clock::Clock;
 use super::{Row, Table, values};
@@ -49,10 +49,7 @@ fn product(clock: &Clock, precision: Precision) -> Result<f64> {
         Ok(values([SIDE, SIDE], seed, dtype, clock.device)?.into())
     };
     let (x, weight) = (square(1)?, square(2)?);
-    let products = match precision {
-        Precision::Tf32 => Products::Tf32,
-        Precision::F32 | Precision::Bf16 => Products::Full,
-    };
+    let products = precision.products();
     let seconds = clock.seconds(|| linear(&x, &weight, None, products).map(drop))?;
     Ok(2.0 * (SIDE as f64).powi(3) / seconds)
 }
