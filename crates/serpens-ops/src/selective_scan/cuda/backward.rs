@@ -4,7 +4,7 @@ use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::{A, AMut, Dims, Grads, Inputs};
+use super::{A, AMut, Dims, Grads, Inputs, in_pieces, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
@@ -187,8 +187,7 @@ struct KernelOptions {
 
 /// `width` if rows of all these views can be read in pieces of so many values that begin at multiples of `columns`, otherwise 1.
 fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
-    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
-    if columns.is_multiple_of(width) && views.iter().all(aligned) {
+    if in_pieces(views, columns, width) {
         width
     } else {
         1
@@ -305,7 +304,6 @@ fn params(
     let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
     let states = slots * dims.channels * dims.state;
     let rows = |view: Option<View<'_>>| view.map_or(Ok(Rows::NONE), Rows::new);
-    let optional = |view: Option<View<'_>>| view.map_or(DevicePtr::NULL, |view| view.ptr());
     let of_channels = |given: bool, workspace: &mut Workspace| match given {
         true => workspace.take(slots * dims.channels),
         false => Ok(DevicePtr::NULL),
@@ -321,14 +319,14 @@ fn params(
         ddelta: Rows::new(grads.delta.as_view())?,
         dz: rows(grads.z.as_ref().map(ViewMut::as_view))?,
         a: a.ptr(),
-        d: optional(inputs.d),
-        bias: optional(inputs.delta_bias),
-        starts: optional(inputs.starts),
+        d: ptr(inputs.d),
+        bias: ptr(inputs.delta_bias),
+        starts: ptr(inputs.starts),
         checkpoints: views.checkpoints.ptr(),
-        dlast: optional(views.dlast),
+        dlast: ptr(views.dlast),
         carry: workspace.take(states)?,
         delta_sums: workspace.take(slots * dims.channels)?,
-        dinitial: optional(grads.initial_state.as_ref().map(ViewMut::as_view)),
+        dinitial: ptr(grads.initial_state.as_ref().map(ViewMut::as_view)),
         bc_parts: workspace.take(bc)?,
         a_parts: workspace.take(states)?,
         d_parts: of_channels(grads.d.is_some(), workspace)?,

@@ -4,7 +4,7 @@ use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::{A, AMut, Dims, Grads, Inputs};
+use super::{A, AMut, Dims, Grads, Inputs, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
@@ -78,10 +78,6 @@ fn rows(view: Option<View<'_>>) -> Rows {
         at: ptr(view),
         stride: view.map_or(0, |view| view.stride() as i64),
     }
-}
-
-fn ptr(view: Option<View<'_>>) -> DevicePtr {
-    view.map_or(DevicePtr::NULL, |view| view.ptr())
 }
 
 #[repr(C)]

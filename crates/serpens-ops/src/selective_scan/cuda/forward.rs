@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
-use super::{A, Dims, Inputs, forward_few};
+use super::{A, Dims, Inputs, forward_few, in_pieces, ptr};
 
 static SOURCE: Source = Source {
     name: "selective_scan_forward",
@@ -217,15 +217,11 @@ pub(super) struct KernelOptions {
 /// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views whose pieces begin at
 /// multiples of `columns`.
 fn access_width(views: &[View<'_>], columns: usize) -> usize {
-    let fits = |width: usize| {
-        let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
-        columns.is_multiple_of(width) && views.iter().all(aligned)
-    };
     let most = 16 / views[0].dtype().size();
     let widths = std::iter::successors(Some(most), |width| Some(width / 2));
     widths
         .take_while(|&width| width > 1)
-        .find(|&width| fits(width))
+        .find(|&width| in_pieces(views, columns, width))
         .unwrap_or(1)
 }
 
@@ -256,10 +252,6 @@ struct Params {
     channels: i32,
     groups: i32,
     reverse: i32,
-}
-
-fn ptr(view: Option<View<'_>>) -> DevicePtr {
-    view.map_or(DevicePtr::NULL, |view| view.ptr())
 }
 
 fn params(

@@ -8,7 +8,7 @@ mod forward_few;
 
 pub use forward::forward;
 
-use serpens_core::cuda::Variant;
+use serpens_core::cuda::{DevicePtr, Variant};
 use serpens_core::{Result, View, ViewMut};
 
 pub use super::cpu::Dims;
@@ -114,6 +114,17 @@ pub fn backward(
             backward_complex::backward(dims, inputs, checkpoints, dout, dlast, grads)
         }
     }
+}
+
+/// The address of an operand that may be absent.
+fn ptr(view: Option<View<'_>>) -> DevicePtr {
+    view.map_or(DevicePtr::NULL, |view| view.ptr())
+}
+
+/// Whether rows of all these views can be read in pieces of `width` values that begin at multiples of `columns`.
+fn in_pieces(views: &[View<'_>], columns: usize, width: usize) -> bool {
+    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
+    columns.is_multiple_of(width) && views.iter().all(aligned)
 }
 
 /// The programs of this operation.
