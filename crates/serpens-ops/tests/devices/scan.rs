@@ -119,6 +119,25 @@ fn all() -> Vec<Case> {
             },
         ]);
     }
+    // Long enough for few channels that a GPU cuts them into segments of time.
+    let long = Case {
+        sizes: (1, 3001, 24, 16, 1),
+        ..PLAIN
+    };
+    all.extend([
+        long,
+        Case {
+            sizes: (2, 4100, 6, 7, 2),
+            gate: false,
+            ..long
+        },
+        Case {
+            reverse: true,
+            packed: true,
+            columns: true,
+            ..long
+        },
+    ]);
     all
 }
 

@@ -8,9 +8,13 @@
 // Where channels are so few that 16 lanes share one, forward_few.cu is the better kernel for a real A. What both share lies in
 // forward.cuh.
 //
+// Long sequences of few channels are cut into segments of time: a pass over all of them but the last that computes nothing but what
+// they leave behind from an empty state, then what that makes of the states before them, then the pass proper over all at once.
+//
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
 // one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; COMPLEX (A,
-// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
+// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; STATES_ONLY: 1 in the pass before, which is for a real A;
+// SHARED_BYTES: at least the size of Shared.
 
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
@@ -100,7 +104,7 @@ __device__ __forceinline__ float advance(State& h, const Decays& decays, int i, 
             y = fmaf(c[j], h[0][j], fmaf(-c[PER_LANE + j], h[1][j], y));
         } else {
             h[0][j] = fmaf(decay, re, delta_u * b[j]);
-            y = fmaf(c[j], h[0][j], y);
+            if (!STATES_ONLY) y = fmaf(c[j], h[0][j], y);
         }
     }
     return COMPLEX ? 2.0f * y : y;
@@ -120,29 +124,37 @@ __device__ __forceinline__ void save_states(float* to, const State& h, int first
     }
 }
 
+// Σ δ where the state starts anew.
+__device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
+
 __device__ __forceinline__ void run_states(const Params& p, const Place& at, Shared& s, int tiles) {
     int lane = threadIdx.x % 32;
     int part = lane_part(lane);
     int channel = threadIdx.x / 32 * WARP_CHANNELS + lane_channel(lane);
     bool exists = channel < at.channels;
     i64 global = at.channel + (exists ? channel : 0);
+    i64 slot = at.segment * p.batch + at.batch;
+    const float* before = STATES_ONLY ? nullptr : p.segments > 1 ? p.carry + slot * p.channels * VALUES
+                          : p.initial ? p.initial + at.batch * p.channels * VALUES : nullptr;
     Exponents a;
     State h;
+    float delta_sum = 0.0f;
+    bool anew = false;
 #pragma unroll
     for (int j = 0; j < PER_LANE; ++j) {
         int n = part * PER_LANE + j;
         bool state = n < STATE;
-        i64 from = (at.batch * p.channels + global) * VALUES + n;
+        i64 from = global * VALUES + n;
         a.re[j] = state ? p.a[global * STATE + n] * LOG2_E : 0.0f;
-        h[0][j] = state && p.initial ? p.initial[from] : 0.0f;
+        h[0][j] = state && before ? before[from] : 0.0f;
         if constexpr (COMPLEX) {
             a.im[j] = turns(state ? p.a_im[global * STATE + n] : 0.0f);
-            h[PARTS - 1][j] = state && p.initial ? p.initial[from + STATE] : 0.0f;
+            h[PARTS - 1][j] = state && before ? before[from + STATE] : 0.0f;
         }
     }
     i64 chunks = (p.length + CHECKPOINT - 1) / CHECKPOINT, chunk = (i64)p.channels * VALUES;
-    float* saved = p.checkpoints + (at.batch * chunks * p.channels + global) * VALUES;
-    bool saves = exists && p.checkpoints;
+    float* saved = p.checkpoints + ((at.batch * chunks + at.begin / CHECKPOINT) * p.channels + global) * VALUES;
+    bool saves = !STATES_ONLY && exists && p.checkpoints;
     for (int tile = 0; tile < tiles; ++tile) {
         int buffer = tile & 1;
         __syncthreads();
@@ -158,11 +170,11 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
         load<2 * GROUP>(steps, now);
         load<2 * GROUP>(steps + 2 * GROUP, next);
         load<GROUP * LANE_VALUES>(b_tile, b[0]);
-        load<GROUP * LANE_VALUES>(c_tile, c[0]);
+        if (!STATES_ONLY) load<GROUP * LANE_VALUES>(c_tile, c[0]);
         decays[0].set(a, now, resets);
 #pragma unroll
         for (int first = 0; first < TILE; first += GROUP) {
-            if (first % CHECKPOINT == 0 && saves && (first == 0 || tile * TILE + first < p.length)) {
+            if (first % CHECKPOINT == 0 && saves && (first == 0 || tile * TILE + first < at.steps)) {
                 if (TILE >= CHECKPOINT || tile % (CHECKPOINT / TILE) == 0) {
                     save_states(saved, h, part * PER_LANE);
                     saved += chunk;
@@ -173,18 +185,30 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
             if (first + 2 * GROUP < TILE) load<2 * GROUP>(steps + 2 * (first + 2 * GROUP), after);
             if (first + GROUP < TILE) {
                 load<GROUP * LANE_VALUES>(b_tile + (first + GROUP) * LANE_VALUES, b[odd]);
-                load<GROUP * LANE_VALUES>(c_tile + (first + GROUP) * LANE_VALUES, c[odd]);
+                if (!STATES_ONLY) load<GROUP * LANE_VALUES>(c_tile + (first + GROUP) * LANE_VALUES, c[odd]);
                 decays[odd].set(a, next, resets + first + GROUP);
             }
 #pragma unroll
-            for (int i = 0; i < GROUP; ++i)
-                y_tile[(first + i) * Y_ROW] = advance(h, decays[even], i, now[2 * i + 1], b[even] + i * LANE_VALUES, c[even] + i * LANE_VALUES);
+            for (int i = 0; i < GROUP; ++i) {
+                float y = advance(h, decays[even], i, now[2 * i + 1], b[even] + i * LANE_VALUES, c[even] + i * LANE_VALUES);
+                if (STATES_ONLY) {
+                    delta_sum += now[2 * i];
+                    if (STARTS) anew |= resets[first + i] < 0.0f;
+                } else {
+                    y_tile[(first + i) * Y_ROW] = y;
+                }
+            }
 #pragma unroll
             for (int i = 0; i < 2 * GROUP; ++i) now[i] = next[i], next[i] = after[i];
         }
     }
     __syncthreads();
-    if (exists) save_states(p.last + (at.batch * p.channels + global) * VALUES, h, part * PER_LANE);
+    if (STATES_ONLY && exists) {
+        save_states(p.carry + (slot * p.channels + global) * VALUES, h, part * PER_LANE);
+        if (part == 0) p.delta_sums[slot * p.channels + global] = anew ? infinite() : delta_sum;
+    } else if (exists && at.segment + 1 == p.segments) {
+        save_states(p.last + (at.batch * p.channels + global) * VALUES, h, part * PER_LANE);
+    }
 }
 
 // ---- before and after it --------------------------------------------------------------------------------------------------
@@ -223,9 +247,9 @@ struct Helper {
 
     __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s)
         : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS) {
-        Rows<const IO> u(p.u, p.u_row, at.batch, p), delta(p.delta, p.delta_row, at.batch, p);
-        Rows<const IO> z(p.z, p.z_row, at.batch, p), b(p.b, p.b_row, at.batch, p), c(p.c, p.c_row, at.batch, p);
-        Rows<IO> y(p.y, p.y_row, at.batch, p);
+        Rows<const IO> u(p.u, p.u_row, at, p), delta(p.delta, p.delta_row, at, p);
+        Rows<const IO> z(p.z, p.z_row, at, p), b(p.b, p.b_row, at, p), c(p.c, p.c_row, at, p);
+        Rows<IO> y(p.y, p.y_row, at, p);
         u_step = TILE * u.step, delta_step = TILE * delta.step, z_step = TILE * z.step, y_step = TILE * y.step;
         b_step = TILE * b.step, c_step = TILE * c.step;
 #pragma unroll
@@ -282,7 +306,7 @@ struct Helper {
             if (item.step < left) {
                 copy(s.u[stage][i][thread], item.u, item);
                 copy(s.delta[stage][i][thread], item.delta, item);
-                if (GATED) copy(s.z[GATED ? stage : 0][i][thread], item.z, item);
+                if (GATED && !STATES_ONLY) copy(s.z[GATED ? stage : 0][i][thread], item.z, item);
             } else {
                 clear(s.u[stage][i][thread]);
             }
@@ -291,6 +315,7 @@ struct Helper {
 #pragma unroll
         for (int i = 0; i < BC_ITEMS; ++i) {
             BcItem& item = bc_items[i];
+            if (STATES_ONLY && is_c(i)) continue;
             if (item.step < left) {
                 if (BC_ITEMS * HELPER_THREADS == TILE * BC_PER_STEP || item.step < TILE) copy_elements<BC_VEC>(s.bc[stage][i][thread], item.from);
             } else {
@@ -323,7 +348,7 @@ struct Helper {
         for (int i = 0; i < BC_ITEMS; ++i) {
             constexpr int RUN = BC_VEC < PER_LANE ? BC_VEC : PER_LANE;
             const BcItem& item = bc_items[i];
-            if (BC_ITEMS * HELPER_THREADS != TILE * BC_PER_STEP && item.step >= TILE) continue;
+            if (BC_ITEMS * HELPER_THREADS != TILE * BC_PER_STEP && item.step >= TILE || STATES_ONLY && is_c(i)) continue;
             float values[BC_VEC];
             load_values<BC_VEC>(s.bc[stage][i][thread], values);
             float* to = item.to + buffer * (int)(sizeof(s.bc_f32[0]) / sizeof(float));
@@ -343,6 +368,7 @@ struct Helper {
     }
     // y = (<C, h> + D u) silu(z) of a tile with `left` steps.
     __device__ __forceinline__ void finish(int tile, int stage, int left) {
+        if (STATES_ONLY) return;
         int buffer = tile & 1;
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
@@ -378,7 +404,7 @@ struct Helper {
 
     // Tile by tile, one ahead of the states and one behind them.
     __device__ __forceinline__ void run(int tiles) {
-        int length = p.length;
+        int length = at.steps;
         for (int tile = 0; tile <= AHEAD; ++tile) fetch(tile, length - tile * TILE);
         copy_wait<AHEAD>();
         prepare(0, 0, length);
@@ -408,7 +434,7 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) sel
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     Place at = place<CHANNELS>(p);
-    int tiles = (p.length + TILE - 1) / TILE;
+    int tiles = (at.steps + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT * PER_LANE) {
         float* bc = &s.bc_f32[0][0][0][0];
         for (int i = threadIdx.x; i < (int)(sizeof(s.bc_f32) / sizeof(float)); i += 32 * (WARPS + HELPERS)) bc[i] = 0.0f;
@@ -419,3 +445,22 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) sel
     else
         Helper(p, at, s).run(tiles);
 }
+
+#if STATES_ONLY
+constexpr int COMBINE_THREADS = 128;
+
+// From the first segment to the last, the true state before each: one thread for each state.
+extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_forward_combine(const __grid_constant__ Params p) {
+    i64 plane = (i64)p.channels * STATE, states = p.batch * plane;
+    i64 i = (i64)blockIdx.x * COMBINE_THREADS + threadIdx.x;
+    if (i >= states) return;
+    float a = p.a[i % plane] * LOG2_E, h = p.initial ? p.initial[i] : 0.0f;
+    for (int segment = 0; segment < p.segments; ++segment) {
+        float* carry = p.carry + segment * states + i;
+        bool last = segment + 1 == p.segments;  // whose own is not known, nor wanted
+        float left = last ? 0.0f : *carry, sum = last ? 0.0f : p.delta_sums[(i64)segment * p.batch * p.channels + i / STATE];
+        *carry = h;
+        h = sum == infinite() ? left : fmaf(exp2_fast(a * sum), h, left);
+    }
+}
+#endif

@@ -15,10 +15,15 @@ struct Params {
     const u8* starts;        // (batch, length) or null
     float* last;             // (batch, channels, N)
     float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
+    float* carry;            // (segments, batch, channels, N): the state before each segment of time, or null where there is one
+    float* delta_sums;       // (segments, batch, channels): of δ, infinite where the state starts anew; or null
     i64 u_row, delta_row, z_row, y_row, b_row, c_row;
     i64 length;
+    int batch;
     int channels;
     int groups;
+    int segments;
+    int segment_steps;       // but for the last, which may have fewer
     int reverse;
 };
 
@@ -28,6 +33,9 @@ struct Place {
     int channel;   // the first
     int channels;  // that exist, at most as many as a block takes
     int group;
+    int segment;
+    i64 begin;     // its first step
+    int steps;     // that it has
 };
 
 template <int CHANNELS> __device__ __forceinline__ Place place(const Params& p) {
@@ -37,19 +45,23 @@ template <int CHANNELS> __device__ __forceinline__ Place place(const Params& p) 
     int rest = blockIdx.x / blocks;
     Place at;
     at.group = rest % p.groups;
-    at.batch = rest / p.groups;
+    at.batch = rest / p.groups % p.batch;
+    at.segment = rest / p.groups / p.batch;
+    at.begin = (i64)at.segment * p.segment_steps;
+    at.steps = p.length - at.begin < p.segment_steps ? p.length - at.begin : p.segment_steps;
     at.channel = at.group * per_group + block * CHANNELS;
     int left = per_group - block * CHANNELS;
     at.channels = left < CHANNELS ? left : CHANNELS;
     return at;
 }
 
-// The address of a step of a sequence (not of a position: in reverse, step 0 is the last position), and the distance to the next.
+// The address of a step of a segment (not of a position: in reverse, the first step of all is the last position), and the distance
+// to the next.
 template <class E> struct Rows {
     E* first;
     i64 step;
-    __device__ __forceinline__ Rows(E* matrix, i64 row, i64 batch, const Params& p)
-        : first(matrix + (batch * p.length + (p.reverse ? p.length - 1 : 0)) * row), step(p.reverse ? -row : row) {}
+    __device__ __forceinline__ Rows(E* matrix, i64 row, const Place& at, const Params& p)
+        : first(matrix + (at.batch * p.length + (p.reverse ? p.length - 1 - at.begin : at.begin)) * row), step(p.reverse ? -row : row) {}
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
 
@@ -82,9 +94,10 @@ __device__ __forceinline__ float step_size(float x) {
     return fmaf(q, e, fmaxf(x, 0.0f));
 }
 
-// What is added to the exponent of a step's decays: so little that they are zero where the state starts anew.
+// What is added to the exponent of the decays of a step of a segment: so little that they are zero where the state starts anew.
 __device__ __forceinline__ float reset(const Params& p, const Place& at, i64 step) {
     i64 row = at.batch * p.length;
+    step += at.begin;
     bool anew = step < p.length && (p.reverse ? step > 0 && p.starts[row + p.length - step] : p.starts[row + step]);
     return anew ? -1e30f : EXP2_LIFT;
 }

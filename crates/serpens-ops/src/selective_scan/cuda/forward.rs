@@ -1,8 +1,9 @@
 //! The forward scan: how it is spread over a card, and its launch.
 
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
-use serpens_core::{DType, Error, Result, View, ViewMut};
+use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
+use super::fold::Workspace;
 use super::{A, Dims, Inputs, forward_few, in_pieces, ptr};
 
 static SOURCE: Source = Source {
@@ -21,6 +22,10 @@ const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
 
 /// Of a multiprocessor.
 const SCHEDULERS: usize = 4;
+
+/// Steps between two checkpoints.
+const CHECKPOINT: usize = 32;
+const COMBINE_THREADS: usize = 128;
 
 /// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
 /// measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
@@ -50,30 +55,33 @@ struct Plan {
     stages: usize,
     /// Channels of one step that a helper takes at once.
     width: usize,
+    /// Segments of time, and the steps of each but the last.
+    segments: usize,
+    segment_steps: usize,
 }
 
 impl Plan {
-    /// As many lanes for a channel as take the least time: more of them keep more schedulers busy, but cost more for their sums.
+    /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers busy, but lanes
+    /// cost more for their sums, and segments a pass before.
     fn new(dims: &Dims, parts: usize, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
+        let multiprocessors = multiprocessors as usize;
         let most = dims.state.next_power_of_two().min(16);
         let numbers = 16 / dtype.size() / parts;
         let least = dims.state.next_power_of_two().div_ceil(numbers).min(most);
         let splits = std::iter::successors(Some(least), |split| Some(split * 2));
-        let plans = splits
-            .take_while(|&split| split <= most)
-            .map(|split| Self::with_split(split, dims.state, dtype));
-        let time = |plan: &Self| {
-            let blocks = plan.blocks_of(dims).div_ceil(multiprocessors as usize);
-            cost(plan.per_lane, blocks)
-        };
+        let plans = splits.take_while(|&split| split <= most).flat_map(|split| {
+            let plan = Self::with_split(split, dims, dtype);
+            plan.in_segments(dims, parts, multiprocessors)
+        });
+        let time = |plan: &Self| plan.time(dims, multiprocessors);
         let mut plan = plans.min_by_key(time).expect("at least one plan");
         while plan.shared_bytes(dims.state, parts, dtype, starts) > SHARED_LIMIT {
-            plan = plan.smaller(dims.state, dtype);
+            plan = plan.smaller(dims, dtype);
         }
         plan
     }
 
-    fn with_split(split: usize, state: usize, dtype: DType) -> Self {
+    fn with_split(split: usize, dims: &Dims, dtype: DType) -> Self {
         let tile = match split {
             1 | 2 => 16,
             4 => 64 / dtype.size(),
@@ -81,14 +89,55 @@ impl Plan {
         };
         let plan = Self {
             split,
-            per_lane: state.div_ceil(split).next_power_of_two(),
+            per_lane: dims.state.div_ceil(split).next_power_of_two(),
             warps: if split == 1 { 2 } else { 4 },
             helpers: 0,
             tile,
             stages: if tile == 32 && split == 4 { 4 } else { 5 },
             width: 0,
+            segments: 1,
+            segment_steps: dims.length,
         };
         plan.with_helpers(dtype)
+    }
+
+    /// This plan whole, and, for a real A and more than one number for a lane, in as many segments as give every multiprocessor one
+    /// to four blocks.
+    fn in_segments(self, dims: &Dims, parts: usize, multiprocessors: usize) -> Vec<Self> {
+        let most = if parts == 1 && self.per_lane > 1 {
+            4
+        } else {
+            0
+        };
+        let cut = (1..=most).filter_map(|blocks| {
+            let segments = blocks * multiprocessors / self.blocks_of(dims).max(1);
+            let segment_steps = dims
+                .length
+                .div_ceil(segments.max(1))
+                .next_multiple_of(CHECKPOINT);
+            (segment_steps < dims.length).then(|| Self {
+                segments: dims.length.div_ceil(segment_steps),
+                segment_steps,
+                ..self
+            })
+        });
+        std::iter::once(self).chain(cut).collect()
+    }
+
+    /// What the scan takes, in units of 2048 steps of `cost`.
+    fn time(&self, dims: &Dims, multiprocessors: usize) -> usize {
+        /// What a block takes before its first step, in steps, and the launches of two more kernels, in the unit of the result.
+        const BEGIN: usize = 96;
+        const LAUNCHES: usize = 6 * 2048;
+        let pass = |segments: usize| {
+            let blocks = (self.blocks_of(dims) * segments).div_ceil(multiprocessors);
+            cost(self.per_lane, blocks) * (self.segment_steps + BEGIN)
+        };
+        match self.segments {
+            1 => pass(1),
+            // A tenth more, since this is the less certain.
+            segments => 11 * (pass(segments) + 6 * pass(segments - 1) / 10 + LAUNCHES) / 10,
+        }
     }
 
     /// A helper for every scheduler, with at most 16 bytes of a step.
@@ -103,7 +152,7 @@ impl Plan {
     }
 
     /// With less shared memory, for a large N.
-    fn smaller(self, state: usize, dtype: DType) -> Self {
+    fn smaller(self, dims: &Dims, dtype: DType) -> Self {
         if self.stages > 3 {
             return Self { stages: 3, ..self };
         }
@@ -111,11 +160,12 @@ impl Plan {
             let tile = self.tile / 2;
             return Self { tile, ..self }.with_helpers(dtype);
         }
-        let plan = Self::with_split(self.split / 2, state, dtype);
-        let (tile, stages) = (self.tile, 3);
+        let plan = Self::with_split(self.split / 2, dims, dtype);
         Self {
-            tile,
-            stages,
+            tile: self.tile,
+            stages: 3,
+            segments: self.segments,
+            segment_steps: self.segment_steps,
             ..plan
         }
         .with_helpers(dtype)
@@ -177,6 +227,7 @@ impl Plan {
             ("GATED", flag(options.gated)),
             ("SOFTPLUS", flag(options.softplus)),
             ("STARTS", flag(options.starts)),
+            ("STATES_ONLY", flag(options.states_only)),
         ];
         Program {
             source: &SOURCE,
@@ -200,6 +251,32 @@ pub(super) struct Program {
     pub shared: usize,
 }
 
+impl Program {
+    /// Queues a kernel of the program.
+    ///
+    /// # Safety
+    /// As for [`serpens_core::cuda::Kernel::launch`].
+    unsafe fn launch(
+        &self,
+        device: Device,
+        name: &'static str,
+        grid: u32,
+        params: &Params,
+    ) -> Result<()> {
+        let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
+        let kernel = kernel(device, self.source, name, &defines.collect::<Vec<_>>())?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            kernel.launch(
+                [grid, 1, 1],
+                self.threads as u32,
+                self.shared as u32,
+                params,
+            )
+        }
+    }
+}
+
 pub(super) fn flag(flag: bool) -> String {
     u8::from(flag).to_string()
 }
@@ -210,6 +287,8 @@ pub(super) struct KernelOptions {
     pub gated: bool,
     pub softplus: bool,
     pub starts: bool,
+    /// Whether it is the pass before that of the segments.
+    pub states_only: bool,
     pub vec: usize,
     pub bc_vec: usize,
 }
@@ -242,6 +321,8 @@ struct Params {
     starts: DevicePtr,
     last: DevicePtr,
     checkpoints: DevicePtr,
+    carry: DevicePtr,
+    delta_sums: DevicePtr,
     u_row: i64,
     delta_row: i64,
     z_row: i64,
@@ -249,8 +330,11 @@ struct Params {
     b_row: i64,
     c_row: i64,
     length: i64,
+    batch: i32,
     channels: i32,
     groups: i32,
+    segments: i32,
+    segment_steps: i32,
     reverse: i32,
 }
 
@@ -260,6 +344,8 @@ fn params(
     out: &ViewMut<'_>,
     last_state: &ViewMut<'_>,
     checkpoints: Option<&ViewMut<'_>>,
+    plan: &Plan,
+    [carry, delta_sums]: [DevicePtr; 2],
 ) -> Params {
     let (a, a_im) = match inputs.a {
         A::Real(a) => (a, None),
@@ -281,6 +367,8 @@ fn params(
         starts: ptr(inputs.starts),
         last: last_state.ptr(),
         checkpoints: ptr(checkpoints.map(ViewMut::as_view)),
+        carry,
+        delta_sums,
         u_row: stride(inputs.u),
         delta_row: stride(inputs.delta),
         z_row: inputs.z.map_or(0, stride),
@@ -288,8 +376,11 @@ fn params(
         b_row: stride(inputs.b),
         c_row: stride(inputs.c),
         length: dims.length as i64,
+        batch: dims.batch as i32,
         channels: dims.channels as i32,
         groups: dims.groups as i32,
+        segments: plan.segments as i32,
+        segment_steps: plan.segment_steps as i32,
         reverse: inputs.reverse.into(),
     }
 }
@@ -318,77 +409,109 @@ pub fn forward(
         gated: inputs.z.is_some(),
         softplus: inputs.softplus,
         starts,
+        states_only: false,
         vec: access_width(&rows, dims.channels / dims.groups),
         bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
     };
     let program = plan.program(dims.state, dtype, &options);
     let blocks = (dims.channels / dims.groups).div_ceil(program.channels);
-    let grid = u32::try_from(dims.batch * dims.groups * blocks);
+    let blocks = dims.batch * dims.groups * blocks;
+    let grid = u32::try_from(blocks * plan.segments);
     let (Ok(grid), true) = (grid, dims.length < 1 << 31) else {
         let reason = format!("{dims:?} is more than a kernel counts");
         return Err(Error::argument(super::super::OP, reason));
     };
-    let params = params(dims, inputs, &out, &last_state, checkpoints.as_ref());
-    let defines: Vec<_> = program
-        .defines
-        .iter()
-        .map(|(k, v)| (*k, v.as_str()))
-        .collect();
-    let kernel = kernel(device, program.source, program.name, &defines)?;
-    let (threads, shared) = (program.threads as u32, program.shared as u32);
-    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked; the kernel was
-    // compiled for at most this much shared memory.
-    unsafe { kernel.launch([grid, 1, 1], threads, shared, &params) }
+    let mut workspace = Workspace {
+        device,
+        tensors: Vec::new(),
+    };
+    let mut of_channels = |len: usize| match plan.segments {
+        1 => Ok(DevicePtr::NULL),
+        segments => workspace.take(segments * dims.batch * dims.channels * len),
+    };
+    let between = [of_channels(dims.state)?, of_channels(1)?];
+    let checkpoints = checkpoints.as_ref();
+    let params = params(dims, inputs, &out, &last_state, checkpoints, &plan, between);
+    // SAFETY: the parameters are the kernels'; the views are valid for the sizes, which the caller has checked, the workspace was
+    // allocated for them; the kernels were compiled for at most as much shared memory as they are given.
+    unsafe {
+        if plan.segments > 1 {
+            let before = KernelOptions {
+                states_only: true,
+                ..options
+            };
+            let before = plan.program(dims.state, dtype, &before);
+            let grid = (blocks * (plan.segments - 1)) as u32;
+            before.launch(device, before.name, grid, &params)?;
+            let states = dims.batch * dims.channels * dims.state;
+            let combine = Program {
+                threads: COMBINE_THREADS,
+                shared: 0,
+                ..before
+            };
+            let grid = states.div_ceil(COMBINE_THREADS) as u32;
+            combine.launch(device, "selective_scan_forward_combine", grid, &params)?;
+        }
+        program.launch(device, program.name, grid, &params)
+    }
 }
 
 /// The programs of this operation, for models with the usual sizes and for small and large N.
 pub fn variants() -> Vec<Variant> {
     let mut variants = Vec::new();
-    let mut add = |dtype: DType, dims: [usize; 2], complex: bool, starts: bool, vec: usize| {
-        let [channels, state] = dims;
+    let mut add = |dtype: DType, dims: [usize; 3], complex: bool, starts: bool, vec: usize| {
+        let [length, channels, state] = dims;
         let dims = Dims {
             batch: 1,
-            length: 2048,
+            length,
             channels,
             state,
             groups: 1,
         };
         let parts = if complex { 2 } else { 1 };
-        let options = KernelOptions {
+        let mut options = KernelOptions {
             complex,
             gated: true,
             softplus: true,
             starts,
+            states_only: false,
             vec,
             bc_vec: vec.min(1 << state.trailing_zeros()),
         };
         let plan = Plan::new(&dims, parts, dtype, starts, 132);
-        let program = plan.program(state, dtype, &options);
-        let variant = Variant {
-            source: program.source,
-            defines: program.defines,
-            hot: vec > 1 && state <= 64,
-        };
-        if !variants
-            .iter()
-            .any(|other: &Variant| other.defines == variant.defines)
-        {
-            variants.push(variant);
+        for states_only in [false, true] {
+            if states_only && plan.segments == 1 {
+                continue;
+            }
+            options.states_only = states_only;
+            let program = plan.program(state, dtype, &options);
+            let variant = Variant {
+                source: program.source,
+                defines: program.defines,
+                hot: vec > 1 && state <= 64,
+            };
+            let same = |other: &Variant| other.defines == variant.defines;
+            if !variants.iter().any(same) {
+                variants.push(variant);
+            }
         }
     };
     for dtype in [DType::F32, DType::BF16] {
         let wide = 16 / dtype.size();
         for channels in [1024, 1536, 12_288, 32_768] {
-            add(dtype, [channels, 16], false, false, wide);
+            add(dtype, [2048, channels, 16], false, false, wide);
         }
-        add(dtype, [12_288, 16], false, true, wide);
-        add(dtype, [1024, 16], false, true, wide);
-        add(dtype, [1024, 9], false, false, 1);
-        add(dtype, [1024, 16], true, false, wide);
+        add(dtype, [2048, 12_288, 16], false, true, wide);
+        add(dtype, [2048, 1024, 16], false, true, wide);
+        add(dtype, [2048, 1024, 9], false, false, 1);
+        add(dtype, [2048, 1024, 16], true, false, wide);
+        for starts in [false, true] {
+            add(dtype, [131_072, 1024, 16], false, starts, wide);
+        }
         for state in [1, 3, 64, 256] {
-            add(dtype, [12_288, state], false, false, 1);
+            add(dtype, [2048, 12_288, state], false, false, 1);
         }
-        add(dtype, [12_288, 256], true, true, wide);
+        add(dtype, [2048, 12_288, 256], true, true, wide);
     }
     variants
 }
@@ -415,6 +538,33 @@ mod tests {
         assert_eq!(split(4, 2048), 4);
         assert_eq!(split(8, 1536), 4);
         assert_eq!(split(8, 4096), 2);
+    }
+
+    #[test]
+    fn long_sequences_of_few_channels_are_cut_into_segments() {
+        for (parts, length, cut) in [
+            (1, 131_072, true),
+            (1, 524_289, true),
+            (1, 2048, false),
+            (1, 1, false),
+            (2, 131_072, false),
+        ] {
+            let dims = Dims {
+                batch: 1,
+                length,
+                channels: 1024,
+                state: 16,
+                groups: 1,
+            };
+            let plan = Plan::new(&dims, parts, DType::BF16, false, 132);
+            assert_eq!(plan.segments > 1, cut, "{plan:?}");
+            assert!(plan.segments * plan.segment_steps >= length, "{plan:?}");
+            assert!(
+                (plan.segments - 1) * plan.segment_steps < length,
+                "{plan:?}"
+            );
+            assert!(plan.segments == 1 || plan.segment_steps.is_multiple_of(CHECKPOINT));
+        }
     }
 
     #[test]

@@ -298,14 +298,14 @@ struct Helper {
 
     __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s, int tiles)
         : p(p), at(at), s(s), thread(threadIdx.x - 32 * WARPS), tiles(tiles),
-          u(Rows<const IO>(p.u + at.channel, p.u_row, at.batch, p), thread),
-          delta(Rows<const IO>(p.delta + at.channel, p.delta_row, at.batch, p), thread),
-          z(Rows<const IO>(p.z + at.channel, p.z_row, at.batch, p), thread),
-          b(Rows<const IO>(p.b + at.group * STATE, p.b_row, at.batch, p), thread),
-          c(Rows<const IO>(p.c + at.group * STATE, p.c_row, at.batch, p), thread) {
+          u(Rows<const IO>(p.u + at.channel, p.u_row, at, p), thread),
+          delta(Rows<const IO>(p.delta + at.channel, p.delta_row, at, p), thread),
+          z(Rows<const IO>(p.z + at.channel, p.z_row, at, p), thread),
+          b(Rows<const IO>(p.b + at.group * STATE, p.b_row, at, p), thread),
+          c(Rows<const IO>(p.c + at.group * STATE, p.c_row, at, p), thread) {
         step = thread / (CHANNELS / WIDTH);
         channel = thread % (CHANNELS / WIDTH) * WIDTH;
-        Rows<IO> rows(p.y + at.channel, p.y_row, at.batch, p);
+        Rows<IO> rows(p.y + at.channel, p.y_row, at, p);
         y = rows.at(step) + channel;
         y_step = TILE * rows.step;
 #pragma unroll
