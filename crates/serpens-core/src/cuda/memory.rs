@@ -11,7 +11,7 @@ use crate::{Device, Element, Error, Result, Tensor};
 
 /// An address in a device's memory, as kernels take it.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicePtr(pub u64);
 
 impl DevicePtr {

@@ -1,4 +1,4 @@
-// What the kernels of the scan's gradients (real A) share: how they divide the work, and how they reach it.
+// The scan's gradients (real A): how the work is divided, and how it is reached.
 //
 // A warp holds 8 channels x 16 states: of the 4 lanes of a channel, state lane l has the states 4 l .. 4 l + 3 and, for all that
 // is per channel and step, the steps t = l (mod 4). A block holds CHANNEL_WARPS warps of channels times SLICES slices of 16
@@ -32,8 +32,7 @@ struct BackwardParams {
     const u8* starts;
     const float* checkpoints;  // (batch, chunks, channels, N): the state before every 32nd step
     const float* dlast;        // (batch, channels, N), or null for zero
-    float* carry;              // (segments, batch, channels, N): what flows back into each segment's last state
-    float* delta_sums;         // (segments, batch, channels): of δ, infinite where the state is reset
+    const float* carry;        // (segments, batch, channels, N): what flows back into each segment's last state
     float* dinitial;
     float* bc_parts;     // (blocks per group, batch, length, 2, groups N)
     float* a_parts;      // (segments, batch, channels, N)

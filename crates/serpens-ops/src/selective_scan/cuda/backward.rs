@@ -1,19 +1,16 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
-use serpens_core::{DType, Device, Error, Result, View, ViewMut};
+use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
+use super::segments::{Between, flow_back};
 use super::{A, AMut, Dims, Grads, Inputs, in_pieces, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
     name: "selective_scan_backward",
-    text: concat!(
-        include_str!("backward.cuh"),
-        include_str!("backward.cu"),
-        include_str!("backward_around.cu")
-    ),
+    text: concat!(include_str!("backward.cuh"), include_str!("backward.cu")),
 };
 
 /// Steps between two checkpoints.
@@ -23,7 +20,6 @@ const WARP_CHANNELS: usize = 8;
 const WARP_STATES: usize = 16;
 /// Warps of a wide block.
 const WIDE_WARPS: usize = 8;
-const COMBINE_THREADS: usize = 128;
 
 /// How a scan is divided: into blocks of channels, and into segments of time.
 #[derive(Clone, Copy, Debug)]
@@ -116,13 +112,6 @@ impl Plan {
         dtype.size() * (7 * row + ahead * 2 * states)
             + 4 * (CHUNK * (2 * states + padding) + 5 * row + warps * 2 * CHUNK * WARP_STATES)
             + 4 * slices * 3 * row
-    }
-
-    /// The size of `SegmentShared`.
-    fn segment_bytes(&self, dtype: DType) -> usize {
-        let (row, states) = (CHUNK * self.channels(), WARP_STATES * self.slices);
-        let ahead = if self.slices <= 4 { CHUNK } else { 1 };
-        dtype.size() * (6 * row + 2 * ahead * states) + 4 * (CHUNK * (states + 16) + 2 * row)
     }
 
     fn defines(&self, dtype: DType, options: &KernelOptions) -> Vec<(&'static str, String)> {
@@ -240,7 +229,6 @@ struct Params {
     checkpoints: DevicePtr,
     dlast: DevicePtr,
     carry: DevicePtr,
-    delta_sums: DevicePtr,
     dinitial: DevicePtr,
     bc_parts: DevicePtr,
     a_parts: DevicePtr,
@@ -325,7 +313,6 @@ fn params(
         checkpoints: views.checkpoints.ptr(),
         dlast: ptr(views.dlast),
         carry: workspace.take(states)?,
-        delta_sums: workspace.take(slots * dims.channels)?,
         dinitial: ptr(grads.initial_state.as_ref().map(ViewMut::as_view)),
         bc_parts: workspace.take(bc)?,
         a_parts: workspace.take(states)?,
@@ -377,7 +364,27 @@ pub fn backward(
     let params = params(dims, &plan, inputs, a, &views, &grads, &mut workspace)?;
     let defines = plan.defines(dtype, &options);
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    walk(dims, &plan, &defines, (device, dtype), &params)?;
+    let blocks = dims.groups * plan.group_blocks * dims.batch * plan.segments;
+    let Ok(grid) = u32::try_from(blocks) else {
+        let reason = format!("{dims:?} is more than a kernel counts");
+        return Err(Error::argument(OP, reason));
+    };
+    let between = Between {
+        carry: params.carry,
+        delta_sums: workspace.take(plan.segments * dims.batch * dims.channels)?,
+        segments: plan.segments,
+        segment_steps: plan.segment_chunks * CHUNK,
+    };
+    let walk = kernel(device, &SOURCE, "selective_scan_backward", &defines)?;
+    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and the
+    // workspace was allocated for them; the shared memory is what the kernels lay out.
+    unsafe {
+        if plan.segments > 1 {
+            flow_back(dims, inputs, a, dout, dlast, &between)?;
+        }
+        let shared = plan.walk_bytes(dtype) as u32;
+        walk.launch([grid, 1, 1], plan.threads() as u32, shared, &params)?;
+    }
 
     let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
     let bc = |first: usize| Parts {
@@ -399,43 +406,6 @@ pub fn backward(
     }
     // SAFETY: the parts were allocated for these sizes, which the gradients have.
     unsafe { folds.launch(device, dtype) }
-}
-
-/// The walk through time, and before it, where there are several segments, what flows back into each.
-fn walk(
-    dims: &Dims,
-    plan: &Plan,
-    defines: &[(&'static str, &str)],
-    (device, dtype): (Device, DType),
-    params: &Params,
-) -> Result<()> {
-    let blocks = dims.groups * plan.group_blocks * dims.batch;
-    let Ok(grid) = u32::try_from(blocks * plan.segments) else {
-        let reason = format!("{dims:?} is more than a kernel counts");
-        return Err(Error::argument(OP, reason));
-    };
-    let threads = plan.threads() as u32;
-    let entry = |name| kernel(device, &SOURCE, name, defines);
-    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and the
-    // workspace was allocated for them; the shared memory is what the kernels lay out.
-    unsafe {
-        if plan.segments > 1 {
-            let shared = plan.segment_bytes(dtype) as u32;
-            let before = (blocks * (plan.segments - 1)) as u32;
-            entry("selective_scan_backward_segments")?.launch(
-                [before, 1, 1],
-                threads,
-                shared,
-                params,
-            )?;
-            let states = dims.batch * dims.channels * dims.state;
-            let grid = states.div_ceil(COMBINE_THREADS) as u32;
-            let combine = entry("selective_scan_backward_combine")?;
-            combine.launch([grid, 1, 1], COMBINE_THREADS as u32, 0, params)?;
-        }
-        let shared = plan.walk_bytes(dtype) as u32;
-        entry("selective_scan_backward")?.launch([grid, 1, 1], threads, shared, params)
-    }
 }
 
 const HOPPER: Card = Card {
@@ -522,7 +492,6 @@ mod tests {
                         HOPPER.shared_memory
                     };
                     assert!(plan.walk_bytes(dtype) <= most, "{plan:?} in {dtype}");
-                    assert!(plan.segment_bytes(dtype) <= most, "{plan:?} in {dtype}");
                 }
             }
         }

@@ -9,13 +9,17 @@
 // forward.cuh.
 //
 // Long sequences of few channels are cut into segments of time: a pass over all of them but the last that computes nothing but what
-// they leave behind from an empty state, then what that makes of the states before them, then the pass proper over all at once.
+// they leave behind from an empty state, then what that makes of the states before them, then the scan over all at once. What flows
+// back into the segments of the backward scan is the same with time reversed, C for B and the gradient g before the gate for δu:
+// carry = decay (carry + g C).
 //
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
 // one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; COMPLEX (A,
-// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; STATES_ONLY: 1 in the pass before, which is for a real A;
-// SHARED_BYTES: at least the size of Shared.
+// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; PASS: 0 the scan, 1 what segments leave behind, 2 what flows back
+// out of them (u is then the gradient of y, b is C), both for a real A; SHARED_BYTES: at least the size of Shared.
 
+constexpr bool SCAN = PASS == 0, BACK = PASS == 2;
+constexpr bool HAS_Z = GATED && PASS != 1;
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
 constexpr int HELPER_THREADS = 32 * HELPERS;
@@ -40,9 +44,9 @@ struct Shared {
     // What helpers copy from global memory for themselves alone.
     IO u[STAGES][ITEMS][HELPER_THREADS][WIDTH];
     IO delta[STAGES][ITEMS][HELPER_THREADS][WIDTH];
-    IO z[GATED ? STAGES : 1][ITEMS][HELPER_THREADS][WIDTH];
+    IO z[HAS_Z ? STAGES : 1][ITEMS][HELPER_THREADS][WIDTH];
     IO bc[STAGES][BC_ITEMS][HELPER_THREADS][BC_VEC];
-    // What they prepare: (δ, δu), and B and C with the states of a lane side by side. Padded against conflicts of banks.
+    // What they prepare: (δ, δu) or (δ, g), and B and C with the states of a lane side by side. Padded against conflicts of banks.
     float2 steps[2][CHANNELS * (TILE + 2) + (CHANNELS + 7) / 8 * 4];
     float bc_f32[2][2][SPLIT][TILE * LANE_VALUES + 4];
     float resets[2][STARTS ? TILE : 4];
@@ -91,7 +95,7 @@ struct Decays {
 
 typedef float State[PARTS][PER_LANE];
 
-// One step: h = decay h + δu B; the result is the lane's part of Re <C, h>, twice that for the pairs that complex numbers stand for.
+// One step: h = decay h + δu B, or back decay (h + g C); the result is the lane's part of Re <C, h>, twice that for the pairs that complex numbers stand for.
 __device__ __forceinline__ float advance(State& h, const Decays& decays, int i, float delta_u, const float* b, const float* c) {
     float y = 0.0f;
 #pragma unroll
@@ -102,9 +106,11 @@ __device__ __forceinline__ float advance(State& h, const Decays& decays, int i, 
             h[0][j] = fmaf(decay, re, fmaf(-decay_im, im, delta_u * b[j]));
             h[1][j] = fmaf(decay, im, fmaf(decay_im, re, delta_u * b[PER_LANE + j]));
             y = fmaf(c[j], h[0][j], fmaf(-c[PER_LANE + j], h[1][j], y));
+        } else if constexpr (BACK) {
+            h[0][j] = decay * fmaf(delta_u, b[j], re);
         } else {
             h[0][j] = fmaf(decay, re, delta_u * b[j]);
-            if (!STATES_ONLY) y = fmaf(c[j], h[0][j], y);
+            if (SCAN) y = fmaf(c[j], h[0][j], y);
         }
     }
     return COMPLEX ? 2.0f * y : y;
@@ -134,7 +140,7 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
     bool exists = channel < at.channels;
     i64 global = at.channel + (exists ? channel : 0);
     i64 slot = at.segment * p.batch + at.batch;
-    const float* before = STATES_ONLY ? nullptr : p.segments > 1 ? p.carry + slot * p.channels * VALUES
+    const float* before = !SCAN ? nullptr : p.segments > 1 ? p.carry + slot * p.channels * VALUES
                           : p.initial ? p.initial + at.batch * p.channels * VALUES : nullptr;
     Exponents a;
     State h;
@@ -153,8 +159,8 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
         }
     }
     i64 chunks = (p.length + CHECKPOINT - 1) / CHECKPOINT, chunk = (i64)p.channels * VALUES;
-    float* saved = p.checkpoints + ((at.batch * chunks + at.begin / CHECKPOINT) * p.channels + global) * VALUES;
-    bool saves = !STATES_ONLY && exists && p.checkpoints;
+    float* saved = p.checkpoints + ((at.batch * chunks + (i64)at.segment * p.segment_steps / CHECKPOINT) * p.channels + global) * VALUES;
+    bool saves = SCAN && exists && p.checkpoints;
     for (int tile = 0; tile < tiles; ++tile) {
         int buffer = tile & 1;
         __syncthreads();
@@ -170,7 +176,7 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
         load<2 * GROUP>(steps, now);
         load<2 * GROUP>(steps + 2 * GROUP, next);
         load<GROUP * LANE_VALUES>(b_tile, b[0]);
-        if (!STATES_ONLY) load<GROUP * LANE_VALUES>(c_tile, c[0]);
+        if (SCAN) load<GROUP * LANE_VALUES>(c_tile, c[0]);
         decays[0].set(a, now, resets);
 #pragma unroll
         for (int first = 0; first < TILE; first += GROUP) {
@@ -185,17 +191,17 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
             if (first + 2 * GROUP < TILE) load<2 * GROUP>(steps + 2 * (first + 2 * GROUP), after);
             if (first + GROUP < TILE) {
                 load<GROUP * LANE_VALUES>(b_tile + (first + GROUP) * LANE_VALUES, b[odd]);
-                if (!STATES_ONLY) load<GROUP * LANE_VALUES>(c_tile + (first + GROUP) * LANE_VALUES, c[odd]);
+                if (SCAN) load<GROUP * LANE_VALUES>(c_tile + (first + GROUP) * LANE_VALUES, c[odd]);
                 decays[odd].set(a, next, resets + first + GROUP);
             }
 #pragma unroll
             for (int i = 0; i < GROUP; ++i) {
                 float y = advance(h, decays[even], i, now[2 * i + 1], b[even] + i * LANE_VALUES, c[even] + i * LANE_VALUES);
-                if (STATES_ONLY) {
+                if (SCAN) {
+                    y_tile[(first + i) * Y_ROW] = y;
+                } else {
                     delta_sum += now[2 * i];
                     if (STARTS) anew |= resets[first + i] < 0.0f;
-                } else {
-                    y_tile[(first + i) * Y_ROW] = y;
                 }
             }
 #pragma unroll
@@ -203,7 +209,7 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
         }
     }
     __syncthreads();
-    if (STATES_ONLY && exists) {
+    if (!SCAN && exists) {
         save_states(p.carry + (slot * p.channels + global) * VALUES, h, part * PER_LANE);
         if (part == 0) p.delta_sums[slot * p.channels + global] = anew ? infinite() : delta_sum;
     } else if (exists && at.segment + 1 == p.segments) {
@@ -288,6 +294,7 @@ struct Helper {
     __device__ __forceinline__ bool is_c(int bc_item) const {
         return (thread + bc_item * HELPER_THREADS) % BC_PER_STEP * BC_VEC >= VALUES;
     }
+    __device__ __forceinline__ IO (&z_of(int stage, int item) const)[WIDTH] { return s.z[HAS_Z ? stage : 0][item][thread]; }
     __device__ __forceinline__ void copy(IO (&to)[WIDTH], const IO* from, const Item& item) const {
 #pragma unroll
         for (int j = 0; j < WIDTH; j += VEC)
@@ -306,7 +313,7 @@ struct Helper {
             if (item.step < left) {
                 copy(s.u[stage][i][thread], item.u, item);
                 copy(s.delta[stage][i][thread], item.delta, item);
-                if (GATED && !STATES_ONLY) copy(s.z[GATED ? stage : 0][i][thread], item.z, item);
+                if (HAS_Z) copy(z_of(stage, i), item.z, item);
             } else {
                 clear(s.u[stage][i][thread]);
             }
@@ -315,7 +322,7 @@ struct Helper {
 #pragma unroll
         for (int i = 0; i < BC_ITEMS; ++i) {
             BcItem& item = bc_items[i];
-            if (STATES_ONLY && is_c(i)) continue;
+            if (!SCAN && is_c(i)) continue;
             if (item.step < left) {
                 if (BC_ITEMS * HELPER_THREADS == TILE * BC_PER_STEP || item.step < TILE) copy_elements<BC_VEC>(s.bc[stage][i][thread], item.from);
             } else {
@@ -332,23 +339,25 @@ struct Helper {
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
-            float us[WIDTH], deltas[WIDTH];
+            float us[WIDTH], deltas[WIDTH], zs[WIDTH];
             load_values<WIDTH>(s.u[stage][i][thread], us);
             load_values<WIDTH>(s.delta[stage][i][thread], deltas);
+            if (HAS_Z && BACK) load_values<WIDTH>(z_of(stage, i), zs);
             bool exists = item.step < left;
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
                 float x = deltas[j] + item.bias[j];
                 x = SOFTPLUS ? step_size(x) : x;
                 x = exists ? x : 0.0f;
-                s.steps[buffer][first_step(item.channel + j) + item.step] = make_float2(x, x * us[j]);
+                float input = !BACK ? x * us[j] : HAS_Z && exists ? us[j] * silu(zs[j]) : us[j];
+                s.steps[buffer][first_step(item.channel + j) + item.step] = make_float2(x, input);
             }
         }
 #pragma unroll
         for (int i = 0; i < BC_ITEMS; ++i) {
             constexpr int RUN = BC_VEC < PER_LANE ? BC_VEC : PER_LANE;
             const BcItem& item = bc_items[i];
-            if (BC_ITEMS * HELPER_THREADS != TILE * BC_PER_STEP && item.step >= TILE || STATES_ONLY && is_c(i)) continue;
+            if (BC_ITEMS * HELPER_THREADS != TILE * BC_PER_STEP && item.step >= TILE || !SCAN && is_c(i)) continue;
             float values[BC_VEC];
             load_values<BC_VEC>(s.bc[stage][i][thread], values);
             float* to = item.to + buffer * (int)(sizeof(s.bc_f32[0]) / sizeof(float));
@@ -362,13 +371,13 @@ struct Helper {
         }
         if (STARTS) {
             for (int i = thread; i < TILE; i += HELPER_THREADS) {
-                s.resets[buffer][i] = reset(p, at, (i64)tile * TILE + i);
+                s.resets[buffer][i] = reset(p, at, tile * TILE + i);
             }
         }
     }
     // y = (<C, h> + D u) silu(z) of a tile with `left` steps.
     __device__ __forceinline__ void finish(int tile, int stage, int left) {
-        if (STATES_ONLY) return;
+        if (!SCAN) return;
         int buffer = tile & 1;
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
@@ -383,7 +392,7 @@ struct Helper {
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) ys[j] += more[j];
             }
-            if (GATED) load_values<WIDTH>(s.z[GATED ? stage : 0][i][thread], zs);
+            if (GATED) load_values<WIDTH>(z_of(stage, i), zs);
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
                 ys[j] = fmaf(item.d[j], us[j], ys[j]);
@@ -433,7 +442,7 @@ struct Helper {
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ Params p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    Place at = place<CHANNELS>(p);
+    Place at = place<CHANNELS, BACK>(p);
     int tiles = (at.steps + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT * PER_LANE) {
         float* bc = &s.bc_f32[0][0][0][0];
@@ -446,19 +455,20 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) sel
         Helper(p, at, s).run(tiles);
 }
 
-#if STATES_ONLY
+#if PASS
 constexpr int COMBINE_THREADS = 128;
 
-// From the first segment to the last, the true state before each: one thread for each state.
-extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_forward_combine(const __grid_constant__ Params p) {
+// From the first segment to the last, or back, the true carry into each: one thread for each state.
+extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_combine(const __grid_constant__ Params p) {
     i64 plane = (i64)p.channels * STATE, states = p.batch * plane;
     i64 i = (i64)blockIdx.x * COMBINE_THREADS + threadIdx.x;
     if (i >= states) return;
     float a = p.a[i % plane] * LOG2_E, h = p.initial ? p.initial[i] : 0.0f;
-    for (int segment = 0; segment < p.segments; ++segment) {
+    for (int number = 0; number < p.segments; ++number) {
+        i64 segment = BACK ? p.segments - 1 - number : number;
         float* carry = p.carry + segment * states + i;
-        bool last = segment + 1 == p.segments;  // whose own is not known, nor wanted
-        float left = last ? 0.0f : *carry, sum = last ? 0.0f : p.delta_sums[(i64)segment * p.batch * p.channels + i / STATE];
+        bool last = number + 1 == p.segments;  // whose own is not known, nor wanted
+        float left = last ? 0.0f : *carry, sum = last ? 0.0f : p.delta_sums[segment * p.batch * p.channels + i / STATE];
         *carry = h;
         h = sum == infinite() ? left : fmaf(exp2_fast(a * sum), h, left);
     }

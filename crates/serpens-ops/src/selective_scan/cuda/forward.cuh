@@ -15,7 +15,8 @@ struct Params {
     const u8* starts;        // (batch, length) or null
     float* last;             // (batch, channels, N)
     float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
-    float* carry;            // (segments, batch, channels, N): the state before each segment of time, or null where there is one
+    float* carry;            // (segments, batch, channels, N): the state before each segment of time, or null where there is one;
+                             // in the pass for the gradients what flows back into each
     float* delta_sums;       // (segments, batch, channels): of δ, infinite where the state starts anew; or null
     i64 u_row, delta_row, z_row, y_row, b_row, c_row;
     i64 length;
@@ -34,11 +35,13 @@ struct Place {
     int channels;  // that exist, at most as many as a block takes
     int group;
     int segment;
-    i64 begin;     // its first step
     int steps;     // that it has
+    i64 position;  // of the step that it begins with
+    int direction; // of positions from step to step: 1 or -1
 };
 
-template <int CHANNELS> __device__ __forceinline__ Place place(const Params& p) {
+// BACK: from the last step of a segment to the first, and of the segments all but the first.
+template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const Params& p) {
     int per_group = p.channels / p.groups;
     int blocks = (per_group + CHANNELS - 1) / CHANNELS;
     int block = blockIdx.x % blocks;
@@ -46,22 +49,24 @@ template <int CHANNELS> __device__ __forceinline__ Place place(const Params& p) 
     Place at;
     at.group = rest % p.groups;
     at.batch = rest / p.groups % p.batch;
-    at.segment = rest / p.groups / p.batch;
-    at.begin = (i64)at.segment * p.segment_steps;
-    at.steps = p.length - at.begin < p.segment_steps ? p.length - at.begin : p.segment_steps;
+    at.segment = rest / p.groups / p.batch + BACK;
+    i64 begin = (i64)at.segment * p.segment_steps;
+    at.steps = p.length - begin < p.segment_steps ? p.length - begin : p.segment_steps;
+    i64 first = BACK ? begin + at.steps - 1 : begin;
+    at.position = p.reverse ? p.length - 1 - first : first;
+    at.direction = (p.reverse != 0) == BACK ? 1 : -1;
     at.channel = at.group * per_group + block * CHANNELS;
     int left = per_group - block * CHANNELS;
     at.channels = left < CHANNELS ? left : CHANNELS;
     return at;
 }
 
-// The address of a step of a segment (not of a position: in reverse, the first step of all is the last position), and the distance
-// to the next.
+// The address of a step of a block, in the order in which it takes them, and the distance to the next.
 template <class E> struct Rows {
     E* first;
     i64 step;
     __device__ __forceinline__ Rows(E* matrix, i64 row, const Place& at, const Params& p)
-        : first(matrix + (at.batch * p.length + (p.reverse ? p.length - 1 - at.begin : at.begin)) * row), step(p.reverse ? -row : row) {}
+        : first(matrix + (at.batch * p.length + at.position) * row), step(at.direction * row) {}
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
 
@@ -94,10 +99,10 @@ __device__ __forceinline__ float step_size(float x) {
     return fmaf(q, e, fmaxf(x, 0.0f));
 }
 
-// What is added to the exponent of the decays of a step of a segment: so little that they are zero where the state starts anew.
-__device__ __forceinline__ float reset(const Params& p, const Place& at, i64 step) {
-    i64 row = at.batch * p.length;
-    step += at.begin;
-    bool anew = step < p.length && (p.reverse ? step > 0 && p.starts[row + p.length - step] : p.starts[row + step]);
+// What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts anew before it.
+__device__ __forceinline__ float reset(const Params& p, const Place& at, int step) {
+    i64 position = at.position + at.direction * step, row = at.batch * p.length;
+    if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there
+    bool anew = step < at.steps && position < p.length && p.starts[row + position];
     return anew ? -1e30f : EXP2_LIFT;
 }

@@ -423,7 +423,7 @@ struct Helper {
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), 1) selective_scan_forward_few(const __grid_constant__ Params p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    Place at = place<CHANNELS>(p);
+    Place at = place<CHANNELS, false>(p);
     int tiles = (p.length + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT) {
         float* bc = &s.bc[0][0][0];

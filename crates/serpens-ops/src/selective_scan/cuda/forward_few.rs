@@ -48,7 +48,6 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
             ("STARTS", flag(options.starts)),
             ("SHARED_BYTES", shared.to_string()),
         ],
-        channels: CHANNELS,
         threads: 32 * (WARPS + HELPERS),
         shared,
     }
@@ -61,7 +60,7 @@ mod tests {
     #[test]
     fn every_card_has_the_shared_memory() {
         for dtype in [DType::F32, DType::BF16] {
-            assert!(shared_bytes(dtype) <= super::super::forward::SHARED_LIMIT);
+            assert!(shared_bytes(dtype) <= super::super::plan::SHARED_LIMIT);
         }
     }
 }

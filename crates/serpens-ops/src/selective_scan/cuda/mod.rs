@@ -5,6 +5,8 @@ mod backward_complex;
 mod fold;
 mod forward;
 mod forward_few;
+mod plan;
+mod segments;
 
 pub use forward::forward;
 

@@ -1,0 +1,321 @@
+//! How the forward scan, and the passes before segments of time, are spread over a card.
+
+use serpens_core::DType;
+
+use super::Dims;
+
+/// The most shared memory that a block has on every card.
+pub(super) const SHARED_LIMIT: usize = 99 * 1024;
+/// That of a multiprocessor of the cards for data centres, of which each block takes a kilobyte for itself.
+const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
+
+/// Of a multiprocessor.
+const SCHEDULERS: usize = 4;
+
+/// Steps between two checkpoints.
+const CHECKPOINT: usize = 32;
+
+/// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
+/// measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
+fn cost(per_lane: usize, blocks: usize) -> usize {
+    match (per_lane, blocks) {
+        (1, n) => 33 * n,
+        (2, n) => 15 + 34 * n,
+        (4, 1) => 66,
+        (4, 2) => 108,
+        (4, n) => 1 + 53 * n,
+        (numbers, 1) => 16 * numbers,
+        (numbers, n) => 13 * numbers * n,
+    }
+}
+
+/// How a scan is spread over threads; the names are those of the kernel's macros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Lanes that share a channel, and the numbers of its state that each holds.
+    pub split: usize,
+    pub per_lane: usize,
+    /// Warps with the recurrence, and with everything else.
+    pub warps: usize,
+    pub helpers: usize,
+    /// Steps that they exchange at a time, and tiles of copies under way or in use.
+    pub tile: usize,
+    pub stages: usize,
+    /// Channels of one step that a helper takes at once.
+    pub width: usize,
+    /// Segments of time, and the steps of each but the last.
+    pub segments: usize,
+    pub segment_steps: usize,
+}
+
+impl Plan {
+    /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers busy, but lanes
+    /// cost more for their sums, and segments a pass before.
+    pub fn new(
+        dims: &Dims,
+        parts: usize,
+        dtype: DType,
+        starts: bool,
+        multiprocessors: u32,
+    ) -> Self {
+        let multiprocessors = multiprocessors as usize;
+        let plans = Self::of_all_splits(dims, parts, dtype);
+        plans
+            .flat_map(|plan| plan.in_segments(dims, parts, multiprocessors))
+            .min_by_key(|plan| plan.time(dims, multiprocessors))
+            .expect("at least one plan")
+            .fitting(dims, parts, dtype, starts)
+    }
+
+    /// That of the pass before a backward scan (of a real A) with so many segments.
+    pub fn back(
+        dims: &Dims,
+        dtype: DType,
+        starts: bool,
+        multiprocessors: u32,
+        (segments, segment_steps): (usize, usize),
+    ) -> Self {
+        let plans = Self::of_all_splits(dims, 1, dtype).filter(|plan| !plan.for_few_channels(1));
+        plans
+            .map(|plan| Self {
+                segments,
+                segment_steps,
+                ..plan
+            })
+            .min_by_key(|plan| plan.pass(dims, segments - 1, multiprocessors as usize))
+            .expect("at least one plan")
+            .fitting(dims, 1, dtype, starts)
+    }
+
+    /// From the fewest lanes for a channel that registers allow to the most that are worth while.
+    fn of_all_splits(dims: &Dims, parts: usize, dtype: DType) -> impl Iterator<Item = Self> {
+        let dims = *dims;
+        let most = dims.state.next_power_of_two().min(16);
+        let numbers = 16 / dtype.size() / parts;
+        let least = dims.state.next_power_of_two().div_ceil(numbers).min(most);
+        std::iter::successors(Some(least), |split| Some(split * 2))
+            .take_while(move |&split| split <= most)
+            .map(move |split| Self::with_split(split, &dims, dtype))
+    }
+
+    /// This plan, or what is left of it in the shared memory of every card.
+    fn fitting(self, dims: &Dims, parts: usize, dtype: DType, starts: bool) -> Self {
+        let mut plan = self;
+        while plan.shared_bytes(dims.state, parts, dtype, starts) > SHARED_LIMIT {
+            plan = plan.smaller(dims, dtype);
+        }
+        plan
+    }
+
+    /// Whether it is that of the kernel for few channels.
+    pub fn for_few_channels(&self, parts: usize) -> bool {
+        (self.split, self.per_lane, parts) == (16, 1, 1)
+    }
+
+    fn with_split(split: usize, dims: &Dims, dtype: DType) -> Self {
+        let tile = match split {
+            1 | 2 => 16,
+            4 => 64 / dtype.size(),
+            _ => 32,
+        };
+        let plan = Self {
+            split,
+            per_lane: dims.state.div_ceil(split).next_power_of_two(),
+            warps: if split == 1 { 2 } else { 4 },
+            helpers: 0,
+            tile,
+            stages: if tile == 32 && split == 4 { 4 } else { 5 },
+            width: 0,
+            segments: 1,
+            segment_steps: dims.length,
+        };
+        plan.with_helpers(dtype)
+    }
+
+    /// This plan whole, and, for a real A and more than one number for a lane, in as many segments as give every multiprocessor one
+    /// to four blocks.
+    fn in_segments(self, dims: &Dims, parts: usize, multiprocessors: usize) -> Vec<Self> {
+        let most = if parts == 1 && self.per_lane > 1 {
+            4
+        } else {
+            0
+        };
+        let cut = (1..=most).filter_map(|blocks| {
+            let segments = blocks * multiprocessors / self.blocks_of(dims).max(1);
+            let segment_steps = dims
+                .length
+                .div_ceil(segments.max(1))
+                .next_multiple_of(CHECKPOINT);
+            (segment_steps < dims.length).then(|| Self {
+                segments: dims.length.div_ceil(segment_steps),
+                segment_steps,
+                ..self
+            })
+        });
+        std::iter::once(self).chain(cut).collect()
+    }
+
+    /// What the scan takes, in units of 2048 steps of `cost`.
+    fn time(&self, dims: &Dims, multiprocessors: usize) -> usize {
+        /// The launches of two more kernels.
+        const LAUNCHES: usize = 6 * 2048;
+        match self.segments {
+            1 => self.pass(dims, 1, multiprocessors),
+            // A tenth more, since this is the less certain.
+            segments => {
+                let before = 6 * self.pass(dims, segments - 1, multiprocessors) / 10;
+                11 * (self.pass(dims, segments, multiprocessors) + before + LAUNCHES) / 10
+            }
+        }
+    }
+
+    /// What a scan over so many of its segments takes, in the same unit.
+    fn pass(&self, dims: &Dims, segments: usize, multiprocessors: usize) -> usize {
+        /// What a block takes before its first step, in steps.
+        const BEGIN: usize = 96;
+        let blocks = (self.blocks_of(dims) * segments).div_ceil(multiprocessors);
+        cost(self.per_lane, blocks) * (self.segment_steps + BEGIN)
+    }
+
+    /// A helper for every scheduler, with at most 16 bytes of a step.
+    fn with_helpers(self, dtype: DType) -> Self {
+        let values = self.tile * self.channels();
+        let width = (values / (32 * SCHEDULERS)).clamp(1, 16 / dtype.size());
+        Self {
+            width,
+            helpers: values / width / 32,
+            ..self
+        }
+    }
+
+    /// With less shared memory, for a large N.
+    fn smaller(self, dims: &Dims, dtype: DType) -> Self {
+        if self.stages > 3 {
+            return Self { stages: 3, ..self };
+        }
+        if self.tile > self.split.max(4) {
+            let tile = self.tile / 2;
+            return Self { tile, ..self }.with_helpers(dtype);
+        }
+        let plan = Self::with_split(self.split / 2, dims, dtype);
+        Self {
+            tile: self.tile,
+            stages: 3,
+            segments: self.segments,
+            segment_steps: self.segment_steps,
+            ..plan
+        }
+        .with_helpers(dtype)
+    }
+
+    /// Blocks that a multiprocessor must hold, which limits the registers of a thread: to 80, or to 128 with many numbers, where
+    /// shared memory leaves room for so many blocks.
+    pub fn blocks(&self, shared_bytes: usize) -> usize {
+        let warps = if self.per_lane > 4 { 16 } else { 24 };
+        let room = MULTIPROCESSOR_SHARED / (shared_bytes + 1024);
+        (warps / (self.warps + self.helpers)).min(room).max(1)
+    }
+
+    /// Channels of a block.
+    pub fn channels(&self) -> usize {
+        self.warps * 32 / self.split
+    }
+
+    /// Blocks of a scan.
+    pub fn blocks_of(&self, dims: &Dims) -> usize {
+        dims.batch * dims.groups * (dims.channels / dims.groups).div_ceil(self.channels())
+    }
+
+    /// The size of the kernel's `Shared`, at most: as if B and C were copied in pieces of 16 bytes.
+    pub fn shared_bytes(&self, state: usize, parts: usize, dtype: DType, starts: bool) -> usize {
+        let (tile, channels) = (self.tile, self.channels());
+        let own = 3 * self.stages * tile * channels * dtype.size();
+        let pieces = 32 * self.helpers * 16 / dtype.size();
+        let bc = self.stages * (tile * 2 * parts * state).next_multiple_of(pieces) * dtype.size();
+        let steps = 2 * (channels * (tile + 2) + channels.div_ceil(8) * 4) * 8;
+        let bc_f32 = 4 * self.split * (tile * parts * self.per_lane + 4) * 4;
+        let resets = 2 * if starts { tile } else { 4 } * 4;
+        let y = 2 * self.split * (tile * (channels + 4) + (32 / self.split).max(4)) * 4;
+        own + bc + steps + bc_f32 + resets + y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_channels_are_spread_over_more_lanes() {
+        let split = |batch, channels| {
+            let dims = Dims {
+                batch,
+                length: 2048,
+                channels,
+                state: 16,
+                groups: 1,
+            };
+            Plan::new(&dims, 1, DType::BF16, false, 132).split
+        };
+        assert_eq!(split(1, 1024), 16);
+        assert_eq!(split(1, 1536), 8);
+        assert_eq!(split(2, 1536), 4);
+        assert_eq!(split(4, 2048), 4);
+        assert_eq!(split(8, 1536), 4);
+        assert_eq!(split(8, 4096), 2);
+    }
+
+    #[test]
+    fn long_sequences_of_few_channels_are_cut_into_segments() {
+        for (parts, length, cut) in [
+            (1, 131_072, true),
+            (1, 524_289, true),
+            (1, 2048, false),
+            (1, 1, false),
+            (2, 131_072, false),
+        ] {
+            let dims = Dims {
+                batch: 1,
+                length,
+                channels: 1024,
+                state: 16,
+                groups: 1,
+            };
+            let plan = Plan::new(&dims, parts, DType::BF16, false, 132);
+            assert_eq!(plan.segments > 1, cut, "{plan:?}");
+            assert!(plan.segments * plan.segment_steps >= length, "{plan:?}");
+            assert!(
+                (plan.segments - 1) * plan.segment_steps < length,
+                "{plan:?}"
+            );
+            assert!(plan.segments == 1 || plan.segment_steps.is_multiple_of(CHECKPOINT));
+        }
+    }
+
+    #[test]
+    fn plans_fit_every_state_size() {
+        for state in 1..=256 {
+            for (parts, dtype) in [
+                (1, DType::BF16),
+                (1, DType::F32),
+                (2, DType::BF16),
+                (2, DType::F32),
+            ] {
+                for channels in [1, 1024, 100_000] {
+                    let dims = Dims {
+                        batch: 1,
+                        length: 1,
+                        channels,
+                        state,
+                        groups: 1,
+                    };
+                    let plan = Plan::new(&dims, parts, dtype, true, 132);
+                    assert!(plan.split * plan.per_lane >= state, "{plan:?}");
+                    assert!(plan.tile >= plan.split.max(4), "{plan:?}");
+                    let values = plan.helpers * 32 * plan.width;
+                    assert_eq!(values, plan.tile * plan.channels(), "{plan:?}");
+                    assert!(plan.shared_bytes(state, parts, dtype, true) <= SHARED_LIMIT);
+                }
+            }
+        }
+    }
+}
