@@ -529,7 +529,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
     extern __shared__ __align__(16) u8 shared_bytes[];
     Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
     const Place at = place(p);
-    int first = at.segment * p.segment_chunks, last = min(first + p.segment_chunks, p.chunks) - 1;
+    int first = first_chunk(p.segments, at.segment), last = first + chunks_of(p.segments, at.segment) - 1;
     i64 plane = (i64)p.channels * p.state, slot = at.segment * p.batch + at.batch;
 
     Carry carry;
@@ -540,7 +540,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
         carry.a[r] *= LOG2_E;
         carry.carry[r] = carry.da[r] = 0.0f;
     }
-    const float* into = p.segments > 1 ? p.carry + slot * plane : p.dlast ? p.dlast + at.batch * plane : nullptr;
+    const float* into = p.segments.count > 1 ? p.carry + slot * plane : p.dlast ? p.dlast + at.batch * plane : nullptr;
     if (into) load_states(p, at, into, carry.carry);
 
     Chunk chunk = chunk_at(p, at, last), later = chunk;

@@ -9,7 +9,6 @@
 // value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; SUB, the steps (4 or 8) that are walked forward
 // and back at once; GATE and STARTS (0 or 1).
 
-constexpr int CHUNK = 32;
 constexpr int PADDED = 16 * SLICES;
 constexpr int CHANNELS = 8 * CHANNEL_WARPS;
 constexpr int WARPS = CHANNEL_WARPS * SLICES;
@@ -40,7 +39,8 @@ struct BackwardParams {
     float* bias_parts;   // (segments, batch, channels)
     i64 batch, length;
     int channels, state, groups, group_blocks;
-    int chunks, segments, segment_chunks;
+    int chunks;
+    Segments segments;
     int softplus, reverse;
 };
 

@@ -4,17 +4,19 @@ use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::segments::{Between, flow_back};
+use super::segments::{Between, CHUNK, Segments, flow_back};
 use super::{A, AMut, Dims, Grads, Inputs, in_pieces, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
     name: "selective_scan_backward",
-    text: concat!(include_str!("backward.cuh"), include_str!("backward.cu")),
+    text: concat!(
+        include_str!("segments.cuh"),
+        include_str!("backward.cuh"),
+        include_str!("backward.cu")
+    ),
 };
 
-/// Steps between two checkpoints.
-const CHUNK: usize = 32;
 /// Channels and states of a warp.
 const WARP_CHANNELS: usize = 8;
 const WARP_STATES: usize = 16;
@@ -34,7 +36,6 @@ struct Plan {
     group_blocks: usize,
     chunks: usize,
     segments: usize,
-    segment_chunks: usize,
 }
 
 /// What of a card the division depends on.
@@ -80,16 +81,15 @@ impl Plan {
         let group_blocks = (dims.channels / dims.groups).div_ceil(WARP_CHANNELS * channel_warps);
         let chunks = dims.length.div_ceil(CHUNK);
         let blocks = dims.batch * dims.groups * group_blocks;
-        let (segment_chunks, time) =
-            segment_chunks(blocks, slices * channel_warps, chunks, multiprocessors);
+        let (segments, time) =
+            best_segments(blocks, slices * channel_warps, chunks, multiprocessors);
         let plan = Self {
             slices,
             channel_warps,
             steps_at_once,
             group_blocks,
             chunks,
-            segments: chunks.div_ceil(segment_chunks),
-            segment_chunks,
+            segments,
         };
         (plan, time)
     }
@@ -130,11 +130,11 @@ impl Plan {
     }
 }
 
-/// The chunks of a segment with which so many blocks, of so many warps each, take the least time, and that time: of the walk of a
+/// The segments with which so many blocks, of so many warps each, take the least time, and that time: of the walk of a
 /// segment, and of the pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with all that
 /// it holds and works through its blocks as if one after another; only with fewer than 6 warps it waits. In units of a warp's walk
 /// over a chunk.
-fn segment_chunks(
+fn best_segments(
     blocks: usize,
     warps: usize,
     chunks: usize,
@@ -162,7 +162,7 @@ fn segment_chunks(
     let most = (MOST_WARPS * multiprocessors).div_ceil(warps * blocks);
     let segments = (1..=most.clamp(1, chunks)).min_by(|&a, &b| time(a).total_cmp(&time(b)));
     let segments = segments.unwrap_or(1);
-    (chunks.div_ceil(segments), time(segments))
+    (segments, time(segments))
 }
 
 /// What the kernels are compiled for beside the plan.
@@ -241,8 +241,7 @@ struct Params {
     groups: i32,
     group_blocks: i32,
     chunks: i32,
-    segments: i32,
-    segment_chunks: i32,
+    segments: Segments,
     softplus: i32,
     reverse: i32,
 }
@@ -325,8 +324,7 @@ fn params(
         groups: dims.groups as i32,
         group_blocks: plan.group_blocks as i32,
         chunks: plan.chunks as i32,
-        segments: plan.segments as i32,
-        segment_chunks: plan.segment_chunks as i32,
+        segments: Segments::new(plan.segments, dims.length),
         softplus: inputs.softplus.into(),
         reverse: inputs.reverse.into(),
     })
@@ -373,7 +371,6 @@ pub fn backward(
         carry: params.carry,
         delta_sums: workspace.take(plan.segments * dims.batch * dims.channels)?,
         segments: plan.segments,
-        segment_steps: plan.segment_chunks * CHUNK,
     };
     let walk = kernel(device, &SOURCE, "selective_scan_backward", &defines)?;
     // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and the
@@ -482,8 +479,7 @@ mod tests {
                     let plan = Plan::new(&dims, dtype, card);
                     assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
                     assert!(plan.group_blocks * plan.channels() >= channels);
-                    assert!(plan.segments * plan.segment_chunks >= plan.chunks);
-                    assert!((plan.segments - 1) * plan.segment_chunks < plan.chunks);
+                    assert!((1..=plan.chunks).contains(&plan.segments), "{plan:?}");
                     assert!(plan.threads() <= 512, "{plan:?}");
                     // A large N needs the shared memory of the cards that have the most.
                     let most = if state <= 64 || dtype == DType::BF16 && state <= 128 {
@@ -521,9 +517,9 @@ mod tests {
 
     #[test]
     fn few_channels_are_cut_into_segments_of_time() {
-        assert_eq!(segment_chunks(384, 4, 64, 132).0, 64);
-        assert_eq!(segment_chunks(512, 4, 64, 132).0, 64);
-        assert!(segment_chunks(32, 4, 4096, 132).0 <= 342);
-        assert!(segment_chunks(32, 4, 16, 132).0 <= 4);
+        assert_eq!(best_segments(384, 4, 64, 132).0, 1);
+        assert_eq!(best_segments(512, 4, 64, 132).0, 1);
+        assert!(best_segments(32, 4, 4096, 132).0 >= 12);
+        assert!(best_segments(32, 4, 16, 132).0 >= 4);
     }
 }

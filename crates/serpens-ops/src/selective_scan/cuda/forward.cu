@@ -34,9 +34,8 @@ constexpr int BC_PER_STEP = 2 * VALUES / BC_VEC;
 constexpr int BC_ITEMS = (TILE * BC_PER_STEP + HELPER_THREADS - 1) / HELPER_THREADS;
 // A tile's copy is under way while the helpers prepare one of AHEAD tiles before it; u and z stay until the tile is finished.
 constexpr int AHEAD = STAGES - 3;
-constexpr int CHECKPOINT = 32;
 static_assert(ITEMS * HELPER_THREADS * WIDTH == TILE * CHANNELS, "the helpers share a tile evenly");
-static_assert(CHECKPOINT % TILE == 0 || TILE % CHECKPOINT == 0, "checkpoints lie at the start of tiles or of parts of them");
+static_assert(CHUNK % TILE == 0 || TILE % CHUNK == 0, "checkpoints lie at the start of tiles or of parts of them");
 
 constexpr int Y_ROW = CHANNELS + 4;
 
@@ -140,7 +139,7 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
     bool exists = channel < at.channels;
     i64 global = at.channel + (exists ? channel : 0);
     i64 slot = at.segment * p.batch + at.batch;
-    const float* before = !SCAN ? nullptr : p.segments > 1 ? p.carry + slot * p.channels * VALUES
+    const float* before = !SCAN ? nullptr : p.segments.count > 1 ? p.carry + slot * p.channels * VALUES
                           : p.initial ? p.initial + at.batch * p.channels * VALUES : nullptr;
     Exponents a;
     State h;
@@ -158,8 +157,8 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
             h[PARTS - 1][j] = state && before ? before[from + STATE] : 0.0f;
         }
     }
-    i64 chunks = (p.length + CHECKPOINT - 1) / CHECKPOINT, chunk = (i64)p.channels * VALUES;
-    float* saved = p.checkpoints + ((at.batch * chunks + (i64)at.segment * p.segment_steps / CHECKPOINT) * p.channels + global) * VALUES;
+    i64 first_saved = at.batch * ((p.length + CHUNK - 1) / CHUNK) + first_chunk(p.segments, at.segment), chunk = (i64)p.channels * VALUES;
+    float* saved = p.checkpoints + (first_saved * p.channels + global) * VALUES;
     bool saves = SCAN && exists && p.checkpoints;
     for (int tile = 0; tile < tiles; ++tile) {
         int buffer = tile & 1;
@@ -180,8 +179,8 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
         decays[0].set(a, now, resets);
 #pragma unroll
         for (int first = 0; first < TILE; first += GROUP) {
-            if (first % CHECKPOINT == 0 && saves && (first == 0 || tile * TILE + first < at.steps)) {
-                if (TILE >= CHECKPOINT || tile % (CHECKPOINT / TILE) == 0) {
+            if (first % CHUNK == 0 && saves && (first == 0 || tile * TILE + first < at.steps)) {
+                if (TILE >= CHUNK || tile % (CHUNK / TILE) == 0) {
                     save_states(saved, h, part * PER_LANE);
                     saved += chunk;
                 }
@@ -212,7 +211,7 @@ __device__ __forceinline__ void run_states(const Params& p, const Place& at, Sha
     if (!SCAN && exists) {
         save_states(p.carry + (slot * p.channels + global) * VALUES, h, part * PER_LANE);
         if (part == 0) p.delta_sums[slot * p.channels + global] = anew ? infinite() : delta_sum;
-    } else if (exists && at.segment + 1 == p.segments) {
+    } else if (exists && at.segment + 1 == p.segments.count) {
         save_states(p.last + (at.batch * p.channels + global) * VALUES, h, part * PER_LANE);
     }
 }
@@ -464,10 +463,10 @@ extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_com
     i64 i = (i64)blockIdx.x * COMBINE_THREADS + threadIdx.x;
     if (i >= states) return;
     float a = p.a[i % plane] * LOG2_E, h = p.initial ? p.initial[i] : 0.0f;
-    for (int number = 0; number < p.segments; ++number) {
-        i64 segment = BACK ? p.segments - 1 - number : number;
+    for (int number = 0; number < p.segments.count; ++number) {
+        i64 segment = BACK ? p.segments.count - 1 - number : number;
         float* carry = p.carry + segment * states + i;
-        bool last = number + 1 == p.segments;  // whose own is not known, nor wanted
+        bool last = number + 1 == p.segments.count;  // whose own is not known, nor wanted
         float left = last ? 0.0f : *carry, sum = last ? 0.0f : p.delta_sums[segment * p.batch * p.channels + i / STATE];
         *carry = h;
         h = sum == infinite() ? left : fmaf(exp2_fast(a * sum), h, left);

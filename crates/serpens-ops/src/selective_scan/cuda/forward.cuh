@@ -23,8 +23,7 @@ struct Params {
     int batch;
     int channels;
     int groups;
-    int segments;
-    int segment_steps;       // but for the last, which may have fewer
+    Segments segments;
     int reverse;
 };
 
@@ -50,8 +49,8 @@ template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const 
     at.group = rest % p.groups;
     at.batch = rest / p.groups % p.batch;
     at.segment = rest / p.groups / p.batch + BACK;
-    i64 begin = (i64)at.segment * p.segment_steps;
-    at.steps = p.length - begin < p.segment_steps ? p.length - begin : p.segment_steps;
+    i64 begin = (i64)CHUNK * first_chunk(p.segments, at.segment);
+    at.steps = min(p.length - begin, (i64)CHUNK * chunks_of(p.segments, at.segment));
     i64 first = BACK ? begin + at.steps - 1 : begin;
     at.position = p.reverse ? p.length - 1 - first : first;
     at.direction = (p.reverse != 0) == BACK ? 1 : -1;

@@ -5,13 +5,14 @@ use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::Workspace;
 use super::plan::Plan;
-use super::segments::carry_over;
+use super::segments::{Segments, carry_over};
 use super::{A, Dims, Inputs, forward_few, in_pieces, ptr};
 
 static SOURCE: Source = Source {
     name: "selective_scan_forward",
     text: concat!(
         include_str!("decay.cuh"),
+        include_str!("segments.cuh"),
         include_str!("forward.cuh"),
         include_str!("forward.cu")
     ),
@@ -160,8 +161,7 @@ pub(super) struct Params {
     pub batch: i32,
     pub channels: i32,
     pub groups: i32,
-    pub segments: i32,
-    pub segment_steps: i32,
+    pub segments: Segments,
     pub reverse: i32,
 }
 
@@ -206,8 +206,7 @@ fn params(
         batch: dims.batch as i32,
         channels: dims.channels as i32,
         groups: dims.groups as i32,
-        segments: plan.segments as i32,
-        segment_steps: plan.segment_steps as i32,
+        segments: Segments::new(plan.segments, dims.length),
         reverse: inputs.reverse.into(),
     }
 }
@@ -300,7 +299,7 @@ pub fn variants() -> Vec<Variant> {
         let plan = Plan::new(&dims, parts, dtype, starts, 132);
         let mut plans = vec![(plan, Pass::Scan)];
         if plan.segments > 1 {
-            let back = Plan::back(&dims, dtype, starts, 132, (8, length / 8));
+            let back = Plan::back(&dims, dtype, starts, 132, 8);
             plans.extend([(plan, Pass::Left), (back, Pass::Back)]);
         }
         for (plan, pass) in plans {

@@ -17,7 +17,6 @@ constexpr int CHANNELS = 2 * PAIRS;
 constexpr int WARPS = 2 * PAIRS;
 constexpr int HELPERS = 4;
 constexpr int HELPER_THREADS = 32 * HELPERS;
-constexpr int CHUNK = 32;  // and from checkpoint to checkpoint
 constexpr int TILE = 2 * CHUNK;
 constexpr int WIDTH = TILE * CHANNELS / HELPER_THREADS;  // channels of one step that a helper takes
 constexpr int SUM = 8;  // steps whose <C, h> are summed over the lanes together
@@ -193,8 +192,7 @@ struct Runner {
         a = exists ? p.a[global * STATE + n] * LOG2_E : 0.0f;
         i64 state = (at.batch * p.channels + global) * STATE + n;
         h = exists && p.initial ? p.initial[state] : 0.0f;
-        i64 chunks = (p.length + CHUNK - 1) / CHUNK;
-        saved = exists && p.checkpoints ? p.checkpoints + (at.batch * chunks * p.channels + global) * STATE + n : nullptr;
+        saved = exists && p.checkpoints ? p.checkpoints + (at.batch * ((p.length + CHUNK - 1) / CHUNK) * p.channels + global) * STATE + n : nullptr;
         h_last = p.last + state;
     }
 

@@ -9,6 +9,7 @@ static SOURCE: Source = Source {
     name: "selective_scan_forward_few",
     text: concat!(
         include_str!("decay.cuh"),
+        include_str!("segments.cuh"),
         include_str!("forward.cuh"),
         include_str!("forward_few.cu")
     ),

@@ -3,6 +3,7 @@
 use serpens_core::DType;
 
 use super::Dims;
+use super::segments::CHUNK;
 
 /// The most shared memory that a block has on every card.
 pub(super) const SHARED_LIMIT: usize = 99 * 1024;
@@ -11,9 +12,6 @@ const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
 
 /// Of a multiprocessor.
 const SCHEDULERS: usize = 4;
-
-/// Steps between two checkpoints.
-const CHECKPOINT: usize = 32;
 
 /// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
 /// measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
@@ -43,9 +41,8 @@ pub(super) struct Plan {
     pub stages: usize,
     /// Channels of one step that a helper takes at once.
     pub width: usize,
-    /// Segments of time, and the steps of each but the last.
+    /// Segments of time.
     pub segments: usize,
-    pub segment_steps: usize,
 }
 
 impl Plan {
@@ -73,15 +70,11 @@ impl Plan {
         dtype: DType,
         starts: bool,
         multiprocessors: u32,
-        (segments, segment_steps): (usize, usize),
+        segments: usize,
     ) -> Self {
         let plans = Self::of_all_splits(dims, 1, dtype).filter(|plan| !plan.for_few_channels(1));
         plans
-            .map(|plan| Self {
-                segments,
-                segment_steps,
-                ..plan
-            })
+            .map(|plan| Self { segments, ..plan })
             .min_by_key(|plan| plan.pass(dims, segments - 1, multiprocessors as usize))
             .expect("at least one plan")
             .fitting(dims, 1, dtype, starts)
@@ -127,7 +120,6 @@ impl Plan {
             stages: if tile == 32 && split == 4 { 4 } else { 5 },
             width: 0,
             segments: 1,
-            segment_steps: dims.length,
         };
         plan.with_helpers(dtype)
     }
@@ -140,17 +132,11 @@ impl Plan {
         } else {
             0
         };
-        let cut = (1..=most).filter_map(|blocks| {
+        let chunks = dims.length.div_ceil(CHUNK);
+        let cut = (1..=most).map(move |blocks| {
             let segments = blocks * multiprocessors / self.blocks_of(dims).max(1);
-            let segment_steps = dims
-                .length
-                .div_ceil(segments.max(1))
-                .next_multiple_of(CHECKPOINT);
-            (segment_steps < dims.length).then(|| Self {
-                segments: dims.length.div_ceil(segment_steps),
-                segment_steps,
-                ..self
-            })
+            let segments = segments.clamp(1, chunks.max(1));
+            Self { segments, ..self }
         });
         std::iter::once(self).chain(cut).collect()
     }
@@ -174,7 +160,8 @@ impl Plan {
         /// What a block takes before its first step, in steps.
         const BEGIN: usize = 96;
         let blocks = (self.blocks_of(dims) * segments).div_ceil(multiprocessors);
-        cost(self.per_lane, blocks) * (self.segment_steps + BEGIN)
+        let chunks = dims.length.div_ceil(CHUNK).div_ceil(self.segments);
+        cost(self.per_lane, blocks) * (chunks * CHUNK + BEGIN)
     }
 
     /// A helper for every scheduler, with at most 16 bytes of a step.
@@ -202,7 +189,6 @@ impl Plan {
             tile: self.tile,
             stages: 3,
             segments: self.segments,
-            segment_steps: self.segment_steps,
             ..plan
         }
         .with_helpers(dtype)
@@ -282,12 +268,7 @@ mod tests {
             };
             let plan = Plan::new(&dims, parts, DType::BF16, false, 132);
             assert_eq!(plan.segments > 1, cut, "{plan:?}");
-            assert!(plan.segments * plan.segment_steps >= length, "{plan:?}");
-            assert!(
-                (plan.segments - 1) * plan.segment_steps < length,
-                "{plan:?}"
-            );
-            assert!(plan.segments == 1 || plan.segment_steps.is_multiple_of(CHECKPOINT));
+            assert!(plan.segments <= length.div_ceil(CHUNK), "{plan:?}");
         }
     }
 

@@ -9,6 +9,29 @@ use super::{Dims, Inputs, ptr};
 
 const COMBINE_THREADS: usize = 128;
 
+/// Steps between two checkpoints, of which segments have whole numbers.
+pub(super) const CHUNK: usize = 32;
+
+/// How a sequence is cut, as the kernels take it: into `count` segments of `chunks` chunks, the first `longer` of them one more.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Segments {
+    count: i32,
+    chunks: i32,
+    longer: i32,
+}
+
+impl Segments {
+    pub fn new(count: usize, length: usize) -> Self {
+        let chunks = length.div_ceil(CHUNK);
+        Self {
+            count: count as i32,
+            chunks: (chunks / count) as i32,
+            longer: (chunks % count) as i32,
+        }
+    }
+}
+
 /// Queues the pass over all segments but the last, or back over all but the first, and what turns its results into the true carry
 /// into each.
 ///
@@ -46,8 +69,6 @@ pub(super) struct Between {
     /// (segments, batch, channels).
     pub delta_sums: DevicePtr,
     pub segments: usize,
-    /// Of each but the last.
-    pub segment_steps: usize,
 }
 
 /// Queues what computes `between.carry` of a scan with the real `a`, from the gradients of its output and last state.
@@ -66,8 +87,13 @@ pub(super) unsafe fn flow_back(
     between: &Between,
 ) -> Result<()> {
     let (device, dtype, starts) = (dout.device(), dout.dtype(), inputs.starts.is_some());
-    let segments = (between.segments, between.segment_steps);
-    let plan = Plan::back(dims, dtype, starts, multiprocessors(device)?, segments);
+    let plan = Plan::back(
+        dims,
+        dtype,
+        starts,
+        multiprocessors(device)?,
+        between.segments,
+    );
     let mut rows = vec![dout, inputs.delta];
     rows.extend(inputs.z);
     let options = KernelOptions {
@@ -95,8 +121,7 @@ pub(super) unsafe fn flow_back(
         delta_row: stride(inputs.delta),
         z_row: inputs.z.map_or(0, stride),
         b_row: stride(inputs.c),
-        segments: between.segments as i32,
-        segment_steps: between.segment_steps as i32,
+        segments: Segments::new(between.segments, dims.length),
         length: dims.length as i64,
         batch: dims.batch as i32,
         channels: dims.channels as i32,
