@@ -1,7 +1,7 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
-use serpens_core::{DType, Error, Result, View, ViewMut};
+use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::segments::{Between, CHUNK, Segments, flow_back};
@@ -382,7 +382,22 @@ pub fn backward(
         let shared = plan.walk_bytes(dtype) as u32;
         walk.launch([grid, 1, 1], plan.threads() as u32, shared, &params)?;
     }
+    // SAFETY: the parts were allocated for their sizes, which the gradients have.
+    unsafe { fold(dims, &plan, &params, da, &grads, (device, dtype)) }
+}
 
+/// Queues the sums of what blocks leave in parts.
+///
+/// # Safety
+/// The addresses in `params` are valid for their sizes.
+unsafe fn fold(
+    dims: &Dims,
+    plan: &Plan,
+    params: &Params,
+    da: &ViewMut<'_>,
+    grads: &Grads<'_>,
+    (device, dtype): (Device, DType),
+) -> Result<()> {
     let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
     let bc = |first: usize| Parts {
         from: DevicePtr(params.bc_parts.0 + 4 * first as u64),
@@ -401,7 +416,7 @@ pub fn backward(
     if let Some(bias) = &grads.delta_bias {
         folds.add_dense(params.bias_parts, slots, &bias.as_view());
     }
-    // SAFETY: the parts were allocated for these sizes, which the gradients have.
+    // SAFETY: the caller's promise.
     unsafe { folds.launch(device, dtype) }
 }
 
