@@ -139,6 +139,14 @@ template <int BYTES> __device__ __forceinline__ void copy_async(void* shared, co
     else
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(BYTES) : "memory");
 }
+// The same, or as many zeros.
+template <int BYTES> __device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool exists) {
+    u32 to = (u32)__cvta_generic_to_shared(shared), bytes = exists ? BYTES : 0;
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most LEFT of the committed groups are under way.
 template <int LEFT> __device__ __forceinline__ void copy_wait() {

@@ -120,16 +120,10 @@ __device__ __forceinline__ IO* address(const Rows& rows, u32 row, int column) {
 
 // ---- access ---------------------------------------------------------------------------------------------------------------
 
-// Copies 16 bytes, or writes as many zeros.
-__device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool exists) {
-    u32 to = (u32)__cvta_generic_to_shared(shared), bytes = exists ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
-}
-
 // K values from `from`, or zeros.
 template <int K> __device__ __forceinline__ void fetch(IO* to, const IO* from, bool exists) {
     if constexpr (K * sizeof(IO) == 16)
-        copy_async_or_zero(to, from, exists);
+        copy_async_or_zero<16>(to, from, exists);
     else
         *to = exists ? *from : from_f32<IO>(0.0f);
 }

@@ -5,7 +5,7 @@ use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::segments::{Between, CHUNK, Segments, flow_back};
-use super::{A, AMut, Dims, Grads, Inputs, in_pieces, ptr};
+use super::{A, AMut, Dims, Grads, Inputs, flag, in_pieces, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
@@ -115,7 +115,6 @@ impl Plan {
     }
 
     fn defines(&self, dtype: DType, options: &KernelOptions) -> Vec<(&'static str, String)> {
-        let flag = |flag: bool| u8::from(flag).to_string();
         vec![
             ("IO", dtype.cuda_name().to_owned()),
             ("VEC", options.vec.to_string()),

@@ -4,7 +4,7 @@ use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::{A, AMut, Dims, Grads, Inputs, ptr};
+use super::{A, AMut, Dims, Grads, Inputs, flag, ptr};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source {
@@ -52,7 +52,6 @@ impl Plan {
         dtype: DType,
         [gated, softplus, starts]: [bool; 3],
     ) -> Vec<(&'static str, String)> {
-        let flag = |flag: bool| u8::from(flag).to_string();
         vec![
             ("IO", dtype.cuda_name().to_owned()),
             ("STATE", state.to_string()),

@@ -6,7 +6,7 @@ use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 use super::fold::Workspace;
 use super::plan::Plan;
 use super::segments::{Segments, carry_over};
-use super::{A, Dims, Inputs, forward_few, in_pieces, ptr};
+use super::{A, Dims, Inputs, flag, forward_few, in_pieces, ptr};
 
 static SOURCE: Source = Source {
     name: "selective_scan_forward",
@@ -68,19 +68,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Queues a kernel of the program.
+    /// Queues the kernel.
     ///
     /// # Safety
     /// As for [`serpens_core::cuda::Kernel::launch`].
-    pub unsafe fn launch(
-        &self,
-        device: Device,
-        name: &'static str,
-        grid: u32,
-        params: &Params,
-    ) -> Result<()> {
+    pub unsafe fn launch(&self, device: Device, grid: u32, params: &Params) -> Result<()> {
         let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
-        let kernel = kernel(device, self.source, name, &defines.collect::<Vec<_>>())?;
+        let kernel = kernel(device, self.source, self.name, &defines.collect::<Vec<_>>())?;
         // SAFETY: the caller's promise.
         unsafe {
             kernel.launch(
@@ -91,10 +85,6 @@ impl Program {
             )
         }
     }
-}
-
-pub(super) fn flag(flag: bool) -> String {
-    u8::from(flag).to_string()
 }
 
 /// What a kernel computes.
@@ -270,7 +260,7 @@ pub fn forward(
                 &params,
             )?;
         }
-        program.launch(device, program.name, grid, &params)
+        program.launch(device, grid, &params)
     }
 }
 

@@ -247,15 +247,10 @@ struct Runner {
 // Copies COUNT elements, or as many zeros; asynchronously where they are at least the 4 bytes that this needs.
 template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const IO* from, bool exists) {
     constexpr int BYTES = COUNT * sizeof(IO);
-    if constexpr (BYTES < 4) {
+    if constexpr (BYTES < 4)
         *to = exists ? *from : from_f32<IO>(0.0f);
-    } else {
-        u32 shared = (u32)__cvta_generic_to_shared(to), bytes = exists ? BYTES : 0;
-        if constexpr (BYTES == 16)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
-        else
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(BYTES), "r"(bytes) : "memory");
-    }
+    else
+        copy_async_or_zero<BYTES>(to, from, exists);
 }
 
 // What a thread copies of a tile of rows, PIECE elements at a time: its first piece, in the tile that comes next.

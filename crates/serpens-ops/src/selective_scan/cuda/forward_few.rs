@@ -3,7 +3,8 @@
 use serpens_core::DType;
 use serpens_core::cuda::Source;
 
-use super::forward::{KernelOptions, Program, flag};
+use super::flag;
+use super::forward::{KernelOptions, Program};
 
 static SOURCE: Source = Source {
     name: "selective_scan_forward_few",

@@ -123,6 +123,11 @@ fn ptr(view: Option<View<'_>>) -> DevicePtr {
     view.map_or(DevicePtr::NULL, |view| view.ptr())
 }
 
+/// A macro's value.
+fn flag(flag: bool) -> String {
+    u8::from(flag).to_string()
+}
+
 /// Whether rows of all these views can be read in pieces of `width` values that begin at multiples of `columns`.
 fn in_pieces(views: &[View<'_>], columns: usize, width: usize) -> bool {
     let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());

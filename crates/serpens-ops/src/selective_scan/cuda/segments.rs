@@ -50,6 +50,7 @@ pub(super) unsafe fn carry_over(
     let grid = (plan.blocks_of(dims) * (plan.segments - 1)) as u32;
     let states = dims.batch * dims.channels * dims.state;
     let combine = Program {
+        name: "selective_scan_combine",
         threads: COMBINE_THREADS,
         shared: 0,
         ..program.clone()
@@ -57,8 +58,8 @@ pub(super) unsafe fn carry_over(
     let combine_grid = states.div_ceil(COMBINE_THREADS) as u32;
     // SAFETY: the caller's promise.
     unsafe {
-        program.launch(device, program.name, grid, params)?;
-        combine.launch(device, "selective_scan_combine", combine_grid, params)
+        program.launch(device, grid, params)?;
+        combine.launch(device, combine_grid, params)
     }
 }
 
