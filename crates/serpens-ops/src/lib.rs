@@ -1,6 +1,6 @@
-//! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
-//! definition in f64 in `reference.rs`, the kernels for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what
-//! launches them in `cuda.rs`.
+//! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the kernels
+//! for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what launches them in `cuda.rs`, and in `tests` the
+//! definition in f64 (`reference.rs`) with what is held against it.
 //!
 //! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its `cpu`
 //! module, for programs with tensors of their own.
@@ -18,6 +18,7 @@ pub mod lti_kernel;
 pub mod rms_norm;
 pub mod sample;
 pub mod selective_scan;
+mod shared;
 pub mod simd;
 mod starts;
 

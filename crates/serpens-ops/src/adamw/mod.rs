@@ -13,6 +13,5 @@
 
 pub mod cpu;
 pub mod cuda;
-pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,6 @@
 
 pub mod cpu;
 pub mod cuda;
-pub mod reference;
 #[cfg(test)]
 mod tests;
 

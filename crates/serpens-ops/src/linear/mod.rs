@@ -8,7 +8,6 @@
 
 pub mod cpu;
 pub mod cuda;
-pub mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -17,7 +17,6 @@ pub mod cpu;
 pub mod cuda;
 mod direct;
 mod fft;
-pub mod reference;
 mod spectrum;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,6 @@ pub mod cpu;
 pub mod cuda;
 mod powers;
 pub mod recurrence;
-pub mod reference;
 #[cfg(test)]
 mod tests;
 mod zero_order_hold;

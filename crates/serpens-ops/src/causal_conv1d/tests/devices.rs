@@ -1,0 +1,250 @@
+//! Causal convolution with silu, states and packed sequences.
+
+use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
+
+use super::reference;
+use crate::Starts;
+use crate::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
+use crate::shared::tests::real::Real;
+use crate::shared::tests::{assert_near, cases, read, tensor, values};
+
+/// One problem; x lies at `margin` in rows that are `2 · margin` wider.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    length: usize,
+    channels: usize,
+    width: usize,
+    margin: usize,
+    bias: bool,
+    state: bool,
+    packed: bool,
+    reverse: bool,
+    silu: bool,
+}
+
+const PLAIN: Case = Case {
+    batch: 2,
+    length: 150,
+    channels: 40,
+    width: 4,
+    margin: 8,
+    bias: true,
+    state: false,
+    packed: false,
+    reverse: false,
+    silu: true,
+};
+
+/// Shapes that are multiples of nothing, every alignment, chunks that end anywhere, filters longer than the sequence.
+fn problems() -> Vec<Case> {
+    let states = |case: Case| Case {
+        state: true,
+        packed: true,
+        ..case
+    };
+    let mut all = vec![PLAIN, states(PLAIN)];
+    all.push(Case {
+        reverse: true,
+        ..states(PLAIN)
+    });
+    all.push(Case {
+        silu: false,
+        bias: false,
+        channels: 33,
+        margin: 3,
+        ..PLAIN
+    });
+    for (length, channels, width) in [
+        (1, 70, 4),
+        (37, 30, 1),
+        (61, 21, 2),
+        (50, 132, 3),
+        (19, 14, 7),
+        (33, 9, 20),
+        (5, 17, 12),
+    ] {
+        let odd = Case {
+            batch: 3,
+            length,
+            channels,
+            width,
+            margin: width % 3,
+            ..states(PLAIN)
+        };
+        all.push(odd);
+        all.push(Case {
+            reverse: true,
+            packed: false,
+            ..odd
+        });
+    }
+    all
+}
+
+/// y, the final state and the gradients of x, weight, bias and initial state.
+type Outcome = [Vec<f64>; 6];
+
+impl Case {
+    fn rows(&self) -> usize {
+        self.batch * self.length
+    }
+
+    fn state_shape(&self) -> [usize; 3] {
+        [self.batch, self.width - 1, self.channels]
+    }
+
+    fn sequence_ids(&self) -> Vec<u32> {
+        (0..self.rows() as u32).map(|i| i * i / 90).collect()
+    }
+
+    fn starts(&self) -> Option<Starts> {
+        let starts = Starts::from_sequence_ids(&self.sequence_ids(), self.batch);
+        self.packed.then(|| starts.unwrap())
+    }
+
+    /// x, weight, bias, initial state, dy and the gradient of the final state.
+    fn operands(&self, dtype: DType) -> [Vec<f64>; 6] {
+        [
+            values(1, [self.rows(), self.channels], 2.0, dtype),
+            values(2, [self.channels, self.width], 1.0, DType::F32),
+            values(3, [self.channels], 1.0, DType::F32),
+            values(4, self.state_shape(), 2.0, DType::F32),
+            values(5, [self.rows(), self.channels], 1.0, dtype),
+            values(6, self.state_shape(), 1.0, DType::F32),
+        ]
+    }
+
+    fn run(&self, device: Device, dtype: DType) -> Outcome {
+        let [x, weight, bias, state, dy, dstate] = self.operands(dtype);
+        let f32s_on = |shape: &[usize], values: &[f64]| {
+            let shape = serpens_core::Shape::new(shape);
+            tensor(shape, values, DType::F32, device)
+        };
+        let tape = Tape::new();
+        let wide = self.channels + 2 * self.margin;
+        let around: Vec<f64> = (0..self.rows() * wide)
+            .map(|i| match (i % wide).checked_sub(self.margin) {
+                Some(e) if e < self.channels => x[i / wide * self.channels + e],
+                _ => 100.0,
+            })
+            .collect();
+        let shape = [self.batch, self.length, wide];
+        let wide_x = tape.leaf(tensor(shape, &around, dtype, device));
+        let x = wide_x.columns(self.margin..self.margin + self.channels);
+        let ids = [ParamId::fresh(), ParamId::fresh()];
+        let weight = f32s_on(&[self.channels, 1, self.width], &weight);
+        let weight = Var::param(ids[0], weight);
+        let bias = Var::param(ids[1], f32s_on(&[self.channels], &bias));
+        let state = tape.leaf(f32s_on(&self.state_shape(), &state));
+        let starts = self.starts();
+        let options = ConvOptions {
+            silu: self.silu,
+            starts: starts.as_ref(),
+            reverse: self.reverse,
+        };
+        let bias = self.bias.then_some(&bias);
+        let initial = self.state.then_some(&state);
+        let ConvOutput { y, final_state } =
+            causal_conv1d(&x.unwrap(), &weight, bias, initial, &options).unwrap();
+        let dy = tensor(y.shape(), &dy, dtype, device);
+        let dstate = f32s_on(&self.state_shape(), &dstate);
+        let mut gradients = Gradients::new();
+        let seeds = vec![(&y, dy), (&final_state, dstate)];
+        tape.backward_from(seeds, &mut gradients).unwrap();
+        let wide_dx = tape.gradient(&wide_x).unwrap().unwrap();
+        assert_eq!(wide_dx.dtype(), dtype);
+        let of = |gradient: Option<Tensor>| gradient.map_or(vec![], |tensor| read(&tensor));
+        [
+            read(y.tensor().unwrap()),
+            read(final_state.tensor().unwrap()),
+            self.inner(&read(&wide_dx)),
+            of(gradients.get(ids[0]).unwrap()),
+            of(gradients.get(ids[1]).unwrap()),
+            of(tape.gradient(&state).unwrap()),
+        ]
+    }
+
+    /// The columns of x; those beside them must be zero.
+    fn inner(&self, wide: &[f64]) -> Vec<f64> {
+        let rows = wide.chunks_exact(self.channels + 2 * self.margin);
+        rows.flat_map(|row| {
+            let (left, row) = row.split_at(self.margin);
+            let (row, right) = row.split_at(self.channels);
+            assert!(left.iter().chain(right).all(|&v| v == 0.0));
+            row.to_vec()
+        })
+        .collect()
+    }
+
+    fn reference<R: Real>(&self, dtype: DType) -> [Vec<R>; 6] {
+        let [x, weight, bias, state, dy, dstate] = self
+            .operands(dtype)
+            .map(|v| v.iter().map(|&v| R::from(v as f32)).collect::<Vec<R>>());
+        let ids = self.sequence_ids();
+        let starts: Vec<bool> = (0..self.rows())
+            .map(|i| i.is_multiple_of(self.length) || ids[i] != ids[i - 1])
+            .collect();
+        let conv = reference::Conv {
+            batch: self.batch,
+            length: self.length,
+            channels: self.channels,
+            width: self.width,
+            weight: &weight,
+            bias: self.bias.then_some(&bias[..]),
+            initial_state: self.state.then_some(&state[..]),
+            starts: self.packed.then_some(&starts[..]),
+            reverse: self.reverse,
+            silu: self.silu,
+        };
+        let (y, last) = reference::forward(&conv, &x);
+        let gradients = reference::backward(&conv, &x, &dy, &dstate);
+        let given = |asked: bool, values: Vec<R>| if asked { values } else { vec![] };
+        [
+            y,
+            last,
+            gradients.dx,
+            gradients.dweight,
+            given(self.bias, gradients.dbias),
+            given(self.state, gradients.dinitial_state),
+        ]
+    }
+}
+
+#[test]
+fn values_and_gradients_agree_with_the_definition_on_every_device() {
+    let names = [
+        "y",
+        "the final state",
+        "dx",
+        "dw",
+        "db",
+        "the state's gradient",
+    ];
+    for (device, dtype) in cases() {
+        for case in problems() {
+            let got = case.run(device, dtype);
+            let truth = case.reference::<f64>(dtype);
+            let plain = case.reference::<f32>(dtype);
+            for (i, name) in names.iter().enumerate() {
+                let what = format!("{name} of {case:?} on {device} in {dtype}");
+                let dtype = if [0, 2].contains(&i) {
+                    dtype
+                } else {
+                    DType::F32
+                };
+                assert_near(&what, &got[i], &truth[i], &plain[i], dtype);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_runs_give_the_same_bits_on_every_device() {
+    for (device, dtype) in cases() {
+        for case in problems() {
+            let (first, second) = (case.run(device, dtype), case.run(device, dtype));
+            assert_eq!(first, second, "{case:?} on {device} in {dtype}");
+        }
+    }
+}

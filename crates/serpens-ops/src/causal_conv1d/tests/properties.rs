@@ -1,0 +1,403 @@
+//! The kernels against the definition, and the parities: whole, in chunks, step by step, packed, reversed.
+
+use proptest::prelude::*;
+
+use super::reference;
+use crate::causal_conv1d::cpu;
+use crate::shared::tests::dense::{
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+};
+
+/// A problem in f32 with its twin in f64.
+#[derive(Clone, Debug)]
+struct Case {
+    batch: usize,
+    length: usize,
+    channels: usize,
+    width: usize,
+    weight: (Vec<f32>, Vec<f64>),
+    bias: Option<(Vec<f32>, Vec<f64>)>,
+    state: Option<(Vec<f32>, Vec<f64>)>,
+    starts: Option<Vec<bool>>,
+    reverse: bool,
+    silu: bool,
+    x: (Vec<f32>, Vec<f64>),
+    margin: usize,
+}
+
+impl Case {
+    /// Starts lie about `1 / every` apart; 0 for none.
+    fn new(
+        batch: usize,
+        length: usize,
+        channels: usize,
+        width: usize,
+        every: usize,
+        seed: u64,
+    ) -> Self {
+        let rows = batch * length;
+        let starts = values(seed ^ 5, rows)
+            .0
+            .into_iter()
+            .map(|v| ((v.abs() * 1e4) as usize).is_multiple_of(every.max(1)));
+        Self {
+            batch,
+            length,
+            channels,
+            width,
+            weight: values(seed ^ 1, channels * width),
+            bias: (seed & 1 == 0).then(|| values(seed ^ 2, channels)),
+            state: (seed & 2 == 0).then(|| values(seed ^ 3, batch * (width - 1) * channels)),
+            starts: (every > 0).then(|| starts.collect()),
+            reverse: seed & 4 == 0,
+            silu: seed & 8 == 0,
+            x: values(seed ^ 4, rows * channels),
+            margin: (seed >> 4) as usize % 3,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.length
+    }
+
+    fn state_len(&self) -> usize {
+        self.batch * (self.width - 1) * self.channels
+    }
+
+    fn conv(&self) -> cpu::Conv<'_> {
+        cpu::Conv {
+            batch: self.batch,
+            length: self.length,
+            width: self.width,
+            weight: &self.weight.0,
+            bias: self.bias.as_ref().map(|b| &b.0[..]),
+            initial_state: self.state.as_ref().map(|s| &s.0[..]),
+            starts: self.starts.as_deref(),
+            reverse: self.reverse,
+            silu: self.silu,
+        }
+    }
+
+    fn plain(&self) -> reference::Conv<'_, f32> {
+        let conv = self.conv();
+        self.reference(conv.weight, conv.bias, conv.initial_state)
+    }
+
+    fn exact(&self) -> reference::Conv<'_, f64> {
+        let (bias, state) = (self.bias.as_ref(), self.state.as_ref());
+        self.reference(
+            &self.weight.1,
+            bias.map(|b| &b.1[..]),
+            state.map(|s| &s.1[..]),
+        )
+    }
+
+    fn reference<'a, R>(
+        &'a self,
+        weight: &'a [R],
+        bias: Option<&'a [R]>,
+        initial_state: Option<&'a [R]>,
+    ) -> reference::Conv<'a, R> {
+        reference::Conv {
+            batch: self.batch,
+            length: self.length,
+            channels: self.channels,
+            width: self.width,
+            weight,
+            bias,
+            initial_state,
+            starts: self.starts.as_deref(),
+            reverse: self.reverse,
+            silu: self.silu,
+        }
+    }
+
+    /// (y, final state) of the kernel.
+    fn forward(&self) -> (Vec<f32>, Vec<f32>) {
+        let x = Wide::new(&self.x.0, self.rows(), self.channels, self.margin);
+        let mut y = Wide::blank(self.rows(), self.channels, self.margin);
+        let mut state = vec![f32::NAN; self.state_len()];
+        cpu::forward(&self.conv(), x.mat(), y.mat_mut(), Some(&mut state));
+        (y.dense(), state)
+    }
+
+    /// The gradients of the kernel; where it accumulates, onto ones.
+    fn backward(
+        &self,
+        dy: &[f32],
+        dstate: Option<&[f32]>,
+        accumulate: bool,
+    ) -> reference::Gradients<f32> {
+        let x = Wide::new(&self.x.0, self.rows(), self.channels, self.margin);
+        let dy = Wide::new(dy, self.rows(), self.channels, 1);
+        let mut dx = Wide::blank(self.rows(), self.channels, self.margin);
+        let before = if accumulate { 1.0 } else { f32::NAN };
+        let mut dweight = vec![before; self.channels * self.width];
+        let mut dbias = vec![before; self.channels];
+        let mut dinitial_state = vec![f32::NAN; self.state_len()];
+        let grads = cpu::Gradients {
+            dx: dx.mat_mut(),
+            dweight: &mut dweight,
+            dbias: Some(&mut dbias),
+            accumulate,
+            dinitial_state: Some(&mut dinitial_state),
+        };
+        cpu::backward(&self.conv(), x.mat(), dy.mat(), dstate, grads);
+        reference::Gradients {
+            dx: dx.dense(),
+            dweight,
+            dbias,
+            dinitial_state,
+        }
+    }
+
+    fn assert_agrees(&self, seed: u64) {
+        let (y, state) = self.forward();
+        let (plain, truth) = (
+            reference::forward(&self.plain(), &self.x.0),
+            reference::forward(&self.exact(), &self.x.1),
+        );
+        assert_close(&y, &plain.0, &truth.0);
+        assert_eq!(state, plain.1, "final state");
+
+        let (dy, exact_dy) = values(seed ^ 6, self.x.0.len());
+        let (dstate, exact_dstate) = values(seed ^ 7, self.state_len());
+        let grads = self.backward(&dy, Some(&dstate), false);
+        let plain = reference::backward(&self.plain(), &self.x.0, &dy, &dstate);
+        let truth = reference::backward(&self.exact(), &self.x.1, &exact_dy, &exact_dstate);
+        assert_close(&grads.dx, &plain.dx, &truth.dx);
+        assert_close(&grads.dweight, &plain.dweight, &truth.dweight);
+        assert_close(&grads.dbias, &plain.dbias, &truth.dbias);
+        assert_close(
+            &grads.dinitial_state,
+            &plain.dinitial_state,
+            &truth.dinitial_state,
+        );
+    }
+
+    /// The positions `from..to` of every row, as a problem of their own.
+    fn part(&self, from: usize, to: usize, state: Option<Vec<f32>>) -> Self {
+        let rows = |values: &[f32]| {
+            let row = self.length * self.channels;
+            let parts = values
+                .chunks_exact(row.max(1))
+                .map(|v| &v[from * self.channels..to * self.channels]);
+            parts.collect::<Vec<_>>().concat()
+        };
+        let starts = self.starts.as_ref().map(|starts| {
+            starts
+                .chunks_exact(self.length)
+                .flat_map(|s| s[from..to].to_vec())
+                .collect()
+        });
+        Self {
+            length: to - from,
+            x: twin(rows(&self.x.0)),
+            state: state.map(twin),
+            starts,
+            ..self.clone()
+        }
+    }
+}
+
+fn twin(values: Vec<f32>) -> (Vec<f32>, Vec<f64>) {
+    let exact = values.iter().map(|v| f64::from(*v)).collect();
+    (values, exact)
+}
+
+/// (length, channels) with the order of the positions turned round.
+fn flipped<T: Copy>(values: &[T], channels: usize) -> Vec<T> {
+    values
+        .chunks_exact(channels)
+        .rev()
+        .flatten()
+        .copied()
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn values_and_gradients_agree_with_the_definition(
+        batch in 1usize..3, length in 1usize..40, channels in 1usize..40, width in 1usize..7, every in 0usize..9, seed: u64,
+    ) {
+        Case::new(batch, length, channels, width, every, seed).assert_agrees(seed);
+    }
+
+    #[test]
+    fn a_sequence_in_chunks_is_the_same_sequence(
+        length in 2usize..40, cut in 0.0..1.0, channels in 1usize..20, width in 1usize..7, every in 0usize..9, seed: u64,
+    ) {
+        let case = Case::new(1, length, channels, width, every, seed);
+        let (y, state) = case.forward();
+        let cut = 1 + (cut * (length - 1) as f64) as usize;
+        let (early, late) = if case.reverse { ((cut, length), (0, cut)) } else { ((0, cut), (cut, length)) };
+        let initial = case.state.as_ref().map(|s| s.0.clone());
+        let (y_early, carried) = case.part(early.0, early.1, initial).forward();
+        let (y_late, last) = case.part(late.0, late.1, Some(carried)).forward();
+        let joined = if case.reverse { [y_late, y_early].concat() } else { [y_early, y_late].concat() };
+        prop_assert_eq!(joined, y);
+        prop_assert_eq!(last, state);
+    }
+
+    #[test]
+    fn steps_with_carried_state_give_the_whole_sequence(
+        batch in 1usize..4, length in 1usize..20, channels in 1usize..20, width in 1usize..7, seed: u64,
+    ) {
+        let case = Case { reverse: false, ..Case::new(batch, length, channels, width, 0, seed) };
+        let (y, last) = case.forward();
+        let mut state = case.state.as_ref().map_or(vec![0.0; case.state_len()], |s| s.0.clone());
+        for t in 0..length {
+            let x = case.part(t, t + 1, None);
+            let mut out = Wide::blank(batch, channels, 1);
+            cpu::step(&x.conv(), Wide::new(&x.x.0, batch, channels, 1).mat(), &mut state, out.mat_mut());
+            for (b, out) in out.dense().chunks_exact(channels).enumerate() {
+                let at = (b * length + t) * channels;
+                prop_assert_eq!(out, &y[at..at + channels]);
+            }
+        }
+        prop_assert_eq!(state, last);
+    }
+
+    #[test]
+    fn packed_sequences_do_not_see_each_other(
+        lengths in prop::collection::vec(1usize..20, 1..4), channels in 1usize..20, width in 1usize..7, seed: u64,
+    ) {
+        let length = lengths.iter().sum();
+        let mut packed = Case::new(1, length, channels, width, 0, seed);
+        let mut starts = vec![false; length];
+        let mut separate = Vec::new();
+        let mut from = 0;
+        for len in lengths {
+            starts[from] = true;
+            separate.extend(packed.part(from, from + len, None).forward().0);
+            from += len;
+        }
+        packed.starts = Some(starts);
+        packed.state = packed.state.filter(|_| !packed.reverse); // behind the end there is no start to hide it
+        prop_assert_eq!(packed.forward().0, separate);
+    }
+
+    #[test]
+    fn the_reverse_of_the_reversed_is_the_forward_direction(
+        length in 1usize..30, channels in 1usize..20, width in 1usize..7, seed: u64,
+    ) {
+        let forward = Case { reverse: false, ..Case::new(1, length, channels, width, 0, seed) };
+        let backward = Case { reverse: true, x: twin(flipped(&forward.x.0, channels)), ..forward.clone() };
+        let ((y, state), (mirrored, mirrored_state)) = (forward.forward(), backward.forward());
+        prop_assert_eq!(flipped(&mirrored, channels), y);
+        prop_assert_eq!(mirrored_state, state);
+
+        let dy = values(seed ^ 9, length * channels).0;
+        let dstate = values(seed ^ 8, forward.state_len()).0;
+        let grads = forward.backward(&dy, Some(&dstate), false);
+        let mirrored = backward.backward(&flipped(&dy, channels), Some(&dstate), false);
+        prop_assert_eq!(flipped(&mirrored.dx, channels), grads.dx);
+        prop_assert_eq!(mirrored.dinitial_state, grads.dinitial_state);
+        prop_assert_eq!(mirrored.dweight, grads.dweight);
+    }
+}
+
+#[test]
+fn sequences_of_several_chunks_agree_with_the_definition() {
+    for (seed, width, every) in [
+        (0, 4, 0),
+        (1, 4, 30),
+        (6, 3, 50),
+        (12, 2, 0),
+        (15, 80, 0),
+        (4, 70, 60),
+    ] {
+        Case::new(2, 150, 17, width, every, seed).assert_agrees(seed);
+    }
+}
+
+#[test]
+fn an_empty_sequence_hands_its_state_on() {
+    let case = Case {
+        state: Some(values(1, 12)),
+        ..Case::new(2, 0, 2, 4, 0, 0)
+    };
+    assert_eq!(case.forward(), (vec![], case.state.clone().unwrap().0));
+    let dstate = values(2, 12).0;
+    assert_eq!(
+        case.backward(&[], Some(&dstate), false).dinitial_state,
+        dstate
+    );
+}
+
+#[test]
+fn parameter_gradients_are_added_where_asked() {
+    let case = Case::new(1, 20, 5, 4, 0, 3);
+    let dy = values(1, 100).0;
+    let (fresh, added) = (
+        case.backward(&dy, None, false),
+        case.backward(&dy, None, true),
+    );
+    let plus_one = |v: &Vec<f32>| v.iter().map(|v| v + 1.0).collect::<Vec<_>>();
+    assert_eq!(plus_one(&fresh.dweight), added.dweight);
+    assert_eq!(plus_one(&fresh.dbias), added.dbias);
+}
+
+#[test]
+fn the_gradients_of_the_definition_are_those_of_finite_differences() {
+    for seed in [0, 4, 8, 16] {
+        let case = Case::new(2, 5, 2, 3, 4, seed);
+        let conv = case.exact();
+        let (dy, dstate) = (values(seed + 1, 20).1, values(seed + 2, 8).1);
+        let grads = reference::backward(&conv, &case.x.1, &dy, &dstate);
+        let loss = |conv: &reference::Conv<f64>, x: &[f64]| {
+            let (y, state) = reference::forward(conv, x);
+            dot(&dy, &y) + dot(&dstate, &state)
+        };
+        let at = conv.clone();
+        assert_gradient(&grads.dx, &case.x.1, |x| loss(&conv, x));
+        assert_gradient(&grads.dweight, at.weight, |weight| {
+            loss(
+                &reference::Conv {
+                    weight,
+                    ..at.clone()
+                },
+                &case.x.1,
+            )
+        });
+        assert_gradient(&grads.dbias, at.bias.unwrap(), |bias| {
+            loss(
+                &reference::Conv {
+                    bias: Some(bias),
+                    ..at.clone()
+                },
+                &case.x.1,
+            )
+        });
+        assert_gradient(&grads.dinitial_state, at.initial_state.unwrap(), |state| {
+            loss(
+                &reference::Conv {
+                    initial_state: Some(state),
+                    ..at.clone()
+                },
+                &case.x.1,
+            )
+        });
+    }
+}
+
+#[test]
+fn large_batches_have_the_same_bits_on_any_number_of_threads() {
+    let case = Case::new(3, 200, 50, 4, 40, 0);
+    let (dy, dstate) = (values(1, 3 * 200 * 50).0, values(2, case.state_len()).0);
+    assert_same_bits_on_any_number_of_threads(|| {
+        let (y, state) = case.forward();
+        let grads = case.backward(&dy, Some(&dstate), false);
+        [
+            y,
+            state,
+            grads.dx,
+            grads.dweight,
+            grads.dbias,
+            grads.dinitial_state,
+        ]
+        .concat()
+    });
+}

@@ -1,0 +1,227 @@
+//! Functions applied value by value, conversions, and sums over rows.
+
+use serpens_core::{DType, Device, Result, Tape, Tensor, Var};
+
+use super::reference;
+use crate::elementwise::{add, broadcast_rows, cast, exp, mul, neg_exp, silu, silu_mul};
+use crate::shared::tests::real::{Real, zero};
+use crate::shared::tests::{assert_near, cases, read, round, tensor, values};
+
+/// (rows, columns, the row that they are part of, where they begin in it).
+const SIZES: [(usize, usize, usize, usize); 6] = [
+    (1, 641, 641, 0),
+    (641, 1, 3, 2),
+    (33, 70, 70, 0),
+    (100, 64, 128, 8),
+    (101, 67, 131, 5),
+    (3, 5000, 5000, 0),
+];
+
+/// A function of two operands and its gradients, as it is and by its definition.
+struct Function {
+    name: &'static str,
+    run: fn(&Var, &Var) -> Result<Var>,
+    exact: Definition<f64>,
+    plain: Definition<f32>,
+}
+
+/// (dy, a, b) → (y, da, db) of one value.
+type Definition<R> = fn(R, R, R) -> [R; 3];
+
+fn added<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
+    [a + b, dy, dy]
+}
+fn multiplied<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
+    [a * b, dy * b, dy * a]
+}
+fn gated<R: Real>(dy: R, a: R, z: R) -> [R; 3] {
+    let (silu, slope) = (reference::silu(z), reference::silu_slope(z));
+    [a * silu, dy * silu, dy * a * slope]
+}
+fn silu_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    [reference::silu(a), dy * reference::silu_slope(a), zero()]
+}
+fn exp_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    [a.exp(), dy * a.exp(), zero()]
+}
+fn neg_exp_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    [-a.exp(), -(dy * a.exp()), zero()]
+}
+
+/// e^x as a power of two in f32, without the care of a library: the product is rounded before the power is taken.
+fn plain_exp(x: f32) -> f32 {
+    (x * std::f32::consts::LOG2_E).exp2()
+}
+
+const FUNCTIONS: [Function; 6] = [
+    Function {
+        name: "add",
+        run: add,
+        exact: added,
+        plain: added,
+    },
+    Function {
+        name: "mul",
+        run: mul,
+        exact: multiplied,
+        plain: multiplied,
+    },
+    Function {
+        name: "silu_mul",
+        run: silu_mul,
+        exact: gated,
+        plain: gated,
+    },
+    Function {
+        name: "silu",
+        run: |a, _| silu(a),
+        exact: silu_of,
+        plain: silu_of,
+    },
+    Function {
+        name: "exp",
+        run: |a, _| exp(a),
+        exact: exp_of,
+        plain: |dy, a, _| [plain_exp(a), dy * plain_exp(a), 0.0],
+    },
+    Function {
+        name: "neg_exp",
+        run: |a, _| neg_exp(a),
+        exact: neg_exp_of,
+        plain: |dy, a, _| [-plain_exp(a), -dy * plain_exp(a), 0.0],
+    },
+];
+
+/// Some columns of a matrix row by row.
+fn part(values: &[f64], (_, cols, width, offset): (usize, usize, usize, usize)) -> Vec<f64> {
+    let rows = values.chunks_exact(width);
+    rows.flat_map(|row| row[offset..offset + cols].to_vec())
+        .collect()
+}
+
+#[test]
+fn functions_and_gradients_agree_with_their_definitions_on_every_device() {
+    for (device, dtype) in cases() {
+        for size in SIZES {
+            for function in &FUNCTIONS {
+                check(function, size, device, dtype);
+            }
+        }
+    }
+}
+
+fn check(function: &Function, size: (usize, usize, usize, usize), device: Device, dtype: DType) {
+    let (rows, cols, width, offset) = size;
+    let what = |name: &str| {
+        format!(
+            "{name} of {}, {size:?} on {device} in {dtype}",
+            function.name
+        )
+    };
+    let wide = [1, 2].map(|seed| values(seed, [rows, width], 3.0, dtype));
+    let dy = values(3, [rows, cols], 1.0, dtype);
+    let tape = Tape::new();
+    let leaves = wide
+        .each_ref()
+        .map(|values| tape.leaf(tensor([rows, width], values, dtype, device)));
+    let [a, b] = leaves
+        .each_ref()
+        .map(|leaf| leaf.columns(offset..offset + cols).unwrap());
+    let y = (function.run)(&a, &b).unwrap();
+    assert_eq!((y.dtype(), y.device()), (dtype, device));
+    let seed = tensor([rows, cols], &dy, dtype, device);
+    tape.backward_from(vec![(&y, seed)], &mut Default::default())
+        .unwrap();
+
+    let [a, b] = wide.each_ref().map(|values| part(values, size));
+    let all = (0..dy.len()).map(|i| (function.exact)(dy[i], a[i], b[i]));
+    let truth: Vec<[f64; 3]> = all.collect();
+    let all = (0..dy.len()).map(|i| (function.plain)(dy[i] as f32, a[i] as f32, b[i] as f32));
+    let plain: Vec<[f32; 3]> = all.collect();
+    let near = |name: &str, got: &[f64], k: usize| {
+        let truth: Vec<f64> = truth.iter().map(|values| values[k]).collect();
+        let plain: Vec<f32> = plain.iter().map(|values| values[k]).collect();
+        assert_near(&what(name), got, &truth, &plain, dtype);
+    };
+    near("y", &read(y.tensor().unwrap()), 0);
+    for (k, leaf) in leaves.iter().enumerate() {
+        let Some(gradient) = tape.gradient(leaf).unwrap() else {
+            continue; // a function of one operand
+        };
+        let gradient = read(&gradient);
+        near("a gradient", &part(&gradient, size), k + 1);
+        let outside: f64 = gradient.iter().map(|g| g.abs()).sum::<f64>()
+            - part(&gradient, size).iter().map(|g| g.abs()).sum::<f64>();
+        assert!(outside.abs() < 1e-9, "{}", what("columns outside"));
+    }
+}
+
+#[test]
+fn repeated_rows_and_their_sums_agree_with_the_definition_on_every_device() {
+    for (device, dtype) in cases() {
+        for (rows, cols) in [(1, 641), (700, 1), (300, 67), (5000, 64), (129, 1000)] {
+            let what = format!("{rows} rows of {cols} on {device} in {dtype}");
+            let row = values(1, [cols], 1.0, dtype);
+            let dy = values(2, [rows, cols], 1.0, dtype);
+            let run = || {
+                let tape = Tape::new();
+                let x = tape.leaf(tensor([cols], &row, dtype, device));
+                let y = broadcast_rows(&x, [rows, cols].into()).unwrap();
+                let seed = tensor([rows, cols], &dy, dtype, device);
+                tape.backward_from(vec![(&y, seed)], &mut Default::default())
+                    .unwrap();
+                let dx = tape.gradient(&x).unwrap().unwrap();
+                (read(y.tensor().unwrap()), read(&dx))
+            };
+            let (y, dx) = run();
+            assert_eq!(y, row.repeat(rows), "{what}");
+            let narrow: Vec<f32> = dy.iter().map(|&v| v as f32).collect();
+            let (truth, plain) = (
+                reference::sum_rows(&dy, cols),
+                reference::sum_rows(&narrow, cols),
+            );
+            assert_near(&what, &dx, &truth, &plain, dtype);
+            assert_eq!(run(), (y, dx), "two runs of {what}");
+        }
+    }
+}
+
+#[test]
+fn conversions_round_to_nearest_and_gradients_go_back_on_every_device() {
+    for device in Device::available() {
+        for (rows, cols, width, offset) in SIZES {
+            let size = (rows, cols, width, offset);
+            let wide = values(1, [rows, width], 1e3, DType::F32);
+            let dy = values(2, [rows, cols], 1.0, DType::BF16);
+            let tape = Tape::new();
+            let x = tape.leaf(tensor([rows, width], &wide, DType::F32, device));
+            let columns = x.columns(offset..offset + cols).unwrap();
+            let narrow = cast(&columns, DType::BF16).unwrap();
+            let rounded: Vec<f64> = part(&wide, size)
+                .iter()
+                .map(|&v| round(v, DType::BF16))
+                .collect();
+            assert_eq!(narrow.dtype(), DType::BF16);
+            assert_eq!(read(narrow.tensor().unwrap()), rounded, "{size:?}");
+            let back = cast(&narrow, DType::F32).unwrap();
+            assert_eq!(read(back.tensor().unwrap()), rounded, "{size:?}");
+            let seed = tensor([rows, cols], &dy, DType::F32, device);
+            tape.backward_from(vec![(&back, seed)], &mut Default::default())
+                .unwrap();
+            let dx = tape.gradient(&x).unwrap().unwrap();
+            assert_eq!(dx.dtype(), DType::F32);
+            assert_eq!(part(&read(&dx), size), dy, "{size:?} on {device}");
+        }
+    }
+}
+
+#[test]
+fn operands_of_different_types_are_refused_on_a_gpu() {
+    for (device, dtype) in cases() {
+        if dtype == DType::BF16 {
+            let a: Var = Tensor::zeros([3, 4], DType::F32, device).unwrap().into();
+            let b = cast(&a, dtype).unwrap();
+            assert!(add(&a, &b).is_err() && silu_mul(&b, &a).is_err());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The backward rule against finite differences, through the tape as a user meets it.
+
+use serpens_core::Var;
+
+use crate::elementwise::{add, broadcast_rows, exp, mul, neg_exp, silu, silu_mul};
+use crate::shared::tests::gradcheck::{assert_gradients, tensors};
+
+#[test]
+fn elementwise_functions_have_the_gradients_of_their_definitions() {
+    let inputs = tensors([[2, 3].into(), [2, 3].into()]);
+    assert_gradients("add", |v| add(&v[0], &v[1]), &inputs);
+    assert_gradients("mul", |v| mul(&v[0], &v[1]), &inputs);
+    assert_gradients("silu_mul", |v| silu_mul(&v[0], &v[1]), &inputs);
+    assert_gradients("silu", |v| silu(&v[0]), &inputs[..1]);
+    assert_gradients("exp", |v| exp(&v[0]), &inputs[..1]);
+    assert_gradients("neg_exp", |v| neg_exp(&v[0]), &inputs[..1]);
+    let row = tensors([[3].into()]);
+    let repeated = |v: &[Var]| broadcast_rows(&v[0], [2, 2, 3].into());
+    assert_gradients("broadcast_rows", repeated, &row);
+}

@@ -1,0 +1,146 @@
+//! The kernels against the definitions.
+
+use proptest::prelude::*;
+use serpens_core::{Mat, MatMut, bf16};
+
+use super::reference;
+use crate::elementwise::cpu;
+use crate::shared::tests::dense::{
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+};
+
+/// The output of a kernel of one input on a matrix with margins.
+fn unary(
+    x: &[f32],
+    (rows, cols, margin): (usize, usize, usize),
+    f: impl Fn(Mat, MatMut),
+) -> Vec<f32> {
+    let mut y = Wide::blank(rows, cols, margin);
+    f(Wide::new(x, rows, cols, margin).mat(), y.mat_mut());
+    y.dense()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn maps_of_one_matrix_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
+        let (x, exact) = values(seed, rows * cols);
+        let shape = (rows, cols, margin);
+        let check = |kernel: fn(Mat, MatMut), plain: fn(f32) -> f32, truth: fn(f64) -> f64| {
+            let plain: Vec<f32> = x.iter().copied().map(plain).collect();
+            let truth: Vec<f64> = exact.iter().copied().map(truth).collect();
+            assert_close(&unary(&x, shape, kernel), &plain, &truth);
+        };
+        check(cpu::silu, reference::silu, reference::silu);
+        check(cpu::exp, f32::exp, f64::exp);
+        check(cpu::neg_exp, |x| -x.exp(), |x| -x.exp());
+        check(|x, y| cpu::scale(x, 0.3, y), |x| x * 0.3, |x| x * f64::from(0.3_f32));
+    }
+
+    #[test]
+    fn maps_of_two_matrices_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
+        let len = rows * cols;
+        let ((a, exact_a), (b, exact_b)) = (values(seed, len), values(seed ^ 1, len));
+        let (wide_a, wide_b) = (Wide::new(&a, rows, cols, margin), Wide::new(&b, rows, cols, 1));
+        let check = |kernel: fn(Mat, Mat, MatMut), plain: fn(f32, f32) -> f32, truth: fn(f64, f64) -> f64| {
+            let mut y = Wide::blank(rows, cols, margin);
+            kernel(wide_a.mat(), wide_b.mat(), y.mat_mut());
+            let plain: Vec<f32> = (0..len).map(|i| plain(a[i], b[i])).collect();
+            let truth: Vec<f64> = (0..len).map(|i| truth(exact_a[i], exact_b[i])).collect();
+            assert_close(&y.dense(), &plain, &truth);
+        };
+        check(cpu::add, |a, b| a + b, |a, b| a + b);
+        check(cpu::mul, |a, b| a * b, |a, b| a * b);
+        check(cpu::silu_mul, |a, z| a * reference::silu(z), |a, z| a * reference::silu(z));
+        check(cpu::silu_backward, |dy, x| dy * reference::silu_slope(x), |dy, x| dy * reference::silu_slope(x));
+
+        let mut y = Wide::new(&b, rows, cols, margin);
+        cpu::add_scaled(wide_a.mat(), 0.5, y.mat_mut());
+        let plain: Vec<f32> = (0..len).map(|i| b[i] + 0.5 * a[i]).collect();
+        let truth: Vec<f64> = (0..len).map(|i| exact_b[i] + 0.5 * exact_a[i]).collect();
+        assert_close(&y.dense(), &plain, &truth);
+    }
+
+    #[test]
+    fn gradients_of_products_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
+        let len = rows * cols;
+        let (dy, exact_dy) = values(seed, len);
+        let ((a, exact_a), (z, exact_z)) = (values(seed ^ 1, len), values(seed ^ 2, len));
+        let wide = [&dy, &a, &z].map(|m| Wide::new(m, rows, cols, margin));
+        let (mut da, mut dz) = (Wide::blank(rows, cols, margin), Wide::blank(rows, cols, 2));
+
+        cpu::silu_mul_backward(wide[0].mat(), wide[1].mat(), wide[2].mat(), da.mat_mut(), dz.mat_mut());
+        let plain = reference::silu_mul_backward(&dy, &a, &z);
+        let truth = reference::silu_mul_backward(&exact_dy, &exact_a, &exact_z);
+        assert_close(&da.dense(), &plain.0, &truth.0);
+        assert_close(&dz.dense(), &plain.1, &truth.1);
+
+        cpu::mul_backward(wide[0].mat(), wide[1].mat(), wide[2].mat(), da.mat_mut(), dz.mat_mut());
+        for i in 0..len {
+            prop_assert_eq!((da.dense()[i], dz.dense()[i]), (dy[i] * z[i], dy[i] * a[i]));
+        }
+    }
+
+    #[test]
+    fn sums_over_rows_agree_with_the_definition(rows in 0usize..200, cols in 1usize..40, margin in 0usize..3, seed: u64) {
+        let (x, exact) = values(seed, rows * cols);
+        let mut out = vec![3.0; cols];
+        cpu::sum_rows(Wide::new(&x, rows, cols, margin).mat(), &mut out, false);
+        let (plain, truth) = (reference::sum_rows(&x, cols), reference::sum_rows(&exact, cols));
+        assert_close(&out, &plain, &truth);
+        let mut twice = out.clone();
+        cpu::sum_rows(Wide::new(&x, rows, cols, margin).mat(), &mut twice, true);
+        let doubled: Vec<f64> = truth.iter().map(|t| 2.0 * t).collect();
+        let plain: Vec<f32> = plain.iter().map(|p| 2.0 * p).collect();
+        assert_close(&twice, &plain, &doubled);
+    }
+}
+
+#[test]
+fn conversions_round_to_the_nearest_of_two_the_even_one() {
+    let (x, exact) = values(4, 60);
+    let mut narrow = vec![bf16::ZERO; 60];
+    cpu::to_bf16(Wide::new(&x, 5, 12, 2).mat(), &mut narrow);
+    let mut back = vec![0.0; 60];
+    cpu::to_f32(&narrow, &mut back);
+    for (back, exact) in back.iter().zip(&exact) {
+        // 8 bits of significand: half a unit of the last is 2^-9 of the power of two below the value.
+        let half_unit = 2.0_f64.powi(exact.abs().log2().floor() as i32 - 8);
+        assert!((f64::from(*back) - exact).abs() <= half_unit, "{exact}");
+    }
+    let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+    let mut rounded = [bf16::ZERO; 2];
+    cpu::to_bf16(Mat::dense(&ties, 2), &mut rounded);
+    assert_eq!(rounded.map(|v| v.to_f64()), [1.0, 1.0 + 4.0 / 256.0]);
+}
+
+#[test]
+fn slopes_are_those_of_finite_differences() {
+    let ((_, a), (_, z), (_, dy)) = (values(1, 12), values(2, 12), values(3, 12));
+    let (da, dz) = reference::silu_mul_backward(&dy, &a, &z);
+    assert_gradient(&da, &a, |a| dot(&dy, &reference::silu_mul(a, &z)));
+    assert_gradient(&dz, &z, |z| dot(&dy, &reference::silu_mul(&a, z)));
+    let slopes: Vec<f64> = z.iter().map(|z| reference::silu_slope(*z)).collect();
+    assert_gradient(&slopes, &z, |z| z.iter().map(|z| reference::silu(*z)).sum());
+}
+
+#[test]
+fn large_matrices_have_the_same_bits_on_any_number_of_threads() {
+    let (rows, cols) = (1000, 67);
+    let ((a, _), (z, _)) = (values(1, rows * cols), values(2, rows * cols));
+    assert_same_bits_on_any_number_of_threads(|| {
+        let mut out = vec![0.0; cols];
+        cpu::sum_rows(Mat::dense(&a, cols), &mut out, false);
+        for margin in [0, 5] {
+            let mut y = Wide::blank(rows, cols, margin);
+            let (a, z) = (
+                Wide::new(&a, rows, cols, margin),
+                Wide::new(&z, rows, cols, margin),
+            );
+            cpu::silu_mul(a.mat(), z.mat(), y.mat_mut());
+            out.extend(y.dense());
+        }
+        out
+    });
+}

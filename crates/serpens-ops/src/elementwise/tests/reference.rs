@@ -1,0 +1,41 @@
+//! The definitions, plain loops over dense (rows, cols) matrices: in f64 the truth, in f32 the yardstick of a kernel's error.
+
+use crate::shared::tests::real::{Real, one, zero};
+
+/// σ(x) = 1 / (1 + e^−x).
+pub fn sigmoid<R: Real>(x: R) -> R {
+    one::<R>() / (one::<R>() + (-x).exp())
+}
+
+/// silu(x) = x·σ(x).
+pub fn silu<R: Real>(x: R) -> R {
+    x * sigmoid(x)
+}
+
+/// silu'(x) = σ(x)·(1 + x·(1 − σ(x))).
+pub fn silu_slope<R: Real>(x: R) -> R {
+    sigmoid(x) * (one::<R>() + x * (one::<R>() - sigmoid(x)))
+}
+
+/// y = a ⊙ silu(z).
+pub fn silu_mul<R: Real>(a: &[R], z: &[R]) -> Vec<R> {
+    a.iter().zip(z).map(|(a, z)| *a * silu(*z)).collect()
+}
+
+/// (da, dz) of [`silu_mul`].
+pub fn silu_mul_backward<R: Real>(dy: &[R], a: &[R], z: &[R]) -> (Vec<R>, Vec<R>) {
+    let da = (0..dy.len()).map(|i| dy[i] * silu(z[i]));
+    let dz = (0..dy.len()).map(|i| dy[i] * a[i] * silu_slope(z[i]));
+    (da.collect(), dz.collect())
+}
+
+/// out\[c\] = Σ_r x\[r, c\], x: (rows, cols).
+pub fn sum_rows<R: Real>(x: &[R], cols: usize) -> Vec<R> {
+    let mut out = vec![zero(); cols];
+    for row in x.chunks_exact(cols) {
+        for (out, x) in out.iter_mut().zip(row) {
+            *out += *x;
+        }
+    }
+    out
+}

@@ -1,0 +1,4 @@
+mod devices;
+mod gradcheck;
+mod properties;
+mod reference;

@@ -1,0 +1,189 @@
+//! The causal long convolution: by definition, in one block, and in columns and rows.
+
+use serpens_core::{DType, Device, Gradients, Tape};
+
+use super::reference;
+use crate::long_conv::cpu::Shape;
+use crate::long_conv::long_conv;
+use crate::shared::tests::real::{Real, zero};
+use crate::shared::tests::{assert_near, cases, read, tensor, values};
+
+const fn shape(batch: usize, length: usize, channels: usize) -> Shape {
+    Shape {
+        batch,
+        length,
+        channels,
+    }
+}
+
+/// Lengths around every change of method and of size, channels and batches that are multiples of nothing.
+const SHAPES: [Shape; 16] = [
+    shape(1, 1, 1),
+    shape(3, 7, 37),
+    shape(5, 33, 5),
+    shape(2, 64, 65),
+    shape(3, 65, 37),
+    shape(1, 128, 3),
+    shape(9, 129, 33),
+    shape(2, 255, 7),
+    shape(3, 300, 20),
+    shape(2, 513, 9),
+    shape(1, 1024, 11),
+    shape(3, 1025, 5),
+    shape(2, 2048, 6),
+    shape(3, 2049, 3),
+    shape(2, 4097, 2),
+    shape(2, 8193, 1),
+];
+
+fn numbers<R: Real>(values: &[f64]) -> Vec<R> {
+    values.iter().map(|&value| R::from(value as f32)).collect()
+}
+
+struct Case {
+    shape: Shape,
+    dtype: DType,
+    u: Vec<f64>,
+    k: Vec<f64>,
+    dy: Vec<f64>,
+}
+
+impl Case {
+    fn new(shape: Shape, dtype: DType) -> Self {
+        let batched = [shape.batch, shape.length, shape.channels];
+        Self {
+            shape,
+            dtype,
+            u: values(1, batched, 1.0, dtype),
+            k: values(2, [shape.length, shape.channels], 1.0, DType::F32),
+            dy: values(3, batched, 1.0, dtype),
+        }
+    }
+
+    /// y, du and dk.
+    fn run(&self, device: Device) -> [Vec<f64>; 3] {
+        let Shape {
+            batch,
+            length,
+            channels,
+        } = self.shape;
+        let tape = Tape::new();
+        let batched = [batch, length, channels];
+        let u = tape.leaf(tensor(batched, &self.u, self.dtype, device));
+        let k = tape.leaf(tensor([length, channels], &self.k, DType::F32, device));
+        let y = long_conv(&u, &k).unwrap();
+        let dy = tensor(batched, &self.dy, self.dtype, device);
+        tape.backward_from(vec![(&y, dy)], &mut Gradients::new())
+            .unwrap();
+        let [du, dk] = [&u, &k].map(|leaf| tape.gradient(leaf).unwrap().unwrap());
+        assert_eq!((du.dtype(), dk.dtype()), (self.dtype, DType::F32));
+        [read(y.tensor().unwrap()), read(&du), read(&dk)]
+    }
+
+    fn reference<R: Real>(&self) -> [Vec<R>; 3] {
+        let [u, k, dy] = [&self.u, &self.k, &self.dy].map(|values| numbers::<R>(values));
+        let (du, dk) = reference::backward(&u, &k, &dy, self.shape);
+        [reference::forward(&u, &k, self.shape), du, dk]
+    }
+
+    /// y, du and dk of the first item and channel at some steps, of a batch of one.
+    fn reference_at<R: Real>(&self, steps: &[usize]) -> [Vec<R>; 3] {
+        let channels = self.shape.channels;
+        let [u, k, dy] = [&self.u, &self.k, &self.dy].map(|values| {
+            numbers::<R>(&values.iter().copied().step_by(channels).collect::<Vec<_>>())
+        });
+        let dot = |a: &mut dyn Iterator<Item = &R>, b: &[R]| {
+            a.zip(b).fold(zero::<R>(), |sum, (a, b)| sum + *a * *b)
+        };
+        let at = |f: &dyn Fn(usize) -> R| steps.iter().map(|&step| f(step)).collect();
+        [
+            at(&|t| dot(&mut k[..=t].iter().rev(), &u)),
+            at(&|s| dot(&mut k.iter(), &dy[s..])),
+            at(&|s| dot(&mut u.iter(), &dy[s..])),
+        ]
+    }
+
+    fn assert_near(
+        &self,
+        device: Device,
+        got: &[Vec<f64>; 3],
+        truth: &[Vec<f64>; 3],
+        plain: &[Vec<f32>; 3],
+    ) {
+        let dtypes = [self.dtype, self.dtype, DType::F32];
+        for (i, name) in ["y", "du", "dk"].into_iter().enumerate() {
+            let what = format!("{name} of {:?} on {device} in {}", self.shape, self.dtype);
+            assert_near(&what, &got[i], &truth[i], &plain[i], dtypes[i]);
+        }
+    }
+}
+
+#[test]
+fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
+    for (device, dtype) in cases() {
+        for shape in SHAPES {
+            let case = Case::new(shape, dtype);
+            let got = case.run(device);
+            case.assert_near(device, &got, &case.reference(), &case.reference());
+        }
+    }
+}
+
+#[test]
+fn long_sequences_agree_with_the_definition_wherever_one_looks() {
+    for (device, dtype) in cases() {
+        for (length, channels) in [(40_000, 33), (300_000, 2), (600_001, 1)] {
+            let case = Case::new(shape(1, length, channels), dtype);
+            let steps: Vec<usize> = (0..50).map(|i| i * (length - 1) / 49).collect();
+            let got = case
+                .run(device)
+                .map(|values| steps.iter().map(|&step| values[step * channels]).collect());
+            case.assert_near(
+                device,
+                &got,
+                &case.reference_at(&steps),
+                &case.reference_at(&steps),
+            );
+        }
+    }
+}
+
+#[test]
+fn two_runs_give_the_same_bits_on_every_device() {
+    for (device, dtype) in cases() {
+        for shape in SHAPES {
+            let case = Case::new(shape, dtype);
+            assert_eq!(case.run(device), case.run(device), "{shape:?} on {device}");
+        }
+    }
+}
+
+#[test]
+fn columns_of_a_wider_tensor_are_convolved_where_they_lie() {
+    for (device, dtype) in cases() {
+        if device == Device::Cpu {
+            continue; // takes contiguous operands
+        }
+        for (length, channels) in [(40, 13), (300, 13), (2100, 13)] {
+            let case = Case::new(shape(2, length, channels), dtype);
+            let wide = channels + 3;
+            let row = |row: &[f64]| [&[50.0, 50.0], row, &[50.0]].concat();
+            let around: Vec<f64> = case.u.chunks(channels).flat_map(row).collect();
+            let tape = Tape::new();
+            let u = tape.leaf(tensor([2, length, wide], &around, dtype, device));
+            let k = tape.leaf(tensor([length, channels], &case.k, DType::F32, device));
+            let y = long_conv(&u.columns(2..2 + channels).unwrap(), &k).unwrap();
+            let dy = tensor([2, length, channels], &case.dy, dtype, device);
+            tape.backward_from(vec![(&y, dy)], &mut Gradients::new())
+                .unwrap();
+            let du = read(&tape.gradient(&u).unwrap().unwrap());
+            let inner = du.chunks(wide).flat_map(|row| {
+                assert_eq!([row[0], row[1], row[wide - 1]], [0.0; 3]);
+                row[2..wide - 1].to_vec()
+            });
+            let dk = read(&tape.gradient(&k).unwrap().unwrap());
+            let got = [read(y.tensor().unwrap()), inner.collect(), dk];
+            assert_eq!(got, case.run(device), "{length} steps on {device}");
+        }
+    }
+}

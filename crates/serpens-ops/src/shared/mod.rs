@@ -1,0 +1,4 @@
+//! What several operations share.
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,116 @@
+//! What the tests of operations share: devices, operands and comparisons. Each operation runs on every device that is present and in
+//! every type it takes there, against its definition in f64. On a machine without a GPU the tests say so and run on the processor only.
+
+pub(crate) mod dense;
+pub(crate) mod gradcheck;
+pub(crate) mod real;
+
+use std::io::Write;
+use std::sync::Once;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serpens_core::{DType, Device, Shape, Tensor, bf16};
+
+/// Says on the standard error stream, past the capture of tests, what was not run.
+pub(crate) fn tell(text: &str) {
+    // Nobody hears it where the stream is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Every device present with each type that operations take there.
+pub(crate) fn cases() -> Vec<(Device, DType)> {
+    static TELL: Once = Once::new();
+    TELL.call_once(|| {
+        if let Err(reason) = Device::cuda(0) {
+            tell(&format!("operations on CUDA were skipped: {reason}"));
+        }
+    });
+    let types = |device| match device {
+        Device::Cpu => vec![DType::F32],
+        Device::Cuda(_) => vec![DType::F32, DType::BF16],
+    };
+    let devices = Device::available().into_iter();
+    devices
+        .flat_map(|device| types(device).into_iter().map(move |dtype| (device, dtype)))
+        .collect()
+}
+
+/// Values uniform in [-scale, scale), rounded to `dtype`, so that every device starts from the same ones.
+pub(crate) fn values(seed: u64, shape: impl Into<Shape>, scale: f32, dtype: DType) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..shape.into().count())
+        .map(|_| (rng.next_u32() as f32 / 2.0_f32.powi(31) - 1.0) * scale)
+        .map(|value| round(value.into(), dtype))
+        .collect()
+}
+
+/// The value of `dtype` nearest to `value`.
+pub(crate) fn round(value: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => bf16::from_f32(value as f32).to_f64(),
+        _ => f64::from(value as f32),
+    }
+}
+
+/// These values as a tensor.
+pub(crate) fn tensor(
+    shape: impl Into<Shape>,
+    values: &[f64],
+    dtype: DType,
+    device: Device,
+) -> Tensor {
+    let shape = shape.into();
+    match dtype {
+        DType::BF16 => {
+            let values: Vec<bf16> = values.iter().map(|&value| bf16::from_f64(value)).collect();
+            Tensor::from_slice(shape, &values, device).unwrap()
+        }
+        _ => {
+            let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+            Tensor::from_slice(shape, &values, device).unwrap()
+        }
+    }
+}
+
+/// The values of a tensor on whatever device.
+pub(crate) fn read(tensor: &Tensor) -> Vec<f64> {
+    match tensor.dtype() {
+        DType::BF16 => {
+            let values = tensor.to_vec::<bf16>().unwrap();
+            values.iter().map(|value| value.to_f64()).collect()
+        }
+        _ => {
+            let values = tensor.to_vec::<f32>().unwrap();
+            values.iter().map(|&value| value.into()).collect()
+        }
+    }
+}
+
+/// ‖a - b‖ / ‖b‖.
+pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    difference / norm(&mut b.iter().copied()).max(f64::MIN_POSITIVE)
+}
+
+/// Fails unless `got` is as near to the truth as the same mathematics done plainly in `dtype` twice over: `plain` is the f32
+/// evaluation of the definition; with bf16 its results are rounded once, as any kernel's must be.
+pub(crate) fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType) {
+    let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
+    let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();
+    // Sums of few terms may be exact by luck: one rounding is always allowed, as on the processor.
+    let plainly = distance(&plain, truth).max(distance(&rounded, truth));
+    let allowed = 2.0 * plainly.max(f64::from(f32::EPSILON));
+    let error = distance(got, truth);
+    assert!(
+        error <= allowed,
+        "{what}: error {error:.3e}, allowed {allowed:.3e}"
+    );
+}
+
+/// The same values in single precision.
+pub(crate) fn f32s(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}
