@@ -1,7 +1,7 @@
 //! What can go wrong with layers, models and their checkpoints.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serpens_core::Shape;
 
@@ -15,6 +15,9 @@ pub enum Error {
     /// An operation failed.
     #[error(transparent)]
     Core(#[from] serpens_core::Error),
+    /// A file of tensors cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] serpens_formats::Error),
     /// A configuration that no model can have.
     #[error("{field} = {value} is not possible: {reason}")]
     Config {
@@ -84,6 +87,14 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// The same as an error of an operation, for what runs inside one.
     pub fn into_core(self) -> serpens_core::Error {
         match self {

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Position;
-use serpens_nn::{MambaLm, checkpoint as files};
+use serpens_formats::safetensors::{read_tensors, write_tensors};
+use serpens_formats::write_atomically;
+use serpens_nn::{MambaLm, checkpoint};
 
 use crate::interval::Interval;
 use crate::{AdamW, Error, Evaluation, Result, TrainConfig};
@@ -90,15 +92,15 @@ fn sync_folder(_dir: &Path) -> io::Result<()> {
 }
 
 fn write_all(dir: &Path, model: &MambaLm, optimizer: &AdamW, state: &State) -> Result<()> {
-    files::save(model, dir)?;
-    files::write_tensors(&dir.join(OPTIMIZER_FILE), &optimizer.state())?;
+    checkpoint::save(model, dir)?;
+    write_tensors(&dir.join(OPTIMIZER_FILE), &optimizer.state())?;
     let path = dir.join(STATE_FILE);
     let text = serde_json::to_string_pretty(state).map_err(|e| Error::Malformed {
         path: path.clone(),
         reason: e.to_string(),
     })?;
-    files::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
-    Ok(())
+    write_atomically(&path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Error::io("write", &path, e))
 }
 
 fn remove(dir: &Path) -> Result<()> {
@@ -157,9 +159,9 @@ pub(crate) fn load_newest(run: &Path) -> Result<Restored> {
         path: path.clone(),
         reason: e.to_string(),
     })?;
-    let model = files::load(&dir, Device::cpu())?;
+    let model = checkpoint::load(&dir, Device::cpu())?;
     let path = dir.join(OPTIMIZER_FILE);
-    let moments = files::read_tensors(&path, Device::cpu())?;
+    let moments = read_tensors(&path, Device::cpu())?;
     let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model, &path)?;
     Ok(Restored {
         model,

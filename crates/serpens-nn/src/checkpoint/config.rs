@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serpens_formats::write_atomically;
 
-use super::write_atomically;
 use crate::blocks::{BlockConfig, MambaBlockConfig};
 use crate::layers::{AInit, DtRank, InnerConfig, SelectiveSsmConfig};
 use crate::{Error, MambaLmConfig, Result};
@@ -73,11 +73,7 @@ const HF_TYPE: &str = "mamba";
 const OWN_TYPE: &str = "serpens";
 
 pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
     let malformed = |reason: String| Error::Malformed {
         path: path.to_owned(),
         kind: "model configuration",
@@ -115,7 +111,7 @@ pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
         }),
     }
     .expect("a configuration has string keys and finite numbers only");
-    write_atomically(path, |file| file.write_all(text.as_bytes()))
+    write_atomically(path, |file| file.write_all(text.as_bytes())).map_err(Error::io("write", path))
 }
 
 impl From<HfConfig> for MambaLmConfig {

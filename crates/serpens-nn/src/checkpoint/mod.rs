@@ -1,21 +1,18 @@
 //! Models on disk: a folder with `config.json` and `model.safetensors`, in the Hugging Face layout.
 
 mod config;
-mod files;
 #[cfg(test)]
 mod tests;
 mod weights;
 
+use std::fs;
 use std::path::Path;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serpens_core::Device;
 
-pub use files::write_atomically;
-pub use weights::{TensorFile, read_tensors, write_tensors};
-
-use crate::{MambaLm, MambaLmConfig, Result};
+use crate::{Error, MambaLm, MambaLmConfig, Result};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -42,7 +39,7 @@ pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
 
 /// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
-    files::create_dir(dir)?;
+    fs::create_dir_all(dir).map_err(Error::io("write", dir))?;
     config::write(model.config(), &dir.join(CONFIG_FILE))?;
     weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
 }

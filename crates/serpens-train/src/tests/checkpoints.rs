@@ -97,7 +97,7 @@ fn moments_of_another_model_are_refused() {
     let path = newest(run_dir.path()).join("optimizer.safetensors");
     let mut state = trainer.optimizer.state();
     state.pop();
-    serpens_nn::checkpoint::write_tensors(&path, &state).unwrap();
+    serpens_formats::safetensors::write_tensors(&path, &state).unwrap();
     let error = resume(run_dir.path(), 7).err().unwrap();
     assert!(
         matches!(&error, Error::Malformed { path: p, .. } if *p == path),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use serpens_formats::write_atomically;
+
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
@@ -49,11 +51,9 @@ impl RunFolder {
 
 /// Writes `config.toml`, a recipe for the same run.
 pub(super) fn save_settings(run: &Path, recipe: &Recipe) -> Result<()> {
-    let text = recipe.to_toml();
-    Ok(serpens_nn::checkpoint::write_atomically(
-        &run.join("config.toml"),
-        |file| file.write_all(text.as_bytes()),
-    )?)
+    let (text, path) = (recipe.to_toml(), run.join("config.toml"));
+    write_atomically(&path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Error::io("write", path, e))
 }
 
 /// A name that is a folder's and no more.

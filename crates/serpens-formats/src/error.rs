@@ -1,0 +1,90 @@
+//! What can go wrong with files of tensors.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensorError;
+use safetensors::tensor::Dtype;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a file of tensors. Its text is one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor cannot be made or copied.
+    #[error(transparent)]
+    Core(#[from] serpens_core::Error),
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file's header is broken, or the file is shorter than it says.
+    #[error("{} is not a usable safetensors file (truncated or not one): {source}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SafeTensorError,
+    },
+    /// An index of several files is broken.
+    #[error("{} is not a usable index of weights: {source}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A file has no tensor of this name.
+    #[error("{} holds no tensor {name}", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's type is none that is read.
+    #[error("{}: tensor {name} is {found}; F32, BF16, F16 and U32 are known", path.display())]
+    DType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: Dtype,
+    },
+    /// A tensor has more axes than any here.
+    #[error("{}: tensor {name} has {found} axes; {} at most are known", path.display(), serpens_core::MAX_RANK)]
+    Rank {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its axes.
+        found: usize,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn safetensors(path: &Path) -> impl FnOnce(SafeTensorError) -> Self {
+        move |source| Error::Safetensors {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The safetensors format: a header with the name, type, shape and place of every tensor, then their bytes.
+
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use read::{TensorFile, open_all, read_tensors};
+pub use write::write_tensors;
