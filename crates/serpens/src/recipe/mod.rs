@@ -17,21 +17,18 @@ use crate::{Error, Result};
 pub const BUILT_IN: [(&str, &str); 5] = [
     (
         "induction-heads",
-        include_str!("../../../../recipes/induction-heads.toml"),
+        include_str!("../../recipes/induction-heads.toml"),
     ),
     (
         "induction-heads-short",
-        include_str!("../../../../recipes/induction-heads-short.toml"),
+        include_str!("../../recipes/induction-heads-short.toml"),
     ),
     (
         "selective-copying",
-        include_str!("../../../../recipes/selective-copying.toml"),
+        include_str!("../../recipes/selective-copying.toml"),
     ),
-    ("text", include_str!("../../../../recipes/text.toml")),
-    (
-        "text-130m",
-        include_str!("../../../../recipes/text-130m.toml"),
-    ),
+    ("text", include_str!("../../recipes/text.toml")),
+    ("text-130m", include_str!("../../recipes/text-130m.toml")),
 ];
 
 /// A training run.
