@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serpens_core::{Device, cuda};
-use serpens_nn::{MambaLm, Precision, Recompute};
+use serpens_nn::{Precision, Recompute};
 use serpens_train::Compute;
 
 use crate::{Error, Result};
@@ -59,22 +59,9 @@ where
     })
 }
 
-/// A device, and the types to compute in on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) device: Device,
-    pub(crate) precision: Precision,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", self.device, self.precision)
-    }
-}
-
 impl ComputeArgs {
-    /// The device and the types, both known to be there.
-    pub(crate) fn resolve(&self) -> Result<Place> {
+    /// The device and the types, both known to be there; nothing is computed again.
+    pub(crate) fn resolve(&self) -> Result<Compute> {
         let device = match self.device {
             Choice::Auto => Device::best(),
             Choice::Named(Device::Cpu) => Device::Cpu,
@@ -92,7 +79,11 @@ impl ComputeArgs {
         };
         match device {
             Device::Cpu if precision != Precision::F32 => Err(self.needs_gpu(precision)),
-            _ => Ok(Place { device, precision }),
+            _ => Ok(Compute {
+                device,
+                precision,
+                recompute: Recompute::None,
+            }),
         }
     }
 
@@ -115,28 +106,12 @@ impl ComputeArgs {
     }
 }
 
-impl Place {
-    /// The model, moved here.
-    pub(crate) fn take(self, mut model: MambaLm) -> Result<MambaLm> {
-        model.to(self.device, self.precision)?;
-        Ok(model)
+/// Names and values of where a run was computed, for its report.
+pub(crate) fn facts(compute: &Compute) -> Vec<(String, String)> {
+    let place = format!("on {} in {}", compute.device, compute.precision);
+    let mut facts = vec![("computed".to_owned(), place)];
+    if let Ok(card) = cuda::properties(compute.device) {
+        facts.push(("GPU".to_owned(), card.name));
     }
-
-    /// With this recomputation: how to train.
-    pub(crate) fn train(self, recompute: Recompute) -> Compute {
-        Compute {
-            device: self.device,
-            precision: self.precision,
-            recompute,
-        }
-    }
-
-    /// Names and values for a report.
-    pub(crate) fn facts(self) -> Vec<(String, String)> {
-        let mut facts = vec![("computed".to_owned(), format!("on {self}"))];
-        if let Ok(card) = cuda::properties(self.device) {
-            facts.push(("GPU".to_owned(), card.name));
-        }
-        facts
-    }
+    facts
 }

@@ -9,11 +9,11 @@ use serpens_train::{Event, Observer, StepMetrics};
 
 use crate::output::{print_line, tell};
 
-/// Which form to use.
+/// How a command shows what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum OutputMode {
     /// A bar where standard error is a terminal, plain lines otherwise.
-    Person,
+    Terminal,
     /// Lines of JSON on standard output.
     Json,
     /// Nothing.
@@ -25,7 +25,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows the events of one model's training.
 pub(crate) struct Progress {
-    form: Form,
+    mode: OutputMode,
     name: String,
     /// Whether tokens are bytes, so that the loss is best given in bits per byte.
     bytes: bool,
@@ -35,9 +35,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(form: Form, name: &str, bytes: bool, device: Device) -> Self {
+    pub(crate) fn new(mode: OutputMode, name: &str, bytes: bool, device: Device) -> Self {
         Self {
-            form,
+            mode,
             name: name.to_owned(),
             bytes,
             device,
@@ -47,7 +47,7 @@ impl Progress {
     }
 
     fn start(&mut self, step: u64, steps: u64, parameters: usize) {
-        if self.form != Form::Person {
+        if self.mode != OutputMode::Terminal {
             return;
         }
         tell(&format!(
@@ -131,17 +131,17 @@ impl Progress {
 
     /// A line that stays, above the bar where there is one.
     pub(crate) fn line(&self, text: &str) {
-        match (&self.bar, self.form) {
+        match (&self.bar, self.mode) {
             (Some(bar), _) => bar.println(text),
-            (None, Form::Person) => tell(text),
-            (None, Form::Json | Form::Quiet) => {}
+            (None, OutputMode::Terminal) => tell(text),
+            (None, OutputMode::Json | OutputMode::Quiet) => {}
         }
     }
 }
 
 impl Observer for Progress {
     fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
-        if self.form == Form::Json {
+        if self.mode == OutputMode::Json {
             return print_json(&self.name, event);
         }
         match event {
@@ -150,7 +150,7 @@ impl Observer for Progress {
                 steps,
                 parameters,
             } => self.start(*step, *steps, *parameters),
-            Event::Stepped(metrics) if self.form == Form::Person => self.step(metrics),
+            Event::Stepped(metrics) if self.mode == OutputMode::Terminal => self.step(metrics),
             Event::Evaluated { step, evaluation } => {
                 let values = evaluation.values.iter();
                 let texts: Vec<String> = values.map(|(n, v)| format!("{n} {v:.4}")).collect();

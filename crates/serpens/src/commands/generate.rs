@@ -19,7 +19,7 @@ use crate::{Error, Result};
 const PIECE: usize = 1024;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
-    let place = args.compute.resolve()?;
+    let compute = args.compute.resolve()?;
     let mut sampler = Sampler::new(SampleOptions {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -27,7 +27,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         ..SampleOptions::default()
     })?;
     let dir = model_dir(&args.model)?;
-    let model = place.take(load(&dir)?)?;
+    let mut model = load(&dir)?;
+    model.to(compute.device, compute.precision)?;
     if model.config().vocab_size != 256 {
         let vocabulary = model.config().vocab_size;
         return Err(Error::WrongModel {

@@ -18,7 +18,7 @@ use serpens_train::{Compute, Evaluation, JsonLines, Run, Trainer, evaluate, newe
 
 use super::folder::save_settings;
 use crate::commands::{check_loadable, load};
-use crate::progress::{Form, Progress};
+use crate::progress::{OutputMode, Progress};
 use crate::recipe::{Recipe, Task};
 use crate::{Error, Result};
 
@@ -122,7 +122,7 @@ impl Job {
         &self,
         recipe: &Recipe,
         corpus: Option<&ByteCorpus>,
-        form: Form,
+        mode: OutputMode,
         resuming: bool,
         stop: &AtomicBool,
     ) -> Result<Trained> {
@@ -153,7 +153,7 @@ impl Job {
             )?
         };
         let mut trainer = trainer.on(self.compute)?;
-        let mut progress = Progress::new(form, self.name, corpus.is_some(), self.compute.device);
+        let mut progress = Progress::new(mode, self.name, corpus.is_some(), self.compute.device);
         let mut lines = JsonLines::open(&metrics, trainer.step())?;
         let mut hook = |model: &MambaLm| validation(model, corpus);
         let outcome = trainer.run(Run {

@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serpens_train::Compute;
 
 use crate::cli::TrainArgs;
-use crate::compute::Place;
 use crate::output::{say, tell};
-use crate::progress::Form;
+use crate::progress::OutputMode;
 use crate::recipe::{Origin, Recipe, Task};
 use crate::report::{Report, SvgOptions};
-use crate::{Error, Result, machine};
+use crate::{Error, Result, compute, machine};
 use check::check;
 use folder::RunFolder;
 use job::{Job, Trained};
@@ -27,20 +26,22 @@ use job::{Job, Trained};
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
-    let form = match (args.json, args.quiet) {
-        (true, _) => Form::Json,
-        (_, true) => Form::Quiet,
-        _ => Form::Person,
+    let mode = match (args.json, args.quiet) {
+        (true, _) => OutputMode::Json,
+        (_, true) => OutputMode::Quiet,
+        _ => OutputMode::Terminal,
     };
-    let place = args.compute.resolve()?;
-    let compute = place.train(args.recompute);
+    let compute = Compute {
+        recompute: args.recompute,
+        ..args.compute.resolve()?
+    };
     let (recipe, folder, resuming) = prepare(args, &compute)?;
     stop_on_ctrl_c();
-    announce(&folder.path, &compute, form)?;
+    announce(&folder.path, &compute, mode)?;
     let corpus = job::corpus(&recipe.task)?;
     let mut trained = Vec::new();
     for job in jobs(&recipe, &folder.path, compute) {
-        trained.push(job.run(&recipe, corpus.as_ref(), form, resuming, &STOP)?);
+        trained.push(job.run(&recipe, corpus.as_ref(), mode, resuming, &STOP)?);
     }
     let go_on = || match STOP.load(Ordering::Relaxed) {
         false => Ok(()),
@@ -49,29 +50,29 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             dir: folder.path.clone(),
         }),
     };
-    let results = results::test(&recipe, &trained, corpus.as_ref(), form, &go_on)?;
-    let report = summary::report(&recipe, &folder.path, &trained, &results, place)?;
+    let results = results::test(&recipe, &trained, corpus.as_ref(), mode, &go_on)?;
+    let report = summary::report(&recipe, &folder.path, &trained, &results, &compute)?;
     let path = folder.path.join("report.html");
     report
         .write(&path)
         .map_err(|e| Error::io("write", &path, e))?;
     write_figures(&report, &folder.path.join("figures"))?;
-    finish(&folder.path, &results, form)
+    finish(&folder.path, &results, mode)
 }
 
 /// Says which run begins, or goes on, and where it computes.
-fn announce(dir: &Path, compute: &Compute, form: Form) -> Result<()> {
+fn announce(dir: &Path, compute: &Compute, mode: OutputMode) -> Result<()> {
     let Compute {
         device,
         precision,
         recompute,
     } = compute;
-    match form {
-        Form::Person => tell(&format!(
+    match mode {
+        OutputMode::Terminal => tell(&format!(
             "run {}, on {device} in {precision}",
             dir.display()
         )),
-        Form::Json => say(&serde_json::json!({
+        OutputMode::Json => say(&serde_json::json!({
             "event": "run",
             "run": text_of(dir),
             "device": device.to_string(),
@@ -79,7 +80,7 @@ fn announce(dir: &Path, compute: &Compute, form: Form) -> Result<()> {
             "recompute": recompute,
         })
         .to_string())?,
-        Form::Quiet => {}
+        OutputMode::Quiet => {}
     }
     Ok(())
 }
@@ -212,9 +213,9 @@ fn text_of(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
-    match form {
-        Form::Json => say(&serde_json::json!({
+fn finish(dir: &Path, results: &results::Results, mode: OutputMode) -> Result<()> {
+    match mode {
+        OutputMode::Json => say(&serde_json::json!({
             "event": "finished",
             "run": text_of(dir),
             "model": text_of(&dir.join("model")),
@@ -222,7 +223,7 @@ fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
             "table": { "header": results.table.header, "rows": results.table.rows },
         })
         .to_string()),
-        Form::Person | Form::Quiet => {
+        OutputMode::Terminal | OutputMode::Quiet => {
             say(&results.to_text())?;
             say(&format!("model   {}", dir.join("model").display()))?;
             say(&format!("report  {}", dir.join("report.html").display()))
@@ -231,9 +232,9 @@ fn finish(dir: &Path, results: &results::Results, form: Form) -> Result<()> {
 }
 
 /// Facts for the report.
-fn machine_facts(trained: &[Trained], place: Place) -> Vec<(String, String)> {
+fn machine_facts(trained: &[Trained], compute: &Compute) -> Vec<(String, String)> {
     let mut facts = machine::facts();
-    facts.extend(place.facts());
+    facts.extend(compute::facts(compute));
     for model in trained {
         facts.push((
             format!("training {}", model.name),

@@ -7,7 +7,7 @@ use super::job::{PIECE, STREAMS, Trained};
 use crate::Result;
 use crate::output::grouped;
 use crate::output::{say, tell};
-use crate::progress::Form;
+use crate::progress::OutputMode;
 use crate::recipe::{Recipe, Task};
 use crate::report::{LineChart, Series, Table};
 
@@ -45,13 +45,13 @@ pub(super) fn test(
     recipe: &Recipe,
     trained: &[Trained],
     corpus: Option<&ByteCorpus>,
-    form: Form,
+    mode: OutputMode,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Results> {
     match (&recipe.task, corpus) {
         (Task::InductionHeads(task), _) => {
             let task = InductionHeads::new(task.clone())?;
-            induction(recipe, &task, trained, form, go_on)
+            induction(recipe, &task, trained, mode, go_on)
         }
         (Task::SelectiveCopying(task), _) => {
             let task = SelectiveCopying::new(task.clone())?;
@@ -70,7 +70,7 @@ fn induction(
     recipe: &Recipe,
     task: &InductionHeads,
     trained: &[Trained],
-    form: Form,
+    mode: OutputMode,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Results> {
     let Task::InductionHeads(config) = &recipe.task else {
@@ -89,7 +89,7 @@ fn induction(
         for &length in &recipe.evaluate.lengths {
             go_on()?;
             let accuracy = evaluate::induction_accuracy(&model.model, task, length, reading)?;
-            announce(model.name, length, accuracy, form)?;
+            announce(model.name, length, accuracy, mode)?;
             row.push(accuracy);
         }
         accuracies.push(row);
@@ -121,19 +121,19 @@ fn induction(
 }
 
 /// One accuracy, as soon as it is known.
-fn announce(model: &str, length: usize, accuracy: f64, form: Form) -> Result<()> {
-    match form {
-        Form::Person => {
+fn announce(model: &str, length: usize, accuracy: f64, mode: OutputMode) -> Result<()> {
+    match mode {
+        OutputMode::Terminal => {
             let length = grouped(length);
             tell(&format!("{model}: length {length}: {}", percent(accuracy)));
         }
-        Form::Json => {
+        OutputMode::Json => {
             let event = serde_json::json!({
                 "event": "tested", "model": model, "length": length, "accuracy": accuracy,
             });
             say(&event.to_string())?;
         }
-        Form::Quiet => {}
+        OutputMode::Quiet => {}
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_ops::sample::{SampleOptions, Sampler};
+use serpens_train::Compute;
 
 use super::job::Trained;
 use super::results::Results;
 use crate::commands::generate::continue_text;
-use crate::compute::Place;
 use crate::output::command_line;
 use crate::recipe::{Recipe, Task};
 use crate::report::{LineChart, Report, SelectionMap, Series};
@@ -27,7 +27,7 @@ pub(super) fn report(
     dir: &Path,
     trained: &[Trained],
     results: &Results,
-    place: Place,
+    compute: &Compute,
 ) -> Result<Report> {
     let mut figures: Vec<LineChart> = results.figure.clone().into_iter().collect();
     figures.extend(curves(recipe, trained));
@@ -59,7 +59,7 @@ pub(super) fn report(
         maps,
         texts,
         command: command_line(),
-        machine: super::machine_facts(trained, place),
+        machine: super::machine_facts(trained, compute),
         config_toml: recipe.to_toml(),
     })
 }
