@@ -61,6 +61,31 @@ fn sync_folder(_path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn write(path: &Path, text: &str) -> io::Result<()> {
+        write_atomically(path, |file| file.write_all(text.as_bytes()))
+    }
+
+    #[test]
+    fn writing_replaces_the_file_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.html");
+        write(&path, "a longer text").unwrap();
+        write(&path, "a text").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a text");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocked = dir.path().join("report.html");
+        fs::create_dir(&blocked).unwrap();
+        assert!(write(&blocked, "a text").is_err());
+        assert!(write(&dir.path().join("missing/report.html"), "a text").is_err());
+        assert!(write(Path::new("/"), "a text").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
     #[test]
     fn a_write_that_fails_leaves_the_file_as_it_was() {
         let dir = tempfile::tempdir().unwrap();

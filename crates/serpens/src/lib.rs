@@ -1,7 +1,7 @@
 //! Serpens: selective state space models (Mamba) in Rust.
 //!
 //! The crates underneath, for programs of your own: [`core`] (tensors and the gradient tape), [`ops`] (the operations), [`nn`]
-//! (layers, models, checkpoints), [`data`] and [`train`]. The rest of this crate is the command.
+//! (layers, models, checkpoints), [`formats`] (tensors in files), [`data`] and [`train`]. The rest of this crate is the command.
 //!
 //! A Mamba block on a sequence, and the same sequence token by token:
 //!
@@ -38,7 +38,6 @@ mod machine;
 mod output;
 mod progress;
 pub mod recipe;
-pub mod report;
 mod selection;
 mod size;
 
@@ -46,6 +45,6 @@ pub use commands::run;
 pub use error::{Error, Result};
 pub use output::tell;
 pub use {
-    serpens_core as core, serpens_data as data, serpens_nn as nn, serpens_ops as ops,
-    serpens_train as train,
+    serpens_core as core, serpens_data as data, serpens_formats as formats, serpens_nn as nn,
+    serpens_ops as ops, serpens_train as train,
 };

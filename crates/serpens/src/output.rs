@@ -1,8 +1,11 @@
-//! The two streams that the command writes to.
+//! The two streams that the command writes to, and its files.
 
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
-use crate::Result;
+use serpens_formats::write_atomically;
+
+use crate::{Error, Result};
 
 /// A line on standard output. A reader that went away is no error: it has seen what it wanted.
 pub(crate) fn say(line: &str) -> Result<()> {
@@ -31,6 +34,12 @@ pub(crate) fn unless_gone(written: io::Result<()>) -> serpens_train::Result<bool
 /// A line on standard error, for people: where it cannot be written, the work goes on.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A file of this text, which appears complete or not at all.
+pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
+    write_atomically(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Error::io("write", path, e))
 }
 
 /// The text as one word of a shell: in quotes where it needs them.

@@ -6,9 +6,9 @@ use serpens_core::{Device, Tensor};
 use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_nn::layers::{SelectionTrace, Sequence};
 use serpens_nn::{MambaLm, Precision};
+use serpens_report::{LayerSelection, SelectionMap};
 
 use crate::Result;
-use crate::report::{LayerSelection, SelectionMap};
 
 /// A sequence to look at.
 pub(crate) struct Sample {

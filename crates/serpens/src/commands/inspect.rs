@@ -6,13 +6,13 @@ use std::path::Path;
 
 use serpens_data::{InductionHeads, InductionHeadsConfig, SelectiveCopying};
 use serpens_nn::MambaLm;
+use serpens_report::{Report, SelectionMap, SvgOptions};
 
 use super::{load, model_dir};
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, say};
+use crate::output::{command_line, save, say};
 use crate::recipe::{Origin, Recipe, Task};
-use crate::report::{Report, SelectionMap, SvgOptions};
 use crate::selection::{Sample, selection_map};
 use crate::{Error, Result};
 
@@ -157,5 +157,5 @@ fn write(map: &SelectionMap, path: &Path, form: FileForm) -> Result<()> {
         }
         .to_html(),
     };
-    fs::write(path, text).map_err(|e| Error::io("write", path, e))
+    save(path, &text)
 }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use serpens_formats::write_atomically;
-
+use crate::output::save;
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
@@ -51,9 +50,7 @@ impl RunFolder {
 
 /// Writes `config.toml`, a recipe for the same run.
 pub(super) fn save_settings(run: &Path, recipe: &Recipe) -> Result<()> {
-    let (text, path) = (recipe.to_toml(), run.join("config.toml"));
-    write_atomically(&path, |file| file.write_all(text.as_bytes()))
-        .map_err(|e| Error::io("write", path, e))
+    save(&run.join("config.toml"), &recipe.to_toml())
 }
 
 /// A name that is a folder's and no more.

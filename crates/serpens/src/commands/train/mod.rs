@@ -10,13 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serpens_report::{Report, SvgOptions};
 use serpens_train::Compute;
 
 use crate::cli::TrainArgs;
-use crate::output::{say, tell};
+use crate::output::{save, say, tell};
 use crate::progress::OutputMode;
 use crate::recipe::{Origin, Recipe, Task};
-use crate::report::{Report, SvgOptions};
 use crate::{Error, Result, compute, machine};
 use check::check;
 use folder::RunFolder;
@@ -52,10 +52,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     };
     let results = results::test(&recipe, &trained, corpus.as_ref(), mode, &go_on)?;
     let report = summary::report(&recipe, &folder.path, &trained, &results, &compute)?;
-    let path = folder.path.join("report.html");
-    report
-        .write(&path)
-        .map_err(|e| Error::io("write", &path, e))?;
+    save(&folder.path.join("report.html"), &report.to_html())?;
     write_figures(&report, &folder.path.join("figures"))?;
     finish(&folder.path, &results, mode)
 }
@@ -106,8 +103,7 @@ fn write_figures(report: &Report, dir: &Path) -> Result<()> {
                 }
             })
             .collect();
-        let path = dir.join(format!("{name}.svg"));
-        fs::write(&path, svg).map_err(|e| Error::io("write", &path, e))?;
+        save(&dir.join(format!("{name}.svg")), &svg)?;
     }
     Ok(())
 }

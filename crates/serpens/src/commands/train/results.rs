@@ -1,6 +1,7 @@
 //! Tests of trained models.
 
 use serpens_data::{ByteCorpus, InductionHeads, Part, SelectiveCopying};
+use serpens_report::{LineChart, Series, Table};
 use serpens_train::evaluate::{self, LongReading};
 
 use super::job::{PIECE, STREAMS, Trained};
@@ -9,7 +10,6 @@ use crate::output::grouped;
 use crate::output::{say, tell};
 use crate::progress::OutputMode;
 use crate::recipe::{Recipe, Task};
-use crate::report::{LineChart, Series, Table};
 
 /// The end of a run: a table, and a figure where it helps.
 pub(super) struct Results {

@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_ops::sample::{SampleOptions, Sampler};
+use serpens_report::{LineChart, Report, SelectionMap, Series};
 use serpens_train::Compute;
 
 use super::job::Trained;
@@ -13,7 +14,6 @@ use super::results::Results;
 use crate::commands::generate::continue_text;
 use crate::output::command_line;
 use crate::recipe::{Recipe, Task};
-use crate::report::{LineChart, Report, SelectionMap, Series};
 use crate::selection::{Sample, selection_map};
 use crate::{Result, machine};
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::super::axis::{Axis, Scale};
-use super::super::svg::{Drawing, Face, short, text_width};
-use super::super::text::{display_width, number, printable, truncate};
-use super::super::theme::{Inks, MEMORY, Palette, STEP};
 use super::bands::{Grid, Groups, by_selectivity, mean};
 use super::{LayerSelection, SelectionMap};
+use crate::axis::{Axis, Scale};
+use crate::svg::{Drawing, Face, short, text_width};
+use crate::text::{display_width, number, printable, truncate};
+use crate::theme::{Inks, MEMORY, Palette, STEP};
 
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 86.0;

@@ -1,7 +1,7 @@
 //! The report of a run: one HTML file that stands alone.
 //!
 //! A [`Report`] holds plain data: curves, tables, selection maps, samples and what is needed to repeat the run.
-//! [`Report::write`] turns it into a page without scripts, fonts or links to elsewhere; figures are inline SVG and
+//! [`Report::to_html`] turns it into a page without scripts, fonts or links to elsewhere; figures are inline SVG and
 //! follow the reader's light or dark mode. [`SelectionMap`] and [`LineChart`] also draw themselves as SVG files of
 //! their own, for a README or a paper, and a selection map prints to a terminal.
 
@@ -17,10 +17,6 @@ mod theme;
 mod fixtures;
 #[cfg(test)]
 mod tests;
-
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -74,34 +70,4 @@ impl Report {
     pub fn to_html(&self) -> String {
         page::html(self)
     }
-
-    /// Writes the page to `path` in one step: a reader sees the earlier file or the whole new one, never a part.
-    ///
-    /// # Errors
-    /// What the file system says: the folder is missing or not writable, the disk is full. `path` is then unchanged.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        let Some(name) = path.file_name() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the path of a report names no file",
-            ));
-        };
-        let mut part = name.to_os_string();
-        part.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(part);
-        let written =
-            write_through(&part, self.to_html().as_bytes()).and_then(|()| fs::rename(&part, path));
-        if written.is_err() {
-            // The first error is the one to tell; the part may not even exist.
-            let _ = fs::remove_file(&part);
-        }
-        written
-    }
-}
-
-/// Writes and waits until the bytes are on the disk, so that the rename never exposes a shorter file.
-fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }

@@ -1,8 +1,8 @@
 //! The selection map in a terminal.
 
-use super::super::text::{display_width, number, printable, truncate};
-use super::super::theme::STEP;
 use super::{LayerSelection, SelectionMap};
+use crate::text::{display_width, number, printable, truncate};
+use crate::theme::STEP;
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LEAST_WIDTH: usize = 24;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::text::escape;
-use super::theme::{DARK, LIGHT, PAGE};
 use super::{LineChart, Report, SelectionMap, Table};
+use crate::text::escape;
+use crate::theme::{DARK, LIGHT, PAGE};
 
 const STYLE: &str = include_str!("page.css");
 /// Widths at which the figures are drawn; the page scales them down where it is narrower.

@@ -1,6 +1,6 @@
 //! Axes: from values to places, and the ticks that a reader expects.
 
-use super::text::number;
+use crate::text::number;
 
 /// How a value becomes a place.
 #[derive(Clone, Copy, PartialEq, Debug)]

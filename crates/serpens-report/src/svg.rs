@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{display_width, escape, wrap};
-use super::theme::{Inks, Theme};
+use crate::text::{display_width, escape, wrap};
+use crate::theme::{Inks, Theme};
 
 pub(super) const SANS: &str =
     "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";

@@ -10,8 +10,8 @@ mod terminal;
 
 use serde::{Deserialize, Serialize};
 
-use super::svg::{Drawing, SvgOptions};
-use super::theme::Inks;
+use crate::svg::{Drawing, SvgOptions};
+use crate::theme::Inks;
 
 /// The steps of the layers over one sequence of L tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::axis::{Axis, Scale};
-use super::svg::{Anchor, Drawing, Face, SvgOptions, short, text_width};
-use super::text::truncate;
-use super::theme::Inks;
+use crate::axis::{Axis, Scale};
+use crate::svg::{Anchor, Drawing, Face, SvgOptions, short, text_width};
+use crate::text::truncate;
+use crate::theme::Inks;
 
 /// Points that a curve is drawn with at most.
 const MOST_POINTS: usize = 400;

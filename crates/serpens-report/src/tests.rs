@@ -1,12 +1,10 @@
 //! Tests of the page and of the maps as a whole.
 
-use std::path::Path;
-
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::text::display_width;
 use super::*;
+use crate::text::display_width;
 
 /// The names of the elements still open at the end, or the first closing tag that does not match.
 fn unbalanced(markup: &str) -> Result<(), String> {
@@ -283,30 +281,4 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
         assert!(!plain.contains('\x1b'), "{plain:?}");
         assert_eq!(strip_colour(&map.to_text(width, true)), plain);
     }
-}
-
-#[test]
-fn writing_replaces_the_file_and_leaves_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("report.html");
-    let report = fixtures::report();
-    Report::default().write(&path).unwrap();
-    report.write(&path).unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), report.to_html());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-}
-
-#[test]
-fn a_report_that_cannot_be_written_says_so_and_leaves_no_part() {
-    let folder = tempfile::tempdir().unwrap();
-    let blocked = folder.path().join("report.html");
-    std::fs::create_dir(&blocked).unwrap();
-    assert!(Report::default().write(&blocked).is_err());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    assert!(
-        Report::default()
-            .write(&folder.path().join("missing/report.html"))
-            .is_err()
-    );
-    assert!(Report::default().write(Path::new("/")).is_err());
 }
