@@ -1,5 +1,8 @@
 //! What can go wrong with tensors and operations on them.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use crate::cuda::LibraryKind;
 use crate::{DType, Device, Shape};
 
@@ -7,7 +10,7 @@ use crate::{DType, Device, Shape};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a tensor, an operation or the tape. Its text is one line: what, where, expected, got.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operand's shape does not fit.
@@ -33,6 +36,72 @@ pub enum Error {
         expected: DType,
         /// The type it has.
         got: DType,
+    },
+    /// A number is not one of those that can be.
+    #[error("{op}: {what} is {got}, expected {}", of_range(.expected))]
+    Range {
+        /// The operation.
+        op: &'static str,
+        /// The number.
+        what: &'static str,
+        /// What it can be.
+        expected: Range<usize>,
+        /// What it is.
+        got: usize,
+    },
+    /// There are more or fewer of something than of what it goes with.
+    #[error("{op}: {got} {what}, expected {expected}")]
+    Count {
+        /// The operation.
+        op: &'static str,
+        /// What is counted, in the plural.
+        what: &'static str,
+        /// How many there have to be.
+        expected: usize,
+        /// How many there are.
+        got: usize,
+    },
+    /// A number is not a multiple of another.
+    #[error("{op}: {what} is {got}, expected a multiple of {factor}")]
+    Multiple {
+        /// The operation.
+        op: &'static str,
+        /// The number.
+        what: &'static str,
+        /// What divides it.
+        factor: usize,
+        /// What it is.
+        got: usize,
+    },
+    /// An operand is missing that others need.
+    #[error("{op}: {what} is missing")]
+    Missing {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+    },
+    /// An operand is there that does not go with the others.
+    #[error("{op}: {what} does not go with the other operands")]
+    Surplus {
+        /// The operation.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+    },
+    /// A range of columns stands where a whole tensor is needed.
+    #[error("{op}: a range of columns is not a contiguous tensor")]
+    Columns {
+        /// The operation.
+        op: &'static str,
+    },
+    /// What runs inside an operation failed with an error of its own.
+    #[error("{op}: {source}")]
+    Inside {
+        /// The operation.
+        op: &'static str,
+        /// The error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// An argument other than a tensor does not fit.
     #[error("{op}: {reason}")]
@@ -126,11 +195,31 @@ impl Error {
         }
     }
 
+    /// The error of what runs inside an operation.
+    pub fn inside(
+        op: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Error::Inside {
+            op,
+            source: Arc::new(source),
+        }
+    }
+
     /// An argument error.
     pub fn argument(op: &'static str, reason: impl Into<String>) -> Self {
         Error::Argument {
             op,
             reason: reason.into(),
         }
+    }
+}
+
+/// A range in words.
+fn of_range(range: &Range<usize>) -> String {
+    match (range.start, range.end) {
+        (start, usize::MAX) => format!("at least {start}"),
+        (0, end) => format!("less than {end}"),
+        (start, end) => format!("{start} to {}", end.saturating_sub(1)),
     }
 }

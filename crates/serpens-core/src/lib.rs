@@ -5,6 +5,7 @@
 //! - [`tape`]: reverse-mode differentiation over fused operations, open to a user's own through [`tape::Backward`].
 //! - [`gradcheck`]: holds an operation's backward against finite differences.
 //! - [`cuda`]: NVIDIA GPUs, whose libraries are opened at run time.
+//! - [`files`]: files that appear complete or not at all.
 //! - [`View`], [`ViewMut`]: strided matrices on any device, so that a range of columns is never copied; [`Mat`], [`MatMut`]: those
 //!   of f32 on the processor, as its kernels take them.
 
@@ -12,6 +13,7 @@ pub mod cuda;
 mod device;
 mod dtype;
 mod error;
+pub mod files;
 mod gradcheck;
 mod pool;
 mod shape;

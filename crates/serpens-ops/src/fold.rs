@@ -3,10 +3,7 @@
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
 use serpens_core::{Result, Tensor, ViewMut};
 
-static SOURCE: Source = Source {
-    name: "fold",
-    text: include_str!("fold.cu"),
-};
+static SOURCE: Source = Source::new("fold", include_str!("fold.cu"));
 
 /// Columns and threads of a block, as the kernel has them.
 const COLUMNS: usize = 32;

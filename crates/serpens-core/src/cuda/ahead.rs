@@ -84,10 +84,7 @@ mod tests {
     use super::*;
     use crate::Error;
 
-    static SOURCE: Source = Source {
-        name: "nothing",
-        text: "",
-    };
+    static SOURCE: Source = Source::new("nothing", "");
 
     #[test]
     fn a_rehearsal_notes_each_program_once_and_ends_with_the_work() {

@@ -1,11 +1,11 @@
 //! Compiled programs on disk, under a key of everything that shapes them.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::compile::{self, PRELUDE, compile};
 use super::kernel::Source;
 use crate::Result;
+use crate::files::{Durability, write_atomically};
 
 /// What names a program: everything that shapes it.
 pub(super) fn key(
@@ -16,7 +16,7 @@ pub(super) fn key(
     let mut key = Fnv::new();
     key.add(&compile::version()?.to_le_bytes());
     key.add(&[capability.0, capability.1].map(u32::to_le_bytes).concat());
-    for text in [PRELUDE, source.name, source.text] {
+    for text in [PRELUDE, source.name, &source.declarations(), source.text] {
         key.add_text(text);
     }
     for (name, value) in defines {
@@ -56,18 +56,11 @@ fn folder() -> Option<PathBuf> {
     Some(cache.or_else(home)?.join("serpens/kernels"))
 }
 
-/// Writes a program so that it appears complete or not at all. Failure is no harm.
+/// Writes a program. Failure is no harm.
 fn keep(path: &Path, image: &[u8]) {
-    let Some(folder) = path.parent() else { return };
-    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
-    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    let part = path.with_extension(format!("{}-{number}.part", std::process::id()));
-    let written = std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(&part, image))
-        .and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let _ = folder
+        .and_then(|()| write_atomically(path, Durability::Cached, |file| file.write_all(image)));
 }
 
 /// The 128-bit hash of Fowler, Noll and Vo (variant 1a): the same on every machine and in every version.

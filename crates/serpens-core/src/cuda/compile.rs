@@ -45,7 +45,11 @@ pub fn compile(
     defines: &[(String, String)],
 ) -> Result<(Vec<u8>, Vec<Resources>)> {
     find(LibraryKind::Nvrtc)?;
-    let text = format!("{PRELUDE}\n#line 1 \"{}.cu\"\n{}", source.name, source.text);
+    let (name, declarations) = (source.name, source.declarations());
+    let text = format!(
+        "{PRELUDE}\n#line 1 \"{name} declarations\"\n{declarations}\n#line 1 \"{name}.cu\"\n{}",
+        source.text
+    );
     let program = Program::new(&text)?;
     let (major, minor) = capability;
     let mut options = vec![

@@ -1,12 +1,6 @@
 // Sums of gradients: to += from, over rows of matrices that may be columns of wider ones.
 
-struct Params {
-    IO* to;
-    const FROM* from;
-    i64 to_stride, from_stride, rows, cols;
-};
-
-extern "C" __global__ void __launch_bounds__(256) add_rows(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(256) add_rows(const __grid_constant__ AddParams p) {
     i64 count = p.rows * p.cols;
     for (i64 i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
         i64 row = i / p.cols, col = i - row * p.cols;
@@ -16,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(256) add_rows(const __grid_constant
 }
 
 // As `add_rows`, for matrices without gaps whose size is a multiple of 8.
-extern "C" __global__ void __launch_bounds__(256) add_all(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(256) add_all(const __grid_constant__ AddParams p) {
     i64 count = p.rows * p.cols;
     for (i64 i = 8 * (blockIdx.x * 256ll + threadIdx.x); i < count; i += 8 * gridDim.x * 256ll) {
         float sum[8], more[8];

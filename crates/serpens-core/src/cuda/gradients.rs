@@ -1,23 +1,21 @@
 //! Sums of gradients on the device.
 
 use super::memory::DevicePtr;
-use super::{Source, Variant, kernel};
-use crate::{DType, Error, Result, View, ViewMut};
+use super::{KernelParams, Source, Variant, kernel};
+use crate::{DType, Error, Result, View, ViewMut, kernel_params};
 
-static SOURCE: Source = Source {
-    name: "gradients",
-    text: include_str!("gradients.cu"),
-};
+static SOURCE: Source =
+    Source::new("gradients", include_str!("gradients.cu")).params(&[AddParams::declare]);
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    to: DevicePtr,
-    from: DevicePtr,
-    to_stride: i64,
-    from_stride: i64,
-    rows: i64,
-    cols: i64,
+kernel_params! {
+    struct AddParams {
+        to: DevicePtr as "IO*",
+        from: DevicePtr as "const FROM*",
+        to_stride: i64,
+        from_stride: i64,
+        rows: i64,
+        cols: i64,
+    }
 }
 
 /// to += from, of equal size, each f32 or bf16.
@@ -42,7 +40,7 @@ pub(crate) fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
     ];
     let kernel = kernel(to.device(), &SOURCE, entry, &defines)?;
     let blocks = (rows * cols).div_ceil(per_block).min(1 << 14) as u32;
-    let params = Params {
+    let params = AddParams {
         to: to.ptr(),
         from: from.ptr(),
         to_stride: to.stride() as i64,

@@ -5,18 +5,55 @@ use std::sync::PoisonError;
 
 use cudarc::driver::{result, sys};
 
+use super::params::Declarations;
 use super::state::{self, State};
 use super::{ahead, cache, driver_error};
 use crate::{Device, Error, Result};
 
-/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and includes nothing, since NVRTC alone comes
-/// without headers.
+/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and includes
+/// nothing, since NVRTC alone comes without headers.
 #[derive(Debug)]
 pub struct Source {
     /// The operation, for messages and the cache.
     pub name: &'static str,
     /// The text.
     pub text: &'static str,
+    params: &'static [fn(&mut Declarations)],
+    constants: &'static [(&'static str, i32)],
+}
+
+impl Source {
+    /// A text without parameter structs and constants.
+    pub const fn new(name: &'static str, text: &'static str) -> Self {
+        Self {
+            name,
+            text,
+            params: &[],
+            constants: &[],
+        }
+    }
+
+    /// With the structs that its kernels take, each as the [`KernelParams::declare`] of a struct of
+    /// [`kernel_params!`](crate::kernel_params).
+    pub const fn params(self, params: &'static [fn(&mut Declarations)]) -> Self {
+        Self { params, ..self }
+    }
+
+    /// With numbers that Rust knows as well, each a `constexpr int`.
+    pub const fn constants(self, constants: &'static [(&'static str, i32)]) -> Self {
+        Self { constants, ..self }
+    }
+
+    /// What is compiled before the text: the constants, then the structs.
+    pub(super) fn declarations(&self) -> String {
+        let constant = |(name, value): &(&str, i32)| format!("constexpr int {name} = {value};\n");
+        let constants: String = self.constants.iter().map(constant).collect();
+        let mut structs = Declarations::default();
+        for declare in self.params {
+            declare(&mut structs);
+        }
+        constants + &structs.into_text()
+    }
 }
 
 /// A source with macros: one program to compile.
@@ -33,7 +70,7 @@ pub struct Variant {
 /// Macros and their values.
 pub(super) type Defines = Vec<(String, String)>;
 
-/// The source's text by its address, the entry, the macros.
+/// The source by its address, the entry, the macros.
 pub(super) type FunctionKey = (usize, &'static str, Defines);
 
 /// A loaded program.
@@ -76,7 +113,7 @@ pub fn kernel(
             name: entry,
         });
     }
-    let key: FunctionKey = (source.text.as_ptr() as usize, entry, defines);
+    let key: FunctionKey = (std::ptr::from_ref(source) as usize, entry, defines);
     let functions = || {
         let table = &state.functions;
         table.lock().unwrap_or_else(PoisonError::into_inner)

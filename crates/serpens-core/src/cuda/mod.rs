@@ -2,7 +2,7 @@
 //!
 //! Everything that touches a device's memory is queued on its one stream, so the order of calls is the order of effects and
 //! only reading results back waits. Kernels are CUDA C++ compiled for the card at hand on first use, see [`kernel`], and take one
-//! plain struct each.
+//! plain struct each, declared once for both sides by [`kernel_params!`](crate::kernel_params).
 
 mod ahead;
 mod cache;
@@ -14,6 +14,7 @@ mod graph;
 mod kernel;
 mod libraries;
 pub(crate) mod memory;
+mod params;
 pub(crate) mod state;
 
 pub use ahead::compile_ahead;
@@ -25,6 +26,7 @@ pub use graph::Graph;
 pub use kernel::{Kernel, Source, Variant, kernel};
 pub use libraries::{Found, LibraryKind, find};
 pub use memory::{DevicePtr, Staging};
+pub use params::{Declarations, FieldLayout, KernelField, KernelParams};
 pub use state::{Properties, cards, multiprocessors, properties, synchronize};
 
 use crate::Error;

@@ -7,6 +7,9 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// Bytes before a struct's field: offsetof, which comes with a header, by what the compiler has for it.
+#define OFFSET_OF(STRUCT, FIELD) ((size_t)__INTADDR__(&((STRUCT*)0)->FIELD))
+
 // bfloat16: the upper half of a float.
 struct __align__(2) bf16 {
     u16 bits;

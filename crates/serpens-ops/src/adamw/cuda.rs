@@ -16,10 +16,7 @@ use crate::check;
 
 const OP: &str = "adamw";
 
-static SOURCE: Source = Source {
-    name: "adamw",
-    text: include_str!("kernel.cu"),
-};
+static SOURCE: Source = Source::new("adamw", include_str!("kernel.cu"));
 
 /// Threads of a block.
 const THREADS: u32 = 256;

@@ -6,10 +6,10 @@ use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use super::OP;
 use crate::{check, fold};
 
-static SOURCE: Source = Source {
-    name: "causal_conv1d",
-    text: concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
-};
+static SOURCE: Source = Source::new(
+    "causal_conv1d",
+    concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
+);
 
 /// Threads of a block, as the kernels have them.
 const THREADS: usize = 128;

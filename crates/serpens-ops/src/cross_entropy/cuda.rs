@@ -6,10 +6,7 @@ use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use super::OP;
 use crate::check;
 
-static SOURCE: Source = Source {
-    name: "cross_entropy",
-    text: include_str!("kernel.cu"),
-};
+static SOURCE: Source = Source::new("cross_entropy", include_str!("kernel.cu"));
 
 /// Bytes of a row that one warp does alone.
 const SHORT_ROW: usize = 2 << 10;

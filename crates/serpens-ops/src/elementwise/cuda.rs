@@ -6,10 +6,7 @@ use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use super::cpu::reduction_block;
 use crate::check;
 
-static SOURCE: Source = Source {
-    name: "elementwise",
-    text: include_str!("kernel.cu"),
-};
+static SOURCE: Source = Source::new("elementwise", include_str!("kernel.cu"));
 
 /// Threads of a block.
 const BLOCK: usize = 256;

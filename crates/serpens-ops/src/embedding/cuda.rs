@@ -7,10 +7,7 @@ use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use super::OP;
 use crate::check;
 
-static SOURCE: Source = Source {
-    name: "embedding",
-    text: include_str!("kernel.cu"),
-};
+static SOURCE: Source = Source::new("embedding", include_str!("kernel.cu"));
 
 /// Threads of a block at most.
 const BLOCK: usize = 256;

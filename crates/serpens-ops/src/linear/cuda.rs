@@ -5,10 +5,7 @@ use crate::check;
 use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
-static SOURCE: Source = Source {
-    name: "linear",
-    text: include_str!("kernel.cu"),
-};
+static SOURCE: Source = Source::new("linear", include_str!("kernel.cu"));
 
 /// Threads of a block, each with one column.
 const BLOCK: u32 = 128;

@@ -10,20 +10,20 @@ use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 use super::{OP, OPERANDS};
 use crate::check;
 
-static KERNEL: Source = Source {
-    name: "lti_kernel",
-    text: concat!(
+static KERNEL: Source = Source::new(
+    "lti_kernel",
+    concat!(
         include_str!("cuda/discrete.cuh"),
         include_str!("cuda/kernel.cu")
     ),
-};
-static RECURRENCE: Source = Source {
-    name: "lti_recurrence",
-    text: concat!(
+);
+static RECURRENCE: Source = Source::new(
+    "lti_recurrence",
+    concat!(
         include_str!("cuda/discrete.cuh"),
         include_str!("cuda/recurrence.cu")
     ),
-};
+);
 
 /// Channels of a block of the kernel, one a lane.
 const CHANNELS: usize = 32;

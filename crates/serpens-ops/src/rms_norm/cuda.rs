@@ -6,10 +6,10 @@ use serpens_core::{DType, Result, Tensor, View, ViewMut};
 use super::OP;
 use crate::{check, fold};
 
-static SOURCE: Source = Source {
-    name: "rms_norm",
-    text: concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
-};
+static SOURCE: Source = Source::new(
+    "rms_norm",
+    concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
+);
 
 /// Values of a thread, as the kernels have them.
 const VALUES: usize = 8;

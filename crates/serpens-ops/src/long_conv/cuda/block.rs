@@ -7,14 +7,14 @@ use super::parts::{Groups, Parts};
 use super::tile::{self, Tile};
 use super::{BLOCK_LENGTH, DIRECT_LENGTH, Job, grid};
 
-static SOURCE: Source = Source {
-    name: "long_conv_block",
-    text: concat!(
+static SOURCE: Source = Source::new(
+    "long_conv_block",
+    concat!(
         include_str!("fft.cuh"),
         include_str!("convolve.cuh"),
         include_str!("block.cu")
     ),
-};
+);
 
 /// Channels of a block: 512 threads where these are needed to have 4 or 8 channels side by side, else 256, which leave room for a
 /// second block.

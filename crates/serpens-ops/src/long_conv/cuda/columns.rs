@@ -9,18 +9,18 @@ use super::super::OP;
 use super::tile::{self, Tile};
 use super::{BLOCK_LENGTH, Job, grid};
 
-static COLUMNS: Source = Source {
-    name: "long_conv_columns",
-    text: concat!(include_str!("fft.cuh"), include_str!("columns.cu")),
-};
-static ROWS: Source = Source {
-    name: "long_conv_rows",
-    text: concat!(
+static COLUMNS: Source = Source::new(
+    "long_conv_columns",
+    concat!(include_str!("fft.cuh"), include_str!("columns.cu")),
+);
+static ROWS: Source = Source::new(
+    "long_conv_rows",
+    concat!(
         include_str!("fft.cuh"),
         include_str!("convolve.cuh"),
         include_str!("rows.cu")
     ),
-};
+);
 
 /// Channels of a chunk, as the kernels have them.
 const CHUNK: usize = 32;

@@ -6,10 +6,7 @@ use serpens_core::{DType, Result, View, ViewMut};
 use super::parts::{Groups, Parts};
 use super::{DIRECT_LENGTH, Job, grid};
 
-static SOURCE: Source = Source {
-    name: "long_conv_direct",
-    text: include_str!("direct.cu"),
-};
+static SOURCE: Source = Source::new("long_conv_direct", include_str!("direct.cu"));
 
 /// Channels of a block, and the results of a thread, as the kernels have them.
 const CHANNELS: usize = 32;

@@ -6,10 +6,7 @@ use serpens_core::{DType, Device, Result, Tensor, ViewMut};
 
 use super::grid;
 
-static SOURCE: Source = Source {
-    name: "long_conv_fold",
-    text: include_str!("fold.cu"),
-};
+static SOURCE: Source = Source::new("long_conv_fold", include_str!("fold.cu"));
 
 /// Threads of a block, as the kernel has them.
 const THREADS: usize = 256;

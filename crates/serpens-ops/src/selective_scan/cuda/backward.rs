@@ -8,14 +8,14 @@ use super::segments::{Between, CHUNK, Segments, flow_back};
 use super::{A, AMut, Dims, Grads, Inputs, flag, in_pieces, ptr};
 use crate::selective_scan::OP;
 
-static SOURCE: Source = Source {
-    name: "selective_scan_backward",
-    text: concat!(
+static SOURCE: Source = Source::new(
+    "selective_scan_backward",
+    concat!(
         include_str!("segments.cuh"),
         include_str!("backward.cuh"),
         include_str!("backward.cu")
     ),
-};
+);
 
 /// Channels and states of a warp.
 const WARP_CHANNELS: usize = 8;

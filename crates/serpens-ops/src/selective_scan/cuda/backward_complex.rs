@@ -7,13 +7,13 @@ use super::fold::{Folds, Parts, Workspace};
 use super::{A, AMut, Dims, Grads, Inputs, flag, ptr};
 use crate::selective_scan::OP;
 
-static SOURCE: Source = Source {
-    name: "selective_scan_backward_complex",
-    text: concat!(
+static SOURCE: Source = Source::new(
+    "selective_scan_backward_complex",
+    concat!(
         include_str!("decay.cuh"),
         include_str!("backward_complex.cu")
     ),
-};
+);
 
 /// Steps that are in shared memory at a time.
 const SUB: usize = 8;

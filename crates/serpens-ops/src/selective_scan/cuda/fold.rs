@@ -3,10 +3,7 @@
 use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
 use serpens_core::{DType, Device, Result, Tensor, View};
 
-static SOURCE: Source = Source {
-    name: "selective_scan_fold",
-    text: include_str!("fold.cu"),
-};
+static SOURCE: Source = Source::new("selective_scan_fold", include_str!("fold.cu"));
 
 const FOLD_THREADS: usize = 256;
 const FOLDS: usize = 6;

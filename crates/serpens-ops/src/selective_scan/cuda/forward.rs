@@ -8,15 +8,15 @@ use super::plan::Plan;
 use super::segments::{Segments, carry_over};
 use super::{A, Dims, Inputs, flag, forward_few, in_pieces, ptr};
 
-static SOURCE: Source = Source {
-    name: "selective_scan_forward",
-    text: concat!(
+static SOURCE: Source = Source::new(
+    "selective_scan_forward",
+    concat!(
         include_str!("decay.cuh"),
         include_str!("segments.cuh"),
         include_str!("forward.cuh"),
         include_str!("forward.cu")
     ),
-};
+);
 
 impl Plan {
     /// The kernel for `state` states that a number of lanes share as planned.

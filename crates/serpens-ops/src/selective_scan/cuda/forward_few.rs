@@ -6,15 +6,15 @@ use serpens_core::cuda::Source;
 use super::flag;
 use super::forward::{KernelOptions, Program};
 
-static SOURCE: Source = Source {
-    name: "selective_scan_forward_few",
-    text: concat!(
+static SOURCE: Source = Source::new(
+    "selective_scan_forward_few",
+    concat!(
         include_str!("decay.cuh"),
         include_str!("segments.cuh"),
         include_str!("forward.cuh"),
         include_str!("forward_few.cu")
     ),
-};
+);
 
 // The kernel's constants of these names.
 const CHANNELS: usize = 8;

@@ -1,0 +1,257 @@
+//! Parameter structs of kernels, declared once: [`kernel_params!`](crate::kernel_params) makes the Rust struct and the text of the
+//! same struct for the kernels, with assertions that hold the two layouts together when the program is compiled.
+
+use std::fmt::Write;
+
+use super::memory::DevicePtr;
+
+/// A struct that is a kernel's one parameter, or part of one.
+///
+/// # Safety
+/// `declare` adds the CUDA struct of this name whose layout is that of the Rust struct, as
+/// [`kernel_params!`](crate::kernel_params) does.
+pub unsafe trait KernelParams: Copy {
+    /// Adds the struct's declaration, after those of the structs it holds.
+    fn declare(to: &mut Declarations);
+}
+
+/// The type of a parameter struct's field: the numbers that both sides know, addresses, declared structs, and arrays of these.
+pub trait KernelField: Copy {
+    /// The CUDA type, of an array that of its values.
+    const CUDA: &'static str;
+
+    /// The sizes of an array, as they follow the field's name.
+    fn dims() -> String {
+        String::new()
+    }
+
+    /// Adds what must be declared before the field.
+    fn declare_type(_to: &mut Declarations) {}
+}
+
+macro_rules! fields {
+    ($($rust:ty as $cuda:literal),*) => {
+        $(impl KernelField for $rust {
+            const CUDA: &'static str = $cuda;
+        })*
+    };
+}
+fields!(i32 as "int", i64 as "i64", u32 as "u32", u64 as "u64", f32 as "float", DevicePtr as "void*");
+
+impl<T: KernelField, const N: usize> KernelField for [T; N] {
+    const CUDA: &'static str = T::CUDA;
+
+    fn dims() -> String {
+        format!("[{N}]{}", T::dims())
+    }
+
+    fn declare_type(to: &mut Declarations) {
+        T::declare_type(to);
+    }
+}
+
+/// The text of the structs that a program's kernels take.
+#[derive(Debug, Default)]
+pub struct Declarations {
+    declared: Vec<&'static str>,
+    text: String,
+}
+
+/// A field as both sides know it.
+#[derive(Debug)]
+pub struct FieldLayout {
+    /// The type of its values.
+    pub cuda: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// The sizes of an array, each in brackets.
+    pub dims: String,
+    /// Bytes before it.
+    pub offset: usize,
+    /// Its bytes.
+    pub size: usize,
+}
+
+impl Declarations {
+    /// Adds a struct of `size` bytes, unless it is there.
+    pub fn add(&mut self, name: &'static str, size: usize, fields: &[FieldLayout]) {
+        if self.declared.contains(&name) {
+            return;
+        }
+        self.declared.push(name);
+        let members = fields.iter().map(|field| {
+            let FieldLayout {
+                cuda, name, dims, ..
+            } = field;
+            format!("    {cuda} {name}{dims};\n")
+        });
+        let members: String = members.collect();
+        let checks = fields.iter().map(|field| {
+            let FieldLayout { name: field, offset, size, .. } = field;
+            format!(
+                "static_assert(OFFSET_OF({name}, {field}) == {offset} && sizeof({name}::{field}) == {size}, \
+                 \"{name}::{field} lies elsewhere in Rust\");\n"
+            )
+        });
+        let checks: String = checks.collect();
+        let whole = format!(
+            "static_assert(sizeof({name}) == {size}, \"{name} has another size in Rust\");\n"
+        );
+        // Writing to a text cannot fail.
+        let _ = write!(self.text, "struct {name} {{\n{members}}};\n{checks}{whole}");
+    }
+
+    /// The text, to be compiled before what uses the structs.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+}
+
+/// Declares structs that kernels take as their one parameter, or that lie inside such, once for both sides.
+///
+/// The Rust structs are `repr(C)` and `Copy`. Named in [`Source::params`](crate::cuda::Source::params), the same structs stand
+/// before the source's text when it is compiled, with assertions that every field lies where Rust has it. A field may be an `i32`,
+/// `i64`, `u32`, `u64`, `f32`, a [`DevicePtr`](crate::cuda::DevicePtr), another declared struct, or an array of these. `as` gives
+/// the CUDA type where it says more than the Rust type does: of an address, what is there. It may name macros of the program, and
+/// structs of the text as `"struct Name*"`.
+///
+/// ```
+/// use serpens_core::cuda::{DevicePtr, KernelParams, Source};
+///
+/// serpens_core::kernel_params! {
+///     /// What `scale` takes.
+///     struct ScaleParams {
+///         /// (count)
+///         values: DevicePtr as "IO*",
+///         count: i64,
+///         factor: f32,
+///     }
+/// }
+///
+/// static SOURCE: Source = Source::new(
+///     "scale",
+///     r#"extern "C" __global__ void scale(const __grid_constant__ ScaleParams p) { /* … */ }"#,
+/// )
+/// .params(&[ScaleParams::declare]);
+/// ```
+#[macro_export]
+macro_rules! kernel_params {
+    ($($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident : $type:ty $(as $cuda:literal)?),* $(,)?
+    })+) => {$(
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy)]
+        $vis struct $name {
+            $($(#[$field_meta])* $field_vis $field: $type,)*
+        }
+
+        // SAFETY: the declaration has the fields of the `repr(C)` struct in their order, and asserts where each lies.
+        unsafe impl $crate::cuda::KernelParams for $name {
+            fn declare(to: &mut $crate::cuda::Declarations) {
+                use $crate::cuda::{FieldLayout, KernelField};
+                $(<$type as KernelField>::declare_type(to);)*
+                to.add(stringify!($name), size_of::<Self>(), &[$(FieldLayout {
+                    cuda: [$($cuda,)? <$type as KernelField>::CUDA][0],
+                    name: stringify!($field),
+                    dims: <$type as KernelField>::dims(),
+                    offset: std::mem::offset_of!(Self, $field),
+                    size: size_of::<$type>(),
+                }),*]);
+            }
+        }
+
+        impl $crate::cuda::KernelField for $name {
+            const CUDA: &'static str = stringify!($name);
+
+            fn declare_type(to: &mut $crate::cuda::Declarations) {
+                <Self as $crate::cuda::KernelParams>::declare(to);
+            }
+        }
+    )+};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LibraryKind, Source, compile, find};
+    use super::*;
+    use crate::Error;
+
+    kernel_params! {
+        struct Inner {
+            at: DevicePtr as "const IO*",
+            stride: i64,
+        }
+        struct Outer {
+            inner: [Inner; 2],
+            table: [[u32; 3]; 2],
+            factor: f32,
+            count: u64,
+            width: i32,
+        }
+    }
+
+    const TEXT: &str = r#"
+extern "C" __global__ void outer(const __grid_constant__ Outer p) {
+    *(float*)p.inner[1].at = p.factor * p.table[1][2] + p.count + p.width + LIMIT;
+}"#;
+
+    #[test]
+    fn a_struct_is_declared_after_those_it_holds_and_each_once() {
+        let mut declarations = Declarations::default();
+        Outer::declare(&mut declarations);
+        Inner::declare(&mut declarations);
+        let text = declarations.into_text();
+        assert!(
+            text.starts_with("struct Inner {\n    const IO* at;\n    i64 stride;\n};\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("struct Inner {").count(), 1);
+        assert!(
+            text.contains("    Inner inner[2];\n    u32 table[2][3];\n    float factor;\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("OFFSET_OF(Outer, count) == 64 && sizeof(Outer::count) == 8"),
+            "{text}"
+        );
+        assert!(text.contains("sizeof(Outer) == 80"), "{text}");
+    }
+
+    #[test]
+    fn the_compiler_holds_both_layouts_together() {
+        if let Err(reason) = find(LibraryKind::Nvrtc) {
+            // Past the capture of tests; nobody hears it where the stream is closed.
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("layouts were not compiled: {reason}\n"),
+            );
+            return;
+        }
+        fn wrong(to: &mut Declarations) {
+            let field = FieldLayout {
+                cuda: "i64",
+                name: "count",
+                dims: String::new(),
+                offset: 4,
+                size: 8,
+            };
+            to.add("Wrong", 16, &[field]);
+        }
+        static RIGHT: Source = Source::new("right", TEXT)
+            .params(&[Outer::declare])
+            .constants(&[("LIMIT", 32)]);
+        static WRONG: Source = Source::new("wrong", TEXT)
+            .params(&[Outer::declare, wrong])
+            .constants(&[("LIMIT", 32)]);
+        let io = [("IO".to_owned(), "float".to_owned())];
+        let (_, kernels) = compile(&RIGHT, (8, 0), &io).unwrap();
+        assert_eq!(kernels.len(), 1);
+        let Err(Error::Compile { log, .. }) = compile(&WRONG, (8, 0), &io) else {
+            panic!("a wrong layout passed");
+        };
+        assert!(log.contains("Wrong::count lies elsewhere in Rust"), "{log}");
+        assert!(log.contains("Wrong has another size in Rust"), "{log}");
+        assert!(!log.contains("Outer"), "{log}");
+    }
+}
