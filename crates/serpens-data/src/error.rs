@@ -1,29 +1,14 @@
 //! Everything that can go wrong while reading, each in one line: what, where, what to do.
 
-use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Split;
 
 /// The result of everything in this crate that can fail.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// The two parts of a [`ByteCorpus`](crate::ByteCorpus).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// What the model learns from: everything before the validation part.
-    Train,
-    /// What the model is judged on: the end of the corpus.
-    Validation,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Part::Train => "training",
-            Part::Validation => "validation",
-        })
-    }
-}
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong; each `Display` is a single line: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -36,12 +21,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The system refused to open, list or map a path.
-    #[error("cannot read `{}` ({cause}): check that it still exists and that this user may read it", path.display())]
+    #[error("cannot read `{}` ({source}): check that it still exists and that this user may read it", path.display())]
     Unreadable {
         /// The file or folder concerned.
         path: PathBuf,
         /// The system's reason.
-        cause: io::Error,
+        source: io::Error,
     },
     /// The path is a device, a pipe or a socket, whose bytes have no fixed places.
     #[error("`{}` is neither a file nor a folder: write its contents to a file first and give that", path.display())]
@@ -71,21 +56,21 @@ pub enum Error {
     },
     /// The glob cannot be parsed.
     #[error(
-        "the glob `{pattern}` is malformed ({cause}): correct it, or write `[*]` for a literal `*`"
+        "the glob `{pattern}` is malformed ({source}): correct it, or write `[*]` for a literal `*`"
     )]
     MalformedGlob {
         /// The glob as given.
         pattern: String,
         /// What the parser said.
-        cause: glob::PatternError,
+        source: glob::PatternError,
     },
-    /// Part of the corpus has fewer bytes than one window needs.
+    /// One of the corpus's two parts has fewer bytes than one window needs.
     #[error(
-        "the {part} part has {available} bytes, but length {length} needs {needed}: give more text, lower the length, or change the validation fraction"
+        "the {split} part has {available} bytes, but length {length} needs {needed}: give more text, lower the length, or change the validation fraction"
     )]
     TooShort {
         /// Which part.
-        part: Part,
+        split: Split,
         /// Bytes there are.
         available: usize,
         /// Bytes that are needed.
@@ -93,29 +78,17 @@ pub enum Error {
         /// The length of a window.
         length: usize,
     },
-    /// A size below what its task is defined for.
-    #[error("{place}: {name} is {got}: set it to at least {least}")]
-    TooSmall {
-        /// The source that refused it.
-        place: &'static str,
-        /// The configuration's field.
-        name: &'static str,
-        /// The value given.
-        got: usize,
-        /// The smallest value allowed.
-        least: usize,
-    },
-    /// A size above what can be represented.
-    #[error("{place}: {name} is {got}: set it to at most {most}")]
-    TooLarge {
+    /// A size that its task is not defined for, or that cannot be represented.
+    #[error("{place}: {name} is {got}: set it to {}", nearest(*got, allowed))]
+    Size {
         /// The source that refused it.
         place: &'static str,
         /// The configuration's field or product of fields.
         name: &'static str,
         /// The value given (the largest possible one where it overflows).
         got: usize,
-        /// The largest value allowed.
-        most: usize,
+        /// The values allowed.
+        allowed: RangeInclusive<usize>,
     },
     /// The validation fraction is not a share.
     #[error(
@@ -137,48 +110,75 @@ pub enum Error {
     },
     /// The source behind a [`Prefetch`](crate::Prefetch) is lost.
     #[error(
-        "prefetch: reading ahead has stopped ({reason}): start again from the last saved position"
+        "prefetch: reading ahead has stopped ({source}): start again from the last saved position"
     )]
     PrefetchStopped {
-        /// Why: the panic's message, or the system's reason for starting no thread.
-        reason: String,
+        /// Why; every later call has the same reason.
+        #[from]
+        source: Arc<Stopped>,
+    },
+    /// What a source of a program's own fails with.
+    #[error("{source}")]
+    Other {
+        /// Its error.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Refuses a size below `least`.
-pub(crate) fn at_least(
-    place: &'static str,
-    name: &'static str,
-    got: usize,
-    least: usize,
-) -> Result<()> {
-    if got < least {
-        return Err(Error::TooSmall {
-            place,
-            name,
-            got,
-            least,
-        });
+impl Error {
+    /// The error of a source of a program's own.
+    pub fn other(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Other {
+            source: source.into(),
+        }
     }
-    Ok(())
 }
 
-/// Refuses a size above `most`.
-pub(crate) fn at_most(
+/// Why a [`Prefetch`](crate::Prefetch) has no source any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Stopped {
+    /// The source panicked.
+    #[error("the source panicked: {message}")]
+    Panicked {
+        /// What the panic said, on one line.
+        message: String,
+    },
+    /// The system starts no thread.
+    #[error("no thread could be started: {0}")]
+    NoThread(#[source] io::Error),
+    /// The source refused a position and then also the one where it had stood.
+    #[error("the source did not go back to where it stood: {0}")]
+    Strayed(#[source] Box<Error>),
+    /// A call that had the source did not return.
+    #[error("an earlier call did not return")]
+    Unwound,
+}
+
+/// The end of the range that a size lies beyond, in words.
+fn nearest(got: usize, allowed: &RangeInclusive<usize>) -> String {
+    match got < *allowed.start() {
+        true => format!("at least {}", allowed.start()),
+        false => format!("at most {}", allowed.end()),
+    }
+}
+
+/// Refuses a size outside `allowed`.
+pub(crate) fn check_size(
     place: &'static str,
     name: &'static str,
     got: usize,
-    most: usize,
+    allowed: RangeInclusive<usize>,
 ) -> Result<()> {
-    if got > most {
-        return Err(Error::TooLarge {
+    match allowed.contains(&got) {
+        true => Ok(()),
+        false => Err(Error::Size {
             place,
             name,
             got,
-            most,
-        });
+            allowed,
+        }),
     }
-    Ok(())
 }
 
 /// The most tokens one batch may have: 8 GiB of ids, far above what any model trains on at once.
@@ -186,11 +186,7 @@ const MOST_TOKENS: usize = 1 << 31;
 
 /// Refuses batches without rows and batches too big to hold.
 pub(crate) fn check_batch(place: &'static str, batch: usize, length: usize) -> Result<()> {
-    at_least(place, "batch", batch, 1)?;
-    at_most(
-        place,
-        "batch × length",
-        batch.saturating_mul(length),
-        MOST_TOKENS,
-    )
+    check_size(place, "batch", batch, 1..=usize::MAX)?;
+    let tokens = batch.saturating_mul(length);
+    check_size(place, "batch × length", tokens, 0..=MOST_TOKENS)
 }

@@ -4,9 +4,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, at_least, at_most, check_batch};
+use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, IGNORE, Position, Source};
+use crate::source::{Batch, Bounds, IGNORE, Position, Source};
 
 const PLACE: &str = "induction heads";
 
@@ -55,20 +55,18 @@ impl Default for InductionHeadsConfig {
 #[derive(Debug, Clone)]
 pub struct InductionHeads {
     config: InductionHeadsConfig,
-    description: String,
-    batches: u64,
+    position: Position,
 }
 
 impl InductionHeads {
     /// The stream of `config`, at its first batch.
     ///
     /// # Errors
-    /// [`TooSmall`](crate::Error::TooSmall) or [`TooLarge`](crate::Error::TooLarge) for sizes that the task is
-    /// not defined for.
+    /// [`Size`](crate::Error::Size) for sizes that the task is not defined for.
     pub fn new(config: InductionHeadsConfig) -> Result<Self> {
-        at_least(PLACE, "vocab", config.vocab, 3)?;
-        at_most(PLACE, "vocab", config.vocab, IGNORE as usize)?;
-        at_least(PLACE, "number of lengths", config.lengths.len(), 1)?;
+        check_size(PLACE, "vocab", config.vocab, 3..=IGNORE as usize)?;
+        let lengths = config.lengths.len();
+        check_size(PLACE, "number of lengths", lengths, 1..=usize::MAX)?;
         for &length in &config.lengths {
             check_sizes(config.batch, length)?;
         }
@@ -83,8 +81,7 @@ impl InductionHeads {
         );
         Ok(InductionHeads {
             config,
-            description,
-            batches: 0,
+            position: Position::start(description),
         })
     }
 
@@ -128,33 +125,28 @@ impl InductionHeads {
 }
 
 fn check_sizes(batch: usize, length: usize) -> Result<()> {
-    at_least(PLACE, "length", length, LEAST_LENGTH)?;
+    check_size(PLACE, "length", length, LEAST_LENGTH..=usize::MAX)?;
     check_batch(PLACE, batch, length)
 }
 
 impl Source for InductionHeads {
     fn next_batch(&mut self) -> Result<Batch> {
-        let mut rng = counter_rng(self.config.seed, Purpose::Training, self.batches);
+        let index = self.position.advance();
+        let mut rng = counter_rng(self.config.seed, Purpose::Training, index);
         let lengths = &self.config.lengths;
         let length = lengths[rng.random_range(0..lengths.len())];
-        let batch = self.draw(&mut rng, self.config.batch, length);
-        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
-        Ok(batch)
+        Ok(self.draw(&mut rng, self.config.batch, length))
     }
 
     fn position(&self) -> Position {
-        Position {
-            source: self.description.clone(),
-            batches: self.batches,
-        }
+        self.position.clone()
     }
 
     fn seek(&mut self, position: &Position) -> Result<()> {
-        self.batches = position.batches_of(&self.description)?;
-        Ok(())
+        self.position.seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        self.config.vocab
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(self.config.vocab)
     }
 }

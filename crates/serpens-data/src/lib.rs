@@ -5,12 +5,12 @@
 //!
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
 //! - [`ByteCorpus`]: the bytes of a file, a folder or a glob. [`ByteSource`] draws training windows from it,
-//!   [`ByteCorpus::validation_windows`] and [`ByteCorpus::slices`] read it in order;
+//!   [`ByteCorpus::slices`] reads it in order;
 //! - [`Prefetch`]: any of these, prepared ahead on a thread.
 //!
 //! ```
 //! use serpens_data::{
-//!     ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source,
+//!     ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
 //! };
 //!
 //! # fn main() -> serpens_data::Result<()> {
@@ -37,7 +37,7 @@
 //! let mut train = ByteSource::new(&corpus, ByteSourceConfig { batch: 4, length: 32, seed: 7 })?;
 //! let batch = train.next_batch()?;
 //! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
-//! let targets: usize = corpus.validation_windows(32)?.map(|window| window.targets.len()).sum();
+//! let targets: usize = corpus.slices(Split::Validation, 1, 32)?.map(|slice| slice.targets.len()).sum();
 //! assert_eq!(targets, corpus.bytes() / 10);
 //! # Ok(())
 //! # }
@@ -52,9 +52,9 @@ mod random;
 mod selective_copying;
 mod source;
 
-pub use bytes::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig};
-pub use error::{Error, Part, Result};
+pub use bytes::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Split};
+pub use error::{Error, Result, Stopped};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
-pub use source::{Batch, IGNORE, Position, Source};
+pub use source::{Batch, Bounds, IGNORE, Position, Source};

@@ -1,79 +1,70 @@
 //! Preparing batches on another thread while the model computes.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use crate::error::{Error, Result, at_least};
-use crate::source::{Batch, Position, Source};
+use crate::error::{Result, Stopped, check_size};
+use crate::source::{Batch, Bounds, Position, Source};
 
 /// Runs ahead of its consumer on a thread of its own: the same batches in the same order as `S` itself.
 ///
 /// The position is that of the batches consumed; what was read ahead does not count, and is dropped by a seek.
 /// An error of the source arrives in its place in the order; the next call tries again, as it would directly. If
-/// the source panics, every later call is an [`Error::PrefetchStopped`]. Dropping it waits for the thread to end.
+/// the source panics, every later call is a [`PrefetchStopped`](crate::Error::PrefetchStopped). Dropping it waits for the thread to end.
 #[derive(Debug)]
 pub struct Prefetch<S> {
-    state: State<S>,
+    /// The thread that has the source, or why there is none any more.
+    worker: Result<Worker<S>, Arc<Stopped>>,
     depth: usize,
-    vocab: usize,
+    bounds: Bounds,
     consumed: Position,
 }
 
-#[derive(Debug)]
-enum State<S> {
-    /// A thread has the source.
-    Running(Worker<S>),
-    /// The source stands at the position consumed.
-    Waiting(S),
-    /// There is no source any more.
-    Lost { reason: String },
-}
-
-/// The thread, which gives the source back when it ends, and where its batches arrive.
+/// The thread, which gives the source back when it ends, and where batches arrive, each with the position after it.
 #[derive(Debug)]
 struct Worker<S> {
-    ready: Receiver<Result<Step>>,
+    ready: Receiver<Result<(Batch, Position)>>,
     thread: JoinHandle<S>,
 }
 
-/// A batch and the position after it.
-#[derive(Debug)]
-struct Step {
-    batch: Batch,
-    after: Position,
-}
-
 impl<S: Source + 'static> Worker<S> {
-    fn start(source: S, depth: usize) -> Result<Self> {
+    fn start(source: S, depth: usize) -> Result<Self, Stopped> {
         let (sender, ready) = sync_channel(depth);
         let thread = Builder::new()
             .name("prefetch".into())
             .spawn(move || read_ahead(source, &sender))
-            .map_err(|cause| Error::PrefetchStopped {
-                reason: format!("no thread could be started: {cause}"),
-            })?;
+            .map_err(Stopped::NoThread)?;
         Ok(Worker { ready, thread })
+    }
+
+    /// Ends the thread, gives the source to `change`, and starts to read ahead from there.
+    fn restart<T>(
+        self,
+        depth: usize,
+        change: impl FnOnce(&mut S) -> Result<T, Stopped>,
+    ) -> Result<(Self, T), Stopped> {
+        let mut source = self.end()?;
+        let changed = change(&mut source)?;
+        Ok((Worker::start(source, depth)?, changed))
     }
 }
 
 impl<S> Worker<S> {
     /// Ends the thread, and returns the source, which may have run ahead.
-    fn end(self) -> Result<S> {
+    fn end(self) -> Result<S, Stopped> {
         drop(self.ready); // a thread that waits for room in the channel now sees that nobody listens
-        self.thread.join().map_err(|panic| Error::PrefetchStopped {
-            reason: format!("the source panicked: {}", message(&*panic)),
+        self.thread.join().map_err(|panic| Stopped::Panicked {
+            message: message(&*panic),
         })
     }
 }
 
 /// Sends steps until one is an error or nobody listens any more.
-fn read_ahead<S: Source>(mut source: S, sender: &SyncSender<Result<Step>>) -> S {
+fn read_ahead<S: Source>(mut source: S, sender: &SyncSender<Result<(Batch, Position)>>) -> S {
     loop {
-        let step = source.next_batch().map(|batch| Step {
-            batch,
-            after: source.position(),
-        });
+        let step = source.next_batch().map(|batch| (batch, source.position()));
         let failed = step.is_err();
         if sender.send(step).is_err() || failed {
             return source;
@@ -95,66 +86,49 @@ impl<S: Source + 'static> Prefetch<S> {
     /// Starts to read ahead, keeping up to `depth` batches ready.
     ///
     /// # Errors
-    /// [`Error::TooSmall`] for depth 0, [`Error::PrefetchStopped`] if the system starts no thread.
+    /// [`Size`](crate::Error::Size) for depth 0, [`PrefetchStopped`](crate::Error::PrefetchStopped) if the system starts no thread.
     pub fn new(source: S, depth: usize) -> Result<Self> {
-        at_least("prefetch", "depth", depth, 1)?;
-        let (vocab, consumed) = (source.vocab(), source.position());
-        let state = State::Running(Worker::start(source, depth)?);
+        check_size("prefetch", "depth", depth, 1..=usize::MAX)?;
+        let (bounds, consumed) = (source.bounds(), source.position());
+        let worker = Worker::start(source, depth).map_err(Arc::new);
+        worker.as_ref().map_err(Arc::clone)?;
         Ok(Prefetch {
-            state,
+            worker,
             depth,
-            vocab,
+            bounds,
             consumed,
         })
     }
 
-    /// Moves the state on; where that fails, the source is lost, and this and every later call says why.
-    fn advance<T>(
-        &mut self,
-        step: impl FnOnce(State<S>, usize) -> Result<(State<S>, T)>,
-    ) -> Result<T> {
-        let lost = State::Lost {
-            reason: "an earlier call failed".into(),
+    /// Lets `change` have the source. Where that fails, the source is lost, and this and every later call says why.
+    fn restart<T>(&mut self, change: impl FnOnce(&mut S) -> Result<T, Stopped>) -> Result<T> {
+        let unwound = Err(Arc::new(Stopped::Unwound));
+        let worker = std::mem::replace(&mut self.worker, unwound);
+        let restarted =
+            worker.and_then(|worker| worker.restart(self.depth, change).map_err(Arc::new));
+        let (worker, result) = match restarted {
+            Ok((worker, changed)) => (Ok(worker), Ok(changed)),
+            Err(why) => (Err(Arc::clone(&why)), Err(why.into())),
         };
-        match step(std::mem::replace(&mut self.state, lost), self.depth) {
-            Ok((state, value)) => {
-                self.state = state;
-                Ok(value)
-            }
-            Err(error) => {
-                if let Error::PrefetchStopped { reason } = &error {
-                    self.state = State::Lost {
-                        reason: reason.clone(),
-                    };
-                }
-                Err(error)
-            }
-        }
+        self.worker = worker;
+        result
     }
 }
 
 impl<S: Source + 'static> Source for Prefetch<S> {
     fn next_batch(&mut self) -> Result<Batch> {
-        let Step { batch, after } = self.advance(|state, depth| {
-            let worker = match state {
-                State::Running(worker) => worker,
-                State::Waiting(source) => Worker::start(source, depth)?,
-                State::Lost { reason } => return Err(Error::PrefetchStopped { reason }),
-            };
+        loop {
+            let worker = self.worker.as_ref().map_err(Arc::clone)?;
             match worker.ready.recv() {
-                Ok(Ok(step)) => Ok((State::Running(worker), Ok(step))),
-                Ok(Err(error)) => Ok((State::Waiting(worker.end()?), Err(error))),
-                // Only a panic ends the thread without a word, and `end` reports it.
-                Err(nothing) => {
-                    worker.end()?;
-                    Err(Error::PrefetchStopped {
-                        reason: nothing.to_string(),
-                    })
+                Ok(step) => {
+                    let batch;
+                    (batch, self.consumed) = step?;
+                    return Ok(batch);
                 }
+                // The thread has ended: after an error, which an earlier call told, or with a panic, which is told now.
+                Err(_) => self.restart(|_| Ok(()))?,
             }
-        })??;
-        self.consumed = after;
-        Ok(batch)
+        }
     }
 
     fn position(&self) -> Position {
@@ -163,33 +137,27 @@ impl<S: Source + 'static> Source for Prefetch<S> {
 
     fn seek(&mut self, position: &Position) -> Result<()> {
         let consumed = self.consumed.clone();
-        self.advance(|state, depth| {
-            let mut source = match state {
-                State::Running(worker) => worker.end()?,
-                State::Waiting(source) => source,
-                State::Lost { reason } => return Err(Error::PrefetchStopped { reason }),
-            };
+        self.restart(|source| {
             let sought = source.seek(position);
             if sought.is_err() {
-                source.seek(&consumed)?;
+                let back = source.seek(&consumed);
+                back.map_err(|error| Stopped::Strayed(Box::new(error)))?;
             }
-            Ok((State::Running(Worker::start(source, depth)?), sought))
+            Ok(sought)
         })??;
         self.consumed = position.clone();
         Ok(())
     }
 
-    fn vocab(&self) -> usize {
-        self.vocab
+    fn bounds(&self) -> Bounds {
+        self.bounds
     }
 }
 
 impl<S> Drop for Prefetch<S> {
     fn drop(&mut self) {
-        let lost = State::Lost {
-            reason: "dropped".into(),
-        };
-        if let State::Running(worker) = std::mem::replace(&mut self.state, lost) {
+        let dropped = Err(Arc::new(Stopped::Unwound));
+        if let Ok(worker) = std::mem::replace(&mut self.worker, dropped) {
             // A panic of the source would have been reported by the next call: there is none any more.
             let _ = worker.end();
         }

@@ -4,9 +4,9 @@ use rand::RngExt;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, at_least, at_most, check_batch};
+use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, IGNORE, Position, Source};
+use crate::source::{Batch, Bounds, IGNORE, Position, Source};
 
 const PLACE: &str = "selective copying";
 
@@ -59,40 +59,32 @@ impl Default for SelectiveCopyingConfig {
 #[derive(Debug, Clone)]
 pub struct SelectiveCopying {
     config: SelectiveCopyingConfig,
-    description: String,
-    batches: u64,
+    position: Position,
 }
 
 impl SelectiveCopying {
     /// The stream of `config`, at its first batch.
     ///
     /// # Errors
-    /// [`TooSmall`](crate::Error::TooSmall) or [`TooLarge`](crate::Error::TooLarge) for sizes that the task is
-    /// not defined for.
+    /// [`Size`](crate::Error::Size) for sizes that the task is not defined for.
     pub fn new(config: SelectiveCopyingConfig) -> Result<Self> {
-        at_least(PLACE, "vocab", config.vocab, 4)?;
-        at_most(PLACE, "vocab", config.vocab, IGNORE as usize)?;
-        at_least(PLACE, "data_tokens", config.data_tokens, 1)?;
-        at_least(PLACE, "length", config.length, config.data_tokens)?;
-        check_batch(
-            PLACE,
-            config.batch,
-            config.length.saturating_add(config.data_tokens),
-        )?;
         let SelectiveCopyingConfig {
             vocab,
             batch,
             length,
             data_tokens,
             seed,
-        } = &config;
+        } = config;
+        check_size(PLACE, "vocab", vocab, 4..=IGNORE as usize)?;
+        check_size(PLACE, "data_tokens", data_tokens, 1..=usize::MAX)?;
+        check_size(PLACE, "length", length, data_tokens..=usize::MAX)?;
+        check_batch(PLACE, batch, length.saturating_add(data_tokens))?;
         let description = format!(
             "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
         );
         Ok(SelectiveCopying {
             config,
-            description,
-            batches: 0,
+            position: Position::start(description),
         })
     }
 
@@ -147,24 +139,19 @@ impl SelectiveCopying {
 
 impl Source for SelectiveCopying {
     fn next_batch(&mut self) -> Result<Batch> {
-        let batch = self.draw(Purpose::Training, self.batches);
-        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
-        Ok(batch)
+        let index = self.position.advance();
+        Ok(self.draw(Purpose::Training, index))
     }
 
     fn position(&self) -> Position {
-        Position {
-            source: self.description.clone(),
-            batches: self.batches,
-        }
+        self.position.clone()
     }
 
     fn seek(&mut self, position: &Position) -> Result<()> {
-        self.batches = position.batches_of(&self.description)?;
-        Ok(())
+        self.position.seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        self.config.vocab
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(self.config.vocab)
     }
 }

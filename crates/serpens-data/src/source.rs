@@ -10,14 +10,46 @@ pub const IGNORE: u32 = u32::MAX;
 /// Token ids and what should be predicted from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// What the model reads: ids below [`Source::vocab`], row-major. // (batch, length)
+    /// What the model reads: ids below [`Bounds::inputs`], row-major. // (batch, length)
     pub inputs: Vec<u32>,
-    /// What it should answer at each position, [`IGNORE`] where there is no loss. // (batch, length)
+    /// What it should answer at each position: below [`Bounds::targets`], or [`IGNORE`] where there is no loss.
+    /// // (batch, length)
     pub targets: Vec<u32>,
     /// Number of rows.
     pub batch: usize,
     /// Tokens in each row.
     pub length: usize,
+}
+
+impl Batch {
+    /// A batch of this size, still without tokens.
+    pub(crate) fn with_room(batch: usize, length: usize) -> Self {
+        Batch {
+            inputs: Vec::with_capacity(batch * length),
+            targets: Vec::with_capacity(batch * length),
+            batch,
+            length,
+        }
+    }
+}
+
+/// What the ids of a source's batches stay below, so that a model can be held against it before the first batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Every input is below it: the tokens that a model must know.
+    pub inputs: usize,
+    /// Every target but [`IGNORE`] is below it: the answers that a model must be able to give.
+    pub targets: usize,
+}
+
+impl Bounds {
+    /// Of a source whose targets are tokens as its inputs are.
+    pub fn tokens(vocab: usize) -> Self {
+        Bounds {
+            inputs: vocab,
+            targets: vocab,
+        }
+    }
 }
 
 /// Where a stream stands: saved with a checkpoint, it continues the stream exactly.
@@ -33,15 +65,31 @@ pub struct Position {
 }
 
 impl Position {
-    /// The index of the next batch, if the position was taken from the stream described by `here`.
-    pub(crate) fn batches_of(&self, here: &str) -> Result<u64> {
-        if self.source != here {
+    /// The beginning of the stream with this description.
+    pub fn start(source: String) -> Self {
+        Position { source, batches: 0 }
+    }
+
+    /// The index of the next batch; the position is then the one after it.
+    pub fn advance(&mut self) -> u64 {
+        let index = self.batches;
+        self.batches = index.wrapping_add(1); // the counter's period is the stream's
+        index
+    }
+
+    /// Moves to `position`.
+    ///
+    /// # Errors
+    /// [`Error::OtherStream`] where it belongs to a stream with another description; nothing moves then.
+    pub fn seek(&mut self, position: &Position) -> Result<()> {
+        if self.source != position.source {
             return Err(Error::OtherStream {
-                saved: self.source.clone(),
-                here: here.to_owned(),
+                saved: position.source.clone(),
+                here: self.source.clone(),
             });
         }
-        Ok(self.batches)
+        self.batches = position.batches;
+        Ok(())
     }
 }
 
@@ -62,8 +110,8 @@ pub trait Source: Send {
     /// stays where it is.
     fn seek(&mut self, position: &Position) -> Result<()>;
 
-    /// Number of token ids: every input, and every target but [`IGNORE`], is below it.
-    fn vocab(&self) -> usize;
+    /// What the ids of every batch stay below.
+    fn bounds(&self) -> Bounds;
 }
 
 impl<S: Source + ?Sized> Source for Box<S> {
@@ -79,7 +127,7 @@ impl<S: Source + ?Sized> Source for Box<S> {
         (**self).seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        (**self).vocab()
+    fn bounds(&self) -> Bounds {
+        (**self).bounds()
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, Part, Source};
+use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, Source, Split};
 use tempfile::TempDir;
 
 /// Files with the given names and contents.
@@ -42,7 +42,10 @@ fn content(corpus: &ByteCorpus) -> Vec<u8> {
         .with_validation_fraction(0.0)
         .expect("a share");
     let mut bytes = Vec::new();
-    for batch in whole.slices(Part::Train, 1, 7).expect("more than one byte") {
+    for batch in whole
+        .slices(Split::Train, 1, 7)
+        .expect("more than one byte")
+    {
         if bytes.is_empty() {
             bytes.push(batch.inputs[0] as u8);
         }
@@ -140,7 +143,7 @@ proptest! {
     ) {
         let (_folder, corpus) = counters(bytes);
         let text = content(&corpus);
-        let train = corpus.part_bytes(Part::Train);
+        let train = corpus.split_bytes(Split::Train);
         let mut source = ByteSource::new(&corpus, ByteSourceConfig { batch, length, seed }).expect("long enough");
         let windows = source.windows_per_epoch() as usize;
         let epochs = 3;
@@ -163,9 +166,9 @@ proptest! {
         let (_folder, corpus) = counters(bytes);
         let text = content(&corpus);
         let corpus = corpus.with_validation_fraction(fraction).expect("a share");
-        let train = corpus.part_bytes(Part::Train);
-        for (part, range) in [(Part::Train, 1..train.max(1)), (Part::Validation, train.max(1)..bytes)] {
-            let Ok(slices) = corpus.slices(part, batch, length) else {
+        let train = corpus.split_bytes(Split::Train);
+        for (split, range) in [(Split::Train, 1..train.max(1)), (Split::Validation, train.max(1)..bytes)] {
+            let Ok(slices) = corpus.slices(split, batch, length) else {
                 prop_assert!(range.is_empty());
                 continue;
             };
@@ -193,13 +196,13 @@ fn validation_windows_cover_the_last_tenth() {
     let (_folder, corpus) = counters(1003);
     assert_eq!(
         (
-            corpus.part_bytes(Part::Train),
-            corpus.part_bytes(Part::Validation)
+            corpus.split_bytes(Split::Train),
+            corpus.split_bytes(Split::Validation)
         ),
         (903, 100)
     );
     let windows: Vec<Batch> = corpus
-        .validation_windows(32)
+        .slices(Split::Validation, 1, 32)
         .expect("long enough")
         .collect();
     let lengths: Vec<usize> = windows.iter().map(|window| window.length).collect();

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serpens_data::{
-    ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig, Part,
-    Prefetch, SelectiveCopying, SelectiveCopyingConfig,
+    ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig,
+    Prefetch, SelectiveCopying, SelectiveCopyingConfig, Split,
 };
 use tempfile::TempDir;
 
@@ -155,7 +155,7 @@ fn a_text_shorter_than_the_context_says_how_much_is_missing() {
     assert!(matches!(
         error,
         Error::TooShort {
-            part: Part::Train,
+            split: Split::Train,
             available: 90,
             needed: 91,
             length: 90
@@ -168,12 +168,12 @@ fn a_text_shorter_than_the_context_says_how_much_is_missing() {
 
     let (_folder, corpus) = corpus_of(5);
     let error = corpus
-        .validation_windows(16)
+        .slices(Split::Validation, 1, 16)
         .expect_err("a tenth of five bytes is nothing");
     assert!(matches!(
         error,
         Error::TooShort {
-            part: Part::Validation,
+            split: Split::Validation,
             available: 0,
             needed: 1,
             ..
@@ -183,7 +183,7 @@ fn a_text_shorter_than_the_context_says_how_much_is_missing() {
 
     let (_folder, corpus) = corpus_of(1);
     let error = corpus
-        .slices(Part::Train, 1, 16)
+        .slices(Split::Train, 1, 16)
         .expect_err("one byte predicts nothing");
     assert!(matches!(
         error,
@@ -220,7 +220,7 @@ fn impossible_byte_windows_are_refused() {
         let error = ByteSource::new(&corpus, config).expect_err("impossible");
         line(&error, &["bytes", name, "is 0", "at least 1"]);
         let error = corpus
-            .slices(Part::Train, batch, length)
+            .slices(Split::Train, batch, length)
             .expect_err("impossible");
         line(&error, &[name, "is 0", "at least 1"]);
     }
@@ -230,7 +230,7 @@ fn impossible_byte_windows_are_refused() {
         seed: 0,
     };
     let error = ByteSource::new(&corpus, config).expect_err("beyond memory");
-    assert!(matches!(error, Error::TooLarge { .. }));
+    assert!(matches!(error, Error::Size { .. }));
     line(&error, &["batch × length", "at most"]);
 }
 
@@ -287,23 +287,15 @@ fn impossible_induction_heads_are_refused() {
     let task = InductionHeads::new(valid()).expect("valid");
     assert!(matches!(
         task.evaluation_batch(1, 3, 0),
-        Err(Error::TooSmall {
-            got: 3,
-            least: 4,
-            ..
-        })
+        Err(Error::Size { got: 3, allowed, .. }) if *allowed.start() == 4
     ));
     assert!(matches!(
         task.evaluation_batch(0, 64, 0),
-        Err(Error::TooSmall {
-            got: 0,
-            least: 1,
-            ..
-        })
+        Err(Error::Size { got: 0, allowed, .. }) if *allowed.start() == 1
     ));
     assert!(matches!(
         task.evaluation_batch(1 << 20, 1 << 20, 0),
-        Err(Error::TooLarge { .. })
+        Err(Error::Size { .. })
     ));
 }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serpens_data::{
-    Batch, ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig,
-    Position, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig, Source,
+    Batch, Bounds, ByteCorpus, ByteSource, ByteSourceConfig, Error, IGNORE, InductionHeads,
+    InductionHeadsConfig, Position, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig,
+    Source,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
@@ -60,15 +61,11 @@ fn the_same_seed_gives_the_same_batches_and_another_seed_others() {
 #[test]
 fn tokens_lie_below_the_vocabulary() {
     for mut source in sources(0) {
-        let vocab = source.vocab() as u32;
+        let Bounds { inputs, targets } = source.bounds();
         for batch in take(&mut source, 10) {
-            assert!(batch.inputs.iter().all(|&token| token < vocab));
-            assert!(
-                batch
-                    .targets
-                    .iter()
-                    .all(|&token| token < vocab || token == serpens_data::IGNORE)
-            );
+            assert!(batch.inputs.iter().all(|&token| (token as usize) < inputs));
+            let counted = batch.targets.iter().filter(|token| **token != IGNORE);
+            assert!(counted.copied().all(|token| (token as usize) < targets));
         }
     }
 }
@@ -124,7 +121,7 @@ fn prefetched_batches_are_the_direct_ones() {
     for depth in [1, 2, 7] {
         for (mut direct, ahead) in sources(5).into_iter().zip(sources(5)) {
             let mut ahead = Prefetch::new(ahead, depth).expect("a thread");
-            assert_eq!(ahead.vocab(), direct.vocab());
+            assert_eq!(ahead.bounds(), direct.bounds());
             for _ in 0..20 {
                 assert_eq!(
                     ahead.position(),
@@ -210,9 +207,7 @@ impl Source for Faulty {
             match std::mem::replace(&mut self.fault, Fault::Nothing) {
                 Fault::Nothing => {}
                 Fault::ErrorOnce => {
-                    return Err(Error::EmptyFile {
-                        path: "gone".into(),
-                    });
+                    return Err(Error::other(std::fmt::Error));
                 }
                 Fault::Panic => panic!("the fourth\nbatch"),
             }
@@ -240,8 +235,8 @@ impl Source for Faulty {
         Ok(())
     }
 
-    fn vocab(&self) -> usize {
-        1000
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(1000)
     }
 }
 
@@ -254,7 +249,9 @@ fn an_error_arrives_in_its_place_and_the_next_call_tries_again() {
             [token]
         );
     }
-    assert!(matches!(ahead.next_batch(), Err(Error::EmptyFile { .. })));
+    let error = ahead.next_batch().expect_err("the source's own");
+    assert!(matches!(&error, Error::Other { source } if source.is::<std::fmt::Error>()));
+    assert!(std::error::Error::source(&error).is_some());
     assert_eq!(ahead.position().batches, 3);
     for token in 3..20 {
         assert_eq!(ahead.next_batch().expect("after the error").inputs, [token]);

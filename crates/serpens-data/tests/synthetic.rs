@@ -100,14 +100,19 @@ fn the_defaults_are_the_papers() {
     let mut task = induction(InductionHeadsConfig::default());
     let drawn = task.next_batch().expect("endless");
     assert_eq!(
-        (task.vocab(), task.special(), drawn.batch, drawn.length),
+        (
+            task.bounds().inputs,
+            task.special(),
+            drawn.batch,
+            drawn.length
+        ),
         (16, 15, 8, 256)
     );
 
     let mut task = copying(SelectiveCopyingConfig::default());
     let drawn = task.next_batch().expect("endless");
     assert_eq!(
-        (task.vocab(), drawn.batch, drawn.length),
+        (task.bounds().inputs, drawn.batch, drawn.length),
         (16, 64, 4096 + 16)
     );
     check_copying(&drawn, &task, 16);

@@ -1,7 +1,7 @@
 //! How good a model is.
 
 use serpens_core::Tensor;
-use serpens_data::{Batch, ByteCorpus, IGNORE, InductionHeads, Part};
+use serpens_data::{Batch, ByteCorpus, IGNORE, InductionHeads, Split};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{LmState, MambaLm};
 use serpens_ops::cross_entropy::cross_entropy;
@@ -24,13 +24,13 @@ struct Score {
 pub fn bits_per_byte(
     model: &MambaLm,
     corpus: &ByteCorpus,
-    part: Part,
+    split: Split,
     streams: usize,
     length: usize,
 ) -> Result<f64> {
     let mut state = model.initial_state(streams)?;
     let mut score = Score::default();
-    for batch in corpus.slices(part, streams, length)? {
+    for batch in corpus.slices(split, streams, length)? {
         read(model, &batch, 0..batch.length, &mut state, &mut score)?;
     }
     Ok(score.nats / score.count.max(1) as f64 / std::f64::consts::LN_2)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serpens_core::{Device, cuda};
-use serpens_data::Source;
+use serpens_data::{Bounds, Source};
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
 
 use crate::checkpoint::{self, State};
@@ -373,7 +373,8 @@ fn require_finite(what: &str, value: f64, step: u64) -> Result<()> {
 }
 
 fn check_vocabulary(model: &MambaLm, source: &dyn Source) -> Result<()> {
-    if source.vocab() <= model.config().vocab_size {
+    let Bounds { inputs, targets } = source.bounds();
+    if inputs.max(targets) <= model.config().vocab_size {
         return Ok(());
     }
     Err(serpens_nn::Error::Config {

@@ -128,8 +128,7 @@ impl Error {
             | Error::Train(serpens_train::Error::Model(serpens_nn::Error::Config { .. }))
             | Error::Model(serpens_nn::Error::Config { .. }) => 2,
             Error::Data(
-                serpens_data::Error::TooSmall { .. }
-                | serpens_data::Error::TooLarge { .. }
+                serpens_data::Error::Size { .. }
                 | serpens_data::Error::InvalidFraction { .. }
                 | serpens_data::Error::MalformedGlob { .. },
             ) => 2,

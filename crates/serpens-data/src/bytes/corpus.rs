@@ -1,14 +1,16 @@
 //! All the bytes of a set of files, as if they were one.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::files::{self, Found, unreadable};
+use super::files::{self, unreadable};
 use super::slices::ByteSlices;
-use crate::error::{Error, Part, Result};
+use crate::error::{Error, Result};
+use crate::source::Batch;
 
 /// Files below this size are read and joined, larger ones mapped: a folder of source code has more files than a
 /// process may have mappings (65530 on Linux), and each mapping costs whole pages.
@@ -16,6 +18,24 @@ const LEAST_MAPPED: u64 = 64 * 1024;
 
 /// The share of the corpus that is kept for validation unless set otherwise.
 const VALIDATION_FRACTION: f64 = 0.1;
+
+/// The two parts of a [`ByteCorpus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What the model learns from: everything before the validation bytes.
+    Train,
+    /// What the model is judged on: the end of the corpus.
+    Validation,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Split::Train => "training",
+            Split::Validation => "validation",
+        })
+    }
+}
 
 /// The bytes of a file, of a folder or of the matches of a glob, one after the other in the order of their paths,
 /// with nothing in between.
@@ -28,13 +48,14 @@ const VALIDATION_FRACTION: f64 = 0.1;
 /// [`with_validation_fraction`](ByteCorpus::with_validation_fraction) moves the border.
 #[derive(Debug, Clone)]
 pub struct ByteCorpus {
-    pieces: Arc<[Piece]>,
+    extents: Arc<[Extent]>,
     bytes: usize,
     validation_start: usize,
 }
 
+/// Bytes that lie in one place.
 #[derive(Debug)]
-struct Piece {
+struct Extent {
     start: usize,
     content: Content,
 }
@@ -67,27 +88,22 @@ impl ByteCorpus {
     /// [`EmptyFile`](Error::EmptyFile), [`EmptyFolder`](Error::EmptyFolder), [`NoMatch`](Error::NoMatch) and
     /// [`MalformedGlob`](Error::MalformedGlob).
     pub fn open(pattern: &str) -> Result<ByteCorpus> {
-        let mut contents: Vec<Content> = Vec::new();
-        for Found { path, bytes } in files::find(pattern)? {
-            if bytes >= LEAST_MAPPED {
-                contents.push(Content::Mapped(map(&path)?));
-                continue;
-            }
-            let content = fs::read(&path).map_err(unreadable(&path))?;
-            match contents.last_mut() {
-                Some(Content::Read(joined)) => joined.extend(content),
-                _ => contents.push(Content::Read(content)),
-            }
-        }
+        let mut extents: Vec<Extent> = Vec::new();
         let mut bytes = 0;
-        let mut pieces = Vec::with_capacity(contents.len());
-        for content in contents {
+        for found in files::find(pattern)? {
+            let content = match found.bytes {
+                LEAST_MAPPED.. => Content::Mapped(map(&found.path)?),
+                _ => Content::Read(fs::read(&found.path).map_err(unreadable(&found.path))?),
+            };
             let start = bytes;
             bytes += content.bytes().len();
-            pieces.push(Piece { start, content });
+            match (content, extents.last_mut().map(|last| &mut last.content)) {
+                (Content::Read(more), Some(Content::Read(joined))) => joined.extend(more),
+                (content, _) => extents.push(Extent { start, content }),
+            }
         }
         ByteCorpus {
-            pieces: pieces.into(),
+            extents: extents.into(),
             bytes,
             validation_start: 0,
         }
@@ -115,28 +131,16 @@ impl ByteCorpus {
     }
 
     /// Number of bytes of one part.
-    pub fn part_bytes(&self, part: Part) -> usize {
-        self.range(part).len()
+    pub fn split_bytes(&self, split: Split) -> usize {
+        self.range(split).len()
     }
 
     /// Where a part lies in the whole.
-    pub(super) fn range(&self, part: Part) -> std::ops::Range<usize> {
-        match part {
-            Part::Train => 0..self.validation_start,
-            Part::Validation => self.validation_start..self.bytes,
+    pub(super) fn range(&self, split: Split) -> std::ops::Range<usize> {
+        match split {
+            Split::Train => 0..self.validation_start,
+            Split::Validation => self.validation_start..self.bytes,
         }
-    }
-
-    /// The validation part in order, in windows of one row and `length` bytes, the last one shorter: every byte of
-    /// the part is a target exactly once. // (1, length)
-    ///
-    /// The input before the first target is the last byte of the training part (where that part is empty, the
-    /// very first byte can only be an input).
-    ///
-    /// # Errors
-    /// As [`ByteCorpus::slices`].
-    pub fn validation_windows(&self, length: usize) -> Result<ByteSlices> {
-        self.slices(Part::Validation, 1, length)
     }
 
     /// A part in order, for models that carry their state from batch to batch. // (batch, length)
@@ -147,18 +151,28 @@ impl ByteCorpus {
     /// later stretches end early their rows are filled up with input 0 and target [`IGNORE`](crate::IGNORE).
     ///
     /// # Errors
-    /// [`TooSmall`](Error::TooSmall) for an empty batch or length, [`TooLarge`](Error::TooLarge) for sizes
-    /// beyond memory, [`TooShort`](Error::TooShort) if the part holds nothing to predict.
-    pub fn slices(&self, part: Part, batch: usize, length: usize) -> Result<ByteSlices> {
-        ByteSlices::new(self.clone(), part, batch, length)
+    /// [`Size`](Error::Size) for an empty batch or length and for sizes beyond memory, [`TooShort`](Error::TooShort) if
+    /// the part holds nothing to predict.
+    pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<ByteSlices> {
+        ByteSlices::new(self.clone(), split, batch, length)
+    }
+
+    /// Appends a row, which the caller knows to be inside the corpus: the `length` bytes from `start` on are inputs, and those
+    /// one later their targets. // (length)
+    pub(super) fn push_row(&self, start: usize, length: usize, into: &mut Batch) {
+        let mut bytes = vec![0; length + 1];
+        self.read(start, &mut bytes);
+        let (inputs, targets) = (&bytes[..length], &bytes[1..]);
+        into.inputs.extend(inputs.iter().copied().map(u32::from));
+        into.targets.extend(targets.iter().copied().map(u32::from));
     }
 
     /// Fills `into` with the bytes from `start` on, which the caller knows to be inside the corpus.
-    pub(super) fn read(&self, start: usize, mut into: &mut [u8]) {
-        let first = self.pieces.partition_point(|piece| piece.start <= start) - 1;
-        let mut skip = start - self.pieces[first].start;
-        for piece in &self.pieces[first..] {
-            let available = &piece.content.bytes()[skip..];
+    fn read(&self, start: usize, mut into: &mut [u8]) {
+        let first = self.extents.partition_point(|extent| extent.start <= start) - 1;
+        let mut skip = start - self.extents[first].start;
+        for extent in &self.extents[first..] {
+            let available = &extent.content.bytes()[skip..];
             let (now, later) = into.split_at_mut(available.len().min(into.len()));
             now.copy_from_slice(&available[..now.len()]);
             if later.is_empty() {

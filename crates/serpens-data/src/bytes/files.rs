@@ -19,22 +19,33 @@ pub(super) struct Found {
 /// What exists under exactly this name is taken first, so that a file called `a[1].txt` needs no escaping.
 pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
     let path = Path::new(pattern);
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => find_in_folder(path),
-        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {
-            Err(Error::EmptyFile { path: path.into() })
+    let (mut found, none) = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => (
+            find_in_folder(path)?,
+            Error::EmptyFolder { path: path.into() },
+        ),
+        Ok(metadata) if metadata.is_file() => {
+            let found = with_content(path.into(), &metadata);
+            (
+                found.into_iter().collect(),
+                Error::EmptyFile { path: path.into() },
+            )
         }
-        Ok(metadata) if metadata.is_file() => Ok(vec![Found {
-            path: path.into(),
-            bytes: metadata.len(),
-        }]),
-        Ok(_) => Err(Error::NotAFile { path: path.into() }),
-        Err(_) if pattern.contains(['*', '?', '[']) => find_by_glob(pattern),
-        Err(cause) if cause.kind() == ErrorKind::NotFound => {
-            Err(Error::MissingPath { path: path.into() })
+        Ok(_) => return Err(Error::NotAFile { path: path.into() }),
+        Err(_) if pattern.contains(['*', '?', '[']) => {
+            let pattern = pattern.to_owned();
+            (find_by_glob(&pattern)?, Error::NoMatch { pattern })
         }
-        Err(cause) => Err(unreadable(path)(cause)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(Error::MissingPath { path: path.into() });
+        }
+        Err(error) => return Err(unreadable(path)(error)),
+    };
+    if found.is_empty() {
+        return Err(none);
     }
+    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
 }
 
 fn find_in_folder(folder: &Path) -> Result<Vec<Found>> {
@@ -56,12 +67,6 @@ fn find_in_folder(folder: &Path) -> Result<Vec<Found>> {
             }
         }
     }
-    if found.is_empty() {
-        return Err(Error::EmptyFolder {
-            path: folder.into(),
-        });
-    }
-    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
@@ -70,25 +75,16 @@ fn find_by_glob(pattern: &str) -> Result<Vec<Found>> {
         require_literal_leading_dot: true,
         ..MatchOptions::new()
     };
-    let matches = glob::glob_with(pattern, options).map_err(|cause| Error::MalformedGlob {
+    let matches = glob::glob_with(pattern, options).map_err(|source| Error::MalformedGlob {
         pattern: pattern.into(),
-        cause,
+        source,
     })?;
     let mut found = Vec::new();
     for path in matches {
-        let path = path.map_err(|e| Error::Unreadable {
-            path: e.path().into(),
-            cause: e.into(),
-        })?;
+        let path = path.map_err(|e| unreadable(&e.path().to_owned())(e.into()))?;
         let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
         found.extend(with_content(path, &metadata));
     }
-    if found.is_empty() {
-        return Err(Error::NoMatch {
-            pattern: pattern.into(),
-        });
-    }
-    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
@@ -101,8 +97,8 @@ fn with_content(path: PathBuf, metadata: &Metadata) -> Option<Found> {
 }
 
 pub(super) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Error {
-    move |cause| Error::Unreadable {
+    move |source| Error::Unreadable {
         path: path.into(),
-        cause,
+        source,
     }
 }

@@ -5,6 +5,6 @@ mod files;
 mod slices;
 mod windows;
 
-pub use corpus::ByteCorpus;
+pub use corpus::{ByteCorpus, Split};
 pub use slices::ByteSlices;
 pub use windows::{ByteSource, ByteSourceConfig};

@@ -1,7 +1,7 @@
 //! Reading a part from its beginning to its end, in several rows at once.
 
-use super::corpus::ByteCorpus;
-use crate::error::{Error, Part, Result, at_least, check_batch};
+use super::corpus::{ByteCorpus, Split};
+use crate::error::{Error, Result, check_batch, check_size};
 use crate::source::{Batch, IGNORE};
 
 const PLACE: &str = "byte slices";
@@ -21,15 +21,20 @@ pub struct ByteSlices {
 }
 
 impl ByteSlices {
-    pub(super) fn new(corpus: ByteCorpus, part: Part, batch: usize, length: usize) -> Result<Self> {
-        at_least(PLACE, "length", length, 1)?;
+    pub(super) fn new(
+        corpus: ByteCorpus,
+        split: Split,
+        batch: usize,
+        length: usize,
+    ) -> Result<Self> {
+        check_size(PLACE, "length", length, 1..=usize::MAX)?;
         check_batch(PLACE, batch, length)?;
-        let range = corpus.range(part);
+        let range = corpus.range(split);
         let targets = range.start.max(1)..range.end;
         if targets.is_empty() {
             let needed = if range.start == 0 { 2 } else { 1 };
             return Err(Error::TooShort {
-                part,
+                split,
                 available: range.len(),
                 needed,
                 length,
@@ -51,12 +56,7 @@ impl ByteSlices {
         let start = (self.targets.start + row * self.stretch + self.done).min(self.targets.end);
         let real = length.min(self.targets.end - start);
         if real > 0 {
-            let mut bytes = vec![0; real + 1];
-            self.corpus.read(start - 1, &mut bytes);
-            into.inputs
-                .extend(bytes[..real].iter().map(|&byte| u32::from(byte)));
-            into.targets
-                .extend(bytes[1..].iter().map(|&byte| u32::from(byte)));
+            self.corpus.push_row(start - 1, real, into);
         }
         into.inputs.extend(std::iter::repeat_n(0, length - real));
         into.targets
@@ -72,13 +72,7 @@ impl Iterator for ByteSlices {
         if length == 0 {
             return None;
         }
-        let tokens = self.batch * length;
-        let mut batch = Batch {
-            inputs: Vec::with_capacity(tokens),
-            targets: Vec::with_capacity(tokens),
-            batch: self.batch,
-            length,
-        };
+        let mut batch = Batch::with_room(self.batch, length);
         for row in 0..self.batch {
             self.push_row(row, length, &mut batch);
         }

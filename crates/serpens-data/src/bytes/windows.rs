@@ -3,17 +3,17 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::corpus::ByteCorpus;
-use crate::error::{Error, Part, Result, at_least, check_batch};
+use super::corpus::{ByteCorpus, Split};
+use crate::error::{Error, Result, check_batch, check_size};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Position, Source};
+use crate::source::{Batch, Bounds, Position, Source};
 
 const PLACE: &str = "bytes";
 
 /// Settings of [`ByteSource`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct ByteSourceConfig {
     /// Rows of a batch.
     pub batch: usize,
@@ -21,16 +21,6 @@ pub struct ByteSourceConfig {
     pub length: usize,
     /// Another seed, another order.
     pub seed: u64,
-}
-
-impl Default for ByteSourceConfig {
-    fn default() -> Self {
-        ByteSourceConfig {
-            batch: 8,
-            length: 256,
-            seed: 0,
-        }
-    }
 }
 
 /// Random windows of a corpus's training part, endless: inputs are `x[t]`, targets `x[t+1]`. // (batch, length)
@@ -48,8 +38,7 @@ pub struct ByteSource {
     config: ByteSourceConfig,
     windows: u64,
     largest_offset: usize,
-    description: String,
-    batches: u64,
+    position: Position,
 }
 
 impl ByteSource {
@@ -57,19 +46,19 @@ impl ByteSource {
     ///
     /// # Errors
     /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` bytes,
-    /// [`TooSmall`](Error::TooSmall) or [`TooLarge`](Error::TooLarge) for impossible sizes.
+    /// [`Size`](Error::Size) for impossible sizes.
     pub fn new(corpus: &ByteCorpus, config: ByteSourceConfig) -> Result<Self> {
         let ByteSourceConfig {
             batch,
             length,
             seed,
         } = config;
-        at_least(PLACE, "length", length, 1)?;
+        check_size(PLACE, "length", length, 1..=usize::MAX)?;
         check_batch(PLACE, batch, length)?;
-        let available = corpus.part_bytes(Part::Train);
+        let available = corpus.split_bytes(Split::Train);
         if available <= length {
             return Err(Error::TooShort {
-                part: Part::Train,
+                split: Split::Train,
                 available,
                 needed: length + 1,
                 length,
@@ -86,8 +75,7 @@ impl ByteSource {
             config,
             windows: windows as u64,
             largest_offset,
-            description,
-            batches: 0,
+            position: Position::start(description),
         })
     }
 
@@ -110,37 +98,24 @@ impl ByteSource {
 impl Source for ByteSource {
     fn next_batch(&mut self) -> Result<Batch> {
         let ByteSourceConfig { batch, length, .. } = self.config;
-        let mut inputs = Vec::with_capacity(batch * length); // (batch, length)
-        let mut targets = Vec::with_capacity(batch * length); // (batch, length)
-        let mut bytes = vec![0; length + 1];
-        for row in 0..batch {
-            let number = u128::from(self.batches) * batch as u128 + row as u128;
-            self.corpus.read(self.start(number), &mut bytes);
-            inputs.extend(bytes[..length].iter().map(|&byte| u32::from(byte)));
-            targets.extend(bytes[1..].iter().map(|&byte| u32::from(byte)));
+        let first = u128::from(self.position.advance()) * batch as u128;
+        let mut drawn = Batch::with_room(batch, length);
+        for row in 0..batch as u128 {
+            self.corpus
+                .push_row(self.start(first + row), length, &mut drawn);
         }
-        self.batches = self.batches.wrapping_add(1); // the counter's period is the stream's
-        Ok(Batch {
-            inputs,
-            targets,
-            batch,
-            length,
-        })
+        Ok(drawn)
     }
 
     fn position(&self) -> Position {
-        Position {
-            source: self.description.clone(),
-            batches: self.batches,
-        }
+        self.position.clone()
     }
 
     fn seek(&mut self, position: &Position) -> Result<()> {
-        self.batches = position.batches_of(&self.description)?;
-        Ok(())
+        self.position.seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        256
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(256)
     }
 }

@@ -1,5 +1,5 @@
 use serpens_core::Tensor;
-use serpens_data::{ByteCorpus, IGNORE, Part, SelectiveCopying, SelectiveCopyingConfig};
+use serpens_data::{ByteCorpus, IGNORE, SelectiveCopying, SelectiveCopyingConfig, Split};
 use serpens_nn::layers::Sequence;
 
 use super::*;
@@ -14,7 +14,7 @@ fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
     let corpus = ByteCorpus::open(path.to_str().unwrap()).unwrap();
     let model = model(256);
     // Every byte of the part is predicted from all before it, with f64 sums over the logits.
-    let count = corpus.part_bytes(Part::Validation);
+    let count = corpus.split_bytes(Split::Validation);
     let bytes = &text.as_bytes()[text.len() - count - 1..];
     let ids: Vec<u32> = bytes[..count].iter().map(|&b| b.into()).collect();
     let ids = Tensor::from_slice([1, count], &ids, Device::cpu()).unwrap();
@@ -29,14 +29,14 @@ fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
     };
     let expected = (0..count).map(bits).sum::<f64>() / count as f64;
     for length in [1, 7, 64, 1000] {
-        let got = bits_per_byte(&model, &corpus, Part::Validation, 1, length).unwrap();
+        let got = bits_per_byte(&model, &corpus, Split::Validation, 1, length).unwrap();
         assert!(
             (got - expected).abs() < 1e-5,
             "length {length}: {got} and {expected}"
         );
     }
     // Rows side by side lose the context of their first bytes only.
-    let rows = bits_per_byte(&model, &corpus, Part::Validation, 3, 5).unwrap();
+    let rows = bits_per_byte(&model, &corpus, Split::Validation, 3, 5).unwrap();
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
 }
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serpens_data::{Batch, Position, Source};
+use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::Module;
 
 use super::*;
@@ -70,8 +70,8 @@ impl Source for Cut {
         self.source.seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        self.source.vocab()
+    fn bounds(&self) -> Bounds {
+        self.source.bounds()
     }
 }
 

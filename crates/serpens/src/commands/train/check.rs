@@ -1,6 +1,6 @@
 //! Everything that can be refused before a run's folder is made.
 
-use serpens_data::{ByteCorpus, InductionHeads, InductionHeadsConfig, Part};
+use serpens_data::{ByteCorpus, InductionHeads, InductionHeadsConfig, Split};
 use serpens_nn::{MambaLmConfig, Module};
 use serpens_train::Compute;
 
@@ -16,7 +16,7 @@ pub(super) fn check(recipe: &Recipe, compute: &Compute) -> Result<()> {
     let corpus = job::corpus(&recipe.task)?;
     let source = job::source(recipe, corpus.as_ref())?;
     check_task(recipe, corpus.as_ref())?;
-    check_vocabulary(recipe, source.vocab())?;
+    check_vocabulary(recipe, source.bounds().inputs)?;
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
         check_size(model, tokens(&recipe.task), compute)?;
         check_start(model, recipe.seed)?;
@@ -57,7 +57,7 @@ fn check_task(recipe: &Recipe, corpus: Option<&ByteCorpus>) -> Result<()> {
             refuse("task.prompt", "it is empty; give at least one character")
         }
         (Task::Text(_), Some(corpus)) => {
-            Ok(corpus.slices(Part::Validation, STREAMS, PIECE).map(drop)?)
+            Ok(corpus.slices(Split::Validation, STREAMS, PIECE).map(drop)?)
         }
         _ => Ok(()),
     }

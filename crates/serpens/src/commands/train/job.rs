@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use serpens_core::Device;
 use serpens_data::{
-    ByteCorpus, ByteSource, ByteSourceConfig, InductionHeads, Part, Prefetch, SelectiveCopying,
-    Source,
+    ByteCorpus, ByteSource, ByteSourceConfig, InductionHeads, Prefetch, SelectiveCopying, Source,
+    Split,
 };
 use serpens_nn::layers::{InnerConfig, S4dConfig};
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
@@ -194,7 +194,7 @@ fn validation(model: &MambaLm, corpus: Option<&ByteCorpus>) -> serpens_train::Re
     let Some(corpus) = corpus else {
         return Ok(Evaluation::default());
     };
-    let bits = evaluate::bits_per_byte(model, corpus, Part::Validation, STREAMS, PIECE)?;
+    let bits = evaluate::bits_per_byte(model, corpus, Split::Validation, STREAMS, PIECE)?;
     Ok(Evaluation {
         values: vec![("bits_per_byte".into(), bits)],
     })

@@ -1,6 +1,6 @@
 //! Tests of trained models.
 
-use serpens_data::{ByteCorpus, InductionHeads, Part, SelectiveCopying};
+use serpens_data::{ByteCorpus, InductionHeads, SelectiveCopying, Split};
 use serpens_report::{LineChart, Series, Table};
 use serpens_train::evaluate::{self, LongReading};
 
@@ -236,11 +236,12 @@ fn text(
     let mut rows = Vec::new();
     for model in trained {
         go_on()?;
-        let bits = evaluate::bits_per_byte(&model.model, corpus, Part::Validation, STREAMS, PIECE)?;
+        let bits =
+            evaluate::bits_per_byte(&model.model, corpus, Split::Validation, STREAMS, PIECE)?;
         rows.push(vec![model.name.to_owned(), format!("{bits:.3}")]);
     }
     let parts: Vec<String> = rows.iter().map(|r| format!("{} {}", r[0], r[1])).collect();
-    let held_out = grouped(corpus.part_bytes(Part::Validation));
+    let held_out = grouped(corpus.split_bytes(Split::Validation));
     Ok(Results {
         sentence: format!("Bits per byte on held-out text: {}.", parts.join(", ")),
         figure: None,

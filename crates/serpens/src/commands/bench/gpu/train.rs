@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serpens_core::Device;
-use serpens_data::{Batch, Position, Source};
+use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
 use serpens_train::{Compute, Event, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
@@ -78,7 +78,7 @@ impl Case {
             vocabulary: self.config.vocab_size,
             batch: self.batch,
             length: self.length,
-            yielded: 0,
+            position: Position::start("bench".into()),
         };
         let config = TrainConfig {
             steps: (WARM_UP + bench.clock.runs) as u64,
@@ -160,13 +160,12 @@ struct Tokens {
     vocabulary: usize,
     batch: usize,
     length: usize,
-    yielded: u64,
+    position: Position,
 }
 
 impl Source for Tokens {
     fn next_batch(&mut self) -> serpens_data::Result<Batch> {
-        let from = self.yielded as usize * self.batch * self.length;
-        self.yielded += 1;
+        let from = self.position.advance() as usize * self.batch * self.length;
         let token = |i: usize| (i.wrapping_mul(7919) % self.vocabulary) as u32;
         let to = from + self.batch * self.length;
         Ok(Batch {
@@ -178,18 +177,14 @@ impl Source for Tokens {
     }
 
     fn position(&self) -> Position {
-        Position {
-            source: "bench".into(),
-            batches: self.yielded,
-        }
+        self.position.clone()
     }
 
     fn seek(&mut self, position: &Position) -> serpens_data::Result<()> {
-        self.yielded = position.batches;
-        Ok(())
+        self.position.seek(position)
     }
 
-    fn vocab(&self) -> usize {
-        self.vocabulary
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(self.vocabulary)
     }
 }
