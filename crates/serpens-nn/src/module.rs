@@ -87,9 +87,9 @@ impl Param {
         &mut self.value
     }
 
-    /// The value in bf16, where the model computes in that type; the optimiser writes it with the value.
-    pub fn shadow_mut(&mut self) -> Option<&mut Tensor> {
-        self.shadow.as_mut()
+    /// The value, and the same in bf16 where the model computes in that type, for an optimiser that writes both.
+    pub fn tensors_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        (&mut self.value, self.shadow.as_mut())
     }
 
     /// Makes the shadow anew from the value, where there is one.

@@ -1,7 +1,9 @@
 //! One parameter's step on the CPU: lanes over its values, threads over blocks of them.
 
 use rayon::prelude::*;
+use serpens_core::{Result, Tensor};
 
+use super::Parameter;
 use crate::simd::{self, Simd, WithSimd};
 
 /// Values of a block; fixed, so that sums do not depend on the number of threads.
@@ -24,6 +26,18 @@ pub struct Step {
     pub step: u64,
     /// Factor on the gradient.
     pub clip: f32,
+}
+
+/// One step of a parameter and its moments, which have been checked.
+pub(super) fn step(
+    step: &Step,
+    parameter: Parameter<'_>,
+    [first, second]: &mut [Tensor; 2],
+) -> Result<()> {
+    let (first, second) = (first.make_mut()?, second.make_mut()?);
+    let (value, gradient) = (parameter.value.make_mut()?, parameter.gradient.as_slice()?);
+    update(step, value, gradient, first, second);
+    Ok(())
 }
 
 /// Updates the parameter and its moments in place.

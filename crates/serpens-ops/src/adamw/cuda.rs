@@ -1,86 +1,36 @@
 //! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes the norm
-//! and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can hold the step:
-//!
-//! ```text
-//! let mut optimizer = FusedAdamW::new(device, beta1, beta2, eps)?;
-//! unsafe { optimizer.set_segments(&segments)? };      // every step; uploads only what changed
-//! let scalars: Tensor = …;                            // 4 × f32 on the device, from Scalars { … }.values(…), every step
-//! optimizer.step(&scalars)?;
-//! optimizer.outcome()                                 // 2 × f32 on the device: the norm, and the factor on the gradients
-//! ```
+//! and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can hold the step.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Source, Staging, Variant, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor};
 
-use crate::check;
-
-const OP: &str = "adamw";
+use super::{AdamWSettings, OP, Parameter};
 
 static SOURCE: Source = Source::new("adamw", include_str!("kernel.cu"));
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Values of a task, as in the kernels.
-const CHUNK: usize = 8192;
-/// Values of one access: parameters start at a multiple of so many.
-const VECTOR: u64 = 4;
+const TASK: usize = 8192;
 
 /// One parameter and what belongs to it: `len` f32 values each, and the parameter's bf16 shadow where it has one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Segment {
-    /// The parameter.
-    pub value: DevicePtr,
-    /// Its gradient.
-    pub gradient: DevicePtr,
-    /// Its first moment.
-    pub first: DevicePtr,
-    /// Its second moment.
-    pub second: DevicePtr,
-    /// Its value in bf16, written after every step; [`DevicePtr::NULL`] for none.
-    pub shadow: DevicePtr,
-    /// Number of values.
-    pub len: u64,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// The largest learning rate it takes.
-    pub max_lr: f32,
-}
-
-/// What changes from step to step.
-#[derive(Clone, Copy, Debug)]
-pub struct Scalars {
-    /// Learning rate.
-    pub lr: f32,
-    /// t, from 1.
-    pub step: u64,
-    /// The norm that gradients are scaled down to; 0 for no limit.
-    pub clip: f32,
-}
-
-/// The optimiser's tables on the device.
-pub struct FusedAdamW {
-    device: Device,
-    betas: [f32; 2],
-    eps: f32,
-    segments: Vec<Segment>,
-    tables: Option<Tables>,
-    outcome: Tensor,
-}
-
-struct Tables {
-    segments: Tensor,
-    /// (segment, chunk) of each block.
-    tasks: Tensor,
-    /// Sum of squares of each task, an f64 each.
-    partials: Tensor,
-    count: u32,
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Entry {
+    value: DevicePtr,
+    gradient: DevicePtr,
+    first: DevicePtr,
+    second: DevicePtr,
+    shadow: DevicePtr,
+    len: u64,
+    weight_decay: f32,
+    max_lr: f32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Params {
-    segments: DevicePtr,
+struct StepParams {
+    entries: DevicePtr,
     tasks: DevicePtr,
     scalars: DevicePtr,
     partials: DevicePtr,
@@ -91,73 +41,101 @@ struct Params {
     eps: f32,
 }
 
-impl FusedAdamW {
-    /// An optimiser of no parameters.
-    pub fn new(device: Device, beta1: f32, beta2: f32, eps: f32) -> Result<Self> {
+impl Entry {
+    /// The addresses of a parameter, its gradient and its moments, which have been checked.
+    pub(super) fn new(parameter: Parameter<'_>, [first, second]: &mut [Tensor; 2]) -> Result<Self> {
+        let address = |tensor: &mut Tensor| Ok::<_, Error>(tensor.view_mut()?.ptr());
         Ok(Self {
-            device,
-            betas: [beta1, beta2],
-            eps,
-            segments: Vec::new(),
+            value: address(parameter.value)?,
+            gradient: parameter.gradient.view().ptr(),
+            first: address(first)?,
+            second: address(second)?,
+            shadow: parameter.shadow.map_or(Ok(DevicePtr::NULL), address)?,
+            len: parameter.gradient.len() as u64,
+            weight_decay: parameter.weight_decay,
+            max_lr: parameter.max_lr,
+        })
+    }
+
+    /// The entry as it lies in memory.
+    fn words(&self) -> [u32; size_of::<Entry>() / 4] {
+        // SAFETY: `repr(C)` without gaps, of words alone.
+        unsafe { std::mem::transmute(*self) }
+    }
+}
+
+/// What a step on a GPU needs besides the parameters: tables on the device, and the numbers that change from step to step.
+pub(super) struct FusedStep {
+    settings: AdamWSettings,
+    entries: Vec<Entry>,
+    tables: Option<Tables>,
+    /// lr, 1 / (1 − β1^t), 1 / √(1 − β2^t), clip; and the way there.
+    scalars: Tensor,
+    staging: Staging,
+    /// The norm of all gradients together, and the factor they were scaled by, NaN where nothing was changed.
+    outcome: Tensor,
+}
+
+struct Tables {
+    entries: Tensor,
+    /// (entry, task of it) of each block.
+    tasks: Tensor,
+    /// Sum of squares of each task, an f64 each.
+    partials: Tensor,
+    count: u32,
+}
+
+impl FusedStep {
+    pub(super) fn new(device: Device, settings: AdamWSettings) -> Result<Self> {
+        Ok(Self {
+            settings,
+            entries: Vec::new(),
             tables: None,
+            scalars: Tensor::zeros([4], DType::F32, device)?,
+            staging: Staging::new(device, 4 * size_of::<f32>())?,
             outcome: Tensor::zeros([2], DType::F32, device)?,
         })
     }
 
-    /// Says which parameters [`FusedAdamW::step`] changes. Where they are those of before, at the same addresses, nothing is
-    /// uploaded.
-    ///
-    /// # Errors
-    /// Addresses that are not multiples of 16 (8 for the shadow); the addresses of tensors are.
-    ///
-    /// # Safety
-    /// Until the next call, whenever a step is queued, the addresses are valid on the device for `len` values and do not overlap.
-    pub unsafe fn set_segments(&mut self, segments: &[Segment]) -> Result<()> {
-        if self.tables.is_some() && self.segments == segments {
-            return Ok(());
-        }
-        let mut table = Vec::new();
-        let mut tasks = Vec::new();
-        for (i, segment) in segments.iter().enumerate() {
-            segment.check()?;
-            table.extend(segment.words());
-            let chunks = 0..segment.len.div_ceil(CHUNK as u64) as u32;
-            tasks.extend(chunks.flat_map(|chunk| [i as u32, chunk]));
-        }
-        let words = |words: &[u32]| Tensor::from_slice([words.len()], words, self.device);
-        self.tables = Some(Tables {
-            segments: words(&table)?,
-            tasks: words(&tasks)?,
-            partials: Tensor::empty([tasks.len()], DType::U32, self.device)?,
-            count: (tasks.len() / 2) as u32,
-        });
-        self.segments = segments.to_vec();
-        Ok(())
+    pub(super) fn device(&self) -> Device {
+        self.scalars.device()
     }
 
-    /// Queues one step of all parameters; where the norm of their gradients is not finite, they stay as they are.
-    ///
-    /// # Errors
-    /// `scalars` that are not the four values of [`Scalars::values`] on the device.
-    pub fn step(&mut self, scalars: &Tensor) -> Result<()> {
-        check::device(OP, "the scalars", self.device, scalars.device())?;
-        check::dtype(OP, "the scalars", DType::F32, scalars.dtype())?;
+    /// Says what [`FusedStep::launch`] changes at step `step`, and with which learning rate. The table goes up only where it is
+    /// not that of before, which the result tells.
+    pub(super) fn prepare(&mut self, entries: Vec<Entry>, lr: f32, step: u64) -> Result<bool> {
+        if entries.is_empty() {
+            return Err(Error::argument(OP, "no parameter has a gradient"));
+        }
+        let moved = self.entries != entries;
+        if moved {
+            self.tables = Some(Tables::new(&entries, self.device())?);
+            self.entries = entries;
+        }
+        let rest = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+        let first = rest(self.settings.beta1).recip() as f32;
+        let second = rest(self.settings.beta2).sqrt().recip() as f32;
+        let scalars = [lr, first, second, self.settings.clip];
+        self.staging.upload(&mut self.scalars, &scalars)?;
+        Ok(moved)
+    }
+
+    /// Queues the step; where the norm of the gradients is not finite, the parameters stay as they are.
+    pub(super) fn launch(&mut self) -> Result<()> {
+        let device = self.device();
         let Some(tables) = &mut self.tables else {
             return Ok(());
         };
-        if scalars.len() != 4 {
-            return Err(Error::shape(OP, "the scalars", "(4)", scalars.shape()));
-        }
-        let params = Params {
-            segments: tables.segments.view().ptr(),
+        let params = StepParams {
+            entries: tables.entries.view().ptr(),
             tasks: tables.tasks.view().ptr(),
-            scalars: scalars.view().ptr(),
+            scalars: self.scalars.view().ptr(),
             partials: tables.partials.view_mut()?.ptr(),
             outcome: self.outcome.view_mut()?.ptr(),
             count: tables.count,
-            beta1: self.betas[0],
-            beta2: self.betas[1],
-            eps: self.eps,
+            beta1: self.settings.beta1,
+            beta2: self.settings.beta2,
+            eps: self.settings.eps,
         };
         let grids = [
             ("adamw_squares", tables.count, THREADS),
@@ -165,49 +143,35 @@ impl FusedAdamW {
             ("adamw_update", tables.count, THREADS),
         ];
         for (entry, grid, block) in grids {
-            let kernel = kernel(self.device, &SOURCE, entry, &[])?;
-            // SAFETY: the parameters are the kernel's; the segments are valid as `set_segments` was promised, and the tables
+            let kernel = kernel(device, &SOURCE, entry, &[])?;
+            // SAFETY: the parameters are the kernel's; what the entries point to is kept as `AdamW::launch` asks, and the tables
             // have a place for every task.
             unsafe { kernel.launch([grid, 1, 1], block, 0, &params)? };
         }
         Ok(())
     }
 
-    /// Two f32 values on the device, as the last step left them: the norm of all gradients together, and the factor they were
-    /// scaled by, NaN where nothing was changed. The next step overwrites them.
-    pub fn outcome(&self) -> &Tensor {
-        &self.outcome
+    /// The norm of all gradients together, and the factor they were scaled by, NaN where nothing was changed. Waits for the step.
+    pub(super) fn outcome(&self) -> Result<Vec<f32>> {
+        self.outcome.to_vec()
     }
 }
 
-impl Segment {
-    fn check(&self) -> Result<()> {
-        let f32s = [self.value, self.gradient, self.first, self.second];
-        let aligned = f32s.iter().all(|ptr| ptr.0.is_multiple_of(4 * VECTOR))
-            && self.shadow.0.is_multiple_of(2 * VECTOR);
-        match aligned {
-            true => Ok(()),
-            false => Err(Error::argument(
-                OP,
-                "a parameter that does not start at a multiple of 16 bytes",
-            )),
+impl Tables {
+    fn new(entries: &[Entry], device: Device) -> Result<Self> {
+        let table: Vec<u32> = entries.iter().flat_map(Entry::words).collect();
+        let mut tasks = Vec::new();
+        for (i, entry) in entries.iter().enumerate() {
+            let of_entry = 0..entry.len.div_ceil(TASK as u64) as u32;
+            tasks.extend(of_entry.flat_map(|task| [i as u32, task]));
         }
-    }
-
-    /// The segment as it lies in memory.
-    fn words(&self) -> [u32; size_of::<Segment>() / 4] {
-        // SAFETY: `repr(C)` without gaps, of words alone.
-        unsafe { std::mem::transmute(*self) }
-    }
-}
-
-impl Scalars {
-    /// The values that [`FusedAdamW::step`] reads: lr, 1 / (1 − β1^t), 1 / √(1 − β2^t), clip.
-    pub fn values(&self, beta1: f32, beta2: f32) -> [f32; 4] {
-        let rest = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
-        let first = rest(beta1).recip() as f32;
-        let second = rest(beta2).sqrt().recip() as f32;
-        [self.lr, first, second, self.clip]
+        let words = |words: &[u32]| Tensor::from_slice([words.len()], words, device);
+        Ok(Self {
+            entries: words(&table)?,
+            tasks: words(&tasks)?,
+            partials: Tensor::empty([tasks.len()], DType::U32, device)?,
+            count: (tasks.len() / 2) as u32,
+        })
     }
 }
 

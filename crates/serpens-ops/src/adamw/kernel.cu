@@ -1,13 +1,13 @@
 // AdamW over all parameters of a model at once, and the norm that their gradients are clipped by.
 //
-// A task is a block's share of a segment: CHUNK values of one parameter. The numbers that change from step to step are
+// A task is a block's share of an entry: TASK values of one parameter. The numbers that change from step to step are
 // read from the device, so that a recorded graph of these launches can be run again.
 
 constexpr int THREADS = 256;
 constexpr int VEC = 4;
-constexpr int CHUNK = THREADS * VEC * 8;
+constexpr int TASK = THREADS * VEC * 8;
 
-struct Segment {
+struct Entry {
     float* value;
     const float* gradient;
     float* first;
@@ -19,8 +19,8 @@ struct Segment {
 };
 
 struct Task {
-    u32 segment;
-    u32 chunk;
+    u32 entry;
+    u32 index; // of the tasks of the entry
 };
 
 struct Scalars {
@@ -30,14 +30,14 @@ struct Scalars {
     float clip;   // the largest norm; 0 for no limit
 };
 
-// What the host may read, see `FusedAdamW::outcome`.
+// What the host may read, see `FusedStep::outcome`.
 struct Outcome {
     float norm;
     float factor; // on the gradients; NaN where the norm is not finite
 };
 
-struct Params {
-    const Segment* segments;
+struct StepParams {
+    const Entry* entries;
     const Task* tasks;
     const Scalars* scalars;
     double* partials; // (tasks)
@@ -53,13 +53,13 @@ template <class Value> __device__ __forceinline__ Value warp_fold(Value x) {
 }
 
 // Σ g² of each task.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ StepParams p) {
     Task task = p.tasks[blockIdx.x];
-    const float* g = p.segments[task.segment].gradient;
-    i64 len = p.segments[task.segment].len, from = (i64)task.chunk * CHUNK + threadIdx.x * VEC;
+    const float* g = p.entries[task.entry].gradient;
+    i64 len = p.entries[task.entry].len, from = (i64)task.index * TASK + threadIdx.x * VEC;
     float sums[VEC] = {};
 #pragma unroll
-    for (int step = 0; step < CHUNK; step += THREADS * VEC) {
+    for (int step = 0; step < TASK; step += THREADS * VEC) {
         i64 i = from + step;
         if (i + VEC <= len) {
             float x[VEC];
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid
 }
 
 // The norm of all gradients, and the factor that brings it down to the limit. One block of 1024.
-extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ StepParams p) {
     __shared__ double warps[32];
     double sum = 0.0;
 #pragma unroll 8
@@ -110,16 +110,16 @@ struct Factors {
 };
 
 // One step of every value; none where the norm is not finite.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ StepParams p) {
     float clip = p.outcome->factor;
     if (!(clip >= 0.0f)) return;
     Task task = p.tasks[blockIdx.x];
-    Segment s = p.segments[task.segment];
+    Entry s = p.entries[task.entry];
     float lr = fminf(p.scalars->lr, s.max_lr);
     Factors factors = {clip, p.beta1, p.beta2, p.eps, 1.0f - lr * s.weight_decay, lr * p.scalars->first, p.scalars->second};
-    i64 from = (i64)task.chunk * CHUNK + threadIdx.x * VEC;
+    i64 from = (i64)task.index * TASK + threadIdx.x * VEC;
 #pragma unroll 2
-    for (int step = 0; step < CHUNK; step += THREADS * VEC) {
+    for (int step = 0; step < TASK; step += THREADS * VEC) {
         i64 i = from + step;
         if (i + VEC <= s.len) {
             float value[VEC], g[VEC], first[VEC], second[VEC];

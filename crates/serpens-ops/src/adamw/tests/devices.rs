@@ -1,11 +1,12 @@
 //! Steps of AdamW.
 
-use serpens_core::cuda::{DevicePtr, Graph};
-use serpens_core::{DType, Device, Tensor, bf16};
+use std::collections::BTreeMap;
+
+use serpens_core::cuda::Graph;
+use serpens_core::{DType, Device, Error, Result, Tensor, bf16};
 
 use super::reference;
-use crate::adamw::cpu::{self, Step};
-use crate::adamw::cuda::{FusedAdamW, Scalars, Segment};
+use crate::adamw::{AdamW, AdamWSettings, Parameter, Parameters, cpu};
 use crate::shared::tests::{assert_near, read, tensor, values};
 
 /// Values of each parameter: tails of every kind, and more than one task.
@@ -89,145 +90,110 @@ fn plain() -> Vec<[Vec<f32>; 3]> {
     (0..SIZES.len()).map(run).collect()
 }
 
-fn on_cpu() -> Outcome {
-    let run = |i: usize| {
-        let narrow = |x: Vec<f64>| -> Vec<f32> { x.iter().map(|&x| x as f32).collect() };
-        let (weight_decay, max_lr) = settings(i);
-        let mut p = narrow(parameter(i));
-        let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
-        for step in 1..=STEPS {
-            let settings = Step {
-                lr: LR.min(max_lr),
-                beta1: BETAS[0],
-                beta2: BETAS[1],
-                eps: EPS,
-                weight_decay,
-                step,
-                clip: cpu::clip_factor(norm(step), CLIP.into()),
-            };
-            let g = narrow(gradient(i, step));
-            cpu::update(&settings, &mut p, &g, &mut m, &mut v);
-        }
-        [p, m, v].map(|x| x.iter().map(|&x| x.into()).collect())
-    };
-    (0..SIZES.len()).map(run).collect()
-}
-
-/// Parameters on a GPU: value, gradient, moments and, of the even ones, a shadow.
-struct OnGpu {
-    tensors: Vec<[Tensor; 4]>,
+/// The parameters on a device: value, gradient and, of the even ones on a GPU, a shadow.
+struct Owned {
+    values: Vec<Tensor>,
+    gradients: Vec<Tensor>,
     shadows: Vec<Option<Tensor>>,
-    optimizer: FusedAdamW,
-    scalars: Tensor,
 }
 
-impl OnGpu {
-    fn new(device: Device) -> Self {
-        let zeros = |i: usize| Tensor::zeros([SIZES[i]], DType::F32, device).unwrap();
-        let all = |i: usize| {
-            let value = tensor([SIZES[i]], &parameter(i), DType::F32, device);
-            [value, zeros(i), zeros(i), zeros(i)]
-        };
-        let shadow = |i: usize| Tensor::zeros([SIZES[i]], DType::BF16, device).unwrap();
-        let mut parameters = Self {
-            tensors: (0..SIZES.len()).map(all).collect(),
-            shadows: (0..SIZES.len())
-                .map(|i| i.is_multiple_of(2).then(|| shadow(i)))
-                .collect(),
-            optimizer: FusedAdamW::new(device, BETAS[0], BETAS[1], EPS).unwrap(),
-            scalars: Tensor::zeros([4], DType::F32, device).unwrap(),
-        };
-        parameters.point();
-        parameters
-    }
-
-    /// Tells the optimiser where everything is.
-    fn point(&mut self) {
-        let mut segments = Vec::new();
-        for (i, tensors) in self.tensors.iter_mut().enumerate() {
-            let mut ptr = |k: usize| tensors[k].view_mut().unwrap().ptr();
+impl Parameters for Owned {
+    fn each(&mut self, f: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
+        for (i, value) in self.values.iter_mut().enumerate() {
             let (weight_decay, max_lr) = settings(i);
-            segments.push(Segment {
-                value: ptr(0),
-                gradient: ptr(1),
-                first: ptr(2),
-                second: ptr(3),
-                shadow: match &mut self.shadows[i] {
-                    Some(shadow) => shadow.view_mut().unwrap().ptr(),
-                    None => DevicePtr::NULL,
-                },
-                len: SIZES[i] as u64,
+            f(Parameter {
+                name: &i.to_string(),
+                value,
+                shadow: self.shadows[i].as_mut(),
+                gradient: &self.gradients[i],
                 weight_decay,
                 max_lr,
-            });
+            })?;
         }
-        // SAFETY: the tensors live as long as the optimiser, and are told again whenever they change.
-        unsafe { self.optimizer.set_segments(&segments).unwrap() };
+        Ok(())
+    }
+}
+
+/// An optimiser with its parameters.
+struct Run {
+    parameters: Owned,
+    optimizer: AdamW,
+}
+
+impl Run {
+    fn new(device: Device) -> Self {
+        let all = || 0..SIZES.len();
+        let value = |i: usize| tensor([SIZES[i]], &parameter(i), DType::F32, device);
+        let zeros = |i: usize, dtype| Tensor::zeros([SIZES[i]], dtype, device).unwrap();
+        let shadowed = |i: usize| device != Device::Cpu && i.is_multiple_of(2);
+        let shadow = |i: usize| shadowed(i).then(|| zeros(i, DType::BF16));
+        let settings = AdamWSettings {
+            beta1: BETAS[0],
+            beta2: BETAS[1],
+            eps: EPS,
+            clip: CLIP,
+        };
+        Self {
+            parameters: Owned {
+                values: all().map(value).collect(),
+                gradients: all().map(|i| zeros(i, DType::F32)).collect(),
+                shadows: all().map(shadow).collect(),
+            },
+            optimizer: AdamW::new(settings, 0, BTreeMap::new()),
+        }
     }
 
-    /// Brings the gradients and scalars of a step to the device.
-    fn prepare(&mut self, step: u64, broken: bool) {
-        let device = self.scalars.device();
-        for (i, tensors) in self.tensors.iter_mut().enumerate() {
+    /// Brings the gradients of a step to the device.
+    fn bring(&mut self, step: u64, broken: bool) {
+        for (i, to) in self.parameters.gradients.iter_mut().enumerate() {
             let mut g = gradient(i, step);
             if broken && i == 3 {
                 g[5] = f64::NAN;
             }
-            tensors[1] = tensor([SIZES[i]], &g, DType::F32, device);
+            *to = tensor([SIZES[i]], &g, DType::F32, to.device());
         }
-        let scalars = Scalars {
-            lr: LR,
-            step,
-            clip: CLIP,
-        };
-        let values = scalars.values(BETAS[0], BETAS[1]);
-        self.scalars = Tensor::from_slice([4], &values, device).unwrap();
-        self.point();
     }
 
-    fn step(&mut self) {
-        self.optimizer.step(&self.scalars).unwrap();
+    fn step(&mut self) -> f64 {
+        self.optimizer.step(&mut self.parameters, LR).unwrap()
     }
 
     fn outcome(&self) -> Outcome {
-        let of = |tensors: &[Tensor; 4]| [0, 2, 3].map(|k| read(&tensors[k]));
-        self.tensors.iter().map(of).collect()
+        let of = |(i, value): (usize, &Tensor)| {
+            let [first, second] = &self.optimizer.moments()[&i.to_string()];
+            [value, first, second].map(read)
+        };
+        self.parameters.values.iter().enumerate().map(of).collect()
     }
 }
 
-fn on_gpu(device: Device) -> Outcome {
-    let mut parameters = OnGpu::new(device);
+fn run(device: Device) -> Outcome {
+    let mut run = Run::new(device);
     for step in 1..=STEPS {
-        parameters.prepare(step, false);
-        parameters.step();
-        let outcome = read(parameters.optimizer.outcome());
-        let factor = (f64::from(CLIP) / norm(step)).min(1.0);
-        assert!((outcome[0] / norm(step) - 1.0).abs() < 1e-6, "{outcome:?}");
-        assert!((outcome[1] / factor - 1.0).abs() < 1e-6, "{outcome:?}");
+        run.bring(step, false);
+        let got = run.step();
+        assert!((got / norm(step) - 1.0).abs() < 1e-6, "{got} on {device}");
+        assert_eq!(run.optimizer.steps(), step);
+        if let Some(fused) = &run.optimizer.fused {
+            let factor = (f64::from(CLIP) / norm(step)).min(1.0);
+            let got = fused.outcome().unwrap()[1];
+            assert!((f64::from(got) / factor - 1.0).abs() < 1e-6, "{got}");
+        }
     }
-    for (i, shadow) in parameters.shadows.iter().enumerate() {
-        let value = read(&parameters.tensors[i][0]);
-        let rounded = value.iter().map(|&v| bf16::from_f64(v).to_f64());
+    for (shadow, value) in run.parameters.shadows.iter().zip(&run.parameters.values) {
+        let rounded = read(value).into_iter().map(|v| bf16::from_f64(v).to_f64());
         if let Some(shadow) = shadow {
             assert_eq!(read(shadow), rounded.collect::<Vec<_>>());
         }
     }
-    parameters.outcome()
-}
-
-fn gpus() -> impl Iterator<Item = Device> {
-    let devices = Device::available().into_iter();
-    devices.filter(|&device| device != Device::Cpu)
+    run.outcome()
 }
 
 #[test]
 fn steps_follow_the_definition_on_every_device() {
     let (exact, plain) = (exact(), plain());
     for device in Device::available() {
-        let got = match device {
-            Device::Cpu => on_cpu(),
-            Device::Cuda(_) => on_gpu(device),
-        };
+        let got = run(device);
         for (i, size) in SIZES.into_iter().enumerate() {
             for (k, name) in ["the value", "the first moment", "the second moment"]
                 .into_iter()
@@ -241,39 +207,58 @@ fn steps_follow_the_definition_on_every_device() {
 }
 
 #[test]
-fn two_runs_give_the_same_bits_on_every_gpu() {
-    for device in gpus() {
-        assert_eq!(on_gpu(device), on_gpu(device));
+fn two_runs_give_the_same_bits_on_every_device() {
+    for device in Device::available() {
+        assert_eq!(run(device), run(device));
     }
 }
 
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
-    for device in gpus() {
-        let mut parameters = OnGpu::new(device);
-        parameters.prepare(1, false);
-        parameters.step();
-        let before = parameters.outcome();
-        parameters.prepare(2, true);
-        parameters.step();
-        assert!(read(parameters.optimizer.outcome())[0].is_nan());
-        assert_eq!(parameters.outcome(), before);
+    for device in Device::available() {
+        let mut run = Run::new(device);
+        run.bring(1, false);
+        run.step();
+        let before = run.outcome();
+        run.bring(2, true);
+        assert!(run.step().is_nan());
+        assert_eq!((run.outcome(), run.optimizer.steps()), (before, 1));
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_gradient_are_refused_on_every_device() {
+    for device in Device::available() {
+        let mut run = Run::new(device);
+        run.bring(1, false);
+        run.parameters.values.swap(0, 1);
+        let error = run.optimizer.step(&mut run.parameters, LR).unwrap_err();
+        assert!(matches!(error, Error::Shape { op: "adamw", .. }), "{error}");
     }
 }
 
 #[test]
 fn a_recorded_step_does_what_a_queued_one_does() {
     for device in gpus() {
-        let [mut queued, mut recorded] = [OnGpu::new(device), OnGpu::new(device)];
-        for parameters in [&mut queued, &mut recorded] {
-            parameters.prepare(1, false);
-            parameters.step();
+        let [mut queued, mut recorded] = [Run::new(device), Run::new(device)];
+        for run in [&mut queued, &mut recorded] {
+            run.bring(1, false);
+            run.step();
         }
-        let graph = Graph::capture(device, || recorded.optimizer.step(&recorded.scalars)).unwrap();
+        let prepare = |run: &mut Run| run.optimizer.prepare(&mut run.parameters, LR).unwrap();
+        assert!(!prepare(&mut recorded), "nothing has moved");
+        let graph = Graph::capture(device, || recorded.optimizer.launch()).unwrap();
         for _ in 0..2 {
             queued.step();
+            prepare(&mut recorded);
             graph.replay().unwrap();
+            recorded.optimizer.finish().unwrap();
         }
         assert_eq!(queued.outcome(), recorded.outcome());
     }
+}
+
+fn gpus() -> impl Iterator<Item = Device> {
+    let devices = Device::available().into_iter();
+    devices.filter(|&device| device != Device::Cpu)
 }
