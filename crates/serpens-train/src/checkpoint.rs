@@ -7,15 +7,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serpens_core::Device;
-use serpens_data::Position;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_formats::write_atomically;
-use serpens_nn::{MambaLm, checkpoint};
 
-use crate::interval::Interval;
-use crate::{AdamW, Error, Evaluation, Result, TrainConfig};
+use crate::objective::Learner;
+use crate::state::State;
+use crate::{AdamW, Error, Objective, Result, TrainedModel};
 
 /// The folder of a run that holds its checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
@@ -25,37 +23,12 @@ const PREFIX: &str = "step-";
 /// Folders under this name are unfinished.
 const UNFINISHED: &str = ".unfinished-";
 
-/// What a checkpoint holds besides tensors.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct State {
-    pub(crate) step: u64,
-    pub(crate) position: Position,
-    pub(crate) seconds: f64,
-    /// (correct, counted) of the last steps, for the stop rule.
-    pub(crate) recent: Vec<(usize, usize)>,
-    /// Sums since the last event of metrics.
-    pub(crate) interval: Interval,
-    /// The last evaluation and its step.
-    pub(crate) evaluation: Option<(u64, Evaluation)>,
-    pub(crate) config: TrainConfig,
-}
-
-/// A checkpoint that was read.
-pub(crate) struct Restored {
-    pub(crate) model: MambaLm,
-    pub(crate) optimizer: AdamW,
-    pub(crate) state: State,
-}
-
-/// Writes a checkpoint of the run in `run`, and removes all but the last `keep`. Until it is complete it has a name under
+/// Writes a checkpoint of the run in `run`, and removes all but the last that the settings keep. Until it is complete it has a name under
 /// which it is never looked for, so that whatever happens, the earlier ones stay.
-pub(crate) fn save(
+pub(crate) fn save<O: Objective>(
     run: &Path,
-    model: &MambaLm,
-    optimizer: &AdamW,
+    learner: &Learner<O>,
     state: &State,
-    keep: usize,
 ) -> Result<PathBuf> {
     let parent = run.join(CHECKPOINTS_DIR);
     let name = format!("{PREFIX}{:07}", state.step);
@@ -64,7 +37,7 @@ pub(crate) fn save(
     for left in entries(&parent, UNFINISHED)? {
         remove(&left)?; // of a run that was killed while writing
     }
-    let written = write_all(&unfinished, model, optimizer, state).and_then(|()| {
+    let written = write_all(&unfinished, learner, state).and_then(|()| {
         let renamed = fs::rename(&unfinished, &path).and_then(|()| sync_folder(&parent));
         renamed.map_err(|e| Error::io("write", &path, e))
     });
@@ -73,7 +46,7 @@ pub(crate) fn save(
         let _ = fs::remove_dir_all(&unfinished);
         return Err(error);
     }
-    for (_, old) in complete(&parent)?.iter().rev().skip(keep) {
+    for (_, old) in complete(&parent)?.iter().rev().skip(state.config.keep) {
         remove(old)?;
     }
     Ok(path)
@@ -91,14 +64,11 @@ fn sync_folder(_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn write_all(dir: &Path, model: &MambaLm, optimizer: &AdamW, state: &State) -> Result<()> {
-    checkpoint::save(model, dir)?;
-    write_tensors(&dir.join(OPTIMIZER_FILE), &optimizer.state())?;
+fn write_all<O: Objective>(dir: &Path, learner: &Learner<O>, state: &State) -> Result<()> {
+    learner.model.save(dir)?;
+    write_tensors(&dir.join(OPTIMIZER_FILE), &learner.optimizer.state())?;
     let path = dir.join(STATE_FILE);
-    let text = serde_json::to_string_pretty(state).map_err(|e| Error::Malformed {
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::damaged(&path, e))?;
     write_atomically(&path, |file| file.write_all(text.as_bytes()))
         .map_err(|e| Error::io("write", &path, e))
 }
@@ -146,8 +116,8 @@ pub fn newest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
     Ok(complete(&run.join(CHECKPOINTS_DIR))?.pop())
 }
 
-/// Reads the newest checkpoint of the run in `run`.
-pub(crate) fn load_newest(run: &Path) -> Result<Restored> {
+/// Reads the newest checkpoint of the run in `run`, onto the processor.
+pub(crate) fn load_newest<O: Objective>(run: &Path, objective: O) -> Result<(Learner<O>, State)> {
     let Some((_, dir)) = newest(run)? else {
         return Err(Error::NoCheckpoint {
             path: run.join(CHECKPOINTS_DIR),
@@ -155,17 +125,16 @@ pub(crate) fn load_newest(run: &Path) -> Result<Restored> {
     };
     let path = dir.join(STATE_FILE);
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let state: State = serde_json::from_str(&text).map_err(|e| Error::Malformed {
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
-    let model = checkpoint::load(&dir, Device::cpu())?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::damaged(&path, e))?;
+    let model = O::Model::load(&dir)?;
     let path = dir.join(OPTIMIZER_FILE);
     let moments = read_tensors(&path, Device::cpu())?;
-    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model, &path)?;
-    Ok(Restored {
+    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model)
+        .map_err(|e| Error::damaged(&path, e))?;
+    let learner = Learner {
+        objective,
         model,
         optimizer,
-        state,
-    })
+    };
+    Ok((learner, state))
 }

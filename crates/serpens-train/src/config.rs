@@ -94,65 +94,40 @@ impl TrainConfig {
     pub fn check(&self) -> Result<()> {
         let o = &self.optimizer;
         let lr = f64::from(o.lr);
-        require(
-            "accumulation",
-            self.accumulation as f64,
-            |x| x >= 1.0,
-            AT_LEAST_ONE,
-        )?;
-        require(
-            "log_every",
-            self.log_every as f64,
-            |x| x >= 1.0,
-            AT_LEAST_ONE,
-        )?;
-        require("keep", self.keep as f64, |x| x >= 1.0, AT_LEAST_ONE)?;
-        require(
-            "optimizer.lr",
-            lr,
-            |x| x > 0.0 && x.is_finite(),
-            "it must be above 0",
-        )?;
+        let rules = [
+            ("accumulation", self.accumulation as f64, AT_LEAST_ONE),
+            ("log_every", self.log_every as f64, AT_LEAST_ONE),
+            ("keep", self.keep as f64, AT_LEAST_ONE),
+            ("optimizer.lr", lr, POSITIVE),
+            ("optimizer.beta1", o.beta1.into(), DECAY),
+            ("optimizer.beta2", o.beta2.into(), DECAY),
+            // Without it a value that has had no gradient yet moves by 0/0.
+            ("optimizer.eps", o.eps.into(), POSITIVE),
+            (
+                "optimizer.weight_decay",
+                o.weight_decay.into(),
+                NOT_NEGATIVE,
+            ),
+            ("optimizer.clip", o.clip.into(), NOT_NEGATIVE),
+        ];
+        for (field, value, (allowed, reason)) in rules {
+            require(field, value, allowed(value), reason)?;
+        }
+        let min_lr = f64::from(self.min_lr);
+        let below = (0.0..=lr).contains(&min_lr);
         require(
             "min_lr",
-            self.min_lr.into(),
-            |x| (0.0..=lr).contains(&x),
+            min_lr,
+            below,
             "it lies between 0 and optimizer.lr",
         )?;
-        let decays = [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2)];
-        for (field, beta) in decays {
-            require(
-                field,
-                beta.into(),
-                |x| (0.0..1.0).contains(&x),
-                "it lies between 0 and 1, which is excluded",
-            )?;
-        }
-        // Without it a value that has had no gradient yet moves by 0/0.
-        require(
-            "optimizer.eps",
-            o.eps.into(),
-            |x| x > 0.0 && x.is_finite(),
-            "it must be above 0",
-        )?;
-        let others = [
-            ("optimizer.weight_decay", o.weight_decay),
-            ("optimizer.clip", o.clip),
-        ];
-        for (field, value) in others {
-            require(
-                field,
-                value.into(),
-                |x| x >= 0.0 && x.is_finite(),
-                "it must not be negative",
-            )?;
-        }
-        if let Some(stop) = self.stop {
-            require("stop.steps", stop.steps as f64, |x| x >= 1.0, AT_LEAST_ONE)?;
+        if let Some(StopRule { accuracy, steps }) = self.stop {
+            require("stop.steps", steps as f64, steps >= 1, AT_LEAST_ONE.1)?;
+            let share = (0.0..=1.0).contains(&accuracy);
             require(
                 "stop.accuracy",
-                stop.accuracy,
-                |x| (0.0..=1.0).contains(&x),
+                accuracy,
+                share,
                 "it is a share, between 0 and 1",
             )?;
         }
@@ -160,20 +135,24 @@ impl TrainConfig {
     }
 }
 
-const AT_LEAST_ONE: &str = "it must be at least 1";
+/// Whether a value is allowed, and what to say where it is not.
+type Rule = (fn(f64) -> bool, &'static str);
 
-fn require(
-    field: &'static str,
-    value: f64,
-    allowed: impl Fn(f64) -> bool,
-    reason: &'static str,
-) -> Result<()> {
-    if allowed(value) {
-        return Ok(());
+const AT_LEAST_ONE: Rule = (|x| x >= 1.0, "it must be at least 1");
+const POSITIVE: Rule = (|x| x > 0.0 && x.is_finite(), "it must be above 0");
+const NOT_NEGATIVE: Rule = (|x| x >= 0.0 && x.is_finite(), "it must not be negative");
+const DECAY: Rule = (
+    |x| (0.0..1.0).contains(&x),
+    "it lies between 0 and 1, which is excluded",
+);
+
+fn require(field: &'static str, value: f64, allowed: bool, reason: &'static str) -> Result<()> {
+    match allowed {
+        true => Ok(()),
+        false => Err(Error::Config {
+            field,
+            value: value.to_string(),
+            reason,
+        }),
     }
-    Err(Error::Config {
-        field,
-        value: value.to_string(),
-        reason,
-    })
 }

@@ -1,7 +1,9 @@
 //! What can go wrong in training.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serpens_core::{DType, Shape};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -55,12 +57,12 @@ pub enum Error {
         source: io::Error,
     },
     /// A checkpoint's file is not what its name says.
-    #[error("{} is not a usable checkpoint file: {reason}; remove its folder to resume from an earlier one", path.display())]
-    Malformed {
+    #[error("{} is not a usable checkpoint file: {source}; remove its folder to resume from an earlier one", path.display())]
+    Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        source: Damage,
     },
     /// A new run would mix its checkpoints with those of an older one.
     #[error("{} already holds a run's checkpoints: resume it, or choose another folder", path.display())]
@@ -76,7 +78,56 @@ pub enum Error {
     },
 }
 
+/// What is wrong with a checkpoint's file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// It is not what `state.json` should be.
+    #[error("{0}")]
+    State(#[from] serde_json::Error),
+    /// A parameter's moments, or one of them, are missing.
+    #[error("the moments of {parameter} are missing")]
+    MissingMoments {
+        /// The parameter's name.
+        parameter: String,
+    },
+    /// A moment is not as its parameter.
+    #[error("a moment of {parameter} is {dtype} of shape {shape}")]
+    WrongMoment {
+        /// The parameter's name.
+        parameter: String,
+        /// The moment's type.
+        dtype: DType,
+        /// The moment's shape.
+        shape: Shape,
+    },
+    /// A tensor that is no parameter's moment.
+    #[error("{name} belongs to no parameter")]
+    SurplusMoment {
+        /// The tensor's name.
+        name: String,
+    },
+}
+
 impl Error {
+    pub(crate) fn damaged(path: &Path, source: impl Into<Damage>) -> Self {
+        Error::Damaged {
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// Whether a device had no memory left: what failed may succeed where something is given up.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Error::Core(serpens_core::Error::OutOfMemory { .. })
+                | Error::Model(serpens_nn::Error::Core(
+                    serpens_core::Error::OutOfMemory { .. }
+                ))
+        )
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Error::Io {
             action,

@@ -1,6 +1,6 @@
 //! The training loop: AdamW, schedules, checkpoints that resume to the bit, metrics and evaluation.
 //!
-//! A [`Trainer`] owns a model, its optimiser and a source of batches. [`Trainer::run`] trains it, tells an [`Observer`] what
+//! A [`Trainer`] owns a model, its [`Objective`], its optimiser and a source of batches. [`Trainer::run`] trains it, tells an [`Observer`] what
 //! happens, and keeps checkpoints in a run's folder, from which [`Trainer::resume`] continues as if nothing had been.
 //!
 //! ```
@@ -10,7 +10,7 @@
 //! use serpens_core::Device;
 //! use serpens_data::{InductionHeads, InductionHeadsConfig};
 //! use serpens_nn::MambaLmConfig;
-//! use serpens_train::{Run, Silent, TrainConfig, Trainer};
+//! use serpens_train::{NextToken, Run, Silent, TrainConfig, Trainer};
 //!
 //! # fn main() -> serpens_train::Result<()> {
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
@@ -19,12 +19,12 @@
 //! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
 //! let model = MambaLmConfig::new(16, 2, 16).init(Device::cpu(), &mut rng)?;
 //! let config = TrainConfig { steps: 5, ..Default::default() };
-//! let mut trainer = Trainer::new(model, Box::new(task.clone()), config)?;
+//! let mut trainer = Trainer::new(NextToken, model, Box::new(task.clone()), config)?;
 //! let stop = AtomicBool::new(false); // set it, from a signal's handler say, to end the run after the current step
 //! trainer.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //!
 //! // Five steps more, from the checkpoint that the first sitting left.
-//! let mut resumed = Trainer::resume(dir, Box::new(task), Some(10))?;
+//! let mut resumed = Trainer::resume(NextToken, dir, Box::new(task), Some(10))?;
 //! let outcome = resumed.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //! assert_eq!(outcome.step, 10);
 //! # Ok(())
@@ -36,18 +36,24 @@ mod config;
 mod engine;
 mod error;
 pub mod evaluate;
+mod feed;
 mod interval;
 mod json_lines;
+mod model;
+mod objective;
 mod observer;
 mod optimizer;
+mod state;
 #[cfg(test)]
 mod tests;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
 pub use config::{Schedule, StopRule, TrainConfig};
-pub use error::{Error, Result};
+pub use error::{Damage, Error, Result};
 pub use json_lines::JsonLines;
+pub use model::TrainedModel;
+pub use objective::{Loss, NextToken, Objective};
 pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use trainer::{Compute, Evaluate, Outcome, Run, Trainer};

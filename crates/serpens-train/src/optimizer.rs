@@ -1,14 +1,13 @@
 //! AdamW over all parameters of a model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tensor};
 use serpens_nn::Module;
 use serpens_ops::adamw::{self, AdamWSettings, Parameter, Parameters};
 
-use crate::Result;
+use crate::{Damage, Result};
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,18 +163,13 @@ impl AdamW {
     /// The optimiser of `model` as it was after `steps` steps.
     ///
     /// # Errors
-    /// [`crate::Error::Malformed`] with the moments' file `path`: a moment without its other half, without a parameter, or of another shape than that.
+    /// A moment without its other half, without a parameter, or of another shape than that.
     pub(crate) fn restore(
         config: AdamWConfig,
         steps: u64,
         mut state: BTreeMap<String, Tensor>,
         model: &impl Module,
-        path: &Path,
-    ) -> Result<Self> {
-        let malformed = |reason: String| crate::Error::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+    ) -> Result<Self, Damage> {
         if steps == 0 && state.is_empty() {
             return Ok(Self::new(config));
         }
@@ -183,20 +177,25 @@ impl AdamW {
         let mut result = Ok(());
         model.visit("", &mut |name, param| {
             let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
+            let parameter = name.to_owned();
             let [Some(m), Some(v)] = pair else {
-                result = Err(malformed(format!("the moments of {name} are missing")));
+                result = Err(Damage::MissingMoments { parameter });
                 return;
             };
             for moment in [&m, &v] {
                 if moment.shape() != param.value().shape() || moment.dtype() != DType::F32 {
-                    result = Err(malformed(format!("a moment of {name} is {moment:?}")));
+                    result = Err(Damage::WrongMoment {
+                        parameter: parameter.clone(),
+                        dtype: moment.dtype(),
+                        shape: moment.shape().into(),
+                    });
                 }
             }
-            moments.insert(name.to_owned(), [m, v]);
+            moments.insert(parameter, [m, v]);
         });
         result?;
-        match state.keys().next() {
-            Some(name) => Err(malformed(format!("{name} belongs to no parameter"))),
+        match state.into_keys().next() {
+            Some(name) => Err(Damage::SurplusMoment { name }),
             None => Ok(Self::resumed(config, steps, moments)),
         }
     }

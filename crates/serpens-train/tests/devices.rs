@@ -11,7 +11,7 @@ use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
 use serpens_nn::layers::{InnerConfig, S4dConfig};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
-use serpens_train::{Compute, Event, Observer, Result, Run, TrainConfig, Trainer};
+use serpens_train::{Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer};
 
 /// The loss after each step.
 #[derive(Default)]
@@ -48,7 +48,7 @@ fn trainer(block: &BlockConfig, config: TrainConfig, compute: Compute) -> Traine
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
     let model = model.init(Device::Cpu, &mut rng).unwrap();
-    Trainer::new(model, source(), config)
+    Trainer::new(NextToken, model, source(), config)
         .unwrap()
         .on(compute)
         .unwrap()
@@ -188,7 +188,7 @@ fn a_checkpoint_continues_on_any_device() {
         for &second in &places {
             let dir = tempfile::tempdir().unwrap();
             let mut losses = run(&mut trainer(&mamba(), steps(5), first), Some(dir.path()));
-            let resumed = Trainer::resume(dir.path(), source(), Some(10)).unwrap();
+            let resumed = Trainer::resume(NextToken, dir.path(), source(), Some(10)).unwrap();
             losses.extend(run(&mut resumed.on(second).unwrap(), Some(dir.path())));
             let what = format!("from {} to {}", first.device, second.device);
             assert_agree(&what, &losses, &expected, 2e-5);

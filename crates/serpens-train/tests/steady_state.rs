@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serpens_core::Device;
 use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::MambaLmConfig;
-use serpens_train::{Event, Observer, Result, Run, TrainConfig, Trainer};
+use serpens_train::{Event, NextToken, Observer, Result, Run, TrainConfig, Trainer};
 
 /// Allocations below this size are bookkeeping; tensors of this test are larger.
 const LARGE: usize = 16 * 1024;
@@ -83,7 +83,8 @@ fn steps_after_the_third_allocate_nothing_large() {
         log_every: 1,
         ..TrainConfig::default()
     };
-    let mut trainer = Trainer::new(model.unwrap(), Box::new(task.unwrap()), config).unwrap();
+    let mut trainer =
+        Trainer::new(NextToken, model.unwrap(), Box::new(task.unwrap()), config).unwrap();
     let mut counts = Counts(Vec::with_capacity(10));
     trainer
         .run(Run {

@@ -51,6 +51,11 @@ impl ByteSlices {
         })
     }
 
+    /// Rows of every batch.
+    pub fn rows(&self) -> usize {
+        self.batch
+    }
+
     /// Appends a row's inputs and targets: `length` of each. // (length)
     fn push_row(&self, row: usize, length: usize, into: &mut Batch) {
         let start = (self.targets.start + row * self.stretch + self.done).min(self.targets.end);

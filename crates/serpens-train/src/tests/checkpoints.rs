@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::{CHECKPOINTS_DIR, Error, newest_checkpoint};
+use crate::{CHECKPOINTS_DIR, Damage, Error, newest_checkpoint};
 
 fn names(run_dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(run_dir.join(CHECKPOINTS_DIR)).unwrap();
@@ -26,7 +26,7 @@ fn six_steps() -> (tempfile::TempDir, Trainer) {
 }
 
 fn resume(run_dir: &Path, steps: u64) -> Result<Trainer> {
-    Trainer::resume(run_dir, Box::new(task()), Some(steps))
+    Trainer::resume(NextToken, run_dir, Box::new(task()), Some(steps))
 }
 
 fn newest(run_dir: &Path) -> PathBuf {
@@ -95,12 +95,15 @@ fn a_missing_file_is_named() {
 fn moments_of_another_model_are_refused() {
     let (run_dir, trainer) = six_steps();
     let path = newest(run_dir.path()).join("optimizer.safetensors");
-    let mut state = trainer.optimizer.state();
+    let mut state = trainer.learner.optimizer.state();
     state.pop();
     serpens_formats::safetensors::write_tensors(&path, &state).unwrap();
     let error = resume(run_dir.path(), 7).err().unwrap();
     assert!(
-        matches!(&error, Error::Malformed { path: p, .. } if *p == path),
+        matches!(
+            &error,
+            Error::Damaged { path: p, source: Damage::MissingMoments { .. } } if *p == path
+        ),
         "{error}"
     );
 }

@@ -3,7 +3,7 @@ use serpens_data::{ByteCorpus, IGNORE, SelectiveCopying, SelectiveCopyingConfig,
 use serpens_nn::layers::Sequence;
 
 use super::*;
-use crate::evaluate::{LongReading, accuracy, bits_per_byte, induction_accuracy};
+use crate::evaluate::{accuracy, bits_per_byte};
 
 #[test]
 fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
@@ -29,14 +29,16 @@ fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
     };
     let expected = (0..count).map(bits).sum::<f64>() / count as f64;
     for length in [1, 7, 64, 1000] {
-        let got = bits_per_byte(&model, &corpus, Split::Validation, 1, length).unwrap();
+        let slices = corpus.slices(Split::Validation, 1, length).unwrap();
+        let got = bits_per_byte(&model, slices).unwrap();
         assert!(
             (got - expected).abs() < 1e-5,
             "length {length}: {got} and {expected}"
         );
     }
     // Rows side by side lose the context of their first bytes only.
-    let rows = bits_per_byte(&model, &corpus, Split::Validation, 3, 5).unwrap();
+    let slices = corpus.slices(Split::Validation, 3, 5).unwrap();
+    let rows = bits_per_byte(&model, slices).unwrap();
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
 }
 
@@ -68,7 +70,7 @@ fn plain_accuracy(model: &MambaLm, batches: &[serpens_data::Batch]) -> f64 {
 }
 
 #[test]
-fn induction_accuracy_does_not_depend_on_how_the_sequences_are_read() {
+fn accuracy_does_not_depend_on_how_the_sequences_are_read() {
     let mut trainer = trainer(settings(120));
     run(&mut trainer, None).unwrap();
     let model = trainer.model();
@@ -79,22 +81,12 @@ fn induction_accuracy_does_not_depend_on_how_the_sequences_are_read() {
         "a figure that tells something: {expected}"
     );
     for chunk in [1, 16, 50, 64] {
-        let reading = LongReading {
-            samples: 64,
-            rows: 64,
-            chunk,
-        };
-        let got = induction_accuracy(model, &task(), 50, reading).unwrap();
+        let got = accuracy(model, [task().evaluation_batch(64, 50, 0)], chunk).unwrap();
         assert_eq!(got, expected, "chunk {chunk}");
     }
-    let uneven = LongReading {
-        samples: 10,
-        rows: 4,
-        chunk: 16,
-    };
-    let got = induction_accuracy(model, &task(), 50, uneven).unwrap();
-    let rows = [(4, 0), (4, 1), (2, 2)];
-    let batches = rows.map(|(rows, index)| task().evaluation_batch(rows, 50, index).unwrap());
+    let uneven = [(4, 0), (4, 1), (2, 2)];
+    let batches = uneven.map(|(rows, index)| task().evaluation_batch(rows, 50, index).unwrap());
+    let got = accuracy(model, batches.clone().map(Ok), 16).unwrap();
     assert_eq!(got, plain_accuracy(model, &batches));
 }
 
@@ -111,5 +103,5 @@ fn accuracy_on_selective_copying_counts_the_answers() {
     let model = model(VOCAB);
     let batches = [0, 1].map(|index| task.evaluation_batch(index));
     let expected = plain_accuracy(&model, &batches);
-    assert_eq!(accuracy(&model, batches).unwrap(), expected);
+    assert_eq!(accuracy(&model, batches.map(Ok), 512).unwrap(), expected);
 }

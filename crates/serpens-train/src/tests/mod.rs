@@ -17,7 +17,8 @@ use serpens_data::{InductionHeads, InductionHeadsConfig, Source};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 
 use crate::{
-    AdamWConfig, Evaluation, Event, Observer, Result, Run, StepMetrics, TrainConfig, Trainer,
+    AdamWConfig, Evaluation, Event, NextToken, Observer, Result, Run, StepMetrics, TrainConfig,
+    Trainer,
 };
 
 const VOCAB: usize = 8;
@@ -56,7 +57,7 @@ fn trainer(config: TrainConfig) -> Trainer {
 }
 
 fn trainer_on(source: Box<dyn Source>, config: TrainConfig) -> Trainer {
-    Trainer::new(model(VOCAB), source, config).unwrap()
+    Trainer::new(NextToken, model(VOCAB), source, config).unwrap()
 }
 
 /// Remembers what it heard.
@@ -123,7 +124,7 @@ fn bits(model: &impl Module) -> Vec<(String, Vec<u32>)> {
 
 /// The bits of every moment.
 fn moment_bits(trainer: &Trainer) -> Vec<(String, Vec<u32>)> {
-    let state = trainer.optimizer.state();
+    let state = trainer.learner.optimizer.state();
     let values = state.into_iter().map(|(name, tensor)| {
         let values = tensor.as_slice::<f32>().unwrap();
         (name, values.iter().map(|x| x.to_bits()).collect())

@@ -23,7 +23,7 @@ fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn S
     );
     let mut parts = run(&mut first, Some(run_dir.path())).unwrap().figures();
     drop(first);
-    let mut second = Trainer::resume(run_dir.path(), source(), Some(20)).unwrap();
+    let mut second = Trainer::resume(NextToken, run_dir.path(), source(), Some(20)).unwrap();
     assert_eq!(second.step(), 10);
     parts.extend(run(&mut second, Some(run_dir.path())).unwrap().figures());
     assert_eq!(parts, told);
@@ -59,12 +59,12 @@ fn averages_go_on_across_a_kill_between_two_reports() {
     let mut killed = trainer(config);
     for _ in 0..6 {
         if killed.step() == 4 {
-            killed.interval = Default::default(); // told of
+            killed.state.interval = Default::default(); // told of
         }
         killed.take_step().unwrap();
     }
     killed.save(run_dir.path()).unwrap();
-    let mut resumed = Trainer::resume(run_dir.path(), Box::new(task()), None).unwrap();
+    let mut resumed = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
     let told = run(&mut resumed, None).unwrap().figures();
     assert_eq!(told, unbroken[1..]);
 }
@@ -93,9 +93,10 @@ fn a_file_of_metrics_has_every_step_once() {
     // A sitting that was killed in step 7, in the middle of a line.
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text + "{\"step\":5,\"loss\":1.0}\n{\"step\":6,\"lo").unwrap();
-    let mut resumed = Trainer::resume(run_dir.path(), Box::new(task()), Some(6)).unwrap();
+    let mut resumed =
+        Trainer::resume(NextToken, run_dir.path(), Box::new(task()), Some(6)).unwrap();
     observed(&mut resumed);
-    let mut finished = Trainer::resume(run_dir.path(), Box::new(task()), None).unwrap();
+    let mut finished = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
     let outcome = observed(&mut finished);
     assert_eq!(
         outcome.evaluation.unwrap().values[0].1,
@@ -127,7 +128,9 @@ fn another_source_than_the_checkpoints_is_refused() {
     };
     config.seed += 1;
     let other = Box::new(InductionHeads::new(config).unwrap());
-    let error = Trainer::resume(run_dir.path(), other, None).err().unwrap();
+    let error = Trainer::resume(NextToken, run_dir.path(), other, None)
+        .err()
+        .unwrap();
     assert!(
         matches!(error, Error::Data(serpens_data::Error::OtherStream { .. })),
         "{error}"

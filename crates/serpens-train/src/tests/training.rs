@@ -4,6 +4,7 @@ use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::Module;
 
 use super::*;
+use crate::trainer::with_room;
 use crate::{Error, StopRule};
 
 #[test]
@@ -110,8 +111,8 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
     let mut trainer = trainer(settings(3));
     run(&mut trainer, Some(run_dir.path())).unwrap();
     let good = bits(trainer.model());
-    trainer.config.steps = 10;
-    trainer.model.visit_mut("", &mut |name, param| {
+    trainer.state.config.steps = 10;
+    trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
             param.value_mut().make_mut::<f32>().unwrap()[0] = f32::NAN;
         }
@@ -126,7 +127,7 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
         text.starts_with("the loss is NaN at step 4") && !text.contains('\n'),
         "{text}"
     );
-    let back = Trainer::resume(run_dir.path(), Box::new(task()), None).unwrap();
+    let back = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
     assert_eq!((back.step(), bits(back.model())), (3, good));
 }
 
@@ -134,9 +135,9 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
 fn a_gradient_that_is_not_finite_changes_nothing() {
     let mut trainer = trainer(settings(5));
     run(&mut trainer, None).unwrap();
-    trainer.config.steps = 10;
+    trainer.state.config.steps = 10;
     // The loss is finite still, the square of the gradient is not.
-    trainer.model.visit_mut("", &mut |name, param| {
+    trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
             let weight = param.value_mut().make_mut::<f32>().unwrap();
             weight.iter_mut().for_each(|x| *x = 1e25);
@@ -233,8 +234,39 @@ fn evaluations_come_when_due_and_once_at_the_end() {
 
 #[test]
 fn a_source_with_more_tokens_than_the_model_is_refused() {
-    let error = Trainer::new(model(VOCAB - 1), Box::new(task()), settings(1))
+    let error = Trainer::new(NextToken, model(VOCAB - 1), Box::new(task()), settings(1))
         .err()
         .unwrap();
     assert!(error.to_string().contains("vocab_size"), "{error}");
+}
+
+#[test]
+fn only_what_ran_out_of_memory_is_tried_again_and_only_where_some_was_freed() {
+    let short = || serpens_core::Error::OutOfMemory {
+        device: Device::Cpu,
+        requested: 1,
+        held: 0,
+    };
+    // How often the work is done where it fails the first time, and whether it succeeds then.
+    let tries = |error: fn(serpens_core::Error) -> Error, freed: bool| {
+        let mut count = 0;
+        let result = with_room(
+            || {
+                count += 1;
+                if count > 1 {
+                    Ok(())
+                } else {
+                    Err(error(short()))
+                }
+            },
+            || freed,
+        );
+        (count, result.is_ok())
+    };
+    let of_a_model = |e| Error::Model(serpens_nn::Error::Core(e));
+    let foreign = |_| Error::Data(serpens_data::Error::other(std::fmt::Error));
+    assert_eq!(tries(Error::Core, true), (2, true));
+    assert_eq!(tries(of_a_model, true), (2, true));
+    assert_eq!(tries(Error::Core, false), (1, false));
+    assert_eq!(tries(foreign, true), (1, false));
 }

@@ -14,7 +14,9 @@ use serpens_data::{
 };
 use serpens_nn::layers::{InnerConfig, S4dConfig};
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
-use serpens_train::{Compute, Evaluation, JsonLines, Run, Trainer, evaluate, newest_checkpoint};
+use serpens_train::{
+    Compute, Evaluation, JsonLines, NextToken, Run, Trainer, evaluate, newest_checkpoint,
+};
 
 use super::folder::save_settings;
 use crate::commands::{check_loadable, load};
@@ -142,11 +144,12 @@ impl Job {
         let source = Box::new(Prefetch::new(source(recipe, corpus)?, AHEAD)?);
         let trainer = if let Some((_, newest)) = newest {
             check_loadable(&newest)?;
-            let trainer = Trainer::resume(&self.dir, source, Some(recipe.train.steps))?;
+            let trainer = Trainer::resume(NextToken, &self.dir, source, Some(recipe.train.steps))?;
             save_settings(&self.run, recipe)?;
             trainer
         } else {
             Trainer::new(
+                NextToken,
                 init(&self.model, recipe.seed)?,
                 source,
                 recipe.train.clone(),
@@ -194,7 +197,7 @@ fn validation(model: &MambaLm, corpus: Option<&ByteCorpus>) -> serpens_train::Re
     let Some(corpus) = corpus else {
         return Ok(Evaluation::default());
     };
-    let bits = evaluate::bits_per_byte(model, corpus, Split::Validation, STREAMS, PIECE)?;
+    let bits = evaluate::bits_per_byte(model, corpus.slices(Split::Validation, STREAMS, PIECE)?)?;
     Ok(Evaluation {
         values: vec![("bits_per_byte".into(), bits)],
     })

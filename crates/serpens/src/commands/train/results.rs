@@ -2,7 +2,7 @@
 
 use serpens_data::{ByteCorpus, InductionHeads, SelectiveCopying, Split};
 use serpens_report::{LineChart, Series, Table};
-use serpens_train::evaluate::{self, LongReading};
+use serpens_train::evaluate;
 
 use super::job::{PIECE, STREAMS, Trained};
 use crate::Result;
@@ -78,17 +78,20 @@ fn induction(
     };
     let longest = config.lengths.iter().copied().max().unwrap_or(0);
     let chance = 1.0 / (config.vocab - 1) as f64;
-    let reading = LongReading {
-        samples: recipe.evaluate.samples,
-        rows: recipe.evaluate.rows,
-        chunk: recipe.evaluate.chunk,
-    };
+    let tests = &recipe.evaluate;
     let mut accuracies: Vec<Vec<f64>> = Vec::new();
     for model in trained {
         let mut row = Vec::new();
         for &length in &recipe.evaluate.lengths {
             go_on()?;
-            let accuracy = evaluate::induction_accuracy(&model.model, task, length, reading)?;
+            let accuracy = {
+                let batches = (0..tests.samples).step_by(tests.rows).enumerate();
+                let batches = batches.map(|(index, drawn)| {
+                    let rows = tests.rows.min(tests.samples - drawn);
+                    task.evaluation_batch(rows, length, index as u64)
+                });
+                evaluate::accuracy(&model.model, batches, tests.chunk)?
+            };
             announce(model.name, length, accuracy, mode)?;
             row.push(accuracy);
         }
@@ -211,8 +214,8 @@ fn copying(
     let mut rows = Vec::new();
     for model in trained {
         go_on()?;
-        let batches = (0..batches).map(|index| task.evaluation_batch(index));
-        let accuracy = evaluate::accuracy(&model.model, batches)?;
+        let batches = (0..batches).map(|index| Ok(task.evaluation_batch(index)));
+        let accuracy = evaluate::accuracy(&model.model, batches, PIECE)?;
         rows.push(vec![model.name.to_owned(), percent(accuracy)]);
     }
     let parts: Vec<String> = rows.iter().map(|r| format!("{} {}", r[0], r[1])).collect();
@@ -236,8 +239,10 @@ fn text(
     let mut rows = Vec::new();
     for model in trained {
         go_on()?;
-        let bits =
-            evaluate::bits_per_byte(&model.model, corpus, Split::Validation, STREAMS, PIECE)?;
+        let bits = evaluate::bits_per_byte(
+            &model.model,
+            corpus.slices(Split::Validation, STREAMS, PIECE)?,
+        )?;
         rows.push(vec![model.name.to_owned(), format!("{bits:.3}")]);
     }
     let parts: Vec<String> = rows.iter().map(|r| format!("{} {}", r[0], r[1])).collect();

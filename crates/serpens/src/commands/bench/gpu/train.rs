@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use serpens_core::Device;
 use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
-use serpens_train::{Compute, Event, Observer, Run, StepMetrics, TrainConfig, Trainer};
+use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
 use super::published::{Published, TRAINING_LENGTH, TRAININGS, VOCABULARY};
 use super::{Bench, Row, Table, or};
@@ -86,11 +86,12 @@ impl Case {
             ..TrainConfig::default()
         };
         device.reset_high_water();
-        let mut trainer = Trainer::new(model, Box::new(source), config)?.on(Compute {
-            device,
-            precision,
-            recompute,
-        })?;
+        let mut trainer =
+            Trainer::new(NextToken, model, Box::new(source), config)?.on(Compute {
+                device,
+                precision,
+                recompute,
+            })?;
         let mut steps = Steps::default();
         trainer.run(Run {
             dir: None,

@@ -1,0 +1,55 @@
+//! What a model must offer to be trained.
+
+use std::path::Path;
+
+use serpens_core::Device;
+use serpens_nn::{MambaLm, Module, Precision, Result, checkpoint};
+
+/// A model that can be trained: it moves between devices, and is kept in checkpoints.
+pub trait TrainedModel: Module + Sized {
+    /// Where the parameters are.
+    fn device(&self) -> Device;
+
+    /// Moves the model to `device`, to compute there in this precision.
+    ///
+    /// # Errors
+    /// A precision that the device does not have; memory.
+    fn to(&mut self, device: Device, precision: Precision) -> Result<()>;
+
+    /// Operations of a forward pass in matrix products, for each token.
+    fn flops_per_token(&self) -> f64;
+
+    /// Writes the model to the folder `dir`, made where it is missing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Reads the model in the folder `dir`, onto the processor.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or foreign.
+    fn load(dir: &Path) -> Result<Self>;
+}
+
+impl TrainedModel for MambaLm {
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
+        self.to(device, precision)
+    }
+
+    fn flops_per_token(&self) -> f64 {
+        self.flops_per_token()
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        checkpoint::save(self, dir)
+    }
+
+    fn load(dir: &Path) -> Result<Self> {
+        checkpoint::load(dir, Device::cpu())
+    }
+}

@@ -1,0 +1,106 @@
+//! What a model is trained to do.
+
+use serpens_core::{Tensor, Var};
+use serpens_data::{Batch, Bounds};
+use serpens_nn::layers::Sequence;
+use serpens_nn::{MambaLm, Recompute};
+use serpens_ops::cross_entropy::{check_targets, cross_entropy};
+use serpens_ops::embedding::check_ids;
+
+use crate::{AdamW, Error, Result, TrainedModel};
+
+/// What a model is trained to do: which batches it can learn from, and how wrong it is on one.
+pub trait Objective {
+    /// What learns it.
+    type Model: TrainedModel;
+
+    /// Refuses a source whose batches the model could not read or answer.
+    ///
+    /// # Errors
+    /// The model's setting that is too small for these bounds.
+    fn check_source(&self, model: &Self::Model, bounds: Bounds) -> Result<()>;
+
+    /// Refuses a batch with ids that the model does not know. It is asked where the batch goes to a GPU, which does not look at
+    /// ids; the processor's operations do.
+    ///
+    /// # Errors
+    /// The first such id.
+    fn check_batch(&self, model: &Self::Model, batch: &Batch) -> serpens_core::Result<()>;
+
+    /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend on
+    /// shapes only.
+    ///
+    /// # Shapes
+    /// inputs and targets as the source's batches have them: (batch, length) of u32
+    ///
+    /// # Errors
+    /// What the model's operations fail with.
+    fn loss(
+        &self,
+        model: &Self::Model,
+        inputs: &Var,
+        targets: &Tensor,
+        recompute: Recompute,
+    ) -> serpens_core::Result<Loss>;
+}
+
+/// How wrong a model is on a batch.
+pub struct Loss {
+    /// What is made small: one value, from which gradients flow.
+    pub value: Var,
+    /// What is told of it, as [`serpens_ops::cross_entropy::Totals::read`] reads it.
+    pub totals: Tensor,
+}
+
+/// Cross-entropy of every token's successor: −ln p(target | inputs up to here), averaged over the targets that count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NextToken;
+
+impl Objective for NextToken {
+    type Model = MambaLm;
+
+    fn check_source(&self, model: &MambaLm, bounds: Bounds) -> Result<()> {
+        let Bounds { inputs, targets } = bounds;
+        if inputs.max(targets) <= model.config().vocab_size {
+            return Ok(());
+        }
+        Err(Error::Model(serpens_nn::Error::Config {
+            field: "vocab_size",
+            value: model.config().vocab_size.to_string(),
+            reason: "the data has more tokens than the model",
+        }))
+    }
+
+    fn check_batch(&self, model: &MambaLm, batch: &Batch) -> serpens_core::Result<()> {
+        check_ids(&batch.inputs, model.config().vocab_size)?;
+        check_targets(&batch.targets, model.config().vocab_size)
+    }
+
+    fn loss(
+        &self,
+        model: &MambaLm,
+        inputs: &Var,
+        targets: &Tensor,
+        recompute: Recompute,
+    ) -> serpens_core::Result<Loss> {
+        let sequence = Sequence {
+            recompute,
+            ..Sequence::default()
+        };
+        let logits = model
+            .forward(inputs, &sequence, None)
+            .map_err(serpens_nn::Error::into_core)?;
+        let loss = cross_entropy(logits, targets)?;
+        Ok(Loss {
+            value: loss.loss,
+            totals: loss.totals,
+        })
+    }
+}
+
+/// A model, what it learns, and the optimiser that changes it.
+pub(crate) struct Learner<O: Objective> {
+    pub(crate) objective: O,
+    pub(crate) model: O::Model,
+    pub(crate) optimizer: AdamW,
+}
