@@ -35,9 +35,14 @@ pub(super) struct Axis {
     pub ticks: Vec<(f64, String)>,
 }
 
+/// Whether a place is on an axis, its ends included.
+fn is_on(place: f64) -> bool {
+    (-1e-6..=1.0 + 1e-6).contains(&place)
+}
+
 impl Axis {
-    /// An axis over the values (those that the scale can place) with at most about `most` ticks.
-    /// `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
+    /// An axis over the values (those that the scale can place) with at most about `most` ticks
+    /// (2 or more). `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
     pub(super) fn over(
         scale: Scale,
         values: impl Iterator<Item = f64>,
@@ -45,19 +50,17 @@ impl Axis {
         whole_steps: bool,
         factor: f64,
     ) -> Axis {
-        let mut low = f64::INFINITY;
-        let mut high = f64::NEG_INFINITY;
-        for value in values.filter_map(|v| scale.apply(v)) {
-            low = low.min(value);
-            high = high.max(value);
-        }
+        let (mut low, mut high) = values
+            .filter_map(|value| scale.apply(value))
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            });
         if low > high {
             (low, high) = (0.0, 1.0);
         } else if high - low <= 1e-9 * high.abs().max(low.abs()).max(1e-100) {
-            let pad = if scale == Scale::Linear && low != 0.0 {
-                low.abs() * 0.1
-            } else {
-                0.5
+            let pad = match scale {
+                Scale::Linear if low != 0.0 => low.abs() * 0.1,
+                _ => 0.5,
             };
             (low, high) = (low - pad, high + pad);
         }
@@ -68,9 +71,9 @@ impl Axis {
             ticks: Vec::new(),
         };
         match scale {
-            Scale::Linear => axis.linear_ticks(most.max(2), whole_steps, factor),
-            Scale::Log10 => axis.decade_ticks(most.max(2), factor),
-            Scale::Log2 => axis.octave_ticks(most.max(2)),
+            Scale::Linear => axis.linear_ticks(most, whole_steps, factor),
+            Scale::Log10 => axis.decade_ticks(most, factor),
+            Scale::Log2 => axis.octave_ticks(most),
         }
         axis
     }
@@ -78,6 +81,11 @@ impl Axis {
     /// The place of a value: 0 at the low end, 1 at the high end, beyond both outside.
     pub(super) fn place(&self, value: f64) -> Option<f64> {
         self.scale.apply(value).map(|v| self.between(v))
+    }
+
+    /// The place of a value that is on the axis.
+    pub(super) fn place_on(&self, value: f64) -> Option<f64> {
+        self.place(value).filter(|&place| is_on(place))
     }
 
     fn between(&self, on_line: f64) -> f64 {
@@ -127,7 +135,7 @@ impl Axis {
         for exponent in self.low.floor() as i32..=self.high.ceil() as i32 {
             for mantissa in mantissas {
                 let place = self.between(f64::from(exponent) + mantissa.log10());
-                if (-1e-6..=1.0 + 1e-6).contains(&place) {
+                if is_on(place) {
                     let value = mantissa * 10f64.powi(exponent) * factor;
                     let decimals = (-(value * (1.0 + 1e-9)).log10().floor()).max(0.0) as usize
                         + usize::from(mantissa.fract() > 0.0);
@@ -141,10 +149,8 @@ impl Axis {
     /// Powers of two, every first, second, … so that they are not too many. Where every second one has a label, the
     /// others stand between them without.
     fn octave_ticks(&mut self, most: usize) {
-        let (first, last) = (
-            (self.low - 1e-9).ceil() as i64,
-            (self.high + 1e-9).floor() as i64,
-        );
+        let first = (self.low - 1e-9).ceil() as i64;
+        let last = (self.high + 1e-9).floor() as i64;
         let stride = (last - first + 1).max(1).div_euclid(most as i64 + 1) + 1;
         let mut exponent = first;
         while exponent <= last {
@@ -161,7 +167,7 @@ impl Axis {
 }
 
 /// The smallest of 1, 2, 5 times a power of ten that is at least `rough`.
-pub(super) fn nice_step(rough: f64) -> f64 {
+fn nice_step(rough: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
     let mantissa = [1.0, 2.0, 5.0]
         .into_iter()

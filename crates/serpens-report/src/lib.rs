@@ -14,20 +14,14 @@ mod text;
 mod theme;
 
 #[cfg(test)]
-mod fixtures;
-#[cfg(test)]
 mod tests;
-
-use serde::{Deserialize, Serialize};
 
 pub use line_chart::{LineChart, Series};
 pub use selection::{LayerSelection, SelectionMap};
-pub use svg::SvgOptions;
-pub use theme::Theme;
+pub use text::grouped;
 
 /// Everything that one page shows about a run, in the order of the page.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// Heading of the page.
     pub title: String,
@@ -52,8 +46,7 @@ pub struct Report {
 }
 
 /// A table of results. Columns whose cells are all numbers are set flush right.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     /// Heading above the table.
     pub title: String,

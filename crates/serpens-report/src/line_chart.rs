@@ -1,13 +1,9 @@
 //! Line charts: curves over steps or lengths.
 
-use std::fmt::Write;
-
-use serde::{Deserialize, Serialize};
-
 use crate::axis::{Axis, Scale};
-use crate::svg::{Anchor, Drawing, Face, SvgOptions, short, text_width};
+use crate::svg::{Anchor, Drawing, FILE_WIDTH, Face, short, text_width};
 use crate::text::truncate;
-use crate::theme::Inks;
+use crate::theme::{Inks, LIGHT};
 
 /// Points that a curve is drawn with at most.
 const MOST_POINTS: usize = 400;
@@ -16,8 +12,7 @@ const MOST_MARKERS: usize = 40;
 
 /// One or more curves over a common axis. Points that are not finite, or not positive on a logarithmic axis,
 /// are left out and break their curve.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LineChart {
     /// Heading.
     pub title: String,
@@ -40,8 +35,7 @@ pub struct LineChart {
 }
 
 /// A curve.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     /// Name in the legend.
     pub name: String,
@@ -68,14 +62,16 @@ struct Plot {
 impl Plot {
     /// Where a point is drawn. Values far outside are held near the frame, which hides what is beyond it.
     fn locate(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
-        let (x, y) = (
-            self.x.place(x)?.clamp(-9.0, 9.0),
-            self.y.place(y)?.clamp(-9.0, 9.0),
-        );
-        Some((
-            self.left + x * self.width,
-            self.top + (1.0 - y) * self.height,
-        ))
+        let (x, y) = (self.x.place(x)?, self.y.place(y)?);
+        Some((self.x_at(x.clamp(-9.0, 9.0)), self.y_at(y.clamp(-9.0, 9.0))))
+    }
+
+    fn x_at(&self, place: f64) -> f64 {
+        self.left + place * self.width
+    }
+
+    fn y_at(&self, place: f64) -> f64 {
+        self.top + (1.0 - place) * self.height
     }
 
     fn right(&self) -> f64 {
@@ -89,10 +85,9 @@ impl Plot {
 
 impl LineChart {
     /// The chart as an SVG file of its own, with title, caption and background.
-    pub fn to_svg(&self, options: &SvgOptions) -> String {
-        let inks = options.theme.inks();
-        self.draw(options.content_width(), inks)
-            .standalone(&self.title, &self.caption, inks)
+    pub fn to_svg(&self) -> String {
+        let drawing = self.draw(FILE_WIDTH, &LIGHT);
+        drawing.standalone(&self.title, &self.caption, &LIGHT)
     }
 
     pub(super) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
@@ -107,63 +102,49 @@ impl LineChart {
     }
 
     fn lay_out(&self, width: f64, legend: f64) -> Plot {
-        let height = (width * 0.46).clamp(190.0, 420.0);
         let y = self.y_axis();
-        let widest = |axis: &Axis| {
-            axis.ticks
-                .iter()
-                .map(|(_, label)| text_width(label, 11.0))
-                .fold(0.0, f64::max)
-        };
-        let left = widest(&y).max(14.0) + 10.0;
+        let left = widest_label(&y).max(14.0) + 10.0;
         let plot_width = width - left - 22.0;
-        let scale = if self.x_log2 {
-            Scale::Log2
-        } else {
-            Scale::Linear
+        let scale = match self.x_log2 {
+            true => Scale::Log2,
+            false => Scale::Linear,
         };
-        let xs = || {
-            self.series
-                .iter()
-                .flat_map(|s| s.points.iter().map(|p| p.0))
-        };
-        let x_axis = |most| Axis::over(scale, xs(), most, false, 1.0);
+        let x_axis = |most| Axis::over(scale, self.points().map(|p| p.0), most, false, 1.0);
         // Wide labels leave room for fewer ticks.
-        let most = (plot_width / (widest(&x_axis(10)) + 18.0)).clamp(2.0, 10.0) as usize;
+        let most = (plot_width / (widest_label(&x_axis(10)) + 18.0)).clamp(2.0, 10.0) as usize;
         Plot {
             left,
             top: legend + 24.0,
             width: plot_width,
-            height,
+            height: (width * 0.46).clamp(190.0, 420.0),
             x: x_axis(most),
             y,
         }
     }
 
+    fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.series.iter().flat_map(|s| s.points.iter().copied())
+    }
+
     fn y_axis(&self) -> Axis {
-        let scale = if self.y_log {
-            Scale::Log10
-        } else {
-            Scale::Linear
+        let scale = match self.y_log {
+            true => Scale::Log10,
+            false => Scale::Linear,
         };
-        let factor = if self.y_label.contains('%') {
-            100.0
-        } else {
-            1.0
+        let factor = match self.y_label.contains('%') {
+            true => 100.0,
+            false => 1.0,
         };
-        match self.y_range {
-            Some((low, high))
-                if scale.apply(low) < scale.apply(high) && scale.apply(low).is_some() =>
-            {
-                Axis::over(scale, [low, high].into_iter(), 6, false, factor)
-            }
-            _ => {
-                let ys = self
-                    .series
-                    .iter()
-                    .flat_map(|s| s.points.iter().map(|p| p.1));
+        let ends = self.y_range.map(|(low, high)| [low, high]);
+        let usable = |[low, high]: &[f64; 2]| {
+            scale.apply(*low).is_some() && scale.apply(*low) < scale.apply(*high)
+        };
+        match ends.filter(usable) {
+            Some(ends) => Axis::over(scale, ends.into_iter(), 6, false, factor),
+            None => {
                 let levels = self.reference_lines.iter().map(|(_, y)| *y);
-                Axis::over(scale, ys.chain(levels), 6, true, factor)
+                let ys = self.points().map(|p| p.1).chain(levels);
+                Axis::over(scale, ys, 6, true, factor)
             }
         }
     }
@@ -181,12 +162,8 @@ impl LineChart {
                 (x, y) = (2.0, y + 19.0);
             }
             let style = Style::of(index, inks);
-            drawing.stroke(
-                &format!("M{} {}h24", short(x), short(y - 4.0)),
-                style.colour,
-                2.0,
-                style.dash,
-            );
+            let sample = format!("M{} {}h24", short(x), short(y - 4.0));
+            drawing.stroke(&sample, style.colour, 2.0, style.dash);
             if series.has_markers() {
                 drawing.fill(&style.marker((x + 12.0, y - 4.0)), style.colour);
             }
@@ -198,66 +175,40 @@ impl LineChart {
 
     fn frame(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
         let label = Face::new(11.0, inks.muted);
+        let (left, right, bottom) = (plot.left, plot.right(), plot.bottom());
         drawing.text(0.0, plot.top - 12.0, label, &self.y_label);
-        for (place, text) in visible(&plot.y) {
-            let y = plot.top + (1.0 - place) * plot.height;
-            drawing.line((plot.left, y), (plot.right(), y), inks.grid, 1.0, "");
-            drawing.text(plot.left - 7.0, y + 4.0, label.end(), text);
+        for (place, text) in &plot.y.ticks {
+            let y = plot.y_at(*place);
+            drawing.line((left, y), (right, y), inks.grid);
+            drawing.text(left - 7.0, y + 4.0, label.end(), text);
         }
-        let bottom = plot.bottom();
-        drawing.line(
-            (plot.left, bottom),
-            (plot.right(), bottom),
-            inks.muted,
-            1.0,
-            "",
-        );
-        for (place, text) in visible(&plot.x) {
-            let x = plot.left + place * plot.width;
-            drawing.line((x, bottom), (x, bottom + 4.0), inks.muted, 1.0, "");
+        drawing.line((left, bottom), (right, bottom), inks.muted);
+        for (place, text) in &plot.x.ticks {
+            let x = plot.x_at(*place);
+            drawing.line((x, bottom), (x, bottom + 4.0), inks.muted);
             drawing.text(x, bottom + 17.0, label.middle(), text);
         }
-        drawing.text(
-            plot.left + plot.width / 2.0,
-            bottom + 34.0,
-            label.middle(),
-            &self.x_label,
-        );
+        let centre = left + plot.width / 2.0;
+        drawing.text(centre, bottom + 34.0, label.middle(), &self.x_label);
     }
 
     fn references(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
         for (name, level) in &self.reference_lines {
-            let Some(place) = plot
-                .y
-                .place(*level)
-                .filter(|place| (-1e-6..=1.0 + 1e-6).contains(place))
-            else {
+            let Some(place) = plot.y.place_on(*level) else {
                 continue;
             };
-            let y = plot.top + (1.0 - place) * plot.height;
-            drawing.line((plot.left, y), (plot.right(), y), inks.muted, 1.2, "5 4");
+            let y = plot.y_at(place);
+            drawing.dashed_line((plot.left, y), (plot.right(), y), inks.muted, 1.2, "5 4");
             let name = truncate(name, 40);
             let (x, baseline, anchor) = self.free_place(plot, y, text_width(&name, 11.0));
-            drawing.text(
-                x,
-                baseline,
-                Face {
-                    anchor,
-                    ..Face::new(11.0, inks.muted)
-                },
-                &name,
-            );
+            let face = Face::new(11.0, inks.muted).anchored(anchor);
+            drawing.text(x, baseline, face, &name);
         }
     }
 
     /// Where a level's name hides the fewest points: above or below its line, at either end of it.
     fn free_place(&self, plot: &Plot, y: f64, width: f64) -> (f64, f64, Anchor) {
-        let points: Vec<_> = self
-            .series
-            .iter()
-            .flat_map(|s| &s.points)
-            .filter_map(|p| plot.locate(*p))
-            .collect();
+        let points: Vec<_> = self.points().filter_map(|p| plot.locate(p)).collect();
         let (left, right) = (plot.left + 6.0, plot.right() - 4.0);
         let (above, below) = (y - 6.0, y + 14.0);
         let places = [
@@ -280,73 +231,62 @@ impl LineChart {
 
     fn curves(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
         // The frame clips the curves, with room for the half of a line or marker that stands on an edge.
-        let (x, y, width, height) = (
-            plot.left - 6.0,
-            plot.top - 6.0,
-            plot.width + 12.0,
-            plot.height + 12.0,
-        );
-        let (x, y, width, height) = (short(x), short(y), short(width), short(height));
-        let _ = writeln!(
-            drawing.shapes,
-            r#"<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{x} {y} {width} {height}">"#
+        let [x, y] = [plot.left - 6.0, plot.top - 6.0].map(short);
+        let [width, height] = [plot.width + 12.0, plot.height + 12.0].map(short);
+        drawing.shapes += &format!(
+            "<svg x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" viewBox=\"{x} {y} {width} {height}\">\n"
         );
         for (index, series) in self.series.iter().enumerate() {
             let style = Style::of(index, inks);
-            let points = thin(&series.points, MOST_POINTS);
-            let mut path = String::new();
-            let mut pen_down = false;
-            for point in &points {
-                let place = plot.locate(*point);
-                if let Some((x, y)) = place {
-                    let _ = write!(
-                        path,
-                        "{}{} {}",
-                        if pen_down { 'L' } else { 'M' },
-                        short(x),
-                        short(y)
-                    );
-                }
-                pen_down = place.is_some();
-            }
+            let points = thin(&series.points, MOST_POINTS).into_iter();
+            let places: Vec<_> = points.map(|point| plot.locate(point)).collect();
             let width = if series.has_markers() { 2.0 } else { 1.5 };
-            drawing.stroke(&path, style.colour, width, style.dash);
+            drawing.stroke(&polyline(&places), style.colour, width, style.dash);
             if series.has_markers() {
-                let markers: String = points
-                    .iter()
-                    .filter_map(|p| plot.locate(*p))
-                    .map(|p| style.marker(p))
-                    .collect();
-                drawing.fill(&markers, style.colour);
+                let markers = places.iter().flatten().map(|&at| style.marker(at));
+                drawing.fill(&markers.collect::<String>(), style.colour);
             }
         }
-        drawing.shapes.push_str("</svg>\n");
+        drawing.shapes += "</svg>\n";
     }
 }
 
-/// Ticks that stand on the plot.
-fn visible(axis: &Axis) -> impl Iterator<Item = (f64, &str)> {
-    let ticks = axis
-        .ticks
-        .iter()
-        .map(|(place, text)| (*place, text.as_str()));
-    ticks.filter(|(place, _)| (-1e-6..=1.0 + 1e-6).contains(place))
+fn widest_label(axis: &Axis) -> f64 {
+    let labels = axis.ticks.iter();
+    let widths = labels.map(|(_, label)| text_width(label, 11.0));
+    widths.fold(0.0, f64::max)
+}
+
+/// A path through the places, broken where there is none.
+fn polyline(places: &[Option<(f64, f64)>]) -> String {
+    let mut path = String::new();
+    let mut pen = 'M';
+    for place in places {
+        pen = match place {
+            Some((x, y)) => {
+                path += &format!("{pen}{} {}", short(*x), short(*y));
+                'L'
+            }
+            None => 'M',
+        };
+    }
+    path
 }
 
 /// How a curve is told from the others: by colour, by marker, and by dashes once the colours are used up.
-struct Style<'a> {
-    colour: &'a str,
+struct Style {
+    colour: &'static str,
     dash: &'static str,
     shape: usize,
 }
 
-impl<'a> Style<'a> {
-    fn of(index: usize, inks: &'a Inks) -> Self {
-        let round = index / inks.series.len();
-        let dash = ["", "7 4", "2 4"][round % 3];
+impl Style {
+    fn of(index: usize, inks: &Inks) -> Self {
+        let colours = inks.curves();
+        let round = index / colours.len();
         Style {
-            colour: inks.series[index % inks.series.len()],
-            dash,
+            colour: colours[index % colours.len()],
+            dash: ["", "7 4", "2 4"][round % 3],
             shape: (index + round) % 4,
         }
     }
@@ -373,11 +313,9 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     let stretches = most / 2 - 1;
     let mut kept = vec![points[0]];
     for stretch in 0..stretches {
-        let (from, to) = (
-            1 + stretch * (last - 1) / stretches,
-            1 + (stretch + 1) * (last - 1) / stretches,
-        );
-        let finite = || (from..to).filter(|&i| points[i].1.is_finite());
+        let start = |stretch| 1 + stretch * (last - 1) / stretches;
+        let indices = start(stretch)..start(stretch + 1);
+        let finite = || indices.clone().filter(|&i| points[i].1.is_finite());
         let low = finite().min_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
         let high = finite().max_by(|&a, &b| points[a].1.total_cmp(&points[b].1));
         match (low, high) {
@@ -385,7 +323,7 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
                 kept.extend([points[low.min(high)], points[low.max(high)]])
             }
             (Some(only), _) => kept.push(points[only]),
-            _ => kept.push(points[from]),
+            _ => kept.push(points[indices.start]),
         }
     }
     kept.push(points[last]);
@@ -424,7 +362,7 @@ mod tests {
             }],
             ..LineChart::default()
         };
-        let svg = chart.to_svg(&SvgOptions::default());
+        let svg = chart.to_svg();
         let curve = svg
             .lines()
             .find(|line| line.contains("stroke-linejoin"))

@@ -1,10 +1,8 @@
 //! The page: sections in reading order, one style sheet, nothing from elsewhere.
 
-use std::fmt::Write;
-
-use super::{LineChart, Report, SelectionMap, Table};
 use crate::text::escape;
 use crate::theme::{DARK, LIGHT, PAGE};
+use crate::{Report, Table};
 
 const STYLE: &str = include_str!("page.css");
 /// Widths at which the figures are drawn; the page scales them down where it is narrower.
@@ -12,166 +10,120 @@ const CHART_WIDTH: f64 = 500.0;
 const MAP_WIDTH: f64 = 1040.0;
 
 pub(super) fn html(report: &Report) -> String {
-    let mut body = String::new();
-    let _ = write!(body, "<header>\n<h1>{}</h1>\n", escape(&report.title));
-    if !report.date.is_empty() {
-        let _ = writeln!(body, "<p class=\"date\">{}</p>", escape(&report.date));
-    }
-    if !report.summary.is_empty() {
-        let _ = writeln!(body, "<p class=\"summary\">{}</p>", escape(&report.summary));
-    }
-    body.push_str("</header>\n");
-    section(&mut body, "", "charts", report.figures.iter().map(chart));
-    section(&mut body, "", "tables", report.tables.iter().map(table));
-    section(
-        &mut body,
-        "What the layers select",
-        "maps",
-        report.maps.iter().map(map),
-    );
-    section(
-        &mut body,
-        "",
-        "texts",
-        report
-            .texts
-            .iter()
-            .map(|(heading, text)| preformatted(heading, text)),
-    );
-    section(
-        &mut body,
-        "How to repeat this run",
-        "repeat",
-        repeat(report).into_iter(),
-    );
+    let title = escape(&report.title);
+    let charts = report.figures.iter().map(|chart| {
+        let drawn = chart.draw(CHART_WIDTH, &PAGE).inline(&chart.title);
+        figure(&chart.title, &drawn, &chart.caption)
+    });
+    let maps = report.maps.iter().map(|map| {
+        let drawn = map.draw(MAP_WIDTH, &PAGE).inline(&map.title);
+        figure(&map.title, &drawn, &map.caption)
+    });
+    let texts = report.texts.iter();
+    let texts = texts.map(|(heading, text)| listing(heading, "pre", &escape(text)));
+    let sections = [
+        section("charts", "", charts.collect()),
+        section("tables", "", report.tables.iter().map(table).collect()),
+        section("maps", "What the layers select", maps.collect()),
+        section("texts", "", texts.collect()),
+        section("repeat", "How to repeat this run", repeat(report)),
+    ];
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n\
          :root{{{}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{}}}}}\n{STYLE}</style>\n</head>\n\
-         <body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        escape(&report.title),
+         <body>\n<main>\n<header>\n<h1>{title}</h1>\n{}{}</header>\n{}</main>\n</body>\n</html>\n",
         LIGHT.declarations(),
         DARK.declarations(),
+        element("p class=\"date\"", &report.date),
+        element("p class=\"summary\"", &report.summary),
+        sections.concat(),
     )
 }
 
-/// A section with its parts; nothing at all if there are none.
-fn section(body: &mut String, heading: &str, class: &str, parts: impl Iterator<Item = String>) {
-    let parts: String = parts.collect();
-    if parts.is_empty() {
-        return;
+/// A text in an element; nothing where there is no text.
+fn element(opening: &str, text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
     }
-    let _ = writeln!(body, "<section class=\"{class}\">");
-    if !heading.is_empty() {
-        let _ = writeln!(body, "<h2>{}</h2>", escape(heading));
+    let tag = opening.split(' ').next().unwrap_or(opening);
+    format!("<{opening}>{}</{tag}>\n", escape(text))
+}
+
+/// A section with its figures; nothing at all if there are none.
+fn section(class: &str, heading: &str, figures: String) -> String {
+    if figures.is_empty() {
+        return figures;
     }
-    let _ = writeln!(body, "{parts}</section>");
-}
-
-fn chart(chart: &LineChart) -> String {
-    figure(
-        &chart.title,
-        &chart.draw(CHART_WIDTH, &PAGE).inline(&chart.title),
-        &chart.caption,
-    )
-}
-
-fn map(map: &SelectionMap) -> String {
-    figure(
-        &map.title,
-        &map.draw(MAP_WIDTH, &PAGE).inline(&map.title),
-        &map.caption,
-    )
+    let heading = element("h2", heading);
+    format!("<section class=\"{class}\">\n{heading}{figures}</section>\n")
 }
 
 fn figure(title: &str, content: &str, caption: &str) -> String {
-    let mut out = String::from("<figure>\n");
-    if !title.is_empty() {
-        let _ = writeln!(out, "<h3>{}</h3>", escape(title));
+    let (title, caption) = (element("h3", title), element("figcaption", caption));
+    format!("<figure>\n{title}{content}{caption}</figure>\n")
+}
+
+/// A figure of lines in an element; nothing where there are none.
+fn listing(title: &str, tag: &str, lines: &str) -> String {
+    match lines {
+        "" => String::new(),
+        lines => figure(title, &format!("<{tag}>{lines}</{tag}>\n"), ""),
     }
-    out.push_str(content);
-    if !caption.is_empty() {
-        let _ = writeln!(out, "<figcaption>{}</figcaption>", escape(caption));
-    }
-    out.push_str("</figure>\n");
-    out
 }
 
 fn table(table: &Table) -> String {
-    let columns = table
-        .rows
-        .iter()
-        .map(Vec::len)
-        .chain([table.header.len()])
-        .max()
-        .unwrap_or(0);
-    let numeric: Vec<bool> = (0..columns)
-        .map(|column| is_numeric(table, column))
+    let columns = table.rows.iter().chain([&table.header]).map(Vec::len).max();
+    let classes: Vec<&str> = (0..columns.unwrap_or(0))
+        .map(|column| match is_numeric(table, column) {
+            true => " class=\"number\"",
+            false => "",
+        })
         .collect();
-    let cell = |tag: &str, column: usize, text: &str| {
-        let class = if numeric[column] {
-            " class=\"number\""
-        } else {
-            ""
-        };
-        format!("<{tag}{class}>{}</{tag}>", escape(text))
-    };
     let row = |tag: &str, cells: &[String]| {
-        let cells = (0..columns).map(|i| cell(tag, i, cells.get(i).map_or("", String::as_str)));
-        format!("<tr>{}</tr>\n", cells.collect::<String>())
+        let cells = classes.iter().enumerate().map(|(column, class)| {
+            let text = escape(cells.get(column).map_or("", String::as_str));
+            format!("<{tag}{class}>{text}</{tag}>")
+        });
+        format!("<tr>{}</tr>", cells.collect::<String>())
     };
-    let mut out = String::from("<div class=\"wide\"><table>\n");
-    if !table.header.is_empty() {
-        let _ = writeln!(
-            out,
-            "<thead>{}</thead>",
-            row("th", &table.header).trim_end()
-        );
-    }
-    let rows: String = table.rows.iter().map(|cells| row("td", cells)).collect();
-    let _ = write!(out, "<tbody>\n{rows}</tbody>\n</table></div>\n");
-    figure(&table.title, &out, &table.caption)
+    let head = match table.header.is_empty() {
+        true => String::new(),
+        false => format!("<thead>{}</thead>\n", row("th", &table.header)),
+    };
+    let rows = table.rows.iter().map(|cells| row("td", cells) + "\n");
+    let rows: String = rows.collect();
+    let content =
+        format!("<div class=\"wide\"><table>\n{head}<tbody>\n{rows}</tbody>\n</table></div>\n");
+    figure(&table.title, &content, &table.caption)
 }
 
 /// Whether every cell of the column that says something starts like a number (a sign, digits), as in `12.5 ms`.
 fn is_numeric(table: &Table, column: usize) -> bool {
-    let mut cells = table
-        .rows
-        .iter()
-        .filter_map(|row| row.get(column))
-        .filter(|cell| !cell.is_empty())
-        .peekable();
     let starts_like_number = |cell: &String| {
         cell.trim_start_matches(['-', '−', '+', '±', '<', '>', '≈', '~', ' ', '.'])
             .starts_with(|c: char| c.is_ascii_digit())
     };
+    let cells = table.rows.iter().filter_map(|row| row.get(column));
+    let mut cells = cells.filter(|cell| !cell.is_empty()).peekable();
     cells.peek().is_some()
         && cells.all(|cell| starts_like_number(cell) || matches!(cell.as_str(), "-" | "–" | "—"))
 }
 
-fn preformatted(heading: &str, text: &str) -> String {
-    figure(heading, &format!("<pre>{}</pre>\n", escape(text)), "")
-}
-
-fn repeat(report: &Report) -> Vec<String> {
-    let mut parts = Vec::new();
-    if !report.command.is_empty() {
-        parts.push(preformatted("Command", &report.command));
+fn repeat(report: &Report) -> String {
+    let facts = report.machine.iter().map(|(name, value)| {
+        let (name, value) = (escape(name), escape(value));
+        format!("<dt>{name}</dt><dd>{value}</dd>\n")
+    });
+    let mut facts: String = facts.collect();
+    if !facts.is_empty() {
+        facts.insert(0, '\n');
     }
-    if !report.machine.is_empty() {
-        let facts = report
-            .machine
-            .iter()
-            .map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
-        parts.push(figure(
-            "Machine",
-            &format!("<dl>\n{}</dl>\n", facts.collect::<String>()),
-            "",
-        ));
-    }
-    if !report.config_toml.is_empty() {
-        parts.push(preformatted("Configuration", &report.config_toml));
-    }
-    parts
+    [
+        listing("Command", "pre", &escape(&report.command)),
+        listing("Machine", "dl", &facts),
+        listing("Configuration", "pre", &escape(&report.config_toml)),
+    ]
+    .concat()
 }

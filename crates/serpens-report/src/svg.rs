@@ -1,55 +1,16 @@
 //! A small writer of SVG: the few shapes that the figures need, numbers kept short and always finite.
 
-use std::fmt::Write;
-
-use serde::{Deserialize, Serialize};
-
 use crate::text::{display_width, escape, wrap};
-use crate::theme::{Inks, Theme};
+use crate::theme::Inks;
 
-pub(super) const SANS: &str =
-    "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";
-pub(super) const MONO: &str =
+const SANS: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";
+const MONO: &str =
     "ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace";
 
 /// Space around a figure that is a file of its own.
 const MARGIN: f64 = 16.0;
-
-/// How a figure is drawn when it is a file of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SvgOptions {
-    /// Width in pixels, taken into 360..=4000; the height follows from the content.
-    pub width: f64,
-    /// Inks and background.
-    pub theme: Theme,
-}
-
-impl Default for SvgOptions {
-    /// 960 pixels, light.
-    fn default() -> Self {
-        SvgOptions {
-            width: 960.0,
-            theme: Theme::Light,
-        }
-    }
-}
-
-impl SvgOptions {
-    /// The width to draw at: in range, whatever the caller asked for.
-    pub(super) fn usable_width(&self) -> f64 {
-        if self.width.is_finite() {
-            self.width.clamp(360.0, 4000.0)
-        } else {
-            SvgOptions::default().width
-        }
-    }
-
-    /// What is left of the width between the margins of a file.
-    pub(super) fn content_width(&self) -> f64 {
-        self.usable_width() - 2.0 * MARGIN
-    }
-}
+/// Width of what such a file shows between its margins; the file has 960 pixels.
+pub(super) const FILE_WIDTH: f64 = 960.0 - 2.0 * MARGIN;
 
 /// Where a text stands from its point.
 #[derive(Clone, Copy, PartialEq)]
@@ -62,13 +23,13 @@ pub(super) enum Anchor {
 /// How a text is set.
 #[derive(Clone, Copy)]
 pub(super) struct Face<'a> {
-    pub size: f64,
-    pub fill: &'a str,
-    pub anchor: Anchor,
-    pub bold: bool,
-    pub mono: bool,
+    size: f64,
+    fill: &'a str,
+    anchor: Anchor,
+    bold: bool,
+    mono: bool,
     /// Turned by 90° to read upwards.
-    pub upward: bool,
+    upward: bool,
 }
 
 impl<'a> Face<'a> {
@@ -83,18 +44,16 @@ impl<'a> Face<'a> {
         }
     }
 
+    pub(super) fn anchored(self, anchor: Anchor) -> Self {
+        Face { anchor, ..self }
+    }
+
     pub(super) fn middle(self) -> Self {
-        Face {
-            anchor: Anchor::Middle,
-            ..self
-        }
+        self.anchored(Anchor::Middle)
     }
 
     pub(super) fn end(self) -> Self {
-        Face {
-            anchor: Anchor::End,
-            ..self
-        }
+        self.anchored(Anchor::End)
     }
 
     pub(super) fn bold(self) -> Self {
@@ -105,11 +64,9 @@ impl<'a> Face<'a> {
         Face { mono: true, ..self }
     }
 
-    pub(super) fn upward(self) -> Self {
-        Face {
-            upward: true,
-            ..self
-        }
+    pub(super) fn upward(mut self) -> Self {
+        self.upward = true;
+        self
     }
 }
 
@@ -130,14 +87,18 @@ impl Drawing {
     }
 
     pub(super) fn rect(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
-        let (x, y, width, height) = (short(x), short(y), short(width), short(height));
-        let _ = writeln!(
-            self.shapes,
-            r#"<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}"/>"#
+        let [x, y, width, height] = [x, y, width, height].map(short);
+        self.shapes += &format!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>\n"
         );
     }
 
-    pub(super) fn line(
+    /// A thin straight line.
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: &str) {
+        self.dashed_line(from, to, stroke, 1.0, "");
+    }
+
+    pub(super) fn dashed_line(
         &mut self,
         from: (f64, f64),
         to: (f64, f64),
@@ -145,38 +106,30 @@ impl Drawing {
         width: f64,
         dash: &str,
     ) {
-        let dash = if dash.is_empty() {
-            String::new()
-        } else {
-            format!(r#" stroke-dasharray="{dash}""#)
-        };
-        let _ = writeln!(
-            self.shapes,
-            r#"<path d="M{} {}L{} {}" stroke="{stroke}" stroke-width="{}" fill="none"{dash}/>"#,
-            short(from.0),
-            short(from.1),
-            short(to.0),
-            short(to.1),
-            short(width)
-        );
+        let [x, y, to_x, to_y] = [from.0, from.1, to.0, to.1].map(short);
+        let d = format!("M{x} {y}L{to_x} {to_y}");
+        self.outline(&d, stroke, width, "", dash);
     }
 
     /// A path that is filled.
     pub(super) fn fill(&mut self, d: &str, fill: &str) {
-        let _ = writeln!(self.shapes, r#"<path d="{d}" fill="{fill}"/>"#);
+        self.shapes += &format!("<path d=\"{d}\" fill=\"{fill}\"/>\n");
     }
 
-    /// A path that is drawn as a line.
+    /// A path that is drawn as a line with round corners and ends.
     pub(super) fn stroke(&mut self, d: &str, stroke: &str, width: f64, dash: &str) {
-        let dash = if dash.is_empty() {
-            String::new()
-        } else {
-            format!(r#" stroke-dasharray="{dash}""#)
+        let round = r#" stroke-linejoin="round" stroke-linecap="round""#;
+        self.outline(d, stroke, width, round, dash);
+    }
+
+    fn outline(&mut self, d: &str, stroke: &str, width: f64, ends: &str, dash: &str) {
+        let width = short(width);
+        let dash = match dash {
+            "" => String::new(),
+            dash => format!(r#" stroke-dasharray="{dash}""#),
         };
-        let _ = writeln!(
-            self.shapes,
-            r#"<path d="{d}" stroke="{stroke}" stroke-width="{}" fill="none" stroke-linejoin="round" stroke-linecap="round"{dash}/>"#,
-            short(width)
+        self.shapes += &format!(
+            "<path d=\"{d}\" stroke=\"{stroke}\" stroke-width=\"{width}\" fill=\"none\"{ends}{dash}/>\n"
         );
     }
 
@@ -184,28 +137,25 @@ impl Drawing {
         if text.is_empty() {
             return;
         }
-        let (x, y) = (short(x), short(y));
+        let [x, y, size] = [x, y, face.size].map(short);
         let mut attributes = String::new();
-        match face.anchor {
-            Anchor::Start => {}
-            Anchor::Middle => attributes.push_str(r#" text-anchor="middle""#),
-            Anchor::End => attributes.push_str(r#" text-anchor="end""#),
-        }
+        attributes += match face.anchor {
+            Anchor::Start => "",
+            Anchor::Middle => r#" text-anchor="middle""#,
+            Anchor::End => r#" text-anchor="end""#,
+        };
         if face.bold {
-            attributes.push_str(r#" font-weight="600""#);
+            attributes += r#" font-weight="600""#;
         }
         if face.mono {
-            let _ = write!(attributes, r#" font-family="{MONO}""#);
+            attributes += &format!(r#" font-family="{MONO}""#);
         }
         if face.upward {
-            let _ = write!(attributes, r#" transform="rotate(-90 {x} {y})""#);
+            attributes += &format!(r#" transform="rotate(-90 {x} {y})""#);
         }
-        let _ = writeln!(
-            self.shapes,
-            r#"<text x="{x}" y="{y}" font-size="{}" fill="{}"{attributes}>{}</text>"#,
-            short(face.size),
-            face.fill,
-            escape(text)
+        let (fill, text) = (face.fill, escape(text));
+        self.shapes += &format!(
+            "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" fill=\"{fill}\"{attributes}>{text}</text>\n"
         );
     }
 
@@ -216,31 +166,34 @@ impl Drawing {
 
     /// The figure as a file of its own, with background, title and caption.
     pub(super) fn standalone(self, title: &str, caption: &str, inks: &Inks) -> String {
-        let mut frame = Drawing::new(self.width + 2.0 * MARGIN); // the background lies under everything
+        let mut words = Drawing::new(self.width + 2.0 * MARGIN);
         let mut top = MARGIN;
-        let mut words = Drawing::new(frame.width);
         if !title.is_empty() {
             words.text(MARGIN, top + 14.0, Face::new(16.0, inks.ink).bold(), title);
             top += 30.0;
         }
-        let body = format!(
-            "<g transform=\"translate({} {})\">\n{}</g>\n",
-            short(MARGIN),
-            short(top),
-            self.shapes
-        );
         let mut bottom = top + self.height + 8.0;
         for line in wrap(caption, (self.width / text_width("x", 12.0)) as usize) {
             bottom += 17.0;
             words.text(MARGIN, bottom - 4.0, Face::new(12.0, inks.muted), &line);
         }
-        frame.height = bottom + MARGIN - 8.0;
-        frame.rect(0.0, 0.0, frame.width, frame.height, inks.paper);
-        let shapes = format!("{}{}{}", frame.shapes, words.shapes, body);
-        let (width, height) = (short(frame.width), short(frame.height));
-        let file =
-            format!(r#" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}""#);
-        element(&file, title, (frame.width, frame.height), &shapes)
+        let (width, height) = (words.width, bottom + MARGIN - 8.0);
+        let mut background = Drawing::new(width);
+        background.rect(0.0, 0.0, width, height, inks.paper);
+        let shapes = format!(
+            "{}{}<g transform=\"translate({} {})\">\n{}</g>\n",
+            background.shapes,
+            words.shapes,
+            short(MARGIN),
+            short(top),
+            self.shapes
+        );
+        let file = format!(
+            r#" xmlns="http://www.w3.org/2000/svg" width="{}" height="{}""#,
+            short(width),
+            short(height)
+        );
+        element(&file, title, (width, height), &shapes)
     }
 }
 
@@ -257,11 +210,9 @@ pub(super) fn short(value: f64) -> String {
         return "0".to_string();
     }
     let text = format!("{value:.2}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text == "-0" {
-        "0".to_string()
-    } else {
-        text.to_string()
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "-0" => "0".to_string(),
+        text => text.to_string(),
     }
 }
 
@@ -284,17 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn a_width_out_of_range_is_taken_into_it() {
-        let width = |width| {
-            SvgOptions {
-                width,
-                ..SvgOptions::default()
-            }
-            .usable_width()
-        };
-        assert_eq!(
-            (width(10.0), width(1e9), width(f64::NAN)),
-            (360.0, 4000.0, 960.0)
-        );
+    fn a_figure_of_its_own_has_the_size_that_it_says() {
+        let mut drawing = Drawing::new(FILE_WIDTH);
+        drawing.height = 100.0;
+        let file = drawing.standalone("", "", &crate::theme::LIGHT);
+        let size = r#" width="960" height="132" viewBox="0 0 960 132""#;
+        assert!(file.contains(size), "{file}");
     }
 }

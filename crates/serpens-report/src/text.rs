@@ -1,5 +1,7 @@
 //! Text for people: escaping, what a token looks like in print, widths, wrapping, numbers.
 
+use std::fmt::Display;
+
 /// Escapes text for HTML and SVG, in content and in quoted attributes. Characters that XML forbids become `�`.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
@@ -95,20 +97,21 @@ pub(super) fn number(value: f64, decimals: usize) -> String {
         return format!("{value:.1e}").replace(".0e", "e");
     }
     let plain = format!("{:.*}", decimals, value.abs());
-    let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
+    let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
+    let negative = value < 0.0 && plain.contains(|c| matches!(c, '1'..='9'));
+    let sign = if negative { "−" } else { "" };
+    format!("{sign}{}{fraction}", grouped(whole))
+}
+
+/// A whole number with commas between thousands.
+pub fn grouped(whole: impl Display) -> String {
+    let digits = whole.to_string();
     let mut out = String::new();
-    if value < 0.0 && plain.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
-        out.push('−');
-    }
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i) % 3 == 0 {
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
-    }
-    if !fraction.is_empty() {
-        out.push('.');
-        out.push_str(fraction);
     }
     out
 }

@@ -1,98 +1,54 @@
 //! Colours: the inks of light and dark mode, and two palettes of even steps in lightness.
 
-use serde::{Deserialize, Serialize};
-
-/// Which inks a figure of its own is drawn in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Theme {
-    /// Dark ink on white: for paper and most pages.
-    #[default]
-    Light,
-    /// Light ink on near black.
-    Dark,
-}
-
-impl Theme {
-    pub(super) fn inks(self) -> &'static Inks {
-        match self {
-            Theme::Light => &LIGHT,
-            Theme::Dark => &DARK,
+/// Declares the inks: name, light colour, dark colour.
+macro_rules! inks {
+    ($($(#[$doc:meta])* $name:ident $light:literal $dark:literal,)*) => {
+        /// The colours of a figure, each a CSS colour.
+        pub(super) struct Inks {
+            $($(#[$doc])* pub $name: &'static str,)*
         }
-    }
+
+        /// Dark ink on white: for paper and most pages.
+        pub(super) const LIGHT: Inks = Inks { $($name: $light,)* };
+
+        /// Light ink on near black.
+        pub(super) const DARK: Inks = Inks { $($name: $dark,)* };
+
+        /// The inks of a figure inside the page: variables that the page's style sheet sets for either mode.
+        pub(super) const PAGE: Inks = Inks { $($name: concat!("var(--", stringify!($name), ")"),)* };
+
+        impl Inks {
+            /// CSS declarations that give the variables of [`PAGE`] these colours.
+            pub(super) fn declarations(&self) -> String {
+                [$(format!("--{}:{};", stringify!($name), self.$name)),*].concat()
+            }
+        }
+    };
 }
 
-/// The colours of a figure, each a CSS colour.
-pub(super) struct Inks {
-    pub paper: &'static str,
-    pub ink: &'static str,
-    pub muted: &'static str,
-    pub grid: &'static str,
+inks! {
+    paper "#ffffff" "#14171b",
+    ink "#1b1f24" "#e9ecef",
+    muted "#5d6670" "#9aa4ae",
+    grid "#e4e7ea" "#2a3037",
     /// Where a heat map has no value.
-    pub empty: &'static str,
+    empty "#eceef0" "#23282e",
     /// Tokens that carry data.
-    pub accent: &'static str,
+    accent "#c8500a" "#ffa057",
     /// Tokens that do not.
-    pub quiet: &'static str,
-    /// Curves: told apart with any colour vision, at least 3:1 against the paper.
-    pub series: [&'static str; 6],
+    quiet "#8aa3b8" "#5c7489",
+    s0 "#0a6cb0" "#5ab6f0",
+    s1 "#cf5400" "#ff9c52",
+    s2 "#00875f" "#35cfa3",
+    s3 "#b0478f" "#e594c8",
+    s4 "#96730a" "#e8d34a",
+    s5 "#4a4f57" "#b9c0c8",
 }
-
-pub(super) const LIGHT: Inks = Inks {
-    paper: "#ffffff",
-    ink: "#1b1f24",
-    muted: "#5d6670",
-    grid: "#e4e7ea",
-    empty: "#eceef0",
-    accent: "#c8500a",
-    quiet: "#8aa3b8",
-    series: [
-        "#0a6cb0", "#cf5400", "#00875f", "#b0478f", "#96730a", "#4a4f57",
-    ],
-};
-
-pub(super) const DARK: Inks = Inks {
-    paper: "#14171b",
-    ink: "#e9ecef",
-    muted: "#9aa4ae",
-    grid: "#2a3037",
-    empty: "#23282e",
-    accent: "#ffa057",
-    quiet: "#5c7489",
-    series: [
-        "#5ab6f0", "#ff9c52", "#35cfa3", "#e594c8", "#e8d34a", "#b9c0c8",
-    ],
-};
-
-/// The inks of a figure inside the page: variables that the page's style sheet sets for either mode.
-pub(super) const PAGE: Inks = Inks {
-    paper: "var(--paper)",
-    ink: "var(--ink)",
-    muted: "var(--muted)",
-    grid: "var(--grid)",
-    empty: "var(--empty)",
-    accent: "var(--accent)",
-    quiet: "var(--quiet)",
-    series: [
-        "var(--s0)",
-        "var(--s1)",
-        "var(--s2)",
-        "var(--s3)",
-        "var(--s4)",
-        "var(--s5)",
-    ],
-};
 
 impl Inks {
-    /// CSS declarations that give the variables of [`PAGE`] these colours.
-    pub(super) fn declarations(&self) -> String {
-        let mut css = format!(
-            "--paper:{};--ink:{};--muted:{};--grid:{};--empty:{};--accent:{};--quiet:{};",
-            self.paper, self.ink, self.muted, self.grid, self.empty, self.accent, self.quiet
-        );
-        for (i, colour) in self.series.iter().enumerate() {
-            css.push_str(&format!("--s{i}:{colour};"));
-        }
-        css
+    /// Curves: told apart with any colour vision, at least 3:1 against the paper.
+    pub(super) fn curves(&self) -> [&'static str; 6] {
+        [self.s0, self.s1, self.s2, self.s3, self.s4, self.s5]
     }
 }
 
@@ -202,7 +158,7 @@ mod tests {
         };
         for inks in [LIGHT, DARK] {
             assert!(
-                inks.series
+                inks.curves()
                     .iter()
                     .all(|colour| contrast(colour, inks.paper) > 3.0)
             );

@@ -31,18 +31,17 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    fn of(items: usize, most: usize) -> Self {
+        let size = items.div_ceil(most).max(1);
+        Groups { items, size }
+    }
+
     pub(super) fn of_channels(channels: usize) -> Self {
-        Groups {
-            items: channels,
-            size: channels.div_ceil(MOST_BANDS).max(1),
-        }
+        Self::of(channels, MOST_BANDS)
     }
 
     pub(super) fn of_tokens(tokens: usize) -> Self {
-        Groups {
-            items: tokens,
-            size: tokens.div_ceil(MOST_COLUMNS).max(1),
-        }
+        Self::of(tokens, MOST_COLUMNS)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -52,49 +51,41 @@ impl Groups {
     pub(super) fn range(&self, group: usize) -> Range<usize> {
         group * self.size..((group + 1) * self.size).min(self.items)
     }
+
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.count()).map(|group| self.range(group))
+    }
 }
 
 /// The cells of a heat map; a cell without a value is none. // (bands, columns)
-pub(super) struct Grid {
-    pub bands: usize,
-    pub columns: usize,
-    pub cells: Vec<Option<f64>>,
-}
+pub(super) type Grid = Vec<Vec<Option<f64>>>;
 
-impl Grid {
-    /// Means over bands of channels, taken in `order`, and over groups of tokens.
-    pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
-        let (rows, columns) = (Groups::of_channels(order.len()), Groups::of_tokens(tokens));
-        let mut cells = Vec::with_capacity(rows.count() * columns.count());
-        for band in 0..rows.count() {
-            for column in 0..columns.count() {
-                let channels = &order[rows.range(band)];
-                let tokens = columns.range(column);
-                cells.push(mean(tokens.flat_map(|t| {
-                    channels
-                        .iter()
-                        .map(move |&c| value(values, order.len(), t, c))
-                })));
-            }
-        }
-        Grid {
-            bands: rows.count(),
-            columns: columns.count(),
-            cells,
-        }
-    }
-
-    pub(super) fn row(&self, band: usize) -> &[Option<f64>] {
-        &self.cells[band * self.columns..(band + 1) * self.columns]
-    }
+/// Means over bands of channels, taken in `order`, and over groups of tokens.
+pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
+    let columns = Groups::of_tokens(tokens);
+    let band = |channels: &[usize]| {
+        let cell = |tokens: Range<usize>| {
+            let channels = |t| {
+                channels
+                    .iter()
+                    .map(move |&c| value(values, order.len(), t, c))
+            };
+            mean(tokens.flat_map(channels))
+        };
+        columns.ranges().map(cell).collect()
+    };
+    let bands = Groups::of_channels(order.len());
+    bands
+        .ranges()
+        .map(|band_of| band(&order[band_of]))
+        .collect()
 }
 
 /// The channels, those first whose ln Δ varies most over the tokens.
 pub(super) fn by_selectivity(layer: &LayerSelection, tokens: usize) -> Vec<usize> {
     let spread = |channel: usize| {
         let logs = || {
-            let steps =
-                (0..tokens).map(|token| value(&layer.delta, layer.channels, token, channel));
+            let steps = (0..tokens).map(|t| value(&layer.delta, layer.channels, t, channel));
             steps.filter(|step| *step > 0.0).map(f64::ln)
         };
         let centre = mean(logs()).unwrap_or(0.0);
@@ -129,10 +120,10 @@ mod tests {
         values[0] = f32::NAN;
         (values[2], values[3]) = (f32::INFINITY, f32::NAN);
         let order: Vec<usize> = (0..channels).collect();
-        let grid = Grid::pool(&values, &order, 2);
-        assert_eq!((grid.bands, grid.columns), (48, 2));
-        assert_eq!(grid.row(0), [Some(1.0), Some(96.5)]);
-        assert_eq!(grid.row(1), [None, Some(98.5)]);
+        let grid = pool(&values, &order, 2);
+        assert_eq!((grid.len(), grid[47].len()), (48, 2));
+        assert_eq!(grid[0], [Some(1.0), Some(96.5)]);
+        assert_eq!(grid[1], [None, Some(98.5)]);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! The selection map as a figure: panels over a common axis of tokens.
 
-use std::fmt::Write;
-
-use super::bands::{Grid, Groups, by_selectivity, mean};
+use super::bands::{Grid, Groups, by_selectivity, mean, pool};
 use super::{LayerSelection, SelectionMap};
 use crate::axis::{Axis, Scale};
 use crate::svg::{Drawing, Face, short, text_width};
@@ -32,7 +30,12 @@ struct Frame<'a> {
     steps: Axis,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// Small letters.
+    fn note(&self) -> Face<'a> {
+        Face::new(10.0, self.inks.muted)
+    }
+
     fn width(&self) -> f64 {
         self.cell * self.columns.count() as f64
     }
@@ -47,68 +50,63 @@ impl Frame<'_> {
     }
 
     fn is_highlighted(&self, column: usize) -> bool {
-        self.columns
-            .range(column)
-            .any(|token| self.map.is_highlighted(token))
+        let mut tokens = self.columns.range(column);
+        tokens.any(|token| self.map.is_highlighted(token))
     }
 }
 
 pub(super) fn draw(map: &SelectionMap, width: f64, inks: &Inks) -> Drawing {
     let mut drawing = Drawing::new(width);
-    let columns = Groups::of_tokens(map.tokens.len());
-    if map.tokens.is_empty() || map.layers.is_empty() {
-        drawing.text(
-            0.0,
-            14.0,
-            Face::new(12.0, inks.muted),
-            "Nothing was recorded.",
-        );
+    let tokens = map.tokens.len();
+    if tokens == 0 || map.layers.is_empty() {
+        let face = Face::new(12.0, inks.muted);
+        drawing.text(0.0, 14.0, face, "Nothing was recorded.");
         drawing.height = 20.0;
         return drawing;
     }
-    let orders: Vec<Vec<usize>> = map
-        .layers
-        .iter()
-        .map(|layer| by_selectivity(layer, map.tokens.len()))
-        .collect();
-    let grids: Vec<Grid> = map
-        .layers
-        .iter()
-        .zip(&orders)
-        .map(|(layer, order)| Grid::pool(&layer.delta, order, map.tokens.len()))
-        .collect();
-    let cell = ((width - LEFT - RIGHT) / columns.count() as f64).min(WIDEST_CELL);
+    let pooled = |layer| Pooled::of(layer, tokens);
+    let layers: Vec<Pooled> = map.layers.iter().map(pooled).collect();
+    let columns = Groups::of_tokens(tokens);
     let frame = Frame {
         map,
         inks,
+        cell: ((width - LEFT - RIGHT) / columns.count() as f64).min(WIDEST_CELL),
         columns,
-        cell,
-        steps: step_axis(&grids),
+        steps: step_axis(&layers),
     };
     let mut y = legend(&mut drawing, &frame);
-    for ((layer, order), grid) in map.layers.iter().zip(&orders).zip(&grids) {
-        y = draw_layer(&mut drawing, &frame, layer, order, grid, y) + 22.0;
+    for layer in &layers {
+        y = draw_layer(&mut drawing, &frame, layer, y) + 22.0;
     }
     drawing.height = y - 14.0;
     drawing
 }
 
+/// A layer, and its heat maps with the channels in order of selectivity.
+struct Pooled<'a> {
+    layer: &'a LayerSelection,
+    delta: Grid,
+    retention: Grid,
+}
+
+impl<'a> Pooled<'a> {
+    fn of(layer: &'a LayerSelection, tokens: usize) -> Self {
+        let order = by_selectivity(layer, tokens);
+        Pooled {
+            layer,
+            delta: pool(&layer.delta, &order, tokens),
+            retention: pool(&layer.retention, &order, tokens),
+        }
+    }
+}
+
 /// The range of Δ over all layers, at most four decades down from the largest: below, all steps look alike.
-fn step_axis(grids: &[Grid]) -> Axis {
-    let steps = || {
-        grids
-            .iter()
-            .flat_map(|grid| grid.cells.iter().flatten().copied())
-            .filter(|step| *step > 0.0)
-    };
+fn step_axis(layers: &[Pooled]) -> Axis {
+    let cells = || layers.iter().flat_map(|layer| layer.delta.iter().flatten());
+    let steps = || cells().copied().flatten().filter(|step| *step > 0.0);
     let high = steps().fold(0.0, f64::max);
-    Axis::over(
-        Scale::Log10,
-        steps().map(|step| step.max(high * 1e-4)),
-        8,
-        false,
-        1.0,
-    )
+    let steps = steps().map(|step| step.max(high * 1e-4));
+    Axis::over(Scale::Log10, steps, 8, false, 1.0)
 }
 
 /// What the colours of the bars and tokens mean; returns where the first layer starts.
@@ -129,14 +127,8 @@ fn legend(drawing: &mut Drawing, frame: &Frame) -> f64 {
 }
 
 /// One layer from `top` down; returns where it ends.
-fn draw_layer(
-    drawing: &mut Drawing,
-    frame: &Frame,
-    layer: &LayerSelection,
-    order: &[usize],
-    grid: &Grid,
-    top: f64,
-) -> f64 {
+fn draw_layer(drawing: &mut Drawing, frame: &Frame, pooled: &Pooled, top: f64) -> f64 {
+    let layer = pooled.layer;
     layer_name(drawing, frame, &layer.name, top + 12.0);
     let mut y = top + 24.0;
     strip(drawing, frame, layer, y);
@@ -155,11 +147,10 @@ fn draw_layer(
         rows,
         name: "Δ (step size, softplus)",
     };
-    heat_map(drawing, frame, grid, &panel);
+    heat_map(drawing, frame, &pooled.delta, &panel);
     y += DELTA_HEIGHT;
     if !layer.retention.is_empty() {
         y += 8.0;
-        let retention = Grid::pool(&layer.retention, order, frame.map.tokens.len());
         let axis = Axis::over(Scale::Linear, [0.0, 1.0].into_iter(), 5, false, 1.0);
         let panel = Panel {
             top: y,
@@ -169,7 +160,7 @@ fn draw_layer(
             rows: ["channels", "in the same order"],
             name: "retention at the end",
         };
-        heat_map(drawing, frame, &retention, &panel);
+        heat_map(drawing, frame, &pooled.retention, &panel);
         y += RETENTION_HEIGHT;
     }
     token_axis(drawing, frame, y)
@@ -177,53 +168,33 @@ fn draw_layer(
 
 /// The layer's name, and after it what the bars below are.
 fn layer_name(drawing: &mut Drawing, frame: &Frame, name: &str, baseline: f64) {
-    let (bold, plain) = (
-        Face::new(13.0, frame.inks.ink).bold(),
-        Face::new(11.0, frame.inks.muted),
-    );
     let name = truncate(name, 48);
-    drawing.text(LEFT, baseline, bold, &name);
-    let width = match name.is_empty() {
-        true => 0.0,
-        false => text_width(&name, 13.0) * 1.1 + 12.0,
+    let face = Face::new(13.0, frame.inks.ink).bold();
+    drawing.text(LEFT, baseline, face, &name);
+    let x = match name.is_empty() {
+        true => LEFT,
+        false => LEFT + text_width(&name, 13.0) * 1.1 + 12.0,
     };
-    drawing.text(
-        LEFT + width,
-        baseline,
-        plain,
-        "mean Δ of each token, over the channels",
-    );
+    let face = Face::new(11.0, frame.inks.muted);
+    let what = "mean Δ of each token, over the channels";
+    drawing.text(x, baseline, face, what);
 }
 
 /// Bars of the mean Δ per token, from zero.
 fn strip(drawing: &mut Drawing, frame: &Frame, layer: &LayerSelection, top: f64) {
-    let means: Vec<Option<f64>> = (0..frame.columns.count())
-        .map(|column| {
-            mean(
-                frame
-                    .columns
-                    .range(column)
-                    .filter_map(|token| layer.mean_delta(token)),
-            )
-        })
-        .collect();
-    let axis = Axis::over(
-        Scale::Linear,
-        means.iter().flatten().copied().chain([0.0]),
-        3,
-        true,
-        1.0,
-    );
+    let steps = |column| {
+        let tokens = frame.columns.range(column);
+        tokens.filter_map(|token| layer.mean_delta(token))
+    };
+    let columns = 0..frame.columns.count();
+    let means: Vec<Option<f64>> = columns.map(|column| mean(steps(column))).collect();
+    let values = means.iter().flatten().copied().chain([0.0]);
+    let axis = Axis::over(Scale::Linear, values, 3, true, 1.0);
     let bottom = top + STRIP_HEIGHT;
     for (place, label) in &axis.ticks {
         let y = bottom - place * STRIP_HEIGHT;
-        drawing.line((LEFT, y), (frame.right(), y), frame.inks.grid, 1.0, "");
-        drawing.text(
-            LEFT - 6.0,
-            y + 3.5,
-            Face::new(10.0, frame.inks.muted).end(),
-            label,
-        );
+        drawing.line((LEFT, y), (frame.right(), y), frame.inks.grid);
+        drawing.text(LEFT - 6.0, y + 3.5, frame.note().end(), label);
     }
     let (mut marked, mut quiet) = (String::new(), String::new());
     let gap = (frame.cell * 0.16).min(2.0);
@@ -231,25 +202,14 @@ fn strip(drawing: &mut Drawing, frame: &Frame, layer: &LayerSelection, top: f64)
         let Some(place) = step.and_then(|step| axis.place(step)) else {
             continue;
         };
-        let path = if frame.is_highlighted(column) {
-            &mut marked
-        } else {
-            &mut quiet
+        let path = match frame.is_highlighted(column) {
+            true => &mut marked,
+            false => &mut quiet,
         };
-        let (x, width) = (
-            LEFT + column as f64 * frame.cell + gap / 2.0,
-            frame.cell - gap,
-        );
+        let x = LEFT + column as f64 * frame.cell + gap / 2.0;
         let height = (place * STRIP_HEIGHT).max(0.5);
-        let _ = write!(
-            path,
-            "M{} {}h{}v-{}h-{}z",
-            short(x),
-            short(bottom),
-            short(width),
-            short(height),
-            short(width)
-        );
+        let [x, y, width, height] = [x, bottom, frame.cell - gap, height].map(short);
+        *path += &format!("M{x} {y}h{width}v-{height}h-{width}z");
     }
     drawing.fill(&quiet, frame.inks.quiet);
     drawing.fill(&marked, frame.inks.accent);
@@ -266,41 +226,39 @@ struct Panel<'a> {
     name: &'a str,
 }
 
-fn heat_map(drawing: &mut Drawing, frame: &Frame, grid: &Grid, panel: &Panel) {
-    let inks = frame.inks;
-    let middle = panel.top + panel.height / 2.0;
-    drawing.rect(LEFT, panel.top, frame.width(), panel.height, inks.empty);
-    for (line, x) in panel.rows.into_iter().zip([LEFT - 24.0, LEFT - 10.0]) {
-        let face = Face::new(10.0, inks.muted).middle().upward();
-        drawing.text(x, middle, face, line);
+impl Panel<'_> {
+    fn colour(&self, shade: usize) -> String {
+        self.palette.hex(shade as f64 / (SHADES - 1) as f64)
     }
-    if grid.bands > 0 {
+}
+
+fn heat_map(drawing: &mut Drawing, frame: &Frame, grid: &Grid, panel: &Panel) {
+    let middle = panel.top + panel.height / 2.0;
+    let (width, height) = (frame.width(), panel.height);
+    drawing.rect(LEFT, panel.top, width, height, frame.inks.empty);
+    for (line, x) in panel.rows.into_iter().zip([LEFT - 24.0, LEFT - 10.0]) {
+        drawing.text(x, middle, frame.note().middle().upward(), line);
+    }
+    if !grid.is_empty() {
         let shade = |value: f64| {
-            panel
-                .axis
-                .place(value.max(f64::MIN_POSITIVE))
-                .map(|place| (place.clamp(0.0, 1.0) * (SHADES - 1) as f64).round() as usize)
+            let place = panel.axis.place(value.max(f64::MIN_POSITIVE))?;
+            Some((place.clamp(0.0, 1.0) * (SHADES - 1) as f64).round() as usize)
         };
-        let row_height = panel.height / grid.bands as f64;
-        let shift = panel.top + row_height / 2.0;
+        let row_height = height / grid.len() as f64;
         // Crisp edges: blended ones would show the background between neighbours as a fine net.
-        let _ = writeln!(
-            drawing.shapes,
-            r#"<g transform="translate({} {}) scale({:.4} {:.4})" fill="none" shape-rendering="crispEdges">"#,
+        drawing.shapes += &format!(
+            "<g transform=\"translate({} {}) scale({:.4} {row_height:.4})\" fill=\"none\" shape-rendering=\"crispEdges\">\n",
             short(LEFT),
-            short(shift),
+            short(panel.top + row_height / 2.0),
             frame.cell,
-            row_height
         );
-        for (index, path) in runs(grid, shade)
-            .iter()
-            .enumerate()
-            .filter(|(_, path)| !path.is_empty())
-        {
-            let colour = panel.palette.hex(index as f64 / (SHADES - 1) as f64);
-            let _ = writeln!(drawing.shapes, r#"<path stroke="{colour}" d="{path}"/>"#);
+        for (index, path) in runs(grid, shade).iter().enumerate() {
+            if !path.is_empty() {
+                let colour = panel.colour(index);
+                drawing.shapes += &format!("<path stroke=\"{colour}\" d=\"{path}\"/>\n");
+            }
         }
-        drawing.shapes.push_str("</g>\n");
+        drawing.shapes += "</g>\n";
     }
     colour_bar(drawing, frame, panel);
 }
@@ -308,16 +266,12 @@ fn heat_map(drawing: &mut Drawing, frame: &Frame, grid: &Grid, panel: &Panel) {
 /// For each shade, the cells of that shade as horizontal lines one row thick; neighbours in a row are one line.
 fn runs(grid: &Grid, shade: impl Fn(f64) -> Option<usize>) -> Vec<String> {
     let mut paths = vec![String::new(); SHADES];
-    for band in 0..grid.bands {
-        let shades: Vec<Option<usize>> = grid
-            .row(band)
-            .iter()
-            .map(|cell| cell.and_then(&shade))
-            .collect();
+    for (band, cells) in grid.iter().enumerate() {
+        let shades: Vec<_> = cells.iter().map(|cell| cell.and_then(&shade)).collect();
         let mut start = 0;
         for run in shades.chunk_by(|a, b| a == b) {
             if let Some(shade) = run[0] {
-                let _ = write!(paths[shade], "M{start} {band}h{}", run.len());
+                paths[shade] += &format!("M{start} {band}h{}", run.len());
             }
             start += run.len();
         }
@@ -327,44 +281,23 @@ fn runs(grid: &Grid, shade: impl Fn(f64) -> Option<usize>) -> Vec<String> {
 
 fn colour_bar(drawing: &mut Drawing, frame: &Frame, panel: &Panel) {
     let (x, width) = (frame.right() + 12.0, 10.0);
-    let step = panel.height / SHADES as f64;
-    let _ = writeln!(drawing.shapes, r#"<g shape-rendering="crispEdges">"#);
+    let (height, bottom) = (panel.height / SHADES as f64, panel.top + panel.height);
+    drawing.shapes += "<g shape-rendering=\"crispEdges\">\n";
     for shade in 0..SHADES {
-        let colour = panel.palette.hex(shade as f64 / (SHADES - 1) as f64);
-        drawing.rect(
-            x,
-            panel.top + panel.height - (shade + 1) as f64 * step,
-            width,
-            step + 0.2,
-            &colour,
-        );
+        let y = bottom - (shade + 1) as f64 * height;
+        drawing.rect(x, y, width, height + 0.2, &panel.colour(shade));
     }
-    drawing.shapes.push_str("</g>\n");
+    drawing.shapes += "</g>\n";
     let mut widest: f64 = 0.0;
+    let end = x + width;
     for (place, label) in &panel.axis.ticks {
         let y = panel.top + (1.0 - place) * panel.height;
-        drawing.line(
-            (x + width, y),
-            (x + width + 3.0, y),
-            frame.inks.muted,
-            1.0,
-            "",
-        );
-        drawing.text(
-            x + width + 6.0,
-            y + 3.5,
-            Face::new(10.0, frame.inks.muted),
-            label,
-        );
+        drawing.line((end, y), (end + 3.0, y), frame.inks.muted);
+        drawing.text(end + 6.0, y + 3.5, frame.note(), label);
         widest = widest.max(text_width(label, 10.0));
     }
-    let name = Face::new(10.0, frame.inks.muted).middle().upward();
-    drawing.text(
-        x + width + widest + 20.0,
-        panel.top + panel.height / 2.0,
-        name,
-        panel.name,
-    );
+    let (x, y) = (end + widest + 20.0, panel.top + panel.height / 2.0);
+    drawing.text(x, y, frame.note().middle().upward(), panel.name);
 }
 
 /// The tokens under the panels and their positions counted from 0; returns where the axis ends.
@@ -374,27 +307,22 @@ fn token_axis(drawing: &mut Drawing, frame: &Frame, top: f64) -> f64 {
         y = token_labels(drawing, frame, y);
     }
     let count = frame.columns.count();
-    let face = Face::new(10.0, frame.inks.muted);
     for column in (0..count).step_by(position_step(count, frame.cell)) {
         let x = frame.centre(column);
         let position = number((column * frame.columns.size) as f64, 0);
         if x + text_width(&position, 10.0) / 2.0 < frame.right() + 12.0 {
-            drawing.line((x, y), (x, y + 3.0), frame.inks.muted, 1.0, "");
-            drawing.text(x, y + 13.0, face.middle(), &position);
+            drawing.line((x, y), (x, y + 3.0), frame.inks.muted);
+            drawing.text(x, y + 13.0, frame.note().middle(), &position);
         }
     }
-    drawing.text(LEFT - 6.0, y + 13.0, face.end(), "position");
+    drawing.text(LEFT - 6.0, y + 13.0, frame.note().end(), "position");
     y + 16.0
 }
 
 /// As many tokens as fit, upright where they all fit their cells, else on end; returns where they end.
 fn token_labels(drawing: &mut Drawing, frame: &Frame, y: f64) -> f64 {
-    let labels: Vec<String> = frame
-        .map
-        .tokens
-        .iter()
-        .map(|token| truncate(&printable(token), TOKEN_LETTERS))
-        .collect();
+    let label = |token: &String| truncate(&printable(token), TOKEN_LETTERS);
+    let labels: Vec<String> = frame.map.tokens.iter().map(label).collect();
     let letters = labels.iter().map(|label| display_width(label)).max();
     let widest = letters.unwrap_or(0) as f64 * TOKEN_SIZE * 0.602;
     // A single letter is upright however narrow its cell: then some are left out.

@@ -8,14 +8,13 @@ mod bands;
 mod figure;
 mod terminal;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::svg::{Drawing, SvgOptions};
-use crate::theme::Inks;
+use crate::svg::{Drawing, FILE_WIDTH};
+use crate::theme::{Inks, LIGHT};
 
 /// The steps of the layers over one sequence of L tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SelectionMap {
     /// Heading.
     pub title: String,
@@ -30,8 +29,7 @@ pub struct SelectionMap {
 }
 
 /// The steps of one layer. Values that are missing or not finite are drawn as gaps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LayerSelection {
     /// Name of the layer.
     pub name: String,
@@ -50,10 +48,9 @@ impl SelectionMap {
     /// Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale that all layers share, and retention.
     /// Channels stand in order of how much they select, the standard deviation of ln Δ over the tokens, in at most 48
     /// bands of as many channels each; more than 256 tokens are drawn in groups. Bands and groups show means.
-    pub fn to_svg(&self, options: &SvgOptions) -> String {
-        let inks = options.theme.inks();
-        self.draw(options.content_width(), inks)
-            .standalone(&self.title, &self.caption, inks)
+    pub fn to_svg(&self) -> String {
+        let drawing = self.draw(FILE_WIDTH, &LIGHT);
+        drawing.standalone(&self.title, &self.caption, &LIGHT)
     }
 
     /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
@@ -75,9 +72,7 @@ impl SelectionMap {
 impl LayerSelection {
     /// Mean of Δ over the channels at one token; none if no channel has a finite value there.
     fn mean_delta(&self, token: usize) -> Option<f64> {
-        bands::mean(
-            (0..self.channels)
-                .map(|channel| bands::value(&self.delta, self.channels, token, channel)),
-        )
+        let channels = 0..self.channels;
+        bands::mean(channels.map(|c| bands::value(&self.delta, self.channels, token, c)))
     }
 }

@@ -14,10 +14,9 @@ const HIGHLIGHT: &str = "\x1b[1;38;2;217;108;20m";
 
 /// `text` in a colour or weight, if the terminal shows them.
 fn paint(colour: bool, code: &str, text: &str) -> String {
-    if colour && !code.is_empty() {
-        format!("{code}{text}{RESET}")
-    } else {
-        text.to_string()
+    match colour {
+        true => format!("{code}{text}{RESET}"),
+        false => text.to_string(),
     }
 }
 
@@ -32,17 +31,12 @@ pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
         name + &pad
     };
     let room = width - gutter - 1;
-    let cells: Vec<String> = map
-        .tokens
-        .iter()
-        .map(|token| truncate(&printable(token), room))
-        .collect();
+    let cell = |token: &String| truncate(&printable(token), room);
+    let cells: Vec<String> = map.tokens.iter().map(cell).collect();
     let gap = usize::from(cells.iter().any(|cell| display_width(cell) > 1));
-    let levels = map
-        .layers
-        .iter()
-        .map(|layer| Levels::of(layer, map.tokens.len()));
-    let layers: Vec<(String, Levels)> = names.iter().map(|name| label(name)).zip(levels).collect();
+    let levels = |layer| Levels::of(layer, map.tokens.len());
+    let layers = names.iter().map(|name| label(name));
+    let layers: Vec<(String, Levels)> = layers.zip(map.layers.iter().map(levels)).collect();
 
     let mut out = String::new();
     if !map.title.is_empty() {
@@ -59,12 +53,8 @@ pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
         };
         out += &format!("\n{}", " ".repeat(gutter + 1));
         out += &row(&|token| {
-            let code = if map.is_highlighted(token) {
-                HIGHLIGHT
-            } else {
-                ""
-            };
-            paint(colour, code, &cells[token])
+            let highlighted = map.is_highlighted(token);
+            paint(colour && highlighted, HIGHLIGHT, &cells[token])
         });
         for (label, levels) in &layers {
             out += &paint(colour, DIM, label);
@@ -110,28 +100,24 @@ struct Levels {
 
 impl Levels {
     fn of(layer: &LayerSelection, tokens: usize) -> Self {
-        let positive = |mean: Option<f64>| mean.filter(|step| *step > 0.0);
-        let means: Vec<Option<f64>> = (0..tokens)
-            .map(|token| positive(layer.mean_delta(token)))
-            .collect();
-        let low = means
-            .iter()
-            .flatten()
-            .copied()
-            .fold(f64::INFINITY, f64::min);
-        let high = means.iter().flatten().copied().fold(0.0, f64::max);
-        Levels { means, low, high }
+        let positive = |token| layer.mean_delta(token).filter(|step| *step > 0.0);
+        let means: Vec<Option<f64>> = (0..tokens).map(positive).collect();
+        let known = || means.iter().flatten().copied();
+        Levels {
+            low: known().fold(f64::INFINITY, f64::min),
+            high: known().fold(0.0, f64::max),
+            means,
+        }
     }
 
     fn legend(&self) -> String {
         if self.low > self.high {
             return "no Δ".to_string();
         }
-        let digits = |step: f64| (1.0 - step.log10().floor()).clamp(0.0, 6.0) as usize;
-        let (low, high) = (
-            number(self.low, digits(self.low)),
-            number(self.high, digits(self.high)),
-        );
+        let [low, high] = [self.low, self.high].map(|step| {
+            let digits = (1.0 - step.log10().floor()).clamp(0.0, 6.0) as usize;
+            number(step, digits)
+        });
         format!("mean Δ from {low} ▁ to {high} █")
     }
 
@@ -141,16 +127,13 @@ impl Levels {
             return ('·', DIM.to_string());
         };
         let span = (self.high / self.low).ln();
-        let t = if span < 0.01 {
-            0.45
-        } else {
-            (mean / self.low).ln() / span
+        let t = match span < 0.01 {
+            true => 0.45,
+            false => (mean / self.low).ln() / span,
         };
         // The darkest colours of the palette would vanish on a dark terminal.
         let [r, g, b] = STEP.rgb(0.35 + 0.55 * t);
-        (
-            BLOCKS[((t * 8.0) as usize).min(7)],
-            format!("\x1b[38;2;{r};{g};{b}m"),
-        )
+        let block = BLOCKS[((t * 8.0) as usize).min(7)];
+        (block, format!("\x1b[38;2;{r};{g};{b}m"))
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serpens_data::{InductionHeads, InductionHeadsConfig, SelectiveCopying};
 use serpens_nn::MambaLm;
-use serpens_report::{Report, SelectionMap, SvgOptions};
+use serpens_report::{Report, SelectionMap};
 
 use super::{load, model_dir};
 use crate::cli::InspectArgs;
@@ -146,7 +146,7 @@ fn form_of(path: &Path) -> Result<FileForm> {
 
 fn write(map: &SelectionMap, path: &Path, form: FileForm) -> Result<()> {
     let text = match form {
-        FileForm::Svg => map.to_svg(&SvgOptions::default()),
+        FileForm::Svg => map.to_svg(),
         FileForm::Html => Report {
             title: map.title.clone(),
             date: machine::now(),

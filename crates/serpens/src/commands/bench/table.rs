@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serpens_core::{Device, cuda};
-
-use crate::output::grouped;
+use serpens_report::grouped;
 
 /// One measurement.
 #[derive(Debug, Serialize)]

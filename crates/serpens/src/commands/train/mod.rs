@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serpens_report::{Report, SvgOptions};
+use serpens_report::Report;
 use serpens_train::Compute;
 
 use crate::cli::TrainArgs;
@@ -85,13 +85,9 @@ fn announce(dir: &Path, compute: &Compute, mode: OutputMode) -> Result<()> {
 /// The report's figures as files of their own, for papers and pages.
 fn write_figures(report: &Report, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| Error::io("write", dir, e))?;
-    let options = SvgOptions::default();
     let charts = report.figures.iter();
-    let charts = charts.map(|chart| (&chart.title, chart.to_svg(&options)));
-    let maps = report
-        .maps
-        .iter()
-        .map(|map| (&map.title, map.to_svg(&options)));
+    let charts = charts.map(|chart| (&chart.title, chart.to_svg()));
+    let maps = report.maps.iter().map(|map| (&map.title, map.to_svg()));
     for (title, svg) in charts.chain(maps) {
         let name: String = title
             .chars()

@@ -1,12 +1,11 @@
 //! Tests of trained models.
 
 use serpens_data::{ByteCorpus, InductionHeads, SelectiveCopying, Split};
-use serpens_report::{LineChart, Series, Table};
+use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::evaluate;
 
 use super::job::{PIECE, STREAMS, Trained};
 use crate::Result;
-use crate::output::grouped;
 use crate::output::{say, tell};
 use crate::progress::OutputMode;
 use crate::recipe::{Recipe, Task};

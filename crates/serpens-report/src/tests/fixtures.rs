@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{LayerSelection, LineChart, Report, SelectionMap, Series, Table};
+use crate::{LayerSelection, LineChart, Report, SelectionMap, Series, Table};
 
 /// Two layers that read a sequence: the channels let `strength` of the tokens in, each to its own degree, and pass by
 /// the rest. // strength: (length)
@@ -43,7 +43,7 @@ fn layer(name: &str, strength: &[f32], channels: usize, seed: u64) -> LayerSelec
 }
 
 /// Induction heads over `length` tokens: the special token `#`, the token after it, and `#` again at the end.
-pub(super) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
+pub(crate) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
     let letters: Vec<String> = "abcdefghijklmno".chars().map(String::from).collect();
     let at = length / 3;
     let mut tokens: Vec<String> = (0..length)
@@ -78,7 +78,7 @@ pub(super) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
 }
 
 /// A prompt in words.
-pub(super) fn prompt() -> SelectionMap {
+pub(crate) fn prompt() -> SelectionMap {
     let tokens: Vec<String> = "The| snake| ate| the| key| to| the| library|.|\n|So| when| the| librarian| came| back| \
                                she| asked|,| \"|Where| is| the| <|key|>|?\"| And| the| snake|,| internationally| \
                                known|,| said| nothing"
@@ -140,7 +140,7 @@ fn by_length(name: &str, accuracy: impl Fn(f64) -> f64) -> Series {
 }
 
 /// A run with everything that a report can show.
-pub(super) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let losses = LineChart {
         title: "Loss".into(),
         x_label: "step".into(),

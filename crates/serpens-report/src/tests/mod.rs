@@ -1,5 +1,7 @@
 //! Tests of the page and of the maps as a whole.
 
+mod fixtures;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -178,7 +180,7 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
                 reference_lines,
                 ..LineChart::default()
             };
-            let svg = chart.to_svg(&SvgOptions::default());
+            let svg = chart.to_svg();
             unbalanced(&svg).unwrap();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
@@ -195,14 +197,9 @@ fn a_map_of_hostile_numbers_draws_and_prints() {
         .collect();
     map.layers[0].retention.truncate(1000);
     map.layers[1].delta = vec![f32::NAN; 36 * 768];
-    for theme in [Theme::Light, Theme::Dark] {
-        let svg = map.to_svg(&SvgOptions {
-            theme,
-            ..SvgOptions::default()
-        });
-        unbalanced(&svg).unwrap();
-        assert!(!svg.contains("NaN") && !svg.contains("inf\""));
-    }
+    let svg = map.to_svg();
+    unbalanced(&svg).unwrap();
+    assert!(!svg.contains("NaN") && !svg.contains("inf\""));
     let text = map.to_text(80, false);
     assert!(!text.contains("NaN") && text.contains("no Δ"), "{text}");
 }
@@ -210,11 +207,9 @@ fn a_map_of_hostile_numbers_draws_and_prints() {
 #[test]
 fn the_largest_map_stays_under_300_kilobytes_a_layer() {
     let map = fixtures::induction_heads(256, 1536);
-    let bytes = map.to_svg(&SvgOptions::default()).len();
+    let bytes = map.to_svg().len();
     assert!(bytes < 300_000 * map.layers.len(), "{bytes}");
-    let long = fixtures::induction_heads(4000, 64)
-        .to_svg(&SvgOptions::default())
-        .len();
+    let long = fixtures::induction_heads(4000, 64).to_svg().len();
     assert!(long < 300_000 * 2, "{long}");
 }
 
