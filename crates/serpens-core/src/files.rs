@@ -19,11 +19,11 @@ pub enum Durability {
 ///
 /// # Errors
 /// Those of the system and of `write`; the temporary file is gone then.
-pub fn write_atomically(
+pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     durability: Durability,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
     let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -34,12 +34,12 @@ pub fn write_atomically(
         write(&mut file)?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         if durability == Durability::Cached {
-            return fs::rename(&temporary, path);
+            return Ok(fs::rename(&temporary, path)?);
         }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         match path.parent() {
-            Some(folder) => sync_folder(folder),
+            Some(folder) => Ok(sync_folder(folder)?),
             None => Ok(()),
         }
     })();
@@ -65,15 +65,53 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    fn write(path: &Path, durability: Durability, text: &str) -> io::Result<()> {
+        write_atomically(path, durability, |file| file.write_all(text.as_bytes()))
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("serpens-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn writing_replaces_the_file_and_leaves_nothing_else() {
+        let folder = folder("replaced");
+        let path = folder.join("report.html");
+        write(&path, Durability::OnDisk, "a longer text").unwrap();
+        write(&path, Durability::OnDisk, "a text").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a text");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let folder = folder("blocked");
+        let blocked = folder.join("report.html");
+        fs::create_dir(&blocked).unwrap();
+        for path in [
+            &blocked,
+            &folder.join("missing/report.html"),
+            Path::new("/"),
+        ] {
+            assert!(write(path, Durability::OnDisk, "a text").is_err());
+        }
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_file_that_fails_to_be_written_stays_as_it_was_and_leaves_nothing_behind() {
-        let folder = std::env::temp_dir().join(format!("serpens-files-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = folder("failed");
         let path = folder.join("file");
         for (durability, text) in [(Durability::Cached, "one"), (Durability::OnDisk, "two")] {
-            write_atomically(&path, durability, |file| file.write_all(text.as_bytes())).unwrap();
+            write(&path, durability, text).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             let failed = write_atomically(&path, durability, |file| {
                 file.write_all(b"torn")?;

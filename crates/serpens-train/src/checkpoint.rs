@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
+use serpens_core::files::{Durability, sync_folder, write_atomically};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
-use serpens_formats::write_atomically;
 
 use crate::objective::Learner;
 use crate::state::State;
@@ -52,25 +52,15 @@ pub(crate) fn save<O: Objective>(
     Ok(path)
 }
 
-/// Brings the rename to disk.
-#[cfg(unix)]
-fn sync_folder(dir: &Path) -> io::Result<()> {
-    fs::File::open(dir)?.sync_all()
-}
-
-/// Folders cannot be opened as files here; the rename is the system's business.
-#[cfg(not(unix))]
-fn sync_folder(_dir: &Path) -> io::Result<()> {
-    Ok(())
-}
-
 fn write_all<O: Objective>(dir: &Path, learner: &Learner<O>, state: &State) -> Result<()> {
     learner.model.save(dir)?;
     write_tensors(&dir.join(OPTIMIZER_FILE), &learner.optimizer.state())?;
     let path = dir.join(STATE_FILE);
     let text = serde_json::to_string_pretty(state).map_err(|e| Error::damaged(&path, e))?;
-    write_atomically(&path, |file| file.write_all(text.as_bytes()))
-        .map_err(|e| Error::io("write", &path, e))
+    write_atomically(&path, Durability::OnDisk, |file| {
+        file.write_all(text.as_bytes())
+    })
+    .map_err(|e| Error::io("write", &path, e))
 }
 
 fn remove(dir: &Path) -> Result<()> {

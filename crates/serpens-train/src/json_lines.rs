@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use serpens_formats::write_atomically;
+use serpens_core::files::{Durability, write_atomically};
 
 use crate::{Error, Event, Observer, Result};
 
@@ -31,8 +31,10 @@ impl JsonLines {
             .filter(|line| step_of(line).is_some_and(|of| of <= step))
             .collect();
         if kept != old {
-            write_atomically(path, |file| file.write_all(kept.as_bytes()))
-                .map_err(|e| Error::io("write", path, e))?;
+            write_atomically(path, Durability::OnDisk, |file| {
+                file.write_all(kept.as_bytes())
+            })
+            .map_err(|e| Error::io("write", path, e))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
         Ok(Self {

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use serpens_formats::write_atomically;
+use serpens_core::files::{Durability, write_atomically};
 
 use crate::{Error, Result};
 
@@ -38,8 +38,10 @@ pub fn tell(line: &str) {
 
 /// A file of this text, which appears complete or not at all.
 pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
-    write_atomically(path, |file| file.write_all(text.as_bytes()))
-        .map_err(|e| Error::io("write", path, e))
+    write_atomically(path, Durability::OnDisk, |file| {
+        file.write_all(text.as_bytes())
+    })
+    .map_err(|e| Error::io("write", path, e))
 }
 
 /// The text as one word of a shell: in quotes where it needs them.

@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serpens_core::files::{Durability, write_atomically};
 use serpens_core::{DType, Device, Tensor};
 
-use crate::{Error, Result, write_atomically};
+use crate::{Error, Result};
 
 /// Why a file was not written, before its path is known.
 enum Failed {
@@ -40,7 +41,7 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
         order.then(name.cmp(other_name))
     });
     let header = header(&sorted).map_err(Error::safetensors(path))?;
-    let written = write_atomically(path, |file| {
+    let written = write_atomically(path, Durability::OnDisk, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (_, tensor) in &sorted {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serpens_formats::write_atomically;
+use serpens_core::files::{Durability, write_atomically};
 
 use crate::blocks::{BlockConfig, MambaBlockConfig};
 use crate::layers::{AInit, DtRank, InnerConfig, SelectiveSsmConfig};
@@ -111,7 +111,10 @@ pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
         }),
     }
     .expect("a configuration has string keys and finite numbers only");
-    write_atomically(path, |file| file.write_all(text.as_bytes())).map_err(Error::io("write", path))
+    let written = write_atomically(path, Durability::OnDisk, |file| {
+        file.write_all(text.as_bytes())
+    });
+    written.map_err(Error::io("write", path))
 }
 
 impl From<HfConfig> for MambaLmConfig {
