@@ -11,7 +11,7 @@ use serpens_report::{Report, SelectionMap};
 use super::{load, model_dir};
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, save, say};
+use crate::output::{command_line, say};
 use crate::recipe::{Origin, Recipe, Task};
 use crate::selection::{Sample, selection_map};
 use crate::{Error, Result};
@@ -157,5 +157,6 @@ fn write(map: &SelectionMap, path: &Path, form: FileForm) -> Result<()> {
         }
         .to_html(),
     };
-    save(path, &text)
+    // Where the path is a link or a device, what it stands for is written.
+    fs::write(path, text).map_err(|e| Error::io("write", path, e))
 }
