@@ -187,7 +187,7 @@ impl AdamW {
                     result = Err(Damage::WrongMoment {
                         parameter: parameter.clone(),
                         dtype: moment.dtype(),
-                        shape: moment.shape().into(),
+                        shape: moment.shape(),
                     });
                 }
             }

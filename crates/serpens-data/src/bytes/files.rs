@@ -81,7 +81,7 @@ fn find_by_glob(pattern: &str) -> Result<Vec<Found>> {
     })?;
     let mut found = Vec::new();
     for path in matches {
-        let path = path.map_err(|e| unreadable(&e.path().to_owned())(e.into()))?;
+        let path = path.map_err(|e| unreadable(e.path())(e.into()))?;
         let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
         found.extend(with_content(path, &metadata));
     }
@@ -96,9 +96,10 @@ fn with_content(path: PathBuf, metadata: &Metadata) -> Option<Found> {
     })
 }
 
-pub(super) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Error {
+pub(super) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
+    let path = path.to_owned();
     move |source| Error::Unreadable {
-        path: path.into(),
+        path: path.clone(),
         source,
     }
 }

@@ -84,18 +84,3 @@ pub fn distance(a: &[f64], b: &[f64]) -> f64 {
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
     difference / norm(&mut b.iter().copied()).max(f64::MIN_POSITIVE)
 }
-
-/// Fails unless `got` is as near to the truth as the same mathematics done plainly in `dtype` twice over: `plain` is the f32
-/// evaluation of the definition; with bf16 its results are rounded once, as any kernel's must be.
-pub fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType) {
-    let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
-    let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();
-    // Sums of few terms may be exact by luck: one rounding is always allowed, as on the processor.
-    let plainly = distance(&plain, truth).max(distance(&rounded, truth));
-    let allowed = 2.0 * plainly.max(f64::from(f32::EPSILON));
-    let error = distance(got, truth);
-    assert!(
-        error <= allowed,
-        "{what}: error {error:.3e}, allowed {allowed:.3e}"
-    );
-}
