@@ -241,6 +241,15 @@ impl Recording {
     }
 }
 
+impl Drop for Recording {
+    /// Ends the recording also where what was to be recorded failed to begin.
+    fn drop(&mut self) {
+        if let Some(pool) = lock().get_mut(&self.device) {
+            pool.recording = None;
+        }
+    }
+}
+
 impl Drop for Captured {
     fn drop(&mut self) {
         let mut pools = lock();
@@ -274,6 +283,20 @@ mod tests {
     fn an_impossible_size_is_an_error() {
         let error = Buffer::new(usize::MAX / 2, Device::Cpu).err();
         assert!(matches!(error, Some(Error::OutOfMemory { .. })));
+    }
+
+    #[test]
+    fn a_recording_that_is_given_up_ends() {
+        let [ampere, ..] = crate::cuda::Properties::generations();
+        let device = crate::cuda::state::pretend(&crate::cuda::Properties {
+            name: "of this test alone".into(),
+            ..ampere
+        });
+        drop(begin_capture(device));
+        let address = Buffer::new(100, device).unwrap().address();
+        drop(begin_capture(device).end());
+        assert!(lock()[&device].recording.is_none());
+        assert_eq!(Buffer::new(100, device).unwrap().address(), address);
     }
 
     #[test]

@@ -27,10 +27,9 @@ use std::collections::HashSet;
 use serpens_core::cuda::Variant;
 pub use starts::Starts;
 
-/// Every program that the operations run on a GPU, those of the tape included, each once: what is compiled to check them all.
+/// Every program that the operations run on a GPU, each once: what is compiled to check them all.
 pub fn cuda_variants() -> Vec<Variant> {
     let mut variants = [
-        serpens_core::cuda::variants(),
         adamw::cuda::variants(),
         causal_conv1d::cuda::variants(),
         cross_entropy::cuda::variants(),

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 
 use cudarc::nvrtc::sys;
 
-use super::kernel::Source;
+use super::kernel::{Program, Source};
 use super::libraries::{LibraryKind, find};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ pub fn compile(
         "{PRELUDE}\n#line 1 \"{name} declarations\"\n{declarations}\n#line 1 \"{name}.cu\"\n{}",
         source.text
     );
-    let program = Program::new(&text)?;
+    let program = Compilation::new(&text)?;
     let (major, minor) = capability;
     let mut options = vec![
         format!("--gpu-architecture=sm_{major}{minor}"),
@@ -67,6 +67,16 @@ pub fn compile(
     Ok((program.image()?, resources(&log)))
 }
 
+impl Program {
+    /// As [`compile`].
+    ///
+    /// # Errors
+    /// Those of [`compile`].
+    pub fn compile(&self, capability: (u32, u32)) -> Result<(Vec<u8>, Vec<Resources>)> {
+        compile(self.source, capability, &self.defines)
+    }
+}
+
 fn check(code: sys::nvrtcResult, what: &'static str) -> Result<()> {
     code.result().map_err(|error| Error::Cuda {
         what,
@@ -74,9 +84,9 @@ fn check(code: sys::nvrtcResult, what: &'static str) -> Result<()> {
     })
 }
 
-struct Program(sys::nvrtcProgram);
+struct Compilation(sys::nvrtcProgram);
 
-impl Program {
+impl Compilation {
     fn new(text: &str) -> Result<Self> {
         let text = CString::new(text)
             .map_err(|_| Error::argument("compile", "a zero byte in the source"))?;
@@ -144,7 +154,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for Compilation {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed once.
         let _ = unsafe { sys::nvrtcDestroyProgram(&mut self.0) };

@@ -2,7 +2,6 @@
 
 use cudarc::driver::{result, sys};
 
-use super::driver_error;
 use super::state::{self, State};
 use crate::{Device, Result};
 
@@ -12,6 +11,7 @@ unsafe impl Send for Event {}
 /// A point in a device's queue.
 pub struct Event {
     state: &'static State,
+    /// Null where the card is pretended.
     event: sys::CUevent,
 }
 
@@ -19,44 +19,51 @@ impl Event {
     /// An event that is past until it is recorded.
     pub fn new(device: Device) -> Result<Self> {
         let entry = state::of(device)?;
-        let event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)
-            .map_err(driver_error("make an event"))?;
-        Ok(Self {
-            state: entry.state(),
-            event,
-        })
+        let mut event = std::ptr::null_mut();
+        entry.queue("make an event", |_| {
+            event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)?;
+            Ok(())
+        })?;
+        let state = entry.state();
+        Ok(Self { state, event })
     }
 
     /// Puts the event at the end of the queue.
     pub fn record(&self) -> Result<()> {
-        let _entry = state::of(self.state.device)?;
-        // SAFETY: both handles are live.
-        unsafe { result::event::record(self.event, self.state.stream) }
-            .map_err(driver_error("record an event"))
+        state::of(self.state.device)?.queue("record an event", |stream| {
+            // SAFETY: both handles are live.
+            unsafe { result::event::record(self.event, stream) }
+        })
     }
 
     /// Waits until the queue has passed the event.
     pub fn wait(&self) -> Result<()> {
-        let _entry = state::of(self.state.device)?;
-        // SAFETY: the event is live.
-        unsafe { result::event::synchronize(self.event) }
-            .map_err(driver_error("wait for the device"))
+        state::of(self.state.device)?.queue("wait for the device", |_| {
+            // SAFETY: the event is live.
+            unsafe { result::event::synchronize(self.event) }
+        })
     }
 
     /// Seconds on the device from `start` to this event; waits for both.
     pub fn seconds_since(&self, start: &Event) -> Result<f64> {
         self.wait()?;
-        // SAFETY: both events are live.
-        let milliseconds = unsafe { result::event::elapsed(start.event, self.event) };
-        Ok(f64::from(milliseconds.map_err(driver_error("read an event's time"))?) / 1e3)
+        let mut milliseconds = 0.0;
+        self.state.queue("read an event's time", |_| {
+            // SAFETY: both events are live.
+            milliseconds = unsafe { result::event::elapsed(start.event, self.event)? };
+            Ok(())
+        })?;
+        Ok(f64::from(milliseconds) / 1e3)
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if let Ok(_entry) = state::of(self.state.device) {
+        if let Ok(entry) = state::of(self.state.device) {
             // SAFETY: made in `new`, destroyed once.
-            let _ = unsafe { result::event::destroy(self.event) };
+            let _ = entry.queue("end an event", |_| unsafe {
+                result::event::destroy(self.event)
+            });
         }
     }
 }

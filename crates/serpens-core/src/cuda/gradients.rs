@@ -1,8 +1,8 @@
 //! Sums of gradients on the device.
 
 use super::memory::DevicePtr;
-use super::{KernelParams, Source, Variant, kernel};
-use crate::{DType, Error, Result, View, ViewMut, kernel_params};
+use super::{KernelParams, Source, kernel};
+use crate::{Error, Result, View, ViewMut, kernel_params};
 
 static SOURCE: Source =
     Source::new("gradients", include_str!("gradients.cu")).params(&[AddParams::declare]);
@@ -52,20 +52,56 @@ pub(crate) fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
     unsafe { kernel.launch([blocks, 1, 1], 256, 0, &params) }
 }
 
-/// The programs of this crate.
-pub fn variants() -> Vec<Variant> {
-    let types = [DType::F32, DType::BF16];
-    let pairs = types
-        .iter()
-        .flat_map(|to| types.iter().map(move |from| (to, from)));
-    pairs
-        .map(|(to, from)| Variant {
-            source: &SOURCE,
-            defines: vec![
-                ("IO", to.cuda_name().to_owned()),
-                ("FROM", from.cuda_name().to_owned()),
-            ],
-            hot: true,
-        })
-        .collect()
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use crate::cuda::{LibraryKind, Properties, find, rehearse};
+    use crate::{DType, Device, Error, Result, Tensor};
+
+    #[test]
+    fn sums_of_every_type_and_alignment_compile_without_spills() {
+        if let Err(reason) = find(LibraryKind::Nvrtc) {
+            // Past the capture of tests; nobody hears it where the stream is closed.
+            let _ = writeln!(
+                std::io::stderr(),
+                "sums of gradients were not compiled: {reason}"
+            );
+            return;
+        }
+        let work = |device: Device| -> Result<()> {
+            for to in [DType::F32, DType::BF16] {
+                for from in [DType::F32, DType::BF16] {
+                    let mut to = Tensor::empty([4, 16], to, device)?;
+                    let from = Tensor::empty([4, 16], from, device)?;
+                    super::add(to.view_mut()?, from.view())?;
+                }
+            }
+            Ok(())
+        };
+        for card in Properties::generations() {
+            let programs = rehearse(&card, work).unwrap();
+            assert_eq!(programs.len(), 4);
+            for program in programs {
+                let (_, kernels) = program.compile(card.capability).unwrap();
+                assert_eq!(kernels.len(), 2);
+                assert!(
+                    kernels.iter().all(|kernel| kernel.spills == 0),
+                    "{kernels:?}"
+                );
+            }
+        }
+        let mismatched = |device| {
+            let mut to = Tensor::empty([2, 3], DType::F32, device)?;
+            super::add(
+                to.view_mut()?,
+                Tensor::empty([2, 2], DType::F32, device)?.view(),
+            )
+        };
+        let [card, ..] = Properties::generations();
+        assert!(matches!(
+            rehearse(&card, mismatched),
+            Err(Error::Argument { .. })
+        ));
+    }
 }

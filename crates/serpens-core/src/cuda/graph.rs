@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 
 use cudarc::driver::{result, sys};
 
-use super::driver_error;
 use super::state::{self, State};
 use crate::pool::{self, Captured};
 use crate::{Device, Result};
@@ -16,6 +15,7 @@ unsafe impl Send for Graph {}
 /// belongs to the graph until it is dropped.
 pub struct Graph {
     state: &'static State,
+    /// Null where the card is pretended.
     executable: sys::CUgraphExec,
     _memory: Captured,
 }
@@ -29,20 +29,27 @@ impl Graph {
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the stream lives as long as the process.
-        unsafe { result::stream::begin_capture(state.stream, MODE) }
-            .map_err(driver_error("begin to record a graph"))?;
+        state.queue("begin to record a graph", |stream| unsafe {
+            result::stream::begin_capture(stream, MODE)
+        })?;
         let done = work();
+        let mut graph = std::ptr::null_mut();
         // SAFETY: as above; a recording that failed is ended as well.
-        let graph = unsafe { result::stream::end_capture(state.stream) };
+        let ended = state.queue("record a graph", |stream| unsafe {
+            graph = result::stream::end_capture(stream)?;
+            Ok(())
+        });
         let memory = recording.end();
         done?;
-        let graph = graph.map_err(driver_error("record a graph"))?;
+        ended?;
+        let mut executable = std::ptr::null_mut();
         // SAFETY: the graph was just recorded.
-        let executable = unsafe {
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+        state.queue("prepare a graph", |_| unsafe {
+            let instantiated = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            executable.map_err(driver_error("prepare a graph"))?
-        };
+            executable = instantiated?;
+            Ok(())
+        })?;
         Ok(Self {
             state,
             executable,
@@ -60,19 +67,20 @@ impl Graph {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: both handles are live, and the graph's memory is kept for it.
-        unsafe { result::graph::launch(self.executable, self.state.stream) }
-            .map_err(driver_error("replay a graph"))
+        entry.queue("replay a graph", |stream| unsafe {
+            result::graph::launch(self.executable, stream)
+        })
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if let Ok(_entry) = state::of(self.state.device) {
+        if let Ok(entry) = state::of(self.state.device) {
             // SAFETY: made in `capture`, destroyed once, after the last replay has run.
-            unsafe {
-                let _ = result::stream::synchronize(self.state.stream);
-                let _ = result::graph::exec_destroy(self.executable);
-            }
+            let _ = entry.queue("end a graph", |stream| unsafe {
+                let _ = result::stream::synchronize(stream);
+                result::graph::exec_destroy(self.executable)
+            });
         }
     }
 }

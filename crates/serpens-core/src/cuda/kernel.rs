@@ -20,6 +20,7 @@ pub struct Source {
     pub text: &'static str,
     params: &'static [fn(&mut Declarations)],
     constants: &'static [(&'static str, i32)],
+    may_spill: fn(&Program) -> bool,
 }
 
 impl Source {
@@ -30,6 +31,7 @@ impl Source {
             text,
             params: &[],
             constants: &[],
+            may_spill: |_| false,
         }
     }
 
@@ -42,6 +44,11 @@ impl Source {
     /// With numbers that Rust knows as well, each a `constexpr int`.
     pub const fn constants(self, constants: &'static [(&'static str, i32)]) -> Self {
         Self { constants, ..self }
+    }
+
+    /// With those of its programs whose kernels may spill registers to memory: a test holds all others to keep their values in them.
+    pub const fn may_spill(self, may_spill: fn(&Program) -> bool) -> Self {
+        Self { may_spill, ..self }
     }
 
     /// What is compiled before the text: the constants, then the structs.
@@ -65,6 +72,33 @@ pub struct Variant {
     pub defines: Vec<(&'static str, String)>,
     /// Whether its kernels are among those that must not spill registers.
     pub hot: bool,
+}
+
+/// A source with macros: a program, as [`rehearse`](super::rehearse) finds it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The text.
+    pub source: &'static Source,
+    /// The macros and their values.
+    pub defines: Defines,
+}
+
+impl Program {
+    /// The value of a macro.
+    pub fn define(&self, name: &str) -> Option<&str> {
+        let define = self.defines.iter().find(|define| define.0 == name);
+        define.map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a macro that is a whole number.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.define(name)?.parse().ok()
+    }
+
+    /// Whether its kernels may spill registers to memory.
+    pub fn may_spill(&self) -> bool {
+        (self.source.may_spill)(self)
+    }
 }
 
 /// Macros and their values.
@@ -106,7 +140,7 @@ pub fn kernel(
     let state = state::of(device)?;
     let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     let defines: Defines = defines.iter().map(owned).collect();
-    if ahead::note(source, &defines) {
+    if ahead::note(&state, source, &defines) {
         return Ok(Kernel {
             state: state.state(),
             function: None,
@@ -183,29 +217,16 @@ impl Kernel {
         let Some(Function(function)) = self.function else {
             return Ok(()); // a rehearsal
         };
-        let _entry = state::of(self.state.device)?;
+        let entry = state::of(self.state.device)?;
         if grid.contains(&0) {
             return Ok(()); // nothing to do
         }
         self.allow_shared(function, shared)?;
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
+        let (grid, block) = (grid.into(), (block, 1, 1));
         // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid.into(),
-                (block, 1, 1),
-                shared,
-                self.state.stream,
-                &mut arguments,
-            )
-        }
-        .map_err(|error| match driver_error("launch")(error) {
-            Error::Cuda { reason, .. } => Error::Cuda {
-                what: self.name,
-                reason,
-            },
-            other => other,
+        entry.queue(self.name, |stream| unsafe {
+            result::launch_kernel(function, grid, block, shared, stream, &mut arguments)
         })
     }
 

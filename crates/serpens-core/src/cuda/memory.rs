@@ -1,6 +1,7 @@
 //! Memory of a device: copies and fills queued on its stream, and pinned memory between it and the host.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{result, sys};
 
@@ -21,8 +22,12 @@ impl DevicePtr {
 
 /// Takes memory of a device from the driver; `None` where there is none left.
 pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
-    let _entry = state(ordinal)?;
-    // SAFETY: the size is not zero.
+    if state(ordinal)?.stream().is_none() {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 40);
+        let step = bytes.next_multiple_of(512) as u64;
+        return Ok(Some(NEXT.fetch_add(step, Ordering::Relaxed)));
+    }
+    // SAFETY: the size is not zero, and the device's context is current.
     match unsafe { result::malloc_sync(bytes) } {
         Ok(address) => Ok(Some(address)),
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
@@ -35,9 +40,9 @@ pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
 /// # Safety
 /// The address came from [`allocate`] and nothing uses it any more.
 pub(crate) unsafe fn release(ordinal: usize, address: u64) {
-    if let Ok(_entry) = state(ordinal) {
+    if let Ok(entry) = state(ordinal) {
         // SAFETY: as the caller promises; freeing waits for the device.
-        let _ = unsafe { result::free_sync(address) };
+        let _ = entry.queue("free", |_| unsafe { result::free_sync(address) });
     }
 }
 
@@ -46,27 +51,27 @@ pub(crate) unsafe fn release(ordinal: usize, address: u64) {
 /// # Safety
 /// `to` has room for the values on the device.
 pub(crate) unsafe fn upload(ordinal: usize, to: u64, from: &[u8]) -> Result<()> {
-    let state = state(ordinal)?;
     // SAFETY: as the caller promises; the wait ends before the borrow of `from`.
-    unsafe {
-        result::memcpy_htod_async(to, from, state.stream)
-            .map_err(driver_error("copy to the device"))?;
-        result::stream::synchronize(state.stream).map_err(driver_error("wait for the device"))
-    }
+    state(ordinal)?.queue("copy to the device", |stream| unsafe {
+        result::memcpy_htod_async(to, from, stream)?;
+        result::stream::synchronize(stream)
+    })
 }
 
-/// Copies to host memory and waits.
+/// Copies to host memory and waits; zeros where the card is pretended.
 ///
 /// # Safety
 /// `from` holds as many bytes on the device.
 pub(crate) unsafe fn download(ordinal: usize, to: &mut [u8], from: u64) -> Result<()> {
     let state = state(ordinal)?;
-    // SAFETY: as the caller promises; the wait ends before the borrow of `to`.
-    unsafe {
-        result::memcpy_dtoh_async(to, from, state.stream)
-            .map_err(driver_error("copy from the device"))?;
-        result::stream::synchronize(state.stream).map_err(driver_error("wait for the device"))
+    if state.stream().is_none() {
+        to.fill(0);
     }
+    // SAFETY: as the caller promises; the wait ends before the borrow of `to`.
+    state.queue("copy from the device", |stream| unsafe {
+        result::memcpy_dtoh_async(to, from, stream)?;
+        result::stream::synchronize(stream)
+    })
 }
 
 /// Copies inside the device.
@@ -74,10 +79,10 @@ pub(crate) unsafe fn download(ordinal: usize, to: &mut [u8], from: u64) -> Resul
 /// # Safety
 /// Both addresses are valid for as many bytes, and they do not overlap.
 pub(crate) unsafe fn copy(ordinal: usize, to: u64, from: u64, bytes: usize) -> Result<()> {
-    let state = state(ordinal)?;
     // SAFETY: as the caller promises.
-    unsafe { result::memcpy_dtod_async(to, from, bytes, state.stream) }
-        .map_err(driver_error("copy on the device"))
+    state(ordinal)?.queue("copy on the device", |stream| unsafe {
+        result::memcpy_dtod_async(to, from, bytes, stream)
+    })
 }
 
 /// Fills `rows` rows of `width` bytes, `pitch` bytes apart, with zeros.
@@ -94,16 +99,14 @@ pub(crate) unsafe fn zero_rows(
     if rows == 0 || width == 0 {
         return Ok(());
     }
-    let state = state(ordinal)?;
     // SAFETY: as the caller promises.
-    let code = unsafe {
+    state(ordinal)?.queue("fill with zeros", |stream| unsafe {
         if width == pitch || rows == 1 {
-            sys::cuMemsetD8Async(to, 0, rows * width, state.stream)
+            sys::cuMemsetD8Async(to, 0, rows * width, stream).result()
         } else {
-            sys::cuMemsetD2D8Async(to, pitch, 0, width, rows, state.stream)
+            sys::cuMemsetD2D8Async(to, pitch, 0, width, rows, stream).result()
         }
-    };
-    code.result().map_err(driver_error("fill with zeros"))
+    })
 }
 
 /// Fills with copies of one value of 2 or 4 bytes.
@@ -114,18 +117,16 @@ pub(crate) unsafe fn fill(ordinal: usize, to: u64, value: &[u8], count: usize) -
     if count == 0 {
         return Ok(());
     }
-    let state = state(ordinal)?;
     // SAFETY: as the caller promises.
-    let code = unsafe {
+    state(ordinal)?.queue("fill", |stream| unsafe {
         match *value {
-            [a, b] => sys::cuMemsetD16Async(to, u16::from_ne_bytes([a, b]), count, state.stream),
+            [a, b] => sys::cuMemsetD16Async(to, u16::from_ne_bytes([a, b]), count, stream).result(),
             [a, b, c, d] => {
-                sys::cuMemsetD32Async(to, u32::from_ne_bytes([a, b, c, d]), count, state.stream)
+                sys::cuMemsetD32Async(to, u32::from_ne_bytes([a, b, c, d]), count, stream).result()
             }
-            _ => return Err(Error::argument("fill", "values of 2 or 4 bytes only")),
+            _ => unreachable!("elements have 2 or 4 bytes"),
         }
-    };
-    code.result().map_err(driver_error("fill"))
+    })
 }
 
 // SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
@@ -143,10 +144,12 @@ pub struct Staging {
 impl Staging {
     /// Room for `bytes` bytes.
     pub fn new(device: Device, bytes: usize) -> Result<Self> {
-        let _entry = state::of(device)?;
-        // SAFETY: the size is not zero; the memory is freed in `drop`.
-        let memory = unsafe { result::malloc_host(bytes.max(1), 0) }
-            .map_err(driver_error("pin host memory"))?;
+        let mut memory = std::ptr::dangling_mut();
+        state::of(device)?.queue("pin host memory", |_| {
+            // SAFETY: the size is not zero; the memory is freed in `drop`.
+            memory = unsafe { result::malloc_host(bytes.max(1), 0)? };
+            Ok(())
+        })?;
         let memory = NonNull::new(memory.cast()).ok_or(Error::OutOfMemory {
             device: Device::Cpu,
             requested: bytes,
@@ -180,14 +183,12 @@ impl Staging {
         let state = state::of(self.device)?;
         let address = to.address_mut()?;
         // SAFETY: the last upload has run, so nobody reads the memory; it has room, and so has the tensor.
-        unsafe {
-            self.memory
-                .as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            let staged = std::slice::from_raw_parts(self.memory.as_ptr(), bytes.len());
-            result::memcpy_htod_async(address, staged, state.stream)
-                .map_err(driver_error("copy to the device"))?;
-        }
+        state.queue("copy to the device", |stream| unsafe {
+            let staged = self.memory.as_ptr();
+            staged.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            let staged = std::slice::from_raw_parts(staged, bytes.len());
+            result::memcpy_htod_async(address, staged, stream)
+        })?;
         self.copied.record()
     }
 }
@@ -195,7 +196,10 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let _ = self.copied.wait();
-        // SAFETY: allocated in `new`, and the last copy from it has run.
-        let _ = unsafe { result::free_host(self.memory.as_ptr().cast()) };
+        if let Ok(state) = state::of(self.device) {
+            let memory = self.memory.as_ptr().cast();
+            // SAFETY: allocated in `new`, and the last copy from it has run.
+            let _ = state.queue("free host memory", |_| unsafe { result::free_host(memory) });
+        }
     }
 }

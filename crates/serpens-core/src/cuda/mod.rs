@@ -17,13 +17,12 @@ pub(crate) mod memory;
 mod params;
 pub(crate) mod state;
 
-pub use ahead::compile_ahead;
+pub use ahead::{compile_ahead, rehearse};
 pub use compile::{Resources, compile, version as nvrtc_version};
 pub use event::Event;
 pub use gemm::{Gemm, Operand, gemm};
-pub use gradients::variants;
 pub use graph::Graph;
-pub use kernel::{Kernel, Source, Variant, kernel};
+pub use kernel::{Kernel, Program, Source, Variant, kernel};
 pub use libraries::{Found, LibraryKind, find};
 pub use memory::{DevicePtr, Staging};
 pub use params::{Declarations, FieldLayout, KernelField, KernelParams};

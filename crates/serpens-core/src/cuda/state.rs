@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use cudarc::driver::{result, sys};
 
@@ -41,6 +43,25 @@ pub struct Properties {
 }
 
 impl Properties {
+    /// An A100, an H200 and a B200: one card of each generation that kernels are written for, to [`rehearse`](super::rehearse) on.
+    pub fn generations() -> [Self; 3] {
+        let card = |name: &str, capability, multiprocessors, mhz, sizes: [usize; 3]| Self {
+            name: name.to_owned(),
+            capability,
+            multiprocessors,
+            clock: 1e6 * mhz,
+            memory: sizes[0] << 30,
+            shared_memory: sizes[1] << 10,
+            cache: sizes[2] << 20,
+            driver: 13_000,
+        };
+        [
+            card("NVIDIA A100", (8, 0), 108, 1410.0, [80, 163, 40]),
+            card("NVIDIA H200", (9, 0), 132, 1980.0, [139, 227, 60]),
+            card("NVIDIA B200", (10, 0), 148, 1965.0, [179, 227, 126]),
+        ]
+    }
+
     /// What the matrix units do in a second at the highest clock, for dense products of bf16 or (as TF32) f32 operands; `None` for a
     /// card that is not known.
     pub fn peak_flops(&self, dtype: DType) -> Option<f64> {
@@ -58,10 +79,17 @@ impl Properties {
     }
 }
 
+/// What work on a card goes through.
+#[derive(Clone, Copy)]
+struct Handles {
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+}
+
 pub(crate) struct State {
     pub(super) device: Device,
-    context: sys::CUcontext,
-    pub(super) stream: sys::CUstream,
+    /// None for a card that is pretended.
+    handles: Option<Handles>,
     pub(super) properties: Properties,
     pub(super) functions: Mutex<HashMap<FunctionKey, Function>>,
     pub(super) modules: Mutex<HashMap<u128, super::kernel::Module>>,
@@ -85,17 +113,18 @@ thread_local! {
     static ENTERED: [Cell<u32>; MAX_DEVICES] = const { [const { Cell::new(0) }; MAX_DEVICES] };
 }
 
-/// Whether this thread is inside the queue of device `ordinal`.
+/// Whether this thread is inside the queue of device `ordinal`; a pretended card has none.
 fn is_inside(ordinal: usize) -> bool {
-    ENTERED.with(|entered| entered[ordinal].get() > 0)
+    ENTERED.with(|entered| entered.get(ordinal).is_none_or(|count| count.get() > 0))
 }
 
-fn enter(ordinal: usize) {
-    ENTERED.with(|entered| entered[ordinal].set(entered[ordinal].get() + 1));
-}
-
-fn leave(ordinal: usize) {
-    ENTERED.with(|entered| entered[ordinal].set(entered[ordinal].get() - 1));
+/// Notes that this thread has one guard more, or less, of the queue of device `ordinal`.
+fn count_guards(ordinal: usize, change: i32) {
+    ENTERED.with(|entered| {
+        if let Some(count) = entered.get(ordinal) {
+            count.set(count.get().wrapping_add_signed(change));
+        }
+    });
 }
 
 /// The state of a device for a thread that may queue work on it: no other thread records a graph meanwhile.
@@ -122,7 +151,7 @@ impl Deref for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        leave(self.ordinal);
+        count_guards(self.ordinal, -1);
     }
 }
 
@@ -134,7 +163,7 @@ pub(super) struct Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        leave(self.ordinal);
+        count_guards(self.ordinal, -1);
     }
 }
 
@@ -143,7 +172,7 @@ pub(super) fn alone(device: Device) -> Result<Alone> {
     let ordinal = ordinal(device)?;
     let state = open(ordinal)?;
     let guard = state.queue.write().unwrap_or_else(PoisonError::into_inner);
-    enter(ordinal);
+    count_guards(ordinal, 1);
     Ok(Alone {
         ordinal,
         _guard: guard,
@@ -156,7 +185,7 @@ pub(crate) fn state(ordinal: usize) -> Result<Entry> {
     // A thread that is inside need not wait for one that wants to be alone: that one waits for it.
     let guard =
         (!is_inside(ordinal)).then(|| state.queue.read().unwrap_or_else(PoisonError::into_inner));
-    enter(ordinal);
+    count_guards(ordinal, 1);
     Ok(Entry {
         state,
         ordinal,
@@ -166,12 +195,13 @@ pub(crate) fn state(ordinal: usize) -> Result<Entry> {
 
 /// The state of device `ordinal`, made where there is none yet; what fails is tried anew the next time.
 fn open(ordinal: usize) -> Result<&'static State> {
+    if ordinal >= FIRST_PRETENDED {
+        let pretended = pretended().get(ordinal - FIRST_PRETENDED).copied();
+        return pretended.ok_or_else(|| no_such_device(ordinal));
+    }
     static STATES: [OnceLock<State>; MAX_DEVICES] = [const { OnceLock::new() }; MAX_DEVICES];
     static OPENING: Mutex<()> = Mutex::new(());
-    let place = STATES.get(ordinal).ok_or_else(|| Error::NoDevice {
-        device: Device::Cuda(ordinal),
-        reason: "there is no such device".into(),
-    })?;
+    let place = STATES.get(ordinal).ok_or_else(|| no_such_device(ordinal))?;
     let state = match place.get() {
         Some(state) => state,
         None => {
@@ -186,12 +216,45 @@ fn open(ordinal: usize) -> Result<&'static State> {
         }
     };
     if CURRENT.get() != Some(ordinal) {
-        // SAFETY: the context was retained when the state was made and is never released.
-        unsafe { result::ctx::set_current(state.context) }
-            .map_err(driver_error("use the device"))?;
+        if let Some(handles) = state.handles {
+            // SAFETY: the context was retained when the state was made and is never released.
+            unsafe { result::ctx::set_current(handles.context) }
+                .map_err(driver_error("use the device"))?;
+        }
         CURRENT.set(Some(ordinal));
     }
     Ok(state)
+}
+
+fn no_such_device(ordinal: usize) -> Error {
+    Error::NoDevice {
+        device: Device::Cuda(ordinal),
+        reason: "there is no such device".into(),
+    }
+}
+
+/// The ordinal of the first pretended card: no machine has as many.
+const FIRST_PRETENDED: usize = 1 << 16;
+
+/// The pretended cards, by their ordinals. They stay, as tensors may.
+fn pretended() -> MutexGuard<'static, Vec<&'static State>> {
+    static PRETENDED: Mutex<Vec<&'static State>> = Mutex::new(Vec::new());
+    PRETENDED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A card with these properties that needs no driver: its memory is addresses alone, and what is queued does nothing.
+pub(crate) fn pretend(properties: &Properties) -> Device {
+    let mut pretended = pretended();
+    if let Some(known) = pretended
+        .iter()
+        .find(|state| state.properties == *properties)
+    {
+        return known.device;
+    }
+    let device = Device::Cuda(FIRST_PRETENDED + pretended.len());
+    let state = State::with(device, None, properties.clone());
+    pretended.push(Box::leak(Box::new(state)));
+    device
 }
 
 /// Enters the queue of a device.
@@ -263,17 +326,41 @@ impl State {
         CURRENT.set(Some(ordinal));
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver_error("make a stream"))?;
-        Ok(Self {
+        Ok(Self::with(
             device,
-            context,
-            stream,
+            Some(Handles { context, stream }),
+            properties,
+        ))
+    }
+
+    fn with(device: Device, handles: Option<Handles>, properties: Properties) -> Self {
+        Self {
+            device,
+            handles,
             properties,
             functions: Mutex::default(),
             modules: Mutex::default(),
             shared_limits: Mutex::default(),
             products: Mutex::default(),
             queue: RwLock::new(()),
-        })
+        }
+    }
+
+    /// The stream that work is queued on; none where the card is pretended.
+    pub(super) fn stream(&self) -> Option<sys::CUstream> {
+        self.handles.map(|handles| handles.stream)
+    }
+
+    /// Does `call` with the stream, where there is one.
+    pub(super) fn queue(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(sys::CUstream) -> Result<(), result::DriverError>,
+    ) -> Result<()> {
+        match self.stream() {
+            Some(stream) => call(stream).map_err(driver_error(what)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -325,8 +412,8 @@ pub fn multiprocessors(device: Device) -> Result<u32> {
 
 /// Waits for everything queued on the device.
 pub fn synchronize(device: Device) -> Result<()> {
-    let state = of(device)?;
-    // SAFETY: the stream lives as long as the process.
-    unsafe { result::stream::synchronize(state.stream) }
-        .map_err(driver_error("wait for the device"))
+    of(device)?.queue("wait for the device", |stream| {
+        // SAFETY: the stream lives as long as the process.
+        unsafe { result::stream::synchronize(stream) }
+    })
 }
