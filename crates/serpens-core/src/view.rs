@@ -65,6 +65,18 @@ impl<'a, T> Mat<'a, T> {
         &self.data[i * self.stride + from..i * self.stride + to]
     }
 
+    /// All values of a matrix without gaps between its rows.
+    ///
+    /// # Panics
+    /// Where there are gaps.
+    pub fn into_slice(self) -> &'a [T] {
+        assert!(
+            self.rows <= 1 || self.stride == self.cols,
+            "gaps between the rows"
+        );
+        &self.data[..self.rows * self.cols]
+    }
+
     /// The address of the first value.
     pub fn as_ptr(&self) -> *const T {
         self.data.as_ptr()

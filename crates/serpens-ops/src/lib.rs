@@ -7,11 +7,9 @@
 
 pub mod adamw;
 pub mod causal_conv1d;
-mod check;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
-mod fold;
 pub mod linear;
 pub mod long_conv;
 pub mod lti_kernel;
@@ -20,12 +18,12 @@ pub mod sample;
 pub mod selective_scan;
 mod shared;
 pub mod simd;
-mod starts;
 
 use std::collections::HashSet;
 
 use serpens_core::cuda::Variant;
-pub use starts::Starts;
+pub use shared::{Layout, Role, Starts};
+use shared::{check, fold};
 
 /// Every program that the operations run on a GPU, each once: what is compiled to check them all.
 pub fn cuda_variants() -> Vec<Variant> {

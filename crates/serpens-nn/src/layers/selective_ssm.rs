@@ -4,7 +4,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
-use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, selective_scan};
+use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
 use super::{Linear, LinearConfig, Sequence, StepSize};
@@ -308,13 +308,11 @@ impl SelectiveSsm {
             trace.borrow_mut().push(self.trace(&delta)?);
         }
         let output = selective_scan(
-            &ScanInputs {
+            &ScanOperands {
                 u: x,
                 delta: &delta,
-                a: match &a_imag {
-                    None => A::Real(&a),
-                    Some(imag) => A::Complex { re: &a, im: imag },
-                },
+                a: &a,
+                a_im: a_imag.as_ref(),
                 b: &b,
                 c: &c,
                 d: Some(&d),

@@ -8,7 +8,10 @@ use crate::{check, fold};
 
 static SOURCE: Source = Source::new(
     "causal_conv1d",
-    concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
+    concat!(
+        include_str!("../shared/packet.cuh"),
+        include_str!("kernel.cu")
+    ),
 );
 
 /// Threads of a block, as the kernels have them.

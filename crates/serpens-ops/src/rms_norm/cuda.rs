@@ -8,7 +8,10 @@ use crate::{check, fold};
 
 static SOURCE: Source = Source::new(
     "rms_norm",
-    concat!(include_str!("../packet.cuh"), include_str!("kernel.cu")),
+    concat!(
+        include_str!("../shared/packet.cuh"),
+        include_str!("kernel.cu")
+    ),
 );
 
 /// Values of a thread, as the kernels have them.

@@ -1,4 +1,11 @@
-//! What several operations share.
+//! What operations share.
 
+pub(crate) mod check;
+pub(crate) mod fold;
+pub(crate) mod operands;
+mod starts;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use operands::{Layout, Role};
+pub use starts::Starts;

@@ -6,7 +6,7 @@ use super::reference;
 use crate::Starts;
 use crate::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
 use crate::shared::tests::real::Real;
-use crate::shared::tests::{assert_near, cases, read, tensor, values};
+use crate::shared::tests::{assert_near, cases, large, read, tensor, values};
 
 /// One problem; x lies at `margin` in rows that are `2 · margin` wider.
 #[derive(Clone, Copy, Debug)]
@@ -247,4 +247,14 @@ fn two_runs_give_the_same_bits_on_every_device() {
             assert_eq!(first, second, "{case:?} on {device} in {dtype}");
         }
     }
+}
+
+#[test]
+fn operands_of_more_than_two_to_the_31_values_are_reached_to_their_end() {
+    let Some(device) = large::card() else { return };
+    // The mean of four inputs of one.
+    let weight = Var::from(Tensor::full([large::CHANNELS, 1, 4], 0.25_f32, device).unwrap());
+    let x = large::full(1.0, large::CHANNELS, device);
+    let output = causal_conv1d(&x, &weight, None, None, &ConvOptions::default()).unwrap();
+    assert!(large::last_position(&output.y).iter().all(|&y| y == 1.0));
 }

@@ -1,15 +1,15 @@
 //! The forward scan: one task runs the steps of a few tiles, block by block.
 
 use rayon::prelude::*;
-use serpens_core::MatMut;
+use serpens_core::{Mat, MatMut};
 
 use super::lanes::{
     Ahead, Group, Tile, add_real_product, decay, for_chunks, gate, mul_add, numbers, pick, put,
     scaled, set_numbers, splat,
 };
-use super::plan::{BLOCK, Plan, Span, Task};
+use super::plan::{CHUNK, Plan, Span, Task};
 use super::scratch::{self, Arena, room};
-use super::{Dims, Inputs, pieces};
+use super::{Dims, Scan, ScanOperands, pieces};
 use crate::simd::{Isa, Simd, WithSimd, store};
 
 /// Numbers of the state that one pass over a block handles: they and their A stay in registers with AVX-512, and the loop over
@@ -19,12 +19,12 @@ const WIDE: usize = 8;
 /// Runs all tasks. `out` is (batch·length, channels).
 pub(super) fn run<const P: usize>(
     isa: Isa,
-    dims: &Dims,
-    x: &Inputs,
+    scan: &Scan,
     out: &MatMut,
     last_state: Option<&mut [f32]>,
     checkpoints: Option<&mut [f32]>,
 ) {
+    let dims = &scan.dims;
     let plan = Plan::new(dims, isa.lanes());
     let row = dims.channels * P * dims.state;
     let last_state = last_state.map(|last| MatMut::dense(last, row));
@@ -36,19 +36,18 @@ pub(super) fn run<const P: usize>(
     };
     scratch::with(starts_len, |piece_states| {
         if plan.pieces > 1 {
-            pieces::initial_states::<P>(isa, dims, x, &plan, piece_states);
+            pieces::initial_states::<P>(isa, scan, &plan, piece_states);
         }
         let initial = if plan.pieces > 1 {
             Some(&*piece_states)
         } else {
-            x.initial_state
+            scan.operands.initial_state.map(Mat::into_slice)
         };
         plan.tasks.par_iter().for_each(|task| {
             let room = scratch_len::<P>(dims, &plan, isa.lanes());
             scratch::with(room, |scratch| {
                 isa.run(Forward::<P> {
-                    dims,
-                    x,
+                    scan,
                     task,
                     initial: initial.map(|states| {
                         let index = task.batch * plan.pieces + task.piece;
@@ -67,12 +66,11 @@ pub(super) fn run<const P: usize>(
 }
 
 fn scratch_len<const P: usize>(dims: &Dims, plan: &Plan, lanes: usize) -> usize {
-    2 * room(plan.tiles * P * dims.state * lanes) + 3 * room(BLOCK * lanes)
+    2 * room(plan.tiles * P * dims.state * lanes) + 3 * room(CHUNK * lanes)
 }
 
 struct Forward<'a, 'b, const P: usize> {
-    dims: &'a Dims,
-    x: &'a Inputs<'a>,
+    scan: &'a Scan<'a>,
     task: &'a Task,
     /// (channels, P·N), the state before the task's first step.
     initial: Option<&'a [f32]>,
@@ -86,9 +84,9 @@ struct Forward<'a, 'b, const P: usize> {
 
 /// δ, δu and the sum over the states for the steps of a span.
 struct Steps<'a, V> {
-    delta: &'a mut [V; BLOCK],
-    delta_u: &'a mut [V; BLOCK],
-    y: &'a mut [V; BLOCK],
+    delta: &'a mut [V; CHUNK],
+    delta_u: &'a mut [V; CHUNK],
+    y: &'a mut [V; CHUNK],
 }
 
 impl<const P: usize> WithSimd for Forward<'_, '_, P> {
@@ -96,20 +94,21 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { dims, x, task, .. } = self;
+        let Self { scan, task, .. } = self;
+        let (dims, x) = (&scan.dims, &scan.operands);
         let size = P * dims.state;
         let tiles = task.channels.div_ceil(S::F32_LANES);
         let mut arena = Arena(self.scratch);
         let a = arena.vectors::<S::f32s>(tiles * size);
         let h = arena.vectors::<S::f32s>(tiles * size);
         let mut steps = Steps {
-            delta: block(arena.vectors(BLOCK)),
-            delta_u: block(arena.vectors(BLOCK)),
-            y: block(arena.vectors(BLOCK)),
+            delta: block(arena.vectors(CHUNK)),
+            delta_u: block(arena.vectors(CHUNK)),
+            y: block(arena.vectors(CHUNK)),
         };
         for i in 0..tiles {
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x.a, &mut a[i * size..][..size]);
+            tile.load_a::<S>(dims.state, x, &mut a[i * size..][..size]);
             let h = &mut h[i * size..][..size];
             match self.initial {
                 Some(initial) => tile.load_states::<S>(size, initial, h),
@@ -119,14 +118,14 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
         let group = Group::new(dims, x, task.group);
         let mut from = task.from;
         while from < task.to {
-            let to = (from + BLOCK).min(task.to);
-            let span = Span::new(dims, x, task.batch, from, to);
+            let to = (from + CHUNK).min(task.to);
+            let span = Span::new(scan, task.batch, from, to);
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let a = &a[i * size..][..size];
                 let h = &mut h[i * size..][..size];
                 if let Some(checkpoints) = self.checkpoints {
-                    let row = task.batch * dims.length.div_ceil(BLOCK) + from / BLOCK;
+                    let row = task.batch * dims.chunks() + from / CHUNK;
                     // SAFETY: this task alone owns these channels of this block.
                     let saved = unsafe {
                         checkpoints.part(
@@ -139,7 +138,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                         store(s, saved, h);
                     }
                 }
-                tile.load_steps(s, x, &span, steps.delta, steps.delta_u, None);
+                tile.load_steps(s, scan, &span, steps.delta, steps.delta_u, None);
                 steps.y.fill(s.splat_f32s(0.0));
                 for_chunks!(dims.state, WIDE, |n, W| {
                     let ahead = (n == 0).then(|| {
@@ -147,7 +146,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                             tile,
                             &[Some(x.u), Some(x.delta), x.z],
                             &[Some(self.out)],
-                            x.reverse,
+                            scan.reverse,
                         )
                     });
                     advance::<S, P, W>(s, &span, group, n, a, h, &mut steps, ahead);
@@ -222,10 +221,10 @@ fn advance<S: Simd, const P: usize, const W: usize>(
 #[inline(always)]
 fn finish<S: Simd, const P: usize>(
     s: S,
-    x: &Inputs,
+    x: &ScanOperands<Mat>,
     span: &Span,
     tile: Tile,
-    y: &[S::f32s; BLOCK],
+    y: &[S::f32s; CHUNK],
     out: &MatMut,
 ) {
     let d = tile.of_vector(s, x.d);
@@ -246,6 +245,6 @@ fn finish<S: Simd, const P: usize>(
 
 /// A block's vectors as an array.
 #[inline(always)]
-pub(super) fn block<V>(x: &mut [V]) -> &mut [V; BLOCK] {
+pub(super) fn block<V>(x: &mut [V]) -> &mut [V; CHUNK] {
     x.try_into().expect("taken with this length")
 }

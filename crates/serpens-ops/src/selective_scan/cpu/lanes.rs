@@ -5,8 +5,8 @@
 
 use serpens_core::{Mat, MatMut};
 
-use super::plan::{BLOCK, Span};
-use super::{A, Dims, Inputs};
+use super::plan::{CHUNK, Span};
+use super::{Dims, Scan, ScanOperands};
 use crate::simd::{LOG2_E, Simd, load, log1p, sigmoid, sin_cos};
 
 /// One vector of channels of one group, or fewer at the group's end.
@@ -34,9 +34,9 @@ impl Tile {
 
     /// The tile's values of a vector over channels, zero where absent.
     #[inline(always)]
-    pub(super) fn of_vector<S: Simd>(self, s: S, x: Option<&[f32]>) -> S::f32s {
+    pub(super) fn of_vector<S: Simd>(self, s: S, x: Option<Mat>) -> S::f32s {
         match x {
-            Some(x) => load(s, &x[self.channel..self.channel + self.width]),
+            Some(x) => self.of(s, x, 0),
             None => s.splat_f32s(0.0),
         }
     }
@@ -69,13 +69,10 @@ impl Tile {
 
     /// The tile's A as vectors.
     #[inline(always)]
-    pub(super) fn load_a<S: Simd>(self, n: usize, a: A, to: &mut [S::f32s]) {
-        match a {
-            A::Real(a) => self.load_states::<S>(n, a, to),
-            A::Complex { re, im } => {
-                self.load_states::<S>(n, re, &mut to[..n]);
-                self.load_states::<S>(n, im, &mut to[n..]);
-            }
+    pub(super) fn load_a<S: Simd>(self, n: usize, x: &ScanOperands<Mat>, to: &mut [S::f32s]) {
+        self.load_states::<S>(n, x.a.into_slice(), &mut to[..n]);
+        if let Some(a_im) = x.a_im {
+            self.load_states::<S>(n, a_im.into_slice(), &mut to[n..]);
         }
     }
 
@@ -84,19 +81,20 @@ impl Tile {
     pub(super) fn load_steps<S: Simd>(
         self,
         s: S,
-        x: &Inputs,
+        scan: &Scan,
         span: &Span,
-        delta: &mut [S::f32s; BLOCK],
-        delta_u: &mut [S::f32s; BLOCK],
-        slope: Option<&mut [S::f32s; BLOCK]>,
+        delta: &mut [S::f32s; CHUNK],
+        delta_u: &mut [S::f32s; CHUNK],
+        slope: Option<&mut [S::f32s; CHUNK]>,
     ) {
+        let x = &scan.operands;
         let bias = self.of_vector(s, x.delta_bias);
-        let mut unused = [s.splat_f32s(0.0); BLOCK];
+        let mut unused = [s.splat_f32s(0.0); CHUNK];
         let slope = slope.unwrap_or(&mut unused);
         for i in 0..span.steps {
             let row = span.row(i);
             let raw = s.add_f32s(self.of(s, x.delta, row), bias);
-            (delta[i], slope[i]) = if x.softplus {
+            (delta[i], slope[i]) = if scan.softplus {
                 softplus(s, raw)
             } else {
                 (raw, s.splat_f32s(1.0))
@@ -122,7 +120,7 @@ pub(super) fn softplus<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
 
 /// silu(z) of the tile at `row`, one where there is no gate.
 #[inline(always)]
-pub(super) fn gate<S: Simd>(s: S, x: &Inputs, tile: Tile, row: usize) -> S::f32s {
+pub(super) fn gate<S: Simd>(s: S, x: &ScanOperands<Mat>, tile: Tile, row: usize) -> S::f32s {
     match x.z {
         Some(z) => {
             let z = tile.of(s, z, row);
@@ -173,9 +171,9 @@ impl Ahead {
             mats,
             count,
             offset: if downwards {
-                BLOCK.wrapping_neg()
+                CHUNK.wrapping_neg()
             } else {
-                BLOCK
+                CHUNK
             },
         }
     }
@@ -214,8 +212,8 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     #[inline(always)]
-    pub(super) fn new(dims: &Dims, x: &Inputs<'a>, group: usize) -> Self {
-        let size = x.a.parts() * dims.state;
+    pub(super) fn new(dims: &Dims, x: &ScanOperands<Mat<'a>>, group: usize) -> Self {
+        let size = dims.width();
         Self {
             b: x.b,
             c: x.c,

@@ -4,59 +4,57 @@
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
+use super::Scan;
 use super::forward::block;
 use super::lanes::{
     Group, Tile, add_conj, conj_mul, decay, for_chunks, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
 };
-use super::plan::{BLOCK, Plan, Span, Task};
+use super::plan::{CHUNK, Plan, Span, Task};
 use super::scratch::{self, Arena, room};
-use super::{Dims, Inputs};
 use crate::simd::{Isa, Simd, WithSimd};
 
 /// Writes the state before each piece to `states` (batch, pieces, channels, P·N).
 pub(super) fn initial_states<const P: usize>(
     isa: Isa,
-    dims: &Dims,
-    x: &Inputs,
+    scan: &Scan,
     plan: &Plan,
     states: &mut [f32],
 ) {
-    through_pieces::<P>(isa, dims, x, plan, None, x.initial_state, states);
+    let initial = scan.operands.initial_state.map(Mat::into_slice);
+    through_pieces::<P>(isa, scan, plan, None, initial, states);
 }
 
 /// Writes λ carried into each piece from the one after it to `carries` (batch, pieces, channels, P·N).
 pub(super) fn final_gradients<const P: usize>(
     isa: Isa,
-    dims: &Dims,
-    x: &Inputs,
+    scan: &Scan,
     plan: &Plan,
     dout: Mat,
     dlast: Option<&[f32]>,
     carries: &mut [f32],
 ) {
-    through_pieces::<P>(isa, dims, x, plan, Some(dout), dlast, carries);
+    through_pieces::<P>(isa, scan, plan, Some(dout), dlast, carries);
 }
 
 fn through_pieces<const P: usize>(
     isa: Isa,
-    dims: &Dims,
-    x: &Inputs,
+    scan: &Scan,
     plan: &Plan,
     dout: Option<Mat>,
     outer: Option<&[f32]>,
     states: &mut [f32],
 ) {
+    let dims = &scan.dims;
     let row = dims.channels * P * dims.state;
     scratch::with(2 * states.len(), |summaries| {
         let summaries = MatMut::dense(summaries, 2 * row);
         plan.tasks.par_iter().for_each(|task| {
             let lanes = isa.lanes();
             let size = room(P * dims.state * lanes);
-            scratch::with(3 * size + 2 * room(BLOCK * lanes), |scratch| {
+            scratch::with(3 * size + 2 * room(CHUNK * lanes), |scratch| {
                 isa.run(Summary::<P> {
-                    dims,
-                    x,
+                    scan,
                     task,
                     row: task.batch * plan.pieces + task.piece,
                     dout,
@@ -111,8 +109,7 @@ fn combine<const P: usize>(n: usize, state: &mut [f32], sum: &[f32], product: &[
 }
 
 struct Summary<'a, 'b, const P: usize> {
-    dims: &'a Dims,
-    x: &'a Inputs<'a>,
+    scan: &'a Scan<'a>,
     task: &'a Task,
     /// The task's row in `summaries`.
     row: usize,
@@ -128,31 +125,32 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { dims, x, task, .. } = self;
+        let Self { scan, task, .. } = self;
+        let (dims, x) = (&scan.dims, &scan.operands);
         let size = P * dims.state;
         let mut arena = Arena(self.scratch);
         let a = arena.vectors::<S::f32s>(size);
         let sum = arena.vectors::<S::f32s>(size);
         let product = arena.vectors::<S::f32s>(size);
-        let delta = block(arena.vectors(BLOCK));
-        let weight = block(arena.vectors(BLOCK));
+        let delta = block(arena.vectors(CHUNK));
+        let weight = block(arena.vectors(CHUNK));
         let group = Group::new(dims, x, task.group);
         for i in 0..task.channels.div_ceil(S::F32_LANES) {
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x.a, a);
+            tile.load_a::<S>(dims.state, x, a);
             sum.fill(s.splat_f32s(0.0));
             product[..dims.state].fill(s.splat_f32s(1.0));
             product[dims.state..].fill(s.splat_f32s(0.0));
-            let blocks = (task.to - task.from).div_ceil(BLOCK);
+            let blocks = (task.to - task.from).div_ceil(CHUNK);
             for index in 0..blocks {
                 let index = if self.dout.is_some() {
                     blocks - 1 - index
                 } else {
                     index
                 };
-                let from = task.from + index * BLOCK;
-                let span = Span::new(dims, x, task.batch, from, (from + BLOCK).min(task.to));
-                tile.load_steps(s, x, &span, delta, weight, None);
+                let from = task.from + index * CHUNK;
+                let span = Span::new(scan, task.batch, from, (from + CHUNK).min(task.to));
+                tile.load_steps(s, scan, &span, delta, weight, None);
                 if let Some(dout) = self.dout {
                     for (i, weight) in weight.iter_mut().enumerate().take(span.steps) {
                         let row = span.row(i);
@@ -196,8 +194,8 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     a: &[S::f32s],
     sum: &mut [S::f32s],
     product: &mut [S::f32s],
-    delta: &[S::f32s; BLOCK],
-    weight: &[S::f32s; BLOCK],
+    delta: &[S::f32s; CHUNK],
+    weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
     let a = numbers::<_, P, W>(a, n);
@@ -236,8 +234,8 @@ fn backward<S: Simd, const P: usize, const W: usize>(
     a: &[S::f32s],
     sum: &mut [S::f32s],
     product: &mut [S::f32s],
-    delta: &[S::f32s; BLOCK],
-    weight: &[S::f32s; BLOCK],
+    delta: &[S::f32s; CHUNK],
+    weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
     let a = numbers::<_, P, W>(a, n);

@@ -1,10 +1,8 @@
 //! How a scan is divided into tasks, and where the steps of a task lie. Everything here follows from the sizes and the
 //! instruction set alone, never from the number of threads, so that sums have one order.
 
-use super::{Dims, Inputs};
-
-/// Steps between checkpoints, and of one block of work.
-pub(super) const BLOCK: usize = 32;
+use super::{Dims, Scan};
+pub(super) use crate::selective_scan::operands::CHUNK;
 
 /// Steps that the backward takes between two foldings of the partial sums of dB and dC.
 pub(super) const ROUND: usize = 512;
@@ -62,7 +60,7 @@ impl Plan {
         let per_group = group_tiles.div_ceil(wanted).max(1);
         let tiles = group_tiles.div_ceil(per_group).max(1);
         let per_group = group_tiles.div_ceil(tiles).max(1);
-        let piece_steps = dims.length.div_ceil(pieces).next_multiple_of(BLOCK);
+        let piece_steps = dims.length.div_ceil(pieces).next_multiple_of(CHUNK);
         let mut tasks = Vec::with_capacity(dims.batch * dims.groups * pieces * per_group);
         for batch in 0..dims.batch {
             for group in 0..dims.groups {
@@ -91,7 +89,7 @@ impl Plan {
     }
 }
 
-/// Up to [`BLOCK`] steps of one sequence.
+/// Up to [`CHUNK`] steps of one sequence.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     /// The row of step `i` is `row + i`, or `row - i` in reverse.
@@ -99,28 +97,29 @@ pub(super) struct Span {
     reverse: bool,
     pub steps: usize,
     /// Whether the state resets before a step.
-    pub resets: [bool; BLOCK],
+    pub resets: [bool; CHUNK],
 }
 
 impl Span {
-    /// The steps `from..to` of `batch`, at most [`BLOCK`].
+    /// The steps `from..to` of `batch`, at most [`CHUNK`].
     #[inline(always)]
-    pub(super) fn new(dims: &Dims, x: &Inputs, batch: usize, from: usize, to: usize) -> Self {
-        let row = if x.reverse {
-            (batch + 1) * dims.length - 1 - from
+    pub(super) fn new(scan: &Scan, batch: usize, from: usize, to: usize) -> Self {
+        let length = scan.dims.length;
+        let row = if scan.reverse {
+            (batch + 1) * length - 1 - from
         } else {
-            batch * dims.length + from
+            batch * length + from
         };
         let mut span = Self {
             row,
-            reverse: x.reverse,
+            reverse: scan.reverse,
             steps: to - from,
-            resets: [false; BLOCK],
+            resets: [false; CHUNK],
         };
-        if let Some(starts) = x.starts {
+        if let Some(starts) = scan.starts {
             for i in 0..span.steps {
                 let row = span.row(i);
-                span.resets[i] = if x.reverse {
+                span.resets[i] = if scan.reverse {
                     from + i > 0 && starts[row + 1]
                 } else {
                     starts[row]

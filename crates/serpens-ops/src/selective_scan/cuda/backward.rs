@@ -5,7 +5,7 @@ use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::segments::{Between, CHUNK, Segments, flow_back};
-use super::{A, AMut, Dims, Grads, Inputs, flag, in_pieces, ptr};
+use super::{Dims, Scan, ScanOperands, flag, in_pieces, ptr, ptr_mut};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source::new(
@@ -245,7 +245,7 @@ struct Params {
     reverse: i32,
 }
 
-/// What is read and written, beside `inputs` and `grads`.
+/// What is read and written, beside the operands and their gradients.
 struct Views<'a> {
     checkpoints: View<'a>,
     dout: View<'a>,
@@ -253,39 +253,37 @@ struct Views<'a> {
 }
 
 fn kernel_options(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
-    a: View<'_>,
+    scan: &Scan<'_>,
     views: &Views<'_>,
-    grads: &Grads<'_>,
+    grads: &ScanOperands<ViewMut<'_>>,
 ) -> KernelOptions {
+    let (dims, x) = (&scan.dims, &scan.operands);
     let dtype = views.dout.dtype();
     let wide = 16 / dtype.size();
-    let mut rows = vec![inputs.u, inputs.delta, views.dout];
+    let mut rows = vec![x.u, x.delta, views.dout];
     rows.extend([grads.u.as_view(), grads.delta.as_view()]);
-    rows.extend(inputs.z);
+    rows.extend(x.z);
     rows.extend(grads.z.as_ref().map(ViewMut::as_view));
-    let mut states = vec![a, views.checkpoints];
+    let mut states = vec![x.a, views.checkpoints];
     states.extend(views.dlast);
     states.extend(grads.initial_state.as_ref().map(ViewMut::as_view));
     KernelOptions {
         vec: access_width(&rows, dims.channels / dims.groups, wide),
-        bc_vec: access_width(&[inputs.b, inputs.c], dims.state, wide),
+        bc_vec: access_width(&[x.b, x.c], dims.state, wide),
         state_vec: access_width(&states, dims.state, 4),
-        gated: inputs.z.is_some(),
-        starts: inputs.starts.is_some(),
+        gated: x.z.is_some(),
+        starts: scan.starts.is_some(),
     }
 }
 
 fn params(
-    dims: &Dims,
+    scan: &Scan<'_>,
     plan: &Plan,
-    inputs: &Inputs<'_>,
-    a: View<'_>,
     views: &Views<'_>,
-    grads: &Grads<'_>,
+    grads: &ScanOperands<ViewMut<'_>>,
     workspace: &mut Workspace,
 ) -> Result<Params> {
+    let (dims, x) = (&scan.dims, &scan.operands);
     let slots = plan.segments * dims.batch;
     let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
     let states = slots * dims.channels * dims.state;
@@ -295,23 +293,23 @@ fn params(
         false => Ok(DevicePtr::NULL),
     };
     Ok(Params {
-        u: Rows::new(inputs.u)?,
-        delta: Rows::new(inputs.delta)?,
-        z: rows(inputs.z)?,
+        u: Rows::new(x.u)?,
+        delta: Rows::new(x.delta)?,
+        z: rows(x.z)?,
         dy: Rows::new(views.dout)?,
-        b: Rows::new(inputs.b)?,
-        c: Rows::new(inputs.c)?,
+        b: Rows::new(x.b)?,
+        c: Rows::new(x.c)?,
         du: Rows::new(grads.u.as_view())?,
         ddelta: Rows::new(grads.delta.as_view())?,
         dz: rows(grads.z.as_ref().map(ViewMut::as_view))?,
-        a: a.ptr(),
-        d: ptr(inputs.d),
-        bias: ptr(inputs.delta_bias),
-        starts: ptr(inputs.starts),
+        a: x.a.ptr(),
+        d: ptr(x.d),
+        bias: ptr(x.delta_bias),
+        starts: ptr(scan.starts),
         checkpoints: views.checkpoints.ptr(),
         dlast: ptr(views.dlast),
         carry: workspace.take(states)?,
-        dinitial: ptr(grads.initial_state.as_ref().map(ViewMut::as_view)),
+        dinitial: ptr_mut(&grads.initial_state),
         bc_parts: workspace.take(bc)?,
         a_parts: workspace.take(states)?,
         d_parts: of_channels(grads.d.is_some(), workspace)?,
@@ -324,24 +322,20 @@ fn params(
         group_blocks: plan.group_blocks as i32,
         chunks: plan.chunks as i32,
         segments: Segments::new(plan.segments, dims.length),
-        softplus: inputs.softplus.into(),
-        reverse: inputs.reverse.into(),
+        softplus: scan.softplus.into(),
+        reverse: scan.reverse.into(),
     })
 }
 
 /// Computes every gradient; see [`super::backward`].
 pub fn backward(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
+    scan: &Scan<'_>,
     checkpoints: View<'_>,
     dout: View<'_>,
     dlast: Option<View<'_>>,
-    grads: Grads<'_>,
+    grads: &ScanOperands<ViewMut<'_>>,
 ) -> Result<()> {
-    let (device, dtype) = (dout.device(), dout.dtype());
-    let (A::Real(a), AMut::Real(da)) = (inputs.a, &grads.a) else {
-        return Err(Error::argument(OP, "a complex A among real ones"));
-    };
+    let (device, dtype, dims) = (dout.device(), dout.dtype(), &scan.dims);
     let views = Views {
         checkpoints,
         dout,
@@ -353,12 +347,12 @@ pub fn backward(
         shared_memory: card.shared_memory,
     };
     let plan = Plan::new(dims, dtype, card);
-    let options = kernel_options(dims, inputs, a, &views, &grads);
+    let options = kernel_options(scan, &views, grads);
     let mut workspace = Workspace {
         device,
         tensors: Vec::new(),
     };
-    let params = params(dims, &plan, inputs, a, &views, &grads, &mut workspace)?;
+    let params = params(scan, &plan, &views, grads, &mut workspace)?;
     let defines = plan.defines(dtype, &options);
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let blocks = dims.groups * plan.group_blocks * dims.batch * plan.segments;
@@ -376,13 +370,13 @@ pub fn backward(
     // workspace was allocated for them; the shared memory is what the kernels lay out.
     unsafe {
         if plan.segments > 1 {
-            flow_back(dims, inputs, a, dout, dlast, &between)?;
+            flow_back(scan, dout, dlast, &between)?;
         }
         let shared = plan.walk_bytes(dtype) as u32;
         walk.launch([grid, 1, 1], plan.threads() as u32, shared, &params)?;
     }
     // SAFETY: the parts were allocated for their sizes, which the gradients have.
-    unsafe { fold(dims, &plan, &params, da, &grads, (device, dtype)) }
+    unsafe { fold(dims, &plan, &params, grads, (device, dtype)) }
 }
 
 /// Queues the sums of what blocks leave in parts.
@@ -393,8 +387,7 @@ unsafe fn fold(
     dims: &Dims,
     plan: &Plan,
     params: &Params,
-    da: &ViewMut<'_>,
-    grads: &Grads<'_>,
+    grads: &ScanOperands<ViewMut<'_>>,
     (device, dtype): (Device, DType),
 ) -> Result<()> {
     let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
@@ -408,7 +401,7 @@ unsafe fn fold(
     let mut folds = Folds::default();
     folds.add(&bc(0), &grads.b.as_view());
     folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_parts, slots, &da.as_view());
+    folds.add_dense(params.a_parts, slots, &grads.a.as_view());
     if let Some(d) = &grads.d {
         folds.add_dense(params.d_parts, slots, &d.as_view());
     }
@@ -433,6 +426,7 @@ pub fn variants() -> Vec<Variant> {
             length: 2048,
             channels,
             state,
+            complex: false,
             groups: 1,
         };
         let vec = if wide { 16 / dtype.size() } else { 1 };
@@ -488,6 +482,7 @@ mod tests {
                         length,
                         channels,
                         state,
+                        complex: false,
                         groups: 1,
                     };
                     let plan = Plan::new(&dims, dtype, card);
@@ -521,6 +516,7 @@ mod tests {
                 length,
                 channels,
                 state: 16,
+                complex: false,
                 groups: 1,
             };
             assert_eq!(Plan::new(&dims, DType::BF16, HOPPER).channel_warps, warps);

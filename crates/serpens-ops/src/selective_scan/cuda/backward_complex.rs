@@ -4,7 +4,7 @@ use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::{A, AMut, Dims, Grads, Inputs, flag, ptr};
+use super::{Scan, ScanOperands, flag, ptr, ptr_mut};
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source::new(
@@ -113,17 +113,14 @@ struct Params {
 
 /// Computes every gradient; see [`super::backward`].
 pub fn backward(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
+    scan: &Scan<'_>,
     checkpoints: View<'_>,
     dout: View<'_>,
     dlast: Option<View<'_>>,
-    grads: Grads<'_>,
+    grads: &ScanOperands<ViewMut<'_>>,
 ) -> Result<()> {
     let (device, dtype) = (dout.device(), dout.dtype());
-    let (A::Complex { re, im }, AMut::Complex { re: dre, im: dim }) = (inputs.a, &grads.a) else {
-        return Err(Error::argument(OP, "a real A among complex ones"));
-    };
+    let (dims, x) = (&scan.dims, &scan.operands);
     let plan = Plan::new(dims.state);
     let group_blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
     let Ok(grid) = u32::try_from(dims.batch * dims.groups * group_blocks) else {
@@ -136,25 +133,24 @@ pub fn backward(
         device,
         tensors: Vec::new(),
     };
-    let optional = |view: &Option<ViewMut<'_>>| ptr(view.as_ref().map(ViewMut::as_view));
     let params = Params {
-        u: rows(Some(inputs.u)),
-        delta: rows(Some(inputs.delta)),
-        z: rows(inputs.z),
+        u: rows(Some(x.u)),
+        delta: rows(Some(x.delta)),
+        z: rows(x.z),
         dy: rows(Some(dout)),
-        b: rows(Some(inputs.b)),
-        c: rows(Some(inputs.c)),
+        b: rows(Some(x.b)),
+        c: rows(Some(x.c)),
         du: rows(Some(grads.u.as_view())),
         ddelta: rows(Some(grads.delta.as_view())),
         dz: rows(grads.z.as_ref().map(ViewMut::as_view)),
-        a_re: re.ptr(),
-        a_im: im.ptr(),
-        d: ptr(inputs.d),
-        bias: ptr(inputs.delta_bias),
-        starts: ptr(inputs.starts),
+        a_re: x.a.ptr(),
+        a_im: ptr(x.a_im),
+        d: ptr(x.d),
+        bias: ptr(x.delta_bias),
+        starts: ptr(scan.starts),
         checkpoints: checkpoints.ptr(),
         dlast: ptr(dlast),
-        dinitial: optional(&grads.initial_state),
+        dinitial: ptr_mut(&grads.initial_state),
         bc_parts: workspace.take(group_blocks * places * 2 * width)?,
         a_re_parts: workspace.take(channels * dims.state)?,
         a_im_parts: workspace.take(channels * dims.state)?,
@@ -164,9 +160,9 @@ pub fn backward(
         channels: dims.channels as i32,
         groups: dims.groups as i32,
         group_blocks: group_blocks as i32,
-        reverse: inputs.reverse.into(),
+        reverse: scan.reverse.into(),
     };
-    let options = [inputs.z.is_some(), inputs.softplus, inputs.starts.is_some()];
+    let options = [x.z.is_some(), scan.softplus, scan.starts.is_some()];
     let defines = plan.defines(dims.state, dtype, options);
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let walk = kernel(device, &SOURCE, "selective_scan_backward_complex", &defines)?;
@@ -184,8 +180,10 @@ pub fn backward(
     let mut folds = Folds::default();
     folds.add(&bc(0), &grads.b.as_view());
     folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_re_parts, dims.batch, &dre.as_view());
-    folds.add_dense(params.a_im_parts, dims.batch, &dim.as_view());
+    folds.add_dense(params.a_re_parts, dims.batch, &grads.a.as_view());
+    if let Some(a_im) = &grads.a_im {
+        folds.add_dense(params.a_im_parts, dims.batch, &a_im.as_view());
+    }
     if let Some(d) = &grads.d {
         folds.add_dense(params.d_parts, dims.batch, &d.as_view());
     }

@@ -6,7 +6,7 @@ use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 use super::fold::Workspace;
 use super::plan::Plan;
 use super::segments::{Segments, carry_over};
-use super::{A, Dims, Inputs, flag, forward_few, in_pieces, ptr};
+use super::{Dims, Scan, flag, forward_few, in_pieces, ptr};
 
 static SOURCE: Source = Source::new(
     "selective_scan_forward",
@@ -19,16 +19,15 @@ static SOURCE: Source = Source::new(
 );
 
 impl Plan {
-    /// The kernel for `state` states that a number of lanes share as planned.
-    pub(super) fn program(&self, state: usize, dtype: DType, options: &KernelOptions) -> Program {
-        let parts = if options.complex { 2 } else { 1 };
-        if self.for_few_channels(parts) {
-            return forward_few::program(state, dtype, options);
+    /// The kernel for states that a number of lanes share as planned.
+    pub(super) fn program(&self, dims: &Dims, dtype: DType, options: &KernelOptions) -> Program {
+        if self.for_few_channels(dims) {
+            return forward_few::program(dims.state, dtype, options);
         }
-        let shared = self.shared_bytes(state, parts, dtype, options.starts);
+        let shared = self.shared_bytes(dims, dtype, options.starts);
         let defines = vec![
             ("IO", dtype.cuda_name().to_owned()),
-            ("STATE", state.to_string()),
+            ("STATE", dims.state.to_string()),
             ("SPLIT", self.split.to_string()),
             ("PER_LANE", self.per_lane.to_string()),
             ("WARPS", self.warps.to_string()),
@@ -40,7 +39,7 @@ impl Plan {
             ("VEC", options.vec.min(self.width).to_string()),
             ("BC_VEC", options.bc_vec.to_string()),
             ("SHARED_BYTES", shared.to_string()),
-            ("COMPLEX", flag(options.complex)),
+            ("COMPLEX", flag(dims.complex)),
             ("GATED", flag(options.gated)),
             ("SOFTPLUS", flag(options.softplus)),
             ("STARTS", flag(options.starts)),
@@ -101,7 +100,6 @@ pub(super) enum Pass {
 /// What a kernel is compiled for beside the plan.
 #[derive(Clone, Copy)]
 pub(super) struct KernelOptions {
-    pub complex: bool,
     pub gated: bool,
     pub softplus: bool,
     pub starts: bool,
@@ -156,48 +154,44 @@ pub(super) struct Params {
 }
 
 fn params(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
+    scan: &Scan<'_>,
     out: &ViewMut<'_>,
     last_state: &ViewMut<'_>,
     checkpoints: Option<&ViewMut<'_>>,
     plan: &Plan,
     [carry, delta_sums]: [DevicePtr; 2],
 ) -> Params {
-    let (a, a_im) = match inputs.a {
-        A::Real(a) => (a, None),
-        A::Complex { re, im } => (re, Some(im)),
-    };
+    let (dims, x) = (&scan.dims, &scan.operands);
     let stride = |view: View<'_>| view.stride() as i64;
     Params {
-        u: inputs.u.ptr(),
-        delta: inputs.delta.ptr(),
-        z: ptr(inputs.z),
+        u: x.u.ptr(),
+        delta: x.delta.ptr(),
+        z: ptr(x.z),
         y: out.ptr(),
-        b: inputs.b.ptr(),
-        c: inputs.c.ptr(),
-        a: a.ptr(),
-        a_im: ptr(a_im),
-        d: ptr(inputs.d),
-        delta_bias: ptr(inputs.delta_bias),
-        initial: ptr(inputs.initial_state),
-        starts: ptr(inputs.starts),
+        b: x.b.ptr(),
+        c: x.c.ptr(),
+        a: x.a.ptr(),
+        a_im: ptr(x.a_im),
+        d: ptr(x.d),
+        delta_bias: ptr(x.delta_bias),
+        initial: ptr(x.initial_state),
+        starts: ptr(scan.starts),
         last: last_state.ptr(),
         checkpoints: ptr(checkpoints.map(ViewMut::as_view)),
         carry,
         delta_sums,
-        u_row: stride(inputs.u),
-        delta_row: stride(inputs.delta),
-        z_row: inputs.z.map_or(0, stride),
+        u_row: stride(x.u),
+        delta_row: stride(x.delta),
+        z_row: x.z.map_or(0, stride),
         y_row: out.stride() as i64,
-        b_row: stride(inputs.b),
-        c_row: stride(inputs.c),
+        b_row: stride(x.b),
+        c_row: stride(x.c),
         length: dims.length as i64,
         batch: dims.batch as i32,
         channels: dims.channels as i32,
         groups: dims.groups as i32,
         segments: Segments::new(plan.segments, dims.length),
-        reverse: inputs.reverse.into(),
+        reverse: scan.reverse.into(),
     }
 }
 
@@ -207,27 +201,24 @@ fn params(
 /// # Errors
 /// Sequences of 2^31 steps and more; a device that fails.
 pub fn forward(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
+    scan: &Scan<'_>,
     out: ViewMut<'_>,
     last_state: ViewMut<'_>,
     checkpoints: Option<ViewMut<'_>>,
 ) -> Result<()> {
     let (device, dtype) = (out.device(), out.dtype());
-    let complex = matches!(inputs.a, A::Complex { .. });
-    let parts = if complex { 2 } else { 1 };
-    let starts = inputs.starts.is_some();
-    let plan = Plan::new(dims, parts, dtype, starts, multiprocessors(device)?);
-    let mut rows = vec![inputs.u, inputs.delta, out.as_view()];
-    rows.extend(inputs.z);
+    let (dims, x) = (&scan.dims, &scan.operands);
+    let starts = scan.starts.is_some();
+    let plan = Plan::new(dims, dtype, starts, multiprocessors(device)?);
+    let mut rows = vec![x.u, x.delta, out.as_view()];
+    rows.extend(x.z);
     let options = KernelOptions {
-        complex,
-        gated: inputs.z.is_some(),
-        softplus: inputs.softplus,
+        gated: x.z.is_some(),
+        softplus: scan.softplus,
         starts,
         pass: Pass::Scan,
         vec: access_width(&rows, dims.channels / dims.groups),
-        bc_vec: access_width(&[inputs.b, inputs.c], dims.state),
+        bc_vec: access_width(&[x.b, x.c], dims.state),
     };
     let blocks = plan.blocks_of(dims) * plan.segments;
     let (Ok(grid), true) = (u32::try_from(blocks), dims.length < 1 << 31) else {
@@ -244,8 +235,8 @@ pub fn forward(
     };
     let between = [of_channels(dims.state)?, of_channels(1)?];
     let checkpoints = checkpoints.as_ref();
-    let params = params(dims, inputs, &out, &last_state, checkpoints, &plan, between);
-    let program = plan.program(dims.state, dtype, &options);
+    let params = params(scan, &out, &last_state, checkpoints, &plan, between);
+    let program = plan.program(dims, dtype, &options);
     // SAFETY: the parameters are the kernels'; the views are valid for the sizes, which the caller has checked, the workspace was
     // allocated for them; the kernels were compiled for at most as much shared memory as they are given.
     unsafe {
@@ -274,11 +265,10 @@ pub fn variants() -> Vec<Variant> {
             length,
             channels,
             state,
+            complex,
             groups: 1,
         };
-        let parts = if complex { 2 } else { 1 };
         let options = |pass| KernelOptions {
-            complex,
             gated: true,
             softplus: true,
             starts,
@@ -286,14 +276,14 @@ pub fn variants() -> Vec<Variant> {
             vec,
             bc_vec: vec.min(1 << state.trailing_zeros()),
         };
-        let plan = Plan::new(&dims, parts, dtype, starts, 132);
+        let plan = Plan::new(&dims, dtype, starts, 132);
         let mut plans = vec![(plan, Pass::Scan)];
         if plan.segments > 1 {
             let back = Plan::back(&dims, dtype, starts, 132, 8);
             plans.extend([(plan, Pass::Left), (back, Pass::Back)]);
         }
         for (plan, pass) in plans {
-            let program = plan.program(state, dtype, &options(pass));
+            let program = plan.program(&dims, dtype, &options(pass));
             let variant = Variant {
                 source: program.source,
                 defines: program.defines,

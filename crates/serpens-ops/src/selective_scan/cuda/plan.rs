@@ -48,20 +48,14 @@ pub(super) struct Plan {
 impl Plan {
     /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers busy, but lanes
     /// cost more for their sums, and segments a pass before.
-    pub fn new(
-        dims: &Dims,
-        parts: usize,
-        dtype: DType,
-        starts: bool,
-        multiprocessors: u32,
-    ) -> Self {
+    pub fn new(dims: &Dims, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
         let multiprocessors = multiprocessors as usize;
-        let plans = Self::of_all_splits(dims, parts, dtype);
+        let plans = Self::of_all_splits(dims, dtype);
         plans
-            .flat_map(|plan| plan.in_segments(dims, parts, multiprocessors))
+            .flat_map(|plan| plan.in_segments(dims, multiprocessors))
             .min_by_key(|plan| plan.time(dims, multiprocessors))
             .expect("at least one plan")
-            .fitting(dims, parts, dtype, starts)
+            .fitting(dims, dtype, starts)
     }
 
     /// That of the pass before a backward scan (of a real A) with so many segments.
@@ -72,19 +66,19 @@ impl Plan {
         multiprocessors: u32,
         segments: usize,
     ) -> Self {
-        let plans = Self::of_all_splits(dims, 1, dtype).filter(|plan| !plan.for_few_channels(1));
+        let plans = Self::of_all_splits(dims, dtype).filter(|plan| !plan.for_few_channels(dims));
         plans
             .map(|plan| Self { segments, ..plan })
             .min_by_key(|plan| plan.pass(dims, segments - 1, multiprocessors as usize))
             .expect("at least one plan")
-            .fitting(dims, 1, dtype, starts)
+            .fitting(dims, dtype, starts)
     }
 
     /// From the fewest lanes for a channel that registers allow to the most that are worth while.
-    fn of_all_splits(dims: &Dims, parts: usize, dtype: DType) -> impl Iterator<Item = Self> {
+    fn of_all_splits(dims: &Dims, dtype: DType) -> impl Iterator<Item = Self> {
         let dims = *dims;
         let most = dims.state.next_power_of_two().min(16);
-        let numbers = 16 / dtype.size() / parts;
+        let numbers = 16 / dtype.size() / dims.parts();
         let least = dims.state.next_power_of_two().div_ceil(numbers).min(most);
         std::iter::successors(Some(least), |split| Some(split * 2))
             .take_while(move |&split| split <= most)
@@ -92,17 +86,17 @@ impl Plan {
     }
 
     /// This plan, or what is left of it in the shared memory of every card.
-    fn fitting(self, dims: &Dims, parts: usize, dtype: DType, starts: bool) -> Self {
+    fn fitting(self, dims: &Dims, dtype: DType, starts: bool) -> Self {
         let mut plan = self;
-        while plan.shared_bytes(dims.state, parts, dtype, starts) > SHARED_LIMIT {
+        while plan.shared_bytes(dims, dtype, starts) > SHARED_LIMIT {
             plan = plan.smaller(dims, dtype);
         }
         plan
     }
 
     /// Whether it is that of the kernel for few channels.
-    pub fn for_few_channels(&self, parts: usize) -> bool {
-        (self.split, self.per_lane, parts) == (16, 1, 1)
+    pub fn for_few_channels(&self, dims: &Dims) -> bool {
+        (self.split, self.per_lane, dims.complex) == (16, 1, false)
     }
 
     fn with_split(split: usize, dims: &Dims, dtype: DType) -> Self {
@@ -126,8 +120,8 @@ impl Plan {
 
     /// This plan whole, and, for a real A and more than one number for a lane, in as many segments as give every multiprocessor one
     /// to four blocks.
-    fn in_segments(self, dims: &Dims, parts: usize, multiprocessors: usize) -> Vec<Self> {
-        let most = if parts == 1 && self.per_lane > 1 {
+    fn in_segments(self, dims: &Dims, multiprocessors: usize) -> Vec<Self> {
+        let most = if !dims.complex && self.per_lane > 1 {
             4
         } else {
             0
@@ -213,11 +207,11 @@ impl Plan {
     }
 
     /// The size of the kernel's `Shared`, at most: as if B and C were copied in pieces of 16 bytes.
-    pub fn shared_bytes(&self, state: usize, parts: usize, dtype: DType, starts: bool) -> usize {
-        let (tile, channels) = (self.tile, self.channels());
+    pub fn shared_bytes(&self, dims: &Dims, dtype: DType, starts: bool) -> usize {
+        let (tile, channels, parts) = (self.tile, self.channels(), dims.parts());
         let own = 3 * self.stages * tile * channels * dtype.size();
         let pieces = 32 * self.helpers * 16 / dtype.size();
-        let bc = self.stages * (tile * 2 * parts * state).next_multiple_of(pieces) * dtype.size();
+        let bc = self.stages * (tile * 2 * dims.width()).next_multiple_of(pieces) * dtype.size();
         let steps = 2 * (channels * (tile + 2) + channels.div_ceil(8) * 4) * 8;
         let bc_f32 = 4 * self.split * (tile * parts * self.per_lane + 4) * 4;
         let resets = 2 * if starts { tile } else { 4 } * 4;
@@ -238,9 +232,10 @@ mod tests {
                 length: 2048,
                 channels,
                 state: 16,
+                complex: false,
                 groups: 1,
             };
-            Plan::new(&dims, 1, DType::BF16, false, 132).split
+            Plan::new(&dims, DType::BF16, false, 132).split
         };
         assert_eq!(split(1, 1024), 16);
         assert_eq!(split(1, 1536), 8);
@@ -252,21 +247,22 @@ mod tests {
 
     #[test]
     fn long_sequences_of_few_channels_are_cut_into_segments() {
-        for (parts, length, cut) in [
-            (1, 131_072, true),
-            (1, 524_289, true),
-            (1, 2048, false),
-            (1, 1, false),
-            (2, 131_072, false),
+        for (complex, length, cut) in [
+            (false, 131_072, true),
+            (false, 524_289, true),
+            (false, 2048, false),
+            (false, 1, false),
+            (true, 131_072, false),
         ] {
             let dims = Dims {
                 batch: 1,
                 length,
                 channels: 1024,
                 state: 16,
+                complex,
                 groups: 1,
             };
-            let plan = Plan::new(&dims, parts, DType::BF16, false, 132);
+            let plan = Plan::new(&dims, DType::BF16, false, 132);
             assert_eq!(plan.segments > 1, cut, "{plan:?}");
             assert!(plan.segments <= length.div_ceil(CHUNK), "{plan:?}");
         }
@@ -275,11 +271,11 @@ mod tests {
     #[test]
     fn plans_fit_every_state_size() {
         for state in 1..=256 {
-            for (parts, dtype) in [
-                (1, DType::BF16),
-                (1, DType::F32),
-                (2, DType::BF16),
-                (2, DType::F32),
+            for (complex, dtype) in [
+                (false, DType::BF16),
+                (false, DType::F32),
+                (true, DType::BF16),
+                (true, DType::F32),
             ] {
                 for channels in [1, 1024, 100_000] {
                     let dims = Dims {
@@ -287,14 +283,15 @@ mod tests {
                         length: 1,
                         channels,
                         state,
+                        complex,
                         groups: 1,
                     };
-                    let plan = Plan::new(&dims, parts, dtype, true, 132);
+                    let plan = Plan::new(&dims, dtype, true, 132);
                     assert!(plan.split * plan.per_lane >= state, "{plan:?}");
                     assert!(plan.tile >= plan.split.max(4), "{plan:?}");
                     let values = plan.helpers * 32 * plan.width;
                     assert_eq!(values, plan.tile * plan.channels(), "{plan:?}");
-                    assert!(plan.shared_bytes(state, parts, dtype, true) <= SHARED_LIMIT);
+                    assert!(plan.shared_bytes(&dims, dtype, true) <= SHARED_LIMIT);
                 }
             }
         }

@@ -5,14 +5,12 @@ use serpens_core::{DType, Device, Result, View};
 
 use super::forward::{KernelOptions, Params, Pass, Program, access_width};
 use super::plan::Plan;
-use super::{Dims, Inputs, ptr};
+use super::{Dims, Scan, ptr};
+pub(super) use crate::selective_scan::operands::CHUNK;
 
 const COMBINE_THREADS: usize = 128;
 
-/// Steps between two checkpoints, of which segments have whole numbers.
-pub(super) const CHUNK: usize = 32;
-
-/// How a sequence is cut, as the kernels take it: into `count` segments of `chunks` chunks, the first `longer` of them one more.
+/// How a sequence is cut into segments of whole chunks, as the kernels take it: `count` segments of `chunks` chunks, the first `longer` of them one more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Segments {
@@ -46,7 +44,7 @@ pub(super) unsafe fn carry_over(
     options: KernelOptions,
     params: &Params,
 ) -> Result<()> {
-    let program = plan.program(dims.state, dtype, &options);
+    let program = plan.program(dims, dtype, &options);
     let grid = (plan.blocks_of(dims) * (plan.segments - 1)) as u32;
     let states = dims.batch * dims.channels * dims.state;
     let combine = Program {
@@ -72,7 +70,7 @@ pub(super) struct Between {
     pub segments: usize,
 }
 
-/// Queues what computes `between.carry` of a scan with the real `a`, from the gradients of its output and last state.
+/// Queues what computes `between.carry` of a scan with a real A, from the gradients of its output and last state.
 ///
 /// # Errors
 /// A device that fails.
@@ -80,14 +78,13 @@ pub(super) struct Between {
 /// # Safety
 /// The addresses are valid for their sizes.
 pub(super) unsafe fn flow_back(
-    dims: &Dims,
-    inputs: &Inputs<'_>,
-    a: View<'_>,
+    scan: &Scan<'_>,
     dout: View<'_>,
     dlast: Option<View<'_>>,
     between: &Between,
 ) -> Result<()> {
-    let (device, dtype, starts) = (dout.device(), dout.dtype(), inputs.starts.is_some());
+    let (dims, x) = (&scan.dims, &scan.operands);
+    let (device, dtype, starts) = (dout.device(), dout.dtype(), scan.starts.is_some());
     let plan = Plan::back(
         dims,
         dtype,
@@ -95,39 +92,38 @@ pub(super) unsafe fn flow_back(
         multiprocessors(device)?,
         between.segments,
     );
-    let mut rows = vec![dout, inputs.delta];
-    rows.extend(inputs.z);
+    let mut rows = vec![dout, x.delta];
+    rows.extend(x.z);
     let options = KernelOptions {
-        complex: false,
-        gated: inputs.z.is_some(),
-        softplus: inputs.softplus,
+        gated: x.z.is_some(),
+        softplus: scan.softplus,
         starts,
         pass: Pass::Back,
         vec: access_width(&rows, dims.channels / dims.groups),
-        bc_vec: access_width(&[inputs.c], dims.state),
+        bc_vec: access_width(&[x.c], dims.state),
     };
     let stride = |view: View<'_>| view.stride() as i64;
     let params = Params {
         u: dout.ptr(),
-        delta: inputs.delta.ptr(),
-        z: ptr(inputs.z),
-        b: inputs.c.ptr(),
-        a: a.ptr(),
-        delta_bias: ptr(inputs.delta_bias),
+        delta: x.delta.ptr(),
+        z: ptr(x.z),
+        b: x.c.ptr(),
+        a: x.a.ptr(),
+        delta_bias: ptr(x.delta_bias),
         initial: ptr(dlast),
-        starts: ptr(inputs.starts),
+        starts: ptr(scan.starts),
         carry: between.carry,
         delta_sums: between.delta_sums,
         u_row: stride(dout),
-        delta_row: stride(inputs.delta),
-        z_row: inputs.z.map_or(0, stride),
-        b_row: stride(inputs.c),
+        delta_row: stride(x.delta),
+        z_row: x.z.map_or(0, stride),
+        b_row: stride(x.c),
         segments: Segments::new(between.segments, dims.length),
         length: dims.length as i64,
         batch: dims.batch as i32,
         channels: dims.channels as i32,
         groups: dims.groups as i32,
-        reverse: inputs.reverse.into(),
+        reverse: scan.reverse.into(),
         ..Params::default()
     };
     // SAFETY: the caller's promise.

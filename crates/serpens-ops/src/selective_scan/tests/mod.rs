@@ -1,6 +1,9 @@
 //! The kernels on every instruction set of this machine, against the f64 reference.
 
+mod definition;
+mod devices;
 mod fixtures;
+mod gradcheck;
 mod parity;
 mod reference;
 mod shapes;
@@ -9,26 +12,25 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serpens_core::{Mat, MatMut};
 
-use super::cpu::{self, A, AMut, Dims, Grads, Inputs};
-use super::reference::{self as plain, Float, Options, Values};
+use super::{Dims, ScanOperands, cpu};
+use crate::Layout;
+use crate::shared::tests::real::Real;
 use crate::simd::Isa;
+use reference::Scan;
 
 /// A scan and the gradients of its results; all values are exact in f32.
 #[derive(Clone, Debug)]
 struct Case {
-    dims: Dims,
-    x: Values<f64>,
-    options: Options,
+    scan: Scan<f64>,
     dout: Vec<f64>,
-    /// Empty for none.
-    dlast: Vec<f64>,
+    dlast: Option<Vec<f64>>,
 }
 
-/// Results and gradients by name.
+/// Results and gradients.
 struct Outcome<T> {
     out: Vec<T>,
     last: Vec<T>,
-    grads: Values<T>,
+    grads: ScanOperands<Vec<T>>,
 }
 
 /// Which optional parts a random case has.
@@ -65,6 +67,7 @@ fn dims(batch: usize, length: usize, channels: usize, state: usize, groups: usiz
         length,
         channels,
         state,
+        complex: false,
         groups,
     }
 }
@@ -72,173 +75,117 @@ fn dims(batch: usize, length: usize, channels: usize, state: usize, groups: usiz
 impl Case {
     fn random(dims: Dims, with: Parts, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut values = |wanted: bool, len: usize, low: f32, high: f32| -> Vec<f64> {
-            let len = if wanted { len } else { 0 };
-            (0..len)
-                .map(|_| f64::from(rng.random_range(low..high)))
-                .collect()
+        let dims = Dims {
+            complex: with.complex,
+            ..dims
         };
-        let parts = if with.complex { 2 } else { 1 };
-        let (rows, wide, n) = (dims.batch * dims.length, dims.channels, dims.state);
+        let mut values = |len: usize, low: f32, high: f32| -> Vec<f64> {
+            let value = |_| f64::from(rng.random_range(low..high));
+            (0..len).map(value).collect()
+        };
         let delta = if with.softplus {
             (-2.0, 1.5)
         } else {
             (0.51, 1.0)
         };
-        let x = Values {
-            u: values(true, rows * wide, -1.5, 1.5),
-            delta: values(true, rows * wide, delta.0, delta.1),
-            a_re: values(true, wide * n, -2.0, -0.05),
-            a_im: values(with.complex, wide * n, -6.0, 6.0),
-            b: values(true, rows * dims.groups * parts * n, -1.5, 1.5),
-            c: values(true, rows * dims.groups * parts * n, -1.5, 1.5),
-            d: values(with.d, wide, -1.0, 1.0),
-            z: values(with.z, rows * wide, -3.0, 3.0),
-            delta_bias: values(with.bias, wide, -0.5, 0.25),
-            initial_state: values(with.initial, dims.batch * wide * parts * n, -1.0, 1.0),
+        let ranges = ScanOperands {
+            u: (-1.5, 1.5),
+            delta,
+            a: (-2.0, -0.05),
+            a_im: with.complex.then_some((-6.0, 6.0)),
+            b: (-1.5, 1.5),
+            c: (-1.5, 1.5),
+            d: with.d.then_some((-1.0, 1.0)),
+            z: with.z.then_some((-3.0, 3.0)),
+            delta_bias: with.bias.then_some((-0.5, 0.25)),
+            initial_state: with.initial.then_some((-1.0, 1.0)),
         };
-        let dout = values(true, rows * wide, -1.0, 1.0);
-        let dlast = values(with.dlast, dims.batch * wide * parts * n, -1.0, 1.0);
-        let starts = (0..if with.packed { rows } else { 0 })
-            .map(|_| rng.random_bool(0.15))
-            .collect();
-        let options = Options {
-            starts,
-            softplus: with.softplus,
-            reverse: with.reverse,
-        };
+        let operands =
+            ranges.map(|role, (low, high)| values((role.shape)(&dims).count(), low, high));
+        let dout = values(dims.rows() * dims.channels, -1.0, 1.0);
+        let states = dims.batch * dims.channels * dims.width();
+        let dlast = with.dlast.then(|| values(states, -1.0, 1.0));
+        let starts = || (0..dims.rows()).map(|_| rng.random_bool(0.15)).collect();
         Self {
-            dims,
-            x,
-            options,
+            scan: Scan {
+                dims,
+                operands,
+                starts: with.packed.then(starts),
+                softplus: with.softplus,
+                reverse: with.reverse,
+            },
             dout,
             dlast,
         }
     }
 
-    fn parts(&self) -> usize {
-        if self.x.a_im.is_empty() { 1 } else { 2 }
+    /// With sequences that start at these of the rows alone.
+    fn starts_at(&mut self, rows: &[usize]) {
+        let starts = (0..self.scan.dims.rows()).map(|row| rows.contains(&row));
+        self.scan.starts = Some(starts.collect());
     }
 
     /// The loops of the reference in the precision `T`.
-    fn plain<T: Float>(&self) -> Outcome<T> {
-        let (x, dout, dlast) = (self.x.cast::<T>(), narrow(&self.dout), narrow(&self.dlast));
-        let (out, last) = plain::forward(&self.dims, &x, &self.options);
-        let grads = plain::backward(&self.dims, &x, &self.options, &dout, &dlast);
+    fn plain<T: Real>(&self) -> Outcome<T> {
+        let (scan, dout) = (self.scan.cast::<T>(), narrow(&self.dout));
+        let dlast = self.dlast.as_ref().map(|dlast| narrow(dlast));
+        let (out, last) = reference::forward(&scan);
+        let grads = reference::backward(&scan, &dout, dlast.as_deref());
         Outcome { out, last, grads }
     }
 
-    /// The kernels, with u and z, B and C, and their gradients inside wider rows.
+    /// The kernels, where what may lie in wider rows does: a column into rows with one unused value before and two behind.
     fn kernels(&self, isa: Isa) -> Outcome<f32> {
-        let (dims, x) = (&self.dims, self.x.cast::<f32>());
-        let (rows, wide, bc) = (
-            dims.batch * dims.length,
-            dims.channels,
-            dims.groups * self.parts() * dims.state,
-        );
-        let uz = beside(&x.u, &x.z, rows, wide);
-        let dbc = beside(&x.b, &x.c, rows, bc);
-        let inputs = self.inputs(&x, Some((&uz, &dbc)));
-        let mut out = vec![f32::NAN; rows * wide];
-        let mut last = vec![f32::NAN; dims.batch * wide * self.parts() * dims.state];
-        let mut saved = vec![f32::NAN; cpu::checkpoint_len(dims, self.parts())];
+        let (dims, x) = (&self.scan.dims, self.scan.operands.cast::<f32>());
+        let wider = x.map(|role, x| match role.layout {
+            Layout::Dense => x,
+            Layout::Rows => widened(&x, (role.shape)(dims).cols()),
+        });
+        let scan = cpu::Scan {
+            dims: *dims,
+            operands: wider.as_ref().map(|role, x| {
+                let cols = (role.shape)(dims).cols();
+                match role.layout {
+                    Layout::Dense => Mat::dense(x, cols),
+                    Layout::Rows => Mat::new(x, dims.rows(), cols, cols + MARGIN, 1),
+                }
+            }),
+            starts: self.scan.starts.as_deref(),
+            softplus: self.scan.softplus,
+            reverse: self.scan.reverse,
+        };
+        let mut out = vec![f32::NAN; dims.rows() * dims.channels];
+        let mut last = vec![f32::NAN; dims.batch * dims.channels * dims.width()];
+        let mut saved = vec![f32::NAN; dims.checkpoint_len()];
         cpu::forward_on(
             isa,
-            dims,
-            &inputs,
-            MatMut::dense(&mut out, wide),
+            &scan,
+            MatMut::dense(&mut out, dims.channels),
             Some(&mut last),
             Some(&mut saved),
         );
-        let (mut grads, mut duz, mut dbc) = (x.clone(), uz.clone(), dbc.clone());
-        for (name, _) in x.named() {
-            grads
-                .get_mut(name)
-                .expect("a name of its own")
-                .fill(f32::NAN);
-        }
+        let mut grads = wider.as_ref().map(|_, x| vec![f32::NAN; x.len()]);
         let dout = narrow::<f32>(&self.dout);
-        let dlast = narrow::<f32>(&self.dlast);
-        let (uz_row, bc_row) = (row_len(wide), row_len(bc));
-        let (du, dz) = halves(&mut duz, rows, wide, uz_row);
-        let (db, dc) = halves(&mut dbc, rows, bc, bc_row);
-        let Values {
-            a_re,
-            a_im,
-            d,
-            delta_bias,
-            initial_state,
-            delta,
-            ..
-        } = &mut grads;
+        let dlast = self.dlast.as_ref().map(|dlast| narrow::<f32>(dlast));
         cpu::backward_on(
             isa,
-            dims,
-            &inputs,
+            &scan,
             &saved,
-            Mat::dense(&dout, wide),
-            some(&dlast),
-            Grads {
-                u: du,
-                delta: MatMut::dense(delta, wide),
-                z: (!x.z.is_empty()).then_some(dz),
-                a: if a_im.is_empty() {
-                    AMut::Real(a_re)
-                } else {
-                    AMut::Complex { re: a_re, im: a_im }
-                },
-                b: db,
-                c: dc,
-                d: (!d.is_empty()).then_some(d),
-                delta_bias: (!delta_bias.is_empty()).then_some(delta_bias),
-                initial_state: (!initial_state.is_empty()).then_some(initial_state),
-            },
-        );
-        grads.u = columns(&duz, wide, uz_row, 1);
-        grads.z = if x.z.is_empty() {
-            Vec::new()
-        } else {
-            columns(&duz, wide, uz_row, wide + 2)
-        };
-        grads.b = columns(&dbc, bc, bc_row, 1);
-        grads.c = columns(&dbc, bc, bc_row, bc + 2);
-        Outcome { out, last, grads }
-    }
-
-    /// The inputs as the kernels take them, dense or from the wider rows that [`beside`] makes of (u, z) and (B, C).
-    fn inputs<'a>(
-        &'a self,
-        x: &'a Values<f32>,
-        wider: Option<(&'a [f32], &'a [f32])>,
-    ) -> Inputs<'a> {
-        let (rows, wide) = (self.dims.batch * self.dims.length, self.dims.channels);
-        let bc = self.dims.groups * self.parts() * self.dims.state;
-        let of = |dense: &'a [f32], wider: Option<&'a [f32]>, cols, offset| match wider {
-            Some(wider) => Mat::new(wider, rows, cols, row_len(cols), offset),
-            None => Mat::dense(dense, cols),
-        };
-        let (uz, wide_bc) = (wider.map(|w| w.0), wider.map(|w| w.1));
-        Inputs {
-            u: of(&x.u, uz, wide, 1),
-            delta: Mat::dense(&x.delta, wide),
-            a: if x.a_im.is_empty() {
-                A::Real(&x.a_re)
-            } else {
-                A::Complex {
-                    re: &x.a_re,
-                    im: &x.a_im,
+            Mat::dense(&dout, dims.channels),
+            dlast.as_deref(),
+            grads.as_mut().map(|role, x| {
+                let cols = (role.shape)(dims).cols();
+                match role.layout {
+                    Layout::Dense => MatMut::dense(x, cols),
+                    Layout::Rows => MatMut::new(x, dims.rows(), cols, cols + MARGIN, 1),
                 }
-            },
-            b: of(&x.b, wide_bc, bc, 1),
-            c: of(&x.c, wide_bc, bc, bc + 2),
-            d: some(&x.d),
-            z: (!x.z.is_empty()).then(|| of(&x.z, uz, wide, wide + 2)),
-            delta_bias: some(&x.delta_bias),
-            initial_state: some(&x.initial_state),
-            starts: (!self.options.starts.is_empty()).then_some(&self.options.starts),
-            softplus: self.options.softplus,
-            reverse: self.options.reverse,
-        }
+            }),
+        );
+        let grads = grads.map(|role, x| match role.layout {
+            Layout::Dense => x,
+            Layout::Rows => narrowed(&x, (role.shape)(dims).cols()),
+        });
+        Outcome { out, last, grads }
     }
 
     /// Holds the kernels of every instruction set to twice the error of the plain f32 evaluation (three
@@ -254,8 +201,15 @@ impl Case {
         let neighbour = |step: u32| {
             let mut case = self.clone();
             let scale = 1.0 + 0.001 * f64::from(step);
-            for (name, _) in self.x.named() {
-                for value in case.x.get_mut(name).expect("a name of its own") {
+            for values in case
+                .scan
+                .operands
+                .as_mut()
+                .into_array()
+                .into_iter()
+                .flatten()
+            {
+                for value in values {
                     *value = f64::from((*value * scale) as f32);
                 }
             }
@@ -285,15 +239,14 @@ impl Case {
             {
                 let size = exact.iter().fold(0.0f64, |max, x| max.max(x.abs()));
                 // The vector sine and cosine are less exact than those of the plain evaluation.
-                let factor = if self.parts() == 2 { 3.0 } else { 2.0 };
+                let factor = if self.scan.dims.complex { 3.0 } else { 2.0 };
                 let allowed = factor * plain_errors[i] + 2.4e-7 * size;
                 let error = largest_error(computed, exact);
                 assert!(
                     error <= allowed,
-                    "{name} on {}: error {error:e}, allowed {allowed:e}, largest value {size:e}, {:?} {:?}",
+                    "{name} on {}: error {error:e}, allowed {allowed:e}, largest value {size:e}, {:?}",
                     isa.name(),
-                    self.dims,
-                    self.options
+                    self.scan.dims
                 );
             }
         }
@@ -303,17 +256,21 @@ impl Case {
 impl<T> Outcome<T> {
     fn tensors(&self) -> Vec<(&'static str, &[T])>
     where
-        T: Float,
+        T: Real,
     {
         let mut all = vec![("out", &self.out[..]), ("last", &self.last)];
-        all.extend(self.grads.named().map(|(name, values)| (name, &values[..])));
+        all.extend(
+            self.grads
+                .iter()
+                .map(|(role, values)| (role.name, &values[..])),
+        );
         all
     }
 }
 
-fn largest_error<T: Float>(x: &[T], exact: &[f64]) -> f64 {
+fn largest_error<T: Real>(x: &[T], exact: &[f64]) -> f64 {
     assert_eq!(x.len(), exact.len());
-    let error = |(x, exact): (&T, &f64)| (x.to_f64() - exact).abs();
+    let error = |(x, exact): (&T, &f64)| ((*x).into() - exact).abs();
     x.iter()
         .zip(exact)
         .map(error)
@@ -330,45 +287,30 @@ fn assert_close(x: &[f32], y: &[f32], tolerance: f64) {
     );
 }
 
-fn narrow<T: Float>(x: &[f64]) -> Vec<T> {
+fn narrow<T: Real>(x: &[f64]) -> Vec<T> {
     x.iter().map(|&x| T::from_f64(x)).collect()
 }
 
-fn some(x: &[f32]) -> Option<&[f32]> {
-    (!x.is_empty()).then_some(x)
-}
+/// Unused values of the rows that [`widened`] makes: one before and two behind.
+const MARGIN: usize = 3;
 
-/// Values in a row that holds two tensors of `cols` columns, with one unused value around each.
-fn row_len(cols: usize) -> usize {
-    2 * cols + 3
-}
-
-fn beside(x: &[f32], y: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut wider = vec![f32::NAN; rows * row_len(cols)];
-    for (i, row) in wider.chunks_exact_mut(row_len(cols)).enumerate() {
-        row[1..=cols].copy_from_slice(&x[i * cols..(i + 1) * cols]);
-        if !y.is_empty() {
-            row[cols + 2..2 * cols + 2].copy_from_slice(&y[i * cols..(i + 1) * cols]);
-        }
+/// Rows of `cols` values inside wider ones.
+fn widened(x: &[f32], cols: usize) -> Vec<f32> {
+    let mut wider = vec![f32::NAN; x.len() / cols * (cols + MARGIN)];
+    let rows = wider.chunks_exact_mut(cols + MARGIN);
+    for (row, x) in rows.zip(x.chunks_exact(cols)) {
+        row[1..=cols].copy_from_slice(x);
     }
     wider
 }
 
-/// The two tensors of the rows that [`beside`] makes, to write.
-fn halves(wider: &mut [f32], rows: usize, cols: usize, stride: usize) -> (MatMut<'_>, MatMut<'_>) {
-    let data = wider.as_mut_ptr();
-    // SAFETY: both lie inside `wider`, which is borrowed for as long, and their columns are disjoint.
-    unsafe {
-        (
-            MatMut::from_raw(data.add(1), rows, cols, stride),
-            MatMut::from_raw(data.add(cols + 2), rows, cols, stride),
-        )
-    }
-}
-
-fn columns(wider: &[f32], cols: usize, stride: usize, offset: usize) -> Vec<f32> {
-    wider
-        .chunks_exact(stride)
-        .flat_map(|row| row[offset..offset + cols].to_vec())
-        .collect()
+/// The values of such rows, around which nothing may have been written.
+fn narrowed(wider: &[f32], cols: usize) -> Vec<f32> {
+    let rows = wider.chunks_exact(cols + MARGIN);
+    rows.flat_map(|row| {
+        assert!(row[0].is_nan() && row[cols + 1..].iter().all(|x| x.is_nan()));
+        &row[1..=cols]
+    })
+    .copied()
+    .collect()
 }

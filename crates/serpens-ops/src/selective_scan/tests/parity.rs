@@ -6,9 +6,6 @@ const SHAPES: [(bool, bool); 4] = [(false, false), (false, true), (true, false),
 
 /// The positions `from..to` of a tensor of (batch, length, wide).
 fn positions<T: Copy>(x: &[T], dims: &Dims, from: usize, to: usize) -> Vec<T> {
-    if x.is_empty() {
-        return Vec::new();
-    }
     let wide = x.len() / (dims.batch * dims.length);
     x.chunks(dims.length * wide)
         .flat_map(|x| x[from * wide..to * wide].to_vec())
@@ -17,18 +14,18 @@ fn positions<T: Copy>(x: &[T], dims: &Dims, from: usize, to: usize) -> Vec<T> {
 
 impl Case {
     /// The positions `from..to` as a scan of their own, from a given initial state.
-    fn cut(&self, from: usize, to: usize, initial_state: Vec<f64>) -> Self {
-        let part = |x: &[f64]| positions(x, &self.dims, from, to);
+    fn cut(&self, from: usize, to: usize, initial_state: Option<Vec<f64>>) -> Self {
+        let dims = &self.scan.dims;
         let mut cut = self.clone();
-        for (name, tensor) in self.x.named() {
-            if matches!(name, "u" | "delta" | "b" | "c" | "z") {
-                *cut.x.get_mut(name).unwrap() = part(tensor);
-            }
-        }
-        cut.x.initial_state = initial_state;
-        cut.dout = part(&self.dout);
-        cut.options.starts = positions(&self.options.starts, &self.dims, from, to);
-        cut.dims.length = to - from;
+        cut.scan.operands = cut.scan.operands.map(|role, x| match role.layout {
+            Layout::Rows => positions(&x, dims, from, to),
+            Layout::Dense => x,
+        });
+        cut.scan.operands.initial_state = initial_state;
+        cut.dout = positions(&self.dout, dims, from, to);
+        let starts = self.scan.starts.as_ref();
+        cut.scan.starts = starts.map(|starts| positions(starts, dims, from, to));
+        cut.scan.dims.length = to - from;
         cut
     }
 }
@@ -51,11 +48,12 @@ fn chunks_with_carried_state_equal_the_whole() {
         for isa in Isa::available() {
             let whole = case.kernels(isa);
             for cut in [1, 31, 32, 50, 89] {
-                let mut early = case.cut(0, cut, case.x.initial_state.clone());
-                early.dlast = Vec::new();
+                let mut early = case.cut(0, cut, case.scan.operands.initial_state.clone());
+                early.dlast = None;
                 let state = early.kernels(isa).last;
-                let late = case.cut(cut, 90, wide(&state)).kernels(isa);
-                early.dlast = wide(&late.grads.initial_state);
+                let late = case.cut(cut, 90, Some(wide(&state))).kernels(isa);
+                let carried = late.grads.initial_state.as_ref().unwrap();
+                early.dlast = Some(wide(carried));
                 let early = early.kernels(isa);
                 for (x, from, to, part) in [
                     (&whole.out, 0, cut, &early.out),
@@ -64,10 +62,11 @@ fn chunks_with_carried_state_equal_the_whole() {
                     (&whole.grads.delta, cut, 90, &late.grads.delta),
                     (&whole.grads.b, 0, cut, &early.grads.b),
                 ] {
-                    assert_close(part, &positions(x, &case.dims, from, to), 1e-6);
+                    assert_close(part, &positions(x, &case.scan.dims, from, to), 1e-6);
                 }
                 assert_close(&late.last, &whole.last, 1e-6);
-                assert_close(&early.grads.initial_state, &whole.grads.initial_state, 1e-6);
+                let [early, whole] = [&early, &whole].map(|case| case.grads.initial_state.as_ref());
+                assert_close(early.unwrap(), whole.unwrap(), 1e-6);
             }
         }
     }
@@ -87,41 +86,15 @@ fn steps_equal_the_whole() {
         );
         for isa in Isa::available() {
             let whole = case.kernels(isa);
-            let mut state = narrow::<f32>(&case.x.initial_state);
+            let mut state = case.scan.operands.initial_state.clone();
             for t in 0..12 {
-                let cut = case.cut(t, t + 1, Vec::new());
-                let x = cut.x.cast::<f32>();
-                let mut out = vec![f32::NAN; 2 * 21];
-                cpu::step_on(
-                    isa,
-                    &cut.dims,
-                    &cut.inputs(&x, None),
-                    &mut state,
-                    MatMut::dense(&mut out, 21),
-                );
-                assert_close(&out, &positions(&whole.out, &case.dims, t, t + 1), 2e-6);
+                let step = case.cut(t, t + 1, state).kernels(isa);
+                let expected = positions(&whole.out, &case.scan.dims, t, t + 1);
+                assert_close(&step.out, &expected, 2e-6);
+                state = Some(wide(&step.last));
             }
-            assert_close(&state, &whole.last, 2e-6);
+            assert_close(&narrow::<f32>(&state.unwrap()), &whole.last, 2e-6);
         }
-    }
-}
-
-#[test]
-fn many_states_step_on_several_threads() {
-    let case = Case::random(dims(3, 1, 600, 64, 1), Parts::ALL, 13);
-    let x = case.x.cast::<f32>();
-    for isa in Isa::available() {
-        let whole = case.kernels(isa);
-        let (mut state, mut out) = (x.initial_state.clone(), vec![f32::NAN; 3 * 600]);
-        cpu::step_on(
-            isa,
-            &case.dims,
-            &case.inputs(&x, None),
-            &mut state,
-            MatMut::dense(&mut out, 600),
-        );
-        assert_close(&out, &whole.out, 2e-6);
-        assert_close(&state, &whole.last, 2e-6);
     }
 }
 
@@ -138,22 +111,17 @@ fn packed_sequences_equal_separate_ones() {
         };
         let mut case = Case::random(dims(1, 77, 18, 5, 1), with, 14);
         let bounds = [0, 1, 33, 64, 77];
-        case.options.starts.fill(false);
-        bounds[..4]
-            .iter()
-            .for_each(|&start| case.options.starts[start] = true);
+        case.starts_at(&bounds[..4]);
         for isa in Isa::available() {
             let packed = case.kernels(isa);
             for bounds in bounds.windows(2) {
-                let mut alone = case.cut(bounds[0], bounds[1], Vec::new());
-                alone.options.starts = Vec::new();
+                let mut alone = case.cut(bounds[0], bounds[1], None);
+                alone.scan.starts = None;
                 let alone = alone.kernels(isa);
-                let part = |x: &[f32]| positions(x, &case.dims, bounds[0], bounds[1]);
+                let part = |x: &[f32]| positions(x, &case.scan.dims, bounds[0], bounds[1]);
                 assert_close(&alone.out, &part(&packed.out), 1e-6);
-                for ((name, alone), (_, packed)) in
-                    alone.grads.named().into_iter().zip(packed.grads.named())
-                {
-                    if matches!(name, "u" | "delta" | "b" | "c" | "z") {
+                for ((role, alone), (_, packed)) in alone.grads.iter().zip(packed.grads.iter()) {
+                    if role.layout == Layout::Rows {
                         assert_close(alone, &part(packed), 1e-6);
                     }
                 }
@@ -179,19 +147,18 @@ fn reverse_equals_forward_over_reversed_positions() {
             .collect()
     };
     let mut flipped = case.clone();
-    flipped.options.reverse = false;
-    for (name, tensor) in case.x.named() {
-        if matches!(name, "u" | "delta" | "b" | "c" | "z") {
-            *flipped.x.get_mut(name).unwrap() = flip(tensor);
-        }
-    }
+    flipped.scan.reverse = false;
+    flipped.scan.operands = flipped.scan.operands.map(|role, x| match role.layout {
+        Layout::Rows => flip(&x),
+        Layout::Dense => x,
+    });
     flipped.dout = flip(&case.dout);
     for isa in Isa::available() {
         let (reverse, forward) = (case.kernels(isa), flipped.kernels(isa));
         assert_eq!(wide(&reverse.out), flip(&wide(&forward.out)));
         assert_eq!(wide(&reverse.grads.u), flip(&wide(&forward.grads.u)));
         assert_eq!(wide(&reverse.grads.b), flip(&wide(&forward.grads.b)));
-        assert_eq!(reverse.grads.a_re, forward.grads.a_re);
+        assert_eq!(reverse.grads.a, forward.grads.a);
         assert_eq!(reverse.last, forward.last);
     }
 }
@@ -245,19 +212,16 @@ fn one_state_with_a_of_minus_one_is_a_gated_rnn() {
         ..Parts::ALL
     };
     let mut case = Case::random(dims, with, 19);
-    case.x.a_re.fill(-1.0);
-    case.x.b.fill(1.0);
-    case.x.c.fill(1.0);
-    let gate: Vec<f64> = case
-        .x
-        .delta
-        .iter()
-        .enumerate()
-        .map(|(i, delta)| 1.0 / (1.0 + (-delta - case.x.delta_bias[i % 20]).exp()))
-        .collect();
+    let x = &mut case.scan.operands;
+    x.a.fill(-1.0);
+    x.b.fill(1.0);
+    x.c.fill(1.0);
+    let bias = x.delta_bias.as_ref().unwrap();
+    let gate = |(i, delta): (usize, &f64)| 1.0 / (1.0 + (-delta - bias[i % 20]).exp());
+    let gate: Vec<f64> = x.delta.iter().enumerate().map(gate).collect();
     // With g = sigmoid(a) and δ = softplus(a), exp(-δ) = 1 - g; the scan weighs its input with δ, the gated RNN with g.
-    let token = case.x.u.clone();
-    for (u, g) in case.x.u.iter_mut().zip(&gate) {
+    let token = x.u.clone();
+    for (u, g) in x.u.iter_mut().zip(&gate) {
         *u *= g / -(1.0 - g).ln();
     }
     let mut h = [0.0; 20];

@@ -1,55 +1,332 @@
-//! The reference's gradients against finite differences of its values, in f64.
+//! The scan and its gradients by plain loops over dense tensors, in f64 as the reference that every kernel is held against, and in
+//! f32 as the plain evaluation whose error says what a kernel may have.
 
-use super::*;
+use crate::selective_scan::{self, Dims, ScanOperands};
+use crate::shared::tests::real::Real;
 
-fn loss(case: &Case, x: &Values<f64>) -> f64 {
-    let (out, last) = plain::forward(&case.dims, x, &case.options);
-    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    dot(&out, &case.dout) + dot(&last, &case.dlast)
+/// A scan of dense values; where packed sequences start: (batch, length).
+pub(super) type Scan<T> = selective_scan::Scan<Vec<T>, Vec<bool>>;
+
+impl<T> ScanOperands<Vec<T>> {
+    /// The same values in another precision.
+    pub(super) fn cast<U: Real>(&self) -> ScanOperands<Vec<U>>
+    where
+        T: Real,
+    {
+        let cast = |x: &Vec<T>| x.iter().map(|x| U::from_f64((*x).into())).collect();
+        self.as_ref().map(|_, x| cast(x))
+    }
 }
 
-fn check_gradients(case: &Case) {
-    let grads = case.plain::<f64>().grads;
-    for (name, grads) in grads.named() {
-        for (i, &grad) in grads.iter().enumerate() {
-            let moved = |by: f64| {
-                let mut x = case.x.clone();
-                x.get_mut(name).unwrap()[i] += by;
-                loss(case, &x)
-            };
-            let step = 1e-5;
-            let difference = (moved(step) - moved(-step)) / (2.0 * step);
-            assert!(
-                (difference - grad).abs() < 1e-7 * grad.abs().max(1.0),
-                "{name}[{i}]: {grad} but {difference} by differences, {:?}",
-                case.options
-            );
+impl<T> Scan<T> {
+    /// The same scan in another precision.
+    pub(super) fn cast<U: Real>(&self) -> Scan<U>
+    where
+        T: Real,
+    {
+        Scan {
+            dims: self.dims,
+            operands: self.operands.cast(),
+            starts: self.starts.clone(),
+            softplus: self.softplus,
+            reverse: self.reverse,
         }
     }
 }
 
-#[test]
-fn gradients_are_the_limits_of_finite_differences() {
-    check_gradients(&Case::random(dims(2, 5, 4, 3, 2), Parts::ALL, 1));
-    for complex in [false, true] {
-        for reverse in [false, true] {
-            let with = Parts {
-                complex,
-                reverse,
-                packed: true,
-                ..Parts::ALL
-            };
-            check_gradients(&Case::random(dims(1, 8, 2, 2, 1), with, 2));
+/// A complex number; real scans leave `im` zero.
+#[derive(Clone, Copy, Default)]
+struct Number<T> {
+    re: T,
+    im: T,
+}
+
+impl<T: Real> Number<T> {
+    fn times(self, other: Self) -> Self {
+        Self {
+            re: self.re * other.re - self.im * other.im,
+            im: self.re * other.im + self.im * other.re,
         }
     }
-    let bare = Parts {
-        d: false,
-        z: false,
-        bias: false,
-        initial: false,
-        softplus: false,
-        dlast: false,
-        ..Parts::ALL
-    };
-    check_gradients(&Case::random(dims(1, 6, 2, 3, 1), bare, 3));
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            re: self.re + other.re,
+            im: self.im + other.im,
+        }
+    }
+
+    fn scaled(self, by: T) -> Self {
+        Self {
+            re: self.re * by,
+            im: self.im * by,
+        }
+    }
+
+    fn conj(self) -> Self {
+        Self {
+            re: self.re,
+            im: -self.im,
+        }
+    }
+}
+
+fn sigmoid<T: Real>(x: T) -> T {
+    let one = T::from_f64(1.0);
+    one / (one + (-x).exp())
+}
+
+fn softplus<T: Real>(x: T) -> T {
+    let zero = T::default();
+    let (positive, magnitude) = if x > zero { (x, x) } else { (zero, -x) };
+    positive + (-magnitude).exp().ln_1p()
+}
+
+/// A value of an operand that may be absent, which stands for zeros.
+fn value<T: Real>(x: &Option<Vec<T>>, at: usize) -> T {
+    x.as_ref().map_or_else(T::default, |x| x[at])
+}
+
+/// Where things lie: the scan of one channel of one sequence.
+struct Channel<'a, T> {
+    scan: &'a Scan<T>,
+    dims: &'a Dims,
+    x: &'a ScanOperands<Vec<T>>,
+    batch: usize,
+    channel: usize,
+}
+
+impl<T: Real> Channel<'_, T> {
+    /// The position of a step.
+    fn position(&self, step: usize) -> usize {
+        if self.scan.reverse {
+            self.dims.length - 1 - step
+        } else {
+            step
+        }
+    }
+
+    /// Whether the state is zero before a step.
+    fn resets(&self, step: usize) -> bool {
+        let at = self.batch * self.dims.length + self.position(step);
+        match (&self.scan.starts, self.scan.reverse) {
+            (None, _) => false,
+            (Some(starts), false) => starts[at],
+            (Some(starts), true) => step > 0 && starts[at + 1],
+        }
+    }
+
+    /// Index into u, Δ, z, out.
+    fn at(&self, step: usize) -> usize {
+        (self.batch * self.dims.length + self.position(step)) * self.dims.channels + self.channel
+    }
+
+    /// Index of the real and the imaginary part of number n in B, C; equal for real scans.
+    fn in_group(&self, step: usize, n: usize) -> (usize, usize) {
+        let size = self.dims.width();
+        let group = self.channel / self.dims.group_channels();
+        let row = self.batch * self.dims.length + self.position(step);
+        let re = (row * self.dims.groups + group) * size + n;
+        (re, re + size - self.dims.state)
+    }
+
+    /// Index of the parts of number n in the initial and the last state.
+    fn in_state(&self, n: usize) -> (usize, usize) {
+        let size = self.dims.width();
+        let re = (self.batch * self.dims.channels + self.channel) * size + n;
+        (re, re + size - self.dims.state)
+    }
+
+    fn number(&self, from: &[T], (re, im): (usize, usize)) -> Number<T> {
+        Number {
+            re: from[re],
+            im: if self.dims.complex {
+                from[im]
+            } else {
+                T::default()
+            },
+        }
+    }
+
+    fn a(&self, n: usize) -> Number<T> {
+        let at = self.channel * self.dims.state + n;
+        Number {
+            re: self.x.a[at],
+            im: value(&self.x.a_im, at),
+        }
+    }
+
+    fn pre_delta(&self, step: usize) -> T {
+        self.x.delta[self.at(step)] + value(&self.x.delta_bias, self.channel)
+    }
+
+    fn delta(&self, step: usize) -> T {
+        let x = self.pre_delta(step);
+        if self.scan.softplus { softplus(x) } else { x }
+    }
+
+    fn decay(&self, step: usize, n: usize) -> Number<T> {
+        let exponent = self.a(n).scaled(self.delta(step));
+        let (sine, cosine) = exponent.im.sin_cos();
+        Number {
+            re: cosine,
+            im: sine,
+        }
+        .scaled(exponent.re.exp())
+    }
+
+    /// <C, h> + D u, before the gate; `after` holds the states of every number after every step.
+    fn y(&self, step: usize, after: &[Vec<Number<T>>]) -> T {
+        let mut sum = T::default();
+        for (n, states) in after.iter().enumerate() {
+            sum += self
+                .number(&self.x.c, self.in_group(step, n))
+                .times(states[step])
+                .re;
+        }
+        let d = value(&self.x.d, self.channel);
+        sum * T::from_f64(self.dims.parts() as f64) + d * self.x.u[self.at(step)]
+    }
+
+    fn add_to(&self, to: &mut [T], (re, im): (usize, usize), value: Number<T>) {
+        to[re] += value.re;
+        if self.dims.complex {
+            to[im] += value.im;
+        }
+    }
+
+    /// The states before and after every step of number n; `before[t]` is already reset where a sequence starts.
+    fn states(&self, n: usize) -> (Vec<Number<T>>, Vec<Number<T>>) {
+        let initial = self.x.initial_state.as_ref();
+        let mut h = initial.map_or_else(Number::default, |h| self.number(h, self.in_state(n)));
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for step in 0..self.dims.length {
+            if self.resets(step) {
+                h = Number::default();
+            }
+            before.push(h);
+            let input = self.delta(step) * self.x.u[self.at(step)];
+            let b = self.number(&self.x.b, self.in_group(step, n));
+            h = self.decay(step, n).times(h).plus(b.scaled(input));
+            after.push(h);
+        }
+        (before, after)
+    }
+}
+
+/// `out` (batch, length, channels) and the last state (batch, channels, parts·N).
+pub(super) fn forward<T: Real>(scan: &Scan<T>) -> (Vec<T>, Vec<T>) {
+    let (dims, x) = (&scan.dims, &scan.operands);
+    let mut out = vec![T::default(); dims.rows() * dims.channels];
+    let mut last = vec![T::default(); dims.batch * dims.channels * dims.width()];
+    for_channels(scan, |scan| {
+        let states: Vec<_> = (0..dims.state).map(|n| scan.states(n).1).collect();
+        for step in 0..dims.length {
+            let y = scan.y(step, &states);
+            let z = x.z.as_ref().map(|z| z[scan.at(step)]);
+            out[scan.at(step)] = z.map_or(y, |z| y * z * sigmoid(z));
+        }
+        for (n, states) in states.iter().enumerate() {
+            scan.add_to(&mut last, scan.in_state(n), states[dims.length - 1]);
+        }
+    });
+    (out, last)
+}
+
+/// The gradients of Σ out dout + Σ last dlast, by the equations of the chain rule. An absent `dlast` is zero.
+pub(super) fn backward<T: Real>(
+    scan: &Scan<T>,
+    dout: &[T],
+    dlast: Option<&[T]>,
+) -> ScanOperands<Vec<T>> {
+    let (dims, x, softplus) = (&scan.dims, &scan.operands, scan.softplus);
+    let one = T::from_f64(1.0);
+    let mut grads = x.as_ref().map(|_, x| vec![T::default(); x.len()]);
+    for_channels(scan, |scan| {
+        let parts = T::from_f64(dims.parts() as f64);
+        let c = scan.channel;
+        let states: Vec<_> = (0..dims.state).map(|n| scan.states(n)).collect();
+        let after: Vec<_> = states.iter().map(|(_, after)| after.clone()).collect();
+        let mut carry: Vec<_> = (0..dims.state)
+            .map(|n| dlast.map_or_else(Number::default, |d| scan.number(d, scan.in_state(n))))
+            .collect();
+        for step in (0..dims.length).rev() {
+            let at = scan.at(step);
+            let (u, delta) = (x.u[at], scan.delta(step));
+            let mut g = dout[at];
+            if let (Some(z), Some(dz)) = (&x.z, &mut grads.z) {
+                let (z, sigma) = (z[at], sigmoid(z[at]));
+                dz[at] = dout[at] * scan.y(step, &after) * sigma * (one + z * (one - sigma));
+                g = g * z * sigma;
+            }
+            let (mut lambda_b, mut ddelta) = (T::default(), T::default());
+            for n in 0..dims.state {
+                let (b, cc) = (
+                    scan.number(&x.b, scan.in_group(step, n)),
+                    scan.number(&x.c, scan.in_group(step, n)),
+                );
+                let lambda = carry[n].plus(cc.conj().scaled(parts * g));
+                let h = states[n].1[step];
+                scan.add_to(
+                    &mut grads.c,
+                    scan.in_group(step, n),
+                    h.conj().scaled(parts * g),
+                );
+                scan.add_to(
+                    &mut grads.b,
+                    scan.in_group(step, n),
+                    lambda.scaled(delta * u),
+                );
+                lambda_b += lambda.re * b.re + lambda.im * b.im;
+                let next = scan.decay(step, n).conj().times(lambda);
+                // The gradient of the exponent δA.
+                let dlog = next.times(states[n].0[step].conj());
+                let a = scan.a(n);
+                ddelta += a.re * dlog.re + a.im * dlog.im;
+                grads.a[c * dims.state + n] += delta * dlog.re;
+                if let Some(da) = &mut grads.a_im {
+                    da[c * dims.state + n] += delta * dlog.im;
+                }
+                carry[n] = if scan.resets(step) {
+                    Number::default()
+                } else {
+                    next
+                };
+            }
+            grads.u[at] = delta * lambda_b;
+            if let (Some(d), Some(dd)) = (&x.d, &mut grads.d) {
+                grads.u[at] += d[c] * g;
+                dd[c] += g * u;
+            }
+            ddelta += u * lambda_b;
+            if softplus {
+                ddelta = ddelta * sigmoid(scan.pre_delta(step));
+            }
+            grads.delta[at] = ddelta;
+            if let Some(dbias) = &mut grads.delta_bias {
+                dbias[c] += ddelta;
+            }
+        }
+        if let Some(dinitial) = &mut grads.initial_state {
+            for (n, &carry) in carry.iter().enumerate() {
+                scan.add_to(dinitial, scan.in_state(n), carry);
+            }
+        }
+    });
+    grads
+}
+
+fn for_channels<T: Real>(scan: &Scan<T>, mut f: impl FnMut(Channel<T>)) {
+    let dims = &scan.dims;
+    for batch in 0..dims.batch {
+        for channel in 0..dims.channels {
+            f(Channel {
+                scan,
+                dims,
+                x: &scan.operands,
+                batch,
+                channel,
+            });
+        }
+    }
 }

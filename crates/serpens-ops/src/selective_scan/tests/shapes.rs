@@ -70,9 +70,7 @@ fn a_reset_in_one_of_many_pieces_cuts_the_state_there() {
         },
         8,
     );
-    case.options.starts.fill(false);
-    case.options.starts[4096] = true;
-    case.options.starts[5000] = true;
+    case.starts_at(&[4096, 5000]);
     case.check_among_neighbours();
 }
 
@@ -80,7 +78,7 @@ fn a_reset_in_one_of_many_pieces_cuts_the_state_there() {
 fn a_nan_in_u_shows_in_the_output() {
     let mut case = Case::random(dims(1, 50, 20, 4, 1), Parts::ALL, 9);
     let at = 30 * 20 + 7;
-    case.x.u[at] = f64::NAN;
+    case.scan.operands.u[at] = f64::NAN;
     for isa in Isa::available() {
         let out = case.kernels(isa).out;
         for (i, value) in out.iter().enumerate() {
@@ -105,10 +103,8 @@ fn a_nan_stays_inside_its_packed_sequence() {
         },
         10,
     );
-    case.options.starts.fill(false);
-    case.options.starts[20] = true;
-    case.options.starts[40] = true;
-    case.x.u[30 * 3] = f64::NAN;
+    case.starts_at(&[20, 40]);
+    case.scan.operands.u[30 * 3] = f64::NAN;
     for isa in Isa::available() {
         let outcome = case.kernels(isa);
         let apart = |x: &[f32]| {

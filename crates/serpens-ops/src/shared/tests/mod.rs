@@ -3,6 +3,7 @@
 
 pub(crate) mod dense;
 pub(crate) mod gradcheck;
+pub(crate) mod large;
 pub(crate) mod real;
 
 use std::io::Write;

@@ -6,7 +6,10 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 /// The numbers that a definition is evaluated in.
 pub(crate) trait Real:
     Copy
+    + Default
+    + PartialOrd
     + From<f32>
+    + Into<f64>
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
@@ -15,37 +18,41 @@ pub(crate) trait Real:
     + AddAssign
     + Sum
 {
+    /// The nearest number.
+    fn from_f64(x: f64) -> Self;
     /// e^self.
     fn exp(self) -> Self;
+    /// ln(1 + self).
+    fn ln_1p(self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
     /// The sine and the cosine.
     fn sin_cos(self) -> (Self, Self);
 }
 
-impl Real for f64 {
-    fn exp(self) -> Self {
-        self.exp()
-    }
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-    fn sin_cos(self) -> (Self, Self) {
-        self.sin_cos()
-    }
+macro_rules! real {
+    ($t:ty) => {
+        impl Real for $t {
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            fn exp(self) -> Self {
+                self.exp()
+            }
+            fn ln_1p(self) -> Self {
+                self.ln_1p()
+            }
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+            fn sin_cos(self) -> (Self, Self) {
+                self.sin_cos()
+            }
+        }
+    };
 }
-
-impl Real for f32 {
-    fn exp(self) -> Self {
-        self.exp()
-    }
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-    fn sin_cos(self) -> (Self, Self) {
-        self.sin_cos()
-    }
-}
+real!(f64);
+real!(f32);
 
 /// The number zero.
 pub(crate) fn zero<R: Real>() -> R {

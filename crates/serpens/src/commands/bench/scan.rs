@@ -1,7 +1,7 @@
 //! The selective scan by itself.
 
 use serpens_core::{Mat, MatMut};
-use serpens_ops::selective_scan::cpu::{self, A, AMut, Dims, Grads, Inputs};
+use serpens_ops::selective_scan::{Dims, ScanOperands, cpu};
 
 use super::machine::Machine;
 use super::{Row, Table, Timer, with_threads};
@@ -9,19 +9,10 @@ use super::{Row, Table, Timer, with_threads};
 /// Operands and results of one scan with gate, D, bias and softplus, as the Mamba block uses it.
 struct Scan {
     dims: Dims,
-    u: Vec<f32>,
-    delta: Vec<f32>,
-    z: Vec<f32>,
-    a: Vec<f32>,
-    b: Vec<f32>,
-    c: Vec<f32>,
-    vector: Vec<f32>,
+    operands: ScanOperands<Vec<f32>>,
+    grads: ScanOperands<Vec<f32>>,
     y: Vec<f32>,
     checkpoints: Vec<f32>,
-    wide: [Vec<f32>; 3],
-    narrow: [Vec<f32>; 2],
-    da: Vec<f32>,
-    vectors: [Vec<f32>; 2],
 }
 
 impl Scan {
@@ -31,32 +22,34 @@ impl Scan {
             length,
             channels,
             state,
+            complex: false,
             groups: 1,
         };
         let rows = batch * length;
         let wave = |count: usize, step: f32| -> Vec<f32> {
             (0..count).map(|i| (i as f32 * step).sin()).collect()
         };
-        Self {
-            dims,
+        let delta = wave(rows * channels, 0.11);
+        let operands = ScanOperands {
             u: wave(rows * channels, 0.37),
-            delta: wave(rows * channels, 0.11)
-                .iter()
-                .map(|v| v - 3.0)
-                .collect(),
-            z: wave(rows * channels, 0.23),
+            delta: delta.iter().map(|v| v - 3.0).collect(),
             a: (0..channels * state)
                 .map(|i| -((i % state + 1) as f32))
                 .collect(),
+            a_im: None,
             b: wave(rows * state, 0.41),
             c: wave(rows * state, 0.29),
-            vector: wave(channels, 0.17),
+            d: Some(wave(channels, 0.17)),
+            z: Some(wave(rows * channels, 0.23)),
+            delta_bias: Some(wave(channels, 0.17)),
+            initial_state: None,
+        };
+        Self {
+            dims,
+            grads: operands.as_ref().map(|_, x| vec![0.0; x.len()]),
+            operands,
             y: vec![0.0; rows * channels],
-            checkpoints: vec![0.0; cpu::checkpoint_len(&dims, 1)],
-            wide: std::array::from_fn(|_| vec![0.0; rows * channels]),
-            narrow: std::array::from_fn(|_| vec![0.0; rows * state]),
-            da: vec![0.0; channels * state],
-            vectors: std::array::from_fn(|_| vec![0.0; channels]),
+            checkpoints: vec![0.0; dims.checkpoint_len()],
         }
     }
 
@@ -66,17 +59,12 @@ impl Scan {
         (d.batch * d.length * d.channels * d.state) as f64
     }
 
-    fn inputs(&self) -> Inputs<'_> {
-        Inputs {
-            u: Mat::dense(&self.u, self.dims.channels),
-            delta: Mat::dense(&self.delta, self.dims.channels),
-            a: A::Real(&self.a),
-            b: Mat::dense(&self.b, self.dims.state),
-            c: Mat::dense(&self.c, self.dims.state),
-            d: Some(&self.vector),
-            z: Some(Mat::dense(&self.z, self.dims.channels)),
-            delta_bias: Some(&self.vector),
-            initial_state: None,
+    fn scan<'a>(dims: Dims, operands: &'a ScanOperands<Vec<f32>>) -> cpu::Scan<'a> {
+        cpu::Scan {
+            dims,
+            operands: operands
+                .as_ref()
+                .map(|role, x| Mat::dense(x, (role.shape)(&dims).cols())),
             starts: None,
             softplus: true,
             reverse: false,
@@ -84,45 +72,20 @@ impl Scan {
     }
 
     fn forward(&mut self, checkpoints: bool) {
-        let mut y = std::mem::take(&mut self.y);
-        let mut saved = std::mem::take(&mut self.checkpoints);
-        let out = MatMut::dense(&mut y, self.dims.channels);
-        let keep = checkpoints.then_some(saved.as_mut_slice());
-        cpu::forward(&self.dims, &self.inputs(), out, None, keep);
-        (self.y, self.checkpoints) = (y, saved);
+        let scan = Self::scan(self.dims, &self.operands);
+        let out = MatMut::dense(&mut self.y, self.dims.channels);
+        let keep = checkpoints.then_some(self.checkpoints.as_mut_slice());
+        cpu::forward(&scan, out, None, keep);
     }
 
     fn forward_backward(&mut self) {
         self.forward(true);
-        let channels = self.dims.channels;
-        let mut wide = std::mem::take(&mut self.wide);
-        let mut narrow = std::mem::take(&mut self.narrow);
-        let mut vectors = std::mem::take(&mut self.vectors);
-        let mut da = std::mem::take(&mut self.da);
-        let [du, ddelta, dz] = wide.each_mut().map(|v| MatMut::dense(v, channels));
-        let [db, dc] = narrow.each_mut().map(|v| MatMut::dense(v, self.dims.state));
-        let [dd, dbias] = vectors.each_mut();
-        let grads = Grads {
-            u: du,
-            delta: ddelta,
-            z: Some(dz),
-            a: AMut::Real(&mut da),
-            b: db,
-            c: dc,
-            d: Some(dd),
-            delta_bias: Some(dbias),
-            initial_state: None,
-        };
-        let dout = Mat::dense(&self.y, channels);
-        cpu::backward(
-            &self.dims,
-            &self.inputs(),
-            &self.checkpoints,
-            dout,
-            None,
-            grads,
-        );
-        (self.wide, self.narrow, self.vectors, self.da) = (wide, narrow, vectors, da);
+        let dims = self.dims;
+        let grads = self.grads.as_mut();
+        let grads = grads.map(|role, x| MatMut::dense(x, (role.shape)(&dims).cols()));
+        let dout = Mat::dense(&self.y, dims.channels);
+        let scan = Self::scan(dims, &self.operands);
+        cpu::backward(&scan, &self.checkpoints, dout, None, grads);
     }
 }
 

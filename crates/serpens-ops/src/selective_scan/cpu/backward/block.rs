@@ -3,39 +3,40 @@
 use serpens_core::Mat;
 
 use super::{Sums, WIDE};
-use crate::selective_scan::cpu::Inputs;
+use crate::selective_scan::ScanOperands;
+use crate::selective_scan::cpu::Scan;
 use crate::selective_scan::cpu::forward::block;
 use crate::selective_scan::cpu::lanes::{
     Ahead, Group, Tile, add_conj, add_real_product, conj_mul, decay, mul_add, numbers, pick, put,
     scaled, set_numbers, splat,
 };
-use crate::selective_scan::cpu::plan::{BLOCK, Span};
+use crate::selective_scan::cpu::plan::{CHUNK, Span};
 use crate::simd::{Simd, load, sigmoid, store};
 
 /// What a tile keeps for each step of a block.
 pub(super) struct Steps<'a, V> {
-    delta: &'a mut [V; BLOCK],
-    delta_u: &'a mut [V; BLOCK],
+    delta: &'a mut [V; CHUNK],
+    delta_u: &'a mut [V; CHUNK],
     /// dL/dy, times P.
-    g: &'a mut [V; BLOCK],
+    g: &'a mut [V; CHUNK],
     /// Re <C, h>.
-    y: &'a mut [V; BLOCK],
+    y: &'a mut [V; CHUNK],
     /// <λ, B>.
-    lambda_b: &'a mut [V; BLOCK],
+    lambda_b: &'a mut [V; CHUNK],
     /// <λ, A exp(δA) h>.
-    lambda_a: &'a mut [V; BLOCK],
+    lambda_a: &'a mut [V; CHUNK],
     /// dδ/dΔ.
-    delta_slope: &'a mut [V; BLOCK],
+    delta_slope: &'a mut [V; CHUNK],
     /// dz/y = dout silu'(z).
-    gate_slope: &'a mut [V; BLOCK],
+    gate_slope: &'a mut [V; CHUNK],
 }
 
-pub(super) const STEP_VECTORS: usize = 8 * BLOCK;
+pub(super) const STEP_VECTORS: usize = 8 * CHUNK;
 
 impl<'a, V> Steps<'a, V> {
     #[inline(always)]
     pub(super) fn of(x: &'a mut [V]) -> Self {
-        let mut parts = x.chunks_exact_mut(BLOCK);
+        let mut parts = x.chunks_exact_mut(CHUNK);
         let [
             delta,
             delta_u,
@@ -71,16 +72,16 @@ pub(super) struct Chunk<'a, V, const W: usize> {
 }
 
 pub(super) const fn chunk_vectors(parts: usize) -> usize {
-    (4 * BLOCK + 1) * parts * WIDE
+    (4 * CHUNK + 1) * parts * WIDE
 }
 
 impl<'a, V, const W: usize> Chunk<'a, V, W> {
     #[inline(always)]
     pub(super) fn of(x: &'a mut [V], parts: usize) -> Self {
         let (rows, _) = x.as_chunks_mut::<W>();
-        let (decay, rows) = rows.split_at_mut(BLOCK * parts);
-        let (db, rows) = rows.split_at_mut(BLOCK * parts);
-        let (dc, h) = rows.split_at_mut(BLOCK * parts);
+        let (decay, rows) = rows.split_at_mut(CHUNK * parts);
+        let (db, rows) = rows.split_at_mut(CHUNK * parts);
+        let (dc, h) = rows.split_at_mut(CHUNK * parts);
         Self { decay, h, db, dc }
     }
 }
@@ -89,7 +90,7 @@ impl<'a, V, const W: usize> Chunk<'a, V, W> {
 #[inline(always)]
 pub(super) fn begin<S: Simd, const P: usize>(
     s: S,
-    x: &Inputs,
+    scan: &Scan,
     dout: Mat,
     span: &Span,
     tile: Tile,
@@ -97,7 +98,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
 ) {
     tile.load_steps(
         s,
-        x,
+        scan,
         span,
         steps.delta,
         steps.delta_u,
@@ -108,7 +109,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
         let row = span.row(i);
         let dout = tile.of(s, dout, row);
         let mut g = s.mul_f32s(dout, parts);
-        if let Some(z) = x.z {
+        if let Some(z) = scan.operands.z {
             let z = tile.of(s, z, row);
             let sigma = sigmoid(s, z);
             let silu = s.mul_f32s(z, sigma);
@@ -288,7 +289,7 @@ pub(super) fn reduce<S: Simd, const P: usize, const W: usize>(
 #[inline(always)]
 pub(super) fn finish<S: Simd, const P: usize>(
     s: S,
-    x: &Inputs,
+    x: &ScanOperands<Mat>,
     span: &Span,
     tile: Tile,
     steps: &Steps<S::f32s>,
@@ -309,10 +310,10 @@ pub(super) fn finish<S: Simd, const P: usize>(
         dd = s.mul_add_f32s(g, u, dd);
         dbias = s.add_f32s(dbias, ddelta);
         // SAFETY: this task alone owns these channels of these steps.
-        store(s, unsafe { sums.du.part(row, from, to) }, du);
+        store(s, unsafe { sums.grads.u.part(row, from, to) }, du);
         // SAFETY: as above.
-        store(s, unsafe { sums.ddelta.part(row, from, to) }, ddelta);
-        if let Some(dz) = &sums.dz {
+        store(s, unsafe { sums.grads.delta.part(row, from, to) }, ddelta);
+        if let Some(dz) = &sums.grads.z {
             let y = s.mul_add_f32s(d, u, s.mul_f32s(steps.y[i], parts));
             // SAFETY: as above.
             store(

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::lanes::{Ahead, Group, Tile, for_chunks, numbers};
-use super::plan::{BLOCK, Plan, ROUND, Span, Task};
+use super::plan::{CHUNK, Plan, ROUND, Span, Task};
 use super::scratch::{self, Arena, room};
-use super::{AMut, Dims, Grads, Inputs, pieces};
+use super::{Dims, Scan, ScanOperands, pieces};
 use crate::simd::{Isa, Simd, WithSimd};
 use block::{
     Chunk, STEP_VECTORS, Steps, begin, chunk_vectors, finish, load_checkpoint, reduce, replay,
@@ -26,13 +26,13 @@ const WIDE: usize = 4;
 /// Runs all tasks in rounds of [`ROUND`] steps, folding the sums over channels after each, then those over the batch.
 pub(super) fn run<const P: usize>(
     isa: Isa,
-    dims: &Dims,
-    x: &Inputs,
+    scan: &Scan,
     checkpoints: &[f32],
     dout: Mat,
     dlast: Option<&[f32]>,
-    grads: Grads,
+    grads: ScanOperands<MatMut>,
 ) {
+    let dims = &scan.dims;
     let plan = Plan::new(dims, isa.lanes());
     let (size, strands) = (P * dims.state, dims.batch * plan.pieces);
     let row = dims.channels * size;
@@ -48,7 +48,7 @@ pub(super) fn run<const P: usize>(
         let mut arena = Arena(buffer);
         let [carry, da, dd, dbias, dgroup] = lengths.map(|len| arena.take(len));
         if plan.pieces > 1 {
-            pieces::final_gradients::<P>(isa, dims, x, &plan, dout, dlast, carry);
+            pieces::final_gradients::<P>(isa, scan, &plan, dout, dlast, carry);
         } else if let Some(dlast) = dlast {
             carry.copy_from_slice(dlast);
         } else {
@@ -58,9 +58,7 @@ pub(super) fn run<const P: usize>(
             sums.fill(0.0);
         }
         let sums = Sums {
-            du: grads.u,
-            ddelta: grads.delta,
-            dz: grads.z,
+            grads,
             carry: MatMut::dense(carry, row),
             da: MatMut::dense(da, row),
             dd: MatMut::dense(dd, dims.channels),
@@ -79,8 +77,7 @@ pub(super) fn run<const P: usize>(
                 let (from, to) = round_of(task, round);
                 scratch::with(scratch_len::<P>(dims, &plan, lanes), |scratch| {
                     isa.run(Backward::<P> {
-                        dims,
-                        x,
+                        scan,
                         task,
                         strand: task.batch * plan.pieces + task.piece,
                         index,
@@ -93,24 +90,9 @@ pub(super) fn run<const P: usize>(
                     });
                 });
             });
-            fold_groups(
-                dims,
-                x,
-                &plan,
-                round,
-                size,
-                &sums.dgroup,
-                &grads.b,
-                &grads.c,
-            );
+            fold_groups(scan, &plan, round, &sums);
         }
-        fold_channels(dims, size, &sums, grads.a, grads.d, grads.delta_bias);
-        if let Some(dinitial) = grads.initial_state {
-            let mut carry = sums.carry;
-            for (batch, dinitial) in dinitial.chunks_exact_mut(row).enumerate() {
-                dinitial.copy_from_slice(carry.row(batch * plan.pieces));
-            }
-        }
+        fold_channels(dims, &plan, sums);
     });
 }
 
@@ -121,20 +103,8 @@ fn round_of(task: &Task, round: usize) -> (usize, usize) {
 }
 
 /// dB and dC of a round: for every group and piece, the sum over its tasks in order.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call, kept out of a long function"
-)]
-fn fold_groups(
-    dims: &Dims,
-    x: &Inputs,
-    plan: &Plan,
-    round: usize,
-    size: usize,
-    dgroup: &MatMut,
-    db: &MatMut,
-    dc: &MatMut,
-) {
+fn fold_groups(scan: &Scan, plan: &Plan, round: usize, sums: &Sums) {
+    let size = scan.dims.width();
     plan.tasks
         .par_chunks(plan.per_group)
         .enumerate()
@@ -142,20 +112,21 @@ fn fold_groups(
             let task = &tasks[0];
             let (from, to) = round_of(task, round);
             for step in from..to {
-                let row = Span::new(dims, x, task.batch, step, step + 1).row(0);
+                let row = Span::new(scan, task.batch, step, step + 1).row(0);
                 let column = task.group * size;
                 // SAFETY: only this group and piece writes these columns of these rows.
                 let (db, dc) = unsafe {
                     (
-                        db.part(row, column, column + size),
-                        dc.part(row, column, column + size),
+                        sums.grads.b.part(row, column, column + size),
+                        sums.grads.c.part(row, column, column + size),
                     )
                 };
                 for part in 0..tasks.len() {
                     let first = (step - from) * 2 * size;
                     // SAFETY: the tasks have ended; nothing else reads their sums.
                     let sums = unsafe {
-                        dgroup.part(index * plan.per_group + part, first, first + 2 * size)
+                        sums.dgroup
+                            .part(index * plan.per_group + part, first, first + 2 * size)
                     };
                     if part == 0 {
                         db.copy_from_slice(&sums[..size]);
@@ -175,16 +146,9 @@ fn add(sum: &mut [f32], x: &[f32]) {
     }
 }
 
-/// dA, dD and dbias: the sums over batch and pieces in order.
-fn fold_channels(
-    dims: &Dims,
-    size: usize,
-    sums: &Sums,
-    da: AMut,
-    dd: Option<&mut [f32]>,
-    dbias: Option<&mut [f32]>,
-) {
-    let n = dims.state;
+/// dA, dD and dbias, the sums over batch and pieces in order, and the gradient of the initial state.
+fn fold_channels(dims: &Dims, plan: &Plan, sums: Sums) {
+    let (n, size) = (dims.state, dims.width());
     let column = |sums: &MatMut, column: usize| {
         let mut total = 0.0;
         for strand in 0..sums.rows() {
@@ -193,33 +157,45 @@ fn fold_channels(
         }
         total
     };
-    let fill = |da: &mut [f32], part: usize| {
-        da.par_chunks_mut(n).enumerate().for_each(|(channel, da)| {
+    let fill = |da: MatMut, part: usize| {
+        let rows = da.into_slice().par_chunks_mut(n).enumerate();
+        rows.for_each(|(channel, da)| {
             for (k, da) in da.iter_mut().enumerate() {
                 *da = column(&sums.da, channel * size + part * n + k);
             }
         });
     };
-    match da {
-        AMut::Real(da) => fill(da, 0),
-        AMut::Complex { re, im } => {
-            fill(re, 0);
-            fill(im, 1);
+    let ScanOperands {
+        a,
+        a_im,
+        d,
+        delta_bias,
+        initial_state,
+        ..
+    } = sums.grads;
+    fill(a, 0);
+    if let Some(a_im) = a_im {
+        fill(a_im, 1);
+    }
+    for (to, from) in [(d, &sums.dd), (delta_bias, &sums.dbias)] {
+        let to = to.map(MatMut::into_slice).into_iter().flatten();
+        for (channel, to) in to.enumerate() {
+            *to = column(from, channel);
         }
     }
-    for (to, from) in [(dd, &sums.dd), (dbias, &sums.dbias)] {
-        for (channel, to) in to.into_iter().flatten().enumerate() {
-            *to = column(from, channel);
+    if let Some(dinitial) = initial_state {
+        let (row, mut carry) = (dims.channels * size, sums.carry);
+        let sequences = dinitial.into_slice().chunks_exact_mut(row).enumerate();
+        for (batch, dinitial) in sequences {
+            dinitial.copy_from_slice(carry.row(batch * plan.pieces));
         }
     }
 }
 
 /// What the tasks write, each its own part. A strand is one piece of one sequence.
 struct Sums<'a> {
-    /// (batch·length, channels).
-    du: MatMut<'a>,
-    ddelta: MatMut<'a>,
-    dz: Option<MatMut<'a>>,
+    /// Where the gradients go: those of u, Δ and z at once, the rest from the sums below.
+    grads: ScanOperands<MatMut<'a>>,
     /// (strands, channels·P·N): λ carried from the round after to the round before.
     carry: MatMut<'a>,
     /// (strands, channels·P·N).
@@ -232,8 +208,7 @@ struct Sums<'a> {
 }
 
 struct Backward<'a, 'b, const P: usize> {
-    dims: &'a Dims,
-    x: &'a Inputs<'a>,
+    scan: &'a Scan<'a>,
     task: &'a Task,
     strand: usize,
     /// The task's row of `dgroup`.
@@ -256,7 +231,8 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { dims, x, task, .. } = self;
+        let Self { scan, task, .. } = self;
+        let (dims, x) = (&scan.dims, &scan.operands);
         let size = P * dims.state;
         let tiles = task.channels.div_ceil(S::F32_LANES);
         let mut arena = Arena(self.scratch);
@@ -276,15 +252,15 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
             tile.load_states::<S>(size, carry_out, &mut carry[i * size..][..size]);
             tile.load_states::<S>(size, da_out, &mut da[i * size..][..size]);
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x.a, &mut a[i * size..][..size]);
+            tile.load_a::<S>(dims.state, x, &mut a[i * size..][..size]);
         }
-        for index in (0..(self.to - self.from).div_ceil(BLOCK)).rev() {
-            let from = self.from + index * BLOCK;
-            let span = Span::new(dims, x, task.batch, from, (from + BLOCK).min(self.to));
+        for index in (0..(self.to - self.from).div_ceil(CHUNK)).rev() {
+            let from = self.from + index * CHUNK;
+            let span = Span::new(scan, task.batch, from, (from + CHUNK).min(self.to));
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                begin::<S, P>(s, x, self.dout, &span, tile, &mut steps);
+                begin::<S, P>(s, scan, self.dout, &span, tile, &mut steps);
             }
             let dgroup_from = (from - self.from) * 2 * size;
             // SAFETY: the row belongs to this task alone.
@@ -293,7 +269,7 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
                     .dgroup
                     .part(self.index, dgroup_from, dgroup_from + span.steps * 2 * size)
             };
-            let block_row = task.batch * dims.length.div_ceil(BLOCK) + from / BLOCK;
+            let block_row = task.batch * dims.chunks() + from / CHUNK;
             for_chunks!(dims.state, WIDE, |n, W| {
                 let mut chunk = Chunk::<_, W>::of(chunk, P);
                 chunk.db.fill([s.splat_f32s(0.0); W]);
@@ -312,11 +288,11 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
                     let ahead = (n == 0).then(|| {
                         let reads = [Some(x.u), Some(x.delta), x.z, Some(self.dout)];
                         let writes = [
-                            Some(&self.sums.du),
-                            Some(&self.sums.ddelta),
-                            self.sums.dz.as_ref(),
+                            Some(&self.sums.grads.u),
+                            Some(&self.sums.grads.delta),
+                            self.sums.grads.z.as_ref(),
                         ];
-                        Ahead::new(tile, &reads, &writes, !x.reverse)
+                        Ahead::new(tile, &reads, &writes, !scan.reverse)
                     });
                     replay::<S, P, W>(s, &span, group, n, &a, &mut steps, &mut chunk, ahead);
                     let (carry, da) = (&mut carry[range.clone()], &mut da[range]);

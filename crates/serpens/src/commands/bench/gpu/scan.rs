@@ -1,7 +1,7 @@
 //! The selective scan by itself, as the Mamba block uses it: with gate, D, bias and softplus.
 
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor, Var};
-use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, selective_scan};
+use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 
 use super::published::{Passes, SCANS, STATES};
 use super::{Bench, Row, Table, or, values};
@@ -74,7 +74,7 @@ impl Case {
         let narrow = batch * length * state * dtype.size();
         let sets = bench.sets(4 * wide)?;
         let operands = (0..sets)
-            .map(|set| Operands::new(self, set as u32, bench.clock.device))
+            .map(|set| Problem::new(self, set as u32, bench.clock.device))
             .collect::<Result<Vec<_>>>()?;
         let forward = bench.clock.recorded(
             || Ok(()),
@@ -85,7 +85,7 @@ impl Case {
             || {
                 operands
                     .iter()
-                    .map(Operands::forward)
+                    .map(Problem::forward)
                     .collect::<CoreResult<Vec<_>>>()
             },
             |recorded| {
@@ -122,20 +122,13 @@ impl Case {
     }
 }
 
-/// What one scan reads.
-struct Operands {
-    u: Tensor,
-    delta: Tensor,
-    z: Tensor,
+/// What one scan and its backward read.
+struct Problem {
+    operands: ScanOperands<Tensor>,
     dy: Tensor,
-    b: Tensor,
-    c: Tensor,
-    a: Tensor,
-    d: Tensor,
-    bias: Tensor,
 }
 
-impl Operands {
+impl Problem {
     fn new(case: &Case, set: u32, device: Device) -> Result<Self> {
         let Case {
             batch,
@@ -150,34 +143,28 @@ impl Operands {
         let decays = (0..channels * state).map(|i| -((i % state + 1) as f32));
         let decays: Vec<f32> = decays.collect();
         Ok(Self {
-            u: wide(0)?,
-            delta: wide(1)?,
-            z: wide(2)?,
+            operands: ScanOperands {
+                u: wide(0)?,
+                delta: wide(1)?,
+                a: Tensor::from_slice([channels, state], &decays, device)?,
+                a_im: None,
+                b: narrow(4)?,
+                c: narrow(5)?,
+                d: Some(values([channels], 6, DType::F32, device)?),
+                z: Some(wide(2)?),
+                delta_bias: Some(Tensor::full([channels], -4.0_f32, device)?), // step sizes of 0.007 to 0.05
+                initial_state: None,
+            },
             dy: wide(3)?,
-            b: narrow(4)?,
-            c: narrow(5)?,
-            a: Tensor::from_slice([channels, state], &decays, device)?,
-            d: values([channels], 6, DType::F32, device)?,
-            bias: Tensor::full([channels], -4.0_f32, device)?, // step sizes of 0.007 to 0.05
         })
     }
 
     /// The scan, recorded on a tape; every operand wants a gradient.
     fn forward(&self) -> CoreResult<(Tape, Var)> {
         let tape = Tape::new();
-        let leaf = |tensor: &Tensor| tape.leaf(tensor.clone());
-        let inputs = ScanInputs {
-            u: &leaf(&self.u),
-            delta: &leaf(&self.delta),
-            a: A::Real(&leaf(&self.a)),
-            b: &leaf(&self.b),
-            c: &leaf(&self.c),
-            d: Some(&leaf(&self.d)),
-            z: Some(&leaf(&self.z)),
-            delta_bias: Some(&leaf(&self.bias)),
-            initial_state: None,
-        };
-        let y = selective_scan(&inputs, &ScanOptions::default())?.y;
+        let operands = self.operands.as_ref();
+        let leaves = operands.map(|_, tensor| tape.leaf(tensor.clone()));
+        let y = selective_scan(&leaves.as_ref(), &ScanOptions::default())?.y;
         Ok((tape, y))
     }
 }

@@ -1,27 +1,11 @@
 //! The backward rule of the scan against finite differences, through the tape as a user meets it.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-use serpens_core::{Device, GradCheckOptions, Result, Shape, Tensor, Var, gradcheck};
-use serpens_ops::Starts;
-use serpens_ops::elementwise::{mul, neg_exp};
-use serpens_ops::selective_scan::{A, ScanInputs, ScanOptions, ScanOutput, selective_scan};
+use serpens_core::{Result, Var};
 
-/// Tensors of these shapes with values in [-1, 1).
-fn tensors<const K: usize>(shapes: [Shape; K]) -> [Tensor; K] {
-    let mut rng = ChaCha8Rng::seed_from_u64(42);
-    shapes.map(|shape| {
-        let values: Vec<f32> = (0..shape.count())
-            .map(|_| rng.next_u32() as f32 / 2.0_f32.powi(31) - 1.0)
-            .collect();
-        Tensor::from_slice(shape, &values, Device::cpu()).unwrap()
-    })
-}
-
-fn assert_gradients(what: &str, f: impl Fn(&[Var]) -> Result<Var>, inputs: &[Tensor]) {
-    let check = gradcheck(f, inputs, GradCheckOptions::default()).unwrap();
-    assert!(check.ok, "{what}: {check:?}");
-}
+use crate::Starts;
+use crate::elementwise::{mul, neg_exp};
+use crate::selective_scan::{ScanOperands, ScanOptions, ScanOutput, selective_scan};
+use crate::shared::tests::gradcheck::{assert_gradients, tensors};
 
 #[test]
 fn selective_scan_has_the_gradients_of_its_definition() {
@@ -44,13 +28,11 @@ fn selective_scan_has_the_gradients_of_its_definition() {
         for (reverse, packed) in [(false, false), (true, false), (false, true), (true, true)] {
             let run = |v: &[Var]| -> Result<ScanOutput> {
                 let a = neg_exp(&v[2])?;
-                let inputs = ScanInputs {
+                let inputs = ScanOperands {
                     u: &v[0],
                     delta: &v[1],
-                    a: match complex {
-                        true => A::Complex { re: &a, im: &v[3] },
-                        false => A::Real(&a),
-                    },
+                    a: &a,
+                    a_im: complex.then_some(&v[3]),
                     b: &v[4],
                     c: &v[5],
                     d: Some(&v[6]),
@@ -79,10 +61,11 @@ fn a_scan_of_columns_without_options_has_the_gradients_of_its_definition() {
     let inputs = tensors([[1, 6, 2].into(), [1, 6, 8].into(), [2, 3].into()]);
     let run = |v: &[Var]| -> Result<Var> {
         let delta = v[1].columns(0..2)?;
-        let inputs = ScanInputs {
+        let inputs = ScanOperands {
             u: &v[0],
             delta: &mul(&delta, &delta)?,
-            a: A::Real(&v[2]),
+            a: &v[2],
+            a_im: None,
             b: &v[1].columns(2..5)?,
             c: &v[1].columns(5..8)?,
             d: None,

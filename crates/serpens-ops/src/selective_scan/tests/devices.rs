@@ -1,0 +1,428 @@
+//! The selective scan: every optional part, both directions, real and complex, sizes that are multiples of nothing.
+
+use rayon::prelude::*;
+use serpens_core::{DType, Device, Gradients, ParamId, Shape, Tape, Tensor, Var};
+
+use super::reference::{self, Scan};
+use crate::selective_scan::{Dims, ScanOperands, ScanOptions, selective_scan};
+use crate::shared::tests::real::Real;
+use crate::shared::tests::{cases, distance, f32s, large, read, round, tensor, values};
+use crate::{Layout, Role, Starts};
+
+/// A scan and what of it is present.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    /// (batch, length, channels, N, groups).
+    sizes: (usize, usize, usize, usize, usize),
+    complex: bool,
+    gate: bool,
+    /// D, the bias and the initial state.
+    extras: bool,
+    softplus: bool,
+    reverse: bool,
+    packed: bool,
+    /// Whether operands that may be columns of wider rows are, away from every alignment.
+    columns: bool,
+}
+
+const PLAIN: Case = Case {
+    sizes: (2, 77, 40, 16, 1),
+    complex: false,
+    gate: true,
+    extras: true,
+    softplus: true,
+    reverse: false,
+    packed: false,
+    columns: false,
+};
+
+/// Lengths around every tile, N around every split, and each option in turn.
+fn all() -> Vec<Case> {
+    let mut all: Vec<Case> = [
+        (1, 1, 1, 1, 1),
+        (3, 2, 5, 1, 1),
+        (2, 31, 9, 3, 3),
+        (1, 32, 64, 4, 2),
+        (2, 33, 48, 7, 1),
+        (1, 130, 24, 16, 1),
+        (1, 257, 12, 64, 2),
+        (1, 40, 6, 100, 1),
+        (1, 35, 5, 256, 1),
+        (300, 5, 96, 8, 1),
+    ]
+    .iter()
+    .map(|&sizes| Case { sizes, ..PLAIN })
+    .collect();
+    let complex: Vec<Case> = all
+        .iter()
+        .map(|&case| Case {
+            complex: true,
+            ..case
+        })
+        .collect();
+    all.extend(complex);
+    for base in [
+        PLAIN,
+        Case {
+            complex: true,
+            ..PLAIN
+        },
+    ] {
+        all.extend([
+            base,
+            Case {
+                gate: false,
+                ..base
+            },
+            Case {
+                extras: false,
+                ..base
+            },
+            Case {
+                softplus: false,
+                ..base
+            },
+            Case {
+                reverse: true,
+                ..base
+            },
+            Case {
+                packed: true,
+                ..base
+            },
+            Case {
+                reverse: true,
+                packed: true,
+                columns: true,
+                ..base
+            },
+            Case {
+                columns: true,
+                ..base
+            },
+        ]);
+    }
+    // Enough channels for the widest blocks of a GPU; few, for so long that every buffer of theirs is used again.
+    for sizes in [
+        (264, 37, 64, 16, 1),
+        (1, 577, 12, 16, 1),
+        (2, 449, 9, 12, 1),
+    ] {
+        let base = Case { sizes, ..PLAIN };
+        all.extend([
+            base,
+            Case {
+                reverse: true,
+                packed: true,
+                columns: true,
+                ..base
+            },
+        ]);
+    }
+    // Long enough for few channels that a GPU cuts them into segments of time.
+    let long = Case {
+        sizes: (1, 3001, 24, 16, 1),
+        ..PLAIN
+    };
+    all.extend([
+        long,
+        Case {
+            sizes: (2, 4100, 6, 7, 2),
+            gate: false,
+            ..long
+        },
+        Case {
+            reverse: true,
+            packed: true,
+            columns: true,
+            ..long
+        },
+    ]);
+    all
+}
+
+impl Case {
+    fn dims(&self) -> Dims {
+        let (batch, length, channels, state, groups) = self.sizes;
+        Dims {
+            batch,
+            length,
+            channels,
+            state,
+            complex: self.complex,
+            groups,
+        }
+    }
+
+    /// With operands that are exact in `dtype` where they come in it.
+    fn scan(&self, dtype: DType) -> Scan<f64> {
+        let dims = self.dims();
+        let extra = |scale, shift| self.extras.then_some((scale, shift));
+        let ranges = ScanOperands {
+            u: (1.5, 0.0),
+            delta: (1.75, 0.0),
+            a: (0.95, -1.0),
+            a_im: self.complex.then_some((6.0, 0.0)),
+            b: (1.5, 0.0),
+            c: (1.5, 0.0),
+            d: extra(1.0, 0.0),
+            z: self.gate.then_some((3.0, 0.0)),
+            delta_bias: extra(0.25, 0.25),
+            initial_state: extra(1.0, 0.0),
+        };
+        let seed = |role: &Role<Dims>| {
+            let roles = ScanOperands::<f64>::roles().iter();
+            1 + roles.take_while(|other| other.name != role.name).count() as u64
+        };
+        let mut operands = ranges.map(|role, (scale, shift)| -> Vec<f64> {
+            let dtype = dtype_of(role, dtype);
+            let values = values(seed(role), (role.shape)(&dims), scale, dtype);
+            let shifted = values.iter().map(|value| round(value + shift, dtype));
+            shifted.collect()
+        });
+        // Without softplus Δ itself must be positive, so that the state decays.
+        if !self.softplus {
+            operands
+                .delta
+                .iter_mut()
+                .for_each(|value| *value = value.abs());
+        }
+        let flags = |starts: Starts| {
+            starts
+                .flags("the test", dims.batch, dims.length)
+                .unwrap()
+                .to_vec()
+        };
+        Scan {
+            dims,
+            operands,
+            starts: self.starts().map(flags),
+            softplus: self.softplus,
+            reverse: self.reverse,
+        }
+    }
+
+    fn starts(&self) -> Option<Starts> {
+        let (batch, length, ..) = self.sizes;
+        let ids: Vec<u32> = (0..batch * length)
+            .map(|i| (i * i / 97 + i / 13) as u32)
+            .collect();
+        self.packed
+            .then(|| Starts::from_sequence_ids(&ids, batch).unwrap())
+    }
+
+    /// The gradients of y and of the last state.
+    fn upstream(&self, dtype: DType) -> (Vec<f64>, Vec<f64>) {
+        let dims = self.dims();
+        let last = [dims.batch, dims.channels, dims.width()];
+        (
+            values(11, [dims.batch, dims.length, dims.channels], 1.0, dtype),
+            values(12, last, 1.0, DType::F32),
+        )
+    }
+}
+
+/// The type of an operand where u is of `dtype`.
+fn dtype_of(role: &Role<Dims>, dtype: DType) -> DType {
+    match role.layout {
+        Layout::Rows => dtype,
+        Layout::Dense => DType::F32,
+    }
+}
+
+/// An operand that wants a gradient: a parameter, or a leaf of the tape, inside wider rows where asked for.
+struct Leaf {
+    operand: Var,
+    whole: Var,
+    param: Option<ParamId>,
+}
+
+impl Leaf {
+    fn new(
+        tape: &Tape,
+        shape: Shape,
+        from: &[f64],
+        inside: bool,
+        device: Device,
+        dtype: DType,
+    ) -> Self {
+        if !inside {
+            let whole = tape.leaf(tensor(shape, from, dtype, device));
+            return Self {
+                operand: whole.clone(),
+                whole,
+                param: None,
+            };
+        }
+        let cols = shape.cols();
+        let rows = from.chunks(cols);
+        let wider: Vec<f64> = rows
+            .flat_map(|row| {
+                [9.0]
+                    .into_iter()
+                    .chain(row.iter().copied())
+                    .chain([-9.0, 9.0])
+            })
+            .collect();
+        let whole = tape.leaf(tensor(shape.with_cols(cols + 3), &wider, dtype, device));
+        Self {
+            operand: whole.columns(1..cols + 1).unwrap(),
+            whole,
+            param: None,
+        }
+    }
+
+    fn param(shape: Shape, from: &[f64], device: Device) -> Self {
+        let id = ParamId::fresh();
+        let var = Var::param(id, tensor(shape, from, DType::F32, device));
+        Self {
+            operand: var.clone(),
+            whole: var,
+            param: Some(id),
+        }
+    }
+
+    /// The gradient, of the columns alone.
+    fn gradient(&self, tape: &Tape, gradients: &mut Gradients) -> (DType, Vec<f64>) {
+        let gradient = match self.param {
+            Some(id) => gradients.get(id),
+            None => tape.gradient(&self.whole),
+        };
+        let gradient = gradient.unwrap().unwrap();
+        let (cols, stride) = (self.operand.shape().cols(), gradient.shape().cols());
+        let from = stride - cols - if stride > cols { 2 } else { 0 };
+        let all = read(&gradient);
+        let rows = all.chunks(stride);
+        let inner = rows.flat_map(|row| row[from..from + cols].to_vec());
+        (gradient.dtype(), inner.collect())
+    }
+}
+
+/// Names with values: y, the last state and every gradient.
+type Outcome = Vec<(&'static str, Vec<f64>)>;
+
+fn run(case: &Case, device: Device, dtype: DType) -> Outcome {
+    let (scan, tape, starts) = (case.scan(dtype), Tape::new(), case.starts());
+    let leaves = scan.operands.map(|role, values| {
+        let shape = (role.shape)(&scan.dims);
+        match role.layout {
+            Layout::Rows => Leaf::new(&tape, shape, &values, case.columns, device, dtype),
+            Layout::Dense => Leaf::param(shape, &values, device),
+        }
+    });
+    let options = ScanOptions {
+        groups: scan.dims.groups,
+        softplus: case.softplus,
+        reverse: case.reverse,
+        starts: starts.as_ref(),
+    };
+    let operands = leaves.as_ref().map(|_, leaf| &leaf.operand);
+    let output = selective_scan(&operands, &options).unwrap();
+    let (dy, dlast) = case.upstream(dtype);
+    let dy = tensor(output.y.shape(), &dy, dtype, device);
+    let dlast = tensor(output.last_state.shape(), &dlast, DType::F32, device);
+    let mut gradients = Gradients::new();
+    let upstream = vec![(&output.y, dy), (&output.last_state, dlast)];
+    tape.backward_from(upstream, &mut gradients).unwrap();
+    let mut outcome = vec![
+        ("y", read(output.y.tensor().unwrap())),
+        ("last", read(output.last_state.tensor().unwrap())),
+    ];
+    for (role, leaf) in leaves.iter() {
+        let (found, gradient) = leaf.gradient(&tape, &mut gradients);
+        assert_eq!(found, dtype_of(role, dtype));
+        outcome.push((role.name, gradient));
+    }
+    outcome
+}
+
+/// What [`run`] should give, by the definition.
+fn defined<T: Real>(scan: &Scan<T>, dy: &[T], dlast: &[T]) -> Vec<Vec<T>> {
+    let (y, last) = reference::forward(scan);
+    let grads = reference::backward(scan, dy, Some(dlast));
+    let grads = grads.into_array().into_iter().flatten();
+    [y, last].into_iter().chain(grads).collect()
+}
+
+/// Holds a result to the rule of the processor's kernels: twice the error of the plain evaluation in `dtype`, three times for
+/// complex scans, and a unit in the last place of f32, since among few values the plain evaluation may be exact by luck.
+fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType, complex: bool) {
+    let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
+    let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();
+    let factor = if complex { 3.0 } else { 2.0 };
+    let allowed = factor * distance(&plain, truth).max(distance(&rounded, truth)) + 1.2e-7;
+    let error = distance(got, truth);
+    assert!(
+        error <= allowed,
+        "{what}: error {error:.3e}, allowed {allowed:.3e}"
+    );
+}
+
+/// Checks every case on every device; on threads, since each case has kernels of its own to compile.
+fn everywhere(check: impl Fn(&Case, Device, DType) + Sync) {
+    let cases: Vec<(Device, DType, Case)> = cases()
+        .into_iter()
+        .flat_map(|(device, dtype)| all().into_iter().map(move |case| (device, dtype, case)))
+        .collect();
+    cases
+        .par_iter()
+        .for_each(|(device, dtype, case)| check(case, *device, *dtype));
+}
+
+fn assert_agrees(case: &Case, device: Device, dtype: DType) {
+    let (scan, (dy, dlast)) = (case.scan(dtype), case.upstream(dtype));
+    let truths = defined(&scan, &dy, &dlast);
+    let plains = defined(&scan.cast::<f32>(), &f32s(&dy), &f32s(&dlast));
+    let got = run(case, device, dtype);
+    assert_eq!((got.len(), got.len()), (truths.len(), plains.len()));
+    for ((name, got), (truth, plain)) in got.iter().zip(truths.iter().zip(&plains)) {
+        let what = format!("{name} on {device} in {dtype}, {case:?}");
+        assert_near(&what, got, truth, plain, dtype, case.complex);
+    }
+}
+
+#[test]
+fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
+    everywhere(assert_agrees);
+}
+
+#[test]
+fn two_runs_give_the_same_bits_on_every_device() {
+    everywhere(|case, device, dtype| {
+        let (first, second) = (run(case, device, dtype), run(case, device, dtype));
+        assert_eq!(first, second, "{case:?} on {device}");
+    });
+}
+
+#[test]
+fn operands_of_more_than_two_to_the_31_values_are_reached_to_their_end() {
+    let Some(device) = large::card() else { return };
+    let wide = || large::full(1.0, large::CHANNELS, device);
+    let narrow = || large::full(1.0, 1, device);
+    // h = e^-1 h + 1 comes to rest at 1 / (1 - e^-1).
+    let operands = ScanOperands {
+        u: &wide(),
+        delta: &wide(),
+        a: &Tensor::full([large::CHANNELS, 1], -1.0_f32, device)
+            .unwrap()
+            .into(),
+        a_im: None,
+        b: &narrow(),
+        c: &narrow(),
+        d: None,
+        z: None,
+        delta_bias: None,
+        initial_state: None,
+    };
+    let options = ScanOptions {
+        softplus: false,
+        ..ScanOptions::default()
+    };
+    let output = selective_scan(&operands, &options).unwrap();
+    let rest = 1.0 / (1.0 - (-1.0_f64).exp());
+    let state = read(output.last_state.tensor().unwrap());
+    assert!(state.iter().all(|&h| (h / rest - 1.0).abs() < 1e-6));
+    let y = large::last_position(&output.y);
+    assert!(y.iter().all(|&y| (y / rest - 1.0).abs() < 1.0 / 256.0));
+    assert_eq!(output.y.dtype(), DType::BF16);
+}
