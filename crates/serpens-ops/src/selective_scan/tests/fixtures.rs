@@ -22,7 +22,10 @@ fn tensor(file: &SafeTensors, name: &str) -> Option<Vec<f64>> {
     Some(values)
 }
 
-fn read(name: &str) -> (Case, Vec<(&'static str, Option<Vec<f64>>)>) {
+/// A result by its name; absent where the case has none.
+type Expected = (&'static str, Option<Vec<f64>>);
+
+fn read(name: &str) -> (Case, Vec<Expected>) {
     let path = format!(
         "{}/src/selective_scan/tests/fixtures/{name}.safetensors",
         env!("CARGO_MANIFEST_DIR")
