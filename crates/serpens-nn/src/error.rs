@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serpens_core::Shape;
 
+use crate::Precision;
+
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -27,6 +29,30 @@ pub enum Error {
         value: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// The processor computes in f32 alone.
+    #[error("precision = {precision} is not possible: the processor computes in f32")]
+    Precision {
+        /// What was asked of it.
+        precision: Precision,
+    },
+    /// A state of another model, or of another kind of mixer.
+    #[error("the state belongs to another model: it has {found} {what}, this one {expected}")]
+    State {
+        /// `layers` or `tensors`.
+        what: &'static str,
+        /// How many there are to be.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A parameter that was planned, but not filled.
+    #[error("{} of shape {shape} has no values: fill the model, or load it", name.as_deref().unwrap_or("a parameter"))]
+    NoValue {
+        /// The parameter, where it was reached by its name.
+        name: Option<String>,
+        /// Its shape.
+        shape: Box<Shape>,
     },
     /// A layer that cannot do this.
     #[error("{layer} cannot {what}")]
@@ -95,11 +121,28 @@ impl Error {
         }
     }
 
-    /// The same as an error of an operation, for what runs inside one.
-    pub fn into_core(self) -> serpens_core::Error {
-        match self {
+    pub(crate) fn no_value(shape: Shape) -> Self {
+        Error::NoValue {
+            name: None,
+            shape: Box::new(shape),
+        }
+    }
+
+    /// The same error, with the parameter that it is about, where that can be told.
+    pub(crate) fn of(mut self, parameter: &str) -> Self {
+        if let Error::NoValue { name, .. } = &mut self {
+            *name = Some(parameter.to_owned());
+        }
+        self
+    }
+}
+
+/// As an error of an operation, for what runs inside one.
+impl From<Error> for serpens_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
             Error::Core(error) => error,
-            other => serpens_core::Error::argument("block", other.to_string()),
+            other => Self::inside("model", other),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The language model: embedding, residual blocks, normalisation, head.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::tape::recompute;
 use serpens_core::{DType, Device, Tensor, Var};
@@ -10,7 +9,10 @@ use crate::blocks::{Block, BlockConfig, BlockState, MambaBlockConfig};
 use crate::layers::{
     Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig, Sequence,
 };
-use crate::{Error, Module, Precision, Recompute, Result, module};
+use crate::{Error, Module, Param, Precision, Recompute, Result, module};
+
+/// More layers than any model has: their plan alone would take memory.
+const MOST_LAYERS: usize = 1 << 14;
 
 /// Configures a [`MambaLm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,52 +74,57 @@ impl MambaLmConfig {
         self
     }
 
-    /// A model with random weights; every block's output projection is divided by √n_layer.
+    /// The model without values; every block's output projection starts divided by √n_layer.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that no model can have.
-    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<MambaLm> {
+    pub fn plan(&self) -> Result<MambaLm> {
+        let refuse = |field, value: usize, reason| {
+            let value = value.to_string();
+            Err(Error::Config {
+                field,
+                value,
+                reason,
+            })
+        };
         for (field, value) in [("d_model", self.d_model), ("vocab_size", self.vocab_size)] {
             if value == 0 {
-                return Err(Error::Config {
-                    field,
-                    value: "0".into(),
-                    reason: "it must be at least 1",
-                });
+                return refuse(field, value, "it must be at least 1");
             }
+        }
+        if self.n_layer > MOST_LAYERS {
+            return refuse("n_layer", self.n_layer, "no memory holds as many layers");
         }
         let divisor = (self.n_layer.max(1) as f32).sqrt();
         let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
         let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
             .with_std(self.embedding_std)
-            .with_tied_head(self.tie_embeddings)
-            .init(device, rng)?;
-        let layers = (0..self.n_layer)
-            .map(|_| {
-                Ok(Layer {
-                    norm: norm.init(device)?,
-                    mixer: self.block.init(self.d_model, divisor, device, rng)?,
-                })
+            .with_tied_head(self.tie_embeddings);
+        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(false);
+        let layer = |_| {
+            Ok(Layer {
+                norm: norm.plan(),
+                mixer: self.block.plan(self.d_model, divisor)?,
             })
-            .collect::<Result<_>>()?;
-        let lm_head = (!self.tie_embeddings)
-            .then(|| {
-                LinearConfig::new(self.d_model, self.vocab_size)
-                    .with_bias(false)
-                    .init(device, rng)
-            })
-            .transpose()?;
+        };
         Ok(MambaLm {
             backbone: Backbone {
-                embeddings,
-                layers,
-                norm_f: norm.init(device)?,
+                embeddings: embeddings.plan(),
+                layers: (0..self.n_layer).map(layer).collect::<Result<_>>()?,
+                norm_f: norm.plan(),
             },
-            lm_head,
+            lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
-            device,
             precision: Precision::F32,
         })
+    }
+
+    /// The model with the random values it starts with; see [`Module::fill`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that no model can have; memory.
+    pub fn init(&self, device: Device, seed: u64) -> Result<MambaLm> {
+        self.plan()?.init(device, seed)
     }
 }
 
@@ -155,9 +162,7 @@ impl Layer {
         let (layer, plan) = (self.clone(), sequence.owned());
         let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
         Ok(recompute("block", &inputs, move |inputs| {
-            let outputs =
-                layer.forward(&inputs[0], inputs.get(1), activations, &plan.borrow(), None);
-            outputs.map_err(Error::into_core)
+            Ok(layer.forward(&inputs[0], inputs.get(1), activations, &plan.borrow(), None)?)
         })?)
     }
 }
@@ -195,7 +200,6 @@ pub struct MambaLm {
     backbone: Backbone,
     lm_head: Option<Linear>,
     config: MambaLmConfig,
-    device: Device,
     precision: Precision,
 }
 
@@ -209,7 +213,7 @@ impl MambaLm {
 
     /// Where the parameters are.
     pub fn device(&self) -> Device {
-        self.device
+        self.backbone.norm_f.weight.device()
     }
 
     /// In which types the model computes.
@@ -219,32 +223,17 @@ impl MambaLm {
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token: twice the number of their
     /// weights, the head's among them.
-    pub fn flops_per_token(&self) -> f64 {
-        let mut weights = 0;
-        self.visit("", &mut |_, param| {
-            if param.is_matrix() {
-                weights += param.value().len();
-            }
-        });
-        2.0 * weights as f64
+    pub fn flops_per_token(&self) -> Result<f64> {
+        Ok(2.0 * self.count(Param::is_matrix)? as f64)
     }
 
     /// Moves the model to `device`, to compute there in this precision.
     ///
     /// # Errors
-    /// [`Error::Config`] for a precision that the device does not have; memory.
+    /// [`Error::Precision`] for one that the device does not have; [`Error::NoValue`] of a plan; memory.
     pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
-        let mut result = Ok(());
-        self.visit_mut("", &mut |_, param| {
-            if result.is_ok() {
-                result = param.to(device, precision);
-            }
-        });
-        result?;
-        for layer in &mut self.backbone.layers {
-            layer.mixer.constants_to(device)?;
-        }
-        (self.device, self.precision) = (device, precision);
+        self.visit_mut("", &mut |_, param| param.to(device, precision))?;
+        self.precision = precision;
         Ok(())
     }
 
@@ -253,7 +242,7 @@ impl MambaLm {
         let layers = self.backbone.layers.iter();
         Ok(LmState {
             blocks: layers
-                .map(|layer| layer.mixer.initial_state(batch, self.device))
+                .map(|layer| layer.mixer.initial_state(batch, self.device()))
                 .collect::<Result<_>>()?,
         })
     }
@@ -292,10 +281,10 @@ impl MambaLm {
         state: Option<&'s mut LmState>,
     ) -> Result<Option<&'s mut Vec<BlockState>>> {
         match state {
-            Some(state) if state.blocks.len() != self.backbone.layers.len() => Err(Error::Config {
-                field: "state",
-                value: format!("{} blocks", state.blocks.len()),
-                reason: "the state belongs to another model",
+            Some(state) if state.blocks.len() != self.backbone.layers.len() => Err(Error::State {
+                what: "layers",
+                expected: self.backbone.layers.len(),
+                found: state.blocks.len(),
             }),
             state => Ok(state.map(|state| &mut state.blocks)),
         }
@@ -328,10 +317,10 @@ impl MambaLm {
     /// ids (batch, length) of u32 → (batch, vocab_size)
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
         // A GPU does not look at ids; the processor's embedding does.
-        if self.device != Device::Cpu && ids.device() == Device::Cpu {
+        if self.device() != Device::Cpu && ids.device() == Device::Cpu {
             check_ids(ids.as_slice()?, self.config.vocab_size)?;
         }
-        let ids: Var = ids.to(self.device)?.into();
+        let ids: Var = ids.to(self.device())?.into();
         let hidden = self.hidden(&ids, &Sequence::default(), Some(state))?;
         let [batch, length, width] = *hidden.shape() else {
             return Err(

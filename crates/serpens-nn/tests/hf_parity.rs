@@ -96,8 +96,8 @@ fn check(name: &str) {
     let mut gradients = Gradients::new();
     tape.backward(&loss.loss, 1.0, &mut gradients).unwrap();
     let mut seen = 0;
-    model.visit("", &mut |name, param| {
-        let gradient = gradients.get(param.id()).unwrap().expect(name);
+    let visited = model.visit("", &mut |name, param| {
+        let gradient = gradients.get(param.id())?.expect(name);
         let key = format!("grad.{name}");
         assert_close(
             &key,
@@ -106,7 +106,9 @@ fn check(name: &str) {
             2e-5,
         );
         seen += 1;
+        Ok(())
     });
+    visited.unwrap();
     let wanted = expected.floats.keys().filter(|k| k.starts_with("grad."));
     assert_eq!(seen, wanted.count());
     check_greedy(&model, &expected.ints["greedy"].1, 8);

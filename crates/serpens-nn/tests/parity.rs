@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serpens_core::{Device, GradCheckOptions, Tensor, Var, gradcheck};
 use serpens_nn::blocks::{Block, BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
 use serpens_nn::layers::{AInit, DtRank, InnerConfig, S4dConfig, SelectiveSsmConfig, Sequence};
-use serpens_nn::{MambaLmConfig, init};
+use serpens_nn::{MambaLmConfig, Module, Start};
 use serpens_ops::Starts;
 
 const WIDTH: usize = 6;
@@ -52,8 +52,8 @@ fn blocks() -> Vec<(String, Block, bool)> {
             BlockConfig::Plain(PlainBlockConfig { inner, expand: 1 }),
         ];
         for config in configs {
-            let rng = &mut SmallRng::seed_from_u64(7);
-            let block = config.init(WIDTH, 1.0, Device::cpu(), rng).unwrap();
+            let block = config.plan(WIDTH, 1.0).unwrap();
+            let block = block.init(Device::cpu(), 7).unwrap();
             blocks.push((format!("{config:?}"), block, selective));
         }
     }
@@ -61,8 +61,8 @@ fn blocks() -> Vec<(String, Block, bool)> {
 }
 
 fn random(shape: [usize; 3], seed: u64) -> Tensor {
-    let rng = &mut SmallRng::seed_from_u64(seed);
-    init::normal(shape, 1.0, Device::cpu(), rng).unwrap()
+    let normal = Start::Normal { std: 1.0 };
+    normal.draw(shape.into(), "x", seed, Device::cpu()).unwrap()
 }
 
 fn rows(tensor: &Tensor, from: usize, to: usize) -> Tensor {
@@ -177,10 +177,7 @@ fn gradients_of_every_block_pass_gradcheck() {
         let forward = |v: &[Var]| {
             block
                 .forward(&v[0], &Sequence::default(), None)
-                .map_err(|e| match e {
-                    serpens_nn::Error::Core(e) => e,
-                    other => panic!("{other}"),
-                })
+                .map_err(Into::into)
         };
         let check = gradcheck(forward, &[x], GradCheckOptions::default()).unwrap();
         assert!(check.ok, "{name}: {check:?}");
@@ -189,13 +186,8 @@ fn gradients_of_every_block_pass_gradcheck() {
 
 #[test]
 fn a_state_of_another_model_is_refused() {
-    let rng = &mut SmallRng::seed_from_u64(1);
-    let small = MambaLmConfig::new(8, 1, 5)
-        .init(Device::cpu(), rng)
-        .unwrap();
-    let large = MambaLmConfig::new(8, 2, 5)
-        .init(Device::cpu(), rng)
-        .unwrap();
+    let small = MambaLmConfig::new(8, 1, 5).init(Device::cpu(), 1).unwrap();
+    let large = MambaLmConfig::new(8, 2, 5).init(Device::cpu(), 1).unwrap();
     let mut state = small.initial_state(1).unwrap();
     let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
     let error = large.read(&ids, &mut state).unwrap_err();
@@ -213,9 +205,7 @@ fn one_seed_gives_the_same_bits_whatever_the_number_of_threads() {
             .build()
             .unwrap();
         pool.install(|| {
-            let model = config
-                .init(Device::cpu(), &mut SmallRng::seed_from_u64(9))
-                .unwrap();
+            let model = config.init(Device::cpu(), 9).unwrap();
             let ids = Tensor::from_slice([2, 70], &tokens, Device::cpu()).unwrap();
             let logits = model
                 .forward(&ids.into(), &Sequence::default(), None)
@@ -234,7 +224,6 @@ fn one_seed_gives_the_same_bits_whatever_the_number_of_threads() {
 
 #[test]
 fn impossible_sizes_are_refused() {
-    let rng = &mut SmallRng::seed_from_u64(1);
     for (config, field) in [
         (MambaLmConfig::new(0, 1, 5), "d_model"),
         (MambaLmConfig::new(8, 1, 0), "vocab_size"),
@@ -252,7 +241,7 @@ fn impossible_sizes_are_refused() {
             "expand",
         ),
     ] {
-        let error = config.init(Device::cpu(), rng).unwrap_err().to_string();
+        let error = config.init(Device::cpu(), 1).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
     }
 }

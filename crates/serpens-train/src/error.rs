@@ -85,6 +85,9 @@ pub enum Damage {
     /// It is not what `state.json` should be.
     #[error("{0}")]
     State(#[from] serde_json::Error),
+    /// The parameters of its model cannot be read.
+    #[error(transparent)]
+    Model(#[from] serpens_nn::Error),
     /// A parameter's moments, or one of them, are missing.
     #[error("the moments of {parameter} are missing")]
     MissingMoments {

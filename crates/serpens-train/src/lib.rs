@@ -6,7 +6,6 @@
 //! ```
 //! use std::sync::atomic::AtomicBool;
 //!
-//! use rand::SeedableRng;
 //! use serpens_core::Device;
 //! use serpens_data::{InductionHeads, InductionHeadsConfig};
 //! use serpens_nn::MambaLmConfig;
@@ -16,8 +15,7 @@
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
 //! # let dir = folder.path();
 //! let task = InductionHeads::new(InductionHeadsConfig { lengths: vec![32], ..Default::default() })?;
-//! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-//! let model = MambaLmConfig::new(16, 2, 16).init(Device::cpu(), &mut rng)?;
+//! let model = MambaLmConfig::new(16, 2, 16).init(Device::cpu(), 0)?;
 //! let config = TrainConfig { steps: 5, ..Default::default() };
 //! let mut trainer = Trainer::new(NextToken, model, Box::new(task.clone()), config)?;
 //! let stop = AtomicBool::new(false); // set it, from a signal's handler say, to end the run after the current step

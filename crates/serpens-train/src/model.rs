@@ -17,7 +17,7 @@ pub trait TrainedModel: Module + Sized {
     fn to(&mut self, device: Device, precision: Precision) -> Result<()>;
 
     /// Operations of a forward pass in matrix products, for each token.
-    fn flops_per_token(&self) -> f64;
+    fn flops_per_token(&self) -> Result<f64>;
 
     /// Writes the model to the folder `dir`, made where it is missing.
     ///
@@ -41,7 +41,7 @@ impl TrainedModel for MambaLm {
         self.to(device, precision)
     }
 
-    fn flops_per_token(&self) -> f64 {
+    fn flops_per_token(&self) -> Result<f64> {
         self.flops_per_token()
     }
 

@@ -87,9 +87,7 @@ impl Objective for NextToken {
             recompute,
             ..Sequence::default()
         };
-        let logits = model
-            .forward(inputs, &sequence, None)
-            .map_err(serpens_nn::Error::into_core)?;
+        let logits = model.forward(inputs, &sequence, None)?;
         let loss = cross_entropy(logits, targets)?;
         Ok(Loss {
             value: loss.loss,

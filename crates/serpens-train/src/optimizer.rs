@@ -49,28 +49,23 @@ struct Trained<'a, M> {
 
 impl<M: Module> Parameters for Trained<'_, M> {
     fn each(&mut self, f: &mut dyn FnMut(Parameter<'_>) -> CoreResult<()>) -> CoreResult<()> {
-        let mut result = Ok(());
         self.model.visit_mut("", &mut |name, param| {
-            if result.is_err() {
-                return;
-            }
-            result = (|| {
-                let Some(gradient) = self.gradients.get(param.id())? else {
-                    return Ok(()); // the loss did not depend on this parameter
-                };
-                let (max_lr, decays) = (param.max_lr(), param.decays());
-                let (value, shadow) = param.tensors_mut();
-                f(Parameter {
-                    name,
-                    value,
-                    shadow,
-                    gradient: &gradient,
-                    weight_decay: if decays { self.weight_decay } else { 0.0 },
-                    max_lr,
-                })
-            })();
-        });
-        result
+            let Some(gradient) = self.gradients.get(param.id())? else {
+                return Ok(()); // the loss did not depend on this parameter
+            };
+            let (max_lr, decays) = (param.max_lr(), param.decays());
+            let (value, shadow) = param.tensors_mut()?;
+            f(Parameter {
+                name,
+                value,
+                shadow,
+                gradient: &gradient,
+                weight_decay: if decays { self.weight_decay } else { 0.0 },
+                max_lr,
+            })?;
+            Ok(())
+        })?;
+        Ok(())
     }
 }
 
@@ -179,11 +174,13 @@ impl AdamW {
             let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
             let parameter = name.to_owned();
             let [Some(m), Some(v)] = pair else {
-                result = Err(Damage::MissingMoments { parameter });
-                return;
+                if param.is_trained() {
+                    result = Err(Damage::MissingMoments { parameter });
+                }
+                return Ok(());
             };
             for moment in [&m, &v] {
-                if moment.shape() != param.value().shape() || moment.dtype() != DType::F32 {
+                if moment.shape() != param.shape() || moment.dtype() != DType::F32 {
                     result = Err(Damage::WrongMoment {
                         parameter: parameter.clone(),
                         dtype: moment.dtype(),
@@ -192,7 +189,8 @@ impl AdamW {
                 }
             }
             moments.insert(parameter, [m, v]);
-        });
+            Ok(())
+        })?;
         result?;
         match state.into_keys().next() {
             Some(name) => Err(Damage::SurplusMoment { name }),

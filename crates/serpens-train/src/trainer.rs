@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serpens_core::{Device, cuda};
 use serpens_data::Source;
-use serpens_nn::{Module, Precision, Recompute};
+use serpens_nn::{Module, Param, Precision, Recompute};
 use serpens_ops::cross_entropy::Totals;
 
 use crate::checkpoint;
@@ -150,7 +150,7 @@ impl<O: Objective> Trainer<O> {
         optimizer.to(device)?;
         self.engine = Engine::new(recompute);
         self.machine = Machine {
-            flops_per_token: 3.0 * model.flops_per_token(),
+            flops_per_token: 3.0 * model.flops_per_token()?,
             peak: match device {
                 Device::Cpu => None,
                 Device::Cuda(_) => cuda::properties(device)?.peak_flops(precision.activations()),
@@ -187,7 +187,7 @@ impl<O: Objective> Trainer<O> {
         run.observer.event(&Event::Started {
             step: self.step(),
             steps: self.state.config.steps,
-            parameters: self.model().parameter_count(),
+            parameters: self.model().count(Param::is_trained)?,
         })?;
         while !self.state.is_finished() && !run.stop.load(Ordering::Relaxed) {
             self.take_step()?;

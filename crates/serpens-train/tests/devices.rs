@@ -4,8 +4,6 @@
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serpens_core::Device;
 use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
@@ -45,9 +43,8 @@ fn steps(steps: u64) -> TrainConfig {
 }
 
 fn trainer(block: &BlockConfig, config: TrainConfig, compute: Compute) -> Trainer {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
     let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
-    let model = model.init(Device::Cpu, &mut rng).unwrap();
+    let model = model.init(Device::Cpu, 0).unwrap();
     Trainer::new(NextToken, model, source(), config)
         .unwrap()
         .on(compute)

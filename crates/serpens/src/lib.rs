@@ -6,15 +6,14 @@
 //! A Mamba block on a sequence, and the same sequence token by token:
 //!
 //! ```
-//! use rand::SeedableRng;
 //! use serpens::core::{Device, Tensor};
 //! use serpens::nn::blocks::{BlockConfig, MambaBlockConfig};
+//! use serpens::nn::Module;
 //! use serpens::nn::layers::Sequence;
 //!
 //! # fn main() -> serpens::nn::Result<()> {
-//! let mut rng = rand::rngs::SmallRng::seed_from_u64(0);
 //! let config = BlockConfig::Mamba(MambaBlockConfig::default());
-//! let block = config.init(8, 1.0, Device::cpu(), &mut rng)?;
+//! let block = config.plan(8, 1.0)?.init(Device::cpu(), 0)?;
 //!
 //! let x = Tensor::full([1, 3, 8], 0.5_f32, Device::cpu())?; // (batch, length, d_model)
 //! let whole = block.forward(&x.into(), &Sequence::default(), None)?;

@@ -4,32 +4,10 @@
 
 use serpens_core::{Device, cuda};
 use serpens_nn::blocks::BlockConfig;
-use serpens_nn::layers::{DtRank, InnerConfig};
 use serpens_nn::{MambaLmConfig, Recompute};
 use serpens_train::Compute;
 
 use crate::machine;
-
-/// Values of all parameters, or somewhat fewer.
-pub(crate) fn parameters(config: &MambaLmConfig) -> f64 {
-    let d = config.d_model as f64;
-    let inner = d * expand(&config.block);
-    let (projections, d_conv) = match &config.block {
-        BlockConfig::Mamba(block) => (3.0, block.d_conv),
-        BlockConfig::H3(block) => (4.0, block.d_conv),
-        BlockConfig::Plain(_) => (2.0, 0),
-    };
-    let (d_state, rank) = match config.block.inner() {
-        InnerConfig::S6(ssm) => match ssm.dt_rank {
-            DtRank::Fixed(rank) if ssm.selective_dt => (ssm.d_state, rank),
-            _ => (ssm.d_state, 0),
-        },
-        InnerConfig::S4d(ssm) => (ssm.d_state, 0),
-    };
-    let per_channel = projections * d + d_conv as f64 + d_state as f64 + 2.0 * rank as f64;
-    let tables = if config.tie_embeddings { 1.0 } else { 2.0 };
-    config.n_layer as f64 * inner * per_channel + tables * config.vocab_size as f64 * d
-}
 
 /// Bytes that a training step keeps for the gradients of this many tokens, or fewer.
 pub(crate) fn activations(config: &MambaLmConfig, tokens: f64, compute: &Compute) -> f64 {

@@ -1,6 +1,5 @@
 //! The H3 block: a shift and a state space model between multiplicative gates.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 use serpens_ops::elementwise::mul;
@@ -36,13 +35,7 @@ impl Default for H3BlockConfig {
 
 impl H3BlockConfig {
     /// A block for a model of width `d_model`; W_out starts divided by `output_divisor`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        output_divisor: f32,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<H3Block> {
+    pub fn plan(&self, d_model: usize, output_divisor: f32) -> Result<H3Block> {
         let d_inner = inner_width(d_model, self.expand)?;
         if self.d_conv == 0 {
             return Err(Error::Config {
@@ -53,14 +46,14 @@ impl H3BlockConfig {
         }
         let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(false);
         Ok(H3Block {
-            qkv_proj: linear(d_model, 3 * d_inner).init(device, rng)?,
+            qkv_proj: linear(d_model, d_inner.saturating_mul(3)).plan(),
             shift: CausalConv1dConfig::new(d_inner, self.d_conv)
                 .with_silu(false)
-                .init(device, rng)?,
-            inner: self.inner.init(d_model, d_inner, device, rng)?,
+                .plan(),
+            inner: self.inner.plan(d_model, d_inner)?,
             out_proj: linear(d_inner, d_model)
                 .with_init_divisor(output_divisor)
-                .init(device, rng)?,
+                .plan(),
             d_inner,
         })
     }

@@ -1,6 +1,5 @@
 //! The Mamba block.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::tape::recompute;
 use serpens_core::{Device, Var};
@@ -50,13 +49,7 @@ impl MambaBlockConfig {
     }
 
     /// A block for a model of width `d_model`; W_out starts divided by `output_divisor`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        output_divisor: f32,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<MambaBlock> {
+    pub fn plan(&self, d_model: usize, output_divisor: f32) -> Result<MambaBlock> {
         let d_inner = inner_width(d_model, self.expand)?;
         if self.d_conv == 0 {
             return Err(Error::Config {
@@ -67,14 +60,14 @@ impl MambaBlockConfig {
         }
         let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(self.proj_bias);
         Ok(MambaBlock {
-            in_proj: linear(d_model, 2 * d_inner).init(device, rng)?,
+            in_proj: linear(d_model, d_inner.saturating_mul(2)).plan(),
             conv1d: CausalConv1dConfig::new(d_inner, self.d_conv)
                 .with_bias(self.conv_bias)
-                .init(device, rng)?,
-            inner: self.inner.init(d_model, d_inner, device, rng)?,
+                .plan(),
+            inner: self.inner.plan(d_model, d_inner)?,
             out_proj: linear(d_inner, d_model)
                 .with_init_divisor(output_divisor)
-                .init(device, rng)?,
+                .plan(),
             d_inner,
         })
     }
@@ -118,8 +111,7 @@ impl MambaBlock {
             Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
                 let (block, plan) = (self.clone(), sequence.owned());
                 let [y] = recompute("mamba", &[&xz], move |inputs| {
-                    let y = block.mix(&inputs[0], &plan.borrow(), None);
-                    Ok([y.map_err(Error::into_core)?])
+                    Ok([block.mix(&inputs[0], &plan.borrow(), None)?])
                 })?;
                 y
             }

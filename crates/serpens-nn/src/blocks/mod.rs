@@ -4,7 +4,6 @@ mod h3;
 mod mamba;
 mod plain;
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
@@ -13,7 +12,7 @@ pub use mamba::{MambaBlock, MambaBlockConfig};
 pub use plain::{PlainBlock, PlainBlockConfig};
 
 use crate::layers::{InnerConfig, Sequence};
-use crate::{Error, Module, Param, Result};
+use crate::{Error, Module, Result, Visit, VisitMut};
 
 /// What a block remembers of the tokens it has read: one state per layer over time, in the block's order.
 pub type BlockState = Vec<Var>;
@@ -32,32 +31,15 @@ pub enum BlockConfig {
 
 impl BlockConfig {
     /// A block for a model of width `d_model`; the weights of its output projection are divided by `output_divisor`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        output_divisor: f32,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<Block> {
+    pub fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Block> {
         Ok(match self {
-            BlockConfig::Mamba(config) => Block::Mamba(Box::new(config.init(
-                d_model,
-                output_divisor,
-                device,
-                rng,
-            )?)),
-            BlockConfig::H3(config) => Block::H3(Box::new(config.init(
-                d_model,
-                output_divisor,
-                device,
-                rng,
-            )?)),
-            BlockConfig::Plain(config) => Block::Plain(Box::new(config.init(
-                d_model,
-                output_divisor,
-                device,
-                rng,
-            )?)),
+            BlockConfig::Mamba(config) => {
+                Block::Mamba(Box::new(config.plan(d_model, output_divisor)?))
+            }
+            BlockConfig::H3(config) => Block::H3(Box::new(config.plan(d_model, output_divisor)?)),
+            BlockConfig::Plain(config) => {
+                Block::Plain(Box::new(config.plan(d_model, output_divisor)?))
+            }
         })
     }
 
@@ -83,7 +65,7 @@ pub enum Block {
 }
 
 impl Module for Block {
-    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+    fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()> {
         match self {
             Block::Mamba(block) => block.visit(path, f),
             Block::H3(block) => block.visit(path, f),
@@ -91,7 +73,7 @@ impl Module for Block {
         }
     }
 
-    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+    fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()> {
         match self {
             Block::Mamba(block) => block.visit_mut(path, f),
             Block::H3(block) => block.visit_mut(path, f),
@@ -107,15 +89,6 @@ impl Block {
             Block::Mamba(block) => block.initial_state(batch, device),
             Block::H3(block) => block.initial_state(batch, device),
             Block::Plain(block) => block.initial_state(batch, device),
-        }
-    }
-
-    /// Moves what is not trained to `device`.
-    pub(crate) fn constants_to(&mut self, device: Device) -> Result<()> {
-        match self {
-            Block::Mamba(block) => block.inner.constants_to(device),
-            Block::H3(block) => block.inner.constants_to(device),
-            Block::Plain(block) => block.inner.constants_to(device),
         }
     }
 
@@ -155,16 +128,16 @@ impl Block {
     }
 }
 
-/// The inner width of a block.
+/// The inner width of a block; what exceeds the address space is told when memory is asked for.
 fn inner_width(d_model: usize, expand: usize) -> Result<usize> {
-    d_model
-        .checked_mul(expand)
-        .filter(|&width| width > 0)
-        .ok_or(Error::Config {
+    match d_model.saturating_mul(expand) {
+        0 => Err(Error::Config {
             field: "expand",
             value: expand.to_string(),
-            reason: "the inner width d_model · expand must be at least 1 and fit the machine",
-        })
+            reason: "the inner width d_model · expand must be at least 1",
+        }),
+        width => Ok(width),
+    }
 }
 
 /// The parts of a block's state, checked: their number is the block's own.
@@ -176,10 +149,10 @@ fn split<const K: usize>(state: Option<&mut BlockState>) -> Result<[Option<&mut 
     let parts: Result<&mut [Var; K], _> = state.as_mut_slice().try_into();
     match parts {
         Ok(parts) => Ok(parts.each_mut().map(Some)),
-        Err(_) => Err(Error::Config {
-            field: "state",
-            value: format!("{count} parts"),
-            reason: "the state belongs to another kind of block",
+        Err(_) => Err(Error::State {
+            what: "tensors",
+            expected: K,
+            found: count,
         }),
     }
 }

@@ -1,6 +1,5 @@
 //! The plain block: a state space model between two projections.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 use serpens_ops::elementwise::silu;
@@ -30,21 +29,15 @@ impl Default for PlainBlockConfig {
 
 impl PlainBlockConfig {
     /// A block for a model of width `d_model`; W_out starts divided by `output_divisor`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        output_divisor: f32,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<PlainBlock> {
+    pub fn plan(&self, d_model: usize, output_divisor: f32) -> Result<PlainBlock> {
         let d_inner = inner_width(d_model, self.expand)?;
         let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(false);
         Ok(PlainBlock {
-            in_proj: linear(d_model, d_inner).init(device, rng)?,
-            inner: self.inner.init(d_model, d_inner, device, rng)?,
+            in_proj: linear(d_model, d_inner).plan(),
+            inner: self.inner.plan(d_model, d_inner)?,
             out_proj: linear(d_inner, d_model)
                 .with_init_divisor(output_divisor)
-                .init(device, rng)?,
+                .plan(),
         })
     }
 }

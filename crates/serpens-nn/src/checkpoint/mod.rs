@@ -8,8 +8,6 @@ mod weights;
 use std::fs;
 use std::path::Path;
 
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use serpens_core::Device;
 
 use crate::{Error, MambaLm, MambaLmConfig, Result};
@@ -30,10 +28,8 @@ pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
 /// # Errors
 /// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the configuration's.
 pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
-    let config = load_config(dir)?;
-    // The initial values are overwritten, or the loading fails: any generator will do.
-    let mut model = config.init(device, &mut SmallRng::seed_from_u64(0))?;
-    weights::load_parameters(&mut model, dir, config.tie_embeddings)?;
+    let mut model = load_config(dir)?.plan()?;
+    weights::load_parameters(&mut model, dir, device)?;
     Ok(model)
 }
 

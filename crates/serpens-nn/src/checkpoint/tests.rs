@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use serpens_core::{Device, Tensor};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use tempfile::TempDir;
@@ -14,16 +12,16 @@ use crate::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConf
 use crate::layers::{AInit, DtRank, InnerConfig, S4dConfig, SelectiveSsmConfig};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
-    config
-        .init(Device::cpu(), &mut SmallRng::seed_from_u64(3))
-        .unwrap()
+    config.init(Device::cpu(), 3).unwrap()
 }
 
 fn parameters(model: &MambaLm) -> Vec<(String, Vec<f32>)> {
     let mut all = Vec::new();
-    model.visit("", &mut |name, param| {
-        all.push((name.to_owned(), param.value().to_vec::<f32>().unwrap()));
+    let visited = model.visit("", &mut |name, param| {
+        all.push((name.to_owned(), param.value()?.to_vec::<f32>()?));
+        Ok(())
     });
+    visited.unwrap();
     all
 }
 

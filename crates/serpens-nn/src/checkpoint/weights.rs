@@ -1,9 +1,9 @@
 //! A model's parameters in safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serpens_core::{Device, Shape, Tensor};
+use serpens_core::{Device, Tensor};
 use serpens_formats::safetensors::{open_all, write_tensors};
 
 use super::WEIGHTS_FILE;
@@ -15,59 +15,52 @@ const HEAD: &str = "lm_head.weight";
 pub(super) fn save_parameters(model: &MambaLm, path: &Path) -> Result<()> {
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     model.visit("", &mut |name, param| {
-        tensors.push((name.to_owned(), param.value().clone()));
-    });
+        if param.is_trained() {
+            tensors.push((name.to_owned(), param.value()?.clone()));
+        }
+        Ok(())
+    })?;
     Ok(write_tensors(path, &tensors)?)
 }
 
-/// Fills the model's parameters from the files in `dir`, after a look at the headers whether they fit.
-pub(super) fn load_parameters(model: &mut MambaLm, dir: &Path, tied: bool) -> Result<()> {
-    let mut wanted: BTreeMap<String, Shape> = BTreeMap::new();
+/// Fills a planned model's parameters from the files in `dir`, one after another: no value is in memory twice.
+pub(super) fn load_parameters(model: &mut MambaLm, dir: &Path, device: Device) -> Result<()> {
+    let mut wanted = BTreeSet::new();
     model.visit("", &mut |name, param| {
-        wanted.insert(name.to_owned(), param.value().shape());
-    });
+        wanted.extend(param.is_trained().then(|| name.to_owned()));
+        Ok(())
+    })?;
+    let tied = model.config().tie_embeddings;
     let files = open_all(&dir.join(WEIGHTS_FILE))?;
     let mut holders = BTreeMap::new();
     for file in &files {
-        let path = || file.path().to_owned();
         for (name, shape) in file.tensors() {
-            match wanted.get(name) {
-                None if tied && name == HEAD => continue,
-                None => {
-                    return Err(Error::SurplusParameter {
-                        path: path(),
-                        name: name.to_owned(),
-                    });
-                }
-                Some(expected) if *expected != shape => {
-                    return Err(Error::ParameterShape {
-                        path: path(),
-                        name: name.to_owned(),
-                        expected: Box::new(*expected),
-                        got: Box::new(shape),
-                    });
-                }
-                Some(_) => holders.insert(name, file),
-            };
-        }
-    }
-    if let Some(name) = wanted
-        .keys()
-        .find(|name| !holders.contains_key(name.as_str()))
-    {
-        return Err(Error::MissingParameter {
-            path: files[0].path().to_owned(),
-            name: name.clone(),
-        });
-    }
-    let mut result = Ok(());
-    model.visit_mut("", &mut |name, param| {
-        if let (Ok(()), Some(file)) = (&result, holders.get(name)) {
-            match file.tensor(name, Device::Cpu) {
-                Ok(value) => *param.value_mut() = value,
-                Err(error) => result = Err(error.into()),
+            if wanted.contains(name) {
+                holders.insert(name, (file, shape));
+            } else if !(tied && name == HEAD) {
+                return Err(Error::SurplusParameter {
+                    path: file.path().to_owned(),
+                    name: name.to_owned(),
+                });
             }
         }
-    });
-    result
+    }
+    model.visit_mut("", &mut |name, param| {
+        if !param.is_trained() {
+            return param.fill(name, device, 0);
+        }
+        match holders.get(name) {
+            Some((file, shape)) if *shape == param.shape() => param.set(file.tensor(name, device)?),
+            Some((file, shape)) => Err(Error::ParameterShape {
+                path: file.path().to_owned(),
+                name: name.to_owned(),
+                expected: Box::new(param.shape()),
+                got: Box::new(*shape),
+            }),
+            None => Err(Error::MissingParameter {
+                path: dir.join(WEIGHTS_FILE),
+                name: name.to_owned(),
+            }),
+        }
+    })
 }

@@ -1,12 +1,11 @@
 //! The short causal convolution over time.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
 use super::Sequence;
-use crate::{Param, Result, init, module};
+use crate::{Param, Result, Start, module};
 
 /// Configures a [`CausalConv1d`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,19 +39,16 @@ impl CausalConv1dConfig {
         self
     }
 
-    /// Weights and bias uniform in ±width^-1/2.
-    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<CausalConv1d> {
+    /// Weights and bias start uniform in ±width^-1/2.
+    pub fn plan(&self) -> CausalConv1d {
         let bound = (self.width.max(1) as f32).sqrt().recip();
-        let weight = init::uniform([self.channels, 1, self.width], bound, device, rng)?;
-        let bias = self
-            .bias
-            .then(|| init::uniform([self.channels], bound, device, rng).map(Param::without_decay))
-            .transpose()?;
-        Ok(CausalConv1d {
-            weight: Param::new(weight),
-            bias,
+        let start = Start::Uniform { bound };
+        let bias = Param::new([self.channels], start.clone()).without_decay();
+        CausalConv1d {
+            weight: Param::new([self.channels, 1, self.width], start),
+            bias: self.bias.then_some(bias),
             silu: self.silu,
-        })
+        }
     }
 }
 
@@ -69,7 +65,7 @@ module!(CausalConv1d { weight => "weight", bias => "bias" });
 impl CausalConv1d {
     /// The state before the first token: zeros (batch, width - 1, channels).
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        let [channels, _, width] = *self.weight.value().shape() else {
+        let [channels, _, width] = *self.weight.shape() else {
             unreachable!("the weight was made with three axes");
         };
         let state = Tensor::zeros([batch, width - 1, channels], DType::F32, device)?;
@@ -86,7 +82,7 @@ impl CausalConv1d {
         sequence: &Sequence<'_>,
         state: Option<&mut Var>,
     ) -> Result<Var> {
-        let bias = self.bias.as_ref().map(Param::var);
+        let bias = self.bias.as_ref().map(Param::var).transpose()?;
         let options = ConvOptions {
             silu: self.silu,
             starts: sequence.starts,
@@ -94,7 +90,7 @@ impl CausalConv1d {
         };
         let output = causal_conv1d(
             x,
-            &self.weight.var(),
+            &self.weight.var()?,
             bias.as_ref(),
             state.as_deref(),
             &options,

@@ -1,11 +1,10 @@
 //! Rows of a table by token id.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
-use serpens_core::{Device, Var};
+use serpens_core::Var;
 use serpens_ops::embedding::embedding;
 
-use crate::{Param, Result, init, module};
+use crate::{Param, Result, Start, module};
 
 /// Configures an [`Embedding`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,16 +38,16 @@ impl EmbeddingConfig {
         self
     }
 
-    /// Values normal with mean 0.
-    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<Embedding> {
-        let weight = init::normal([self.vocab_size, self.d_model], self.std, device, rng)?;
-        let weight = Param::new(weight);
-        Ok(Embedding {
+    /// Values start normal with mean 0.
+    pub fn plan(&self) -> Embedding {
+        let start = Start::Normal { std: self.std };
+        let weight = Param::new([self.vocab_size, self.d_model], start);
+        Embedding {
             weight: match self.tied_head {
                 true => weight.as_matrix(),
                 false => weight,
             },
-        })
+        }
     }
 }
 
@@ -64,6 +63,6 @@ impl Embedding {
     /// # Shapes
     /// (…) of u32 → (…, d_model)
     pub fn forward(&self, ids: &Var) -> Result<Var> {
-        Ok(embedding(ids, &self.weight.var())?)
+        Ok(embedding(ids, &self.weight.var()?)?)
     }
 }

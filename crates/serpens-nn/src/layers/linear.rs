@@ -1,10 +1,9 @@
 //! y = x Wᵀ + b.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
+use serpens_core::Var;
 
-use crate::{Param, Result, init, module};
+use crate::{Param, Result, Start, module};
 
 /// Configures a [`Linear`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,18 +37,14 @@ impl LinearConfig {
         self
     }
 
-    /// Weights uniform in ±inputs^-1/2 / divisor, bias zero.
-    pub fn init(&self, device: Device, rng: &mut dyn Rng) -> Result<Linear> {
+    /// Weights start uniform in ±inputs^-1/2 / divisor, the bias zero.
+    pub fn plan(&self) -> Linear {
         let bound = (self.inputs.max(1) as f32).sqrt().recip() / self.divisor;
-        let weight = init::uniform([self.outputs, self.inputs], bound, device, rng)?;
-        let bias = self
-            .bias
-            .then(|| Tensor::zeros([self.outputs], DType::F32, device).map(Param::without_decay))
-            .transpose()?;
-        Ok(Linear {
-            weight: Param::new(weight).as_matrix(),
-            bias,
-        })
+        let bias = Param::new([self.outputs], Start::Constant(0.0)).without_decay();
+        Linear {
+            weight: Param::new([self.outputs, self.inputs], Start::Uniform { bound }).as_matrix(),
+            bias: self.bias.then_some(bias),
+        }
     }
 }
 
@@ -66,7 +61,7 @@ impl Linear {
     /// # Shapes
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
-        let bias = self.bias.as_ref().map(Param::var);
+        let bias = self.bias.as_ref().map(Param::var).transpose()?;
         self.weight.linear(x, bias.as_ref())
     }
 }

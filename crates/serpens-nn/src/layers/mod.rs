@@ -14,4 +14,4 @@ pub use linear::{Linear, LinearConfig};
 pub use norm::{RmsNorm, RmsNormConfig};
 pub use s4d::{S4d, S4dConfig};
 pub use selective_ssm::{AInit, DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
-pub use sequence::{Inner, InnerConfig, Sequence, StepSize};
+pub use sequence::{Inner, InnerConfig, Sequence};

@@ -1,10 +1,10 @@
 //! Root-mean-square normalisation.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
+use serpens_core::{DType, Var};
 use serpens_ops::rms_norm::{RmsNormOutput, rms_norm};
 
-use crate::{Param, Result, module};
+use crate::{Param, Result, Start, module};
 
 /// Configures an [`RmsNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,20 +25,19 @@ impl RmsNormConfig {
         self
     }
 
-    /// Weights of one.
-    pub fn init(&self, device: Device) -> Result<RmsNorm> {
-        let weight = Tensor::full([self.d_model], 1.0_f32, device)?;
-        Ok(RmsNorm {
-            weight: Param::without_decay(weight),
+    /// Weights start at one.
+    pub fn plan(&self) -> RmsNorm {
+        RmsNorm {
+            weight: Param::new([self.d_model], Start::Constant(1.0)).without_decay(),
             eps: self.eps,
-        })
+        }
     }
 }
 
 /// y = h / √(mean h² + eps) ⊙ w with h = x + residual. See [`serpens_ops::rms_norm`].
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
-    weight: Param, // (d_model)
+    pub(crate) weight: Param, // (d_model)
     eps: f32,
 }
 
@@ -50,6 +49,12 @@ impl RmsNorm {
     /// # Shapes
     /// (…, d_model), (…, d_model) → (…, d_model), (…, d_model)
     pub fn forward(&self, x: &Var, residual: Option<&Var>, output: DType) -> Result<RmsNormOutput> {
-        Ok(rms_norm(x, residual, &self.weight.var(), self.eps, output)?)
+        Ok(rms_norm(
+            x,
+            residual,
+            &self.weight.var()?,
+            self.eps,
+            output,
+        )?)
     }
 }

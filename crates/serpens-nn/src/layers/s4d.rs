@@ -1,15 +1,13 @@
 //! S4D: the time-invariant diagonal state space model, the selective layer's twin.
 
-use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::elementwise::{exp, neg_exp};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 
-use super::StepSize;
 use super::selective_ssm::check_state;
-use crate::{Error, Param, Result, init, module};
+use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// Configures an [`S4d`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,46 +47,32 @@ impl S4dConfig {
     }
 
     /// The layer over `channels`.
-    pub fn init(&self, channels: usize, device: Device, rng: &mut dyn Rng) -> Result<S4d> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a state size that the kernels do not take.
+    pub fn plan(&self, channels: usize) -> Result<S4d> {
         check_state(self.d_state)?;
         let shape = [channels, self.d_state];
-        let (low, high) = (self.dt.min.ln(), self.dt.max.ln());
-        let log_dt: Vec<f32> = (0..channels)
-            .map(|_| low + (high - low) * rng.random::<f32>())
-            .collect();
-        let rows = |value: &dyn Fn(usize) -> f32| -> Result<Tensor> {
-            let row: Vec<f32> = (0..self.d_state).map(value).collect();
-            Ok(Tensor::from_slice(shape, &row.repeat(channels), device)?)
-        };
+        let rows = |value: fn(usize) -> f32| Start::Row((0..self.d_state).map(value).collect());
         let a_log = match self.complex {
-            true => rows(&|_| -std::f32::consts::LN_2)?,
-            false => rows(&|n| ((n + 1) as f32).ln())?,
+            true => Start::Constant(-std::f32::consts::LN_2),
+            false => rows(|n| ((n + 1) as f32).ln()),
         };
-        let a_imag = self
-            .complex
-            .then(|| rows(&|n| std::f32::consts::PI * n as f32))
-            .transpose()?;
+        let a_imag = rows(|n| std::f32::consts::PI * n as f32);
         // A complex C has unit variance shared by its two parts.
-        let deviation = if self.complex { 0.5_f32.sqrt() } else { 1.0 };
-        let mut gaussian = || init::normal(shape, deviation, device, rng).map(Param::new);
-        let c = gaussian()?;
-        let c_imag = self.complex.then(&mut gaussian).transpose()?;
-        let b = Tensor::full(shape, 1.0_f32, device)?;
-        let b_imag = self
-            .complex
-            .then(|| Tensor::zeros(shape, DType::F32, device))
-            .transpose()?;
-        let slow = |value| Param::without_decay(value).with_max_lr(self.max_lr);
+        let std = if self.complex { 0.5_f32.sqrt() } else { 1.0 };
+        let c = || Param::new(shape, Start::Normal { std });
+        let slow = |param: Param| param.without_decay().with_max_lr(self.max_lr);
+        let b = |value| slow(Param::new(shape, Start::Constant(value))).trained(self.train_b);
         Ok(S4d {
-            log_dt: slow(Tensor::from_slice([channels], &log_dt, device)?),
-            a_log: slow(a_log),
-            a_imag: a_imag.map(slow),
-            b: self.train_b.then(|| slow(b.clone())),
-            b_imag: b_imag.clone().filter(|_| self.train_b).map(slow),
-            constant_b: (b, b_imag),
-            c,
-            c_imag,
-            d: Param::without_decay(init::normal([channels], 1.0, device, rng)?),
+            log_dt: slow(Param::new([channels], Start::LogStep(self.dt))),
+            a_log: slow(Param::new(shape, a_log)),
+            a_imag: self.complex.then(|| slow(Param::new(shape, a_imag))),
+            b: b(1.0),
+            b_imag: self.complex.then(|| b(0.0)),
+            c: c(),
+            c_imag: self.complex.then(c),
+            d: Param::new([channels], Start::Normal { std: 1.0 }).without_decay(),
             channels,
             d_state: self.d_state,
         })
@@ -103,9 +87,8 @@ pub struct S4d {
     log_dt: Param,         // (channels)
     a_log: Param,          // (channels, N): Re A = -exp(A_log)
     a_imag: Option<Param>, // (channels, N)
-    b: Option<Param>,      // (channels, N)
+    b: Param,              // (channels, N)
     b_imag: Option<Param>, // (channels, N)
-    constant_b: (Tensor, Option<Tensor>),
     c: Param,              // (channels, N)
     c_imag: Option<Param>, // (channels, N)
     d: Param,              // (channels)
@@ -125,15 +108,6 @@ module!(S4d {
 });
 
 impl S4d {
-    /// Moves the B that is not trained to `device`.
-    pub(super) fn constants_to(&mut self, device: Device) -> Result<()> {
-        let (b, b_imag) = &mut self.constant_b;
-        for constant in std::iter::once(b).chain(b_imag) {
-            *constant = constant.to(device)?;
-        }
-        Ok(())
-    }
-
     /// The state before the first token: zeros (batch, channels, N), or 2 N where A is complex.
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         let planes = if self.a_imag.is_some() { 2 } else { 1 };
@@ -150,20 +124,12 @@ impl S4d {
     /// # Errors
     /// [`Error::Unsupported`] for gradients through the recurrence: train without a state.
     pub fn forward(&self, x: &Var, state: Option<&mut Var>) -> Result<Var> {
-        let dt = exp(&self.log_dt.var().on(x))?;
-        let a = neg_exp(&self.a_log.var().on(x))?;
-        let a_imag = self.a_imag.as_ref().map(Param::var);
-        let b = self
-            .b
-            .as_ref()
-            .map_or_else(|| Var::from(self.constant_b.0.clone()), Param::var);
-        let b_imag = self
-            .b_imag
-            .as_ref()
-            .map(Param::var)
-            .or_else(|| self.constant_b.1.clone().map(Var::from));
-        let (c, c_imag) = (self.c.var(), self.c_imag.as_ref().map(Param::var));
-        let d = self.d.var();
+        let dt = exp(&self.log_dt.var()?.on(x))?;
+        let a = neg_exp(&self.a_log.var()?.on(x))?;
+        let imaginary = |param: &Option<Param>| param.as_ref().map(Param::var).transpose();
+        let (a_imag, b_imag) = (imaginary(&self.a_imag)?, imaginary(&self.b_imag)?);
+        let (b, c, c_imag) = (self.b.var()?, self.c.var()?, imaginary(&self.c_imag)?);
+        let d = self.d.var()?;
         let system = LtiSystem {
             dt: &dt,
             a: &a,

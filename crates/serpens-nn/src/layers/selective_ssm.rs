@@ -1,14 +1,13 @@
 //! S6: the selective state space model.
 
-use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
-use super::{Linear, LinearConfig, Sequence, StepSize};
-use crate::{Error, Param, Result, init};
+use super::{Linear, LinearConfig, Sequence};
+use crate::{Error, Param, Result, Start, StepSize};
 
 /// The rank R of the projection that makes Δ from the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,14 +107,12 @@ impl SelectiveSsmConfig {
         }
     }
 
-    /// The layer over `d_inner` channels of a model of width `d_model`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        d_inner: usize,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<SelectiveSsm> {
+    /// The layer over `d_inner` channels of a model of width `d_model`. W_Δ starts uniform in ±R^-1/2, its bias so that softplus
+    /// gives the wanted step sizes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a state size that the kernels do not take.
+    pub fn plan(&self, d_model: usize, d_inner: usize) -> Result<SelectiveSsm> {
         check_state(self.d_state)?;
         let complex = self.a_init == AInit::Complex;
         let width = if complex { 2 } else { 1 } * self.d_state; // of B and of C
@@ -123,85 +120,36 @@ impl SelectiveSsmConfig {
             true => self.dt_rank.resolve(d_model),
             false => 0,
         };
-        let mut constant = |selective: bool| -> Result<Option<Param>> {
-            (!selective)
-                .then(|| init::normal([width], 1.0, device, rng).map(Param::new))
-                .transpose()
+        let constant =
+            |selective: bool| (!selective).then(|| Param::new([width], Start::Normal { std: 1.0 }));
+        let (b, c) = (constant(self.selective_b), constant(self.selective_c));
+        let selected = usize::from(b.is_none()) + usize::from(c.is_none());
+        let projected = rank.saturating_add(width * selected);
+        let x_proj = LinearConfig::new(d_inner, projected).with_bias(false);
+        let bound = (rank.max(1) as f32).sqrt().recip();
+        let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
+        let rows = |value: fn(usize) -> f32| Start::Row((0..self.d_state).map(value).collect());
+        let a_log = match self.a_init {
+            AInit::Real => rows(|n| ((n + 1) as f32).ln()),
+            AInit::Half | AInit::Complex => Start::Constant(-std::f32::consts::LN_2),
+            AInit::Random => Start::Normal { std: 1.0 },
         };
-        let (b, c) = (constant(self.selective_b)?, constant(self.selective_c)?);
-        let projected = rank + width * (usize::from(b.is_none()) + usize::from(c.is_none()));
-        let x_proj = (projected > 0)
-            .then(|| {
-                LinearConfig::new(d_inner, projected)
-                    .with_bias(false)
-                    .init(device, rng)
-            })
-            .transpose()?;
-        let dt_proj = self.init_dt_proj(rank, d_inner, device, rng)?;
-        let (a_log, a_imag) = self.init_a(d_inner, device, rng)?;
+        let a_imag = rows(|n| std::f32::consts::PI * n as f32);
+        let system = |shape, start| Param::new(shape, start).without_decay();
         Ok(SelectiveSsm {
-            x_proj,
-            dt_proj,
-            a_log: Param::without_decay(a_log),
-            a_imag: a_imag.map(Param::without_decay),
-            d: Param::without_decay(Tensor::full([d_inner], 1.0_f32, device)?),
+            x_proj: (projected > 0).then(|| x_proj.plan()),
+            dt_proj: DtProj {
+                weight: (rank > 0).then_some(dt),
+                bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),
+            },
+            a_log: system([d_inner, self.d_state], a_log),
+            a_imag: complex.then(|| system([d_inner, self.d_state], a_imag)),
+            d: Param::new([d_inner], Start::Constant(1.0)).without_decay(),
             b,
             c,
             d_inner,
             d_state: self.d_state,
             rank,
-        })
-    }
-
-    /// W_Δ uniform in ±R^-1/2, and the bias so that softplus gives the wanted step sizes.
-    fn init_dt_proj(
-        &self,
-        rank: usize,
-        d_inner: usize,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<DtProj> {
-        let bound = (rank.max(1) as f32).sqrt().recip();
-        let weight = (rank > 0)
-            .then(|| {
-                let weight = init::uniform([d_inner, rank], bound, device, rng)?;
-                Ok::<_, Error>(Param::new(weight).as_matrix())
-            })
-            .transpose()?;
-        let (low, high) = (self.dt.min.ln(), self.dt.max.ln());
-        let steps: Vec<f32> = (0..d_inner)
-            .map(|_| {
-                let dt = (low + (high - low) * rng.random::<f32>()).exp();
-                let dt = dt.max(self.dt.floor);
-                dt + (-(-dt).exp_m1()).ln() // softplus⁻¹
-            })
-            .collect();
-        Ok(DtProj {
-            weight,
-            bias: Param::without_decay(Tensor::from_slice([d_inner], &steps, device)?),
-        })
-    }
-
-    /// log(-Re A) and, where it is complex, Im A.
-    fn init_a(
-        &self,
-        d_inner: usize,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let shape = [d_inner, self.d_state];
-        let rows = |value: fn(usize) -> f32| -> Result<Tensor> {
-            let row: Vec<f32> = (0..self.d_state).map(value).collect();
-            Ok(Tensor::from_slice(shape, &row.repeat(d_inner), device)?)
-        };
-        Ok(match self.a_init {
-            AInit::Real => (rows(|n| ((n + 1) as f32).ln())?, None),
-            AInit::Half => (rows(|_| -std::f32::consts::LN_2)?, None),
-            AInit::Random => (init::normal(shape, 1.0, device, rng)?, None),
-            AInit::Complex => (
-                rows(|_| -std::f32::consts::LN_2)?,
-                Some(rows(|n| std::f32::consts::PI * n as f32)?),
-            ),
         })
     }
 }
@@ -294,16 +242,16 @@ impl SelectiveSsm {
                     Ok(projected.columns(next - width..next)?)
                 }
                 (Some(param), _) => {
-                    let rows = broadcast_rows(&param.var().on(x), x.shape().with_cols(width))?;
+                    let rows = broadcast_rows(&param.var()?.on(x), x.shape().with_cols(width))?;
                     Ok(cast(&rows, x.dtype())?)
                 }
                 (None, None) => unreachable!("x_proj exists where B or C is selective"),
             }
         };
         let (b, c) = (part(&self.b)?, part(&self.c)?);
-        let a = neg_exp(&self.a_log.var().on(x))?;
-        let a_imag = self.a_imag.as_ref().map(Param::var);
-        let (d, bias) = (self.d.var(), self.dt_proj.bias.var());
+        let a = neg_exp(&self.a_log.var()?.on(x))?;
+        let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
+        let (d, bias) = (self.d.var()?, self.dt_proj.bias.var()?);
         if let Some(trace) = sequence.trace {
             trace.borrow_mut().push(self.trace(&delta)?);
         }
@@ -344,7 +292,7 @@ impl SelectiveSsm {
     }
 
     fn trace(&self, delta: &Var) -> Result<SelectionTrace> {
-        let bias = self.dt_proj.bias.value().as_slice::<f32>()?;
+        let bias = self.dt_proj.bias.value()?.as_slice::<f32>()?;
         let mut steps = vec![0.0; delta.shape().count()];
         let mat = delta.mat()?;
         for (i, row) in steps.chunks_mut(self.d_inner).enumerate() {
@@ -354,7 +302,7 @@ impl SelectiveSsm {
         }
         let mut delta = vec![0.0; steps.len()];
         simd::map(Softplus, &steps, &mut delta);
-        let a_log = self.a_log.value().as_slice::<f32>()?;
+        let a_log = self.a_log.value()?.as_slice::<f32>()?;
         Ok(SelectionTrace {
             delta,
             a: a_log.iter().map(|log| -log.exp()).collect(),

@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 use serpens_ops::Starts;
 use serpens_ops::elementwise::silu_mul;
 
 use super::{S4d, S4dConfig, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
-use crate::{Error, Module, Param, Recompute, Result};
+use crate::{Error, Module, Recompute, Result, Visit, VisitMut};
 
 /// How a layer is to read a sequence.
 #[derive(Clone, Copy, Default)]
@@ -50,28 +49,6 @@ impl OwnedSequence {
     }
 }
 
-/// The range of initial step sizes Δ.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StepSize {
-    /// Smallest.
-    pub min: f32,
-    /// Largest.
-    pub max: f32,
-    /// No initial value is below this.
-    pub floor: f32,
-}
-
-impl Default for StepSize {
-    fn default() -> Self {
-        Self {
-            min: 1e-3,
-            max: 0.1,
-            floor: 1e-4,
-        }
-    }
-}
-
 /// Which state space model a block is built around.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -84,18 +61,10 @@ pub enum InnerConfig {
 
 impl InnerConfig {
     /// The layer over `d_inner` channels of a model of width `d_model`.
-    pub fn init(
-        &self,
-        d_model: usize,
-        d_inner: usize,
-        device: Device,
-        rng: &mut dyn Rng,
-    ) -> Result<Inner> {
+    pub fn plan(&self, d_model: usize, d_inner: usize) -> Result<Inner> {
         Ok(match self {
-            InnerConfig::S6(config) => {
-                Inner::S6(Box::new(config.init(d_model, d_inner, device, rng)?))
-            }
-            InnerConfig::S4d(config) => Inner::S4d(Box::new(config.init(d_inner, device, rng)?)),
+            InnerConfig::S6(config) => Inner::S6(Box::new(config.plan(d_model, d_inner)?)),
+            InnerConfig::S4d(config) => Inner::S4d(Box::new(config.plan(d_inner)?)),
         })
     }
 }
@@ -110,14 +79,14 @@ pub enum Inner {
 }
 
 impl Module for Inner {
-    fn visit(&self, path: &str, f: &mut dyn FnMut(&str, &Param)) {
+    fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()> {
         match self {
             Inner::S6(layer) => layer.visit(path, f),
             Inner::S4d(layer) => layer.visit(path, f),
         }
     }
 
-    fn visit_mut(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut Param)) {
+    fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()> {
         match self {
             Inner::S6(layer) => layer.visit_mut(path, f),
             Inner::S4d(layer) => layer.visit_mut(path, f),
@@ -126,14 +95,6 @@ impl Module for Inner {
 }
 
 impl Inner {
-    /// Moves what is not trained to `device`.
-    pub(crate) fn constants_to(&mut self, device: Device) -> Result<()> {
-        match self {
-            Inner::S6(_) => Ok(()),
-            Inner::S4d(layer) => layer.constants_to(device),
-        }
-    }
-
     /// The state before the first token.
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         match self {

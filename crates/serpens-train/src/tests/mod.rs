@@ -10,8 +10,6 @@ mod training;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serpens_core::Device;
 use serpens_data::{InductionHeads, InductionHeadsConfig, Source};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
@@ -25,8 +23,7 @@ const VOCAB: usize = 8;
 
 fn model(vocab: usize) -> MambaLm {
     let config = MambaLmConfig::new(16, 2, vocab);
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    config.init(Device::cpu(), &mut rng).unwrap()
+    config.init(Device::cpu(), 1).unwrap()
 }
 
 fn task() -> InductionHeads {
@@ -112,13 +109,15 @@ fn run(trainer: &mut Trainer, dir: Option<&Path>) -> Result<Heard> {
 /// Every parameter's bits.
 fn bits(model: &impl Module) -> Vec<(String, Vec<u32>)> {
     let mut all = Vec::new();
-    model.visit("", &mut |name, param| {
-        let values = param.value().as_slice::<f32>().unwrap();
+    let visited = model.visit("", &mut |name, param| {
+        let values = param.value()?.as_slice::<f32>()?;
         all.push((
             name.to_owned(),
             values.iter().map(|x| x.to_bits()).collect(),
         ));
+        Ok(())
     });
+    visited.unwrap();
     all
 }
 

@@ -1,5 +1,5 @@
 use serpens_core::{Gradients, Tape, Tensor};
-use serpens_nn::{Param, module};
+use serpens_nn::{Module, Param, Start, module};
 
 use super::*;
 use crate::AdamW;
@@ -52,6 +52,10 @@ fn tensor(values: &[f32]) -> Tensor {
     Tensor::from_slice([values.len()], values, Device::cpu()).unwrap()
 }
 
+fn param(values: &[f32]) -> Param {
+    Param::new([values.len()], Start::Row(values.to_vec()))
+}
+
 #[test]
 fn steps_over_a_module_are_those_of_a_plain_loop() {
     for clip in [0.0, 0.5, 100.0] {
@@ -62,16 +66,17 @@ fn steps_over_a_module_are_those_of_a_plain_loop() {
         };
         let (w, b) = (wave(37, 0.2), wave(5, 0.9));
         let mut module = Two {
-            weight: Param::new(tensor(&w)),
-            bias: Param::without_decay(tensor(&b)),
+            weight: param(&w),
+            bias: param(&b).without_decay(),
         };
+        module.fill(Device::cpu(), 0).unwrap();
         let mut expected = [Reference::new(&w, 0.3), Reference::new(&b, 0.0)];
         let mut optimizer = AdamW::new(config);
         for t in 1..=8 {
             let lr = 0.01 * t as f32;
             let parts = [wave(37, t as f32), wave(5, -t as f32)];
             let mut gradients = Gradients::new();
-            let vars = [module.weight.var(), module.bias.var()];
+            let vars = [&module.weight, &module.bias].map(|param| param.var().unwrap());
             let seeds = vars
                 .iter()
                 .zip(&parts)
@@ -96,6 +101,7 @@ fn steps_over_a_module_are_those_of_a_plain_loop() {
         for (param, reference) in [&module.weight, &module.bias].into_iter().zip(&expected) {
             for (got, want) in param
                 .value()
+                .unwrap()
                 .as_slice::<f32>()
                 .unwrap()
                 .iter()
@@ -114,16 +120,20 @@ fn steps_over_a_module_are_those_of_a_plain_loop() {
 #[test]
 fn a_parameter_without_gradient_stays() {
     let mut module = Two {
-        weight: Param::new(tensor(&[1.0, 2.0])),
-        bias: Param::new(tensor(&[3.0])),
+        weight: param(&[1.0, 2.0]),
+        bias: param(&[3.0]),
     };
+    module.fill(Device::cpu(), 0).unwrap();
     let mut gradients = Gradients::new();
-    let bias = module.bias.var();
+    let bias = module.bias.var().unwrap();
     let seeds = vec![(&bias, tensor(&[1.0]))];
     Tape::new().backward_from(seeds, &mut gradients).unwrap();
     AdamW::new(AdamWConfig::default())
         .step(&mut module, &mut gradients, 0.1)
         .unwrap();
-    assert_eq!(module.weight.value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
-    assert!(module.bias.value().to_vec::<f32>().unwrap()[0] < 3.0);
+    assert_eq!(
+        module.weight.value().unwrap().to_vec::<f32>().unwrap(),
+        [1.0, 2.0]
+    );
+    assert!(module.bias.value().unwrap().to_vec::<f32>().unwrap()[0] < 3.0);
 }

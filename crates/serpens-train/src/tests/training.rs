@@ -112,11 +112,13 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
     run(&mut trainer, Some(run_dir.path())).unwrap();
     let good = bits(trainer.model());
     trainer.state.config.steps = 10;
-    trainer.learner.model.visit_mut("", &mut |name, param| {
+    let poisoned = trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
-            param.value_mut().make_mut::<f32>().unwrap()[0] = f32::NAN;
+            param.value_mut()?.make_mut::<f32>()?[0] = f32::NAN;
         }
+        Ok(())
     });
+    poisoned.unwrap();
     let error = run(&mut trainer, Some(run_dir.path())).err().unwrap();
     assert!(
         matches!(&error, Error::NotFinite { what, step: 4, .. } if what == "the loss"),
@@ -137,12 +139,14 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     run(&mut trainer, None).unwrap();
     trainer.state.config.steps = 10;
     // The loss is finite still, the square of the gradient is not.
-    trainer.learner.model.visit_mut("", &mut |name, param| {
+    let enlarged = trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
-            let weight = param.value_mut().make_mut::<f32>().unwrap();
+            let weight = param.value_mut()?.make_mut::<f32>()?;
             weight.iter_mut().for_each(|x| *x = 1e25);
         }
+        Ok(())
     });
+    enlarged.unwrap();
     let before = bits(trainer.model());
     let error = run(&mut trainer, None).err().unwrap();
     let what = "the gradient's norm";

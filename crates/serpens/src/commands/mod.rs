@@ -10,7 +10,7 @@ mod train;
 use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
-use serpens_nn::{MambaLm, checkpoint};
+use serpens_nn::{MambaLm, Module, Param, checkpoint};
 
 use crate::cli::{Cli, Command};
 use crate::output::shell_word;
@@ -84,18 +84,24 @@ fn why_no_model(path: &Path) -> String {
 /// Reads the model in this folder.
 fn load(dir: &Path) -> Result<MambaLm> {
     check_loadable(dir)?;
-    checkpoint::load(dir, Device::cpu()).map_err(|error| match error {
+    checkpoint::load(dir, Device::cpu()).map_err(|error| wrong_config(dir, error))
+}
+
+fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
+    match error {
         serpens_nn::Error::Config { .. } => Error::WrongModel {
             path: dir.join(checkpoint::CONFIG_FILE),
             reason: error.to_string(),
         },
         error => error.into(),
-    })
+    }
 }
 
 /// Refuses a model that the memory cannot hold, before anything is allocated for it.
 fn check_loadable(dir: &Path) -> Result<()> {
-    let weights = 4.0 * size::parameters(&checkpoint::load_config(dir)?);
+    let plan = checkpoint::load_config(dir).and_then(|config| config.plan());
+    let plan = plan.map_err(|error| wrong_config(dir, error))?;
+    let weights = 4.0 * plan.count(Param::is_trained)? as f64;
     if size::fits(weights, Device::Cpu) {
         return Ok(());
     }

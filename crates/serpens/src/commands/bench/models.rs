@@ -1,10 +1,8 @@
 //! Whole models: training steps, and reading a prompt.
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serpens_core::{Device, Gradients, Tape, Tensor};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLm, MambaLmConfig, Module};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, Param};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_train::{AdamW, AdamWConfig};
 
@@ -19,7 +17,7 @@ const TRAINED: [(&str, usize, usize, usize, usize, usize); 2] = [
 ];
 
 fn model(config: &MambaLmConfig) -> Result<MambaLm> {
-    Ok(config.init(Device::cpu(), &mut ChaCha8Rng::seed_from_u64(0))?)
+    Ok(config.init(Device::cpu(), 0)?)
 }
 
 fn tokens(count: usize, vocabulary: usize) -> Vec<u32> {
@@ -28,22 +26,12 @@ fn tokens(count: usize, vocabulary: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Multiply-adds of all weight matrices for one token, times two.
-fn flops_per_token(model: &MambaLm) -> f64 {
-    let mut count = 0;
-    model.visit("", &mut |name, param| {
-        let matrix = name.ends_with("proj.weight") || name.contains("embeddings");
-        count += if matrix { param.value().len() } else { 0 };
-    });
-    2.0 * count as f64
-}
-
 /// Tokens per second of full training steps: forward, loss, backward, clipping, AdamW.
 pub(super) fn train(timer: Timer, machine: &Machine) -> Result<Table> {
     let mut rows = Vec::new();
     for (name, width, layers, vocabulary, batch, length) in TRAINED {
         let mut model = model(&MambaLmConfig::new(width, layers, vocabulary))?;
-        let flops = 3.0 * flops_per_token(&model);
+        let flops = 3.0 * model.flops_per_token()?;
         let mut optimizer = AdamW::new(AdamWConfig::default());
         let mut gradients = Gradients::new();
         let ids = tokens(batch * length, vocabulary);
@@ -100,7 +88,7 @@ pub(super) fn prompt(timer: Timer, machine: &Machine) -> Result<Table> {
     const LENGTH: usize = 512;
     Device::cpu().release_unused();
     let model = model(&MambaLmConfig::new(768, 24, 50_280))?;
-    let weights = 4.0 * model.parameter_count() as f64;
+    let weights = 4.0 * model.count(Param::is_trained)? as f64;
     let ids = tokens(LENGTH, 50_280);
     let ids = Tensor::from_slice([1, LENGTH], &ids, Device::cpu())?;
     let mut failed = None;
@@ -117,7 +105,7 @@ pub(super) fn prompt(timer: Timer, machine: &Machine) -> Result<Table> {
     }
     let rate = LENGTH as f64 / seconds;
     // The head reads the last position only.
-    let backbone = flops_per_token(&model) - 2.0 * 768.0 * 50_280.0;
+    let backbone = model.flops_per_token()? - 2.0 * 768.0 * 50_280.0;
     let held = Device::cpu().memory().high_water as f64;
     let mut row = Row::new(
         "130m shape: 24 × 768, V 50280, prompt of 512",

@@ -1,7 +1,7 @@
 //! Everything that can be refused before a run's folder is made.
 
 use serpens_data::{ByteCorpus, InductionHeads, InductionHeadsConfig, Split};
-use serpens_nn::{MambaLmConfig, Module};
+use serpens_nn::{MambaLmConfig, Module, Param};
 use serpens_train::Compute;
 
 use super::job::{self, PIECE, STREAMS};
@@ -19,7 +19,7 @@ pub(super) fn check(recipe: &Recipe, compute: &Compute) -> Result<()> {
     check_vocabulary(recipe, source.bounds().inputs)?;
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
         check_size(model, tokens(&recipe.task), compute)?;
-        check_start(model, recipe.seed)?;
+        check_start(model)?;
     }
     Ok(())
 }
@@ -91,7 +91,8 @@ fn tokens(task: &Task) -> f64 {
 /// Refuses models and batches that cannot be held in memory.
 fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
     let (device, memory) = (compute.device, size::owner(compute.device));
-    if !size::fits(TRAINED_BYTES * size::parameters(model), device) {
+    let values = model.plan()?.count(Param::is_trained)?;
+    if !size::fits(TRAINED_BYTES * values as f64, device) {
         return refuse(
             "model",
             format!(
@@ -108,20 +109,18 @@ fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<(
     Ok(())
 }
 
-/// Makes the smallest model of this kind, which shows whether its settings can be.
-fn check_start(model: &MambaLmConfig, seed: u64) -> Result<()> {
+/// Refuses models that would not begin with numbers.
+fn check_start(model: &MambaLmConfig) -> Result<()> {
     if !(model.norm_eps.is_finite() && model.norm_eps >= 0.0) {
         return refuse("model.norm_eps", "it must be 0 or above");
     }
-    let mut one_layer = model.clone();
-    one_layer.n_layer = one_layer.n_layer.min(1);
     let mut damaged = None;
-    job::init(&one_layer, seed)?.visit("", &mut |name, param| {
-        let values = param.value().as_slice::<f32>();
-        if !values.is_ok_and(|values| values.iter().all(|v| v.is_finite())) {
+    model.plan()?.visit("", &mut |name, param| {
+        if !param.start().is_finite() {
             damaged.get_or_insert_with(|| name.to_owned());
         }
-    });
+        Ok(())
+    })?;
     match damaged {
         None => Ok(()),
         Some(name) => refuse(

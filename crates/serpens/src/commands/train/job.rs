@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use serpens_core::Device;
 use serpens_data::{
@@ -113,11 +111,6 @@ pub(super) fn source(recipe: &Recipe, corpus: Option<&ByteCorpus>) -> Result<Box
     })
 }
 
-/// A model with random weights.
-pub(super) fn init(config: &MambaLmConfig, seed: u64) -> Result<MambaLm> {
-    Ok(config.init(Device::cpu(), &mut ChaCha8Rng::seed_from_u64(seed))?)
-}
-
 impl Job {
     /// Trains the model, unless that was done before; saves it as `model/`.
     pub(super) fn run(
@@ -150,7 +143,7 @@ impl Job {
         } else {
             Trainer::new(
                 NextToken,
-                init(&self.model, recipe.seed)?,
+                self.model.init(Device::cpu(), recipe.seed)?,
                 source,
                 recipe.train.clone(),
             )?

@@ -1,11 +1,9 @@
 //! One Mamba block: its projections, the convolution and the scan, without the normalisation before it.
 
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use serpens_core::{Gradients, Result as CoreResult, Tape, Tensor, Var};
-use serpens_nn::blocks::{Block, BlockConfig, MambaBlockConfig};
+use serpens_nn::blocks::{BlockConfig, MambaBlockConfig};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{Error as ModelError, Module, Precision};
+use serpens_nn::{Module, Param};
 
 use super::published::{BLOCKS, Passes};
 use super::{Bench, Row, Table, or, values};
@@ -35,14 +33,15 @@ fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> R
     let (device, precision) = (bench.clock.device, bench.precision());
     let [batch, length, width] = shape;
     let config = BlockConfig::Mamba(MambaBlockConfig::default());
-    let mut block = config.init(width, 1.0, device, &mut SmallRng::seed_from_u64(0))?;
-    let flops = 2.0 * (batch * length) as f64 * weights(&mut block, precision, bench)? as f64;
+    let mut block = config.plan(width, 1.0)?.init(device, 0)?;
+    block.visit_mut("", &mut |_, param| param.to(device, precision))?;
+    let flops = 2.0 * (batch * length) as f64 * block.count(Param::is_matrix)? as f64;
     let x = values(shape, 0, precision.activations(), device)?;
     let dy = values(shape, 1, precision.activations(), device)?;
     let forward = |x: &Tensor| -> CoreResult<(Tape, Var)> {
         let tape = Tape::new();
-        let y = block.forward(&tape.leaf(x.clone()), &Sequence::default(), None);
-        Ok((tape, y.map_err(ModelError::into_core)?))
+        let y = block.forward(&tape.leaf(x.clone()), &Sequence::default(), None)?;
+        Ok((tape, y))
     };
     let forward_only = bench
         .clock
@@ -77,19 +76,4 @@ fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> R
             published.map(|passes| passes.backward),
         ),
     ])
-}
-
-/// Brings the block to the precision; gives the number of weights in its products.
-fn weights(block: &mut Block, precision: Precision, bench: &Bench<'_>) -> Result<usize> {
-    let (mut count, mut result) = (0, Ok(()));
-    block.visit_mut("", &mut |_, param| {
-        if param.is_matrix() {
-            count += param.value().len();
-        }
-        if result.is_ok() {
-            result = param.to(bench.clock.device, precision);
-        }
-    });
-    result?;
-    Ok(count)
 }

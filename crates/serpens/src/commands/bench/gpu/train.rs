@@ -3,8 +3,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use serpens_core::Device;
 use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
@@ -71,9 +69,7 @@ impl Case {
     fn measure(&self, bench: &Bench<'_>) -> Result<Row> {
         let (device, precision) = (bench.clock.device, bench.precision());
         let recompute = bench.shapes.recompute.unwrap_or(Recompute::None);
-        let model = self
-            .config
-            .init(Device::Cpu, &mut SmallRng::seed_from_u64(0))?;
+        let model = self.config.init(Device::Cpu, 0)?;
         let source = Tokens {
             vocabulary: self.config.vocab_size,
             batch: self.batch,

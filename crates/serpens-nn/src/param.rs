@@ -1,0 +1,230 @@
+//! Parameters: a shape, how the values start, and the values once there are any.
+
+use serpens_core::{DType, Device, ParamId, Shape, Tensor, Var};
+use serpens_ops::elementwise::cast;
+use serpens_ops::linear::{ProductPrecision, linear};
+
+use crate::{Error, Precision, Result, Start};
+
+/// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is found in
+/// [`serpens_core::Gradients`] under [`Param::id`]. A clone is another handle to the same parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    id: ParamId,
+    shape: Shape,
+    start: Start,
+    value: Option<Tensor>,
+    trained: bool,
+    /// Whether it is an operand of matrix products, which may want it in bf16.
+    matrix: bool,
+    /// The value in bf16, where products are of that type.
+    shadow: Option<Tensor>,
+    /// How a GPU makes its products in f32.
+    products: ProductPrecision,
+    decay: bool,
+    max_lr: f32,
+}
+
+impl Param {
+    /// A parameter without values, which will be trained, and which weight decay pulls towards zero.
+    pub fn new(shape: impl Into<Shape>, start: Start) -> Self {
+        Self {
+            id: ParamId::fresh(),
+            shape: shape.into(),
+            start,
+            value: None,
+            trained: true,
+            matrix: false,
+            shadow: None,
+            products: ProductPrecision::Full,
+            decay: true,
+            max_lr: f32::INFINITY,
+        }
+    }
+
+    /// The same parameter, left alone by weight decay: biases, norms, A and D.
+    pub fn without_decay(mut self) -> Self {
+        self.decay = false;
+        self
+    }
+
+    /// The same parameter, never trained with a larger learning rate than this.
+    pub fn with_max_lr(mut self, max_lr: f32) -> Self {
+        self.max_lr = max_lr;
+        self
+    }
+
+    /// The same parameter as an operand of matrix products.
+    pub fn as_matrix(mut self) -> Self {
+        self.matrix = true;
+        self
+    }
+
+    /// The same parameter, trained or not: one that is not keeps the values of its start, has no gradient, is not counted among a
+    /// model's parameters and not saved.
+    pub fn trained(mut self, trained: bool) -> Self {
+        self.trained = trained;
+        self
+    }
+
+    /// Whether it is trained.
+    pub fn is_trained(&self) -> bool {
+        self.trained
+    }
+
+    /// Whether it is an operand of matrix products.
+    pub fn is_matrix(&self) -> bool {
+        self.matrix
+    }
+
+    /// The largest learning rate to train it with.
+    pub fn max_lr(&self) -> f32 {
+        self.max_lr
+    }
+
+    /// Names the gradient.
+    pub fn id(&self) -> ParamId {
+        self.id
+    }
+
+    /// Whether weight decay applies.
+    pub fn decays(&self) -> bool {
+        self.decay
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Number of values, those it will have among them; the largest number where it exceeds the address space.
+    pub fn count(&self) -> usize {
+        self.shape.checked_count().unwrap_or(usize::MAX)
+    }
+
+    /// How the values start.
+    pub fn start(&self) -> &Start {
+        &self.start
+    }
+
+    /// Where the values are; the processor before there are any.
+    pub fn device(&self) -> Device {
+        self.value.as_ref().map_or(Device::Cpu, Tensor::device)
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub fn value(&self) -> Result<&Tensor> {
+        self.value
+            .as_ref()
+            .ok_or_else(|| Error::no_value(self.shape))
+    }
+
+    /// The value, to be changed in place. Where it has a shadow, [`Param::refresh`] carries the change over.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub fn value_mut(&mut self) -> Result<&mut Tensor> {
+        self.value
+            .as_mut()
+            .ok_or_else(|| Error::no_value(self.shape))
+    }
+
+    /// Gives it this value.
+    ///
+    /// # Errors
+    /// A value of another shape or type than f32; memory.
+    pub fn set(&mut self, value: Tensor) -> Result<()> {
+        if value.shape() != self.shape {
+            let expected = self.shape.to_string();
+            return Err(
+                serpens_core::Error::shape("Param", "the value", expected, value.shape()).into(),
+            );
+        }
+        if value.dtype() != DType::F32 {
+            return Err(serpens_core::Error::DType {
+                op: "Param",
+                what: "the value",
+                expected: DType::F32,
+                got: value.dtype(),
+            }
+            .into());
+        }
+        self.value = Some(value);
+        self.refresh()
+    }
+
+    /// Draws the values it starts with. They depend on the seed and on its name in the model alone.
+    pub fn fill(&mut self, name: &str, device: Device, seed: u64) -> Result<()> {
+        self.set(self.start.draw(self.shape, name, seed, device)?)
+    }
+
+    /// The value, and the same in bf16 where the model computes in that type, for an optimiser that writes both.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub fn tensors_mut(&mut self) -> Result<(&mut Tensor, Option<&mut Tensor>)> {
+        match &mut self.value {
+            Some(value) => Ok((value, self.shadow.as_mut())),
+            None => Err(Error::no_value(self.shape)),
+        }
+    }
+
+    /// Makes the shadow anew from the value, where there is one.
+    pub fn refresh(&mut self) -> Result<()> {
+        if self.shadow.is_some() {
+            self.shadow = Some(self.rounded()?);
+        }
+        Ok(())
+    }
+
+    /// The value in bf16.
+    fn rounded(&self) -> Result<Tensor> {
+        let value = Var::from(self.value()?.clone());
+        Ok(cast(&value, DType::BF16)?.into_tensor()?)
+    }
+
+    /// Moves the value to `device`, to be multiplied there in this precision.
+    ///
+    /// # Errors
+    /// [`Error::Precision`] for one that the processor does not compute in; [`Error::NoValue`]; memory.
+    pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
+        if device == Device::Cpu && precision != Precision::F32 {
+            return Err(Error::Precision { precision });
+        }
+        self.value = Some(self.value()?.to(device)?);
+        self.products = precision.products();
+        self.shadow = None;
+        if self.matrix && precision == Precision::Bf16 {
+            self.shadow = Some(self.rounded()?);
+        }
+        Ok(())
+    }
+
+    /// x Wᵀ + b with this parameter as W, (outputs, inputs), in the precision that it was brought to. See
+    /// [`serpens_ops::linear`].
+    ///
+    /// # Shapes
+    /// x (…, inputs), bias (outputs) → (…, outputs)
+    pub fn linear(&self, x: &Var, bias: Option<&Var>) -> Result<Var> {
+        let weight = match &self.shadow {
+            Some(shadow) if x.dtype() == DType::BF16 => Var::param(self.id, shadow.clone()),
+            _ => self.var()?,
+        };
+        Ok(linear(x, &weight, bias, self.products)?)
+    }
+
+    /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub fn var(&self) -> Result<Var> {
+        let value = self.value()?.clone();
+        Ok(match self.trained {
+            true => Var::param(self.id, value),
+            false => value.into(),
+        })
+    }
+}
