@@ -1,6 +1,7 @@
 //! What can go wrong with layers, models and their checkpoints.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serpens_core::Shape;
@@ -20,16 +21,27 @@ pub enum Error {
     /// A file of tensors cannot be read or written.
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
-    /// A configuration that no model can have.
-    #[error("{field} = {value} is not possible: {reason}")]
+    /// A size that no model can have.
+    #[error("{field} = {found} is not possible: {}", bounds(allowed))]
     Config {
         /// The field.
         field: &'static str,
         /// Its value.
-        value: String,
-        /// Why not.
-        reason: &'static str,
+        found: usize,
+        /// Those it may have.
+        allowed: RangeInclusive<usize>,
     },
+    /// More layers than any memory holds, even as a plan.
+    #[error("n_layer = {found} is not possible: no memory holds more than {most} layers")]
+    TooManyLayers {
+        /// The number of layers.
+        found: usize,
+        /// The largest.
+        most: usize,
+    },
+    /// A model of layers without a mixer.
+    #[error("block = [] is not possible: give at least one mixer")]
+    NoMixer,
     /// The processor computes in f32 alone.
     #[error("precision = {precision} is not possible: the processor computes in f32")]
     Precision {
@@ -112,7 +124,40 @@ pub enum Error {
     },
 }
 
+/// The values that a size may have, in words.
+fn bounds(allowed: &RangeInclusive<usize>) -> String {
+    match (*allowed.start(), *allowed.end()) {
+        (least, usize::MAX) => format!("it must be at least {least}"),
+        (least, most) => format!("it goes from {least} to {most}"),
+    }
+}
+
 impl Error {
+    /// Refuses a size that is not allowed.
+    pub(crate) fn check(
+        field: &'static str,
+        found: usize,
+        allowed: RangeInclusive<usize>,
+    ) -> Result<()> {
+        if allowed.contains(&found) {
+            return Ok(());
+        }
+        Err(Error::Config {
+            field,
+            found,
+            allowed,
+        })
+    }
+
+    /// Whether a configuration is at fault, which its author can change.
+    pub fn is_config(&self) -> bool {
+        use Error::{Config, NoMixer, Precision, TooManyLayers};
+        matches!(
+            self,
+            Config { .. } | TooManyLayers { .. } | NoMixer | Precision { .. }
+        )
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Error::Io {
             action,

@@ -100,7 +100,7 @@ pub fn join(path: &str, name: &str) -> String {
 /// puts a field's parameters at the struct's own level.
 #[macro_export]
 macro_rules! module {
-    ($type:ty { $($field:ident => $name:expr),* $(,)? }) => {
+    ($type:ty { $($field:ident => $name:literal),* $(,)? }) => {
         impl $crate::Module for $type {
             fn visit(&self, path: &str, f: &mut $crate::Visit<'_>) -> $crate::Result<()> {
                 $($crate::Module::visit(&self.$field, &$crate::join(path, $name), f)?;)*

@@ -60,11 +60,11 @@ pub enum Recompute {
     /// Every activation that a gradient needs is kept, but for the states of the scan between checkpoints.
     #[default]
     None,
-    /// A Mamba block keeps its input and the output of its first projection; the convolution, Δ, B, C and the scan are computed
-    /// again.
+    /// A mixer keeps its input and the output of its first projection; the convolution, Δ, B, C and the scan are computed again.
     Scan,
-    /// A block keeps its input only.
-    Block,
+    /// A layer keeps its input only.
+    #[serde(rename = "block")]
+    Layer,
 }
 
 impl Recompute {
@@ -73,7 +73,7 @@ impl Recompute {
         match self {
             Recompute::None => "none",
             Recompute::Scan => "scan",
-            Recompute::Block => "block",
+            Recompute::Layer => "block",
         }
     }
 }
@@ -114,7 +114,7 @@ macro_rules! named {
 }
 
 named!(Precision { F32, Tf32, Bf16 });
-named!(Recompute { None, Scan, Block });
+named!(Recompute { None, Scan, Layer });
 
 #[cfg(test)]
 mod tests {

@@ -1,25 +1,26 @@
-//! Every block and layer reads a sequence the same way whole, in chunks with carried state, token by token, packed, and reversed.
+//! Every mixer reads a sequence the same way whole, in chunks with carried state, token by token, packed, and reversed.
 
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serpens_core::{Device, GradCheckOptions, Tensor, Var, gradcheck};
-use serpens_nn::blocks::{Block, BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
-use serpens_nn::layers::{AInit, DtRank, InnerConfig, S4dConfig, SelectiveSsmConfig, Sequence};
-use serpens_nn::{MambaLmConfig, Module, Start};
+use serpens_nn::layers::Sequence;
+use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, PlainConfig};
+use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
+use serpens_nn::{Error, LmState, MambaLmConfig, Module, Param, Start};
 use serpens_ops::Starts;
 
 const WIDTH: usize = 6;
 
-fn inners() -> Vec<InnerConfig> {
+fn ssms() -> Vec<SsmConfig> {
     let s6 = SelectiveSsmConfig::new(5);
     let variant = |change: fn(&mut SelectiveSsmConfig)| {
         let mut config = s6.clone();
         change(&mut config);
-        InnerConfig::S6(config)
+        config.into()
     };
     vec![
-        InnerConfig::S6(s6.clone()),
+        s6.clone().into(),
         variant(|c| c.a_init = AInit::Complex),
         variant(|c| c.a_init = AInit::Half),
         variant(|c| c.a_init = AInit::Random),
@@ -27,8 +28,8 @@ fn inners() -> Vec<InnerConfig> {
         variant(|c| c.selective_b = false),
         variant(|c| c.selective_c = false),
         variant(|c| (c.selective_dt, c.selective_b, c.selective_c) = (false, false, false)),
-        InnerConfig::S4d(S4dConfig::new(5)),
-        InnerConfig::S4d(S4dConfig {
+        S4dConfig::new(5).into(),
+        SsmConfig::from(S4dConfig {
             complex: false,
             train_b: true,
             ..S4dConfig::new(5)
@@ -36,28 +37,30 @@ fn inners() -> Vec<InnerConfig> {
     ]
 }
 
-fn blocks() -> Vec<(String, Block, bool)> {
-    let mut blocks = Vec::new();
-    for (i, inner) in inners().into_iter().enumerate() {
-        let selective = matches!(inner, InnerConfig::S6(_));
-        let configs = [
-            BlockConfig::Mamba(MambaBlockConfig {
+fn mixers() -> Vec<(String, Box<dyn Mixer>, bool)> {
+    let mut mixers = Vec::new();
+    for (i, ssm) in ssms().into_iter().enumerate() {
+        let selective = ssm.name() == "S6";
+        let configs: [MixerConfig; 3] = [
+            MambaConfig {
                 d_conv: 1 + i % 4,
-                ..MambaBlockConfig::new(inner.clone())
-            }),
-            BlockConfig::H3(H3BlockConfig {
-                inner: inner.clone(),
-                ..H3BlockConfig::default()
-            }),
-            BlockConfig::Plain(PlainBlockConfig { inner, expand: 1 }),
+                ..MambaConfig::new(ssm.clone())
+            }
+            .into(),
+            H3Config {
+                ssm: ssm.clone(),
+                ..H3Config::default()
+            }
+            .into(),
+            PlainConfig { ssm, expand: 1 }.into(),
         ];
         for config in configs {
-            let block = config.plan(WIDTH, 1.0).unwrap();
-            let block = block.init(Device::cpu(), 7).unwrap();
-            blocks.push((format!("{config:?}"), block, selective));
+            let mixer = config.plan(WIDTH, 1.0).unwrap();
+            let mixer = mixer.init(Device::cpu(), 7).unwrap();
+            mixers.push((format!("{config:?}"), mixer, selective));
         }
     }
-    blocks
+    mixers
 }
 
 fn random(shape: [usize; 3], seed: u64) -> Tensor {
@@ -88,8 +91,8 @@ fn reversed(tensor: &Tensor) -> Tensor {
     Tensor::from_slice(tensor.shape(), &turned, Device::cpu()).unwrap()
 }
 
-fn read(block: &Block, x: &Tensor, sequence: &Sequence<'_>) -> Tensor {
-    let y = block.forward(&x.clone().into(), sequence, None).unwrap();
+fn read(mixer: &dyn Mixer, x: &Tensor, sequence: &Sequence<'_>) -> Tensor {
+    let y = mixer.forward(&x.clone().into(), sequence, None).unwrap();
     y.into_tensor().unwrap()
 }
 
@@ -117,19 +120,19 @@ proptest! {
     ) {
         let cut = 1 + ((length - 1) as f64 * cut) as usize;
         let x = random([batch, length, WIDTH], seed);
-        for (name, block, _) in blocks() {
-            let whole = read(&block, &x, &Sequence::default());
-            let mut state = block.initial_state(batch, Device::cpu()).unwrap();
+        for (name, mixer, _) in mixers() {
+            let whole = read(mixer.as_ref(), &x, &Sequence::default());
+            let mut state = mixer.initial_state(batch, Device::cpu()).unwrap();
             for (from, to) in [(0, cut), (cut, length)] {
                 if from == to { continue; }
                 let part: Var = rows(&x, from, to).into();
-                let y = block.forward(&part, &Sequence::default(), Some(&mut state)).unwrap();
+                let y = mixer.forward(&part, &Sequence::default(), Some(&mut state)).unwrap();
                 assert_close(&name, &y.into_tensor().unwrap(), &rows(&whole, from, to));
             }
-            let mut state = block.initial_state(batch, Device::cpu()).unwrap();
+            let mut state = mixer.initial_state(batch, Device::cpu()).unwrap();
             for t in 0..length {
                 let token: Var = rows(&x, t, t + 1).reshape([batch, WIDTH]).unwrap().into();
-                let y = block.step(&token, &mut state).unwrap().into_tensor().unwrap();
+                let y = mixer.step(&token, &mut state).unwrap().into_tensor().unwrap();
                 assert_close(&name, &y, &rows(&whole, t, t + 1));
             }
         }
@@ -142,13 +145,13 @@ proptest! {
         let x = random([1, first + second, WIDTH], seed);
         let starts = Starts::from_lengths(&[first, second]);
         for reverse in [false, true] {
-            for (name, block, selective) in blocks() {
+            for (name, mixer, selective) in mixers() {
                 if !selective { continue; }
                 let packed = Sequence { starts: Some(&starts), reverse, ..Sequence::default() };
-                let together = read(&block, &x, &packed);
+                let together = read(mixer.as_ref(), &x, &packed);
                 for (from, to) in [(0, first), (first, first + second)] {
                     let alone = Sequence { reverse, ..Sequence::default() };
-                    let y = read(&block, &rows(&x, from, to), &alone);
+                    let y = read(mixer.as_ref(), &rows(&x, from, to), &alone);
                     assert_close(&name, &y, &rows(&together, from, to));
                 }
             }
@@ -160,28 +163,130 @@ proptest! {
         batch in 1..3_usize, length in 1..30_usize, seed in any::<u64>()
     ) {
         let x = random([batch, length, WIDTH], seed);
-        for (name, block, selective) in blocks() {
+        for (name, mixer, selective) in mixers() {
             if !selective { continue; }
             let backwards = Sequence { reverse: true, ..Sequence::default() };
-            let y = read(&block, &x, &backwards);
-            let turned = read(&block, &reversed(&x), &Sequence::default());
+            let y = read(mixer.as_ref(), &x, &backwards);
+            let turned = read(mixer.as_ref(), &reversed(&x), &Sequence::default());
             assert_close(&name, &y, &reversed(&turned));
         }
     }
 }
 
 #[test]
-fn gradients_of_every_block_pass_gradcheck() {
-    for (name, block, _) in blocks() {
+fn gradients_of_every_mixer_pass_gradcheck() {
+    for (name, mixer, _) in mixers() {
         let x = random([2, 5, WIDTH], 11);
         let forward = |v: &[Var]| {
-            block
+            mixer
                 .forward(&v[0], &Sequence::default(), None)
                 .map_err(Into::into)
         };
         let check = gradcheck(forward, &[x], GradCheckOptions::default()).unwrap();
         assert!(check.ok, "{name}: {check:?}");
     }
+}
+
+/// A model whose layers are of all kinds.
+fn mixed() -> MambaLmConfig {
+    let h3 = H3Config {
+        ssm: S4dConfig::new(5).into(),
+        ..H3Config::default()
+    };
+    let mixers = [
+        MambaConfig::default().into(),
+        h3.into(),
+        PlainConfig::default().into(),
+    ];
+    MambaLmConfig::new(WIDTH, 4, 11).with_mixers(mixers)
+}
+
+#[test]
+fn a_model_of_several_mixers_reads_whole_in_chunks_and_token_by_token_alike() {
+    let model = mixed().init(Device::cpu(), 3).unwrap();
+    let (batch, length, cut) = (2, 29, 12);
+    let ids: Vec<u32> = (0..batch * length).map(|i| (i * 7 % 11) as u32).collect();
+    let chunk = |from: usize, to: usize| {
+        let rows = ids.chunks(length).flat_map(|row| &row[from..to]).copied();
+        let rows: Vec<u32> = rows.collect();
+        Tensor::from_slice([batch, to - from], &rows, Device::cpu()).unwrap()
+    };
+    let logits = |ids: Tensor, state: Option<&mut LmState>| {
+        let logits = model.forward(&ids.into(), &Sequence::default(), state);
+        logits.unwrap().into_tensor().unwrap()
+    };
+    let whole = logits(chunk(0, length), None);
+    let mut state = model.initial_state(batch).unwrap();
+    for (from, to) in [(0, cut), (cut, length)] {
+        let got = logits(chunk(from, to), Some(&mut state));
+        assert_close("chunks", &got, &rows(&whole, from, to));
+    }
+    let mut state = model.initial_state(batch).unwrap();
+    for t in 0..length {
+        let token = chunk(t, t + 1).reshape([batch]).unwrap();
+        let got = model.step(&token, &mut state).unwrap();
+        assert_close("steps", &got, &rows(&whole, t, t + 1));
+    }
+}
+
+#[test]
+fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
+    for config in [MambaLmConfig::new(8, 2, 5), mixed()] {
+        let text = serde_json::to_string(&config).unwrap();
+        let listed = text.contains(r#""block":["#);
+        assert_eq!(listed, config.mixers.len() > 1, "{text}");
+        assert_eq!(
+            serde_json::from_str::<MambaLmConfig>(&text).unwrap(),
+            config
+        );
+    }
+    let mut kinds = String::new();
+    let seen = mixed().plan().unwrap().visit("", &mut |name, _| {
+        kinds += if name.contains("conv1d.weight") {
+            "M"
+        } else {
+            ""
+        };
+        kinds += if name.contains("shift.weight") {
+            "H"
+        } else {
+            ""
+        };
+        Ok(())
+    });
+    seen.unwrap();
+    assert_eq!(kinds, "MHM", "the third layer is plain");
+    assert_eq!(mixed().ssm_name(), "mixed");
+    let twin = mixed().with_ssm(&S4dConfig::new(5).into());
+    assert_eq!(twin.ssm_name(), "S4D");
+    let wrong = r#"{"d_model":8,"n_layer":1,"vocab_size":5,"block":[{"kind":"h3","d_cov":3}]}"#;
+    let error = serde_json::from_str::<MambaLmConfig>(wrong).unwrap_err();
+    assert!(
+        error.to_string().contains("unknown field `d_cov`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_plan_is_counted_without_memory_and_has_no_values() {
+    // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
+    let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
+    assert_eq!(large.count(Param::is_trained).unwrap(), 2_768_337_920);
+    let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig::new(4)));
+    let plan = s4d.plan().unwrap();
+    let constants = plan.count(|param| !param.is_trained()).unwrap();
+    assert_eq!(constants, 3 * 2 * 16 * 4, "both parts of B");
+    let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
+    let error = plan.forward(&ids.into(), &Sequence::default(), None);
+    assert!(matches!(error, Err(Error::NoValue { name: None, .. })));
+    let error = plan.visit("", &mut |_, param| param.value().map(drop));
+    let Err(Error::NoValue {
+        name: Some(name), ..
+    }) = error
+    else {
+        panic!("a plan has no values");
+    };
+    assert_eq!(name, "backbone.embeddings.weight");
 }
 
 #[test]
@@ -224,22 +329,31 @@ fn one_seed_gives_the_same_bits_whatever_the_number_of_threads() {
 
 #[test]
 fn impossible_sizes_are_refused() {
+    let base = MambaLmConfig::new(8, 1, 5);
     for (config, field) in [
+        (MambaLmConfig::new(8, usize::MAX, 5), "n_layer"),
         (MambaLmConfig::new(0, 1, 5), "d_model"),
         (MambaLmConfig::new(8, 1, 0), "vocab_size"),
         (
-            MambaLmConfig::new(8, 1, 5).with_block(BlockConfig::Mamba(MambaBlockConfig::new(
-                InnerConfig::S6(SelectiveSsmConfig::new(0)),
-            ))),
+            base.clone()
+                .with_mixer(MambaConfig::new(SelectiveSsmConfig::new(0))),
             "d_state",
         ),
         (
-            MambaLmConfig::new(8, 1, 5).with_block(BlockConfig::Mamba(MambaBlockConfig {
+            base.clone().with_mixer(MambaConfig {
                 expand: 0,
-                ..MambaBlockConfig::default()
-            })),
+                ..MambaConfig::default()
+            }),
             "expand",
         ),
+        (
+            base.clone().with_mixer(H3Config {
+                d_conv: 0,
+                ..H3Config::default()
+            }),
+            "d_conv",
+        ),
+        (base.with_mixers([]), "block"),
     ] {
         let error = config.init(Device::cpu(), 1).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");

@@ -60,14 +60,14 @@ impl Objective for NextToken {
     type Model = MambaLm;
 
     fn check_source(&self, model: &MambaLm, bounds: Bounds) -> Result<()> {
-        let Bounds { inputs, targets } = bounds;
-        if inputs.max(targets) <= model.config().vocab_size {
+        let tokens = bounds.inputs.max(bounds.targets);
+        if tokens <= model.config().vocab_size {
             return Ok(());
         }
         Err(Error::Model(serpens_nn::Error::Config {
             field: "vocab_size",
-            value: model.config().vocab_size.to_string(),
-            reason: "the data has more tokens than the model",
+            found: model.config().vocab_size,
+            allowed: tokens..=usize::MAX,
         }))
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use serpens_core::Device;
 use serpens_data::{InductionHeads, InductionHeadsConfig};
-use serpens_nn::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
-use serpens_nn::layers::{InnerConfig, S4dConfig};
+use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
+use serpens_nn::ssm::S4dConfig;
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
 use serpens_train::{Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer};
 
@@ -42,8 +42,8 @@ fn steps(steps: u64) -> TrainConfig {
     }
 }
 
-fn trainer(block: &BlockConfig, config: TrainConfig, compute: Compute) -> Trainer {
-    let model = MambaLmConfig::new(24, 2, 16).with_block(block.clone());
+fn trainer(mixers: &[MixerConfig], config: TrainConfig, compute: Compute) -> Trainer {
+    let model = MambaLmConfig::new(24, 2, 16).with_mixers(mixers.to_vec());
     let model = model.init(Device::Cpu, 0).unwrap();
     Trainer::new(NextToken, model, source(), config)
         .unwrap()
@@ -64,8 +64,8 @@ fn run(trainer: &mut Trainer, dir: Option<&std::path::Path>) -> Vec<f64> {
     losses.0
 }
 
-fn curve(block: &BlockConfig, compute: Compute) -> Vec<f64> {
-    run(&mut trainer(block, steps(10), compute), None)
+fn curve(mixers: &[MixerConfig], compute: Compute) -> Vec<f64> {
+    run(&mut trainer(mixers, steps(10), compute), None)
 }
 
 fn on(device: Device, precision: Precision) -> Compute {
@@ -76,19 +76,18 @@ fn on(device: Device, precision: Precision) -> Compute {
     }
 }
 
-fn mamba() -> BlockConfig {
-    BlockConfig::Mamba(MambaBlockConfig::default())
+fn mamba() -> Vec<MixerConfig> {
+    vec![MambaConfig::default().into()]
 }
 
-/// Every kind of block and of inner layer.
-fn blocks() -> Vec<BlockConfig> {
+/// Every kind of mixer and of state space model, and several in one model.
+fn patterns() -> Vec<Vec<MixerConfig>> {
     vec![
         mamba(),
-        BlockConfig::Mamba(MambaBlockConfig::new(
-            InnerConfig::S4d(S4dConfig::default()),
-        )),
-        BlockConfig::H3(H3BlockConfig::default()),
-        BlockConfig::Plain(PlainBlockConfig::default()),
+        vec![MambaConfig::new(S4dConfig::default()).into()],
+        vec![H3Config::default().into()],
+        vec![PlainConfig::default().into()],
+        vec![MambaConfig::default().into(), H3Config::default().into()],
     ]
 }
 
@@ -122,14 +121,14 @@ fn curves_of_one_seed_agree_on_every_device() {
     let Some(device) = gpu("curves_of_one_seed_agree_on_every_device") else {
         return;
     };
-    for block in blocks() {
-        let cpu = curve(&block, Compute::default());
-        let what = |precision: Precision| format!("{block:?} in {precision}");
-        let f32 = curve(&block, on(device, Precision::F32));
+    for mixers in patterns() {
+        let cpu = curve(&mixers, Compute::default());
+        let what = |precision: Precision| format!("{mixers:?} in {precision}");
+        let f32 = curve(&mixers, on(device, Precision::F32));
         assert_agree(&what(Precision::F32), &f32, &cpu, 2e-5);
-        let tf32 = curve(&block, on(device, Precision::Tf32));
+        let tf32 = curve(&mixers, on(device, Precision::Tf32));
         assert_agree(&what(Precision::Tf32), &tf32, &cpu, 2e-3);
-        let bf16 = curve(&block, on(device, Precision::Bf16));
+        let bf16 = curve(&mixers, on(device, Precision::Bf16));
         assert_agree(&what(Precision::Bf16), &bf16, &cpu, 2e-2);
     }
 }
@@ -140,14 +139,14 @@ fn a_run_repeats_to_the_bit_and_recomputation_changes_nothing() {
     if let Some(device) = gpu("a_run_repeats_to_the_bit_and_recomputation_changes_nothing") {
         places.extend([Precision::F32, Precision::Bf16].map(|precision| on(device, precision)));
     }
-    for block in blocks() {
+    for mixers in patterns() {
         for &place in &places {
-            let expected = curve(&block, place);
+            let expected = curve(&mixers, place);
             for &recompute in Recompute::ALL {
-                let again = curve(&block, Compute { recompute, ..place });
+                let again = curve(&mixers, Compute { recompute, ..place });
                 assert_eq!(
                     again, expected,
-                    "{block:?} on {place:?} recomputing {recompute}"
+                    "{mixers:?} on {place:?} recomputing {recompute}"
                 );
             }
         }

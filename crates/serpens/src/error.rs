@@ -124,9 +124,12 @@ impl Error {
             | Error::Usage { .. }
             | Error::RunExists { .. }
             | Error::Sample(serpens_ops::sample::SampleError::Option { .. })
-            | Error::Train(serpens_train::Error::Config { .. })
-            | Error::Train(serpens_train::Error::Model(serpens_nn::Error::Config { .. }))
-            | Error::Model(serpens_nn::Error::Config { .. }) => 2,
+            | Error::Train(serpens_train::Error::Config { .. }) => 2,
+            Error::Train(serpens_train::Error::Model(error)) | Error::Model(error)
+                if error.is_config() =>
+            {
+                2
+            }
             Error::Data(
                 serpens_data::Error::Size { .. }
                 | serpens_data::Error::InvalidFraction { .. }

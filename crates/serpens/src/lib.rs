@@ -3,25 +3,24 @@
 //! The crates underneath, for programs of your own: [`core`] (tensors and the gradient tape), [`ops`] (the operations), [`nn`]
 //! (layers, models, checkpoints), [`formats`] (tensors in files), [`data`] and [`train`]. The rest of this crate is the command.
 //!
-//! A Mamba block on a sequence, and the same sequence token by token:
+//! A Mamba mixer on a sequence, and the same sequence token by token:
 //!
 //! ```
 //! use serpens::core::{Device, Tensor};
-//! use serpens::nn::blocks::{BlockConfig, MambaBlockConfig};
 //! use serpens::nn::Module;
 //! use serpens::nn::layers::Sequence;
+//! use serpens::nn::mixers::{MambaConfig, MixerSettings};
 //!
 //! # fn main() -> serpens::nn::Result<()> {
-//! let config = BlockConfig::Mamba(MambaBlockConfig::default());
-//! let block = config.plan(8, 1.0)?.init(Device::cpu(), 0)?;
+//! let mixer = MambaConfig::default().plan(8, 1.0)?.init(Device::cpu(), 0)?;
 //!
 //! let x = Tensor::full([1, 3, 8], 0.5_f32, Device::cpu())?; // (batch, length, d_model)
-//! let whole = block.forward(&x.into(), &Sequence::default(), None)?;
+//! let whole = mixer.forward(&x.into(), &Sequence::default(), None)?;
 //!
-//! let mut state = block.initial_state(1, Device::cpu())?;
+//! let mut state = mixer.initial_state(1, Device::cpu())?;
 //! let token = Tensor::full([1, 8], 0.5_f32, Device::cpu())?;
 //! for t in 0..3 {
-//!     let y = block.step(&token.clone().into(), &mut state)?;
+//!     let y = mixer.step(&token.clone().into(), &mut state)?;
 //!     let (step, row) = (y.mat()?, whole.mat()?);
 //!     assert!((step.row(0)[0] - row.row(t)[0]).abs() < 1e-6);
 //! }

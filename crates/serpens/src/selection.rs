@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use serpens_core::{Device, Tensor};
 use serpens_data::{InductionHeads, SelectiveCopying};
-use serpens_nn::layers::{SelectionTrace, Sequence};
+use serpens_nn::layers::Sequence;
+use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Precision};
 use serpens_report::{LayerSelection, SelectionMap};
 

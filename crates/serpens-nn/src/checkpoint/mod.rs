@@ -1,6 +1,6 @@
 //! Models on disk: a folder with `config.json` and `model.safetensors`, in the Hugging Face layout.
 
-mod config;
+mod hf;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -20,7 +20,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Reads the configuration of the model in the folder `dir`: Hugging Face's (`model_type: mamba`), or Serpens's own for
 /// models that the former cannot describe.
 pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
-    config::read(&dir.join(CONFIG_FILE))
+    hf::read(&dir.join(CONFIG_FILE))
 }
 
 /// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
@@ -36,6 +36,6 @@ pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
 /// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("write", dir))?;
-    config::write(model.config(), &dir.join(CONFIG_FILE))?;
+    hf::write(model.config(), &dir.join(CONFIG_FILE))?;
     weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
 }

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::Module;
-use crate::blocks::{BlockConfig, H3BlockConfig, MambaBlockConfig, PlainBlockConfig};
-use crate::layers::{AInit, DtRank, InnerConfig, S4dConfig, SelectiveSsmConfig};
+use crate::mixers::{H3Config, MambaConfig, PlainConfig};
+use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
     config.init(Device::cpu(), 3).unwrap()
@@ -27,7 +27,6 @@ fn parameters(model: &MambaLm) -> Vec<(String, Vec<f32>)> {
 
 fn configurations() -> Vec<MambaLmConfig> {
     let base = MambaLmConfig::new(8, 2, 11);
-    let s6 = |config| InnerConfig::S6(config);
     let mut untied = base.clone();
     untied.tie_embeddings = false;
     let constant = SelectiveSsmConfig {
@@ -41,23 +40,24 @@ fn configurations() -> Vec<MambaLmConfig> {
         dt_rank: DtRank::Fixed(2),
         ..SelectiveSsmConfig::new(4)
     };
-    let mamba = |inner| BlockConfig::Mamba(MambaBlockConfig::new(inner));
+    let h3 = H3Config {
+        ssm: SsmConfig::from(S4dConfig {
+            complex: false,
+            train_b: true,
+            ..S4dConfig::new(4)
+        }),
+        ..H3Config::default()
+    };
+    let mixed = [MambaConfig::default().into(), h3.clone().into()];
     vec![
         base.clone(),
         untied,
-        base.clone().with_block(mamba(s6(constant))),
-        base.clone().with_block(mamba(s6(complex))),
-        base.clone()
-            .with_block(mamba(InnerConfig::S4d(S4dConfig::new(4)))),
-        base.clone().with_block(BlockConfig::H3(H3BlockConfig {
-            inner: InnerConfig::S4d(S4dConfig {
-                complex: false,
-                train_b: true,
-                ..S4dConfig::new(4)
-            }),
-            ..H3BlockConfig::default()
-        })),
-        base.with_block(BlockConfig::Plain(PlainBlockConfig::default())),
+        base.clone().with_mixer(MambaConfig::new(constant)),
+        base.clone().with_mixer(MambaConfig::new(complex)),
+        base.clone().with_mixer(MambaConfig::new(S4dConfig::new(4))),
+        base.clone().with_mixer(h3),
+        base.clone().with_mixer(PlainConfig::default()),
+        base.with_mixers(mixed),
     ]
 }
 

@@ -5,7 +5,7 @@ use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
 use super::Sequence;
-use crate::{Param, Result, Start, module};
+use crate::{Error, Param, Result, Start, module};
 
 /// Configures a [`CausalConv1d`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,15 +40,19 @@ impl CausalConv1dConfig {
     }
 
     /// Weights and bias start uniform in ±width^-1/2.
-    pub fn plan(&self) -> CausalConv1d {
-        let bound = (self.width.max(1) as f32).sqrt().recip();
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a width of 0.
+    pub fn plan(&self) -> Result<CausalConv1d> {
+        Error::check("d_conv", self.width, 1..=usize::MAX)?;
+        let bound = (self.width as f32).sqrt().recip();
         let start = Start::Uniform { bound };
         let bias = Param::new([self.channels], start.clone()).without_decay();
-        CausalConv1d {
+        Ok(CausalConv1d {
             weight: Param::new([self.channels, 1, self.width], start),
             bias: self.bias.then_some(bias),
             silu: self.silu,
-        }
+        })
     }
 }
 

@@ -88,12 +88,12 @@ fn load(dir: &Path) -> Result<MambaLm> {
 }
 
 fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
-    match error {
-        serpens_nn::Error::Config { .. } => Error::WrongModel {
+    match error.is_config() {
+        true => Error::WrongModel {
             path: dir.join(checkpoint::CONFIG_FILE),
             reason: error.to_string(),
         },
-        error => error.into(),
+        false => error.into(),
     }
 }
 

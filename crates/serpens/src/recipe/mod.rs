@@ -7,8 +7,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use serpens_data::{InductionHeadsConfig, SelectiveCopyingConfig};
 use serpens_nn::MambaLmConfig;
-use serpens_nn::blocks::BlockConfig;
-use serpens_nn::layers::InnerConfig;
+use serpens_nn::ssm::SsmConfig;
 use serpens_train::TrainConfig;
 
 use crate::{Error, Result};
@@ -44,7 +43,7 @@ pub struct Recipe {
     pub model: MambaLmConfig,
     /// The state space model of a second model, which is otherwise the same and trained the same way.
     #[serde(default)]
-    pub twin: Option<InnerConfig>,
+    pub twin: Option<SsmConfig>,
     /// How it is trained.
     pub train: TrainConfig,
     /// How it is tested.
@@ -170,14 +169,7 @@ impl Recipe {
 
     /// The twin's model.
     pub fn twin_model(&self) -> Option<MambaLmConfig> {
-        let inner = self.twin.clone()?;
-        let mut model = self.model.clone();
-        match &mut model.block {
-            BlockConfig::Mamba(block) => block.inner = inner,
-            BlockConfig::H3(block) => block.inner = inner,
-            BlockConfig::Plain(block) => block.inner = inner,
-        }
-        Some(model)
+        Some(self.model.clone().with_ssm(self.twin.as_ref()?))
     }
 
     /// A name for runs of it.

@@ -13,6 +13,25 @@ fn every_built_in_recipe_reads_and_survives_being_written() {
     }
 }
 
+#[test]
+fn layers_may_alternate_between_mixers() {
+    let text = built_in("induction-heads").unwrap();
+    let h3 = "[[model.block]]\nkind = \"h3\"\nd_conv = 3\n\n[[model.block]]";
+    let text = text.replace("[model.block]", h3);
+    let recipe = Recipe::read(&Origin::File(Path::new("x"), &text), &[]).unwrap();
+    let kinds = recipe.model.mixers.iter().map(|mixer| format!("{mixer:?}"));
+    let kinds: Vec<String> = kinds.collect();
+    assert!(kinds[0].starts_with("H3") && kinds[1].starts_with("Mamba"));
+    let twin = recipe.twin_model().unwrap();
+    assert_eq!((recipe.model.ssm_name(), twin.ssm_name()), ("S6", "S4D"));
+    let written = recipe.to_toml();
+    let again = Recipe::read(&Origin::File(Path::new("x"), &written), &[]).unwrap();
+    assert_eq!(recipe, again);
+    let wrong = text.replace("d_conv", "d_cov");
+    let error = Recipe::read(&Origin::File(Path::new("x"), &wrong), &[]).unwrap_err();
+    assert!(error.to_string().contains("\"d_conv\""), "{error}");
+}
+
 fn with(changes: &[&str]) -> Result<Recipe> {
     let changes: Vec<String> = changes.iter().map(|s| (*s).to_owned()).collect();
     Recipe::read(&Origin::BuiltIn("induction-heads"), &changes)

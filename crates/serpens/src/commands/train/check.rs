@@ -91,8 +91,11 @@ fn tokens(task: &Task) -> f64 {
 /// Refuses models and batches that cannot be held in memory.
 fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
     let (device, memory) = (compute.device, size::owner(compute.device));
-    let values = model.plan()?.count(Param::is_trained)?;
-    if !size::fits(TRAINED_BYTES * values as f64, device) {
+    let plan = model.plan()?;
+    if !size::fits(
+        TRAINED_BYTES * plan.count(Param::is_trained)? as f64,
+        device,
+    ) {
         return refuse(
             "model",
             format!(
@@ -100,7 +103,8 @@ fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<(
             ),
         );
     }
-    if !size::fits(size::activations(model, tokens, compute), device) {
+    let kept = tokens * plan.kept_per_token(compute.recompute);
+    if !size::fits(kept * compute.precision.activations().size() as f64, device) {
         return refuse(
             "task.batch",
             format!("a batch of this size exceeds {memory}; lower the batch or the length"),

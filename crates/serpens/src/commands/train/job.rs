@@ -10,7 +10,6 @@ use serpens_data::{
     ByteCorpus, ByteSource, ByteSourceConfig, InductionHeads, Prefetch, SelectiveCopying, Source,
     Split,
 };
-use serpens_nn::layers::{InnerConfig, S4dConfig};
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
 use serpens_train::{
     Compute, Evaluation, JsonLines, NextToken, Run, Trainer, evaluate, newest_checkpoint,
@@ -69,14 +68,6 @@ pub(super) struct StepLine {
 pub(super) struct EvaluationLine {
     pub(super) step: u64,
     pub(super) evaluation: std::collections::BTreeMap<String, f64>,
-}
-
-/// What a model's kind is called.
-pub(super) fn inner_name(inner: &InnerConfig) -> &'static str {
-    match inner {
-        InnerConfig::S6(_) => "S6",
-        InnerConfig::S4d(S4dConfig { .. }) => "S4D",
-    }
 }
 
 /// The text of the task, if it reads one.

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serpens_nn::MambaLmConfig;
 use serpens_report::Report;
 use serpens_train::Compute;
 
@@ -169,23 +170,16 @@ fn find_run(run: &Path, out: &Path) -> Result<PathBuf> {
 
 /// The model by itself, or beside its twin.
 fn jobs(recipe: &Recipe, dir: &Path, compute: Compute) -> Vec<Job> {
-    let mut jobs = vec![Job {
-        name: job::inner_name(recipe.model.block.inner()),
-        model: recipe.model.clone(),
-        dir: dir.to_owned(),
+    let job = |(model, own): (MambaLmConfig, PathBuf)| Job {
+        name: model.ssm_name(),
+        model,
+        dir: own,
         run: dir.to_owned(),
         compute,
-    }];
-    if let (Some(model), Some(inner)) = (recipe.twin_model(), &recipe.twin) {
-        jobs.push(Job {
-            name: job::inner_name(inner),
-            model,
-            dir: dir.join("twin"),
-            run: dir.to_owned(),
-            compute,
-        });
-    }
-    jobs
+    };
+    let twin = recipe.twin_model().map(|model| (model, dir.join("twin")));
+    let models = [(recipe.model.clone(), dir.to_owned())];
+    models.into_iter().chain(twin).map(job).collect()
 }
 
 fn stop_on_ctrl_c() {

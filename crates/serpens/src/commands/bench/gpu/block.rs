@@ -1,9 +1,9 @@
 //! One Mamba block: its projections, the convolution and the scan, without the normalisation before it.
 
 use serpens_core::{Gradients, Result as CoreResult, Tape, Tensor, Var};
-use serpens_nn::blocks::{BlockConfig, MambaBlockConfig};
+use serpens_nn::Module;
 use serpens_nn::layers::Sequence;
-use serpens_nn::{Module, Param};
+use serpens_nn::mixers::{MambaConfig, MixerSettings};
 
 use super::published::{BLOCKS, Passes};
 use super::{Bench, Row, Table, or, values};
@@ -32,15 +32,14 @@ pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
 fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> Result<[Row; 2]> {
     let (device, precision) = (bench.clock.device, bench.precision());
     let [batch, length, width] = shape;
-    let config = BlockConfig::Mamba(MambaBlockConfig::default());
-    let mut block = config.plan(width, 1.0)?.init(device, 0)?;
-    block.visit_mut("", &mut |_, param| param.to(device, precision))?;
-    let flops = 2.0 * (batch * length) as f64 * block.count(Param::is_matrix)? as f64;
+    let mut mixer = MambaConfig::default().plan(width, 1.0)?.init(device, 0)?;
+    mixer.visit_mut("", &mut |_, param| param.to(device, precision))?;
+    let flops = (batch * length) as f64 * mixer.flops_per_token()?;
     let x = values(shape, 0, precision.activations(), device)?;
     let dy = values(shape, 1, precision.activations(), device)?;
     let forward = |x: &Tensor| -> CoreResult<(Tape, Var)> {
         let tape = Tape::new();
-        let y = block.forward(&tape.leaf(x.clone()), &Sequence::default(), None)?;
+        let y = mixer.forward(&tape.leaf(x.clone()), &Sequence::default(), None)?;
         Ok((tape, y))
     };
     let forward_only = bench

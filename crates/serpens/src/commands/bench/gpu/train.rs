@@ -111,7 +111,7 @@ impl Case {
         let (name, batch, length) = (&self.name, self.batch, self.length);
         let again = match recompute {
             Recompute::None => String::new(),
-            Recompute::Scan | Recompute::Block => format!(", recomputing the {recompute}"),
+            Recompute::Scan | Recompute::Layer => format!(", recomputing the {recompute}"),
         };
         let work = format!(
             "{name}: {n_layer} × {d_model}, V {vocab_size}, B {batch}, L {length}, {precision}{again}"

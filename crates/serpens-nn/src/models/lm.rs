@@ -1,137 +1,18 @@
-//! The language model: embedding, residual blocks, normalisation, head.
+//! The language model: embedding, layers of a normalisation and a mixer, normalisation, head.
 
-use serde::{Deserialize, Serialize};
 use serpens_core::tape::recompute;
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
 
-use crate::blocks::{Block, BlockConfig, BlockState, MambaBlockConfig};
-use crate::layers::{
-    Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig, Sequence,
-};
+use super::MambaLmConfig;
+use crate::layers::{Embedding, Linear, RmsNorm, Sequence};
+use crate::mixers::{Mixer, MixerState};
 use crate::{Error, Module, Param, Precision, Recompute, Result, module};
 
-/// More layers than any model has: their plan alone would take memory.
-const MOST_LAYERS: usize = 1 << 14;
-
-/// Configures a [`MambaLm`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MambaLmConfig {
-    /// Width D of the residual stream.
-    pub d_model: usize,
-    /// Number of blocks.
-    pub n_layer: usize,
-    /// Number of tokens V.
-    pub vocab_size: usize,
-    /// Whether the head is the embedding's table.
-    #[serde(default = "yes")]
-    pub tie_embeddings: bool,
-    /// eps of the normalisations.
-    #[serde(default = "default_eps")]
-    pub norm_eps: f32,
-    /// Standard deviation of the initial embedding.
-    #[serde(default = "default_embedding_std")]
-    pub embedding_std: f32,
-    /// The blocks.
-    #[serde(default = "default_block")]
-    pub block: BlockConfig,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn default_eps() -> f32 {
-    1e-5
-}
-
-fn default_embedding_std() -> f32 {
-    0.02
-}
-
-fn default_block() -> BlockConfig {
-    BlockConfig::Mamba(MambaBlockConfig::default())
-}
-
-impl MambaLmConfig {
-    /// `n_layer` Mamba blocks of width `d_model` over `vocab_size` tokens, with a tied head.
-    pub fn new(d_model: usize, n_layer: usize, vocab_size: usize) -> Self {
-        Self {
-            d_model,
-            n_layer,
-            vocab_size,
-            tie_embeddings: yes(),
-            norm_eps: default_eps(),
-            embedding_std: default_embedding_std(),
-            block: default_block(),
-        }
-    }
-
-    /// With these blocks.
-    pub fn with_block(mut self, block: BlockConfig) -> Self {
-        self.block = block;
-        self
-    }
-
-    /// The model without values; every block's output projection starts divided by √n_layer.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for sizes that no model can have.
-    pub fn plan(&self) -> Result<MambaLm> {
-        let refuse = |field, value: usize, reason| {
-            let value = value.to_string();
-            Err(Error::Config {
-                field,
-                value,
-                reason,
-            })
-        };
-        for (field, value) in [("d_model", self.d_model), ("vocab_size", self.vocab_size)] {
-            if value == 0 {
-                return refuse(field, value, "it must be at least 1");
-            }
-        }
-        if self.n_layer > MOST_LAYERS {
-            return refuse("n_layer", self.n_layer, "no memory holds as many layers");
-        }
-        let divisor = (self.n_layer.max(1) as f32).sqrt();
-        let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
-        let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
-            .with_std(self.embedding_std)
-            .with_tied_head(self.tie_embeddings);
-        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(false);
-        let layer = |_| {
-            Ok(Layer {
-                norm: norm.plan(),
-                mixer: self.block.plan(self.d_model, divisor)?,
-            })
-        };
-        Ok(MambaLm {
-            backbone: Backbone {
-                embeddings: embeddings.plan(),
-                layers: (0..self.n_layer).map(layer).collect::<Result<_>>()?,
-                norm_f: norm.plan(),
-            },
-            lm_head: (!self.tie_embeddings).then(|| head.plan()),
-            config: self.clone(),
-            precision: Precision::F32,
-        })
-    }
-
-    /// The model with the random values it starts with; see [`Module::fill`].
-    ///
-    /// # Errors
-    /// [`Error::Config`] for sizes that no model can have; memory.
-    pub fn init(&self, device: Device, seed: u64) -> Result<MambaLm> {
-        self.plan()?.init(device, seed)
-    }
-}
-
 #[derive(Clone, Debug)]
-struct Layer {
-    norm: RmsNorm,
-    mixer: Block,
+pub(super) struct Layer {
+    pub(super) norm: RmsNorm,
+    pub(super) mixer: Box<dyn Mixer>,
 }
 
 module!(Layer { norm => "norm", mixer => "mixer" });
@@ -144,7 +25,7 @@ impl Layer {
         residual: Option<&Var>,
         activations: DType,
         sequence: &Sequence<'_>,
-        state: Option<&mut BlockState>,
+        state: Option<&mut MixerState>,
     ) -> Result<[Var; 2]> {
         let sum = self.norm.forward(x, residual, activations)?;
         let y = self.mixer.forward(&sum.y, sequence, state)?;
@@ -159,19 +40,25 @@ impl Layer {
         activations: DType,
         sequence: &Sequence<'_>,
     ) -> Result<[Var; 2]> {
-        let (layer, plan) = (self.clone(), sequence.owned());
+        let (layer, reading) = (self.clone(), sequence.owned());
         let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
-        Ok(recompute("block", &inputs, move |inputs| {
-            Ok(layer.forward(&inputs[0], inputs.get(1), activations, &plan.borrow(), None)?)
+        Ok(recompute("layer", &inputs, move |inputs| {
+            Ok(layer.forward(
+                &inputs[0],
+                inputs.get(1),
+                activations,
+                &reading.borrow(),
+                None,
+            )?)
         })?)
     }
 }
 
 #[derive(Clone, Debug)]
-struct Backbone {
-    embeddings: Embedding,
-    layers: Vec<Layer>,
-    norm_f: RmsNorm,
+pub(super) struct Backbone {
+    pub(super) embeddings: Embedding,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm_f: RmsNorm,
 }
 
 module!(Backbone { embeddings => "embeddings", layers => "layers", norm_f => "norm_f" });
@@ -179,28 +66,28 @@ module!(Backbone { embeddings => "embeddings", layers => "layers", norm_f => "no
 /// What a model remembers of the tokens it has read; its size does not depend on how many they were.
 #[derive(Clone)]
 pub struct LmState {
-    blocks: Vec<BlockState>,
+    layers: Vec<MixerState>,
 }
 
 impl LmState {
     /// The same state without the record of how it came about: gradients stop here.
     pub fn detach(&self) -> LmState {
-        let blocks = self.blocks.iter();
+        let layers = self.layers.iter();
         LmState {
-            blocks: blocks
+            layers: layers
                 .map(|state| state.iter().map(Var::detach).collect())
                 .collect(),
         }
     }
 }
 
-/// Embedding → (RMSNorm → block, added to the residual stream) × n_layer → RMSNorm → head.
+/// Embedding → (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm → head.
 #[derive(Clone, Debug)]
 pub struct MambaLm {
-    backbone: Backbone,
-    lm_head: Option<Linear>,
-    config: MambaLmConfig,
-    precision: Precision,
+    pub(super) backbone: Backbone,
+    pub(super) lm_head: Option<Linear>,
+    pub(super) config: MambaLmConfig,
+    pub(super) precision: Precision,
 }
 
 module!(MambaLm { backbone => "backbone", lm_head => "lm_head" });
@@ -221,10 +108,21 @@ impl MambaLm {
         self.precision
     }
 
-    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token: twice the number of their
-    /// weights, the head's among them.
+    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's among them.
     pub fn flops_per_token(&self) -> Result<f64> {
-        Ok(2.0 * self.count(Param::is_matrix)? as f64)
+        let Backbone {
+            embeddings, layers, ..
+        } = &self.backbone;
+        let head = embeddings.count(Param::is_matrix)? + self.lm_head.count(Param::is_matrix)?;
+        let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
+        layers.iter().try_fold(2.0 * head as f64, sum)
+    }
+
+    /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could never have.
+    pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
+        let (inputs, logits) = (self.config.d_model as f64, self.config.vocab_size as f64);
+        let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
+        logits + self.backbone.layers.iter().map(kept).sum::<f64>()
     }
 
     /// Moves the model to `device`, to compute there in this precision.
@@ -241,13 +139,13 @@ impl MambaLm {
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         let layers = self.backbone.layers.iter();
         Ok(LmState {
-            blocks: layers
+            layers: layers
                 .map(|layer| layer.mixer.initial_state(batch, self.device()))
                 .collect::<Result<_>>()?,
         })
     }
 
-    /// The normalised output of the last block. With `state`, the sequence continues the one that left it, and it is replaced.
+    /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is replaced.
     ///
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, length, d_model)
@@ -257,7 +155,7 @@ impl MambaLm {
         sequence: &Sequence<'_>,
         state: Option<&mut LmState>,
     ) -> Result<Var> {
-        let mut states = self.block_states(state)?;
+        let mut states = self.layer_states(state)?;
         let mut residual: Option<Var> = None;
         let mut x = self.backbone.embeddings.forward(ids)?;
         let activations = self.precision.activations();
@@ -265,7 +163,7 @@ impl MambaLm {
             let state = states.as_mut().map(|states| &mut states[i]);
             let before = residual.as_ref();
             let [y, h] = match (sequence.recompute, state) {
-                (Recompute::Block, None) if sequence.trace.is_none() => {
+                (Recompute::Layer, None) if sequence.trace.is_none() => {
                     layer.forward_again(&x, before, activations, sequence)?
                 }
                 (_, state) => layer.forward(&x, before, activations, sequence, state)?,
@@ -276,17 +174,17 @@ impl MambaLm {
         Ok(norm.forward(&x, residual.as_ref(), activations)?.y)
     }
 
-    fn block_states<'s>(
+    fn layer_states<'s>(
         &self,
         state: Option<&'s mut LmState>,
-    ) -> Result<Option<&'s mut Vec<BlockState>>> {
+    ) -> Result<Option<&'s mut Vec<MixerState>>> {
         match state {
-            Some(state) if state.blocks.len() != self.backbone.layers.len() => Err(Error::State {
+            Some(state) if state.layers.len() != self.backbone.layers.len() => Err(Error::State {
                 what: "layers",
                 expected: self.backbone.layers.len(),
-                found: state.blocks.len(),
+                found: state.layers.len(),
             }),
-            state => Ok(state.map(|state| &mut state.blocks)),
+            state => Ok(state.map(|state| &mut state.layers)),
         }
     }
 
@@ -311,7 +209,7 @@ impl MambaLm {
         self.logits(&self.hidden(ids, sequence, state)?)
     }
 
-    /// Reads a prompt, or a piece of one, and gives the logits of the token after it only.
+    /// Reads a prompt, or a chunk of one, and gives the logits of the token after it only.
     ///
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, vocab_size)

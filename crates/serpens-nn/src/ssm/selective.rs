@@ -6,8 +6,9 @@ use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
-use super::{Linear, LinearConfig, Sequence};
-use crate::{Error, Param, Result, Start, StepSize};
+use super::{Ssm, SsmSettings, check_state};
+use crate::layers::{Linear, LinearConfig, Sequence};
+use crate::{Param, Result, Start, StepSize};
 
 /// The rank R of the projection that makes Δ from the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,13 +107,15 @@ impl SelectiveSsmConfig {
             ..Self::default()
         }
     }
+}
 
-    /// The layer over `d_inner` channels of a model of width `d_model`. W_Δ starts uniform in ±R^-1/2, its bias so that softplus
-    /// gives the wanted step sizes.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a state size that the kernels do not take.
-    pub fn plan(&self, d_model: usize, d_inner: usize) -> Result<SelectiveSsm> {
+impl SsmSettings for SelectiveSsmConfig {
+    fn name(&self) -> &'static str {
+        "S6"
+    }
+
+    /// W_Δ starts uniform in ±R^-1/2, its bias so that softplus gives the wanted step sizes.
+    fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
         check_state(self.d_state)?;
         let complex = self.a_init == AInit::Complex;
         let width = if complex { 2 } else { 1 } * self.d_state; // of B and of C
@@ -136,7 +139,7 @@ impl SelectiveSsmConfig {
         };
         let a_imag = rows(|n| std::f32::consts::PI * n as f32);
         let system = |shape, start| Param::new(shape, start).without_decay();
-        Ok(SelectiveSsm {
+        Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
             dt_proj: DtProj {
                 weight: (rank > 0).then_some(dt),
@@ -150,20 +153,8 @@ impl SelectiveSsmConfig {
             d_inner,
             d_state: self.d_state,
             rank,
-        })
+        }))
     }
-}
-
-/// State sizes that the kernels take.
-pub(super) fn check_state(d_state: usize) -> Result<()> {
-    if (1..=256).contains(&d_state) {
-        return Ok(());
-    }
-    Err(Error::Config {
-        field: "d_state",
-        value: d_state.to_string(),
-        reason: "the state size goes from 1 to 256",
-    })
 }
 
 /// Δ's projection; the bias goes into the scan, which applies softplus.
@@ -201,26 +192,18 @@ crate::module!(SelectiveSsm {
     c => "C",
 });
 
-impl SelectiveSsm {
-    /// The state before the first token: zeros (batch, d_inner, N), with 2 N in place of N where A is complex.
-    pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
+impl Ssm for SelectiveSsm {
+    /// Zeros (batch, d_inner, N), with 2 N in place of N where A is complex.
+    fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         let shape = [batch, self.d_inner, self.state_width()];
         Ok(Tensor::zeros(shape, DType::F32, device)?.into())
     }
 
-    fn state_width(&self) -> usize {
-        match self.a_imag {
-            Some(_) => 2 * self.d_state,
-            None => self.d_state,
-        }
+    fn boxed(&self) -> Box<dyn Ssm> {
+        Box::new(self.clone())
     }
 
-    /// Reads a sequence; with `gate` z the result is y ⊙ silu(z). With `state`, the sequence continues the one that left it,
-    /// and it is replaced.
-    ///
-    /// # Shapes
-    /// x, gate (batch, length, d_inner) → (batch, length, d_inner)
-    pub fn forward(
+    fn forward(
         &self,
         x: &Var,
         gate: Option<&Var>,
@@ -278,6 +261,15 @@ impl SelectiveSsm {
             *state = output.last_state;
         }
         Ok(output.y)
+    }
+}
+
+impl SelectiveSsm {
+    fn state_width(&self) -> usize {
+        match self.a_imag {
+            Some(_) => 2 * self.d_state,
+            None => self.d_state,
+        }
     }
 
     /// Δ before its bias and softplus: (batch, length, d_inner).

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::{exp, neg_exp};
+use serpens_ops::elementwise::{exp, neg_exp, silu_mul};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 
-use super::selective_ssm::check_state;
+use super::{Ssm, SsmSettings, check_state};
+use crate::layers::Sequence;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// Configures an [`S4d`].
@@ -45,12 +46,14 @@ impl S4dConfig {
             ..Self::default()
         }
     }
+}
 
-    /// The layer over `channels`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a state size that the kernels do not take.
-    pub fn plan(&self, channels: usize) -> Result<S4d> {
+impl SsmSettings for S4dConfig {
+    fn name(&self) -> &'static str {
+        "S4D"
+    }
+
+    fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
         check_state(self.d_state)?;
         let shape = [channels, self.d_state];
         let rows = |value: fn(usize) -> f32| Start::Row((0..self.d_state).map(value).collect());
@@ -64,7 +67,7 @@ impl S4dConfig {
         let c = || Param::new(shape, Start::Normal { std });
         let slow = |param: Param| param.without_decay().with_max_lr(self.max_lr);
         let b = |value| slow(Param::new(shape, Start::Constant(value))).trained(self.train_b);
-        Ok(S4d {
+        Ok(Box::new(S4d {
             log_dt: slow(Param::new([channels], Start::LogStep(self.dt))),
             a_log: slow(Param::new(shape, a_log)),
             a_imag: self.complex.then(|| slow(Param::new(shape, a_imag))),
@@ -75,7 +78,7 @@ impl S4dConfig {
             d: Param::new([channels], Start::Normal { std: 1.0 }).without_decay(),
             channels,
             d_state: self.d_state,
-        })
+        }))
     }
 }
 
@@ -107,23 +110,45 @@ module!(S4d {
     d => "D",
 });
 
-impl S4d {
-    /// The state before the first token: zeros (batch, channels, N), or 2 N where A is complex.
-    pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
+impl Ssm for S4d {
+    /// Zeros (batch, channels, N), or 2 N where A is complex.
+    fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         let planes = if self.a_imag.is_some() { 2 } else { 1 };
         let shape = [batch, self.channels, planes * self.d_state];
         Ok(Tensor::zeros(shape, DType::F32, device)?.into())
     }
 
-    /// Reads a sequence: as a convolution without `state`; with it as a recurrence that continues the sequence that left it,
-    /// and replaces it.
-    ///
-    /// # Shapes
-    /// (batch, length, channels) → the same
+    /// A convolution without `state`, a recurrence with it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for gradients through the recurrence: train without a state.
-    pub fn forward(&self, x: &Var, state: Option<&mut Var>) -> Result<Var> {
+    /// [`Error::Unsupported`] for packed and reversed sequences, and for gradients through the recurrence: train without a state.
+    fn forward(
+        &self,
+        x: &Var,
+        gate: Option<&Var>,
+        sequence: &Sequence<'_>,
+        state: Option<&mut Var>,
+    ) -> Result<Var> {
+        if sequence.starts.is_some() || sequence.reverse {
+            return Err(Error::Unsupported {
+                layer: "S4D",
+                what: "read packed or reversed sequences",
+            });
+        }
+        let y = self.read(x, state)?;
+        match gate {
+            Some(z) => Ok(silu_mul(&y, z)?),
+            None => Ok(y),
+        }
+    }
+
+    fn boxed(&self) -> Box<dyn Ssm> {
+        Box::new(self.clone())
+    }
+}
+
+impl S4d {
+    fn read(&self, x: &Var, state: Option<&mut Var>) -> Result<Var> {
         let dt = exp(&self.log_dt.var()?.on(x))?;
         let a = neg_exp(&self.a_log.var()?.on(x))?;
         let imaginary = |param: &Option<Param>| param.as_ref().map(Param::var).transpose();

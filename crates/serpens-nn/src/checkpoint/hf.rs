@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serpens_core::files::{Durability, write_atomically};
 
-use crate::blocks::{BlockConfig, MambaBlockConfig};
-use crate::layers::{AInit, DtRank, InnerConfig, SelectiveSsmConfig};
+use crate::mixers::{MambaConfig, MixerConfig};
+use crate::ssm::{AInit, DtRank, SelectiveSsmConfig, SsmConfig};
 use crate::{Error, MambaLmConfig, Result};
 
 /// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored.
@@ -123,18 +123,18 @@ impl From<HfConfig> for MambaLmConfig {
             dt_rank: hf.time_step_rank,
             ..SelectiveSsmConfig::new(hf.state_size)
         };
-        let block = MambaBlockConfig {
+        let mamba = MambaConfig {
             expand: hf.expand,
             d_conv: hf.conv_kernel,
             conv_bias: hf.use_conv_bias,
             proj_bias: hf.use_bias,
-            ..MambaBlockConfig::new(InnerConfig::S6(ssm))
+            ..MambaConfig::new(ssm)
         };
         MambaLmConfig {
             tie_embeddings: hf.tie_word_embeddings,
             norm_eps: hf.layer_norm_epsilon,
             ..MambaLmConfig::new(hf.hidden_size, hf.num_hidden_layers, hf.vocab_size)
-                .with_block(BlockConfig::Mamba(block))
+                .with_mixer(mamba)
         }
     }
 }
@@ -142,10 +142,10 @@ impl From<HfConfig> for MambaLmConfig {
 impl HfConfig {
     /// The same model in Hugging Face's words; `None` where they do not suffice.
     fn describe(config: &MambaLmConfig) -> Option<HfConfig> {
-        let BlockConfig::Mamba(block) = &config.block else {
+        let [MixerConfig::Mamba(mamba)] = &config.mixers[..] else {
             return None;
         };
-        let InnerConfig::S6(ssm) = &block.inner else {
+        let SsmConfig::S6(ssm) = &mamba.ssm else {
             return None;
         };
         // How the weights began is no matter to a trained model; which parameters there are is.
@@ -159,11 +159,11 @@ impl HfConfig {
             num_hidden_layers: config.n_layer,
             vocab_size: config.vocab_size,
             state_size: ssm.d_state,
-            conv_kernel: block.d_conv,
-            expand: block.expand,
+            conv_kernel: mamba.d_conv,
+            expand: mamba.expand,
             time_step_rank: ssm.dt_rank,
-            use_bias: block.proj_bias,
-            use_conv_bias: block.conv_bias,
+            use_bias: mamba.proj_bias,
+            use_conv_bias: mamba.conv_bias,
             layer_norm_epsilon: config.norm_eps,
             tie_word_embeddings: config.tie_embeddings,
             hidden_act: activation(),

@@ -1,0 +1,187 @@
+//! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection out.
+
+use serpens_core::tape::recompute;
+use serpens_core::{Device, Var};
+use serpens_ops::elementwise::{mul, silu};
+
+use super::{Mixer, MixerState};
+use crate::layers::{CausalConv1d, CausalConv1dConfig, Linear, LinearConfig, Sequence};
+use crate::ssm::{Ssm, SsmConfig};
+use crate::{Error, Module, Recompute, Result, Visit, VisitMut, join};
+
+/// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each token; the
+/// others are told by their numbers among these.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// The projection's name in checkpoints.
+    pub(super) in_proj: &'static str,
+    /// The convolution's.
+    pub(super) conv: &'static str,
+    pub(super) inputs: usize,
+    /// What is convolved.
+    pub(super) x: usize,
+    /// What the state space model's input is multiplied with after that.
+    pub(super) factor: Option<usize>,
+    pub(super) gate: Gate,
+}
+
+/// What becomes of the state space model's output y.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// y ⊙ silu(z), with this input as z.
+    SiluOf(usize),
+    /// y ⊙ q, with this input as q.
+    Product(usize),
+    /// silu(y).
+    SiluOfOutput,
+}
+
+/// The skeleton's sizes.
+pub(super) struct GatedPlan<'a> {
+    pub(super) form: &'static Form,
+    pub(super) ssm: &'a SsmConfig,
+    /// Inner width over model width.
+    pub(super) expand: usize,
+    /// The convolution over so many channels, if there is one.
+    pub(super) conv: Option<&'a dyn Fn(usize) -> CausalConv1dConfig>,
+    pub(super) proj_bias: bool,
+}
+
+impl GatedPlan<'_> {
+    pub(super) fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
+        Error::check("d_model", d_model, 1..=usize::MAX)?;
+        Error::check("expand", self.expand, 1..=usize::MAX)?;
+        // What exceeds the address space is told when memory is asked for.
+        let d_inner = d_model.saturating_mul(self.expand);
+        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(self.proj_bias);
+        let conv = self.conv.map(|conv| conv(d_inner).plan());
+        Ok(Box::new(Gated {
+            in_proj: linear(d_model, d_inner.saturating_mul(self.form.inputs)).plan(),
+            conv: conv.transpose()?,
+            ssm: self.ssm.plan(d_model, d_inner)?,
+            out_proj: linear(d_inner, d_model)
+                .with_init_divisor(output_divisor)
+                .plan(),
+            form: self.form,
+            d_inner,
+        }))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Gated {
+    in_proj: Linear, // (inputs · d_inner, d_model)
+    conv: Option<CausalConv1d>,
+    ssm: Box<dyn Ssm>,
+    out_proj: Linear, // (d_model, d_inner)
+    form: &'static Form,
+    d_inner: usize,
+}
+
+impl Module for Gated {
+    fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()> {
+        self.in_proj.visit(&join(path, self.form.in_proj), f)?;
+        self.conv.visit(&join(path, self.form.conv), f)?;
+        self.ssm.visit(path, f)?;
+        self.out_proj.visit(&join(path, "out_proj"), f)
+    }
+
+    fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()> {
+        self.in_proj.visit_mut(&join(path, self.form.in_proj), f)?;
+        self.conv.visit_mut(&join(path, self.form.conv), f)?;
+        self.ssm.visit_mut(path, f)?;
+        self.out_proj.visit_mut(&join(path, "out_proj"), f)
+    }
+}
+
+impl Mixer for Gated {
+    /// Zeros: the last inputs of the convolution, and the state of the state space model.
+    fn initial_state(&self, batch: usize, device: Device) -> Result<MixerState> {
+        let conv = self.conv.as_ref();
+        let conv = conv.map(|conv| conv.initial_state(batch, device));
+        let ssm = self.ssm.initial_state(batch, device);
+        conv.into_iter().chain([ssm]).collect()
+    }
+
+    fn forward(
+        &self,
+        x: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut MixerState>,
+    ) -> Result<Var> {
+        let inputs = self.in_proj.forward(x)?; // (batch, length, inputs · d_inner)
+        let y = match sequence.recompute {
+            Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
+                let (mixer, reading) = (self.clone(), sequence.owned());
+                let [y] = recompute("mixer", &[&inputs], move |inputs| {
+                    Ok([mixer.mix(&inputs[0], &reading.borrow(), None)?])
+                })?;
+                y
+            }
+            _ => self.mix(&inputs, sequence, state)?,
+        };
+        self.out_proj.forward(&y)
+    }
+
+    fn kept_per_token(&self, recompute: Recompute) -> usize {
+        match recompute {
+            Recompute::Layer => 0,
+            Recompute::None | Recompute::Scan => self.form.inputs.saturating_mul(self.d_inner),
+        }
+    }
+
+    fn boxed(&self) -> Box<dyn Mixer> {
+        Box::new(self.clone())
+    }
+}
+
+impl Gated {
+    /// What lies between the two projections.
+    ///
+    /// # Shapes
+    /// (batch, length, inputs · d_inner) → (batch, length, d_inner)
+    fn mix(
+        &self,
+        inputs: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut MixerState>,
+    ) -> Result<Var> {
+        let [conv_state, ssm_state] = self.split(state)?;
+        let input = |i: usize| match self.form.inputs {
+            1 => Ok(inputs.clone()),
+            _ => inputs.columns(i * self.d_inner..(i + 1) * self.d_inner),
+        };
+        let mut x = input(self.form.x)?;
+        if let Some(conv) = &self.conv {
+            x = conv.forward(&x, sequence, conv_state)?;
+        }
+        if let Some(factor) = self.form.factor {
+            x = mul(&x, &input(factor)?)?;
+        }
+        match self.form.gate {
+            Gate::SiluOf(z) => self.ssm.forward(&x, Some(&input(z)?), sequence, ssm_state),
+            Gate::Product(q) => {
+                let y = self.ssm.forward(&x, None, sequence, ssm_state)?;
+                Ok(mul(&y, &input(q)?)?)
+            }
+            Gate::SiluOfOutput => {
+                let y = self.ssm.forward(&x, None, sequence, ssm_state)?;
+                Ok(silu(&y)?)
+            }
+        }
+    }
+
+    /// The tensors of a state: the convolution's and the state space model's.
+    fn split<'s>(&self, state: Option<&'s mut MixerState>) -> Result<[Option<&'s mut Var>; 2]> {
+        match (state.map(Vec::as_mut_slice), &self.conv) {
+            (None, _) => Ok([None, None]),
+            (Some([conv, ssm]), Some(_)) => Ok([Some(conv), Some(ssm)]),
+            (Some([ssm]), None) => Ok([None, Some(ssm)]),
+            (Some(other), conv) => Err(Error::State {
+                what: "tensors",
+                expected: 1 + usize::from(conv.is_some()),
+                found: other.len(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! H3: (q, k, v) = W_qkv u; y = W_out (q ⊙ SSM(shift(k) ⊙ v)).
+
+use serde::{Deserialize, Serialize};
+
+use super::gated::{Form, Gate, GatedPlan};
+use super::{Mixer, MixerSettings};
+use crate::Result;
+use crate::layers::CausalConv1dConfig;
+use crate::ssm::SsmConfig;
+
+/// Configures an H3 mixer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct H3Config {
+    /// The state space model inside.
+    #[serde(rename = "inner")]
+    pub ssm: SsmConfig,
+    /// Inner width over model width.
+    pub expand: usize,
+    /// How many tokens the shift reaches back, the present one counted.
+    pub d_conv: usize,
+}
+
+impl Default for H3Config {
+    fn default() -> Self {
+        Self {
+            ssm: SsmConfig::default(),
+            expand: 1,
+            d_conv: 4,
+        }
+    }
+}
+
+const FORM: Form = Form {
+    in_proj: "qkv_proj",
+    conv: "shift",
+    inputs: 3, // q, k, v
+    x: 1,
+    factor: Some(2),
+    gate: Gate::Product(0),
+};
+
+impl MixerSettings for H3Config {
+    fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
+        let shift = |channels| CausalConv1dConfig::new(channels, self.d_conv).with_silu(false);
+        let gated = GatedPlan {
+            form: &FORM,
+            ssm: &self.ssm,
+            expand: self.expand,
+            conv: Some(&shift),
+            proj_bias: false,
+        };
+        gated.plan(d_model, output_divisor)
+    }
+
+    fn ssm(&self) -> Option<&SsmConfig> {
+        Some(&self.ssm)
+    }
+
+    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+        Some(&mut self.ssm)
+    }
+}

@@ -1,0 +1,80 @@
+//! Mamba: (x, z) = W_in u; y = W_out (SSM(silu(conv(x))) ⊙ silu(z)).
+
+use serde::{Deserialize, Serialize};
+
+use super::gated::{Form, Gate, GatedPlan};
+use super::{Mixer, MixerSettings};
+use crate::Result;
+use crate::layers::CausalConv1dConfig;
+use crate::ssm::SsmConfig;
+
+/// Configures a Mamba mixer. The defaults are the paper's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MambaConfig {
+    /// The state space model inside.
+    #[serde(rename = "inner")]
+    pub ssm: SsmConfig,
+    /// Inner width over model width.
+    pub expand: usize,
+    /// Width W of the convolution.
+    pub d_conv: usize,
+    /// Whether the convolution has a bias.
+    pub conv_bias: bool,
+    /// Whether the two projections have one.
+    pub proj_bias: bool,
+}
+
+impl Default for MambaConfig {
+    fn default() -> Self {
+        Self {
+            ssm: SsmConfig::default(),
+            expand: 2,
+            d_conv: 4,
+            conv_bias: true,
+            proj_bias: false,
+        }
+    }
+}
+
+impl MambaConfig {
+    /// The paper's mixer around this state space model.
+    pub fn new(ssm: impl Into<SsmConfig>) -> Self {
+        Self {
+            ssm: ssm.into(),
+            ..Self::default()
+        }
+    }
+}
+
+const FORM: Form = Form {
+    in_proj: "in_proj",
+    conv: "conv1d",
+    inputs: 2, // x, z
+    x: 0,
+    factor: None,
+    gate: Gate::SiluOf(1),
+};
+
+impl MixerSettings for MambaConfig {
+    fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
+        let conv =
+            |channels| CausalConv1dConfig::new(channels, self.d_conv).with_bias(self.conv_bias);
+        let gated = GatedPlan {
+            form: &FORM,
+            ssm: &self.ssm,
+            expand: self.expand,
+            conv: Some(&conv),
+            proj_bias: self.proj_bias,
+        };
+        gated.plan(d_model, output_divisor)
+    }
+
+    fn ssm(&self) -> Option<&SsmConfig> {
+        Some(&self.ssm)
+    }
+
+    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+        Some(&mut self.ssm)
+    }
+}

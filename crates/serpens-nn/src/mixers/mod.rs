@@ -1,0 +1,98 @@
+//! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which one it has.
+
+mod gated;
+mod h3;
+mod mamba;
+mod plain;
+
+use std::fmt::Debug;
+
+use serpens_core::{Device, Var};
+
+pub use h3::H3Config;
+pub use mamba::MambaConfig;
+pub use plain::PlainConfig;
+
+use crate::kinds::kinds;
+use crate::layers::Sequence;
+use crate::ssm::SsmConfig;
+use crate::{Module, Param, Recompute, Result};
+
+kinds! {
+    /// A mixer and its sizes.
+    MixerConfig: MixerSettings {
+        /// Mamba: a convolution and a state space model, gated.
+        Mamba(MambaConfig),
+        /// H3: a shift and a state space model between multiplicative gates.
+        H3(H3Config),
+        /// A state space model without gate and convolution.
+        Plain(PlainConfig),
+    }
+}
+
+/// Settings of a mixer.
+pub trait MixerSettings {
+    /// The mixer without values, for a model of width `d_model`; its projection out starts divided by `output_divisor`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for sizes that no mixer can have.
+    fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>>;
+
+    /// The state space model inside, where there is one.
+    fn ssm(&self) -> Option<&SsmConfig>;
+
+    /// The same, to put another in its place.
+    fn ssm_mut(&mut self) -> Option<&mut SsmConfig>;
+}
+
+/// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order.
+pub type MixerState = Vec<Var>;
+
+/// A layer that carries information from token to token.
+pub trait Mixer: Module + Debug {
+    /// The state before the first token.
+    fn initial_state(&self, batch: usize, device: Device) -> Result<MixerState>;
+
+    /// Reads a sequence of normalised inputs. With `state`, it continues the sequence that left it, and it is replaced.
+    ///
+    /// # Shapes
+    /// (batch, length, d_model) → the same
+    fn forward(
+        &self,
+        x: &Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut MixerState>,
+    ) -> Result<Var>;
+
+    /// Values that a training step keeps of each token for the gradients, besides the input; or fewer.
+    fn kept_per_token(&self, recompute: Recompute) -> usize;
+
+    /// Another handle to the same parameters.
+    fn boxed(&self) -> Box<dyn Mixer>;
+
+    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token.
+    fn flops_per_token(&self) -> Result<f64> {
+        Ok(2.0 * self.count(Param::is_matrix)? as f64)
+    }
+
+    /// Reads one token of each sequence.
+    ///
+    /// # Shapes
+    /// (batch, d_model) → the same
+    fn step(&self, x: &Var, state: &mut MixerState) -> Result<Var> {
+        let [batch, width] = *x.shape() else {
+            return Err(
+                serpens_core::Error::shape("step", "x", "(batch, d_model)", x.shape()).into(),
+            );
+        };
+        let x = x.reshape([batch, 1, width])?;
+        let y = self.forward(&x, &Sequence::default(), Some(state))?;
+        Ok(y.reshape([batch, width])?)
+    }
+}
+
+impl Clone for Box<dyn Mixer> {
+    fn clone(&self) -> Self {
+        self.boxed()
+    }
+}

@@ -1,0 +1,58 @@
+//! A state space model between two projections: y = W_out silu(SSM(W_in u)).
+
+use serde::{Deserialize, Serialize};
+
+use super::gated::{Form, Gate, GatedPlan};
+use super::{Mixer, MixerSettings};
+use crate::Result;
+use crate::ssm::SsmConfig;
+
+/// Configures a plain mixer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlainConfig {
+    /// The state space model inside.
+    #[serde(rename = "inner")]
+    pub ssm: SsmConfig,
+    /// Inner width over model width.
+    pub expand: usize,
+}
+
+impl Default for PlainConfig {
+    fn default() -> Self {
+        Self {
+            ssm: SsmConfig::default(),
+            expand: 2,
+        }
+    }
+}
+
+const FORM: Form = Form {
+    in_proj: "in_proj",
+    conv: "",
+    inputs: 1,
+    x: 0,
+    factor: None,
+    gate: Gate::SiluOfOutput,
+};
+
+impl MixerSettings for PlainConfig {
+    fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
+        let gated = GatedPlan {
+            form: &FORM,
+            ssm: &self.ssm,
+            expand: self.expand,
+            conv: None,
+            proj_bias: false,
+        };
+        gated.plan(d_model, output_divisor)
+    }
+
+    fn ssm(&self) -> Option<&SsmConfig> {
+        Some(&self.ssm)
+    }
+
+    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+        Some(&mut self.ssm)
+    }
+}

@@ -1,0 +1,191 @@
+//! The language model's sizes, and its plan.
+
+use serde::{Deserialize, Serialize};
+use serpens_core::Device;
+
+use super::lm::{Backbone, Layer, MambaLm};
+use crate::layers::{EmbeddingConfig, LinearConfig, RmsNormConfig};
+use crate::mixers::{MambaConfig, MixerConfig};
+use crate::ssm::SsmConfig;
+use crate::{Error, Module, Precision, Result};
+
+/// More layers than any model has: their plan alone would take memory.
+const MOST_LAYERS: usize = 1 << 14;
+
+/// Configures a [`MambaLm`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MambaLmConfig {
+    /// Width D of the residual stream.
+    pub d_model: usize,
+    /// Number of layers: a normalisation and a mixer each.
+    pub n_layer: usize,
+    /// Number of tokens V.
+    pub vocab_size: usize,
+    /// Whether the head is the embedding's table.
+    #[serde(default = "yes")]
+    pub tie_embeddings: bool,
+    /// eps of the normalisations.
+    #[serde(default = "default_eps")]
+    pub norm_eps: f32,
+    /// Standard deviation of the initial embedding.
+    #[serde(default = "default_embedding_std")]
+    pub embedding_std: f32,
+    /// The mixers, one after another and again from the first, as many as there are layers. One alone is written without a list.
+    #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
+    pub mixers: Vec<MixerConfig>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_eps() -> f32 {
+    1e-5
+}
+
+fn default_embedding_std() -> f32 {
+    0.02
+}
+
+fn default_mixers() -> Vec<MixerConfig> {
+    vec![MambaConfig::default().into()]
+}
+
+impl MambaLmConfig {
+    /// `n_layer` Mamba layers of width `d_model` over `vocab_size` tokens, with a tied head.
+    pub fn new(d_model: usize, n_layer: usize, vocab_size: usize) -> Self {
+        Self {
+            d_model,
+            n_layer,
+            vocab_size,
+            tie_embeddings: yes(),
+            norm_eps: default_eps(),
+            embedding_std: default_embedding_std(),
+            mixers: default_mixers(),
+        }
+    }
+
+    /// With this mixer in every layer.
+    pub fn with_mixer(self, mixer: impl Into<MixerConfig>) -> Self {
+        self.with_mixers([mixer.into()])
+    }
+
+    /// With these mixers, repeated over the layers.
+    pub fn with_mixers(mut self, mixers: impl IntoIterator<Item = MixerConfig>) -> Self {
+        self.mixers = mixers.into_iter().collect();
+        self
+    }
+
+    /// The same model with this state space model in every mixer that has one.
+    pub fn with_ssm(mut self, ssm: &SsmConfig) -> Self {
+        for place in self.mixers.iter_mut().filter_map(|mixer| mixer.ssm_mut()) {
+            place.clone_from(ssm);
+        }
+        self
+    }
+
+    /// What the state space models inside are called; `mixed` where they are not all the same.
+    pub fn ssm_name(&self) -> &'static str {
+        let mut names = self.mixers.iter().filter_map(|mixer| mixer.ssm());
+        let first = names.next().map(|ssm| ssm.name());
+        match first.filter(|first| names.all(|ssm| ssm.name() == *first)) {
+            Some(name) => name,
+            None => "mixed",
+        }
+    }
+
+    /// The model without values; every mixer's projection out starts divided by √n_layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and its neighbours for sizes that no model can have.
+    pub fn plan(&self) -> Result<MambaLm> {
+        Error::check("d_model", self.d_model, 1..=usize::MAX)?;
+        Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
+        if self.n_layer > MOST_LAYERS {
+            return Err(Error::TooManyLayers {
+                found: self.n_layer,
+                most: MOST_LAYERS,
+            });
+        }
+        if self.mixers.is_empty() {
+            return Err(Error::NoMixer);
+        }
+        let divisor = (self.n_layer.max(1) as f32).sqrt();
+        let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
+        let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
+            .with_std(self.embedding_std)
+            .with_tied_head(self.tie_embeddings);
+        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(false);
+        let layer = |mixer: &MixerConfig| {
+            Ok(Layer {
+                norm: norm.plan(),
+                mixer: mixer.plan(self.d_model, divisor)?,
+            })
+        };
+        let mixers = self.mixers.iter().cycle().take(self.n_layer);
+        Ok(MambaLm {
+            backbone: Backbone {
+                embeddings: embeddings.plan(),
+                layers: mixers.map(layer).collect::<Result<_>>()?,
+                norm_f: norm.plan(),
+            },
+            lm_head: (!self.tie_embeddings).then(|| head.plan()),
+            config: self.clone(),
+            precision: Precision::F32,
+        })
+    }
+
+    /// The model with the random values it starts with; see [`Module::fill`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] and its neighbours for sizes that no model can have; memory.
+    pub fn init(&self, device: Device, seed: u64) -> Result<MambaLm> {
+        self.plan()?.init(device, seed)
+    }
+}
+
+/// A list that is written as its element where that is the only one.
+mod one_or_many {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+    use serde::de::{MapAccess, SeqAccess, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        list: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match list {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    /// By what is there rather than by trying both, so that errors name what is wrong with the element.
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_any(OneOrMany(PhantomData))
+    }
+
+    struct OneOrMany<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table, or a list of them")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Whole models.
+
+mod config;
+mod lm;
+
+pub use config::MambaLmConfig;
+pub use lm::{LmState, MambaLm};
