@@ -39,9 +39,6 @@ pub enum Error {
         /// The largest.
         most: usize,
     },
-    /// A model of layers without a mixer.
-    #[error("block = [] is not possible: give at least one mixer")]
-    NoMixer,
     /// The processor computes in f32 alone.
     #[error("precision = {precision} is not possible: the processor computes in f32")]
     Precision {
@@ -84,15 +81,13 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// A file is not what its name says.
-    #[error("{} is not a usable {kind}: {reason}", path.display())]
-    Malformed {
+    /// A file is no configuration of a model that is known.
+    #[error("{} is not a usable model configuration: {source}", path.display())]
+    ConfigFile {
         /// The file.
         path: PathBuf,
-        /// What it should be.
-        kind: &'static str,
         /// What is wrong.
-        reason: String,
+        source: serde_json::Error,
     },
     /// A parameter that the model has is not in the checkpoint.
     #[error("{}: parameter {name} is missing; the checkpoint belongs to another configuration", path.display())]
@@ -151,10 +146,10 @@ impl Error {
 
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, NoMixer, Precision, TooManyLayers};
+        use Error::{Config, Precision, TooManyLayers};
         matches!(
             self,
-            Config { .. } | TooManyLayers { .. } | NoMixer | Precision { .. }
+            Config { .. } | TooManyLayers { .. } | Precision { .. }
         )
     }
 
@@ -164,6 +159,17 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// The sizes of the axes of an operand that must have so many.
+    pub(crate) fn check_axes<const N: usize>(
+        op: &'static str,
+        what: &'static str,
+        axes: &'static str,
+        shape: Shape,
+    ) -> Result<[usize; N]> {
+        let sizes = shape[..].try_into();
+        sizes.map_err(|_| serpens_core::Error::shape(op, what, axes, shape).into())
     }
 
     pub(crate) fn no_value(shape: Shape) -> Self {

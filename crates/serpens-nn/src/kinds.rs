@@ -1,7 +1,7 @@
 //! Things of several kinds, told apart by the key `kind` of their settings.
 
-/// Declares the kinds of something, each with its settings: an enum that is read and written with the kind's name, which gives the
-/// settings of whatever kind as the trait that all of them implement.
+/// Declares the kinds of something, each with its settings: an enum that is read and written with the kind's name,
+/// which gives the settings of whatever kind as the trait that all of them implement.
 macro_rules! kinds {
     ($(#[$about:meta])* $name:ident: $common:ident { $($(#[$doc:meta])* $kind:ident($settings:ty),)* }) => {
         $(#[$about])*

@@ -9,17 +9,18 @@ pub type Visit<'a> = dyn FnMut(&str, &Param) -> Result<()> + 'a;
 /// As [`Visit`], to change it.
 pub type VisitMut<'a> = dyn FnMut(&str, &mut Param) -> Result<()> + 'a;
 
-/// Something with parameters. Names are those of the Hugging Face layout, joined by dots. A configuration's `plan` makes it
-/// without any values; [`Module::fill`] and [`Module::init`] draw those it starts with.
+/// Something with parameters. Names are those of the Hugging Face layout, joined by dots. A configuration's `plan`
+/// makes it without any values; [`Module::fill`] and [`Module::init`] draw those it starts with.
 pub trait Module {
-    /// Calls `f` with the name (below `path`) of every parameter, always in the same order, and ends at the first error, which
-    /// names the parameter where it is one without a value.
+    /// Calls `f` with the name (below `path`) of every parameter, always in the same order, and ends at the first
+    /// error, which names the parameter where it is one without a value.
     fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()>;
 
     /// As [`Module::visit`], to change them.
     fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()>;
 
-    /// Draws the values that all parameters start with; the same for one seed, whatever the device and the number of threads.
+    /// Draws the values that all parameters start with; the same for one seed, whatever the device and the number of
+    /// threads.
     fn fill(&mut self, device: Device, seed: u64) -> Result<()> {
         self.visit_mut("", &mut |name, param| param.fill(name, device, seed))
     }
@@ -96,8 +97,8 @@ pub fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// Implements [`crate::Module`] for a struct: each field that holds parameters with its name in checkpoints. The empty name
-/// puts a field's parameters at the struct's own level.
+/// Implements [`crate::Module`] for a struct: each field that holds parameters with its name in checkpoints. The
+/// empty name puts a field's parameters at the struct's own level.
 #[macro_export]
 macro_rules! module {
     ($type:ty { $($field:ident => $name:literal),* $(,)? }) => {

@@ -2,12 +2,12 @@
 
 use serpens_core::{DType, Device, ParamId, Shape, Tensor, Var};
 use serpens_ops::elementwise::cast;
-use serpens_ops::linear::{ProductPrecision, linear};
+use serpens_ops::linear::linear;
 
 use crate::{Error, Precision, Result, Start};
 
-/// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is found in
-/// [`serpens_core::Gradients`] under [`Param::id`]. A clone is another handle to the same parameter.
+/// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is
+/// found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is another handle to the same parameter.
 #[derive(Clone, Debug)]
 pub struct Param {
     id: ParamId,
@@ -19,8 +19,8 @@ pub struct Param {
     matrix: bool,
     /// The value in bf16, where products are of that type.
     shadow: Option<Tensor>,
-    /// How a GPU makes its products in f32.
-    products: ProductPrecision,
+    /// In which types it is multiplied.
+    precision: Precision,
     decay: bool,
     max_lr: f32,
 }
@@ -36,7 +36,7 @@ impl Param {
             trained: true,
             matrix: false,
             shadow: None,
-            products: ProductPrecision::Full,
+            precision: Precision::F32,
             decay: true,
             max_lr: f32::INFINITY,
         }
@@ -60,8 +60,8 @@ impl Param {
         self
     }
 
-    /// The same parameter, trained or not: one that is not keeps the values of its start, has no gradient, is not counted among a
-    /// model's parameters and not saved.
+    /// The same parameter, trained or not: one that is not keeps the values of its start, has no gradient, is not
+    /// counted among a model's parameters and not saved.
     pub fn trained(mut self, trained: bool) -> Self {
         self.trained = trained;
         self
@@ -97,7 +97,7 @@ impl Param {
         self.shape
     }
 
-    /// Number of values, those it will have among them; the largest number where it exceeds the address space.
+    /// Number of values that it has or will have; the largest number where it exceeds the address space.
     pub fn count(&self) -> usize {
         self.shape.checked_count().unwrap_or(usize::MAX)
     }
@@ -119,16 +119,6 @@ impl Param {
     pub fn value(&self) -> Result<&Tensor> {
         self.value
             .as_ref()
-            .ok_or_else(|| Error::no_value(self.shape))
-    }
-
-    /// The value, to be changed in place. Where it has a shadow, [`Param::refresh`] carries the change over.
-    ///
-    /// # Errors
-    /// [`Error::NoValue`] before it is filled.
-    pub fn value_mut(&mut self) -> Result<&mut Tensor> {
-        self.value
-            .as_mut()
             .ok_or_else(|| Error::no_value(self.shape))
     }
 
@@ -161,7 +151,8 @@ impl Param {
         self.set(self.start.draw(self.shape, name, seed, device)?)
     }
 
-    /// The value, and the same in bf16 where the model computes in that type, for an optimiser that writes both.
+    /// The value, to be changed in place, and the same in bf16 where the model computes in that type, for an
+    /// optimiser that writes both.
     ///
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
@@ -172,18 +163,13 @@ impl Param {
         }
     }
 
-    /// Makes the shadow anew from the value, where there is one.
-    pub fn refresh(&mut self) -> Result<()> {
-        if self.shadow.is_some() {
-            self.shadow = Some(self.rounded()?);
-        }
+    /// Makes the shadow anew from the value, where products want one.
+    fn refresh(&mut self) -> Result<()> {
+        self.shadow = match self.matrix && self.precision == Precision::Bf16 {
+            true => Some(cast(&self.value()?.clone().into(), DType::BF16)?.into_tensor()?),
+            false => None,
+        };
         Ok(())
-    }
-
-    /// The value in bf16.
-    fn rounded(&self) -> Result<Tensor> {
-        let value = Var::from(self.value()?.clone());
-        Ok(cast(&value, DType::BF16)?.into_tensor()?)
     }
 
     /// Moves the value to `device`, to be multiplied there in this precision.
@@ -195,12 +181,8 @@ impl Param {
             return Err(Error::Precision { precision });
         }
         self.value = Some(self.value()?.to(device)?);
-        self.products = precision.products();
-        self.shadow = None;
-        if self.matrix && precision == Precision::Bf16 {
-            self.shadow = Some(self.rounded()?);
-        }
-        Ok(())
+        self.precision = precision;
+        self.refresh()
     }
 
     /// x Wᵀ + b with this parameter as W, (outputs, inputs), in the precision that it was brought to. See
@@ -213,7 +195,7 @@ impl Param {
             Some(shadow) if x.dtype() == DType::BF16 => Var::param(self.id, shadow.clone()),
             _ => self.var()?,
         };
-        Ok(linear(x, &weight, bias, self.products)?)
+        Ok(linear(x, &weight, bias, self.precision.products())?)
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained.

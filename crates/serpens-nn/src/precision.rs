@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serpens_core::DType;
 use serpens_ops::linear::ProductPrecision;
 
-/// In which types a model computes. Parameters, states, the residual stream, sums and the optimiser are f32 in all of them.
+/// In which types a model computes. Parameters, states, the residual stream, sums and the optimiser are f32 in all of
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -36,21 +37,6 @@ impl Precision {
             Precision::Tf32 => ProductPrecision::Tf32,
         }
     }
-
-    /// The name in settings and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// What a forward pass keeps for its backward, and what it computes again.
@@ -60,28 +46,12 @@ pub enum Recompute {
     /// Every activation that a gradient needs is kept, but for the states of the scan between checkpoints.
     #[default]
     None,
-    /// A mixer keeps its input and the output of its first projection; the convolution, Δ, B, C and the scan are computed again.
+    /// A mixer keeps its input and the output of its first projection; the convolution, Δ, B, C and the scan are
+    /// computed again.
     Scan,
     /// A layer keeps its input only.
     #[serde(rename = "block")]
     Layer,
-}
-
-impl Recompute {
-    /// The name in settings and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Recompute::None => "none",
-            Recompute::Scan => "scan",
-            Recompute::Layer => "block",
-        }
-    }
-}
-
-impl fmt::Display for Recompute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// A name that is none of a setting's.
@@ -92,11 +62,25 @@ pub struct UnknownName {
     known: String,
 }
 
+/// Gives a setting's values their names.
 macro_rules! named {
-    ($type:ident { $($variant:ident),* }) => {
+    ($type:ident { $($variant:ident = $name:literal),* }) => {
         impl $type {
             /// Every value.
             pub const ALL: &[$type] = &[$($type::$variant),*];
+
+            /// The name in settings and on the command line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($type::$variant => $name,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
         }
 
         impl FromStr for $type {
@@ -106,15 +90,15 @@ macro_rules! named {
                 let found = $type::ALL.iter().find(|value| value.name() == text);
                 found.copied().ok_or_else(|| UnknownName {
                     given: text.to_owned(),
-                    known: $type::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", "),
+                    known: [$($name),*].join(", "),
                 })
             }
         }
     };
 }
 
-named!(Precision { F32, Tf32, Bf16 });
-named!(Recompute { None, Scan, Layer });
+named!(Precision { F32 = "f32", Tf32 = "tf32", Bf16 = "bf16" });
+named!(Recompute { None = "none", Scan = "scan", Layer = "block" });
 
 #[cfg(test)]
 mod tests {

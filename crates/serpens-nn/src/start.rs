@@ -82,8 +82,8 @@ impl Start {
         }
     }
 
-    /// The values of a parameter of this shape and name, f32: the same for one seed, whatever the device and the number of
-    /// threads.
+    /// The values of a parameter of this shape and name, f32: the same for one seed, whatever the device and the
+    /// number of threads.
     pub fn draw(&self, shape: Shape, name: &str, seed: u64, device: Device) -> Result<Tensor> {
         match self {
             Start::Constant(value) => return Ok(Tensor::full(shape, *value, device)?),
@@ -258,7 +258,8 @@ mod tests {
         }
     }
 
-    /// Prints what a value of a large parameter costs: `cargo test -p serpens-nn --release -- --ignored --nocapture cost_of`.
+    /// Prints what a value of a large parameter costs: `cargo test -p serpens-nn --release -- --ignored --nocapture
+    /// cost_of`.
     #[test]
     #[ignore = "a measurement"]
     fn cost_of_random_values() {

@@ -1,5 +1,5 @@
-//! Tiny Hugging Face checkpoints with random weights: logits, loss, every gradient and the greedy continuation must be those of
-//! the `transformers` library, which wrote `expected.safetensors` beside each (in f32).
+//! Tiny Hugging Face checkpoints with random weights: logits, loss, every gradient and the greedy continuation must
+//! be those of the `transformers` library, which wrote `expected.safetensors` beside each (in f32).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

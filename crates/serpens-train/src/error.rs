@@ -87,7 +87,7 @@ pub enum Damage {
     State(#[from] serde_json::Error),
     /// The parameters of its model cannot be read.
     #[error(transparent)]
-    Model(#[from] serpens_nn::Error),
+    Model(#[from] Box<serpens_nn::Error>),
     /// A parameter's moments, or one of them, are missing.
     #[error("the moments of {parameter} are missing")]
     MissingMoments {

@@ -170,7 +170,7 @@ impl AdamW {
         }
         let mut moments = BTreeMap::new();
         let mut result = Ok(());
-        model.visit("", &mut |name, param| {
+        let visited = model.visit("", &mut |name, param| {
             let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
             let parameter = name.to_owned();
             let [Some(m), Some(v)] = pair else {
@@ -190,7 +190,8 @@ impl AdamW {
             }
             moments.insert(parameter, [m, v]);
             Ok(())
-        })?;
+        });
+        visited.map_err(Box::new)?;
         result?;
         match state.into_keys().next() {
             Some(name) => Err(Damage::SurplusMoment { name }),

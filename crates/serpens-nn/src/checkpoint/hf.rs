@@ -4,113 +4,70 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serpens_core::files::{Durability, write_atomically};
 
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::{AInit, DtRank, SelectiveSsmConfig, SsmConfig};
 use crate::{Error, MambaLmConfig, Result};
 
+/// What a file says, by its `model_type`.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "model_type", rename_all = "lowercase")]
+enum ConfigFile {
+    /// Hugging Face's.
+    Mamba(HfConfig),
+    /// Our own, for models that the former cannot describe.
+    Serpens { serpens: MambaLmConfig },
+}
+
 /// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct HfConfig {
-    model_type: String,
     hidden_size: usize,
     num_hidden_layers: usize,
     vocab_size: usize,
-    #[serde(default = "sixteen")]
-    state_size: usize,
-    #[serde(default = "four")]
-    conv_kernel: usize,
-    #[serde(default = "two")]
-    expand: usize,
+    state_size: Option<usize>,
+    conv_kernel: Option<usize>,
+    expand: Option<usize>,
     #[serde(default)]
     time_step_rank: DtRank,
+    use_bias: Option<bool>,
+    use_conv_bias: Option<bool>,
+    layer_norm_epsilon: Option<f32>,
+    tie_word_embeddings: Option<bool>,
     #[serde(default)]
-    use_bias: bool,
-    #[serde(default = "yes")]
-    use_conv_bias: bool,
-    #[serde(default = "eps")]
-    layer_norm_epsilon: f32,
-    #[serde(default = "yes")]
-    tie_word_embeddings: bool,
-    #[serde(default = "activation")]
-    hidden_act: String,
+    hidden_act: Activation,
 }
 
-fn sixteen() -> usize {
-    16
+/// The activations that the kernels have.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Activation {
+    #[default]
+    Silu,
 }
-
-fn four() -> usize {
-    4
-}
-
-fn two() -> usize {
-    2
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn eps() -> f32 {
-    1e-5
-}
-
-fn activation() -> String {
-    "silu".into()
-}
-
-/// Serpens's own: a [`MambaLmConfig`] with a mark.
-#[derive(Serialize, Deserialize)]
-struct OwnConfig {
-    model_type: String,
-    serpens: MambaLmConfig,
-}
-
-const HF_TYPE: &str = "mamba";
-const OWN_TYPE: &str = "serpens";
 
 pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let malformed = |reason: String| Error::Malformed {
+    let file = serde_json::from_str(&text).map_err(|source| Error::ConfigFile {
         path: path.to_owned(),
-        kind: "model configuration",
-        reason,
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
-    match value.get("model_type").and_then(Value::as_str) {
-        Some(HF_TYPE) => {
-            let config: HfConfig =
-                serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
-            if config.hidden_act != activation() {
-                return Err(malformed(format!(
-                    "hidden_act is {:?}, only \"silu\" is known",
-                    config.hidden_act
-                )));
-            }
-            Ok(config.into())
-        }
-        Some(OWN_TYPE) => serde_json::from_value::<OwnConfig>(value)
-            .map(|config| config.serpens)
-            .map_err(|e| malformed(e.to_string())),
-        Some(other) => Err(malformed(format!(
-            "model_type is {other:?}; this program reads {HF_TYPE:?} and {OWN_TYPE:?}"
-        ))),
-        None => Err(malformed("it names no model_type".into())),
-    }
+        source,
+    })?;
+    Ok(match file {
+        ConfigFile::Mamba(hf) => hf.into(),
+        ConfigFile::Serpens { serpens } => serpens,
+    })
 }
 
 pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
-    let text = match HfConfig::describe(config) {
-        Some(config) => serde_json::to_string_pretty(&config),
-        None => serde_json::to_string_pretty(&OwnConfig {
-            model_type: OWN_TYPE.into(),
+    let file = HfConfig::describe(config).map_or_else(
+        || ConfigFile::Serpens {
             serpens: config.clone(),
-        }),
-    }
-    .expect("a configuration has string keys and finite numbers only");
+        },
+        ConfigFile::Mamba,
+    );
+    let text = serde_json::to_string_pretty(&file)
+        .expect("a configuration has string keys and finite numbers only");
     let written = write_atomically(path, Durability::OnDisk, |file| {
         file.write_all(text.as_bytes())
     });
@@ -118,23 +75,26 @@ pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
 }
 
 impl From<HfConfig> for MambaLmConfig {
+    /// What the file leaves out is as in the paper, which is what the library does.
     fn from(hf: HfConfig) -> Self {
-        let ssm = SelectiveSsmConfig {
+        let paper = SelectiveSsmConfig::default();
+        let mamba = MambaConfig::new(SelectiveSsmConfig {
+            d_state: hf.state_size.unwrap_or(paper.d_state),
             dt_rank: hf.time_step_rank,
-            ..SelectiveSsmConfig::new(hf.state_size)
-        };
+            ..paper
+        });
         let mamba = MambaConfig {
-            expand: hf.expand,
-            d_conv: hf.conv_kernel,
-            conv_bias: hf.use_conv_bias,
-            proj_bias: hf.use_bias,
-            ..MambaConfig::new(ssm)
+            expand: hf.expand.unwrap_or(mamba.expand),
+            d_conv: hf.conv_kernel.unwrap_or(mamba.d_conv),
+            conv_bias: hf.use_conv_bias.unwrap_or(mamba.conv_bias),
+            proj_bias: hf.use_bias.unwrap_or(mamba.proj_bias),
+            ..mamba
         };
+        let model = MambaLmConfig::new(hf.hidden_size, hf.num_hidden_layers, hf.vocab_size);
         MambaLmConfig {
-            tie_embeddings: hf.tie_word_embeddings,
-            norm_eps: hf.layer_norm_epsilon,
-            ..MambaLmConfig::new(hf.hidden_size, hf.num_hidden_layers, hf.vocab_size)
-                .with_mixer(mamba)
+            tie_embeddings: hf.tie_word_embeddings.unwrap_or(model.tie_embeddings),
+            norm_eps: hf.layer_norm_epsilon.unwrap_or(model.norm_eps),
+            ..model.with_mixer(mamba)
         }
     }
 }
@@ -154,19 +114,18 @@ impl HfConfig {
             return None;
         }
         Some(HfConfig {
-            model_type: HF_TYPE.into(),
             hidden_size: config.d_model,
             num_hidden_layers: config.n_layer,
             vocab_size: config.vocab_size,
-            state_size: ssm.d_state,
-            conv_kernel: mamba.d_conv,
-            expand: mamba.expand,
+            state_size: Some(ssm.d_state),
+            conv_kernel: Some(mamba.d_conv),
+            expand: Some(mamba.expand),
             time_step_rank: ssm.dt_rank,
-            use_bias: mamba.proj_bias,
-            use_conv_bias: mamba.conv_bias,
-            layer_norm_epsilon: config.norm_eps,
-            tie_word_embeddings: config.tie_embeddings,
-            hidden_act: activation(),
+            use_bias: Some(mamba.proj_bias),
+            use_conv_bias: Some(mamba.conv_bias),
+            layer_norm_epsilon: Some(config.norm_eps),
+            tie_word_embeddings: Some(config.tie_embeddings),
+            hidden_act: Activation::Silu,
         })
     }
 }

@@ -26,7 +26,8 @@ pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
 /// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
 ///
 /// # Errors
-/// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the configuration's.
+/// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the
+/// configuration's.
 pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
     let mut model = load_config(dir)?.plan()?;
     weights::load_parameters(&mut model, dir, device)?;

@@ -121,6 +121,12 @@ fn foreign_and_missing_files_are_named() {
         fs::write(dir.join(CONFIG_FILE), r#"{"model_type": "llama"}"#).unwrap();
     });
     assert!(text.contains("llama") && text.contains("mamba"), "{text}");
+    let text = error_after(|dir| {
+        let path = dir.join(CONFIG_FILE);
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(&path, config.replace("silu", "gelu")).unwrap();
+    });
+    assert!(text.contains("gelu") && text.contains("silu"), "{text}");
     let text = error_after(|dir| fs::write(dir.join(CONFIG_FILE), "{").unwrap());
     assert!(text.contains(CONFIG_FILE), "{text}");
 }

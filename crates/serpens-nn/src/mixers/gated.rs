@@ -1,4 +1,5 @@
-//! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection out.
+//! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection
+//! out.
 
 use serpens_core::tape::recompute;
 use serpens_core::{Device, Var};
@@ -9,8 +10,8 @@ use crate::layers::{CausalConv1d, CausalConv1dConfig, Linear, LinearConfig, Sequ
 use crate::ssm::{Ssm, SsmConfig};
 use crate::{Error, Module, Recompute, Result, Visit, VisitMut, join};
 
-/// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each token; the
-/// others are told by their numbers among these.
+/// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each
+/// token; the others are told by their numbers among these.
 #[derive(Debug)]
 pub(super) struct Form {
     /// The projection's name in checkpoints.
@@ -36,33 +37,31 @@ pub(super) enum Gate {
     SiluOfOutput,
 }
 
-/// The skeleton's sizes.
-pub(super) struct GatedPlan<'a> {
-    pub(super) form: &'static Form,
-    pub(super) ssm: &'a SsmConfig,
-    /// Inner width over model width.
-    pub(super) expand: usize,
-    /// The convolution over so many channels, if there is one.
-    pub(super) conv: Option<&'a dyn Fn(usize) -> CausalConv1dConfig>,
-    pub(super) proj_bias: bool,
+/// The inner width; what exceeds the address space is told when memory is asked for.
+pub(super) fn inner_width(d_model: usize, expand: usize) -> Result<usize> {
+    Error::check("d_model", d_model, 1..=usize::MAX)?;
+    Error::check("expand", expand, 1..=usize::MAX)?;
+    Ok(d_model.saturating_mul(expand))
 }
 
-impl GatedPlan<'_> {
-    pub(super) fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        Error::check("d_model", d_model, 1..=usize::MAX)?;
-        Error::check("expand", self.expand, 1..=usize::MAX)?;
-        // What exceeds the address space is told when memory is asked for.
-        let d_inner = d_model.saturating_mul(self.expand);
-        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(self.proj_bias);
-        let conv = self.conv.map(|conv| conv(d_inner).plan());
+impl Form {
+    /// The mixer of this form and these widths, the model's and the inner one.
+    pub(super) fn plan(
+        &'static self,
+        [d_model, d_inner]: [usize; 2],
+        conv: Option<CausalConv1dConfig>,
+        ssm: &SsmConfig,
+        proj_bias: bool,
+        output_divisor: f32,
+    ) -> Result<Box<dyn Mixer>> {
+        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(proj_bias);
+        let out_proj = linear(d_inner, d_model).with_init_divisor(output_divisor);
         Ok(Box::new(Gated {
-            in_proj: linear(d_model, d_inner.saturating_mul(self.form.inputs)).plan(),
-            conv: conv.transpose()?,
-            ssm: self.ssm.plan(d_model, d_inner)?,
-            out_proj: linear(d_inner, d_model)
-                .with_init_divisor(output_divisor)
-                .plan(),
-            form: self.form,
+            in_proj: linear(d_model, d_inner.saturating_mul(self.inputs)).plan(),
+            conv: conv.map(|conv| conv.plan()).transpose()?,
+            ssm: ssm.plan(d_model, d_inner)?,
+            out_proj: out_proj.plan(),
+            form: self,
             d_inner,
         }))
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gated::{Form, Gate, GatedPlan};
+use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
 use crate::Result;
 use crate::layers::CausalConv1dConfig;
@@ -31,7 +31,7 @@ impl Default for H3Config {
     }
 }
 
-const FORM: Form = Form {
+static FORM: Form = Form {
     in_proj: "qkv_proj",
     conv: "shift",
     inputs: 3, // q, k, v
@@ -42,22 +42,12 @@ const FORM: Form = Form {
 
 impl MixerSettings for H3Config {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let shift = |channels| CausalConv1dConfig::new(channels, self.d_conv).with_silu(false);
-        let gated = GatedPlan {
-            form: &FORM,
-            ssm: &self.ssm,
-            expand: self.expand,
-            conv: Some(&shift),
-            proj_bias: false,
-        };
-        gated.plan(d_model, output_divisor)
+        let widths = [d_model, inner_width(d_model, self.expand)?];
+        let shift = CausalConv1dConfig::new(widths[1], self.d_conv).with_silu(false);
+        FORM.plan(widths, Some(shift), &self.ssm, false, output_divisor)
     }
 
-    fn ssm(&self) -> Option<&SsmConfig> {
-        Some(&self.ssm)
-    }
-
-    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+    fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
     }
 }

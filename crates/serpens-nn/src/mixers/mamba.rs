@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gated::{Form, Gate, GatedPlan};
+use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
 use crate::Result;
 use crate::layers::CausalConv1dConfig;
@@ -47,7 +47,7 @@ impl MambaConfig {
     }
 }
 
-const FORM: Form = Form {
+static FORM: Form = Form {
     in_proj: "in_proj",
     conv: "conv1d",
     inputs: 2, // x, z
@@ -58,23 +58,18 @@ const FORM: Form = Form {
 
 impl MixerSettings for MambaConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let conv =
-            |channels| CausalConv1dConfig::new(channels, self.d_conv).with_bias(self.conv_bias);
-        let gated = GatedPlan {
-            form: &FORM,
-            ssm: &self.ssm,
-            expand: self.expand,
-            conv: Some(&conv),
-            proj_bias: self.proj_bias,
-        };
-        gated.plan(d_model, output_divisor)
+        let widths = [d_model, inner_width(d_model, self.expand)?];
+        let conv = CausalConv1dConfig::new(widths[1], self.d_conv).with_bias(self.conv_bias);
+        FORM.plan(
+            widths,
+            Some(conv),
+            &self.ssm,
+            self.proj_bias,
+            output_divisor,
+        )
     }
 
-    fn ssm(&self) -> Option<&SsmConfig> {
-        Some(&self.ssm)
-    }
-
-    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+    fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
     }
 }

@@ -1,4 +1,5 @@
-//! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which one it has.
+//! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which
+//! one it has.
 
 mod gated;
 mod h3;
@@ -16,7 +17,7 @@ pub use plain::PlainConfig;
 use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::ssm::SsmConfig;
-use crate::{Module, Param, Recompute, Result};
+use crate::{Error, Module, Param, Recompute, Result};
 
 kinds! {
     /// A mixer and its sizes.
@@ -35,14 +36,11 @@ pub trait MixerSettings {
     /// The mixer without values, for a model of width `d_model`; its projection out starts divided by `output_divisor`.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] for sizes that no mixer can have.
+    /// [`Error::Config`] for sizes that no mixer can have.
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>>;
 
-    /// The state space model inside, where there is one.
-    fn ssm(&self) -> Option<&SsmConfig>;
-
-    /// The same, to put another in its place.
-    fn ssm_mut(&mut self) -> Option<&mut SsmConfig>;
+    /// The state space model inside, where there is one, to ask or to replace.
+    fn ssm(&mut self) -> Option<&mut SsmConfig>;
 }
 
 /// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order.
@@ -80,11 +78,7 @@ pub trait Mixer: Module + Debug {
     /// # Shapes
     /// (batch, d_model) → the same
     fn step(&self, x: &Var, state: &mut MixerState) -> Result<Var> {
-        let [batch, width] = *x.shape() else {
-            return Err(
-                serpens_core::Error::shape("step", "x", "(batch, d_model)", x.shape()).into(),
-            );
-        };
+        let [batch, width] = Error::check_axes("step", "x", "(batch, d_model)", x.shape())?;
         let x = x.reshape([batch, 1, width])?;
         let y = self.forward(&x, &Sequence::default(), Some(state))?;
         Ok(y.reshape([batch, width])?)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gated::{Form, Gate, GatedPlan};
+use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
 use crate::Result;
 use crate::ssm::SsmConfig;
@@ -27,7 +27,7 @@ impl Default for PlainConfig {
     }
 }
 
-const FORM: Form = Form {
+static FORM: Form = Form {
     in_proj: "in_proj",
     conv: "",
     inputs: 1,
@@ -38,21 +38,11 @@ const FORM: Form = Form {
 
 impl MixerSettings for PlainConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let gated = GatedPlan {
-            form: &FORM,
-            ssm: &self.ssm,
-            expand: self.expand,
-            conv: None,
-            proj_bias: false,
-        };
-        gated.plan(d_model, output_divisor)
+        let widths = [d_model, inner_width(d_model, self.expand)?];
+        FORM.plan(widths, None, &self.ssm, false, output_divisor)
     }
 
-    fn ssm(&self) -> Option<&SsmConfig> {
-        Some(&self.ssm)
-    }
-
-    fn ssm_mut(&mut self) -> Option<&mut SsmConfig> {
+    fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
     }
 }

@@ -31,7 +31,8 @@ pub struct MambaLmConfig {
     /// Standard deviation of the initial embedding.
     #[serde(default = "default_embedding_std")]
     pub embedding_std: f32,
-    /// The mixers, one after another and again from the first, as many as there are layers. One alone is written without a list.
+    /// The mixers, one after another and again from the first, as many as there are layers. One alone is written
+    /// without a list.
     #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
     pub mixers: Vec<MixerConfig>,
 }
@@ -79,19 +80,22 @@ impl MambaLmConfig {
 
     /// The same model with this state space model in every mixer that has one.
     pub fn with_ssm(mut self, ssm: &SsmConfig) -> Self {
-        for place in self.mixers.iter_mut().filter_map(|mixer| mixer.ssm_mut()) {
+        for place in self.mixers.iter_mut().filter_map(|mixer| mixer.ssm()) {
             place.clone_from(ssm);
         }
         self
     }
 
-    /// What the state space models inside are called; `mixed` where they are not all the same.
+    /// What the state space models inside are called; `mixed` where they are not all the same, `none` where there are
+    /// none.
     pub fn ssm_name(&self) -> &'static str {
-        let mut names = self.mixers.iter().filter_map(|mixer| mixer.ssm());
-        let first = names.next().map(|ssm| ssm.name());
-        match first.filter(|first| names.all(|ssm| ssm.name() == *first)) {
-            Some(name) => name,
-            None => "mixed",
+        let mut mixers = self.mixers.clone();
+        let ssms = mixers.iter_mut().filter_map(|mixer| mixer.ssm());
+        let mut names = ssms.map(|ssm| ssm.name());
+        let first = names.next().unwrap_or("none");
+        match names.all(|name| name == first) {
+            true => first,
+            false => "mixed",
         }
     }
 
@@ -108,9 +112,7 @@ impl MambaLmConfig {
                 most: MOST_LAYERS,
             });
         }
-        if self.mixers.is_empty() {
-            return Err(Error::NoMixer);
-        }
+        Error::check("the length of block", self.mixers.len(), 1..=usize::MAX)?;
         let divisor = (self.n_layer.max(1) as f32).sqrt();
         let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
         let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)

@@ -27,30 +27,17 @@ impl Layer {
         sequence: &Sequence<'_>,
         state: Option<&mut MixerState>,
     ) -> Result<[Var; 2]> {
+        if sequence.recompute == Recompute::Layer && state.is_none() && sequence.trace.is_none() {
+            let (layer, reading) = (self.clone(), sequence.owned());
+            let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
+            return Ok(recompute("layer", &inputs, move |inputs| {
+                let (x, residual, reading) = (&inputs[0], inputs.get(1), reading.borrow());
+                Ok(layer.forward(x, residual, activations, &reading, None)?)
+            })?);
+        }
         let sum = self.norm.forward(x, residual, activations)?;
         let y = self.mixer.forward(&sum.y, sequence, state)?;
         Ok([y, sum.h])
-    }
-
-    /// As [`Layer::forward`], keeping the inputs only for the gradients.
-    fn forward_again(
-        &self,
-        x: &Var,
-        residual: Option<&Var>,
-        activations: DType,
-        sequence: &Sequence<'_>,
-    ) -> Result<[Var; 2]> {
-        let (layer, reading) = (self.clone(), sequence.owned());
-        let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
-        Ok(recompute("layer", &inputs, move |inputs| {
-            Ok(layer.forward(
-                &inputs[0],
-                inputs.get(1),
-                activations,
-                &reading.borrow(),
-                None,
-            )?)
-        })?)
     }
 }
 
@@ -108,7 +95,8 @@ impl MambaLm {
         self.precision
     }
 
-    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's among them.
+    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's
+    /// among them.
     pub fn flops_per_token(&self) -> Result<f64> {
         let Backbone {
             embeddings, layers, ..
@@ -118,7 +106,8 @@ impl MambaLm {
         layers.iter().try_fold(2.0 * head as f64, sum)
     }
 
-    /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could never have.
+    /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could
+    /// never have.
     pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
         let (inputs, logits) = (self.config.d_model as f64, self.config.vocab_size as f64);
         let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
@@ -145,7 +134,8 @@ impl MambaLm {
         })
     }
 
-    /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is replaced.
+    /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is
+    /// replaced.
     ///
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, length, d_model)
@@ -155,37 +145,28 @@ impl MambaLm {
         sequence: &Sequence<'_>,
         state: Option<&mut LmState>,
     ) -> Result<Var> {
-        let mut states = self.layer_states(state)?;
+        let layers = &self.backbone.layers;
+        let mut states = state.map(|state| &mut state.layers);
+        if let Some(found) = states.as_ref().map(|states| states.len())
+            && found != layers.len()
+        {
+            let (what, expected) = ("layers", layers.len());
+            return Err(Error::State {
+                what,
+                expected,
+                found,
+            });
+        }
         let mut residual: Option<Var> = None;
         let mut x = self.backbone.embeddings.forward(ids)?;
         let activations = self.precision.activations();
-        for (i, layer) in self.backbone.layers.iter().enumerate() {
+        for (i, layer) in layers.iter().enumerate() {
             let state = states.as_mut().map(|states| &mut states[i]);
-            let before = residual.as_ref();
-            let [y, h] = match (sequence.recompute, state) {
-                (Recompute::Layer, None) if sequence.trace.is_none() => {
-                    layer.forward_again(&x, before, activations, sequence)?
-                }
-                (_, state) => layer.forward(&x, before, activations, sequence, state)?,
-            };
+            let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
             (x, residual) = (y, Some(h));
         }
         let norm = &self.backbone.norm_f;
         Ok(norm.forward(&x, residual.as_ref(), activations)?.y)
-    }
-
-    fn layer_states<'s>(
-        &self,
-        state: Option<&'s mut LmState>,
-    ) -> Result<Option<&'s mut Vec<MixerState>>> {
-        match state {
-            Some(state) if state.layers.len() != self.backbone.layers.len() => Err(Error::State {
-                what: "layers",
-                expected: self.backbone.layers.len(),
-                found: state.layers.len(),
-            }),
-            state => Ok(state.map(|state| &mut state.layers)),
-        }
     }
 
     /// Logits of the next token: (…, d_model) → (…, vocab_size).
@@ -218,13 +199,10 @@ impl MambaLm {
         if self.device() != Device::Cpu && ids.device() == Device::Cpu {
             check_ids(ids.as_slice()?, self.config.vocab_size)?;
         }
+        let [batch, length] = Error::check_axes("read", "ids", "(batch, length)", ids.shape())?;
         let ids: Var = ids.to(self.device())?.into();
         let hidden = self.hidden(&ids, &Sequence::default(), Some(state))?;
-        let [batch, length, width] = *hidden.shape() else {
-            return Err(
-                serpens_core::Error::shape("read", "ids", "(batch, length)", ids.shape()).into(),
-            );
-        };
+        let width = self.config.d_model;
         let rows = hidden.reshape([batch, length * width])?;
         let last = rows.columns((length.max(1) - 1) * width..length * width)?;
         Ok(self.logits(&last)?.into_tensor()?)

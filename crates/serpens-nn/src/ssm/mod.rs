@@ -19,8 +19,8 @@ pub trait Ssm: Module + Debug {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var>;
 
-    /// SSM(x), gated as SSM(x) ⊙ silu(z) where `gate` z is given. With `state`, the sequence continues the one that left it, and
-    /// it is replaced.
+    /// SSM(x), gated as SSM(x) ⊙ silu(z) where `gate` z is given. With `state`, the sequence continues the one that
+    /// left it, and it is replaced.
     ///
     /// # Shapes
     /// x, gate (batch, length, d_inner) → (batch, length, d_inner)
@@ -76,4 +76,24 @@ impl Default for SsmConfig {
 /// State sizes that the kernels take.
 fn check_state(d_state: usize) -> Result<()> {
     Error::check("d_state", d_state, 1..=256)
+}
+
+/// How log(-Re A) and Im A start, the same for every channel.
+mod start_of_a {
+    use std::f32::consts::{LN_2, PI};
+
+    use crate::Start;
+
+    /// A_n = -1/2.
+    pub(super) const HALF: Start = Start::Constant(-LN_2);
+
+    /// S4D-Real: A_n = -(n + 1).
+    pub(super) fn real(d_state: usize) -> Start {
+        Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect())
+    }
+
+    /// S4D-Lin: Im A_n = π n.
+    pub(super) fn imaginary(d_state: usize) -> Start {
+        Start::Row((0..d_state).map(|n| PI * n as f32).collect())
+    }
 }

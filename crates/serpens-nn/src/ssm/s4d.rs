@@ -6,7 +6,7 @@ use serpens_ops::elementwise::{exp, neg_exp, silu_mul};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 
-use super::{Ssm, SsmSettings, check_state};
+use super::{Ssm, SsmSettings, check_state, start_of_a};
 use crate::layers::Sequence;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
@@ -56,12 +56,11 @@ impl SsmSettings for S4dConfig {
     fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
         check_state(self.d_state)?;
         let shape = [channels, self.d_state];
-        let rows = |value: fn(usize) -> f32| Start::Row((0..self.d_state).map(value).collect());
         let a_log = match self.complex {
-            true => Start::Constant(-std::f32::consts::LN_2),
-            false => rows(|n| ((n + 1) as f32).ln()),
+            true => start_of_a::HALF,
+            false => start_of_a::real(self.d_state),
         };
-        let a_imag = rows(|n| std::f32::consts::PI * n as f32);
+        let a_imag = start_of_a::imaginary(self.d_state);
         // A complex C has unit variance shared by its two parts.
         let std = if self.complex { 0.5_f32.sqrt() } else { 1.0 };
         let c = || Param::new(shape, Start::Normal { std });
@@ -82,9 +81,9 @@ impl SsmSettings for S4dConfig {
     }
 }
 
-/// h_t = Ā h_(t-1) + B̄ x_t, y_t = C h_t + D ⊙ x_t with Ā = exp(ΔA), B̄ = (exp(ΔA) - 1)/A · B, the same for every t; with
-/// complex A, y = 2 Re(C h). Without a state it is computed as a convolution (to train), with one as a recurrence (to run):
-/// the same outputs.
+/// h_t = Ā h_(t-1) + B̄ x_t, y_t = C h_t + D ⊙ x_t with Ā = exp(ΔA), B̄ = (exp(ΔA) - 1)/A · B, the same for every t;
+/// with complex A, y = 2 Re(C h). Without a state it is computed as a convolution (to train), with one as a
+/// recurrence (to run): the same outputs.
 #[derive(Clone, Debug)]
 pub struct S4d {
     log_dt: Param,         // (channels)
@@ -121,7 +120,8 @@ impl Ssm for S4d {
     /// A convolution without `state`, a recurrence with it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for packed and reversed sequences, and for gradients through the recurrence: train without a state.
+    /// [`Error::Unsupported`] for packed and reversed sequences, and for gradients through the recurrence: train
+    /// without a state.
     fn forward(
         &self,
         x: &Var,
@@ -166,15 +166,8 @@ impl S4d {
             d: Some(&d),
         };
         let Some(state) = state else {
-            let [_, length, _] = *x.shape() else {
-                return Err(serpens_core::Error::shape(
-                    "S4d",
-                    "x",
-                    "(batch, length, channels)",
-                    x.shape(),
-                )
-                .into());
-            };
+            let axes = "(batch, length, channels)";
+            let [_, length, _] = Error::check_axes("S4d", "x", axes, x.shape())?;
             return Ok(long_conv(x, &lti_kernel(&system, length)?)?);
         };
         if x.tape().is_some() {

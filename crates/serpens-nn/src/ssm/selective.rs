@@ -6,7 +6,7 @@ use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
-use super::{Ssm, SsmSettings, check_state};
+use super::{Ssm, SsmSettings, check_state, start_of_a};
 use crate::layers::{Linear, LinearConfig, Sequence};
 use crate::{Param, Result, Start, StepSize};
 
@@ -33,9 +33,7 @@ mod auto {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
         match String::deserialize(deserializer)?.as_str() {
             "auto" => Ok(()),
-            other => Err(serde::de::Error::custom(format!(
-                "expected a number or \"auto\", found {other:?}"
-            ))),
+            _ => Err(serde::de::Error::custom("expected a number or \"auto\"")),
         }
     }
 }
@@ -131,13 +129,12 @@ impl SsmSettings for SelectiveSsmConfig {
         let x_proj = LinearConfig::new(d_inner, projected).with_bias(false);
         let bound = (rank.max(1) as f32).sqrt().recip();
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
-        let rows = |value: fn(usize) -> f32| Start::Row((0..self.d_state).map(value).collect());
         let a_log = match self.a_init {
-            AInit::Real => rows(|n| ((n + 1) as f32).ln()),
-            AInit::Half | AInit::Complex => Start::Constant(-std::f32::consts::LN_2),
+            AInit::Real => start_of_a::real(self.d_state),
+            AInit::Half | AInit::Complex => start_of_a::HALF,
             AInit::Random => Start::Normal { std: 1.0 },
         };
-        let a_imag = rows(|n| std::f32::consts::PI * n as f32);
+        let a_imag = start_of_a::imaginary(self.d_state);
         let system = |shape, start| Param::new(shape, start).without_decay();
         Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
@@ -285,13 +282,9 @@ impl SelectiveSsm {
 
     fn trace(&self, delta: &Var) -> Result<SelectionTrace> {
         let bias = self.dt_proj.bias.value()?.as_slice::<f32>()?;
-        let mut steps = vec![0.0; delta.shape().count()];
         let mat = delta.mat()?;
-        for (i, row) in steps.chunks_mut(self.d_inner).enumerate() {
-            for ((step, raw), bias) in row.iter_mut().zip(mat.row(i)).zip(bias) {
-                *step = raw + bias;
-            }
-        }
+        let row = |i| mat.row(i).iter().zip(bias).map(|(raw, bias)| raw + bias);
+        let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
         let mut delta = vec![0.0; steps.len()];
         simd::map(Softplus, &steps, &mut delta);
         let a_log = self.a_log.value()?.as_slice::<f32>()?;

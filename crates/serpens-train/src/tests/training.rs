@@ -114,7 +114,7 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
     trainer.state.config.steps = 10;
     let poisoned = trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
-            param.value_mut()?.make_mut::<f32>()?[0] = f32::NAN;
+            param.tensors_mut()?.0.make_mut::<f32>()?[0] = f32::NAN;
         }
         Ok(())
     });
@@ -141,7 +141,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     // The loss is finite still, the square of the gradient is not.
     let enlarged = trainer.learner.model.visit_mut("", &mut |name, param| {
         if name.ends_with("norm_f.weight") {
-            let weight = param.value_mut()?.make_mut::<f32>()?;
+            let weight = param.tensors_mut()?.0.make_mut::<f32>()?;
             weight.iter_mut().for_each(|x| *x = 1e25);
         }
         Ok(())
