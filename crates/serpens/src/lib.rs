@@ -46,3 +46,8 @@ pub use {
     serpens_core as core, serpens_data as data, serpens_formats as formats, serpens_nn as nn,
     serpens_ops as ops, serpens_train as train,
 };
+
+/// The README's Rust, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
