@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cuda::LibraryKind;
-use crate::{DType, Device, Shape};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::library::LibraryKind;
+use crate::shape::Shape;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -11,23 +11,23 @@
 
 pub mod cuda;
 mod device;
+mod driver;
 mod dtype;
 mod error;
 pub mod files;
 mod gradcheck;
-mod pool;
+mod library;
+mod program;
 mod shape;
 pub mod tape;
 mod tensor;
-mod view;
 
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use gradcheck::{GradCheck, GradCheckOptions, gradcheck};
 pub use half::bf16;
-pub use pool::MemoryStats;
+use library::LibraryKind;
 pub use shape::{MAX_RANK, Shape};
 pub use tape::{Gradients, ParamId, Tape, Var};
-pub use tensor::Tensor;
-pub use view::{Mat, MatMut, View, ViewMut};
+pub use tensor::{Mat, MatMut, MemoryStats, Tensor, View, ViewMut};

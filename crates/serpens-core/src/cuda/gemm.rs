@@ -4,16 +4,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
-use std::sync::PoisonError;
+use std::sync::Mutex;
 
 use cudarc::cublaslt::{result, sys};
 
-use super::ahead;
-use super::libraries::{LibraryKind, find};
-use super::memory::DevicePtr;
-use super::state;
-use crate::pool::Buffer;
-use crate::{DType, Device, Error, Result};
+use crate::driver::{self, DevicePtr, PerDevice, find, lock};
+use crate::program::rehearsing;
+use crate::tensor::pool::Buffer;
+use crate::{DType, Device, Error, LibraryKind, Result};
 
 /// Scratch memory for split sums; what NVIDIA recommends for Hopper and later.
 const WORKSPACE_BYTES: usize = 64 << 20;
@@ -63,14 +61,11 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     if problem.m == 0 || problem.n == 0 {
         return Ok(());
     }
-    let state = state::of(device)?;
+    let state = driver::of(device)?;
     let Some(stream) = state.stream() else {
         return Ok(()); // a pretended card
     };
-    let mut products = state
-        .products
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut products = lock(PRODUCTS.of(state.ordinal));
     let products = match &mut *products {
         Some(products) => products,
         place => place.insert(Products::new(device)?),
@@ -80,7 +75,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
         Entry::Occupied(plan) => plan.into_mut(),
         Entry::Vacant(place) => place.insert(Plan::new(products.handle, problem, &key)?),
     };
-    if ahead::rehearsing() {
+    if rehearsing() {
         return Ok(());
     }
     let (alpha, beta) = (1.0_f32, if problem.accumulate { 1.0_f32 } else { 0.0 });
@@ -116,6 +111,9 @@ fn failed(what: &'static str) -> impl FnOnce(result::CublasError) -> Error {
         reason: format!("cuBLASLt says {error:?}"),
     }
 }
+
+/// What products on each device go through.
+pub(super) static PRODUCTS: PerDevice<Mutex<Option<Products>>> = PerDevice::new();
 
 /// cuBLASLt on one device, and the plans made so far.
 pub(super) struct Products {

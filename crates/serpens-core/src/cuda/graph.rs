@@ -1,11 +1,10 @@
 //! Graphs: a stretch of queued work, recorded once and queued again as a whole.
 
-use std::sync::PoisonError;
-
 use cudarc::driver::{result, sys};
 
-use super::state::{self, State};
-use crate::pool::{self, Captured};
+use super::gemm::PRODUCTS;
+use crate::driver::{self, State, lock};
+use crate::tensor::pool::{self, Captured};
 use crate::{Device, Result};
 
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
@@ -24,8 +23,8 @@ impl Graph {
     /// Records what `work` queues, without running it. Work that waits for the device, or that reads host memory which is not
     /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let state = state::of(device)?.state();
-        let _alone = state::alone(device)?;
+        let state = driver::of(device)?.state();
+        let _alone = driver::alone(device)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the stream lives as long as the process.
@@ -59,13 +58,10 @@ impl Graph {
 
     /// Queues the recorded work.
     pub fn replay(&self) -> Result<()> {
-        let entry = state::of(self.state.device)?;
+        let entry = driver::of(self.state.device)?;
         // Products of matrices share one workspace. One that another thread is queuing may take two kernels, between which this
         // must not fall.
-        let _products = entry
-            .products
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _products = lock(PRODUCTS.of(entry.ordinal));
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         entry.queue("replay a graph", |stream| unsafe {
             result::graph::launch(self.executable, stream)
@@ -75,7 +71,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if let Ok(entry) = state::of(self.state.device) {
+        if let Ok(entry) = driver::of(self.state.device) {
             // SAFETY: made in `capture`, destroyed once, after the last replay has run.
             let _ = entry.queue("end a graph", |stream| unsafe {
                 let _ = result::stream::synchronize(stream);

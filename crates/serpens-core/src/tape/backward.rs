@@ -3,48 +3,13 @@
 use std::ops::Range;
 
 use super::gradients::{GradientBuffer, Gradients};
-use super::{Node, Target};
-use crate::{DType, Device, Error, Result, Shape, Tensor, ViewMut};
+use super::slot::{InputSlot, Target};
+use crate::{Error, Result, Tensor, ViewMut};
 
 /// The backward pass of one recorded operation, with whatever it kept from its forward.
 pub trait Backward {
     /// Reads the gradients of the outputs from `context` and passes gradients to the inputs.
     fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()>;
-}
-
-/// A range of the columns of a tensor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Columns {
-    pub(super) offset: usize,
-    pub(super) width: usize,
-}
-
-/// Where the gradient of an operation's input goes.
-#[derive(Clone, Debug)]
-pub(super) struct InputSlot {
-    pub(super) target: Target,
-    pub(super) rows: usize,
-    pub(super) row_width: usize,
-    pub(super) base: Shape,
-    pub(super) columns: Option<Columns>,
-    /// The type and the place of the gradient.
-    pub(super) dtype: DType,
-    pub(super) device: Device,
-}
-
-impl InputSlot {
-    /// Number of columns of the input as the operation saw it.
-    fn width(&self) -> usize {
-        self.columns.map_or(self.row_width, |columns| columns.width)
-    }
-
-    /// The input's columns in the whole tensor's gradient.
-    fn range(&self, buffer: &GradientBuffer) -> Range<usize> {
-        match self.columns {
-            Some(Columns { offset, width }) => offset..offset + width,
-            None => 0..buffer.width(),
-        }
-    }
 }
 
 /// Every gradient there is during a backward pass.
@@ -101,10 +66,17 @@ impl Store<'_> {
         let Some(buffer) = self.buffer(input)? else {
             return Ok(());
         };
-        let range = input.range(buffer);
+        let range = input.range();
         let values = gradient.reshape([input.base.rows(), range.len()])?;
         buffer.add(range, values.view())
     }
+}
+
+/// A recorded operation.
+pub(super) struct Node {
+    pub(super) inputs: Vec<InputSlot>,
+    pub(super) outputs: Range<usize>,
+    pub(super) operation: Box<dyn Backward>,
 }
 
 /// Runs one operation's backward, if a gradient arrived at any of its outputs.
@@ -171,7 +143,7 @@ impl BackwardContext<'_, '_> {
         let Some(buffer) = self.store.buffer(input)? else {
             return Ok(None);
         };
-        let columns = input.range(buffer);
+        let columns = input.range();
         let accumulate = match buffer.state(&columns) {
             Some(state) => state,
             None => {
@@ -198,7 +170,7 @@ impl BackwardContext<'_, '_> {
     fn overwrite_one<'m>(&mut self, index: usize) -> Result<ViewMut<'m>> {
         let input = &self.inputs[index];
         if let Some(buffer) = self.store.buffer(input)? {
-            let columns = input.range(buffer);
+            let columns = input.range();
             if buffer.state(&columns) == Some(false) {
                 buffer.mark(columns.clone());
                 return matrix(buffer, input, &columns);

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::ParamId;
-use super::backward::InputSlot;
-use crate::cuda;
-use crate::cuda::memory;
+use super::add;
+use super::slot::{InputSlot, ParamId};
+use crate::driver::memory;
 use crate::{Device, Result, Tensor, View, ViewMut};
 
 /// A gradient of which some columns have been written.
@@ -46,11 +45,6 @@ impl GradientBuffer {
         self.written.is_empty()
     }
 
-    /// Values in a row of the whole tensor.
-    pub(super) fn width(&self) -> usize {
-        self.tensor.shape().cols()
-    }
-
     /// Whether `columns` have been written: all, none, or (`None`) some of them.
     pub(super) fn state(&self, columns: &Range<usize>) -> Option<bool> {
         let overlaps = |w: &&Range<usize>| w.start < columns.end && columns.start < w.end;
@@ -79,7 +73,7 @@ impl GradientBuffer {
 
     /// Sets the columns that nobody wrote to zero.
     fn fill_gaps(&mut self) -> Result<()> {
-        let width = self.width();
+        let width = self.tensor.shape().cols();
         self.written.sort_by_key(|range| range.start);
         let mut gaps = Vec::new();
         let mut end = 0;
@@ -168,7 +162,7 @@ fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
             }
             Ok(())
         }
-        Device::Cuda(_) => cuda::gradients::add(to, from),
+        Device::Cuda(_) => add::add(to, from),
     }
 }
 

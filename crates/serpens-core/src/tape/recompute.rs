@@ -1,6 +1,7 @@
 //! Recomputation: a stretch of operations keeps its inputs only, and is run again when its backward comes.
 
-use super::{Backward, BackwardContext, Tape, Var, record, tracked};
+use super::backward::{Backward, BackwardContext};
+use super::record::{Tape, Var, record, tracked};
 use crate::{Error, Result};
 
 /// A stretch of operations that is run a second time to go back through it.

@@ -1,7 +1,7 @@
 //! The tape on small operations of a user's own.
 
 use super::*;
-use crate::Device;
+use crate::{Device, Error, Result, Shape, Tensor};
 
 fn tensor(shape: impl Into<Shape>, values: &[f32]) -> Tensor {
     Tensor::from_slice(shape, values, Device::cpu()).unwrap()

@@ -4,9 +4,9 @@ use std::ffi::{CString, c_char};
 
 use cudarc::nvrtc::sys;
 
-use super::kernel::{Program, Source};
-use super::libraries::{LibraryKind, find};
-use crate::{Error, Result};
+use super::source::{Program, Source};
+use crate::driver::find;
+use crate::{Error, LibraryKind, Result};
 
 /// What every kernel is compiled after.
 pub(super) const PRELUDE: &str = include_str!("prelude.cuh");

@@ -1,56 +1,10 @@
 //! Finding NVIDIA's libraries: on the loader's path, in the usual folders of CUDA, in Python environments.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::{Error, Result};
-
-/// A library of NVIDIA's that is opened at run time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LibraryKind {
-    /// The driver's own; it comes with the driver.
-    Driver,
-    /// The compiler of kernels.
-    Nvrtc,
-    /// Matrix products.
-    CublasLt,
-}
-
-impl LibraryKind {
-    /// File names, the newest version first.
-    fn names(self) -> &'static [&'static str] {
-        match self {
-            LibraryKind::Driver => &["libcuda.so.1", "libcuda.so"],
-            LibraryKind::Nvrtc => &["libnvrtc.so.13", "libnvrtc.so.12"],
-            LibraryKind::CublasLt => &["libcublasLt.so.13", "libcublasLt.so.12"],
-        }
-    }
-
-    /// How to get it, in a line.
-    pub fn advice(self) -> &'static str {
-        match self {
-            LibraryKind::Driver => "install NVIDIA's driver for this card",
-            LibraryKind::Nvrtc => {
-                "pip install nvidia-cuda-nvrtc, or install CUDA 12.8 or later, or name the folder in SERPENS_CUDA_LIBRARIES"
-            }
-            LibraryKind::CublasLt => {
-                "pip install nvidia-cublas, or install CUDA 12.8 or later, or name the folder in SERPENS_CUDA_LIBRARIES"
-            }
-        }
-    }
-}
-
-impl fmt::Display for LibraryKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LibraryKind::Driver => "the NVIDIA driver",
-            LibraryKind::Nvrtc => "NVRTC",
-            LibraryKind::CublasLt => "cuBLASLt",
-        })
-    }
-}
+use crate::{Error, LibraryKind, Result};
 
 /// Where a library was found: a path, or a bare name that the system's loader resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::compile::{self, PRELUDE, compile};
-use super::kernel::Source;
+use super::source::Source;
 use crate::Result;
 use crate::files::{Durability, write_atomically};
 

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::cuda::DevicePtr;
+use crate::driver::DevicePtr;
 use crate::{DType, Device, Error, Result};
 
 /// A read-only (rows, cols) matrix whose rows are `stride` values apart. A tensor of shape (batch, length, channels) is

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{result, sys};
 
-use super::state::{self, State};
+use super::context::{self, State};
 use crate::{Device, Result};
 
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
@@ -18,7 +18,7 @@ pub struct Event {
 impl Event {
     /// An event that is past until it is recorded.
     pub fn new(device: Device) -> Result<Self> {
-        let entry = state::of(device)?;
+        let entry = context::of(device)?;
         let mut event = std::ptr::null_mut();
         entry.queue("make an event", |_| {
             event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)?;
@@ -30,7 +30,7 @@ impl Event {
 
     /// Puts the event at the end of the queue.
     pub fn record(&self) -> Result<()> {
-        state::of(self.state.device)?.queue("record an event", |stream| {
+        context::of(self.state.device)?.queue("record an event", |stream| {
             // SAFETY: both handles are live.
             unsafe { result::event::record(self.event, stream) }
         })
@@ -38,7 +38,7 @@ impl Event {
 
     /// Waits until the queue has passed the event.
     pub fn wait(&self) -> Result<()> {
-        state::of(self.state.device)?.queue("wait for the device", |_| {
+        context::of(self.state.device)?.queue("wait for the device", |_| {
             // SAFETY: the event is live.
             unsafe { result::event::synchronize(self.event) }
         })
@@ -59,7 +59,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if let Ok(entry) = state::of(self.state.device) {
+        if let Ok(entry) = context::of(self.state.device) {
             // SAFETY: made in `new`, destroyed once.
             let _ = entry.queue("end an event", |_| unsafe {
                 result::event::destroy(self.event)

@@ -1,11 +1,18 @@
 //! Contiguous, row-major, reference-counted tensors.
 
+mod device;
+pub(crate) mod pool;
+mod view;
+
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cuda::memory;
-use crate::pool::Buffer;
-use crate::{DType, Device, Element, Error, Mat, MatMut, Result, Shape, View, ViewMut};
+pub use pool::MemoryStats;
+pub use view::{Mat, MatMut, View, ViewMut};
+
+use crate::driver::memory;
+use crate::{DType, Device, Element, Error, Result, Shape};
+use pool::Buffer;
 
 /// An n-dimensional array. Cloning shares the values; [`Tensor::make_mut`] copies them first where they are shared, so a
 /// tensor never changes under another holder.

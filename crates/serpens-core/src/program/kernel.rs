@@ -1,118 +1,41 @@
-//! Kernels: sources, variants, launches.
+//! Kernels: loading and launching them.
 
+use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::PoisonError;
+use std::sync::Mutex;
 
 use cudarc::driver::{result, sys};
 
-use super::params::Declarations;
-use super::state::{self, State};
-use super::{ahead, cache, driver_error};
+use super::source::{Defines, Source};
+use super::{cache, rehearsal};
+use crate::driver::{self, PerDevice, State, driver_error, lock};
 use crate::{Device, Error, Result};
 
-/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and includes
-/// nothing, since NVRTC alone comes without headers.
-#[derive(Debug)]
-pub struct Source {
-    /// The operation, for messages and the cache.
-    pub name: &'static str,
-    /// The text.
-    pub text: &'static str,
-    params: &'static [fn(&mut Declarations)],
-    constants: &'static [(&'static str, i32)],
-    may_spill: fn(&Program) -> bool,
-}
-
-impl Source {
-    /// A text without parameter structs and constants.
-    pub const fn new(name: &'static str, text: &'static str) -> Self {
-        Self {
-            name,
-            text,
-            params: &[],
-            constants: &[],
-            may_spill: |_| false,
-        }
-    }
-
-    /// With the structs that its kernels take, each as the [`KernelParams::declare`] of a struct of
-    /// [`kernel_params!`](crate::kernel_params).
-    pub const fn params(self, params: &'static [fn(&mut Declarations)]) -> Self {
-        Self { params, ..self }
-    }
-
-    /// With numbers that Rust knows as well, each a `constexpr int`.
-    pub const fn constants(self, constants: &'static [(&'static str, i32)]) -> Self {
-        Self { constants, ..self }
-    }
-
-    /// With those of its programs whose kernels may spill registers to memory: a test holds all others to keep their values in them.
-    pub const fn may_spill(self, may_spill: fn(&Program) -> bool) -> Self {
-        Self { may_spill, ..self }
-    }
-
-    /// What is compiled before the text: the constants, then the structs.
-    pub(super) fn declarations(&self) -> String {
-        let constant = |(name, value): &(&str, i32)| format!("constexpr int {name} = {value};\n");
-        let constants: String = self.constants.iter().map(constant).collect();
-        let mut structs = Declarations::default();
-        for declare in self.params {
-            declare(&mut structs);
-        }
-        constants + &structs.into_text()
-    }
-}
-
-/// A source with macros: one program to compile.
-#[derive(Clone, Debug)]
-pub struct Variant {
-    /// The text.
-    pub source: &'static Source,
-    /// The macros and their values.
-    pub defines: Vec<(&'static str, String)>,
-    /// Whether its kernels are among those that must not spill registers.
-    pub hot: bool,
-}
-
-/// A source with macros: a program, as [`rehearse`](super::rehearse) finds it.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// The text.
-    pub source: &'static Source,
-    /// The macros and their values.
-    pub defines: Defines,
-}
-
-impl Program {
-    /// The value of a macro.
-    pub fn define(&self, name: &str) -> Option<&str> {
-        let define = self.defines.iter().find(|define| define.0 == name);
-        define.map(|(_, value)| value.as_str())
-    }
-
-    /// The value of a macro that is a whole number.
-    pub fn number(&self, name: &str) -> Option<i64> {
-        self.define(name)?.parse().ok()
-    }
-
-    /// Whether its kernels may spill registers to memory.
-    pub fn may_spill(&self) -> bool {
-        (self.source.may_spill)(self)
-    }
-}
-
-/// Macros and their values.
-pub(super) type Defines = Vec<(String, String)>;
-
 /// The source by its address, the entry, the macros.
-pub(super) type FunctionKey = (usize, &'static str, Defines);
+type FunctionKey = (usize, &'static str, Defines);
 
 /// A loaded program.
 #[derive(Clone, Copy)]
-pub(super) struct Module(pub(super) sys::CUmodule);
+pub(super) struct Module(sys::CUmodule);
 
 #[derive(Clone, Copy)]
-pub(super) struct Function(sys::CUfunction);
+struct Function(sys::CUfunction);
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+/// What of a device's programs is loaded.
+#[derive(Default)]
+struct Loaded {
+    functions: Mutex<HashMap<FunctionKey, Function>>,
+    modules: Mutex<HashMap<u128, Module>>,
+    /// What each function, by its address, may use of dynamic shared memory.
+    shared_limits: Mutex<HashMap<usize, u32>>,
+}
+
+static LOADED: PerDevice<Loaded> = PerDevice::new();
 
 /// Dynamic shared memory that needs no permission.
 const FREE_SHARED_BYTES: u32 = 48 * 1024;
@@ -137,10 +60,10 @@ pub fn kernel(
     entry: &'static str,
     defines: &[(&'static str, &str)],
 ) -> Result<Kernel> {
-    let state = state::of(device)?;
+    let state = driver::of(device)?;
     let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     let defines: Defines = defines.iter().map(owned).collect();
-    if ahead::note(&state, source, &defines) {
+    if rehearsal::note(&state, source, &defines) {
         return Ok(Kernel {
             state: state.state(),
             function: None,
@@ -148,17 +71,14 @@ pub fn kernel(
         });
     }
     let key: FunctionKey = (std::ptr::from_ref(source) as usize, entry, defines);
-    let functions = || {
-        let table = &state.functions;
-        table.lock().unwrap_or_else(PoisonError::into_inner)
-    };
-    let known = functions().get(&key).copied();
+    let functions = &LOADED.of(state.ordinal).functions;
+    let known = lock(functions).get(&key).copied();
     let function = match known {
         Some(function) => function,
         None => {
             // Outside the lock: several threads may compile at a time.
             let function = module(&state, source, &key.2)?.function(entry)?;
-            functions().insert(key, function);
+            lock(functions).insert(key, function);
             function
         }
     };
@@ -177,8 +97,8 @@ pub(super) fn module(
 ) -> Result<Module> {
     let capability = state.properties.capability;
     let key = cache::key(source, capability, defines)?;
-    let modules = || state.modules.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(module) = modules().get(&key) {
+    let modules = &LOADED.of(state.ordinal).modules;
+    if let Some(module) = lock(modules).get(&key) {
         return Ok(*module);
     }
     // Outside the lock: several threads may compile at a time.
@@ -186,7 +106,7 @@ pub(super) fn module(
     // SAFETY: the image is a complete program for this device.
     let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
         .map_err(driver_error("load a kernel"))?;
-    modules().insert(key, Module(module));
+    lock(modules).insert(key, Module(module));
     Ok(Module(module))
 }
 
@@ -217,7 +137,7 @@ impl Kernel {
         let Some(Function(function)) = self.function else {
             return Ok(()); // a rehearsal
         };
-        let entry = state::of(self.state.device)?;
+        let entry = driver::of(self.state.device)?;
         if grid.contains(&0) {
             return Ok(()); // nothing to do
         }
@@ -245,8 +165,7 @@ impl Kernel {
                 ),
             });
         }
-        let limits = &self.state.shared_limits;
-        let mut limits = limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&LOADED.of(self.state.ordinal).shared_limits);
         let limit = limits.entry(function as usize).or_default();
         if shared > *limit {
             // SAFETY: the function is never unloaded.

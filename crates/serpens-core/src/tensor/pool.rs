@@ -6,8 +6,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::cuda::memory;
-use crate::cuda::state::{Entry, state};
+use crate::driver::{Entry, memory, state};
 use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
@@ -287,8 +286,8 @@ mod tests {
 
     #[test]
     fn a_recording_that_is_given_up_ends() {
-        let [ampere, ..] = crate::cuda::Properties::generations();
-        let device = crate::cuda::state::pretend(&crate::cuda::Properties {
+        let [ampere, ..] = crate::driver::Properties::generations();
+        let device = crate::driver::pretend(&crate::driver::Properties {
             name: "of this test alone".into(),
             ..ampere
         });

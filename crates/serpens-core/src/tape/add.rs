@@ -1,11 +1,11 @@
 //! Sums of gradients on the device.
 
-use super::memory::DevicePtr;
-use super::{KernelParams, Source, kernel};
+use crate::driver::DevicePtr;
+use crate::program::{KernelParams, Source, kernel};
 use crate::{Error, Result, View, ViewMut, kernel_params};
 
 static SOURCE: Source =
-    Source::new("gradients", include_str!("gradients.cu")).params(&[AddParams::declare]);
+    Source::new("gradients", include_str!("add.cu")).params(&[AddParams::declare]);
 
 kernel_params! {
     struct AddParams {
@@ -56,8 +56,9 @@ pub(crate) fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
 mod tests {
     use std::io::Write;
 
-    use crate::cuda::{LibraryKind, Properties, find, rehearse};
-    use crate::{DType, Device, Error, Result, Tensor};
+    use crate::driver::{Properties, find};
+    use crate::program::rehearse;
+    use crate::{DType, Device, Error, LibraryKind, Result, Tensor};
 
     #[test]
     fn sums_of_every_type_and_alignment_compile_without_spills() {

@@ -1,14 +1,12 @@
-//! Memory of a device: copies and fills queued on its stream, and pinned memory between it and the host.
+//! Memory of a device: copies and fills queued on its stream.
 
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{result, sys};
 
+use super::context::state;
 use super::driver_error;
-use super::event::Event;
-use super::state::{self, state};
-use crate::{Device, Element, Error, Result, Tensor};
+use crate::Result;
 
 /// An address in a device's memory, as kernels take it.
 #[repr(transparent)]
@@ -127,79 +125,4 @@ pub(crate) unsafe fn fill(ordinal: usize, to: u64, value: &[u8], count: usize) -
             _ => unreachable!("elements have 2 or 4 bytes"),
         }
     })
-}
-
-// SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
-unsafe impl Send for Staging {}
-
-/// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before the next
-/// is written.
-pub struct Staging {
-    device: Device,
-    memory: NonNull<u8>,
-    bytes: usize,
-    copied: Event,
-}
-
-impl Staging {
-    /// Room for `bytes` bytes.
-    pub fn new(device: Device, bytes: usize) -> Result<Self> {
-        let mut memory = std::ptr::dangling_mut();
-        state::of(device)?.queue("pin host memory", |_| {
-            // SAFETY: the size is not zero; the memory is freed in `drop`.
-            memory = unsafe { result::malloc_host(bytes.max(1), 0)? };
-            Ok(())
-        })?;
-        let memory = NonNull::new(memory.cast()).ok_or(Error::OutOfMemory {
-            device: Device::Cpu,
-            requested: bytes,
-            held: 0,
-        })?;
-        Ok(Self {
-            device,
-            memory,
-            bytes,
-            copied: Event::new(device)?,
-        })
-    }
-
-    /// Queues a copy of `values` into `to`, which must be of this device, of this type and of as many values.
-    pub fn upload<T: Element>(&mut self, to: &mut Tensor, values: &[T]) -> Result<()> {
-        const OP: &str = "Staging::upload";
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        if to.dtype() != T::DTYPE || to.len() != values.len() || to.device() != self.device {
-            return Err(Error::argument(
-                OP,
-                format!("{} values for {to:?}", values.len()),
-            ));
-        }
-        if bytes.len() > self.bytes {
-            return Err(Error::argument(
-                OP,
-                format!("{} bytes, there is room for {}", bytes.len(), self.bytes),
-            ));
-        }
-        self.copied.wait()?;
-        let state = state::of(self.device)?;
-        let address = to.address_mut()?;
-        // SAFETY: the last upload has run, so nobody reads the memory; it has room, and so has the tensor.
-        state.queue("copy to the device", |stream| unsafe {
-            let staged = self.memory.as_ptr();
-            staged.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            let staged = std::slice::from_raw_parts(staged, bytes.len());
-            result::memcpy_htod_async(address, staged, stream)
-        })?;
-        self.copied.record()
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = self.copied.wait();
-        if let Ok(state) = state::of(self.device) {
-            let memory = self.memory.as_ptr().cast();
-            // SAFETY: allocated in `new`, and the last copy from it has run.
-            let _ = state.queue("free host memory", |_| unsafe { result::free_host(memory) });
-        }
-    }
 }

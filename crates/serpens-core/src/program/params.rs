@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::memory::DevicePtr;
+use crate::driver::DevicePtr;
 
 /// A struct that is a kernel's one parameter, or part of one.
 ///
@@ -173,9 +173,10 @@ macro_rules! kernel_params {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LibraryKind, Source, compile, find};
+    use super::super::{Source, compile};
     use super::*;
-    use crate::Error;
+    use crate::driver::find;
+    use crate::{Error, LibraryKind};
 
     kernel_params! {
         struct Inner {

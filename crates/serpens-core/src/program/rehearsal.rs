@@ -1,48 +1,14 @@
 //! Rehearsals: work is called to learn which programs it asks for, so that all of them can be compiled at once, or without a card.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
-use super::kernel::{self, Defines, Program, Source};
-use super::state::{self, Properties, State};
+use super::source::{Defines, Program, Source};
+use crate::driver::{Properties, State, pretend};
 use crate::{Device, Result};
 
 thread_local! {
     /// While this thread rehearses, the programs that were asked for.
     static ASKED: RefCell<Option<Vec<Program>>> = const { RefCell::new(None) };
-}
-
-/// Compiles and loads the kernels of `work` on all threads at once, before it runs: one after another, at the moment each is first
-/// asked for, they would take the time of all together. `work` is called to learn them: meanwhile kernels and matrix products do
-/// nothing, so that what it leaves in tensors means nothing. Only what is queued by the calling thread counts.
-///
-/// # Errors
-/// Those of `work`; [`crate::Error::Compile`].
-pub fn compile_ahead(device: Device, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    if state::of(device)?.stream().is_none() {
-        return work(); // a pretended card: whoever rehearses on it wants to know the programs
-    }
-    let programs = asked_by(work)?;
-    let next = AtomicUsize::new(0);
-    let load_some = || -> Result<()> {
-        let state = state::of(device)?;
-        while let Some(program) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            kernel::module(&state, program.source, &program.defines)?;
-        }
-        Ok(())
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(programs.len()))
-            .map(|_| scope.spawn(load_some))
-            .collect();
-        let results = workers.into_iter().map(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        results.collect()
-    })
 }
 
 /// Runs `work` on a card of these properties that is not there, and gives the programs that it asked for, each once. No driver is
@@ -68,11 +34,11 @@ pub fn rehearse<E>(
     properties: &Properties,
     work: impl FnOnce(Device) -> Result<(), E>,
 ) -> Result<Vec<Program>, E> {
-    asked_by(|| work(state::pretend(properties)))
+    asked_by(|| work(pretend(properties)))
 }
 
 /// The programs that `work` asks for, each once.
-fn asked_by<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Vec<Program>, E> {
+pub(super) fn asked_by<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Vec<Program>, E> {
     /// Ends the rehearsal however the work ends: one around it goes on.
     struct End(Option<Vec<Program>>);
     impl Drop for End {
@@ -86,7 +52,7 @@ fn asked_by<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Vec<Program>, E> 
 }
 
 /// Whether this thread rehearses.
-pub(super) fn rehearsing() -> bool {
+pub(crate) fn rehearsing() -> bool {
     ASKED.with_borrow(Option::is_some)
 }
 
@@ -108,11 +74,10 @@ pub(super) fn note(state: &State, source: &'static Source, defines: &Defines) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::{
-        DevicePtr, Event, Gemm, Graph, KernelParams, Operand, Staging, gemm, kernel,
-    };
+    use super::super::{KernelParams, compile_ahead, kernel};
     use super::*;
-    use crate::{DType, Error, Tensor, kernel_params};
+    use crate::driver::DevicePtr;
+    use crate::{Error, kernel_params};
 
     kernel_params! {
         struct FillParams {
@@ -159,50 +124,5 @@ mod tests {
         ask(device, "8").unwrap();
         let failed = rehearse(&ampere, |_| Err("no"));
         assert!(failed.is_err() && !rehearsing());
-    }
-
-    #[test]
-    fn a_pretended_card_takes_all_kinds_of_work_and_gives_zeros() {
-        let [_, hopper, _] = Properties::generations();
-        let work = |device| {
-            assert_eq!(
-                super::super::multiprocessors(device)?,
-                hopper.multiprocessors
-            );
-            let mut x = Tensor::from_slice([4], &[1.0_f32, 2.0, 3.0, 4.0], device)?;
-            let shared = x.clone();
-            Staging::new(device, 16)?.upload(&mut x, &[5.0_f32; 4])?;
-            assert_ne!(x.view().ptr(), shared.view().ptr());
-            assert_eq!(x.to_vec::<f32>()?, [0.0; 4]);
-            let operand = |ptr| Operand {
-                ptr,
-                stride: 2,
-                dtype: DType::F32,
-                transposed: false,
-            };
-            let problem = Gemm {
-                m: 2,
-                n: 2,
-                k: 2,
-                a: operand(x.view().ptr()),
-                b: operand(shared.view().ptr()),
-                c: operand(DevicePtr::NULL),
-                accumulate: false,
-                tf32: false,
-            };
-            let (start, end) = (Event::new(device)?, Event::new(device)?);
-            start.record()?;
-            let graph = Graph::capture(device, || {
-                // SAFETY: nothing is run on a card that is not there.
-                unsafe { gemm(device, &problem) }
-            })?;
-            graph.replay()?;
-            end.record()?;
-            assert_eq!(end.seconds_since(&start)?, 0.0);
-            device.synchronize()
-        };
-        assert!(rehearse(&hopper, work).unwrap().is_empty());
-        let unknown = Device::cuda(1 << 20);
-        assert!(matches!(unknown, Err(Error::NoDevice { .. })));
     }
 }

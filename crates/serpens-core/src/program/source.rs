@@ -1,0 +1,97 @@
+//! Sources of kernels, and programs: sources with macros.
+
+use super::params::Declarations;
+
+/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and includes
+/// nothing, since NVRTC alone comes without headers.
+#[derive(Debug)]
+pub struct Source {
+    /// The operation, for messages and the cache.
+    pub name: &'static str,
+    /// The text.
+    pub text: &'static str,
+    params: &'static [fn(&mut Declarations)],
+    constants: &'static [(&'static str, i32)],
+    may_spill: fn(&Program) -> bool,
+}
+
+impl Source {
+    /// A text without parameter structs and constants.
+    pub const fn new(name: &'static str, text: &'static str) -> Self {
+        Self {
+            name,
+            text,
+            params: &[],
+            constants: &[],
+            may_spill: |_| false,
+        }
+    }
+
+    /// With the structs that its kernels take, each as the [`KernelParams::declare`] of a struct of
+    /// [`kernel_params!`](crate::kernel_params).
+    pub const fn params(self, params: &'static [fn(&mut Declarations)]) -> Self {
+        Self { params, ..self }
+    }
+
+    /// With numbers that Rust knows as well, each a `constexpr int`.
+    pub const fn constants(self, constants: &'static [(&'static str, i32)]) -> Self {
+        Self { constants, ..self }
+    }
+
+    /// With those of its programs whose kernels may spill registers to memory: a test holds all others to keep their values in them.
+    pub const fn may_spill(self, may_spill: fn(&Program) -> bool) -> Self {
+        Self { may_spill, ..self }
+    }
+
+    /// What is compiled before the text: the constants, then the structs.
+    pub(super) fn declarations(&self) -> String {
+        let constant = |(name, value): &(&str, i32)| format!("constexpr int {name} = {value};\n");
+        let constants: String = self.constants.iter().map(constant).collect();
+        let mut structs = Declarations::default();
+        for declare in self.params {
+            declare(&mut structs);
+        }
+        constants + &structs.into_text()
+    }
+}
+
+/// A source with macros: one program to compile.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// The text.
+    pub source: &'static Source,
+    /// The macros and their values.
+    pub defines: Vec<(&'static str, String)>,
+    /// Whether its kernels are among those that must not spill registers.
+    pub hot: bool,
+}
+
+/// A source with macros: a program, as [`rehearse`](super::rehearse) finds it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The text.
+    pub source: &'static Source,
+    /// The macros and their values.
+    pub defines: Defines,
+}
+
+impl Program {
+    /// The value of a macro.
+    pub fn define(&self, name: &str) -> Option<&str> {
+        let define = self.defines.iter().find(|define| define.0 == name);
+        define.map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a macro that is a whole number.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.define(name)?.parse().ok()
+    }
+
+    /// Whether its kernels may spill registers to memory.
+    pub fn may_spill(&self) -> bool {
+        (self.source.may_spill)(self)
+    }
+}
+
+/// Macros and their values.
+pub(super) type Defines = Vec<(String, String)>;
