@@ -36,6 +36,44 @@ pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// How a command shows what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutputMode {
+    /// A bar where standard error is a terminal, plain lines otherwise.
+    Terminal,
+    /// Lines of JSON on standard output.
+    Json,
+    /// Nothing.
+    Quiet,
+}
+
+impl OutputMode {
+    /// Tells something that people read while the work goes on, or programs as an event.
+    pub(crate) fn announce(self, line: &str, event: &serde_json::Value) -> Result<()> {
+        match self {
+            OutputMode::Terminal => tell(line),
+            OutputMode::Json => say(&event.to_string())?,
+            OutputMode::Quiet => {}
+        }
+        Ok(())
+    }
+}
+
+/// Minutes and seconds.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A path in JSON, which holds no names that are not UTF-8.
+pub(crate) fn text_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// A file of this text, which appears complete or not at all.
 pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
     write_atomically(path, Durability::OnDisk, |file| {

@@ -7,39 +7,29 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serpens_core::Device;
 use serpens_train::{Event, Observer, StepMetrics};
 
-use crate::output::{print_line, tell};
-
-/// How a command shows what it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutputMode {
-    /// A bar where standard error is a terminal, plain lines otherwise.
-    Terminal,
-    /// Lines of JSON on standard output.
-    Json,
-    /// Nothing.
-    Quiet,
-}
+use crate::output::{OutputMode, duration, print_line, tell, text_of};
+use crate::tasks::Task;
 
 /// Seconds between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows the events of one model's training.
-pub(crate) struct Progress {
+pub(crate) struct Progress<'a> {
     mode: OutputMode,
     name: String,
-    /// Whether tokens are bytes, so that the loss is best given in bits per byte.
-    bytes: bool,
+    /// Says how good its steps are.
+    task: &'a dyn Task,
     device: Device,
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
 }
 
-impl Progress {
-    pub(crate) fn new(mode: OutputMode, name: &str, bytes: bool, device: Device) -> Self {
+impl<'a> Progress<'a> {
+    pub(crate) fn new(mode: OutputMode, name: &str, task: &'a dyn Task, device: Device) -> Self {
         Self {
             mode,
             name: name.to_owned(),
-            bytes,
+            task,
             device,
             bar: None,
             last_line: None,
@@ -87,14 +77,7 @@ impl Progress {
     }
 
     fn describe(&self, metrics: &StepMetrics) -> String {
-        let quality = match self.bytes {
-            true => format!("{:.3} bits/byte", metrics.bits()),
-            false => format!(
-                "loss {:.4}  accuracy {:.1} %",
-                metrics.loss,
-                100.0 * metrics.accuracy
-            ),
-        };
+        let quality = self.task.quality(metrics);
         let time = match metrics.step == metrics.steps {
             true => duration(metrics.seconds),
             false => format!("{} left", duration(metrics.seconds_left)),
@@ -139,7 +122,7 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
+impl Observer for Progress<'_> {
     fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
         if self.mode == OutputMode::Json {
             return print_json(&self.name, event);
@@ -178,18 +161,8 @@ fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
             "event": "evaluated", "model": name, "step": step, "values": evaluation.values,
         }),
         Event::Checkpointed { step, path } => serde_json::json!({
-            "event": "checkpointed", "model": name, "step": step, "path": path.display().to_string(),
+            "event": "checkpointed", "model": name, "step": step, "path": text_of(path),
         }),
     };
     print_line(&value.to_string())
-}
-
-/// Minutes and seconds.
-pub(crate) fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
 }

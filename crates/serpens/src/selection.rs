@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 
 use serpens_core::{Device, Tensor};
-use serpens_data::{InductionHeads, SelectiveCopying};
 use serpens_nn::layers::Sequence;
 use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Precision};
@@ -45,43 +44,6 @@ impl Sample {
             highlight: Vec::new(),
             ids,
             about: "the prompt".into(),
-        }
-    }
-
-    /// A sequence of the induction-heads task: the special token, what follows it, and the question at the end stand out.
-    pub(crate) fn induction(task: &InductionHeads, length: usize) -> Result<Self> {
-        let ids = task.evaluation_batch(1, length, 0)?.inputs;
-        let special = task.special();
-        let mut sample = Self::ids(ids);
-        sample.highlight = (0..length)
-            .map(|t| sample.ids[t] == special || (t > 0 && sample.ids[t - 1] == special))
-            .collect();
-        for (name, &id) in sample.names.iter_mut().zip(&sample.ids) {
-            if id == special {
-                *name = "S".into();
-            }
-        }
-        sample.about =
-            "an induction-heads sequence: S is the special token, and the answer follows it".into();
-        Ok(sample)
-    }
-
-    /// A selective-copying sequence: the data stand out.
-    pub(crate) fn copying(task: &SelectiveCopying) -> Self {
-        let batch = task.evaluation_batch(0);
-        let ids = batch.inputs[..batch.length].to_vec();
-        let (noise, query) = (task.noise(), task.query());
-        let name = |id: &u32| match *id {
-            id if id == noise => "·".to_owned(),
-            id if id == query => "?".to_owned(),
-            id => id.to_string(),
-        };
-        Self {
-            names: ids.iter().map(name).collect(),
-            highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
-            ids,
-            about: "a selective-copying sequence (· is noise, ? asks for the next data token)"
-                .into(),
         }
     }
 }

@@ -1,22 +1,16 @@
 //! `serpens generate`.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serpens_core::{DType, Tensor};
-use serpens_nn::MambaLm;
-use serpens_ops::elementwise::cast;
 use serpens_ops::sample::{SampleOptions, Sampler};
 
-use super::{load, model_dir};
 use crate::cli::GenerateArgs;
+use crate::continuation::continue_text;
+use crate::models::{load, model_dir};
 use crate::output::{say, tell, unless_gone};
 use crate::{Error, Result};
-
-/// Bytes of a prompt that are read in one pass, so that the memory does not depend on its length.
-const PIECE: usize = 1024;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
@@ -123,65 +117,6 @@ fn take_text(pending: &mut Vec<u8>) -> String {
     };
     let rest = pending.split_off(complete);
     String::from_utf8_lossy(&std::mem::replace(pending, rest)).into_owned()
-}
-
-/// How fast a text was continued.
-pub(super) struct Pace {
-    read: usize,
-    read_seconds: f64,
-    written: usize,
-    written_seconds: f64,
-}
-
-impl Pace {
-    fn read_per_second(&self) -> f64 {
-        self.read as f64 / self.read_seconds.max(1e-9)
-    }
-
-    fn written_per_second(&self) -> f64 {
-        self.written as f64 / self.written_seconds.max(1e-9)
-    }
-}
-
-/// Reads the prompt, which has a byte at least, then `count` times asks `choose` for the next byte; ends early where it gives
-/// none.
-pub(super) fn continue_text(
-    model: &MambaLm,
-    prompt: &[u8],
-    count: usize,
-    mut choose: impl FnMut(&[f32]) -> Result<Option<u8>>,
-) -> Result<Pace> {
-    let start = Instant::now();
-    let mut state = model.initial_state(1)?;
-    let mut read = |bytes: &[u8]| -> Result<Vec<f32>> {
-        let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
-        let ids = Tensor::from_slice([1, ids.len()], &ids, model.device())?; // (batch, length)
-        let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
-        Ok(logits.tensor()?.to_vec()?)
-    };
-    let mut pieces = prompt.chunks(PIECE);
-    let mut logits = read(pieces.next().unwrap_or_default())?;
-    for piece in pieces {
-        logits = read(piece)?;
-    }
-    let mut pace = Pace {
-        read: prompt.len(),
-        read_seconds: start.elapsed().as_secs_f64(),
-        written: 0,
-        written_seconds: 0.0,
-    };
-    let start = Instant::now();
-    while pace.written < count {
-        let Some(byte) = choose(&logits)? else {
-            break;
-        };
-        pace.written += 1;
-        if pace.written < count {
-            logits = read(&[byte])?;
-        }
-    }
-    pace.written_seconds = start.elapsed().as_secs_f64();
-    Ok(pace)
 }
 
 #[cfg(test)]

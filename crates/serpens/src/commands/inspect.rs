@@ -4,20 +4,19 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 
-use serpens_data::{InductionHeads, InductionHeadsConfig, SelectiveCopying};
 use serpens_nn::MambaLm;
 use serpens_report::{Report, SelectionMap};
 
-use super::{load, model_dir};
 use crate::cli::InspectArgs;
 use crate::machine;
+use crate::models::{load, model_dir};
 use crate::output::{command_line, say};
-use crate::recipe::{Origin, Recipe, Task};
+use crate::recipe::Recipe;
+use crate::runs::RunFolder;
 use crate::selection::{Sample, selection_map};
+use crate::tasks::TaskConfig;
 use crate::{Error, Result};
 
-/// Tokens of the sample where no prompt is given.
-const SAMPLE_LENGTH: usize = 64;
 /// Columns of the figure in letters.
 const TEXT_WIDTH: usize = 96;
 
@@ -83,25 +82,21 @@ fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
     }
 }
 
-/// A sequence of the task that the model learnt, as its run's recipe says; of induction heads for another model of that size.
+/// A sequence of the task that the model learnt, as its run's recipe says; of the default one for another model of that size.
 fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
-    let sample = match recipe_of(path)?.map(|recipe| recipe.task) {
-        Some(Task::InductionHeads(task)) => {
-            Sample::induction(&InductionHeads::new(task)?, SAMPLE_LENGTH)?
-        }
-        Some(Task::SelectiveCopying(task)) => Sample::copying(&SelectiveCopying::new(task)?),
-        None if model.config().vocab_size == InductionHeadsConfig::default().vocab => {
-            let task = InductionHeads::new(InductionHeadsConfig::default())?;
-            Sample::induction(&task, SAMPLE_LENGTH)?
-        }
-        Some(Task::Text(_)) | None => {
-            return Err(Error::Usage {
-                option: "--prompt",
-                reason: "this model has no task to take a sample from; give a prompt".into(),
-            });
-        }
-    };
     let vocabulary = model.config().vocab_size;
+    let task = match RunFolder::around(path) {
+        Some(run) => Some(Recipe::open(&run.settings(), &[])?.task),
+        None => Some(TaskConfig::default())
+            .filter(|task| *task.settings().vocabulary().start() == vocabulary),
+    };
+    let sample = task.map(|task| task.settings().sample()).transpose()?;
+    let Some(sample) = sample.flatten() else {
+        return Err(Error::Usage {
+            option: "--prompt",
+            reason: "this model has no task to take a sample from; give a prompt".into(),
+        });
+    };
     match sample.ids.iter().find(|&&id| id as usize >= vocabulary) {
         Some(id) => Err(Error::WrongModel {
             path: path.to_owned(),
@@ -111,18 +106,6 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
         }),
         None => Ok(sample),
     }
-}
-
-/// The recipe of the run that this folder is, or lies in: a model's or a twin's folder is part of a run.
-fn recipe_of(path: &Path) -> Result<Option<Recipe>> {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    for folder in path.ancestors().take(3) {
-        let file = folder.join("config.toml");
-        if let Ok(text) = fs::read_to_string(&file) {
-            return Recipe::read(&Origin::File(&file, &text), &[]).map(Some);
-        }
-    }
-    Ok(None)
 }
 
 /// What an output file is to be.

@@ -4,12 +4,15 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
-use serpens_data::{InductionHeadsConfig, SelectiveCopyingConfig};
 use serpens_nn::MambaLmConfig;
 use serpens_nn::ssm::SsmConfig;
 use serpens_train::TrainConfig;
 
+use crate::tasks::{TaskConfig, TestConfig};
 use crate::{Error, Result};
 
 /// The built-in recipes by name.
@@ -38,7 +41,7 @@ pub struct Recipe {
     #[serde(default)]
     pub seed: u64,
     /// What is learnt.
-    pub task: Task,
+    pub task: TaskConfig,
     /// What learns it.
     pub model: MambaLmConfig,
     /// The state space model of a second model, which is otherwise the same and trained the same way.
@@ -48,80 +51,7 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// How it is tested.
     #[serde(default)]
-    pub evaluate: Evaluate,
-}
-
-/// What is learnt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Task {
-    /// Find what followed the special token the first time.
-    InductionHeads(InductionHeadsConfig),
-    /// Repeat the data, leave out the noise.
-    SelectiveCopying(SelectiveCopyingConfig),
-    /// Predict the next byte of a text.
-    Text(TextConfig),
-}
-
-/// Settings of [`Task::Text`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TextConfig {
-    /// A file, a folder or a glob.
-    pub data: Option<String>,
-    /// Rows of a batch.
-    pub batch: usize,
-    /// Bytes of a row.
-    pub length: usize,
-    /// The part at the end that is held out.
-    pub validation: f64,
-    /// What a sample of the trained model continues.
-    pub prompt: String,
-}
-
-impl Default for TextConfig {
-    fn default() -> Self {
-        Self {
-            data: None,
-            batch: 8,
-            length: 256,
-            validation: 0.1,
-            prompt: "\n".into(),
-        }
-    }
-}
-
-/// How a model is tested.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Evaluate {
-    /// Lengths of induction-heads sequences.
-    pub lengths: Vec<usize>,
-    /// Sequences of each length; batches for selective copying.
-    pub samples: usize,
-    /// Sequences read side by side.
-    pub rows: usize,
-    /// Positions read at a time, with carried state.
-    pub chunk: usize,
-}
-
-impl Default for Evaluate {
-    fn default() -> Self {
-        Self {
-            lengths: Vec::new(),
-            samples: 16,
-            rows: 8,
-            chunk: 512,
-        }
-    }
-}
-
-/// Where a recipe comes from.
-pub enum Origin<'a> {
-    /// A built-in one.
-    BuiltIn(&'a str),
-    /// A file, with its text.
-    File(&'a std::path::Path, &'a str),
+    pub evaluate: TestConfig,
 }
 
 /// The text of a built-in recipe.
@@ -139,27 +69,36 @@ pub fn built_in(name: &str) -> Result<&'static str> {
 }
 
 impl Recipe {
-    /// Reads a recipe and applies `KEY=VALUE` changes.
+    /// Reads the text of a recipe, which comes from `origin`, and applies `KEY=VALUE` changes.
     ///
     /// # Errors
     /// Text that is not TOML, keys that are not a recipe's (with the most similar one), values of the wrong kind.
-    pub fn read(origin: &Origin<'_>, changes: &[String]) -> Result<Self> {
-        let (name, text) = match origin {
-            Origin::BuiltIn(name) => (format!("recipe {name}"), built_in(name)?),
-            Origin::File(path, text) => (path.display().to_string(), *text),
-        };
-        let mut recipe = parse::read(&name, text, changes)?;
-        recipe.spread_seed();
+    pub fn read(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
+        let mut recipe = parse::read(origin, text, changes)?;
+        recipe.task.settings_mut().set_seed(recipe.seed); // one seed for weights and data
         Ok(recipe)
     }
 
-    /// One seed for weights and data.
-    pub(crate) fn spread_seed(&mut self) {
-        match &mut self.task {
-            Task::InductionHeads(task) => task.seed = self.seed,
-            Task::SelectiveCopying(task) => task.seed = self.seed,
-            Task::Text(_) => {}
-        }
+    /// [`Recipe::read`] of a file.
+    pub fn open(path: &Path, changes: &[String]) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        Self::read(&path.display().to_string(), &text, changes)
+    }
+
+    /// Lets the task read this text.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the task reads none.
+    pub(crate) fn learn_from(&mut self, text: &str) -> Result<()> {
+        let task = self.task.name();
+        let data = self.task.settings_mut().data();
+        *data.ok_or_else(|| Error::Usage {
+            option: "--data",
+            reason: format!(
+                "the {task} task reads no text; serpens train text --data PATH learns one"
+            ),
+        })? = Some(text.to_owned());
+        Ok(())
     }
 
     /// The recipe as TOML.
@@ -170,14 +109,5 @@ impl Recipe {
     /// The twin's model.
     pub fn twin_model(&self) -> Option<MambaLmConfig> {
         Some(self.model.clone().with_ssm(self.twin.as_ref()?))
-    }
-
-    /// A name for runs of it.
-    pub fn task_name(&self) -> &'static str {
-        match self.task {
-            Task::InductionHeads(_) => "induction-heads",
-            Task::SelectiveCopying(_) => "selective-copying",
-            Task::Text(_) => "text",
-        }
     }
 }

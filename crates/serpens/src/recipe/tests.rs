@@ -1,13 +1,11 @@
-use std::path::Path;
-
 use super::*;
 
 #[test]
 fn every_built_in_recipe_reads_and_survives_being_written() {
     for (name, _) in BUILT_IN {
-        let recipe = Recipe::read(&Origin::BuiltIn(name), &[]).unwrap();
+        let recipe = Recipe::read(name, built_in(name).unwrap(), &[]).unwrap();
         let text = recipe.to_toml();
-        let again = Recipe::read(&Origin::File(Path::new("x"), &text), &[]).unwrap();
+        let again = Recipe::read("x", &text, &[]).unwrap();
         assert_eq!(recipe, again, "{name}");
         recipe.train.check().unwrap();
     }
@@ -18,23 +16,23 @@ fn layers_may_alternate_between_mixers() {
     let text = built_in("induction-heads").unwrap();
     let h3 = "[[model.block]]\nkind = \"h3\"\nd_conv = 3\n\n[[model.block]]";
     let text = text.replace("[model.block]", h3);
-    let recipe = Recipe::read(&Origin::File(Path::new("x"), &text), &[]).unwrap();
+    let recipe = Recipe::read("x", &text, &[]).unwrap();
     let kinds = recipe.model.mixers.iter().map(|mixer| format!("{mixer:?}"));
     let kinds: Vec<String> = kinds.collect();
     assert!(kinds[0].starts_with("H3") && kinds[1].starts_with("Mamba"));
     let twin = recipe.twin_model().unwrap();
     assert_eq!((recipe.model.ssm_name(), twin.ssm_name()), ("S6", "S4D"));
     let written = recipe.to_toml();
-    let again = Recipe::read(&Origin::File(Path::new("x"), &written), &[]).unwrap();
+    let again = Recipe::read("x", &written, &[]).unwrap();
     assert_eq!(recipe, again);
     let wrong = text.replace("d_conv", "d_cov");
-    let error = Recipe::read(&Origin::File(Path::new("x"), &wrong), &[]).unwrap_err();
+    let error = Recipe::read("x", &wrong, &[]).unwrap_err();
     assert!(error.to_string().contains("\"d_conv\""), "{error}");
 }
 
 fn with(changes: &[&str]) -> Result<Recipe> {
     let changes: Vec<String> = changes.iter().map(|s| (*s).to_owned()).collect();
-    Recipe::read(&Origin::BuiltIn("induction-heads"), &changes)
+    Recipe::read("built in", built_in("induction-heads")?, &changes)
 }
 
 #[test]
@@ -48,7 +46,7 @@ fn any_field_can_be_set() {
     ])
     .unwrap();
     assert_eq!((recipe.train.steps, recipe.seed), (7, 3));
-    let Task::InductionHeads(task) = &recipe.task else {
+    let TaskConfig::InductionHeads(task) = &recipe.task else {
         panic!("another task");
     };
     assert_eq!((task.lengths.as_slice(), task.seed), (&[8, 16][..], 3));
@@ -82,7 +80,7 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
 fn errors_of_a_file_have_a_line() {
     let text = built_in("text").unwrap().replace("steps =", "stepz =");
     let line = 1 + text.lines().position(|l| l.starts_with("stepz")).unwrap();
-    let error = Recipe::read(&Origin::File(Path::new("my.toml"), &text), &[]).unwrap_err();
+    let error = Recipe::read("my.toml", &text, &[]).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&format!("my.toml, line {line}")), "{text}");
     assert!(text.contains("\"steps\""), "{text}");

@@ -1,0 +1,60 @@
+//! `serpens train`: from its arguments to a run.
+
+use serpens_train::Compute;
+
+use crate::Result;
+use crate::cli::TrainArgs;
+use crate::output::OutputMode;
+use crate::recipe::{Recipe, built_in};
+use crate::runs::{Run, RunFolder, check};
+
+pub(super) fn run(args: &TrainArgs) -> Result<()> {
+    let mode = match (args.json, args.quiet) {
+        (true, _) => OutputMode::Json,
+        (_, true) => OutputMode::Quiet,
+        _ => OutputMode::Terminal,
+    };
+    let compute = Compute {
+        recompute: args.recompute,
+        ..args.compute.resolve()?
+    };
+    let resumed = match &args.resume {
+        Some(run) => Some(RunFolder::find(run, &args.out)?),
+        None => None,
+    };
+    let changes = changes(args);
+    let mut recipe = match (&resumed, &args.recipe) {
+        (Some(folder), _) => Recipe::open(&folder.settings(), &changes)?,
+        (None, Some(file)) => Recipe::open(file, &changes)?,
+        (None, None) => {
+            let name = &args.recipe_name;
+            Recipe::read(&format!("recipe {name}"), built_in(name)?, &changes)?
+        }
+    };
+    if let Some(data) = &args.data {
+        recipe.learn_from(data)?;
+    }
+    let task = check(&recipe, &compute)?;
+    let resuming = resumed.is_some();
+    let folder = match resumed {
+        Some(folder) => folder,
+        None => RunFolder::create(&args.out, args.name.as_deref(), &recipe)?,
+    };
+    Run {
+        recipe,
+        task,
+        folder,
+        compute,
+        mode,
+        resuming,
+    }
+    .go()
+}
+
+/// All changes of the recipe's fields, those with options of their own last.
+fn changes(args: &TrainArgs) -> Vec<String> {
+    let mut changes = args.set.clone();
+    changes.extend(args.seed.map(|seed| format!("seed={seed}")));
+    changes.extend(args.steps.map(|steps| format!("train.steps={steps}")));
+    changes
+}

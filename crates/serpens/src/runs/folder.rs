@@ -1,0 +1,121 @@
+//! The folder of a run.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serpens_report::Report;
+
+use crate::output::save;
+use crate::recipe::Recipe;
+use crate::{Error, Result};
+
+/// A recipe for the same run.
+const SETTINGS: &str = "config.toml";
+
+/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`, and `twin/` with the
+/// same of a second model.
+pub(crate) struct RunFolder {
+    pub(crate) path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder, of this name or the first free one of the task's, with the settings in it.
+    pub(crate) fn create(out: &Path, name: Option<&str>, recipe: &Recipe) -> Result<Self> {
+        let folder = match name {
+            Some(name) => Self::make_named(out, name),
+            None => Self::make_numbered(out, recipe.task.name()),
+        }?;
+        if let Err(error) = folder.save_settings(recipe) {
+            // Nothing is in it; the first error is the one to report.
+            let _ = fs::remove_dir(&folder.path);
+            return Err(error);
+        }
+        Ok(folder)
+    }
+
+    fn make_named(out: &Path, name: &str) -> Result<Self> {
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(part)), None) if part == name => {}
+            _ => {
+                return Err(Error::Usage {
+                    option: "--name",
+                    reason: format!(
+                        "{name:?} is not the name of a folder; --out says which folder it goes into"
+                    ),
+                });
+            }
+        }
+        let path = out.join(name);
+        Self::make(out, path.clone())?.ok_or(Error::RunExists { path })
+    }
+
+    fn make_numbered(out: &Path, task: &str) -> Result<Self> {
+        let mut folders =
+            (1_u64..).map(|number| Self::make(out, out.join(format!("{task}-{number}"))));
+        folders
+            .find_map(Result::transpose)
+            .expect("there are fewer folders than numbers")
+    }
+
+    /// `None` where something of this name is there already.
+    fn make(out: &Path, path: PathBuf) -> Result<Option<Self>> {
+        fs::create_dir_all(out).map_err(|e| Error::io("write", out, e))?;
+        match fs::create_dir(&path) {
+            Ok(()) => Ok(Some(Self { path })),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
+            Err(e) => Err(Error::io("write", path, e)),
+        }
+    }
+
+    /// The folder of a run that is there already: this one, or the one of this name in `out`.
+    pub(crate) fn find(run: &Path, out: &Path) -> Result<Self> {
+        let folders = [run.to_owned(), out.join(run)].map(|path| Self { path });
+        let mut found = folders
+            .into_iter()
+            .filter(|folder| folder.settings().exists());
+        found.next().ok_or_else(|| Error::Usage {
+            option: "--resume",
+            reason: format!(
+                "neither {} nor {} is a run (a folder with {SETTINGS})",
+                run.display(),
+                out.join(run).display()
+            ),
+        })
+    }
+
+    /// The folder of a run that `path` is, or lies in: a model's or a twin's folder is part of one.
+    pub(crate) fn around(path: &Path) -> Option<Self> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let folders = path.ancestors().take(3);
+        let mut folders = folders.map(|path| Self {
+            path: path.to_owned(),
+        });
+        folders.find(|folder| folder.settings().exists())
+    }
+
+    /// The file of settings, a recipe for the same run.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.path.join(SETTINGS)
+    }
+
+    pub(super) fn save_settings(&self, recipe: &Recipe) -> Result<()> {
+        save(&self.settings(), &recipe.to_toml())
+    }
+
+    /// Writes the page, and its figures as files of their own, for papers and other pages.
+    pub(super) fn save_report(&self, report: &Report) -> Result<()> {
+        save(&self.path.join("report.html"), &report.to_html())?;
+        let dir = self.path.join("figures");
+        fs::create_dir_all(&dir).map_err(|e| Error::io("write", &dir, e))?;
+        let charts = report.figures.iter();
+        let charts = charts.map(|chart| (&chart.title, chart.to_svg()));
+        let maps = report.maps.iter().map(|map| (&map.title, map.to_svg()));
+        for (title, svg) in charts.chain(maps) {
+            let name = title.to_ascii_lowercase();
+            let name = name.replace(|c: char| !c.is_alphanumeric(), "-");
+            save(&dir.join(format!("{name}.svg")), &svg)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Runs: a model, or a model and its twin, trained, tested and reported.
+
+mod check;
+mod folder;
+mod job;
+mod report;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serpens_train::Compute;
+
+use crate::output::{OutputMode, say, tell, text_of};
+use crate::recipe::Recipe;
+use crate::tasks::{Results, Task};
+use crate::{Error, Result};
+use job::Job;
+
+pub(crate) use check::check;
+pub(crate) use folder::RunFolder;
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// A run that has been checked and has its folder.
+pub(crate) struct Run {
+    pub(crate) recipe: Recipe,
+    /// The recipe's task.
+    pub(crate) task: Box<dyn Task>,
+    pub(crate) folder: RunFolder,
+    /// Where and how.
+    pub(crate) compute: Compute,
+    pub(crate) mode: OutputMode,
+    /// Whether what lies in the folder is gone on with.
+    pub(crate) resuming: bool,
+}
+
+impl Run {
+    /// Trains what is not trained yet, tests it, and writes the report.
+    pub(crate) fn go(&self) -> Result<()> {
+        stop_on_ctrl_c();
+        self.announce()?;
+        let jobs = Job::all(self).into_iter();
+        let trained = jobs.map(|job| job.train()).collect::<Result<Vec<_>>>()?;
+        let go_on = || match STOP.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(self.interrupted(self.recipe.train.steps)),
+        };
+        let results = self.task.test(&trained, self.mode, &go_on)?;
+        self.folder.save_report(&self.report(&trained, &results)?)?;
+        self.finish(&results)
+    }
+
+    /// Ended by Ctrl-C after this step.
+    fn interrupted(&self, step: u64) -> Error {
+        Error::Interrupted {
+            step,
+            dir: self.folder.path.clone(),
+        }
+    }
+
+    /// Says which run begins, or goes on, and where it computes.
+    fn announce(&self) -> Result<()> {
+        let Compute {
+            device,
+            precision,
+            recompute,
+        } = self.compute;
+        let event = serde_json::json!({
+            "event": "run",
+            "run": text_of(&self.folder.path),
+            "device": device.to_string(),
+            "precision": precision,
+            "recompute": recompute,
+        });
+        let run = self.folder.path.display();
+        let line = format!("run {run}, on {device} in {precision}");
+        self.mode.announce(&line, &event)
+    }
+
+    /// Says what came of it.
+    fn finish(&self, results: &Results) -> Result<()> {
+        let [model, report] = ["model", "report.html"].map(|name| self.folder.path.join(name));
+        match self.mode {
+            OutputMode::Json => say(&serde_json::json!({
+                "event": "finished",
+                "run": text_of(&self.folder.path),
+                "model": text_of(&model),
+                "report": text_of(&report),
+                "table": { "header": results.table.header, "rows": results.table.rows },
+            })
+            .to_string()),
+            OutputMode::Terminal | OutputMode::Quiet => {
+                say(&results.to_text())?;
+                say(&format!("model   {}", model.display()))?;
+                say(&format!("report  {}", report.display()))
+            }
+        }
+    }
+}
+
+fn stop_on_ctrl_c() {
+    let handler = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        tell("\nstopping, with everything saved; press Ctrl-C again to leave at once");
+    });
+    if handler.is_err() {
+        tell("warning: Ctrl-C cannot be caught here; checkpoints are written as the recipe says");
+    }
+}

@@ -1,0 +1,178 @@
+//! What can be trained: a file for each task, and the one list of them.
+
+mod induction_heads;
+mod results;
+mod selective_copying;
+mod text;
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use serpens_data::Source;
+use serpens_nn::MambaLm;
+use serpens_report::LineChart;
+use serpens_train::{Evaluate, StepMetrics};
+
+use crate::Result;
+use crate::output::OutputMode;
+use crate::selection::Sample;
+use crate::trained::{Trained, chart, series};
+
+pub(crate) use results::Results;
+
+/// Positions that a model reads at a time, with carried state, where the recipe does not say.
+const READ_LENGTH: usize = 512;
+
+/// Declares the settings of all tasks, by the name that a recipe calls them.
+macro_rules! tasks {
+    ($($(#[$about:meta])* $kind:literal => $task:ident($settings:ty),)+) => {
+        /// What is learnt: a task and its settings.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum TaskConfig {
+            $($(#[$about])* #[serde(rename = $kind)] $task($settings),)+
+        }
+
+        impl TaskConfig {
+            /// The task's name.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$task(_) => $kind,)+
+                }
+            }
+
+            pub(crate) fn settings(&self) -> &dyn TaskSettings {
+                match self {
+                    $(Self::$task(settings) => settings,)+
+                }
+            }
+
+            pub(crate) fn settings_mut(&mut self) -> &mut dyn TaskSettings {
+                match self {
+                    $(Self::$task(settings) => settings,)+
+                }
+            }
+        }
+    };
+}
+
+tasks! {
+    /// Find what followed the special token the first time.
+    "induction-heads" => InductionHeads(induction_heads::InductionHeadsConfig),
+    /// Repeat the data, leave out the noise.
+    "selective-copying" => SelectiveCopying(selective_copying::SelectiveCopyingConfig),
+    /// Predict the next byte of a text.
+    "text" => Text(text::TextConfig),
+}
+
+impl Default for TaskConfig {
+    /// What a model of no run is taken to have learnt.
+    fn default() -> Self {
+        Self::InductionHeads(Default::default())
+    }
+}
+
+/// How a model is tested.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TestConfig {
+    /// Lengths of induction-heads sequences.
+    pub lengths: Vec<usize>,
+    /// Sequences of each length; batches for selective copying.
+    pub samples: usize,
+    /// Sequences read side by side.
+    pub rows: usize,
+    /// Positions read at a time, with carried state.
+    pub chunk: usize,
+}
+
+impl Default for TestConfig {
+    fn default() -> Self {
+        Self {
+            lengths: Vec::new(),
+            samples: 16,
+            rows: 8,
+            chunk: READ_LENGTH,
+        }
+    }
+}
+
+/// The settings of a task: what is known of it before its data are opened.
+pub(crate) trait TaskSettings {
+    /// Takes over the run's seed, where the settings keep one.
+    fn set_seed(&mut self, _seed: u64) {}
+
+    /// Where the task's text is; `None` for tasks that read none.
+    fn data(&mut self) -> Option<&mut Option<String>> {
+        None
+    }
+
+    /// The sizes that a model's vocabulary may have.
+    fn vocabulary(&self) -> RangeInclusive<usize>;
+
+    /// Rows and tokens of each of the largest batch.
+    fn largest_batch(&self) -> [usize; 2];
+
+    /// A sequence of the task, if it makes any by itself.
+    fn sample(&self) -> Result<Option<Sample>> {
+        Ok(None)
+    }
+
+    /// Opens the data, and refuses settings that matter later only.
+    ///
+    /// # Errors
+    /// What the data fail with, and settings that the task is not defined for.
+    fn open(&self, seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>>;
+}
+
+/// A task with its data.
+pub(crate) trait Task {
+    /// The training batches, from the first.
+    fn source(&self) -> Result<Box<dyn Source>>;
+
+    /// What tells how good a model is while it is trained, if anything does.
+    fn validation(&self) -> Option<Box<Evaluate<'_, MambaLm>>> {
+        None
+    }
+
+    /// How good some training steps were, in a few words.
+    fn quality(&self, metrics: &StepMetrics) -> String {
+        let (loss, accuracy) = (metrics.loss, 100.0 * metrics.accuracy);
+        format!("loss {loss:.4}  accuracy {accuracy:.1} %")
+    }
+
+    /// How good the models became while they were trained.
+    fn curves(&self, trained: &[Trained]) -> Vec<LineChart> {
+        let accuracy = series(trained, |line| line.accuracy);
+        let loss = series(trained, |line| line.loss);
+        vec![
+            LineChart {
+                y_range: Some((0.0, 1.0)),
+                ..chart("Accuracy in training", "accuracy, %", accuracy)
+            },
+            LineChart {
+                y_log: true,
+                ..chart("Loss in training", "loss, nats", loss)
+            },
+        ]
+    }
+
+    /// Tests every model; `go_on` is asked before each share of the work.
+    fn test(
+        &self,
+        trained: &[Trained],
+        mode: OutputMode,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Results>;
+
+    /// A sequence to show what models select in.
+    fn showcase(&self, trained: &[Trained]) -> Result<Showcase>;
+}
+
+/// What a report shows of a task.
+pub(crate) struct Showcase {
+    /// A sequence to draw what models select in.
+    pub(crate) sample: Sample,
+    /// Texts with their headings.
+    pub(crate) texts: Vec<(String, String)>,
+}

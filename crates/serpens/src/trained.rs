@@ -1,0 +1,81 @@
+//! Trained models and the story of their training.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serpens_nn::MambaLm;
+use serpens_report::{LineChart, Series};
+
+use crate::{Error, Result};
+
+/// A trained model and the story of its training.
+pub(crate) struct Trained {
+    pub(crate) name: &'static str,
+    pub(crate) model: MambaLm,
+    pub(crate) steps: Vec<StepLine>,
+    pub(crate) evaluations: Vec<EvaluationLine>,
+}
+
+/// What a report needs of a line of metrics.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StepLine {
+    pub(crate) step: u64,
+    pub(crate) loss: f64,
+    pub(crate) accuracy: f64,
+    pub(crate) tokens_per_second: f64,
+    pub(crate) seconds: f64,
+}
+
+/// An evaluation among the lines of metrics.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EvaluationLine {
+    pub(crate) step: u64,
+    pub(crate) evaluation: BTreeMap<String, f64>,
+}
+
+impl Trained {
+    /// The model with what its file of metrics tells.
+    pub(crate) fn new(name: &'static str, model: MambaLm, metrics: &Path) -> Result<Self> {
+        let text = fs::read_to_string(metrics).map_err(|e| Error::io("read", metrics, e))?;
+        Ok(Self {
+            name,
+            model,
+            steps: lines(&text),
+            evaluations: lines(&text),
+        })
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        self.steps.last().map_or(0.0, |line| line.seconds)
+    }
+}
+
+/// The lines of this kind.
+fn lines<'a, T: Deserialize<'a>>(text: &'a str) -> Vec<T> {
+    let lines = text.lines();
+    lines.filter_map(|l| serde_json::from_str(l).ok()).collect()
+}
+
+/// A value of every step, for each model.
+pub(crate) fn series(trained: &[Trained], value: fn(&StepLine) -> f64) -> Vec<Series> {
+    let of = |model: &Trained| Series {
+        name: model.name.to_owned(),
+        points: (model.steps.iter())
+            .map(|line| (line.step as f64, value(line)))
+            .collect(),
+    };
+    trained.iter().map(of).collect()
+}
+
+/// A chart over steps.
+pub(crate) fn chart(title: &str, y_label: &str, series: Vec<Series>) -> LineChart {
+    LineChart {
+        title: title.into(),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        series,
+        ..LineChart::default()
+    }
+}
