@@ -1,8 +1,9 @@
 //! Tensors on a GPU. On a machine without one each test says that it was skipped.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, gemm, synchronize};
+use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, Stream, gemm, synchronize};
 use serpens_core::{DType, Device, Error, Gradients, Tape, Tensor, Var, bf16};
 
 /// Says on the standard error stream, past the capture of tests, what was not run.
@@ -207,7 +208,7 @@ fn what_other_threads_queue_stays_out_of_a_graph_in_the_making() {
     assert_eq!(c.to_vec::<f32>().unwrap(), expected);
 }
 
-/// Long sums are split and added by a second kernel, from a workspace that all products share.
+/// Long sums are split and added by a second kernel, from a workspace.
 #[test]
 fn a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone() {
     const SIZE: usize = 64;
@@ -246,4 +247,91 @@ fn a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone() {
             assert_eq!(of_small(), expected);
         }
     });
+}
+
+#[test]
+fn streams_run_their_own_work_and_wait_for_each_others_events() {
+    let Some(device) = gpu("streams_run_their_own_work_and_wait_for_each_others_events") else {
+        return;
+    };
+    const COUNT: usize = 1 << 26;
+    let (first, second) = (Stream::new(device).unwrap(), Stream::new(device).unwrap());
+    let (written, copied) = (Event::new(device).unwrap(), Event::new(device).unwrap());
+    for round in 0..5 {
+        let value = round as f32;
+        let full = first.scope(|| {
+            let full = Tensor::full([COUNT], value, device).unwrap();
+            written.record().unwrap();
+            full
+        });
+        second.wait(&written).unwrap();
+        let values = second.scope(|| {
+            let mut copy = full.clone();
+            // Unshares it, which copies on this stream.
+            copy.view_mut().unwrap();
+            copied.record().unwrap();
+            copy.to_vec::<f32>().unwrap()
+        });
+        assert!(values.iter().all(|&other| other == value));
+        first.wait(&copied).unwrap();
+    }
+}
+
+#[test]
+fn a_graph_is_recorded_on_a_stream_of_the_callers_and_replayed_on_any() {
+    let Some(device) = gpu("a_graph_is_recorded_on_a_stream_of_the_callers_and_replayed_on_any")
+    else {
+        return;
+    };
+    let callers = Stream::new(device).unwrap();
+    // SAFETY: the caller's stream outlives this one.
+    let stream = unsafe { Stream::borrowed(device, callers.handle()) }.unwrap();
+    let (ready, done) = (Event::new(device).unwrap(), Event::new(device).unwrap());
+    let (mut c, graph) = stream.scope(|| {
+        let a = Tensor::from_slice([2, 2], &[1.0_f32, 2.0, 3.0, 4.0], device).unwrap();
+        let mut c = Tensor::zeros([2, 2], DType::F32, device).unwrap();
+        square(&a, &mut c, 2); // the first product makes its plan, which cannot be recorded
+        let graph = Graph::capture(device, || {
+            square(&a, &mut c, 2);
+            Ok(())
+        });
+        let graph = graph.unwrap();
+        graph.replay().unwrap();
+        ready.record().unwrap();
+        (c, (graph, a))
+    });
+    let other = Stream::new(device).unwrap();
+    other.wait(&ready).unwrap();
+    other.scope(|| {
+        graph.0.replay().unwrap();
+        done.record().unwrap();
+    });
+    callers.wait(&done).unwrap();
+    stream.scope(|| {
+        square(&graph.1, &mut c, 2);
+        let values = c.to_vec::<f32>().unwrap();
+        assert_eq!(values, [28.0, 40.0, 60.0, 88.0]);
+    });
+}
+
+#[test]
+fn borrowed_memory_of_the_gpu_is_read_and_written_without_a_copy() {
+    let Some(device) = gpu("borrowed_memory_of_the_gpu_is_read_and_written_without_a_copy") else {
+        return;
+    };
+    let lender = Arc::new(Tensor::from_slice([4], &[1_u32, 2, 3, 4], device).unwrap());
+    let address = lender.view().ptr();
+    // SAFETY: the lender holds four values, and keeps them.
+    let x = unsafe { Tensor::borrowed(address, [2, 2], DType::U32, device, lender.clone()) };
+    let mut x = x.unwrap();
+    assert_eq!(x.to_vec::<u32>().unwrap(), [1, 2, 3, 4]);
+    let mut staging = Staging::new(device, 16).unwrap();
+    staging.upload(&mut x, &[9_u32, 8, 7, 6]).unwrap();
+    assert_eq!(lender.to_vec::<u32>().unwrap(), [9, 8, 7, 6]);
+    let shared = x.clone();
+    staging.upload(&mut x, &[5_u32; 4]).unwrap();
+    assert_eq!(shared.to_vec::<u32>().unwrap(), [9, 8, 7, 6]);
+    assert_eq!(x.to_vec::<u32>().unwrap(), [5; 4]);
+    drop((x, shared));
+    assert_eq!(Arc::strong_count(&lender), 1);
 }

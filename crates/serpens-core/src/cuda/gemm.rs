@@ -68,7 +68,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     let mut products = lock(PRODUCTS.of(state.ordinal));
     let products = match &mut *products {
         Some(products) => products,
-        place => place.insert(Products::new(device)?),
+        place => place.insert(Products::new()?),
     };
     let key = Key::of(problem);
     let plan = match products.plans.entry(key) {
@@ -78,6 +78,8 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     if rehearsing() {
         return Ok(());
     }
+    // Of the current stream, and of a graph in the making its own.
+    let workspace = Buffer::new(WORKSPACE_BYTES, device)?;
     let (alpha, beta) = (1.0_f32, if problem.accumulate { 1.0_f32 } else { 0.0 });
     let address = |operand: &Operand| operand.ptr.0 as *mut c_void;
     // SAFETY: the plan's descriptors are live and describe these operands; the rest is the caller's promise. A column-major
@@ -97,7 +99,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
             address(&problem.c),
             plan.c,
             &plan.algorithm,
-            products.workspace.address() as *mut c_void,
+            workspace.address() as *mut c_void,
             WORKSPACE_BYTES,
             stream.cast(),
         )
@@ -113,23 +115,21 @@ fn failed(what: &'static str) -> impl FnOnce(result::CublasError) -> Error {
 }
 
 /// What products on each device go through.
-pub(super) static PRODUCTS: PerDevice<Mutex<Option<Products>>> = PerDevice::new();
+static PRODUCTS: PerDevice<Mutex<Option<Products>>> = PerDevice::new();
 
 /// cuBLASLt on one device, and the plans made so far.
-pub(super) struct Products {
+struct Products {
     handle: sys::cublasLtHandle_t,
-    workspace: Buffer,
     plans: HashMap<Key, Plan>,
 }
 
 // SAFETY: the handle may be used from any thread; the whole is behind a lock.
 unsafe impl Send for Products {}
 impl Products {
-    fn new(device: Device) -> Result<Self> {
+    fn new() -> Result<Self> {
         find(LibraryKind::CublasLt)?;
         Ok(Self {
             handle: result::create_handle().map_err(failed("start cuBLASLt"))?,
-            workspace: Buffer::new(WORKSPACE_BYTES, device)?,
             plans: HashMap::new(),
         })
     }

@@ -2,8 +2,7 @@
 
 use cudarc::driver::{result, sys};
 
-use super::gemm::PRODUCTS;
-use crate::driver::{self, State, lock};
+use crate::driver::{self, Event, State};
 use crate::tensor::pool::{self, Captured};
 use crate::{Device, Result};
 
@@ -16,18 +15,21 @@ pub struct Graph {
     state: &'static State,
     /// Null where the card is pretended.
     executable: sys::CUgraphExec,
+    /// Behind the last replay: those of one graph run one after another.
+    replayed: Event,
     _memory: Captured,
 }
 
 impl Graph {
-    /// Records what `work` queues, without running it. Work that waits for the device, or that reads host memory which is not
+    /// Records what `work` queues on the current stream, without running it. Work that waits for the device, or that reads host memory which is not
     /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let state = driver::of(device)?.state();
+        let replayed = Event::new(device)?;
         let _alone = driver::alone(device)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
-        // SAFETY: the stream lives as long as the process.
+        // SAFETY: the current stream is live.
         state.queue("begin to record a graph", |stream| unsafe {
             result::stream::begin_capture(stream, MODE)
         })?;
@@ -52,29 +54,28 @@ impl Graph {
         Ok(Self {
             state,
             executable,
+            replayed,
             _memory: memory,
         })
     }
 
-    /// Queues the recorded work.
+    /// Queues the recorded work on the current stream.
     pub fn replay(&self) -> Result<()> {
         let entry = driver::of(self.state.device)?;
-        // Products of matrices share one workspace. One that another thread is queuing may take two kernels, between which this
-        // must not fall.
-        let _products = lock(PRODUCTS.of(entry.ordinal));
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         entry.queue("replay a graph", |stream| unsafe {
             result::graph::launch(self.executable, stream)
-        })
+        })?;
+        self.replayed.record()
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
+        let _ = self.replayed.wait();
         if let Ok(entry) = driver::of(self.state.device) {
             // SAFETY: made in `capture`, destroyed once, after the last replay has run.
-            let _ = entry.queue("end a graph", |stream| unsafe {
-                let _ = result::stream::synchronize(stream);
+            let _ = entry.queue("end a graph", |_| unsafe {
                 result::graph::exec_destroy(self.executable)
             });
         }

@@ -1,4 +1,4 @@
-//! What the process keeps of each device: its context, its stream, its properties.
+//! What the process keeps of each device: its context, its default stream, its properties.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -47,18 +47,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What work on a card goes through.
-#[derive(Clone, Copy)]
-struct Handles {
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-}
-
 pub(crate) struct State {
     pub(crate) device: Device,
     pub(crate) ordinal: usize,
     /// None for a card that is pretended.
-    handles: Option<Handles>,
+    pub(super) context: Option<sys::CUcontext>,
+    /// The stream of threads that are in no other's scope.
+    pub(super) default_stream: usize,
     pub(crate) properties: Properties,
     /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
     /// would end up in the graph.
@@ -178,10 +173,9 @@ fn open(ordinal: usize) -> Result<&'static State> {
         }
     };
     if CURRENT.get() != Some(ordinal) {
-        if let Some(handles) = state.handles {
+        if let Some(context) = state.context {
             // SAFETY: the context was retained when the state was made and is never released.
-            unsafe { result::ctx::set_current(handles.context) }
-                .map_err(driver_error("use the device"))?;
+            unsafe { result::ctx::set_current(context) }.map_err(driver_error("use the device"))?;
         }
         CURRENT.set(Some(ordinal));
     }
@@ -213,7 +207,7 @@ pub(crate) fn pretend(properties: &Properties) -> Device {
     {
         return known.device;
     }
-    let state = State::with(FIRST_PRETENDED + pretended.len(), None, properties.clone());
+    let state = State::pretended(FIRST_PRETENDED + pretended.len(), properties.clone());
     let state: &'static State = Box::leak(Box::new(state));
     pretended.push(state);
     state.device
@@ -268,26 +262,22 @@ impl State {
         CURRENT.set(Some(ordinal));
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver_error("make a stream"))?;
-        Ok(Self::with(
-            ordinal,
-            Some(Handles { context, stream }),
-            properties,
-        ))
+        Ok(Self {
+            context: Some(context),
+            default_stream: stream as usize,
+            ..Self::pretended(ordinal, properties)
+        })
     }
 
-    fn with(ordinal: usize, handles: Option<Handles>, properties: Properties) -> Self {
+    fn pretended(ordinal: usize, properties: Properties) -> Self {
         Self {
             device: Device::Cuda(ordinal),
             ordinal,
-            handles,
+            context: None,
+            default_stream: 0,
             properties,
             queue: RwLock::new(()),
         }
-    }
-
-    /// The stream that work is queued on; none where the card is pretended.
-    pub(crate) fn stream(&self) -> Option<sys::CUstream> {
-        self.handles.map(|handles| handles.stream)
     }
 
     /// Does `call` with the stream, where there is one.
@@ -316,10 +306,10 @@ pub fn multiprocessors(device: Device) -> Result<u32> {
     Ok(of(device)?.properties.multiprocessors)
 }
 
-/// Waits for everything queued on the device.
+/// Waits for everything queued on the device's current stream.
 pub fn synchronize(device: Device) -> Result<()> {
     of(device)?.queue("wait for the device", |stream| {
-        // SAFETY: the stream lives as long as the process.
+        // SAFETY: the stream is live, as this thread is in its scope or it is the default one.
         unsafe { result::stream::synchronize(stream) }
     })
 }

@@ -1,4 +1,4 @@
-//! Events: points in a device's queue, for timing and waiting.
+//! Events: points in a stream, for timing and waiting.
 
 use cudarc::driver::{result, sys};
 
@@ -8,7 +8,7 @@ use crate::{Device, Result};
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
 unsafe impl Send for Event {}
 
-/// A point in a device's queue.
+/// A point in a stream.
 pub struct Event {
     state: &'static State,
     /// Null where the card is pretended.
@@ -28,7 +28,7 @@ impl Event {
         Ok(Self { state, event })
     }
 
-    /// Puts the event at the end of the queue.
+    /// Puts the event at the end of the current stream.
     pub fn record(&self) -> Result<()> {
         context::of(self.state.device)?.queue("record an event", |stream| {
             // SAFETY: both handles are live.
@@ -36,7 +36,12 @@ impl Event {
         })
     }
 
-    /// Waits until the queue has passed the event.
+    /// The driver's handle.
+    pub(super) fn handle(&self) -> sys::CUevent {
+        self.event
+    }
+
+    /// Waits until the stream has passed the event.
     pub fn wait(&self) -> Result<()> {
         context::of(self.state.device)?.queue("wait for the device", |_| {
             // SAFETY: the event is live.

@@ -1,4 +1,4 @@
-//! Memory of a device: copies and fills queued on its stream.
+//! Memory of a device: copies and fills queued on its current stream.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

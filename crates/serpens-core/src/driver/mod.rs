@@ -5,6 +5,7 @@ mod event;
 mod libraries;
 pub(crate) mod memory;
 mod properties;
+mod stream;
 
 use cudarc::driver::result::DriverError;
 
@@ -15,6 +16,7 @@ pub use libraries::{Found, find};
 pub use memory::DevicePtr;
 pub(crate) use properties::count;
 pub use properties::{Properties, cards};
+pub use stream::Stream;
 
 use crate::Error;
 

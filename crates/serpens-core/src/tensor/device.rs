@@ -48,7 +48,7 @@ impl Device {
         pool::reset_high_water(self);
     }
 
-    /// Waits for everything queued on the device.
+    /// Waits for everything queued on the device's current stream.
     pub fn synchronize(self) -> Result<()> {
         match self {
             Device::Cpu => Ok(()),

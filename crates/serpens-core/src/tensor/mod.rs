@@ -4,13 +4,14 @@ mod device;
 pub(crate) mod pool;
 mod view;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 pub use pool::MemoryStats;
 pub use view::{Mat, MatMut, View, ViewMut};
 
-use crate::driver::memory;
+use crate::driver::{DevicePtr, memory};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use pool::Buffer;
 
@@ -27,15 +28,47 @@ impl Tensor {
     /// A tensor with any contents, to be overwritten.
     pub fn empty(shape: impl Into<Shape>, dtype: DType, device: Device) -> Result<Self> {
         let shape = shape.into();
-        let bytes = shape
-            .checked_count()
-            .and_then(|count| count.checked_mul(dtype.size()))
-            .filter(|&bytes| isize::try_from(bytes).is_ok())
-            .ok_or(Error::TooLarge { shape })?;
+        let buffer = Arc::new(Buffer::new(byte_len(shape, dtype)?, device)?);
         Ok(Self {
             shape,
             dtype,
-            buffer: Arc::new(Buffer::new(bytes, device)?),
+            buffer,
+        })
+    }
+
+    /// A tensor in memory that is somebody else's, such as another framework's tensor, without a copy. `owner` keeps it alive and is
+    /// dropped with the last tensor that shares it. Writing goes to that memory in place, unless another tensor shares it: then to a
+    /// copy. The other way, [`Tensor::view`] gives the address of a tensor's values, for as long as the tensor lives.
+    ///
+    /// # Safety
+    /// The values at `address` are contiguous, initialised and of this shape and type, also where there are none; until `owner` is
+    /// dropped they are valid on the device, and nothing else writes them, or reads what is written here, but in order on a stream.
+    /// Work that was queued before the owner is dropped may still be waiting then.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::Multiple`] for an address that is not aligned to its values.
+    pub unsafe fn borrowed(
+        address: DevicePtr,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        device: Device,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Self> {
+        let shape = shape.into();
+        byte_len(shape, dtype)?;
+        if !address.0.is_multiple_of(dtype.size() as u64) {
+            return Err(Error::Multiple {
+                op: "Tensor::borrowed",
+                what: "the address",
+                factor: dtype.size(),
+                got: address.0 as usize,
+            });
+        }
+        let buffer = Arc::new(Buffer::lent(address.0, device, owner));
+        Ok(Self {
+            shape,
+            dtype,
+            buffer,
         })
     }
 
@@ -164,7 +197,7 @@ impl Tensor {
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.check::<T>("as_slice")?;
         let address = self.buffer.address() as *const T;
-        // SAFETY: the buffer holds at least `len` values, initialised and aligned to 64 bytes, and is written through
+        // SAFETY: the buffer holds at least `len` values, initialised and aligned, and is written through
         // `make_mut` only, which needs it unshared and `self` borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts(address, self.len()) })
     }
@@ -292,6 +325,16 @@ impl Tensor {
     }
 }
 
+/// Bytes of a tensor.
+fn byte_len(shape: Shape, dtype: DType) -> Result<usize> {
+    let bytes = shape
+        .checked_count()
+        .and_then(|count| count.checked_mul(dtype.size()));
+    bytes
+        .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .ok_or(Error::TooLarge { shape })
+}
+
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -306,6 +349,8 @@ impl fmt::Debug for Tensor {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
@@ -336,5 +381,58 @@ mod tests {
     fn an_empty_tensor_works() {
         let none = Tensor::zeros([0, 5], DType::F32, Device::cpu()).unwrap();
         assert!(none.is_empty() && none.mat().unwrap().rows() == 0);
+    }
+
+    #[test]
+    fn a_borrowed_tensor_is_written_in_place_or_copied_where_it_is_shared() {
+        // Atomics may change behind a shared reference.
+        let owner = Arc::new([1.0_f32, 2.0, 3.0].map(|value| AtomicU32::new(value.to_bits())));
+        let address = DevicePtr(owner.as_ptr() as u64);
+        let borrow = |address, dtype| {
+            // SAFETY: three values, which the owner keeps.
+            unsafe { Tensor::borrowed(address, [3], dtype, Device::Cpu, owner.clone()) }
+        };
+        let mut x = borrow(address, DType::F32).unwrap();
+        assert_eq!(x.view().ptr(), address);
+        x.make_mut::<f32>().unwrap()[0] = 9.0;
+        assert_eq!(owner[0].load(Ordering::Relaxed), 9.0_f32.to_bits());
+        let reshaped = x.reshape([3, 1]).unwrap();
+        x.make_mut::<f32>().unwrap()[1] = 8.0;
+        assert_ne!(x.view().ptr(), address);
+        assert_eq!(reshaped.to_vec::<f32>().unwrap(), [9.0, 2.0, 3.0]);
+        drop(x);
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(reshaped);
+        assert_eq!(Arc::strong_count(&owner), 1);
+        let odd = borrow(DevicePtr(address.0 + 2), DType::F32);
+        assert!(matches!(odd, Err(Error::Multiple { factor: 4, .. })));
+        assert_eq!(Arc::strong_count(&owner), 1);
+    }
+
+    #[test]
+    fn borrowed_memory_of_a_card_is_not_the_pools() {
+        let [card, ..] = crate::driver::Properties::generations();
+        let device = crate::driver::pretend(&card);
+        let owner: Arc<dyn Any + Send + Sync> = Arc::new(());
+        let address = DevicePtr(1 << 20);
+        let sizes = ([4, 4], DType::BF16);
+        // SAFETY: nothing is run on a card that is not there.
+        let x = unsafe { Tensor::borrowed(address, sizes.0, sizes.1, device, owner.clone()) };
+        let mut x = x.unwrap();
+        assert_eq!(x.view_mut().unwrap().ptr(), address);
+        let shared = x.clone();
+        assert_ne!(x.view_mut().unwrap().ptr(), address);
+        assert_eq!(shared.view().ptr(), address);
+        drop(shared);
+        assert_eq!(Arc::strong_count(&owner), 1);
+        for _ in 0..2 {
+            assert_ne!(
+                Tensor::empty(sizes.0, sizes.1, device)
+                    .unwrap()
+                    .view()
+                    .ptr(),
+                address
+            );
+        }
     }
 }

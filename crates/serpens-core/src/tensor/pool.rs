@@ -1,12 +1,13 @@
-//! The pools of buffers, one for each device: a freed buffer waits for the next tensor of its size class, so that a training
-//! loop allocates in its first steps only. Work on a device runs in the order in which it was queued, so a buffer may be used
-//! again while the kernels that read it are still waiting.
+//! The pools of buffers, one for each device: a freed buffer waits for the next tensor of its size class on the stream that it was
+//! taken on, so that a training loop allocates in its first steps only. Work on a stream runs in the order in which it was queued, so
+//! a buffer may be used again while the kernels that read it are still waiting.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use crate::driver::{Entry, memory, state};
+use crate::driver::{Entry, PerDevice, lock, memory, state};
 use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
@@ -25,28 +26,38 @@ pub struct MemoryStats {
     pub allocations: usize,
 }
 
+/// What one block can stand in for another by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
+    /// The stream that the block was taken on.
+    stream: usize,
+    bytes: usize,
+}
+
 #[derive(Default)]
 struct Pool {
-    free: HashMap<usize, Vec<u64>>,
+    free: HashMap<Kind, Vec<u64>>,
     stats: MemoryStats,
     /// While a graph is recorded, the blocks handed out; they become the graph's.
-    recording: Option<HashMap<u64, usize>>,
+    recording: Option<HashMap<u64, Kind>>,
     /// Blocks that recorded graphs run with: they do not go back to `free` while the graph lives.
     of_graphs: HashMap<u64, GraphBlock>,
 }
 
 /// A block that a graph runs with.
 struct GraphBlock {
-    bytes: usize,
+    kind: Kind,
     /// Whether a tensor holds it as well.
     in_tensor: bool,
 }
 
-static POOLS: LazyLock<Mutex<HashMap<Device, Pool>>> = LazyLock::new(Mutex::default);
-
-fn lock() -> MutexGuard<'static, HashMap<Device, Pool>> {
-    // Every update below leaves the pools consistent, so a panic elsewhere does not spoil them.
-    POOLS.lock().unwrap_or_else(PoisonError::into_inner)
+fn pool(device: Device) -> MutexGuard<'static, Pool> {
+    static OF_PROCESSOR: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
+    static OF_CARDS: PerDevice<Mutex<Pool>> = PerDevice::new();
+    lock(match device {
+        Device::Cpu => &OF_PROCESSOR,
+        Device::Cuda(ordinal) => OF_CARDS.of(ordinal),
+    })
 }
 
 /// Enters a GPU's queue.
@@ -57,34 +68,53 @@ fn enter(device: Device) -> Result<Option<Entry>> {
     }
 }
 
-/// Memory of a tensor; goes back to the pool when dropped. On the processor its bytes are always initialised, though to anything.
+/// Memory of a tensor. On the processor its bytes are always initialised, though to anything.
 pub(crate) struct Buffer {
     address: u64,
-    bytes: usize,
     device: Device,
+    home: Home,
+}
+
+/// Where a buffer's memory goes when it is dropped.
+enum Home {
+    /// To the device's pool.
+    Pool(Kind),
+    /// To whoever lent it.
+    Lent { _owner: Arc<dyn Any + Send + Sync> },
 }
 
 impl Buffer {
     /// A buffer of at least `bytes` bytes with any contents.
     pub(crate) fn new(bytes: usize, device: Device) -> Result<Self> {
-        let class = size_class(bytes);
-        let _entry = enter(device)?; // before the lock: it may wait for a graph in the making, which needs the lock
-        let mut pools = lock();
-        let pool = pools.entry(device).or_default();
-        let address = match pool.free.get_mut(&class).and_then(Vec::pop) {
+        let entry = enter(device)?; // before the lock: it may wait for a graph in the making, which needs the lock
+        let kind = Kind {
+            stream: entry.as_ref().map_or(0, |entry| entry.current()),
+            bytes: size_class(bytes),
+        };
+        let mut pool = pool(device);
+        let address = match pool.free.get_mut(&kind).and_then(Vec::pop) {
             Some(address) => address,
-            None => pool.grow(class, bytes, device)?,
+            None => pool.grow(kind.bytes, bytes, device)?,
         };
         if let Some(recording) = &mut pool.recording {
-            recording.insert(address, class);
+            recording.insert(address, kind);
         }
-        pool.stats.in_use += class;
+        pool.stats.in_use += kind.bytes;
         pool.stats.high_water = pool.stats.high_water.max(pool.stats.in_use);
-        Ok(Buffer {
+        Ok(Self {
             address,
-            bytes: class,
             device,
+            home: Home::Pool(kind),
         })
+    }
+
+    /// Memory that is somebody else's.
+    pub(crate) fn lent(address: u64, device: Device, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            address,
+            device,
+            home: Home::Lent { _owner: owner },
+        }
     }
 
     /// The first byte, an address of the device.
@@ -100,17 +130,21 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut pools = lock();
-        let pool = pools.entry(self.device).or_default();
-        pool.stats.in_use -= self.bytes;
+        let Home::Pool(kind) = self.home else { return };
+        let mut pool = pool(self.device);
+        pool.stats.in_use -= kind.bytes;
         match pool.of_graphs.get_mut(&self.address) {
             Some(block) => block.in_tensor = false,
-            None => pool.free.entry(self.bytes).or_default().push(self.address),
+            None => pool.put_back(kind, self.address),
         }
     }
 }
 
 impl Pool {
+    fn put_back(&mut self, kind: Kind, address: u64) {
+        self.free.entry(kind).or_default().push(address);
+    }
+
     /// A block from the system, after giving unused ones back where there is no room.
     fn grow(&mut self, class: usize, requested: usize, device: Device) -> Result<u64> {
         let mut address = allocate(class, device)?;
@@ -132,7 +166,7 @@ impl Pool {
     /// Gives unused blocks back, but for those that a graph in the making runs with.
     fn release_unused(&mut self, device: Device) {
         let recording = self.recording.as_ref();
-        for (&bytes, blocks) in &mut self.free {
+        for (&Kind { bytes, .. }, blocks) in &mut self.free {
             blocks.retain(|address| {
                 if recording.is_some_and(|blocks| blocks.contains_key(address)) {
                     return true;
@@ -179,25 +213,20 @@ unsafe fn deallocate(address: u64, bytes: usize, device: Device) {
 }
 
 pub(crate) fn stats(device: Device) -> MemoryStats {
-    lock()
-        .get(&device)
-        .map(|pool| pool.stats)
-        .unwrap_or_default()
+    pool(device).stats
 }
 
 pub(crate) fn release_unused(device: Device) {
     // A device that cannot be entered holds nothing.
-    let Ok(_entry) = enter(device) else { return };
-    if let Some(pool) = lock().get_mut(&device) {
-        pool.release_unused(device);
+    if let Ok(_entry) = enter(device) {
+        pool(device).release_unused(device);
     }
 }
 
 /// Forgets the high-water mark so far.
 pub(crate) fn reset_high_water(device: Device) {
-    if let Some(pool) = lock().get_mut(&device) {
-        pool.stats.high_water = pool.stats.in_use;
-    }
+    let mut pool = pool(device);
+    pool.stats.high_water = pool.stats.in_use;
 }
 
 /// The recording of a graph in progress: the pool notes what it hands out.
@@ -213,25 +242,24 @@ pub(crate) struct Captured {
 
 /// Begins to note which buffers the device's pool hands out.
 pub(crate) fn begin_capture(device: Device) -> Recording {
-    lock().entry(device).or_default().recording = Some(HashMap::new());
+    pool(device).recording = Some(HashMap::new());
     Recording { device }
 }
 
 impl Recording {
     /// Ends the recording: what was handed out is the graph's from now on, whether a tensor still holds it or not.
     pub(crate) fn end(self) -> Captured {
-        let mut pools = lock();
-        let pool = pools.entry(self.device).or_default();
+        let mut pool = pool(self.device);
         let blocks = pool.recording.take().unwrap_or_default();
-        for (&address, &bytes) in &blocks {
-            let free = pool.free.entry(bytes).or_default();
+        for (&address, &kind) in &blocks {
+            let free = pool.free.entry(kind).or_default();
             let place = free.iter().position(|&other| other == address);
             if let Some(place) = place {
                 free.swap_remove(place);
             }
             let in_tensor = place.is_none();
             pool.of_graphs
-                .insert(address, GraphBlock { bytes, in_tensor });
+                .insert(address, GraphBlock { kind, in_tensor });
         }
         Captured {
             device: self.device,
@@ -243,21 +271,16 @@ impl Recording {
 impl Drop for Recording {
     /// Ends the recording also where what was to be recorded failed to begin.
     fn drop(&mut self) {
-        if let Some(pool) = lock().get_mut(&self.device) {
-            pool.recording = None;
-        }
+        pool(self.device).recording = None;
     }
 }
 
 impl Drop for Captured {
     fn drop(&mut self) {
-        let mut pools = lock();
-        let pool = pools.entry(self.device).or_default();
-        for address in &self.addresses {
-            match pool.of_graphs.remove(address) {
-                Some(block) if !block.in_tensor => {
-                    pool.free.entry(block.bytes).or_default().push(*address);
-                }
+        let mut pool = pool(self.device);
+        for &address in &self.addresses {
+            match pool.of_graphs.remove(&address) {
+                Some(block) if !block.in_tensor => pool.put_back(block.kind, address),
                 _ => {} // the tensor gives it back
             }
         }
@@ -267,6 +290,7 @@ impl Drop for Captured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::{Properties, Stream, pretend};
 
     #[test]
     fn size_classes_waste_at_most_an_eighth_and_are_stable() {
@@ -286,16 +310,44 @@ mod tests {
 
     #[test]
     fn a_recording_that_is_given_up_ends() {
-        let [ampere, ..] = crate::driver::Properties::generations();
-        let device = crate::driver::pretend(&crate::driver::Properties {
+        let [ampere, ..] = Properties::generations();
+        let device = pretend(&Properties {
             name: "of this test alone".into(),
             ..ampere
         });
         drop(begin_capture(device));
         let address = Buffer::new(100, device).unwrap().address();
         drop(begin_capture(device).end());
-        assert!(lock()[&device].recording.is_none());
+        assert!(pool(device).recording.is_none());
         assert_eq!(Buffer::new(100, device).unwrap().address(), address);
+    }
+
+    #[test]
+    fn a_freed_block_waits_for_the_stream_it_was_taken_on() {
+        let [_, _, blackwell] = Properties::generations();
+        let device = pretend(&Properties {
+            name: "of streams".into(),
+            ..blackwell
+        });
+        let buffer = || Buffer::new(1000, device).unwrap();
+        let stream = Stream::new(device).unwrap();
+        let (here, there) = (buffer(), stream.scope(buffer));
+        let (on_default, on_stream) = (here.address(), there.address());
+        // Where a block is dropped does not matter.
+        drop(there);
+        stream.scope(|| drop(here));
+        assert_eq!(buffer().address(), on_default);
+        assert_eq!(stream.scope(buffer).address(), on_stream);
+        let recording = begin_capture(device);
+        assert_eq!(stream.scope(buffer).address(), on_stream);
+        let memory = recording.end();
+        assert_ne!(stream.scope(buffer).address(), on_stream);
+        drop(memory);
+        assert_eq!(stream.scope(buffer).address(), on_stream);
+        assert_eq!(stats(device).allocations, 3);
+        assert_eq!(stats(device).in_use, 0);
+        release_unused(device);
+        assert_eq!(stats(device).held, 0);
     }
 
     #[test]
