@@ -48,20 +48,13 @@ impl Machine {
     pub(super) fn table(&self) -> Table {
         let (rows, inputs, outputs) = PEAK;
         let work = format!("matrix product {rows}×{inputs}×{outputs}, f32");
+        let all = format!("{} threads", self.threads);
         Table {
             title: "This machine",
             rows: vec![
                 Row::new(format!("{work}, one thread"), self.gemm_one, "GFLOP/s"),
-                Row::new(
-                    format!("{work}, {} threads", self.threads),
-                    self.gemm_all,
-                    "GFLOP/s",
-                ),
-                Row::new(
-                    format!("reading memory, {} threads", self.threads),
-                    self.read,
-                    "GB/s",
-                ),
+                Row::new(format!("{work}, {all}"), self.gemm_all, "GFLOP/s"),
+                Row::new(format!("reading memory, {all}"), self.read, "GB/s"),
             ],
         }
     }

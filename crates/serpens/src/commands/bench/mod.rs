@@ -6,6 +6,7 @@ mod models;
 mod scan;
 mod table;
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -135,17 +136,30 @@ struct Timer {
 impl Timer {
     /// The median time of one call in seconds, after a call that is not counted.
     fn seconds(self, mut work: impl FnMut()) -> f64 {
-        work();
-        let mut times: Vec<f64> = (0..self.runs)
-            .map(|_| {
-                let start = Instant::now();
-                work();
-                start.elapsed().as_secs_f64()
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
+        let Ok(seconds) = self.try_seconds(|| {
+            work();
+            Ok::<_, Infallible>(())
+        });
+        seconds
     }
+
+    /// As [`Timer::seconds`], of work that may fail.
+    fn try_seconds<E>(self, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+        work()?;
+        let measure = |_| {
+            let start = Instant::now();
+            work()?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let times: Result<_, E> = (0..self.runs).map(measure).collect();
+        times.map(median)
+    }
+}
+
+/// The median of times or rates, of which there is at least one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Runs `work` with this many threads.

@@ -48,36 +48,23 @@ pub(super) fn train(timer: Timer, machine: &Machine) -> Result<Table> {
         // The pool is full after the first steps; what is asked of the system after them is a leak.
         (0..3).try_for_each(|_| step())?;
         let before = Device::cpu().memory().allocations;
-        let mut failed = None;
-        let seconds = timer.seconds(|| {
-            for _ in 0..STEPS {
-                failed = step().err().or(failed.take());
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        let seconds = timer.try_seconds(|| (0..STEPS).try_for_each(|_| step()))?;
         let rate = (STEPS * batch * length) as f64 / seconds;
         let new = Device::cpu().memory().allocations - before;
-        rows.push(
-            Row::new(
-                format!(
-                    "{name}: {layers} × {width}, V {vocabulary}, batch {batch}, length {length}"
-                ),
-                rate,
-                "tokens/s",
-            )
-            .with(
-                "matrix products, of their peak",
-                rate * flops / machine.gemm_all / 1e9,
-            )
-            .with("new buffers", new as f64),
-        );
+        let work =
+            format!("{name}: {layers} × {width}, V {vocabulary}, batch {batch}, length {length}");
+        rows.push(products(work, rate, flops, machine).with("new buffers", new as f64));
     }
     Ok(Table {
         title: "Training, f32: forward, loss, backward, clipping, AdamW",
         rows,
     })
+}
+
+/// A row of tokens per second that take so many operations in matrix products each.
+fn products(work: impl Into<String>, rate: f64, flops: f64, machine: &Machine) -> Row {
+    let of_peak = rate * flops / machine.gemm_all / 1e9;
+    Row::new(work, rate, "tokens/s").with("matrix products, of their peak", of_peak)
 }
 
 /// Steps per measurement.
@@ -91,32 +78,17 @@ pub(super) fn prompt(timer: Timer, machine: &Machine) -> Result<Table> {
     let weights = 4.0 * model.count(Param::is_trained)? as f64;
     let ids = tokens(LENGTH, 50_280);
     let ids = Tensor::from_slice([1, LENGTH], &ids, Device::cpu())?;
-    let mut failed = None;
-    let seconds = timer.seconds(|| {
-        let read = || -> Result<()> {
-            let mut state = model.initial_state(1)?;
-            model.read(&ids, &mut state)?;
-            Ok(())
-        };
-        failed = read().err().or(failed.take());
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let seconds = timer.try_seconds(|| {
+        let mut state = model.initial_state(1)?;
+        model.read(&ids, &mut state).map(drop)
+    })?;
     let rate = LENGTH as f64 / seconds;
     // The head reads the last position only.
     let backbone = model.flops_per_token()? - 2.0 * 768.0 * 50_280.0;
     let held = Device::cpu().memory().high_water as f64;
-    let mut row = Row::new(
-        "130m shape: 24 × 768, V 50280, prompt of 512",
-        rate,
-        "tokens/s",
-    )
-    .with(
-        "matrix products, of their peak",
-        rate * backbone / machine.gemm_all / 1e9,
-    )
-    .with("tensors, of the weights", held / weights);
+    let work = "130m shape: 24 × 768, V 50280, prompt of 512";
+    let mut row =
+        products(work, rate, backbone, machine).with("tensors, of the weights", held / weights);
     if let Some(peak) = machine::peak_resident() {
         row = row.with("peak memory of the process, GB", peak as f64 / 1e9);
     }

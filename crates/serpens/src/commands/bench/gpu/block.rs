@@ -5,22 +5,14 @@ use serpens_nn::Module;
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{MambaConfig, MixerSettings};
 
-use super::published::{BLOCKS, Passes};
-use super::{Bench, Row, Table, or, values};
+use super::published::BLOCKS;
+use super::{Bench, Case, Row, Table, values};
 use crate::Result;
 
 pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
     let mut rows = Vec::new();
-    if bench.as_published() {
-        for (batch, length, width, passes) in BLOCKS {
-            rows.extend(measure(bench, [batch, length, width], Some(passes))?);
-        }
-    } else {
-        let (batch, length, width, _) = BLOCKS[0];
-        let (batch, width) = (bench.shapes.batch(batch), or(bench.shapes.width, width));
-        for length in bench.shapes.lengths(length) {
-            rows.extend(measure(bench, [batch, length, width], None)?);
-        }
+    for case in bench.cases(&BLOCKS, bench.shapes.width) {
+        rows.extend(measure(bench, case)?);
     }
     Ok(Table {
         title: "One Mamba block (official: mamba_ssm 2.3.2 on an H200)",
@@ -29,7 +21,7 @@ pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
 }
 
 /// The rows of the forward, and of forward and backward together.
-fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> Result<[Row; 2]> {
+fn measure(bench: &Bench<'_>, (shape, [beside_forward, beside_both]): Case) -> Result<[Row; 2]> {
     let (device, precision) = (bench.clock.device, bench.precision());
     let [batch, length, width] = shape;
     let mut mixer = MambaConfig::default().plan(width, 1.0)?.init(device, 0)?;
@@ -42,11 +34,10 @@ fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> R
         let y = mixer.forward(&tape.leaf(x.clone()), &Sequence::default(), None)?;
         Ok((tape, y))
     };
-    let forward_only = bench
-        .clock
-        .recorded(|| Ok(()), |()| forward(&x).map(drop))?;
+    let clock = &bench.clock;
+    let forward_only = clock.recorded(|| Ok(()), |()| forward(&x).map(drop))?;
     let mut gradients = Gradients::new();
-    let both = bench.clock.recorded(
+    let both = clock.recorded(
         || Ok(()),
         |()| {
             gradients.clear();
@@ -54,25 +45,14 @@ fn measure(bench: &Bench<'_>, shape: [usize; 3], published: Option<Passes>) -> R
             tape.backward_from(vec![(&y, dy.clone())], &mut gradients)
         },
     )?;
-    let row = |pass: &str, seconds: f64, flops: f64, published| {
+    let row = |pass: &str, seconds: f64, flops: f64, beside| {
         let work = format!("{pass}, D {width}, B {batch}, L {length}, {precision}");
-        Row::new(work, 1e3 * seconds, "ms").beside(published).with(
-            "of products",
-            flops / seconds / bench.machine.products(precision),
-        )
+        let of_products = flops / seconds / bench.machine.products(precision);
+        let row = Row::new(work, 1e3 * seconds, "ms").beside(beside);
+        row.with("of products", of_products)
     };
     Ok([
-        row(
-            "forward",
-            forward_only,
-            flops,
-            published.map(|passes| passes.forward),
-        ),
-        row(
-            "forward + backward",
-            both,
-            3.0 * flops,
-            published.map(|passes| passes.backward),
-        ),
+        row("forward", forward_only, flops, beside_forward),
+        row("forward + backward", both, 3.0 * flops, beside_both),
     ])
 }

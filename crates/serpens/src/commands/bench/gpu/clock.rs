@@ -3,6 +3,8 @@
 use serpens_core::cuda::{Event, Graph};
 use serpens_core::{Device, Result};
 
+use super::super::median;
+
 /// Seconds that one measurement lasts at least, so that the way from the host to the device does not count.
 const SHORTEST: f64 = 3e-3;
 /// Calls of one measurement at most.
@@ -21,11 +23,8 @@ impl Clock {
         work()?;
         let once = self.measure(1, &mut work)?;
         let calls = (SHORTEST / once).ceil().clamp(1.0, MOST_CALLS) as usize;
-        let mut times = (0..self.runs)
-            .map(|_| self.measure(calls, &mut work))
-            .collect::<Result<Vec<f64>>>()?;
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2] / calls as f64)
+        let times = (0..self.runs).map(|_| self.measure(calls, &mut work));
+        Ok(median(times.collect::<Result<_>>()?) / calls as f64)
     }
 
     /// As [`Clock::seconds`], of work that is recorded once as a graph, so that the host does nothing between its kernels. Each

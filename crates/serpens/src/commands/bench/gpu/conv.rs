@@ -3,25 +3,16 @@
 use serpens_core::{DType, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
-use super::published::{CONVOLUTIONS, Passes};
-use super::{Bench, Row, Table, or, values};
+use super::published::CONVOLUTIONS;
+use super::{Bench, Case, Row, Table, values};
 use crate::Result;
 
 const WIDTH: usize = 4;
 
 pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
-    let (batch, channels, length, passes) = CONVOLUTIONS[0];
     let mut rows = Vec::new();
-    if bench.as_published() {
-        rows.extend(measure(bench, [batch, length, channels], Some(passes))?);
-    } else {
-        let (batch, channels) = (
-            bench.shapes.batch(batch),
-            or(bench.shapes.channels, channels),
-        );
-        for length in bench.shapes.lengths(length) {
-            rows.extend(measure(bench, [batch, length, channels], None)?);
-        }
+    for case in bench.cases(&CONVOLUTIONS, bench.shapes.channels) {
+        rows.extend(measure(bench, case)?);
     }
     Ok(Table {
         title: "Causal convolution of width 4 with bias and SiLU (official: causal_conv1d's CUDA extension on an H200)",
@@ -30,15 +21,12 @@ pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
 }
 
 /// The rows of the forward, and of forward and backward together.
-fn measure(
-    bench: &Bench<'_>,
-    [batch, length, channels]: [usize; 3],
-    published: Option<Passes>,
-) -> Result<[Row; 2]> {
+fn measure(bench: &Bench<'_>, (shape, [beside_forward, beside_both]): Case) -> Result<[Row; 2]> {
+    let [batch, length, channels] = shape;
     let (device, dtype) = (bench.clock.device, bench.precision().activations());
     let bytes = batch * length * channels * dtype.size();
     let sets = bench.sets(2 * bytes)?;
-    let random = |seed| values([batch, length, channels], seed, dtype, device);
+    let random = |seed| values(shape, seed, dtype, device);
     let inputs = (0..sets as u32)
         .map(|set| Ok([random(2 * set)?, random(2 * set + 1)?]))
         .collect::<Result<Vec<_>>>()?;
@@ -68,22 +56,12 @@ fn measure(
             })
         },
     )?;
-    let row = |pass: &str, seconds: f64, moved: usize, published| {
+    let row = |pass: &str, seconds: f64, moved: usize, beside| {
         let work = format!("{pass}, B {batch}, E {channels}, L {length}, {dtype}");
-        bench.moving(work, seconds / sets as f64, moved, published)
+        bench.moving(work, seconds / sets as f64, moved, beside)
     };
     Ok([
-        row(
-            "forward",
-            forward_only,
-            2 * bytes,
-            published.map(|passes| passes.forward),
-        ),
-        row(
-            "forward + backward",
-            both,
-            5 * bytes,
-            published.map(|passes| passes.backward),
-        ),
+        row("forward", forward_only, 2 * bytes, beside_forward),
+        row("forward + backward", both, 5 * bytes, beside_both),
     ])
 }

@@ -19,7 +19,7 @@ use crate::Result;
 use crate::compute::recompute;
 use clock::Clock;
 use machine::Machine;
-use published::Published;
+use published::{Passes, Published};
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
@@ -88,6 +88,9 @@ fn or(given: Option<u64>, otherwise: usize) -> usize {
     given.map_or(otherwise, |size| size as usize)
 }
 
+/// What one bench measures: (batch, length, width), and the figures to compare with where they are published.
+type Case = ([usize; 3], [Option<Published>; 2]);
+
 /// What is measured, and with what.
 pub(super) struct Bench<'a> {
     clock: Clock,
@@ -140,6 +143,22 @@ impl<'a> Bench<'a> {
         self.shapes.given().is_none() && self.precision.is_none()
     }
 
+    /// The published cases; or the first of them with the sizes that were named, `width` among them, for each of the lengths named.
+    ///
+    /// # Shapes
+    /// (batch, length, width)
+    fn cases(&self, published: &[([usize; 3], Passes)], width: Option<u64>) -> Vec<Case> {
+        if self.as_published() {
+            let case = |&(shape, passes): &([usize; 3], Passes)| (shape, passes.map(Some));
+            return published.iter().map(case).collect();
+        }
+        let [batch, length, first] = published[0].0;
+        let (batch, width) = (self.shapes.batch(batch), or(width, first));
+        let lengths = self.shapes.lengths(length).into_iter();
+        let case = |length| ([batch, length, width], [None; 2]);
+        lengths.map(case).collect()
+    }
+
     /// The precision named, or the one of most published rows.
     fn precision(&self) -> Precision {
         self.precision.unwrap_or(Precision::Bf16)
@@ -178,17 +197,12 @@ fn values(shape: impl Into<Shape>, seed: u32, dtype: DType, device: Device) -> R
         let mixed = (i as u32 ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
         (mixed ^ mixed >> 15) as i32 as f32 / 2.0_f32.powi(31)
     };
+    let all = (0..shape.count()).into_par_iter();
     Ok(match dtype {
         DType::BF16 => {
-            let values: Vec<bf16> = (0..shape.count())
-                .into_par_iter()
-                .map(|i| bf16::from_f32(value(i)))
-                .collect();
-            Tensor::from_slice(shape, &values, device)?
+            let values = all.map(|i| bf16::from_f32(value(i)));
+            Tensor::from_slice(shape, &values.collect::<Vec<bf16>>(), device)?
         }
-        _ => {
-            let values: Vec<f32> = (0..shape.count()).into_par_iter().map(value).collect();
-            Tensor::from_slice(shape, &values, device)?
-        }
+        _ => Tensor::from_slice(shape, &all.map(value).collect::<Vec<f32>>(), device)?,
     })
 }

@@ -12,62 +12,39 @@ pub(super) struct Published {
 }
 
 /// Figures of a forward pass and of what belongs to its backward.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Passes {
-    pub(super) forward: Published,
-    pub(super) backward: Published,
-}
+pub(super) type Passes = [Published; 2];
 
 /// (official, wanted) of both passes, in milliseconds.
 const fn passes(forward: (f64, f64), backward: (f64, f64)) -> Passes {
-    Passes {
-        forward: published(forward),
-        backward: published(backward),
-    }
+    [published(forward), published(backward)]
 }
 
 const fn published((official, wanted): (f64, f64)) -> Published {
     Published { official, wanted }
 }
 
-/// The scan with gate, D, bias and softplus.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Scan {
-    /// (batch, channels, length).
-    pub(super) shape: [usize; 3],
-    pub(super) dtype: DType,
-    pub(super) passes: Passes,
-}
-
-const fn scan(shape: [usize; 3], dtype: DType, forward: (f64, f64), backward: (f64, f64)) -> Scan {
-    Scan {
-        shape,
-        dtype,
-        passes: passes(forward, backward),
-    }
-}
-
 /// States of each channel in all of them.
 pub(super) const STATES: usize = 16;
 
-pub(super) const SCANS: [Scan; 7] = [
-    scan([8, 1536, 2048], BF16, (0.442, 0.18), (1.745, 0.60)),
-    scan([8, 1536, 2048], F32, (0.872, 0.25), (2.040, 0.80)),
-    scan([1, 1024, 512], BF16, (0.064, 0.02), (0.48, 0.06)),
-    scan([1, 1024, 2048], BF16, (0.071, 0.03), (0.40, 0.09)),
-    scan([1, 1024, 131_072], BF16, (2.92, 1.1), (11.27, 3.6)),
-    scan([1, 1024, 524_288], BF16, (11.6, 4.4), (45.8, 14.5)),
-    scan([8, 4096, 2048], BF16, (1.155, 0.48), (4.52, 1.6)),
+/// The scan with gate, D, bias and softplus: (batch, length, channels), type, forward and backward.
+pub(super) const SCANS: [([usize; 3], DType, Passes); 7] = [
+    ([8, 2048, 1536], BF16, passes((0.442, 0.18), (1.745, 0.60))),
+    ([8, 2048, 1536], F32, passes((0.872, 0.25), (2.040, 0.80))),
+    ([1, 512, 1024], BF16, passes((0.064, 0.02), (0.48, 0.06))),
+    ([1, 2048, 1024], BF16, passes((0.071, 0.03), (0.40, 0.09))),
+    ([1, 131_072, 1024], BF16, passes((2.92, 1.1), (11.27, 3.6))),
+    ([1, 524_288, 1024], BF16, passes((11.6, 4.4), (45.8, 14.5))),
+    ([8, 2048, 4096], BF16, passes((1.155, 0.48), (4.52, 1.6))),
 ];
 
-/// The convolution with SiLU: (batch, channels, length) to forward, and forward and backward together.
-pub(super) const CONVOLUTIONS: [(usize, usize, usize, Passes); 1] =
-    [(8, 1536, 2048, passes((0.065, 0.055), (0.641, 0.25)))];
+/// The convolution with SiLU: (batch, length, channels) to forward, and forward and backward together.
+pub(super) const CONVOLUTIONS: [([usize; 3], Passes); 1] =
+    [([8, 2048, 1536], passes((0.065, 0.055), (0.641, 0.25)))];
 
 /// A Mamba block: (batch, length, width) to forward, and forward and backward together.
-pub(super) const BLOCKS: [(usize, usize, usize, Passes); 2] = [
-    (8, 2048, 768, passes((1.11, 0.45), (4.01, 1.7))),
-    (8, 2048, 2048, passes((2.50, 1.15), (10.2, 4.6))),
+pub(super) const BLOCKS: [([usize; 3], Passes); 2] = [
+    ([8, 2048, 768], passes((1.11, 0.45), (4.01, 1.7))),
+    ([8, 2048, 2048], passes((2.50, 1.15), (10.2, 4.6))),
 ];
 
 /// A language model that is trained with AdamW and clipping.

@@ -3,25 +3,20 @@
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 
-use super::published::{Passes, SCANS, STATES};
-use super::{Bench, Row, Table, or, values};
+use super::published::{SCANS, STATES};
+use super::{Bench, Case, Row, Table, or, values};
 use crate::Result;
 
-/// One row of the table.
-#[derive(Clone, Copy)]
-struct Case {
-    batch: usize,
-    channels: usize,
-    length: usize,
-    state: usize,
-    dtype: DType,
-    published: Option<Passes>,
-}
-
 pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
+    let published = SCANS.map(|(shape, _, passes)| (shape, passes));
+    let cases = bench.cases(&published, bench.shapes.channels);
     let mut rows = Vec::new();
-    for case in cases(bench) {
-        rows.extend(case.measure(bench)?);
+    for (i, case) in cases.into_iter().enumerate() {
+        let dtype = match bench.as_published() {
+            true => SCANS[i].1,
+            false => bench.precision().activations(),
+        };
+        rows.extend(measure(bench, case, dtype)?);
         bench.clock.device.release_unused();
     }
     Ok(Table {
@@ -30,96 +25,45 @@ pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
     })
 }
 
-fn cases(bench: &Bench<'_>) -> Vec<Case> {
-    let published = SCANS.map(|scan| {
-        let [batch, channels, length] = scan.shape;
-        Case {
-            batch,
-            channels,
-            length,
-            state: STATES,
-            dtype: scan.dtype,
-            published: Some(scan.passes),
-        }
-    });
-    if bench.as_published() {
-        return published.to_vec();
-    }
-    let (shapes, first) = (bench.shapes, published[0]);
-    let lengths = shapes.lengths(first.length).into_iter();
-    lengths
-        .map(|length| Case {
-            batch: shapes.batch(first.batch),
-            channels: or(shapes.channels, first.channels),
-            length,
-            state: or(shapes.state, first.state),
-            dtype: bench.precision().activations(),
-            published: None,
-        })
-        .collect()
-}
-
-impl Case {
-    /// The rows of the forward and of the backward.
-    fn measure(&self, bench: &Bench<'_>) -> Result<[Row; 2]> {
-        let Case {
-            batch,
-            channels,
-            length,
-            state,
-            dtype,
-            ..
-        } = *self;
-        let wide = batch * length * channels * dtype.size();
-        let narrow = batch * length * state * dtype.size();
-        let sets = bench.sets(4 * wide)?;
-        let operands = (0..sets)
-            .map(|set| Problem::new(self, set as u32, bench.clock.device))
-            .collect::<Result<Vec<_>>>()?;
-        let forward = bench.clock.recorded(
-            || Ok(()),
-            |()| operands.iter().try_for_each(|set| set.forward().map(drop)),
-        )?;
-        // The graph reads what the tapes kept after they have let go of it; until it is done nothing else takes memory.
-        let backward = bench.clock.recorded(
-            || {
-                operands
-                    .iter()
-                    .map(Problem::forward)
-                    .collect::<CoreResult<Vec<_>>>()
-            },
-            |recorded| {
-                let mut pairs = recorded.iter().zip(&operands);
-                pairs.try_for_each(|((tape, y), set)| {
-                    tape.backward_from(vec![(y, set.dy.clone())], &mut Gradients::new())
-                })
-            },
-        )?;
-        let row = |pass: &str, seconds: f64, bytes: usize, published| {
-            let shape = format!("B {batch}, E {channels}, L {length}, N {state}, {dtype}");
-            bench.moving(
-                format!("{pass}, {shape}"),
-                seconds / sets as f64,
-                bytes,
-                published,
-            )
-        };
-        let published = self.published;
-        Ok([
-            row(
-                "forward",
-                forward,
-                4 * wide + 2 * narrow,
-                published.map(|passes| passes.forward),
-            ),
-            row(
-                "backward",
-                backward,
-                7 * wide + 4 * narrow,
-                published.map(|passes| passes.backward),
-            ),
-        ])
-    }
+/// The rows of the forward and of the backward.
+fn measure(
+    bench: &Bench<'_>,
+    ([batch, length, channels], [beside_forward, beside_backward]): Case,
+    dtype: DType,
+) -> Result<[Row; 2]> {
+    let state = or(bench.shapes.state, STATES);
+    let wide = batch * length * channels * dtype.size();
+    let narrow = batch * length * state * dtype.size();
+    let sets = bench.sets(4 * wide)?;
+    let shape = [batch, length, channels, state];
+    let problems = (0..sets as u32)
+        .map(|set| Problem::new(shape, dtype, set, bench.clock.device))
+        .collect::<Result<Vec<_>>>()?;
+    let forward = bench.clock.recorded(
+        || Ok(()),
+        |()| problems.iter().try_for_each(|set| set.forward().map(drop)),
+    )?;
+    // The graph reads what the tapes kept after they have let go of it; until it is done nothing else takes memory.
+    let backward = bench.clock.recorded(
+        || {
+            let recorded = problems.iter().map(Problem::forward);
+            recorded.collect::<CoreResult<Vec<_>>>()
+        },
+        |recorded| {
+            let mut pairs = recorded.iter().zip(&problems);
+            pairs.try_for_each(|((tape, y), set)| {
+                tape.backward_from(vec![(y, set.dy.clone())], &mut Gradients::new())
+            })
+        },
+    )?;
+    let row = |pass: &str, seconds: f64, bytes: usize, beside| {
+        let work = format!("{pass}, B {batch}, E {channels}, L {length}, N {state}, {dtype}");
+        bench.moving(work, seconds / sets as f64, bytes, beside)
+    };
+    Ok([
+        row("forward", forward, 4 * wide + 2 * narrow, beside_forward),
+        row("backward", backward, 7 * wide + 4 * narrow, beside_backward),
+    ])
 }
 
 /// What one scan and its backward read.
@@ -129,15 +73,10 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(case: &Case, set: u32, device: Device) -> Result<Self> {
-        let Case {
-            batch,
-            channels,
-            length,
-            state,
-            dtype,
-            ..
-        } = *case;
+    /// # Shapes
+    /// `shape`: (batch, length, channels, state)
+    fn new(shape: [usize; 4], dtype: DType, set: u32, device: Device) -> Result<Self> {
+        let [batch, length, channels, state] = shape;
         let wide = |seed| values([batch, length, channels], 16 * set + seed, dtype, device);
         let narrow = |seed| values([batch, length, state], 16 * set + seed, dtype, device);
         let decays = (0..channels * state).map(|i| -((i % state + 1) as f32));

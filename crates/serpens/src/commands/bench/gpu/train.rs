@@ -8,6 +8,7 @@ use serpens_data::{Batch, Bounds, Position, Source};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
 use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
+use super::super::median;
 use super::published::{Published, TRAINING_LENGTH, TRAININGS, VOCABULARY};
 use super::{Bench, Row, Table, or};
 use crate::Result;
@@ -99,9 +100,7 @@ impl Case {
     }
 
     fn row(&self, steps: &[StepMetrics], precision: Precision, recompute: Recompute) -> Row {
-        let mut rates: Vec<f64> = steps.iter().map(|step| step.tokens_per_second).collect();
-        rates.sort_by(f64::total_cmp);
-        let rate = rates[rates.len() / 2];
+        let rate = median(steps.iter().map(|step| step.tokens_per_second).collect());
         let MambaLmConfig {
             d_model,
             n_layer,
