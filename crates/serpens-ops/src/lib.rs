@@ -19,28 +19,5 @@ pub mod selective_scan;
 mod shared;
 pub mod simd;
 
-use std::collections::HashSet;
-
-use serpens_core::cuda::Variant;
 pub use shared::{Layout, Role, Starts};
 use shared::{check, fold};
-
-/// Every program that the operations run on a GPU, each once: what is compiled to check them all.
-pub fn cuda_variants() -> Vec<Variant> {
-    let mut variants = [
-        adamw::cuda::variants(),
-        causal_conv1d::cuda::variants(),
-        cross_entropy::cuda::variants(),
-        elementwise::cuda::variants(),
-        embedding::cuda::variants(),
-        linear::cuda::variants(),
-        long_conv::cuda::variants(),
-        lti_kernel::cuda::variants(),
-        rms_norm::cuda::variants(),
-        selective_scan::cuda::variants(),
-    ]
-    .concat();
-    let mut seen = HashSet::new();
-    variants.retain(|variant| seen.insert((variant.source.name, variant.defines.clone())));
-    variants
-}

@@ -14,4 +14,4 @@ pub use kernel::{Kernel, kernel};
 pub use params::{Declarations, FieldLayout, KernelField, KernelParams};
 pub use rehearsal::rehearse;
 pub(crate) use rehearsal::rehearsing;
-pub use source::{Program, Source, Variant};
+pub use source::{Program, Source};

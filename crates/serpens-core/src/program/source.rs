@@ -55,17 +55,6 @@ impl Source {
     }
 }
 
-/// A source with macros: one program to compile.
-#[derive(Clone, Debug)]
-pub struct Variant {
-    /// The text.
-    pub source: &'static Source,
-    /// The macros and their values.
-    pub defines: Vec<(&'static str, String)>,
-    /// Whether its kernels are among those that must not spill registers.
-    pub hot: bool,
-}
-
 /// A source with macros: a program, as [`rehearse`](super::rehearse) finds it.
 #[derive(Clone, Debug)]
 pub struct Program {

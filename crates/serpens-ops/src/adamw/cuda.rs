@@ -1,7 +1,7 @@
 //! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes the norm
 //! and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can hold the step.
 
-use serpens_core::cuda::{DevicePtr, Source, Staging, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Source, Staging, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor};
 
 use super::{AdamWSettings, OP, Parameter};
@@ -173,13 +173,4 @@ impl Tables {
             count: (tasks.len() / 2) as u32,
         })
     }
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    vec![Variant {
-        source: &SOURCE,
-        defines: Vec::new(),
-        hot: true,
-    }]
 }

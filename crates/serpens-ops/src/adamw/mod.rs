@@ -14,7 +14,7 @@
 pub mod cpu;
 pub(crate) mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Convolution on a GPU: which variant of the kernels, and how many threads share a sequence.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 
 use super::OP;
@@ -284,21 +284,4 @@ fn defines(
         ("SILU", number(silu)),
         ("STARTS", number(starts)),
     ]
-}
-
-/// The programs that models meet: filters of width 4 with every alignment, and a long filter.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = vec![fold::variant()];
-    for dtype in [DType::F32, DType::BF16] {
-        for flags in [(true, false), (true, true), (false, false)] {
-            let vecs = [1, 2, 4].into_iter().filter(|&vec| vec <= widest(dtype, 4));
-            let shapes = vecs.map(|vec| (vec, 4)).chain([(1, 40)]);
-            variants.extend(shapes.map(|(vec, width)| Variant {
-                source: &SOURCE,
-                defines: defines(dtype, vec, width, flags),
-                hot: width == 4,
-            }));
-        }
-    }
-    variants
 }

@@ -1,6 +1,6 @@
 //! Cross-entropy on a GPU: one launch counts the targets, one does all rows, one adds up.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 
 use super::OP;
@@ -165,25 +165,4 @@ fn program(
         ("GRADIENT", gradient),
     ];
     kernel(device, &SOURCE, entry, &defines)
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    for dtype in [DType::F32, DType::BF16] {
-        for warps in ["1", "16", "32"] {
-            for gradient in ["0", "1"] {
-                variants.push(Variant {
-                    source: &SOURCE,
-                    defines: vec![
-                        ("IO", dtype.cuda_name().to_owned()),
-                        ("WARPS", warps.to_owned()),
-                        ("GRADIENT", gradient.to_owned()),
-                    ],
-                    hot: true,
-                });
-            }
-        }
-    }
-    variants
 }

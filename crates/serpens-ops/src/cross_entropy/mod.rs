@@ -19,7 +19,7 @@
 pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Elementwise functions on a GPU.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 
 use super::cpu::reduction_block;
@@ -207,26 +207,4 @@ fn program(
         ("VEC", vector),
     ];
     kernel(device, &SOURCE, entry, &defines)
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    for from in [DType::F32, DType::BF16] {
-        for to in [DType::F32, DType::BF16] {
-            let wide = 16 / from.size().max(to.size());
-            for vector in [wide, 1] {
-                variants.push(Variant {
-                    source: &SOURCE,
-                    defines: vec![
-                        ("IO", from.cuda_name().to_owned()),
-                        ("TO", to.cuda_name().to_owned()),
-                        ("VEC", vector.to_string()),
-                    ],
-                    hot: true,
-                });
-            }
-        }
-    }
-    variants
 }

@@ -1,7 +1,7 @@
 //! Embedding on a GPU: rows gathered by id; for the gradient the positions sorted by id, and the rows of each run summed in
 //! order.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
 
 use super::OP;
@@ -232,21 +232,4 @@ fn program(device: Device, entry: &'static str, dy: DType, vector: usize) -> Res
         ("VEC", if vector == 4 { "4" } else { "1" }),
     ];
     kernel(device, &SOURCE, entry, &defines)
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let types = [DType::F32, DType::BF16].into_iter();
-    let variant = |(dtype, vector): (DType, &str)| Variant {
-        source: &SOURCE,
-        defines: vec![
-            ("DY", dtype.cuda_name().to_owned()),
-            ("VEC", vector.to_owned()),
-        ],
-        hot: true,
-    };
-    types
-        .flat_map(|dtype| ["4", "1"].map(|vector| (dtype, vector)))
-        .map(variant)
-        .collect()
 }

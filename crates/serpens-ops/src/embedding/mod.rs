@@ -7,7 +7,7 @@
 pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var};

@@ -2,7 +2,7 @@
 
 use super::ProductPrecision;
 use crate::check;
-use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, Variant, gemm, kernel};
+use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, gemm, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 static SOURCE: Source = Source::new("linear", include_str!("kernel.cu"));
@@ -138,16 +138,4 @@ fn check_types(x: &View<'_>, w: &View<'_>) -> Result<()> {
             w.device()
         ),
     ))
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    [DType::F32, DType::BF16]
-        .iter()
-        .map(|dtype| Variant {
-            source: &SOURCE,
-            defines: vec![("IO", dtype.cuda_name().to_owned())],
-            hot: false,
-        })
-        .collect()
 }

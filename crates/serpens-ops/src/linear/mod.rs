@@ -9,7 +9,7 @@
 pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{Device, Error, Result, Tensor, Var};

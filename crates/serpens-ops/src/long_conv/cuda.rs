@@ -10,7 +10,6 @@ mod direct;
 mod parts;
 mod tile;
 
-use serpens_core::cuda::Variant;
 use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::OP;
@@ -141,15 +140,4 @@ impl Method {
 
 fn grid(blocks: usize) -> [u32; 3] {
     [blocks as u32, 1, 1]
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    [
-        direct::variants(),
-        parts::variants(),
-        block::variants(),
-        columns::variants(),
-    ]
-    .concat()
 }

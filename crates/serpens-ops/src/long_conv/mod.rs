@@ -19,7 +19,7 @@ mod direct;
 mod fft;
 mod spectrum;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tile;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};

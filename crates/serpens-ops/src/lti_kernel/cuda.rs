@@ -4,7 +4,7 @@
 //! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32 such
 //! blocks, both rounded once from f64. S0 and S1 are summed in f64 over parts of the time, and the parts in order.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 
 use super::{OP, OPERANDS};
@@ -217,25 +217,4 @@ fn recurrence_kernel(device: Device, dtype: DType, states: usize) -> Result<Kern
     let mut defines = vec![("IO", dtype.cuda_name())];
     defines.extend(lanes.iter().map(|(name, value)| (*name, value.as_str())));
     kernel(device, &RECURRENCE, "lti_recurrence", &defines)
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let recurrences = [DType::F32, DType::BF16].into_iter().flat_map(|dtype| {
-        [1, 16, 64].map(|states| {
-            let mut defines = vec![("IO", dtype.cuda_name().to_owned())];
-            defines.extend(lanes(states));
-            Variant {
-                source: &RECURRENCE,
-                defines,
-                hot: true,
-            }
-        })
-    });
-    let kernel = Variant {
-        source: &KERNEL,
-        defines: Vec::new(),
-        hot: true,
-    };
-    std::iter::once(kernel).chain(recurrences).collect()
 }

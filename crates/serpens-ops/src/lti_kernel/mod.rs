@@ -19,7 +19,7 @@ pub mod cuda;
 mod powers;
 pub mod recurrence;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod zero_order_hold;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};

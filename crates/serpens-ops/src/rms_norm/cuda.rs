@@ -1,6 +1,6 @@
 //! Normalisation on a GPU: which variant of the kernels, and how many threads take a row.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
 use serpens_core::{DType, Result, Tensor, View, ViewMut};
 
 use super::OP;
@@ -185,27 +185,4 @@ fn defines([x, y, h]: [DType; 3], vec: usize) -> Vec<(&'static str, String)> {
         ("SUM", h.cuda_name().to_owned()),
         ("VEC", vec.to_string()),
     ]
-}
-
-/// The programs that models meet.
-pub fn variants() -> Vec<Variant> {
-    let (f32, bf16) = (DType::F32, DType::BF16);
-    let types = [
-        [f32, f32, f32],
-        [f32, bf16, f32],
-        [bf16, bf16, f32],
-        [f32, bf16, bf16],
-        [bf16, f32, f32],
-        [f32, f32, bf16],
-    ];
-    let programs = types
-        .iter()
-        .flat_map(|types| [4, 2, 1].map(|vec| (*types, vec)));
-    programs
-        .map(|(types, vec)| Variant {
-            source: &SOURCE,
-            defines: defines(types, vec),
-            hot: true,
-        })
-        .collect()
 }

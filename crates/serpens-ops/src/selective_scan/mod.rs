@@ -25,7 +25,7 @@ pub mod cpu;
 pub mod cuda;
 mod operands;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use operands::{Dims, Scan, ScanOperands};
 

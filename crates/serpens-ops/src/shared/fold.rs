@@ -1,6 +1,6 @@
 //! Gradients of parameters on a GPU: the sums that blocks have left in a workspace, added in a fixed order.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Source, kernel};
 use serpens_core::{Result, Tensor, ViewMut};
 
 static SOURCE: Source = Source::new("fold", include_str!("fold.cu"));
@@ -43,13 +43,4 @@ pub(crate) fn fold(
     let blocks = sums.cols().div_ceil(COLUMNS) as u32;
     // SAFETY: the parameters are the kernel's, the matrices have the sizes that they say.
     unsafe { kernel.launch([blocks, 1, 1], THREADS, 0, &params) }
-}
-
-/// The program of these sums.
-pub(crate) fn variant() -> Variant {
-    Variant {
-        source: &SOURCE,
-        defines: vec![],
-        hot: true,
-    }
 }

@@ -1,3 +1,3 @@
-mod devices;
+pub(crate) mod devices;
 mod properties;
 mod reference;

@@ -43,7 +43,7 @@ fn problems() -> Vec<Case> {
         packed: true,
         ..case
     };
-    let mut all = vec![PLAIN, states(PLAIN)];
+    let mut all = Vec::new();
     all.push(Case {
         reverse: true,
         ..states(PLAIN)
@@ -55,6 +55,30 @@ fn problems() -> Vec<Case> {
         margin: 3,
         ..PLAIN
     });
+    // Vectors of four and of two channels.
+    for (channels, margin) in [(40, 8), (42, 2)] {
+        let vectors = Case {
+            channels,
+            margin,
+            ..PLAIN
+        };
+        let linear = Case {
+            silu: false,
+            ..vectors
+        };
+        all.extend([vectors, states(vectors), linear]);
+    }
+    let wide = Case {
+        length: 45,
+        channels: 10,
+        width: 40,
+        ..PLAIN
+    };
+    let linear = Case {
+        silu: false,
+        ..wide
+    };
+    all.extend([wide, states(wide), linear]);
     for (length, channels, width) in [
         (1, 70, 4),
         (37, 30, 1),
@@ -208,6 +232,13 @@ impl Case {
             given(self.bias, gradients.dbias),
             given(self.state, gradients.dinitial_state),
         ]
+    }
+}
+
+/// Every case, for the programs that it asks for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    for case in problems() {
+        case.run(device, dtype);
     }
 }
 

@@ -99,6 +99,31 @@ fn part(values: &[f64], (_, cols, width, offset): (usize, usize, usize, usize)) 
         .collect()
 }
 
+/// Every function, conversion and sum, forward and back, for the programs that they ask for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    let zeros = |shape, dtype| Tensor::zeros(shape, dtype, device).unwrap();
+    for (rows, cols, width, offset) in SIZES {
+        let tape = Tape::new();
+        let back = |y: &Var| {
+            let dy = zeros([rows, cols], y.dtype());
+            tape.backward_from(vec![(y, dy)], &mut Default::default())
+                .unwrap();
+        };
+        let columns = || {
+            let whole = tape.leaf(zeros([rows, width], dtype));
+            whole.columns(offset..offset + cols).unwrap()
+        };
+        for function in &FUNCTIONS {
+            back(&(function.run)(&columns(), &columns()).unwrap());
+        }
+        for to in [DType::F32, DType::BF16] {
+            back(&cast(&columns(), to).unwrap());
+        }
+        let row = tape.leaf(zeros([1, cols], dtype).reshape([cols]).unwrap());
+        back(&broadcast_rows(&row, [rows, cols].into()).unwrap());
+    }
+}
+
 #[test]
 fn functions_and_gradients_agree_with_their_definitions_on_every_device() {
     for (device, dtype) in cases() {

@@ -49,6 +49,17 @@ fn run(sizes: (usize, usize, usize), device: Device) -> [Vec<f64>; 2] {
     [read(y.tensor().unwrap()), read(&dtable)]
 }
 
+/// Every size, with gradients of `dtype`, for the programs that it asks for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    for (positions, vocabulary, width) in SIZES {
+        run((positions, vocabulary, width), device);
+        let ids = Tensor::zeros([positions], DType::U32, device).unwrap();
+        let dy = Tensor::zeros([positions, width], dtype, device).unwrap();
+        let mut dtable = Tensor::zeros([vocabulary, width], DType::F32, device).unwrap();
+        cuda::backward(ids.view(), dy.view(), dtable.view_mut().unwrap(), false).unwrap();
+    }
+}
+
 #[test]
 fn rows_and_their_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {

@@ -57,6 +57,13 @@ fn run(
     [read(y.tensor().unwrap()), read(&dx), read(&dw), read(&db)]
 }
 
+/// Every size, for the programs that it asks for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    for sizes in SIZES {
+        run(sizes, device, dtype, ProductPrecision::Full);
+    }
+}
+
 #[test]
 fn products_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {

@@ -1,4 +1,4 @@
-mod devices;
+pub(crate) mod devices;
 mod gradcheck;
 mod properties;
 mod reference;

@@ -1,11 +1,11 @@
 //! Launches of the convolution of sequences that one block holds.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant};
-use serpens_core::{DType, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Source};
+use serpens_core::{Result, View, ViewMut};
 
 use super::parts::{Groups, Parts};
-use super::tile::{self, Tile};
-use super::{BLOCK_LENGTH, DIRECT_LENGTH, Job, grid};
+use super::tile::Tile;
+use super::{Job, grid};
 
 static SOURCE: Source = Source::new(
     "long_conv_block",
@@ -14,7 +14,9 @@ static SOURCE: Source = Source::new(
         include_str!("convolve.cuh"),
         include_str!("block.cu")
     ),
-);
+)
+// The gradients keep a few registers in memory from one item to the next, outside the passes.
+.may_spill(|_| true);
 
 /// Channels of a block: 512 threads where these are needed to have 4 or 8 channels side by side, else 256, which leave room for a
 /// second block.
@@ -135,16 +137,4 @@ pub(super) fn correlate(
         )?
     };
     parts.fold()
-}
-
-pub(super) fn variants() -> Vec<Variant> {
-    let sizes = std::iter::successors(Some(2 * DIRECT_LENGTH), |size| Some(2 * size))
-        .take_while(|&size| size <= BLOCK_LENGTH);
-    // Not hot: the gradients keep a few registers in memory from one item to the next, outside the passes.
-    sizes
-        .flat_map(|size| {
-            [DType::F32, DType::BF16]
-                .map(|dtype| tile::variant(&SOURCE, (size, width(size)), Some(dtype), false))
-        })
-        .collect()
 }

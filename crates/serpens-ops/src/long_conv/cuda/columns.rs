@@ -2,11 +2,11 @@
 //!
 //! Channels go in chunks, and chunks and items in rounds, so that the work arrays stay small whatever the batch.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant};
+use serpens_core::cuda::{DevicePtr, Source};
 use serpens_core::{DType, Error, Result, Tensor, View, ViewMut};
 
 use super::super::OP;
-use super::tile::{self, Tile};
+use super::tile::Tile;
 use super::{BLOCK_LENGTH, Job, grid};
 
 static COLUMNS: Source = Source::new(
@@ -20,7 +20,8 @@ static ROWS: Source = Source::new(
         include_str!("convolve.cuh"),
         include_str!("rows.cu")
     ),
-);
+)
+.may_spill(|_| true);
 
 /// Channels of a chunk, as the kernels have them.
 const CHUNK: usize = 32;
@@ -295,13 +296,4 @@ pub(super) fn correlate(
 fn addresses(arrays: &mut [Tensor; 2]) -> Result<[DevicePtr; 2]> {
     let [a, b] = arrays;
     Ok([a.view_mut()?.ptr(), b.view_mut()?.ptr()])
-}
-
-pub(super) fn variants() -> Vec<Variant> {
-    let columns = WIDTHS[..4].iter().flat_map(|&tile| {
-        [DType::F32, DType::BF16].map(|dtype| tile::variant(&COLUMNS, tile, Some(dtype), true))
-    });
-    let rows =
-        [256, 512, 1024, 2048].map(|row| tile::variant(&ROWS, (row, row_width(row)), None, false));
-    columns.chain(rows).collect()
 }

@@ -1,7 +1,7 @@
 //! Launches of the convolution by definition.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
-use serpens_core::{DType, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Source, kernel};
+use serpens_core::{Result, View, ViewMut};
 
 use super::parts::{Groups, Parts};
 use super::{DIRECT_LENGTH, Job, grid};
@@ -88,14 +88,4 @@ pub(super) fn correlate(job: Job, x: View<'_>, dy: View<'_>, dk: ViewMut<'_>) ->
     // SAFETY: the parameters are the kernel's, the views have the sizes of the job, the parts a place for every group.
     unsafe { kernel.launch(grid(tiles * groups.count), THREADS as u32, 0, &params)? };
     parts.fold()
-}
-
-pub(super) fn variants() -> Vec<Variant> {
-    [DType::F32, DType::BF16]
-        .map(|dtype| Variant {
-            source: &SOURCE,
-            defines: vec![("IO", dtype.cuda_name().to_owned())],
-            hot: true,
-        })
-        .into()
 }

@@ -1,7 +1,7 @@
 //! The gradient of the kernels as a sum over groups of items: blocks sum the items of a group, then the groups are added in
 //! order.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Result, Tensor, ViewMut};
 
 use super::grid;
@@ -91,12 +91,4 @@ fn fold(parts: DevicePtr, groups: usize, dk: ViewMut<'_>) -> Result<()> {
     let kernel = kernel(dk.device(), &SOURCE, "long_conv_fold", &[])?;
     // SAFETY: the parameters are the kernel's; there are `count` values in every group and in dk, which has no gaps.
     unsafe { kernel.launch(grid(count.div_ceil(THREADS)), THREADS as u32, 0, &params) }
-}
-
-pub(super) fn variants() -> Vec<Variant> {
-    vec![Variant {
-        source: &SOURCE,
-        defines: vec![],
-        hot: true,
-    }]
 }

@@ -1,6 +1,6 @@
 //! The part of a transform that one block has, and the resources it takes: as in `fft.cuh`.
 
-use serpens_core::cuda::{Kernel, Source, Variant, kernel, properties};
+use serpens_core::cuda::{Kernel, Source, kernel, properties};
 use serpens_core::{DType, Device, Result};
 
 /// `size` points of `width` channels, with room for `spectra` spectra put by.
@@ -71,25 +71,6 @@ impl Tile {
         ];
         defines.extend(dtype.map(|dtype| ("IO", dtype.cuda_name().to_owned())));
         defines
-    }
-}
-
-/// The program of a source for a tile of `size` points of `width` channels.
-pub(super) fn variant(
-    source: &'static Source,
-    (size, width): (usize, usize),
-    dtype: Option<DType>,
-    hot: bool,
-) -> Variant {
-    let tile = Tile {
-        size,
-        width,
-        spectra: 0,
-    };
-    Variant {
-        source,
-        defines: tile.defines(dtype),
-        hot,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The causal long convolution: by definition, in one block, and in columns and rows.
 
-use serpens_core::{DType, Device, Gradients, Tape};
+use serpens_core::{DType, Device, Gradients, Tape, Tensor};
 
 use super::reference;
 use crate::long_conv::cpu::Shape;
@@ -34,6 +34,13 @@ const SHAPES: [Shape; 16] = [
     shape(3, 2049, 3),
     shape(2, 4097, 2),
     shape(2, 8193, 1),
+];
+
+/// Lengths whose columns are long.
+const LONG: [Shape; 3] = [
+    shape(1, 40_000, 33),
+    shape(1, 300_000, 2),
+    shape(1, 600_001, 1),
 ];
 
 fn numbers<R: Real>(values: &[f64]) -> Vec<R> {
@@ -118,6 +125,25 @@ impl Case {
     }
 }
 
+/// Every shape, forward and back, for the programs that it asks for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    let zeros = |shape, dtype| Tensor::zeros(shape, dtype, device).unwrap();
+    for shape in SHAPES.into_iter().chain(LONG) {
+        let Shape {
+            batch,
+            length,
+            channels,
+        } = shape;
+        let tape = Tape::new();
+        let u = tape.leaf(zeros([batch, length, channels].into(), dtype));
+        let k = tape.leaf(zeros([length, channels].into(), DType::F32));
+        let y = long_conv(&u, &k).unwrap();
+        let dy = zeros(y.shape(), dtype);
+        tape.backward_from(vec![(&y, dy)], &mut Gradients::new())
+            .unwrap();
+    }
+}
+
 #[test]
 fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
@@ -132,8 +158,9 @@ fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
 #[test]
 fn long_sequences_agree_with_the_definition_wherever_one_looks() {
     for (device, dtype) in cases() {
-        for (length, channels) in [(40_000, 33), (300_000, 2), (600_001, 1)] {
-            let case = Case::new(shape(1, length, channels), dtype);
+        for shape in LONG {
+            let case = Case::new(shape, dtype);
+            let (length, channels) = (shape.length, shape.channels);
             let steps: Vec<usize> = (0..50).map(|i| i * (length - 1) / 49).collect();
             let got = case
                 .run(device)

@@ -1,6 +1,6 @@
 //! The kernel of a diagonal time-invariant system, its gradients, and the recurrence.
 
-use serpens_core::{DType, Device, Gradients, Tape, Var};
+use serpens_core::{DType, Device, Gradients, Tape, Tensor, Var};
 
 use super::reference::{self, Complex};
 use crate::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
@@ -133,6 +133,21 @@ impl Case {
         let parts = |pairs: Vec<Complex<R>>| pairs.into_iter().unzip::<R, R, Vec<R>, Vec<R>>();
         let ((a, a_im), (b, b_im), (c, c_im)) = (parts(all.a), parts(all.b), parts(all.c));
         [all.dt, a, a_im, b, b_im, c, c_im, all.d]
+    }
+}
+
+/// Every case and its recurrence with u of `dtype`, for the programs that they ask for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    for case in problems() {
+        case.run(device);
+        let tape = Tape::new();
+        let leaves = case.leaves(&tape, device);
+        let leaves = leaves.each_ref().map(Var::detach);
+        let planes = if case.complex { 2 } else { 1 };
+        let zeros = |shape, dtype| Var::from(Tensor::zeros(shape, dtype, device).unwrap());
+        let state = zeros([1, case.channels, planes * case.states], DType::F32);
+        let u = zeros([1, 3, case.channels], dtype);
+        lti_recurrence(&u, &case.system(&leaves), &state).unwrap();
     }
 }
 

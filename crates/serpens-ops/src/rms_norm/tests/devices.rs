@@ -61,6 +61,18 @@ fn problems(dtype: DType) -> Vec<Case> {
             x: DType::F32,
             ..case
         });
+        if dtype == DType::BF16 {
+            let wider = Case {
+                y: DType::F32,
+                ..case
+            };
+            all.push(wider);
+            all.push(Case {
+                residual: false,
+                stream: false,
+                ..wider
+            });
+        }
     }
     all
 }
@@ -143,6 +155,13 @@ impl Case {
         let (dh, dw) = reference::backward(&dy, dh, &h, &weight, &r);
         let given = |values: Vec<R>| if self.residual { values } else { vec![] };
         [y, given(h), dh.clone(), given(dh), dw]
+    }
+}
+
+/// Every case, for the programs that it asks for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    for case in problems(dtype) {
+        case.run(device);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, properties};
+use serpens_core::cuda::{DevicePtr, Source, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
@@ -15,7 +15,15 @@ static SOURCE: Source = Source::new(
         include_str!("backward.cuh"),
         include_str!("backward.cu")
     ),
-);
+)
+// But what models run: bf16, 16 numbers of the state at most, accesses of several values.
+.may_spill(|program| {
+    let hot = program.number("SLICES") == Some(1)
+        && program.number("VEC") > Some(1)
+        && program.number("BC_VEC") > Some(1)
+        && program.define("IO") == Some(DType::BF16.cuda_name());
+    !hot
+});
 
 /// Channels and states of a warp.
 const WARP_CHANNELS: usize = 8;
@@ -412,53 +420,14 @@ unsafe fn fold(
     unsafe { folds.launch(device, dtype) }
 }
 
-const HOPPER: Card = Card {
-    multiprocessors: 132,
-    shared_memory: 227 * 1024,
-};
-
-/// The programs of this operation, for models with the usual sizes and for small and large N.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    let mut add = |dtype: DType, channels: usize, state: usize, wide: bool, starts: bool| {
-        let dims = Dims {
-            batch: 8,
-            length: 2048,
-            channels,
-            state,
-            complex: false,
-            groups: 1,
-        };
-        let vec = if wide { 16 / dtype.size() } else { 1 };
-        let options = KernelOptions {
-            vec,
-            bc_vec: if state.is_multiple_of(vec) { vec } else { 1 },
-            state_vec: if state.is_multiple_of(4) { 4 } else { 1 },
-            gated: true,
-            starts,
-        };
-        variants.push(Variant {
-            source: &SOURCE,
-            defines: Plan::new(&dims, dtype, HOPPER).defines(dtype, &options),
-            hot: wide && state <= 16 && dtype == DType::BF16,
-        });
-    };
-    for dtype in [DType::F32, DType::BF16] {
-        add(dtype, 1536, 16, true, false);
-        add(dtype, 1536, 16, true, true);
-        for state in [1, 7, 16, 64, 256] {
-            add(dtype, 1536, state, false, false);
-        }
-    }
-    for starts in [false, true] {
-        add(DType::BF16, 4096, 16, true, starts);
-    }
-    variants
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOPPER: Card = Card {
+        multiprocessors: 132,
+        shared_memory: 227 * 1024,
+    };
 
     /// A card with little of everything that kernels run on.
     const SMALL: Card = Card {

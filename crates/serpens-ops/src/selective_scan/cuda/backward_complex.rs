@@ -1,6 +1,6 @@
 //! The gradients of the scan with a complex A: one kernel, and the sums of what its blocks leave.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Source, kernel};
 use serpens_core::{DType, Error, Result, View, ViewMut};
 
 use super::fold::{Folds, Parts, Workspace};
@@ -13,7 +13,12 @@ static SOURCE: Source = Source::new(
         include_str!("decay.cuh"),
         include_str!("backward_complex.cu")
     ),
-);
+)
+// Not the powers of two that models have.
+.may_spill(|program| match program.number("STATE") {
+    Some(state) => state > 64 || state.count_ones() > 1,
+    None => false,
+});
 
 /// Steps that are in shared memory at a time.
 const SUB: usize = 8;
@@ -192,22 +197,6 @@ pub fn backward(
     }
     // SAFETY: the parts were allocated for these sizes, which the gradients have.
     unsafe { folds.launch(device, dtype) }
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    for dtype in [DType::F32, DType::BF16] {
-        for (state, starts) in [(1, false), (16, false), (16, true), (64, false)] {
-            let options = [true, true, starts];
-            variants.push(Variant {
-                source: &SOURCE,
-                defines: Plan::new(state).defines(state, dtype, options),
-                hot: true,
-            });
-        }
-    }
-    variants
 }
 
 #[cfg(test)]

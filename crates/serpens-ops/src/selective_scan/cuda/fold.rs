@@ -1,6 +1,6 @@
 //! What the backward scans leave behind in parts: memory for it, and its sums.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel};
+use serpens_core::cuda::{DevicePtr, Source, kernel};
 use serpens_core::{DType, Device, Result, Tensor, View};
 
 static SOURCE: Source = Source::new("selective_scan_fold", include_str!("fold.cu"));
@@ -121,14 +121,4 @@ impl Workspace {
         self.tensors.push(tensor);
         Ok(at)
     }
-}
-
-/// The programs of the sums.
-pub(super) fn variants() -> Vec<Variant> {
-    let variant = |dtype: &DType| Variant {
-        source: &SOURCE,
-        defines: vec![("IO", dtype.cuda_name().to_owned())],
-        hot: false,
-    };
-    [DType::F32, DType::BF16].iter().map(variant).collect()
 }

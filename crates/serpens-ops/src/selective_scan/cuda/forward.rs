@@ -1,6 +1,6 @@
 //! The forward scan: its programs, and its launch.
 
-use serpens_core::cuda::{DevicePtr, Source, Variant, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Error, Result, View, ViewMut};
 
 use super::fold::Workspace;
@@ -16,7 +16,8 @@ static SOURCE: Source = Source::new(
         include_str!("forward.cuh"),
         include_str!("forward.cu")
     ),
-);
+)
+.may_spill(|program| program.number("VEC") == Some(1) || program.number("STATE") > Some(64));
 
 impl Plan {
     /// The kernel for states that a number of lanes share as planned.
@@ -253,65 +254,4 @@ pub fn forward(
         }
         program.launch(device, grid, &params)
     }
-}
-
-/// The programs of this operation, for models with the usual sizes and for small and large N.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    let mut add = |dtype: DType, dims: [usize; 3], complex: bool, starts: bool, vec: usize| {
-        let [length, channels, state] = dims;
-        let dims = Dims {
-            batch: 1,
-            length,
-            channels,
-            state,
-            complex,
-            groups: 1,
-        };
-        let options = |pass| KernelOptions {
-            gated: true,
-            softplus: true,
-            starts,
-            pass,
-            vec,
-            bc_vec: vec.min(1 << state.trailing_zeros()),
-        };
-        let plan = Plan::new(&dims, dtype, starts, 132);
-        let mut plans = vec![(plan, Pass::Scan)];
-        if plan.segments > 1 {
-            let back = Plan::back(&dims, dtype, starts, 132, 8);
-            plans.extend([(plan, Pass::Left), (back, Pass::Back)]);
-        }
-        for (plan, pass) in plans {
-            let program = plan.program(&dims, dtype, &options(pass));
-            let variant = Variant {
-                source: program.source,
-                defines: program.defines,
-                hot: vec > 1 && state <= 64,
-            };
-            let same = |other: &Variant| other.defines == variant.defines;
-            if !variants.iter().any(same) {
-                variants.push(variant);
-            }
-        }
-    };
-    for dtype in [DType::F32, DType::BF16] {
-        let wide = 16 / dtype.size();
-        for channels in [1024, 1536, 12_288, 32_768] {
-            add(dtype, [2048, channels, 16], false, false, wide);
-        }
-        add(dtype, [2048, 12_288, 16], false, true, wide);
-        add(dtype, [2048, 1024, 16], false, true, wide);
-        add(dtype, [2048, 1024, 9], false, false, 1);
-        add(dtype, [2048, 1024, 16], true, false, wide);
-        for starts in [false, true] {
-            add(dtype, [131_072, 1024, 16], false, starts, wide);
-        }
-        for state in [1, 3, 64, 256] {
-            add(dtype, [2048, 12_288, state], false, false, 1);
-        }
-        add(dtype, [131_072, 1024, 256], false, true, 1);
-        add(dtype, [2048, 12_288, 256], true, true, wide);
-    }
-    variants
 }

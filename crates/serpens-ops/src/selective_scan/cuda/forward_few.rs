@@ -14,7 +14,8 @@ static SOURCE: Source = Source::new(
         include_str!("forward.cuh"),
         include_str!("forward_few.cu")
     ),
-);
+)
+.may_spill(|program| program.number("VEC") == Some(1));
 
 // The kernel's constants of these names.
 const CHANNELS: usize = 8;

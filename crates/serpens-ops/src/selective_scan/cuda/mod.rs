@@ -10,7 +10,7 @@ mod segments;
 
 pub use forward::forward;
 
-use serpens_core::cuda::{DevicePtr, Variant};
+use serpens_core::cuda::DevicePtr;
 use serpens_core::{Result, View, ViewMut};
 
 use super::{Dims, ScanOperands};
@@ -56,13 +56,4 @@ fn flag(flag: bool) -> String {
 fn in_pieces(views: &[View<'_>], columns: usize, width: usize) -> bool {
     let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
     columns.is_multiple_of(width) && views.iter().all(aligned)
-}
-
-/// The programs of this operation.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = forward::variants();
-    variants.extend(backward::variants());
-    variants.extend(backward_complex::variants());
-    variants.extend(fold::variants());
-    variants
 }

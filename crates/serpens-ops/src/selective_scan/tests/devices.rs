@@ -154,6 +154,23 @@ impl Case {
         }
     }
 
+    /// The operands that there are.
+    fn present(&self) -> ScanOperands<()> {
+        let extra = self.extras.then_some(());
+        ScanOperands {
+            u: (),
+            delta: (),
+            a: (),
+            a_im: self.complex.then_some(()),
+            b: (),
+            c: (),
+            d: extra,
+            z: self.gate.then_some(()),
+            delta_bias: extra,
+            initial_state: extra,
+        }
+    }
+
     /// With operands that are exact in `dtype` where they come in it.
     fn scan(&self, dtype: DType) -> Scan<f64> {
         let dims = self.dims();
@@ -209,6 +226,15 @@ impl Case {
             .collect();
         self.packed
             .then(|| Starts::from_sequence_ids(&ids, batch).unwrap())
+    }
+
+    fn options<'a>(&self, starts: Option<&'a Starts>) -> ScanOptions<'a> {
+        ScanOptions {
+            groups: self.sizes.4,
+            softplus: self.softplus,
+            reverse: self.reverse,
+            starts,
+        }
     }
 
     /// The gradients of y and of the last state.
@@ -310,14 +336,8 @@ fn run(case: &Case, device: Device, dtype: DType) -> Outcome {
             Layout::Dense => Leaf::param(shape, &values, device),
         }
     });
-    let options = ScanOptions {
-        groups: scan.dims.groups,
-        softplus: case.softplus,
-        reverse: case.reverse,
-        starts: starts.as_ref(),
-    };
     let operands = leaves.as_ref().map(|_, leaf| &leaf.operand);
-    let output = selective_scan(&operands, &options).unwrap();
+    let output = selective_scan(&operands, &case.options(starts.as_ref())).unwrap();
     let (dy, dlast) = case.upstream(dtype);
     let dy = tensor(output.y.shape(), &dy, dtype, device);
     let dlast = tensor(output.last_state.shape(), &dlast, DType::F32, device);
@@ -334,6 +354,78 @@ fn run(case: &Case, device: Device, dtype: DType) -> Outcome {
         outcome.push((role.name, gradient));
     }
     outcome
+}
+
+/// The sizes of models besides those of [`all`], forward and back, for the programs that they ask for.
+pub(crate) fn run_all(device: Device, dtype: DType) {
+    let zeros = |shape, dtype| Tensor::zeros(shape, dtype, device).unwrap();
+    // A large complex state takes the compiler up to a minute, and no model has one.
+    let cases = all().into_iter().chain(of_models());
+    for case in cases.filter(|case| !case.complex || case.sizes.3 <= 64) {
+        let (dims, tape, starts) = (case.dims(), Tape::new(), case.starts());
+        let leaves = case.present().map(|role, ()| {
+            let (shape, dtype) = ((role.shape)(&dims), dtype_of(role, dtype));
+            if !case.columns || role.layout == Layout::Dense {
+                return tape.leaf(zeros(shape, dtype));
+            }
+            let whole = tape.leaf(zeros(shape.with_cols(shape.cols() + 3), dtype));
+            whole.columns(1..shape.cols() + 1).unwrap()
+        });
+        let output = selective_scan(&leaves.as_ref(), &case.options(starts.as_ref())).unwrap();
+        let dy = zeros(output.y.shape(), dtype);
+        let dlast = zeros(output.last_state.shape(), DType::F32);
+        let upstream = vec![(&output.y, dy), (&output.last_state, dlast)];
+        tape.backward_from(upstream, &mut Gradients::new()).unwrap();
+    }
+}
+
+/// What models ask for: rows that fill a card, few channels, long sequences, large states.
+fn of_models() -> Vec<Case> {
+    let mut all = Vec::new();
+    let mut add = |sizes, complex, packed| {
+        all.push(Case {
+            sizes,
+            complex,
+            packed,
+            ..PLAIN
+        });
+    };
+    for channels in [1024, 1536, 12_288, 32_768] {
+        add((1, 2048, channels, 16, 1), false, false);
+    }
+    for (channels, packed) in [(1536, false), (1536, true), (4096, false), (4096, true)] {
+        add((8, 2048, channels, 16, 1), false, packed);
+    }
+    add((1, 2048, 12_288, 16, 1), false, true);
+    add((1, 2048, 1024, 16, 1), false, true);
+    for packed in [false, true] {
+        add((1, 131_072, 1024, 16, 1), false, packed);
+    }
+    for state in [1, 3, 64, 256] {
+        add((1, 2048, 12_288, state, 1), false, false);
+    }
+    for state in [1, 16, 64] {
+        add((1, 2048, 1024, state, 1), true, false);
+    }
+    // Away from every alignment.
+    for (channels, state, packed) in [
+        (1024, 9, false),
+        (1536, 7, false),
+        (1536, 64, false),
+        (1536, 256, false),
+        (12_288, 3, false),
+        (12_288, 64, false),
+        (12_288, 256, false),
+        (12_288, 256, true),
+    ] {
+        all.push(Case {
+            sizes: (1, 2048, channels, state, 1),
+            packed,
+            columns: true,
+            ..PLAIN
+        });
+    }
+    all
 }
 
 /// What [`run`] should give, by the definition.

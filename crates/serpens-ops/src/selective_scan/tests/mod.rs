@@ -1,7 +1,7 @@
 //! The kernels on every instruction set of this machine, against the f64 reference.
 
 mod definition;
-mod devices;
+pub(crate) mod devices;
 mod fixtures;
 mod gradcheck;
 mod parity;

@@ -3,6 +3,7 @@
 
 pub(crate) mod dense;
 pub(crate) mod gradcheck;
+mod kernels;
 pub(crate) mod large;
 pub(crate) mod real;
 
