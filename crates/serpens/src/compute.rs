@@ -9,6 +9,7 @@ use serpens_core::{Device, cuda};
 use serpens_nn::{Precision, Recompute};
 use serpens_train::Compute;
 
+use crate::refusal::WrongOption;
 use crate::{Error, Result};
 
 /// Options of the commands that compute.
@@ -66,10 +67,8 @@ impl ComputeArgs {
             Choice::Auto => Device::best(),
             Choice::Named(Device::Cpu) => Device::Cpu,
             Choice::Named(Device::Cuda(ordinal)) => {
-                Device::cuda(ordinal).map_err(|reason| Error::Usage {
-                    option: "--device",
-                    reason: format!("{reason}; --device cpu needs no GPU"),
-                })?
+                let device = Device::cuda(ordinal);
+                device.map_err(|e| Error::usage("--device", WrongOption::NoDevice(Box::new(e))))?
             }
         };
         let precision = match (device, self.precision) {
@@ -93,16 +92,14 @@ impl ComputeArgs {
     }
 
     fn needs_gpu(&self, precision: Precision) -> Error {
-        let how = match (self.device, Device::cuda(0)) {
-            (Choice::Auto, Err(reason)) => reason.to_string(),
-            _ => "name one with --device cuda".into(),
+        let wrong = match (self.device, Device::cuda(0)) {
+            (Choice::Auto, Err(error)) => {
+                let source = Box::new(error);
+                WrongOption::NoGpu { precision, source }
+            }
+            _ => WrongOption::OnGpu { precision },
         };
-        Error::Usage {
-            option: "--precision",
-            reason: format!(
-                "the processor computes in f32; {precision} needs an NVIDIA GPU: {how}"
-            ),
-        }
+        Error::usage("--precision", wrong)
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::output::shell_word;
+use crate::refusal::{NoModel, WrongChange, WrongModel, WrongOption, WrongSetting};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,20 +49,36 @@ pub enum Error {
         nearest: String,
     },
     /// A recipe that cannot be read.
-    #[error("{origin}: {reason}")]
+    #[error("{origin}: {}", first_line(source))]
     Recipe {
         /// The file and line, or the option.
         origin: String,
         /// What is wrong.
-        reason: String,
+        source: Box<toml::de::Error>,
     },
-    /// An option that does not fit the others.
-    #[error("{option}: {reason}")]
+    /// A change of a recipe that is none.
+    #[error("{origin}: {source}")]
+    Change {
+        /// The option.
+        origin: String,
+        /// What is wrong.
+        source: WrongChange,
+    },
+    /// A recipe's setting that no run can have.
+    #[error("{setting}: {source}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong and what to do.
+        source: WrongSetting,
+    },
+    /// An option that cannot be, or does not fit the others.
+    #[error("{option}: {source}")]
     Usage {
         /// The option.
         option: &'static str,
         /// What is wrong and what to do.
-        reason: String,
+        source: WrongOption,
     },
     /// A run of this name is there already.
     #[error("{} is there already: choose another --name, or go on with --resume", path.display())]
@@ -70,20 +87,20 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no model where one was expected.
-    #[error("{} holds no model: {reason}", path.display())]
+    #[error("{} holds no model: {source}", path.display())]
     NoModel {
         /// The folder.
         path: PathBuf,
         /// Why, and what to do.
-        reason: String,
+        source: NoModel,
     },
     /// A model that the command cannot work with.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     WrongModel {
         /// Its folder.
         path: PathBuf,
         /// Why not.
-        reason: String,
+        source: WrongModel,
     },
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -105,7 +122,28 @@ pub enum Error {
     },
 }
 
+fn first_line(error: &toml::de::Error) -> &str {
+    error.message().lines().next().unwrap_or_default()
+}
+
 impl Error {
+    pub(crate) fn usage(option: &'static str, source: impl Into<WrongOption>) -> Self {
+        let source = source.into();
+        Error::Usage { option, source }
+    }
+
+    pub(crate) fn setting(setting: &'static str, source: impl Into<WrongSetting>) -> Self {
+        let source = source.into();
+        Error::Setting { setting, source }
+    }
+
+    pub(crate) fn wrong_model(path: impl Into<PathBuf>, source: impl Into<WrongModel>) -> Self {
+        Error::WrongModel {
+            path: path.into(),
+            source: source.into(),
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Error::Io {
             action,
@@ -121,6 +159,8 @@ impl Error {
             Error::UnknownRecipe { .. }
             | Error::UnknownKey { .. }
             | Error::Recipe { .. }
+            | Error::Change { .. }
+            | Error::Setting { .. }
             | Error::Usage { .. }
             | Error::RunExists { .. }
             | Error::Sample(serpens_ops::sample::SampleError::Option { .. })

@@ -38,6 +38,7 @@ mod models;
 mod output;
 mod progress;
 pub mod recipe;
+pub mod refusal;
 mod runs;
 mod selection;
 mod size;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serpens_core::Device;
 use serpens_nn::{MambaLm, Module, Param, checkpoint};
 
-use crate::output::shell_word;
+use crate::refusal::{NoModel, WrongModel};
 use crate::{Error, Result, size};
 
 /// The model's folder, given that or a run's.
@@ -15,24 +15,20 @@ pub(crate) fn model_dir(path: &Path) -> Result<PathBuf> {
         .find(|dir| dir.join(checkpoint::CONFIG_FILE).exists())
         .ok_or_else(|| Error::NoModel {
             path: path.to_owned(),
-            reason: why_no_model(path),
+            source: why_no_model(path),
         })
 }
 
-fn why_no_model(path: &Path) -> String {
+fn why_no_model(path: &Path) -> NoModel {
     if !path.is_dir() {
-        return "there is no such folder; give that of a run or of a model".into();
+        return NoModel::NoFolder;
     }
     match serpens_train::newest_checkpoint(path) {
-        Ok(Some((_, checkpoint))) => format!(
-            "its training is not finished; go on with: serpens train --resume {}, or give its checkpoint {}",
-            shell_word(&path.to_string_lossy()),
-            checkpoint.display()
-        ),
-        _ => {
-            "neither config.json nor model/config.json is there; give the folder of a finished run"
-                .into()
-        }
+        Ok(Some((_, checkpoint))) => NoModel::Unfinished {
+            run: path.to_owned(),
+            checkpoint,
+        },
+        _ => NoModel::NoConfig,
     }
 }
 
@@ -44,10 +40,7 @@ pub(crate) fn load(dir: &Path) -> Result<MambaLm> {
 
 fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
     match error.is_config() {
-        true => Error::WrongModel {
-            path: dir.join(checkpoint::CONFIG_FILE),
-            reason: error.to_string(),
-        },
+        true => Error::wrong_model(dir.join(checkpoint::CONFIG_FILE), Box::new(error)),
         false => error.into(),
     }
 }
@@ -56,15 +49,10 @@ fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
 pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
     let plan = checkpoint::load_config(dir).and_then(|config| config.plan());
     let plan = plan.map_err(|error| wrong_config(dir, error))?;
-    let weights = 4.0 * plan.count(Param::is_trained)? as f64;
-    if size::fits(weights, Device::Cpu) {
+    let bytes = 4.0 * plan.count(Param::is_trained)? as f64;
+    if size::fits(bytes, Device::Cpu) {
         return Ok(());
     }
-    Err(Error::WrongModel {
-        path: dir.join(checkpoint::CONFIG_FILE),
-        reason: format!(
-            "weights of {:.1} GB exceed this machine's memory; check the sizes",
-            weights / 1e9
-        ),
-    })
+    let config = dir.join(checkpoint::CONFIG_FILE);
+    Err(Error::wrong_model(config, WrongModel::Memory { bytes }))
 }

@@ -10,6 +10,7 @@ use crate::cli::GenerateArgs;
 use crate::continuation::continue_text;
 use crate::models::{load, model_dir};
 use crate::output::{say, tell, unless_gone};
+use crate::refusal::{WrongModel, WrongOption};
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
@@ -23,20 +24,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let dir = model_dir(&args.model)?;
     let mut model = load(&dir)?;
     model.to(compute.device, compute.precision)?;
-    if model.config().vocab_size != 256 {
-        let vocabulary = model.config().vocab_size;
-        return Err(Error::WrongModel {
-            path: dir,
-            reason: format!(
-                "its vocabulary has {vocabulary} tokens; generate writes text with byte models, which have 256"
-            ),
-        });
+    let vocabulary = model.config().vocab_size;
+    if vocabulary != 256 {
+        return Err(Error::wrong_model(dir, WrongModel::NoBytes { vocabulary }));
     }
     if args.prompt.is_empty() {
-        return Err(Error::Usage {
-            option: "--prompt",
-            reason: "it is empty; give at least one character to begin with".into(),
-        });
+        return Err(Error::usage("--prompt", WrongOption::Empty));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let mut out = TextOut::new(args.json);

@@ -12,6 +12,7 @@ use crate::machine;
 use crate::models::{load, model_dir};
 use crate::output::{command_line, say};
 use crate::recipe::Recipe;
+use crate::refusal::{WrongModel, WrongOption};
 use crate::runs::RunFolder;
 use crate::selection::{Sample, selection_map};
 use crate::tasks::TaskConfig;
@@ -33,11 +34,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         None => sample_of_task(&model, &args.model)?,
     };
     let Some(mut map) = selection_map(&model, &sample)? else {
-        return Err(Error::WrongModel {
-            path: dir,
-            reason: "it has no selective layers: a time-invariant model treats every token alike"
-                .into(),
-        });
+        return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
     map.title = format!("Selection map of {}", args.model.display());
     match args.out.as_deref().zip(form) {
@@ -57,27 +54,26 @@ fn colour() -> bool {
 }
 
 fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
-    let refuse = |reason: String| Error::Usage {
-        option: "--prompt",
-        reason,
-    };
     let vocabulary = model.config().vocab_size;
-    let sample = if vocabulary == 256 {
-        Sample::text(prompt)
-    } else {
-        let ids: Result<Vec<u32>> = prompt
-            .split_whitespace()
-            .map(|word| match word.parse::<u32>() {
-                Ok(id) if (id as usize) < vocabulary => Ok(id),
-                _ => Err(refuse(format!(
-                    "{word:?} is no token of this model; give numbers below {vocabulary}, apart by spaces"
-                ))),
-            })
-            .collect();
-        Sample::ids(ids?)
+    let token = |word: &str| {
+        let token = word
+            .parse()
+            .ok()
+            .filter(|&id: &u32| (id as usize) < vocabulary);
+        let word = word.to_owned();
+        token.ok_or_else(|| Error::usage("--prompt", WrongOption::NoToken { word, vocabulary }))
+    };
+    let sample = match vocabulary {
+        256 => Sample::text(prompt),
+        _ => Sample::ids(
+            prompt
+                .split_whitespace()
+                .map(token)
+                .collect::<Result<_>>()?,
+        ),
     };
     match sample.ids.is_empty() {
-        true => Err(refuse("it is empty".into())),
+        true => Err(Error::usage("--prompt", WrongOption::Empty)),
         false => Ok(sample),
     }
 }
@@ -92,18 +88,13 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     };
     let sample = task.map(|task| task.settings().sample()).transpose()?;
     let Some(sample) = sample.flatten() else {
-        return Err(Error::Usage {
-            option: "--prompt",
-            reason: "this model has no task to take a sample from; give a prompt".into(),
-        });
+        return Err(Error::usage("--prompt", WrongOption::NoSample));
     };
     match sample.ids.iter().find(|&&id| id as usize >= vocabulary) {
-        Some(id) => Err(Error::WrongModel {
-            path: path.to_owned(),
-            reason: format!(
-                "its run's task has a token {id}, but its vocabulary only {vocabulary}; give a --prompt"
-            ),
-        }),
+        Some(&token) => Err(Error::wrong_model(
+            path,
+            WrongModel::OtherTask { token, vocabulary },
+        )),
         None => Ok(sample),
     }
 }
@@ -120,10 +111,10 @@ fn form_of(path: &Path) -> Result<FileForm> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("svg") => Ok(FileForm::Svg),
         Some("html") => Ok(FileForm::Html),
-        _ => Err(Error::Usage {
-            option: "--out",
-            reason: format!("{} must end in .svg or .html", path.display()),
-        }),
+        _ => {
+            let path = path.to_owned();
+            Err(Error::usage("--out", WrongOption::FileEnding { path }))
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod recipes;
 mod train;
 
 use crate::cli::{Cli, Command};
+use crate::refusal::WrongOption;
 use crate::{Error, Result};
 
 /// More threads than this would only exhaust the system.
@@ -29,20 +30,18 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 fn set_threads(threads: usize) -> Result<()> {
-    let refuse = |reason: String| Error::Usage {
-        option: "--threads",
-        reason,
+    let wrong = match threads {
+        0 => WrongOption::NoThreads,
+        1..=MOST_THREADS => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            return pool
+                .build_global()
+                .map_err(|e| Error::usage("--threads", e));
+        }
+        _ => WrongOption::TooManyThreads {
+            threads,
+            most: MOST_THREADS,
+        },
     };
-    if threads == 0 {
-        return Err(refuse("0 threads cannot work, give at least 1".into()));
-    }
-    if threads > MOST_THREADS {
-        return Err(refuse(format!(
-            "{threads} are more than any machine has cores, give at most {MOST_THREADS}"
-        )));
-    }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|e| refuse(e.to_string()))
+    Err(Error::usage("--threads", wrong))
 }

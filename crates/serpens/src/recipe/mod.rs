@@ -12,6 +12,7 @@ use serpens_nn::MambaLmConfig;
 use serpens_nn::ssm::SsmConfig;
 use serpens_train::TrainConfig;
 
+use crate::refusal::WrongOption;
 use crate::tasks::{TaskConfig, TestConfig};
 use crate::{Error, Result};
 
@@ -91,13 +92,10 @@ impl Recipe {
     /// [`Error::Usage`] where the task reads none.
     pub(crate) fn learn_from(&mut self, text: &str) -> Result<()> {
         let task = self.task.name();
-        let data = self.task.settings_mut().data();
-        *data.ok_or_else(|| Error::Usage {
-            option: "--data",
-            reason: format!(
-                "the {task} task reads no text; serpens train text --data PATH learns one"
-            ),
-        })? = Some(text.to_owned());
+        let Some(data) = self.task.settings_mut().data() else {
+            return Err(Error::usage("--data", WrongOption::NoTextTask { task }));
+        };
+        *data = Some(text.to_owned());
         Ok(())
     }
 

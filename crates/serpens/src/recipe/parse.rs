@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::{BUILT_IN, Recipe};
+use crate::refusal::WrongChange;
 use crate::{Error, Result};
 
 /// The most similar of `known`.
@@ -22,28 +23,28 @@ pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recip
             .span()
             .and_then(|span| text.get(..span.start))
             .map_or(1, |before| before.matches('\n').count() + 1);
-        return Err(explain(format!("{origin}, line {line}"), error.message()));
+        return Err(explain(format!("{origin}, line {line}"), error));
     }
-    let mut table: Table = toml::from_str(text).map_err(|e| explain(origin.into(), e.message()))?;
+    let mut table: Table = toml::from_str(text).map_err(|e| explain(origin.into(), e))?;
     for change in changes {
         let origin = format!("--set {change}");
         apply(&mut table, change, &origin)?;
-        let changed: Result<Recipe, _> = Value::Table(table.clone()).try_into();
-        changed.map_err(|e: toml::de::Error| explain(origin, e.message()))?;
+        let changed: Result<Recipe, toml::de::Error> = Value::Table(table.clone()).try_into();
+        changed.map_err(|e| explain(origin, e))?;
     }
     Value::Table(table)
         .try_into()
-        .map_err(|e: toml::de::Error| explain(origin.into(), e.message()))
+        .map_err(|e| explain(origin.into(), e))
 }
 
 /// Sets the value at a path of keys joined by dots.
 fn apply(table: &mut Table, change: &str, origin: &str) -> Result<()> {
-    let refuse = |reason: &str| Error::Recipe {
+    let refuse = |source| Error::Change {
         origin: origin.to_owned(),
-        reason: reason.to_owned(),
+        source,
     };
     let Some((path, value)) = change.split_once('=') else {
-        return Err(refuse("expected KEY=VALUE, such as train.steps=500"));
+        return Err(refuse(WrongChange::NoValue));
     };
     let mut keys: Vec<&str> = path.trim().split('.').collect();
     let last = keys.pop().unwrap_or_default();
@@ -54,7 +55,7 @@ fn apply(table: &mut Table, change: &str, origin: &str) -> Result<()> {
             .or_insert_with(|| Value::Table(Table::new()));
         place = next
             .as_table_mut()
-            .ok_or_else(|| refuse("the key leads through a value that is not a table"))?;
+            .ok_or_else(|| refuse(WrongChange::NoTable))?;
     }
     place.insert(last.to_owned(), parse_value(value.trim()));
     Ok(())
@@ -69,8 +70,8 @@ fn parse_value(text: &str) -> Value {
 }
 
 /// Makes one line of a deserialiser's message; for unknown names, with the nearest of those it expected.
-fn explain(origin: String, message: &str) -> Error {
-    let line = message.lines().next().unwrap_or_default();
+fn explain(origin: String, source: toml::de::Error) -> Error {
+    let line = source.message().lines().next().unwrap_or_default();
     let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
     let what = match line {
         line if line.starts_with("unknown field") => "key",
@@ -89,7 +90,7 @@ fn explain(origin: String, message: &str) -> Error {
         },
         _ => Error::Recipe {
             origin,
-            reason: line.to_owned(),
+            source: Box::new(source),
         },
     }
 }

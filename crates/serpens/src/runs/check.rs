@@ -4,6 +4,7 @@ use serpens_nn::{MambaLmConfig, Module, Param};
 use serpens_train::Compute;
 
 use crate::recipe::Recipe;
+use crate::refusal::WrongSetting;
 use crate::tasks::{Task, TestConfig};
 use crate::{Error, Result, size};
 
@@ -16,12 +17,10 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     check_tests(&recipe.evaluate)?;
     let settings = recipe.task.settings();
     let task = settings.open(recipe.seed, &recipe.evaluate)?;
-    let (size, allowed) = (recipe.model.vocab_size, settings.vocabulary());
-    if !allowed.contains(&size) {
-        let (start, end) = allowed.into_inner();
-        let least = if start == end { "" } else { "at least " };
-        let reason = format!("it is {size}, the data has {start} tokens; set it to {least}{start}");
-        return refuse("model.vocab_size", reason);
+    let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary());
+    if !allowed.contains(&found) {
+        let wrong = WrongSetting::Vocabulary { found, allowed };
+        return Err(Error::setting("model.vocab_size", wrong));
     }
     let tokens: f64 = settings.largest_batch().iter().map(|&n| n as f64).product();
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
@@ -31,13 +30,6 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     Ok(task)
 }
 
-fn refuse<T>(setting: &str, reason: impl Into<String>) -> Result<T> {
-    Err(Error::Recipe {
-        origin: setting.to_owned(),
-        reason: reason.into(),
-    })
-}
-
 fn check_tests(tests: &TestConfig) -> Result<()> {
     let sizes = [
         ("evaluate.samples", tests.samples),
@@ -45,7 +37,7 @@ fn check_tests(tests: &TestConfig) -> Result<()> {
         ("evaluate.chunk", tests.chunk),
     ];
     match sizes.into_iter().find(|(_, size)| *size == 0) {
-        Some((setting, _)) => refuse(setting, "it must be at least 1"),
+        Some((setting, _)) => Err(Error::setting(setting, WrongSetting::Zero)),
         None => Ok(()),
     }
 }
@@ -54,31 +46,21 @@ fn check_tests(tests: &TestConfig) -> Result<()> {
 fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
     let (device, memory) = (compute.device, size::owner(compute.device));
     let plan = model.plan()?;
-    if !size::fits(
-        TRAINED_BYTES * plan.count(Param::is_trained)? as f64,
-        device,
-    ) {
-        return refuse(
-            "model",
-            format!(
-                "weights, gradients and moments alone exceed {memory}; lower d_model, n_layer or vocab_size"
-            ),
-        );
+    let trained = TRAINED_BYTES * plan.count(Param::is_trained)? as f64;
+    if !size::fits(trained, device) {
+        return Err(Error::setting("model", WrongSetting::Model { memory }));
     }
     let kept = tokens * plan.kept_per_token(compute.recompute);
-    if !size::fits(kept * compute.precision.activations().size() as f64, device) {
-        return refuse(
-            "task.batch",
-            format!("a batch of this size exceeds {memory}; lower the batch or the length"),
-        );
+    match size::fits(kept * compute.precision.activations().size() as f64, device) {
+        true => Ok(()),
+        false => Err(Error::setting("task.batch", WrongSetting::Batch { memory })),
     }
-    Ok(())
 }
 
 /// Refuses models that would not begin with numbers.
 fn check_start(model: &MambaLmConfig) -> Result<()> {
     if !(model.norm_eps.is_finite() && model.norm_eps >= 0.0) {
-        return refuse("model.norm_eps", "it must be 0 or above");
+        return Err(Error::setting("model.norm_eps", WrongSetting::Negative));
     }
     let mut damaged = None;
     model.plan()?.visit("", &mut |name, param| {
@@ -89,11 +71,9 @@ fn check_start(model: &MambaLmConfig) -> Result<()> {
     })?;
     match damaged {
         None => Ok(()),
-        Some(name) => refuse(
+        Some(parameter) => Err(Error::setting(
             "model.block",
-            format!(
-                "{name} would not begin with numbers; check the step sizes: 0 < dt.min <= dt.max"
-            ),
-        ),
+            WrongSetting::Start { parameter },
+        )),
     }
 }

@@ -7,6 +7,7 @@ use serpens_report::Report;
 
 use crate::output::save;
 use crate::recipe::Recipe;
+use crate::refusal::WrongOption;
 use crate::{Error, Result};
 
 /// A recipe for the same run.
@@ -38,12 +39,8 @@ impl RunFolder {
         match (parts.next(), parts.next()) {
             (Some(Component::Normal(part)), None) if part == name => {}
             _ => {
-                return Err(Error::Usage {
-                    option: "--name",
-                    reason: format!(
-                        "{name:?} is not the name of a folder; --out says which folder it goes into"
-                    ),
-                });
+                let name = name.to_owned();
+                return Err(Error::usage("--name", WrongOption::NotAName { name }));
             }
         }
         let path = out.join(name);
@@ -70,18 +67,11 @@ impl RunFolder {
 
     /// The folder of a run that is there already: this one, or the one of this name in `out`.
     pub(crate) fn find(run: &Path, out: &Path) -> Result<Self> {
-        let folders = [run.to_owned(), out.join(run)].map(|path| Self { path });
-        let mut found = folders
-            .into_iter()
-            .filter(|folder| folder.settings().exists());
-        found.next().ok_or_else(|| Error::Usage {
-            option: "--resume",
-            reason: format!(
-                "neither {} nor {} is a run (a folder with {SETTINGS})",
-                run.display(),
-                out.join(run).display()
-            ),
-        })
+        let folders = [run.to_owned(), out.join(run)];
+        let mut found = folders.iter().map(|path| Self { path: path.clone() });
+        found
+            .find(|folder| folder.settings().exists())
+            .ok_or_else(|| Error::usage("--resume", WrongOption::NoRun { folders }))
     }
 
     /// The folder of a run that `path` is, or lies in: a model's or a twin's folder is part of one.

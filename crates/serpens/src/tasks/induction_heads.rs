@@ -44,10 +44,7 @@ impl TaskSettings for InductionHeadsConfig {
                 lengths: tests.lengths.clone(),
                 ..self.clone()
             });
-            tested.map_err(|error| Error::Recipe {
-                origin: "evaluate.lengths".into(),
-                reason: error.to_string(),
-            })?;
+            tested.map_err(|e| Error::setting("evaluate.lengths", e))?;
         }
         Ok(Box::new(Induction {
             data,

@@ -15,6 +15,7 @@ use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate};
 use super::{READ_LENGTH, Results, Showcase, Task, TaskSettings, TestConfig};
 use crate::continuation::continue_text;
 use crate::output::OutputMode;
+use crate::refusal::{WrongOption, WrongSetting};
 use crate::selection::Sample;
 use crate::trained::{Trained, chart, series};
 use crate::{Error, Result};
@@ -71,10 +72,7 @@ impl TaskSettings for TextConfig {
 
     fn open(&self, seed: u64, _tests: &TestConfig) -> Result<Box<dyn Task>> {
         let Some(data) = &self.data else {
-            return Err(Error::Usage {
-                option: "--data",
-                reason: "the text task reads a text: give a file, a folder or a glob".into(),
-            });
+            return Err(Error::usage("--data", WrongOption::NoText));
         };
         let corpus = ByteCorpus::open(data)?.with_validation_fraction(self.validation)?;
         let config = ByteSourceConfig {
@@ -84,10 +82,7 @@ impl TaskSettings for TextConfig {
         };
         let source = ByteSource::new(&corpus, config)?;
         if self.prompt.is_empty() {
-            return Err(Error::Recipe {
-                origin: "task.prompt".into(),
-                reason: "it is empty; give at least one character".into(),
-            });
+            return Err(Error::setting("task.prompt", WrongSetting::Empty));
         }
         let prompt = self.prompt.clone();
         let text = Text {

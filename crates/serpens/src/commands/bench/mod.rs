@@ -14,6 +14,7 @@ use serpens_core::Device;
 
 use crate::compute::ComputeArgs;
 use crate::output::say;
+use crate::refusal::WrongOption;
 use crate::{Error, Result};
 use gpu::Shapes;
 use table::{Row, Table};
@@ -68,10 +69,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 fn on_cpu(args: &BenchArgs, report: &mut Report) -> Result<()> {
-    let only_on_gpu = |option: &'static str| Error::Usage {
-        option,
-        reason: "it is measured on an NVIDIA GPU only".into(),
-    };
+    let only_on_gpu = |option| Error::usage(option, WrongOption::MeasuredOnGpu);
     if let Some(option) = args.shapes.given() {
         return Err(only_on_gpu(option));
     }
