@@ -3,6 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use cudarc::cublaslt::result::CublasError;
+use cudarc::driver::result::DriverError;
+use cudarc::nvrtc::result::NvrtcError;
+
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::library::LibraryKind;
@@ -149,7 +153,13 @@ pub enum Error {
         /// The device.
         device: Device,
         /// Why.
-        reason: String,
+        reason: Unusable,
+    },
+    /// A device has no such name.
+    #[error("device: {name:?} is not cpu, cuda or cuda:N")]
+    DeviceName {
+        /// The name.
+        name: String,
     },
     /// A library that a GPU needs was not found.
     #[error("{kind} was not found: {}", kind.advice())]
@@ -166,12 +176,30 @@ pub enum Error {
         log: String,
     },
     /// The driver or one of its libraries refused something.
-    #[error("the GPU failed ({what}): {reason}")]
+    #[error("the GPU failed ({what}): {source}")]
     Cuda {
         /// What was asked.
         what: &'static str,
         /// Its answer.
-        reason: String,
+        source: Refusal,
+    },
+    /// A block of a kernel needs more shared memory than the card has.
+    #[error(
+        "the GPU failed ({kernel}): a block needs {needed} bytes of shared memory, this card has {most}; a smaller state or another precision needs less"
+    )]
+    SharedMemory {
+        /// The kernel.
+        kernel: &'static str,
+        /// Bytes that it needs.
+        needed: usize,
+        /// Bytes that a block may have.
+        most: usize,
+    },
+    /// Gradients from an earlier pass do not fit those of this one.
+    #[error("{op}: there is a gradient of another device, type or shape: use new Gradients")]
+    OldGradient {
+        /// The operation.
+        op: &'static str,
     },
     /// Values recorded on different tapes meet in one operation.
     #[error("{op}: operands belong to different tapes")]
@@ -179,6 +207,103 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+}
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// Its number is beyond all that can be.
+    #[error("there is no such device")]
+    Unknown,
+    /// Its number is beyond those of this machine.
+    #[error("the driver shows {devices} devices")]
+    Absent {
+        /// How many there are.
+        devices: usize,
+    },
+    /// It is too old for the kernels.
+    #[error(
+        "{name} has compute capability {}.{}; kernels need {oldest}.0 (Ampere) or later",
+        .capability.0, .capability.1
+    )]
+    TooOld {
+        /// The card.
+        name: String,
+        /// Its compute capability, major and minor.
+        capability: (u32, u32),
+        /// The oldest major one that would do.
+        oldest: u32,
+    },
+    /// It is not a GPU.
+    #[error("this operation needs a CUDA device")]
+    NotCuda,
+}
+
+/// The code with which the driver or one of its libraries refused something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The driver's.
+    #[error("{}", in_words(.0))]
+    Driver(#[from] DriverError),
+    /// The compiler's.
+    #[error("NVRTC says {0:?}")]
+    Nvrtc(#[from] NvrtcError),
+    /// That of products.
+    #[error("cuBLASLt says {0:?}")]
+    CublasLt(#[from] CublasError),
+}
+
+fn in_words(error: &DriverError) -> String {
+    match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => format!("{error:?}"),
+    }
+}
+
+/// Says what was asked when a code came back.
+pub(crate) fn refused<E: Into<Refusal>>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Cuda {
+        what,
+        source: error.into(),
+    }
+}
+
+/// Holds a type against the one that is needed.
+pub(crate) fn expect_dtype(
+    op: &'static str,
+    what: &'static str,
+    expected: DType,
+    got: DType,
+) -> Result<()> {
+    match got == expected {
+        true => Ok(()),
+        false => Err(Error::DType {
+            op,
+            what,
+            expected,
+            got,
+        }),
+    }
+}
+
+/// Holds a device against the one that is needed.
+pub(crate) fn expect_device(
+    op: &'static str,
+    what: &'static str,
+    expected: Device,
+    got: Device,
+) -> Result<()> {
+    match got == expected {
+        true => Ok(()),
+        false => Err(Error::Device {
+            op,
+            what,
+            expected,
+            got,
+        }),
+    }
 }
 
 impl Error {
@@ -223,5 +348,26 @@ fn of_range(range: &Range<usize>) -> String {
         (start, usize::MAX) => format!("at least {start}"),
         (0, end) => format!("less than {end}"),
         (start, end) => format!("{start} to {}", end.saturating_sub(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use cudarc::nvrtc::sys::nvrtcResult;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_code() {
+        let code = NvrtcError(nvrtcResult::NVRTC_ERROR_OUT_OF_MEMORY);
+        let error = refused("compile")(code);
+        let source = error.source().and_then(|source| source.downcast_ref());
+        assert_eq!(source, Some(&Refusal::Nvrtc(code)));
+        assert_eq!(
+            error.to_string(),
+            "the GPU failed (compile): NVRTC says NvrtcError(NVRTC_ERROR_OUT_OF_MEMORY)"
+        );
     }
 }

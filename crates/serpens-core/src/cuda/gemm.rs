@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use cudarc::cublaslt::{result, sys};
 
 use crate::driver::{self, DevicePtr, PerDevice, find, lock};
+use crate::error::refused;
 use crate::program::rehearsing;
 use crate::tensor::pool::Buffer;
 use crate::{DType, Device, Error, LibraryKind, Result};
@@ -104,14 +105,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
             stream.cast(),
         )
     }
-    .map_err(failed("multiply matrices"))
-}
-
-fn failed(what: &'static str) -> impl FnOnce(result::CublasError) -> Error {
-    move |error| Error::Cuda {
-        what,
-        reason: format!("cuBLASLt says {error:?}"),
-    }
+    .map_err(refused("multiply matrices"))
 }
 
 /// What products on each device go through.
@@ -129,7 +123,7 @@ impl Products {
     fn new() -> Result<Self> {
         find(LibraryKind::CublasLt)?;
         Ok(Self {
-            handle: result::create_handle().map_err(failed("start cuBLASLt"))?,
+            handle: result::create_handle().map_err(refused("start cuBLASLt"))?,
             plans: HashMap::new(),
         })
     }
@@ -194,7 +188,7 @@ impl Plan {
             _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let product = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)
-            .map_err(failed("describe a product"))?;
+            .map_err(refused("describe a product"))?;
         let transposes = [
             (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, problem.b.transposed),
             (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, problem.a.transposed),
@@ -210,7 +204,7 @@ impl Plan {
                     4,
                 )
             }
-            .map_err(failed("describe a product"))?;
+            .map_err(refused("describe a product"))?;
         }
         let (a, b, c) = (
             layout(&problem.a, problem.m, problem.k)?,
@@ -222,7 +216,7 @@ impl Plan {
         let found = unsafe {
             let found = result::get_matmul_algo_heuristic(handle, product, b, a, c, c, preference);
             let _ = result::destroy_matmul_pref(preference);
-            found.map_err(failed("choose an algorithm for a product"))?
+            found.map_err(refused("choose an algorithm for a product"))?
         };
         Ok(Self {
             product,
@@ -242,7 +236,14 @@ fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMa
     let dtype = match operand.dtype {
         DType::F32 => sys::cudaDataType::CUDA_R_32F,
         DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
-        DType::U32 => return Err(Error::argument("gemm", "an operand is u32")),
+        DType::U32 => {
+            return Err(Error::DType {
+                op: "gemm",
+                what: "an operand",
+                expected: DType::F32,
+                got: DType::U32,
+            });
+        }
     };
     let (stored_rows, stored_cols) = match operand.transposed {
         false => (rows, cols),
@@ -254,13 +255,13 @@ fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMa
         stored_rows as u64,
         operand.stride as i64,
     )
-    .map_err(failed("describe a matrix"))
+    .map_err(refused("describe a matrix"))
 }
 
 fn preference(key: &Key) -> Result<sys::cublasLtMatmulPreference_t> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
     let preference =
-        result::create_matmul_pref().map_err(failed("choose an algorithm for a product"))?;
+        result::create_matmul_pref().map_err(refused("choose an algorithm for a product"))?;
     let [a, b, c] = key.alignments;
     let alignments = [
         (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
@@ -273,7 +274,7 @@ fn preference(key: &Key) -> Result<sys::cublasLtMatmulPreference_t> {
     unsafe {
         let bytes = std::ptr::from_ref(&WORKSPACE_BYTES).cast();
         result::set_matmul_pref_attribute(preference, workspace, bytes, size_of::<usize>())
-            .map_err(failed("choose an algorithm for a product"))?;
+            .map_err(refused("choose an algorithm for a product"))?;
         for (attribute, value) in alignments {
             result::set_matmul_pref_attribute(
                 preference,
@@ -281,7 +282,7 @@ fn preference(key: &Key) -> Result<sys::cublasLtMatmulPreference_t> {
                 std::ptr::from_ref(&value).cast(),
                 4,
             )
-            .map_err(failed("choose an algorithm for a product"))?;
+            .map_err(refused("choose an algorithm for a product"))?;
         }
     }
     Ok(preference)

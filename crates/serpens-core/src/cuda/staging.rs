@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use cudarc::driver::result;
 
 use crate::driver::{self, Event};
+use crate::error::{expect_device, expect_dtype};
 use crate::{Device, Element, Error, Result, Tensor};
 
 // SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
@@ -45,17 +46,23 @@ impl Staging {
     pub fn upload<T: Element>(&mut self, to: &mut Tensor, values: &[T]) -> Result<()> {
         const OP: &str = "Staging::upload";
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        if to.dtype() != T::DTYPE || to.len() != values.len() || to.device() != self.device {
-            return Err(Error::argument(
-                OP,
-                format!("{} values for {to:?}", values.len()),
-            ));
+        expect_dtype(OP, "the tensor", T::DTYPE, to.dtype())?;
+        expect_device(OP, "the tensor", self.device, to.device())?;
+        if to.len() != values.len() {
+            return Err(Error::Count {
+                op: OP,
+                what: "values",
+                expected: to.len(),
+                got: values.len(),
+            });
         }
         if bytes.len() > self.bytes {
-            return Err(Error::argument(
-                OP,
-                format!("{} bytes, there is room for {}", bytes.len(), self.bytes),
-            ));
+            return Err(Error::Range {
+                op: OP,
+                what: "the number of bytes",
+                expected: 0..self.bytes + 1,
+                got: bytes.len(),
+            });
         }
         self.copied.wait()?;
         let state = driver::of(self.device)?;

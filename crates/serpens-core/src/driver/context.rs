@@ -9,10 +9,10 @@ use std::sync::{
 
 use cudarc::driver::{result, sys};
 
-use super::driver_error;
 use super::libraries::find;
 use super::properties::{MAX_DEVICES, Properties, count, query};
-use crate::{Device, Error, LibraryKind, Result};
+use crate::error::refused;
+use crate::{Device, Error, LibraryKind, Result, Unusable};
 
 /// The oldest major compute capability with what kernels use: bf16, TF32, asynchronous copies.
 const OLDEST_MAJOR: u32 = 8;
@@ -175,7 +175,7 @@ fn open(ordinal: usize) -> Result<&'static State> {
     if CURRENT.get() != Some(ordinal) {
         if let Some(context) = state.context {
             // SAFETY: the context was retained when the state was made and is never released.
-            unsafe { result::ctx::set_current(context) }.map_err(driver_error("use the device"))?;
+            unsafe { result::ctx::set_current(context) }.map_err(refused("use the device"))?;
         }
         CURRENT.set(Some(ordinal));
     }
@@ -185,7 +185,7 @@ fn open(ordinal: usize) -> Result<&'static State> {
 fn no_such_device(ordinal: usize) -> Error {
     Error::NoDevice {
         device: Device::Cuda(ordinal),
-        reason: "there is no such device".into(),
+        reason: Unusable::Unknown,
     }
 }
 
@@ -223,7 +223,7 @@ fn ordinal(device: Device) -> Result<usize> {
         Device::Cuda(ordinal) => Ok(ordinal),
         Device::Cpu => Err(Error::NoDevice {
             device,
-            reason: "this operation needs a CUDA device".into(),
+            reason: Unusable::NotCuda,
         }),
     }
 }
@@ -235,33 +235,33 @@ impl State {
         if ordinal >= count {
             return Err(Error::NoDevice {
                 device,
-                reason: format!("the driver shows {count} devices"),
+                reason: Unusable::Absent { devices: count },
             });
         }
         // Without any of these no model runs: better said now than in the middle of the first step.
         find(LibraryKind::Nvrtc)?;
         find(LibraryKind::CublasLt)?;
-        let handle =
-            result::device::get(ordinal as i32).map_err(driver_error("find the device"))?;
+        let handle = result::device::get(ordinal as i32).map_err(refused("find the device"))?;
         let properties = query(handle)?;
-        let (major, minor) = properties.capability;
-        if major < OLDEST_MAJOR {
+        let capability = properties.capability;
+        if capability.0 < OLDEST_MAJOR {
             return Err(Error::NoDevice {
                 device,
-                reason: format!(
-                    "{} has compute capability {major}.{minor}; kernels need {OLDEST_MAJOR}.0 (Ampere) or later",
-                    properties.name
-                ),
+                reason: Unusable::TooOld {
+                    name: properties.name,
+                    capability,
+                    oldest: OLDEST_MAJOR,
+                },
             });
         }
         // SAFETY: the handle is one of the driver's; the context is kept for the life of the process.
-        let context = unsafe { result::primary_ctx::retain(handle) }
-            .map_err(driver_error("open the device"))?;
+        let context =
+            unsafe { result::primary_ctx::retain(handle) }.map_err(refused("open the device"))?;
         // SAFETY: just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(driver_error("use the device"))?;
+        unsafe { result::ctx::set_current(context) }.map_err(refused("use the device"))?;
         CURRENT.set(Some(ordinal));
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(driver_error("make a stream"))?;
+            .map_err(refused("make a stream"))?;
         Ok(Self {
             context: Some(context),
             default_stream: stream as usize,
@@ -287,7 +287,7 @@ impl State {
         call: impl FnOnce(sys::CUstream) -> Result<(), result::DriverError>,
     ) -> Result<()> {
         match self.stream() {
-            Some(stream) => call(stream).map_err(driver_error(what)),
+            Some(stream) => call(stream).map_err(refused(what)),
             None => Ok(()),
         }
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::{result, sys};
 
 use super::context::state;
-use super::driver_error;
 use crate::Result;
+use crate::error::refused;
 
 /// An address in a device's memory, as kernels take it.
 #[repr(transparent)]
@@ -29,7 +29,7 @@ pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
     match unsafe { result::malloc_sync(bytes) } {
         Ok(address) => Ok(Some(address)),
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
-        Err(error) => Err(driver_error("allocate")(error)),
+        Err(error) => Err(refused("allocate")(error)),
     }
 }
 

@@ -7,8 +7,6 @@ pub(crate) mod memory;
 mod properties;
 mod stream;
 
-use cudarc::driver::result::DriverError;
-
 pub(crate) use context::{Entry, PerDevice, State, alone, lock, of, pretend, state};
 pub use context::{multiprocessors, properties, synchronize};
 pub use event::Event;
@@ -17,16 +15,3 @@ pub use memory::DevicePtr;
 pub(crate) use properties::count;
 pub use properties::{Properties, cards};
 pub use stream::Stream;
-
-use crate::Error;
-
-/// Puts an error code of the driver into words.
-pub(crate) fn driver_error(what: &'static str) -> impl FnOnce(DriverError) -> Error {
-    move |error| Error::Cuda {
-        what,
-        reason: error
-            .error_string()
-            .map(|text| text.to_string_lossy().into_owned())
-            .unwrap_or_else(|_| format!("{error:?}")),
-    }
-}

@@ -2,8 +2,8 @@
 
 use cudarc::driver::{result, sys};
 
-use super::driver_error;
 use super::libraries::find;
+use crate::error::refused;
 use crate::{DType, LibraryKind, Result};
 
 /// More devices than any machine has.
@@ -70,8 +70,8 @@ impl Properties {
 /// Number of devices that the driver shows; an error where there is no driver.
 pub(crate) fn count() -> Result<usize> {
     find(LibraryKind::Driver)?;
-    result::init().map_err(driver_error("start the driver"))?;
-    let count = result::device::get_count().map_err(driver_error("count the devices"))?;
+    result::init().map_err(refused("start the driver"))?;
+    let count = result::device::get_count().map_err(refused("count the devices"))?;
     Ok((count.max(0) as usize).min(MAX_DEVICES))
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn count() -> Result<usize> {
 pub fn cards() -> Result<Vec<Properties>> {
     let card = |ordinal| {
         let handle = result::device::get(ordinal as i32);
-        query(handle.map_err(driver_error("find the device"))?)
+        query(handle.map_err(refused("find the device"))?)
     };
     (0..count()?).map(card).collect()
 }
@@ -93,17 +93,16 @@ pub(super) fn query(handle: sys::CUdevice) -> Result<Properties> {
         // SAFETY: the handle is one of the driver's.
         let value = unsafe { result::device::get_attribute(handle, which) };
         Ok(value
-            .map_err(driver_error("ask for the device's properties"))?
+            .map_err(refused("ask for the device's properties"))?
             .max(0) as u32)
     };
     let mut driver = 0;
     // SAFETY: the driver writes one integer.
     unsafe { sys::cuDriverGetVersion(&mut driver) }
         .result()
-        .map_err(driver_error("ask for the driver's version"))?;
+        .map_err(refused("ask for the driver's version"))?;
     Ok(Properties {
-        name: result::device::get_name(handle)
-            .map_err(driver_error("ask for the device's name"))?,
+        name: result::device::get_name(handle).map_err(refused("ask for the device's name"))?,
         capability: (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -112,7 +111,7 @@ pub(super) fn query(handle: sys::CUdevice) -> Result<Properties> {
         clock: 1e3 * f64::from(attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?),
         // SAFETY: the handle is one of the driver's.
         memory: unsafe { result::device::total_mem(handle) }
-            .map_err(driver_error("ask for the device's memory"))?,
+            .map_err(refused("ask for the device's memory"))?,
         shared_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
             as usize,
         cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,

@@ -6,6 +6,7 @@ use cudarc::nvrtc::sys;
 
 use super::source::{Program, Source};
 use crate::driver::find;
+use crate::error::refused;
 use crate::{Error, LibraryKind, Result};
 
 /// What every kernel is compiled after.
@@ -31,7 +32,7 @@ pub fn version() -> Result<u32> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: NVRTC writes two integers.
     let code = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-    check(code, "ask for NVRTC's version")?;
+    code.result().map_err(refused("ask for NVRTC's version"))?;
     Ok((1000 * major + 10 * minor).max(0) as u32)
 }
 
@@ -77,19 +78,11 @@ impl Program {
     }
 }
 
-fn check(code: sys::nvrtcResult, what: &'static str) -> Result<()> {
-    code.result().map_err(|error| Error::Cuda {
-        what,
-        reason: format!("NVRTC says {error:?}"),
-    })
-}
-
 struct Compilation(sys::nvrtcProgram);
 
 impl Compilation {
     fn new(text: &str) -> Result<Self> {
-        let text = CString::new(text)
-            .map_err(|_| Error::argument("compile", "a zero byte in the source"))?;
+        let text = CString::new(text).map_err(|error| Error::inside("compile", error))?;
         let mut program = std::ptr::null_mut();
         let none = std::ptr::null();
         // SAFETY: NVRTC copies the text and writes one handle.
@@ -103,7 +96,7 @@ impl Compilation {
                 none.cast(),
             )
         };
-        check(code, "begin to compile")?;
+        code.result().map_err(refused("begin to compile"))?;
         Ok(Self(program))
     }
 
@@ -139,18 +132,16 @@ impl Compilation {
     fn image(&self) -> Result<Vec<u8>> {
         let mut size = 0;
         // SAFETY: as in `log`.
-        unsafe {
-            check(
-                sys::nvrtcGetCUBINSize(self.0, &mut size),
-                "take the compiled program",
-            )?;
-            let mut image = vec![0_u8; size];
-            check(
-                sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()),
-                "take the compiled program",
-            )?;
-            Ok(image)
-        }
+        let image = unsafe {
+            sys::nvrtcGetCUBINSize(self.0, &mut size)
+                .result()
+                .and_then(|()| {
+                    let mut image = vec![0_u8; size];
+                    sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()).result()?;
+                    Ok(image)
+                })
+        };
+        image.map_err(refused("take the compiled program"))
     }
 }
 

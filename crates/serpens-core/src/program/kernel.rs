@@ -8,7 +8,8 @@ use cudarc::driver::{result, sys};
 
 use super::source::{Defines, Source};
 use super::{cache, rehearsal};
-use crate::driver::{self, PerDevice, State, driver_error, lock};
+use crate::driver::{self, PerDevice, State, lock};
+use crate::error::refused;
 use crate::{Device, Error, Result};
 
 /// The source by its address, the entry, the macros.
@@ -105,18 +106,17 @@ pub(super) fn module(
     let image = cache::program(key, source, capability, defines)?;
     // SAFETY: the image is a complete program for this device.
     let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-        .map_err(driver_error("load a kernel"))?;
+        .map_err(refused("load a kernel"))?;
     lock(modules).insert(key, Module(module));
     Ok(Module(module))
 }
 
 impl Module {
     fn function(self, entry: &'static str) -> Result<Function> {
-        let name = CString::new(entry)
-            .map_err(|_| Error::argument("kernel", "a name with a zero byte"))?;
+        let name = CString::new(entry).map_err(|error| Error::inside("kernel", error))?;
         // SAFETY: modules are never unloaded.
         let function = unsafe { result::module::get_function(self.0, name) }
-            .map_err(driver_error("find a kernel in its program"))?;
+            .map_err(refused("find a kernel in its program"))?;
         Ok(Function(function))
     }
 }
@@ -158,11 +158,10 @@ impl Kernel {
         }
         let most = self.state.properties.shared_memory;
         if shared as usize > most {
-            return Err(Error::Cuda {
-                what: self.name,
-                reason: format!(
-                    "a block needs {shared} bytes of shared memory, this card has {most}; a smaller state or another precision needs less"
-                ),
+            return Err(Error::SharedMemory {
+                kernel: self.name,
+                needed: shared as usize,
+                most,
             });
         }
         let mut limits = lock(&LOADED.of(self.state.ordinal).shared_limits);
@@ -170,7 +169,7 @@ impl Kernel {
         if shared > *limit {
             // SAFETY: the function is never unloaded.
             unsafe { result::function::set_function_attribute(function, LIMIT, shared as i32) }
-                .map_err(driver_error("get shared memory for a kernel"))?;
+                .map_err(refused("get shared memory for a kernel"))?;
             *limit = shared;
         }
         Ok(())
@@ -190,7 +189,7 @@ impl Kernel {
             )
         };
         Ok(count
-            .map_err(driver_error("ask for a kernel's occupancy"))?
+            .map_err(refused("ask for a kernel's occupancy"))?
             .max(0) as u32)
     }
 }

@@ -1,6 +1,7 @@
 //! Sums of gradients on the device.
 
 use crate::driver::DevicePtr;
+use crate::error::expect_device;
 use crate::program::{KernelParams, Source, kernel};
 use crate::{Error, Result, View, ViewMut, kernel_params};
 
@@ -21,12 +22,12 @@ kernel_params! {
 /// to += from, of equal size, each f32 or bf16.
 pub(crate) fn add(to: ViewMut<'_>, from: View<'_>) -> Result<()> {
     let (rows, cols) = (to.rows(), to.cols());
-    if (rows, cols) != (from.rows(), from.cols()) || to.device() != from.device() {
-        return Err(Error::argument(
-            "backward",
-            "gradients of different sizes or devices meet",
-        ));
+    if (rows, cols) != (from.rows(), from.cols()) {
+        let got = [from.rows(), from.cols()].into();
+        let expected = format!("{rows} rows of {cols} values");
+        return Err(Error::shape("backward", "a gradient", expected, got));
     }
+    expect_device("backward", "a gradient", to.device(), from.device())?;
     let dense = rows <= 1 || (to.stride() == cols && from.stride() == cols);
     let wide = dense && (rows * cols).is_multiple_of(8) && to.aligned(16) && from.aligned(16);
     let (entry, per_block) = if wide {
@@ -102,7 +103,7 @@ mod tests {
         let [card, ..] = Properties::generations();
         assert!(matches!(
             rehearse(&card, mismatched),
-            Err(Error::Argument { .. })
+            Err(Error::Shape { .. })
         ));
     }
 }

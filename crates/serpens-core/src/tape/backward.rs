@@ -36,10 +36,7 @@ impl Store<'_> {
         match slot {
             Some(buffer) if buffer.fits(input) => {}
             Some(buffer) if !buffer.is_unwritten() => {
-                return Err(Error::argument(
-                    "backward",
-                    "there is a gradient of another device, type or shape: use new Gradients",
-                ));
+                return Err(Error::OldGradient { op: "backward" });
             }
             _ => *slot = Some(GradientBuffer::new(input)?),
         }

@@ -2,7 +2,7 @@
 
 use super::backward::{Backward, BackwardContext};
 use super::record::{Tape, Var, record, tracked};
-use crate::{Error, Result};
+use crate::Result;
 
 /// A stretch of operations that is run a second time to go back through it.
 type Stretch<const K: usize> = dyn Fn(&[Var]) -> Result<[Var; K]>;
@@ -14,7 +14,7 @@ type Stretch<const K: usize> = dyn Fn(&[Var]) -> Result<[Var; K]>;
 /// inside). Both runs give the same bits, so the gradients are those of the plain computation.
 ///
 /// # Errors
-/// Those of `f`; [`Error::Argument`] for a range of columns.
+/// Those of `f`; [`crate::Error::Columns`] for a range of columns.
 pub fn recompute<const K: usize>(
     op: &'static str,
     inputs: &[&Var],
@@ -28,14 +28,11 @@ pub fn recompute<const K: usize>(
         return f(&inputs);
     }
     let detached: Vec<Var> = inputs.iter().map(|input| input.detach()).collect();
-    let outputs = f(&detached)?.map(Var::into_tensor);
-    let mut values = Vec::with_capacity(K);
-    for output in outputs {
-        values.push(output?);
+    let outputs = f(&detached)?;
+    for output in &outputs {
+        output.tensor()?;
     }
-    let values = values
-        .try_into()
-        .map_err(|_| Error::argument(op, "the outputs were lost"))?;
+    let values = outputs.map(|output| output.value);
     let operands: Vec<Option<&Var>> = inputs.iter().map(|&input| Some(input)).collect();
     // Parameters inside are reached whether or not the inputs need gradients, so it is recorded wherever there is a tape.
     let operation = Box::new(Recomputed {

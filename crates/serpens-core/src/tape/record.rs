@@ -111,7 +111,7 @@ impl Inner {
 /// tracked, and operations on it record nothing: the same code then serves inference.
 #[derive(Clone)]
 pub struct Var {
-    value: Tensor,
+    pub(super) value: Tensor,
     /// The shape under which the value was made, and so the shape of its gradient, whatever this handle's own.
     base: Shape,
     columns: Option<Columns>,
@@ -157,14 +157,11 @@ impl Var {
     /// The tensor.
     ///
     /// # Errors
-    /// [`Error::Argument`] where this is a range of columns, which no contiguous tensor holds: use [`Var::view`].
+    /// [`Error::Columns`] where this is a range of columns, which no contiguous tensor holds: use [`Var::view`].
     pub fn tensor(&self) -> Result<&Tensor> {
         match self.columns {
             None => Ok(&self.value),
-            Some(_) => Err(Error::argument(
-                "Var::tensor",
-                "a range of columns is not a contiguous tensor",
-            )),
+            Some(_) => Err(Error::Columns { op: "Var::tensor" }),
         }
     }
 

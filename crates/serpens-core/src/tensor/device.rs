@@ -69,7 +69,7 @@ impl std::str::FromStr for Device {
                 .strip_prefix("cuda:")
                 .and_then(|number| number.parse().ok()),
         };
-        let wrong = || Error::argument("device", format!("{text:?} is not cpu, cuda or cuda:N"));
+        let wrong = || Error::DeviceName { name: text.into() };
         ordinal.map(Device::Cuda).ok_or_else(wrong)
     }
 }

@@ -12,6 +12,7 @@ pub use pool::MemoryStats;
 pub use view::{Mat, MatMut, View, ViewMut};
 
 use crate::driver::{DevicePtr, memory};
+use crate::error::{expect_device, expect_dtype};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use pool::Buffer;
 
@@ -103,7 +104,7 @@ impl Tensor {
     /// A tensor with the values of `values`, row by row.
     ///
     /// # Errors
-    /// [`Error::Argument`] where their number is not that of the shape.
+    /// [`Error::Count`] where their number is not that of the shape.
     pub fn from_slice<T: Element>(
         shape: impl Into<Shape>,
         values: &[T],
@@ -111,10 +112,12 @@ impl Tensor {
     ) -> Result<Self> {
         let mut tensor = Self::empty(shape, T::DTYPE, device)?;
         if tensor.len() != values.len() {
-            return Err(Error::argument(
-                "Tensor::from_slice",
-                format!("{} values for shape {}", values.len(), tensor.shape),
-            ));
+            return Err(Error::Count {
+                op: "Tensor::from_slice",
+                what: "values",
+                expected: tensor.len(),
+                got: values.len(),
+            });
         }
         match device {
             Device::Cpu => tensor.make_mut::<T>()?.copy_from_slice(values),
@@ -301,27 +304,12 @@ impl Tensor {
     }
 
     fn on_cpu(&self, op: &'static str) -> Result<()> {
-        match self.device() {
-            Device::Cpu => Ok(()),
-            got => Err(Error::Device {
-                op,
-                what: "the tensor",
-                expected: Device::Cpu,
-                got,
-            }),
-        }
+        expect_device(op, "the tensor", Device::Cpu, self.device())
     }
 
     fn check<T: Element>(&self, op: &'static str) -> Result<()> {
-        if self.dtype == T::DTYPE {
-            return self.on_cpu(op);
-        }
-        Err(Error::DType {
-            op,
-            what: "the tensor",
-            expected: T::DTYPE,
-            got: self.dtype,
-        })
+        expect_dtype(op, "the tensor", T::DTYPE, self.dtype)?;
+        self.on_cpu(op)
     }
 }
 
@@ -373,7 +361,7 @@ mod tests {
         let few = Tensor::from_slice([3], &[1.0_f32], Device::cpu());
         assert_eq!(
             few.unwrap_err().to_string(),
-            "Tensor::from_slice: 1 values for shape (3)"
+            "Tensor::from_slice: 1 values, expected 3"
         );
     }
 

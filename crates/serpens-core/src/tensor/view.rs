@@ -3,7 +3,8 @@
 use std::marker::PhantomData;
 
 use crate::driver::DevicePtr;
-use crate::{DType, Device, Error, Result};
+use crate::error::{expect_device, expect_dtype};
+use crate::{DType, Device, Result};
 
 /// A read-only (rows, cols) matrix whose rows are `stride` values apart. A tensor of shape (batch, length, channels) is
 /// seen as batch·length rows of `channels` columns.
@@ -212,23 +213,8 @@ impl Place {
 
     /// Checks that the values are f32 on the processor.
     fn on_cpu(&self) -> Result<()> {
-        if self.device != Device::Cpu {
-            return Err(Error::Device {
-                op: "mat",
-                what: "the tensor",
-                expected: Device::Cpu,
-                got: self.device,
-            });
-        }
-        if self.dtype == DType::F32 {
-            return Ok(());
-        }
-        Err(Error::DType {
-            op: "mat",
-            what: "the tensor",
-            expected: DType::F32,
-            got: self.dtype,
-        })
+        expect_device("mat", "the tensor", Device::Cpu, self.device)?;
+        expect_dtype("mat", "the tensor", DType::F32, self.dtype)
     }
 }
 
