@@ -18,7 +18,7 @@ use crate::{DType, Device, Error, LibraryKind, Result};
 const WORKSPACE_BYTES: usize = 64 << 20;
 
 /// A matrix in a product, row-major.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
     /// The first value.
     pub ptr: DevicePtr,
@@ -31,7 +31,7 @@ pub struct Operand {
 }
 
 /// C = A B, or C += A B: A is (m, k), B is (k, n), C is (m, n). Sums are f32.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
     /// Rows of A and C.
     pub m: usize,
@@ -71,10 +71,10 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
         Some(products) => products,
         place => place.insert(Products::new()?),
     };
-    let key = Key::of(problem);
+    let key = problem.key();
     let plan = match products.plans.entry(key) {
         Entry::Occupied(plan) => plan.into_mut(),
-        Entry::Vacant(place) => place.insert(Plan::new(products.handle, problem, &key)?),
+        Entry::Vacant(place) => place.insert(Plan::new(products.handle, &key)?),
     };
     if rehearsing() {
         return Ok(());
@@ -114,7 +114,7 @@ static PRODUCTS: PerDevice<Mutex<Option<Products>>> = PerDevice::new();
 /// cuBLASLt on one device, and the plans made so far.
 struct Products {
     handle: sys::cublasLtHandle_t,
-    plans: HashMap<Key, Plan>,
+    plans: HashMap<Gemm, Plan>,
 }
 
 // SAFETY: the handle may be used from any thread; the whole is behind a lock.
@@ -129,46 +129,21 @@ impl Products {
     }
 }
 
-/// What a plan depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    sizes: [usize; 3],
-    strides: [usize; 3],
-    dtypes: [DType; 3],
-    transposed: [bool; 2],
-    alignments: [u32; 3],
-    accumulate: bool,
-    tf32: bool,
-}
-
-impl Key {
-    fn of(problem: &Gemm) -> Self {
-        let Gemm {
-            m,
-            n,
-            k,
-            a,
-            b,
-            c,
-            accumulate,
-            tf32,
-        } = *problem;
-        let operands = [a, b, c];
+impl Gemm {
+    /// What a plan depends on: the problem, with the alignments of the operands instead of their addresses.
+    fn key(self) -> Self {
+        // The largest power of two, up to 256, that divides the address in bytes.
+        let aligned = |operand: Operand| Operand {
+            ptr: DevicePtr(1 << operand.ptr.0.trailing_zeros().min(8)),
+            ..operand
+        };
         Self {
-            sizes: [m, n, k],
-            strides: operands.map(|operand| operand.stride),
-            dtypes: operands.map(|operand| operand.dtype),
-            transposed: [a.transposed, b.transposed],
-            alignments: operands.map(|operand| alignment(&operand)),
-            accumulate,
-            tf32,
+            a: aligned(self.a),
+            b: aligned(self.b),
+            c: aligned(self.c),
+            ..self
         }
     }
-}
-
-/// The largest power of two, up to 256, that divides the address in bytes.
-fn alignment(operand: &Operand) -> u32 {
-    1 << operand.ptr.0.trailing_zeros().min(8)
 }
 
 /// The descriptors of a problem and the algorithm for it; kept for the life of the process.
@@ -181,9 +156,9 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, problem: &Gemm, key: &Key) -> Result<Self> {
+    fn new(handle: sys::cublasLtHandle_t, problem: &Gemm) -> Result<Self> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let compute = match (problem.a.dtype, key.tf32) {
+        let compute = match (problem.a.dtype, problem.tf32) {
             (DType::F32, true) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
@@ -211,7 +186,7 @@ impl Plan {
             layout(&problem.b, problem.k, problem.n)?,
             layout(&problem.c, problem.m, problem.n)?,
         );
-        let preference = preference(key)?;
+        let preference = preference(problem)?;
         // SAFETY: all descriptors are live.
         let found = unsafe {
             let found = result::get_matmul_algo_heuristic(handle, product, b, a, c, c, preference);
@@ -258,11 +233,11 @@ fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMa
     .map_err(refused("describe a matrix"))
 }
 
-fn preference(key: &Key) -> Result<sys::cublasLtMatmulPreference_t> {
+fn preference(problem: &Gemm) -> Result<sys::cublasLtMatmulPreference_t> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
     let preference =
         result::create_matmul_pref().map_err(refused("choose an algorithm for a product"))?;
-    let [a, b, c] = key.alignments;
+    let [a, b, c] = [problem.a, problem.b, problem.c].map(|operand| operand.ptr.0 as u32);
     let alignments = [
         (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
         (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),

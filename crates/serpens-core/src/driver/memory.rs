@@ -10,7 +10,7 @@ use crate::error::refused;
 
 /// An address in a device's memory, as kernels take it.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DevicePtr(pub u64);
 
 impl DevicePtr {

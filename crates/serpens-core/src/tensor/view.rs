@@ -39,21 +39,6 @@ impl<'a, T> Mat<'a, T> {
         Self::new(data, rows, cols, cols, 0)
     }
 
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Distance between the starts of two rows, in values.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Row `i`.
     #[inline(always)]
     pub fn row(&self, i: usize) -> &'a [T] {
@@ -133,21 +118,6 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Distance between the starts of two rows, in values.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Row `i`.
     #[inline(always)]
     pub fn row(&mut self, i: usize) -> &mut [T] {
@@ -194,9 +164,33 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
+macro_rules! sizes {
+    ($matrix:ident) => {
+        impl<T> $matrix<'_, T> {
+            /// Number of rows.
+            pub fn rows(&self) -> usize {
+                self.rows
+            }
+
+            /// Number of columns.
+            pub fn cols(&self) -> usize {
+                self.cols
+            }
+
+            /// Distance between the starts of two rows, in values.
+            pub fn stride(&self) -> usize {
+                self.stride
+            }
+        }
+    };
+}
+
+sizes!(Mat);
+sizes!(MatMut);
+
 /// Where a matrix lies on whatever device, and its sizes: what operations hand to their kernels.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct MatrixLayout {
     address: u64,
     rows: usize,
     cols: usize,
@@ -205,7 +199,7 @@ struct Place {
     device: Device,
 }
 
-impl Place {
+impl MatrixLayout {
     fn aligned(&self, bytes: usize) -> bool {
         let row = self.stride * self.dtype.size();
         self.address.is_multiple_of(bytes as u64) && (self.rows <= 1 || row.is_multiple_of(bytes))
@@ -221,18 +215,18 @@ impl Place {
 /// A read-only matrix on any device, of any type, whose rows may lie inside wider ones.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    place: Place,
+    layout: MatrixLayout,
     owner: PhantomData<&'a [u8]>,
 }
 
 /// A writable matrix on any device, of any type, whose rows may lie inside wider ones.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
-    place: Place,
+    layout: MatrixLayout,
     owner: PhantomData<&'a mut [u8]>,
 }
 
-macro_rules! place {
+macro_rules! view {
     ($view:ident) => {
         impl<'a> $view<'a> {
             /// A matrix of `cols` columns at `address`, `stride` values from row to row.
@@ -245,7 +239,7 @@ macro_rules! place {
                 dtype: DType,
                 device: Device,
             ) -> Self {
-                let place = Place {
+                let layout = MatrixLayout {
                     address,
                     rows,
                     cols,
@@ -254,51 +248,51 @@ macro_rules! place {
                     device,
                 };
                 Self {
-                    place,
+                    layout,
                     owner: PhantomData,
                 }
             }
 
             /// Number of rows.
             pub fn rows(&self) -> usize {
-                self.place.rows
+                self.layout.rows
             }
 
             /// Number of columns.
             pub fn cols(&self) -> usize {
-                self.place.cols
+                self.layout.cols
             }
 
             /// Distance between the starts of two rows, in values.
             pub fn stride(&self) -> usize {
-                self.place.stride
+                self.layout.stride
             }
 
             /// The type of the values.
             pub fn dtype(&self) -> DType {
-                self.place.dtype
+                self.layout.dtype
             }
 
             /// Where the values are.
             pub fn device(&self) -> Device {
-                self.place.device
+                self.layout.device
             }
 
             /// The address of the first value, as kernels of a GPU take it.
             pub fn ptr(&self) -> DevicePtr {
-                DevicePtr(self.place.address)
+                DevicePtr(self.layout.address)
             }
 
             /// Whether every row starts at a multiple of this many bytes.
             pub fn aligned(&self, bytes: usize) -> bool {
-                self.place.aligned(bytes)
+                self.layout.aligned(bytes)
             }
         }
     };
 }
 
-place!(View);
-place!(ViewMut);
+view!(View);
+view!(ViewMut);
 
 impl<'a> View<'a> {
     /// The values for the kernels of the processor.
@@ -306,14 +300,14 @@ impl<'a> View<'a> {
     /// # Errors
     /// Values that are not f32, or on another device.
     pub fn mat(self) -> Result<Mat<'a>> {
-        self.place.on_cpu()?;
-        let Place {
+        self.layout.on_cpu()?;
+        let MatrixLayout {
             address,
             rows,
             cols,
             stride,
             ..
-        } = self.place;
+        } = self.layout;
         let len = if rows == 0 {
             0
         } else {
@@ -336,15 +330,15 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// Values that are not f32, or on another device.
     pub fn mat(self) -> Result<MatMut<'a>> {
-        self.place.on_cpu()?;
-        let place = self.place;
+        self.layout.on_cpu()?;
+        let layout = self.layout;
         // SAFETY: valid and unique by construction, f32 on the processor as was checked.
         Ok(unsafe {
             MatMut::from_raw(
-                place.address as *mut f32,
-                place.rows,
-                place.cols,
-                place.stride,
+                layout.address as *mut f32,
+                layout.rows,
+                layout.cols,
+                layout.stride,
             )
         })
     }
@@ -360,7 +354,7 @@ impl<'a> ViewMut<'a> {
     /// The same matrix, borrowed for less long.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         ViewMut {
-            place: self.place,
+            layout: self.layout,
             owner: PhantomData,
         }
     }
@@ -368,7 +362,7 @@ impl<'a> ViewMut<'a> {
     /// The same matrix for reading.
     pub fn as_view(&self) -> View<'_> {
         View {
-            place: self.place,
+            layout: self.layout,
             owner: PhantomData,
         }
     }
