@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use cudarc::driver::{result, sys};
 
+use super::params::KernelParams;
 use super::source::{Defines, Source};
 use super::{cache, rehearsal};
 use crate::driver::{self, PerDevice, State, lock};
@@ -125,9 +126,9 @@ impl Kernel {
     /// Queues the kernel: `grid` blocks of `block` threads, each block with `shared` bytes of dynamic shared memory.
     ///
     /// # Safety
-    /// `params` is laid out as the kernel's one parameter, its addresses are valid on the device for what the kernel does with
+    /// `params` is the kernel's one parameter, its addresses are valid on the device for what the kernel does with
     /// them, and the kernel keeps inside them.
-    pub unsafe fn launch<P: Copy>(
+    pub unsafe fn launch<P: KernelParams>(
         &self,
         grid: [u32; 3],
         block: u32,

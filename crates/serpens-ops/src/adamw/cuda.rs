@@ -1,47 +1,47 @@
 //! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes the norm
 //! and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can hold the step.
 
-use serpens_core::cuda::{DevicePtr, Source, Staging, kernel};
-use serpens_core::{DType, Device, Error, Result, Tensor};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, Staging, kernel};
+use serpens_core::{DType, Device, Error, Result, Tensor, kernel_params};
 
 use super::{AdamWSettings, OP, Parameter};
 
-static SOURCE: Source = Source::new("adamw", include_str!("kernel.cu"));
+static SOURCE: Source = Source::new("adamw", include_str!("kernel.cu"))
+    .params(&[AdamWEntry::declare, AdamWParams::declare]);
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Values of a task, as in the kernels.
 const TASK: usize = 8192;
 
-/// One parameter and what belongs to it: `len` f32 values each, and the parameter's bf16 shadow where it has one.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct Entry {
-    value: DevicePtr,
-    gradient: DevicePtr,
-    first: DevicePtr,
-    second: DevicePtr,
-    shadow: DevicePtr,
-    len: u64,
-    weight_decay: f32,
-    max_lr: f32,
+kernel_params! {
+    /// One parameter and what belongs to it: `len` f32 values each, and the parameter's bf16 shadow where it has one.
+    #[derive(PartialEq)]
+    pub(super) struct AdamWEntry {
+        value: DevicePtr as "float*",
+        gradient: DevicePtr as "const float*",
+        first: DevicePtr as "float*",
+        second: DevicePtr as "float*",
+        shadow: DevicePtr as "bf16*", // the value in bfloat16, or null
+        len: u64 as "i64",
+        weight_decay: f32,
+        max_lr: f32,
+    }
+
+    struct AdamWParams {
+        entries: DevicePtr as "const struct AdamWEntry*",
+        tasks: DevicePtr as "const struct Task*",
+        scalars: DevicePtr as "const struct Scalars*",
+        partials: DevicePtr as "double*", // (tasks)
+        outcome: DevicePtr as "struct Outcome*",
+        count: u32, // of tasks
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+    }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct StepParams {
-    entries: DevicePtr,
-    tasks: DevicePtr,
-    scalars: DevicePtr,
-    partials: DevicePtr,
-    outcome: DevicePtr,
-    count: u32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-}
-
-impl Entry {
+impl AdamWEntry {
     /// The addresses of a parameter, its gradient and its moments, which have been checked.
     pub(super) fn new(parameter: Parameter<'_>, [first, second]: &mut [Tensor; 2]) -> Result<Self> {
         let address = |tensor: &mut Tensor| Ok::<_, Error>(tensor.view_mut()?.ptr());
@@ -58,7 +58,7 @@ impl Entry {
     }
 
     /// The entry as it lies in memory.
-    fn words(&self) -> [u32; size_of::<Entry>() / 4] {
+    fn words(&self) -> [u32; size_of::<AdamWEntry>() / 4] {
         // SAFETY: `repr(C)` without gaps, of words alone.
         unsafe { std::mem::transmute(*self) }
     }
@@ -67,7 +67,7 @@ impl Entry {
 /// What a step on a GPU needs besides the parameters: tables on the device, and the numbers that change from step to step.
 pub(super) struct FusedStep {
     settings: AdamWSettings,
-    entries: Vec<Entry>,
+    entries: Vec<AdamWEntry>,
     tables: Option<Tables>,
     /// lr, 1 / (1 − β1^t), 1 / √(1 − β2^t), clip; and the way there.
     scalars: Tensor,
@@ -103,7 +103,7 @@ impl FusedStep {
 
     /// Says what [`FusedStep::launch`] changes at step `step`, and with which learning rate. The table goes up only where it is
     /// not that of before, which the result tells.
-    pub(super) fn prepare(&mut self, entries: Vec<Entry>, lr: f32, step: u64) -> Result<bool> {
+    pub(super) fn prepare(&mut self, entries: Vec<AdamWEntry>, lr: f32, step: u64) -> Result<bool> {
         if entries.is_empty() {
             return Err(Error::argument(OP, "no parameter has a gradient"));
         }
@@ -126,7 +126,7 @@ impl FusedStep {
         let Some(tables) = &mut self.tables else {
             return Ok(());
         };
-        let params = StepParams {
+        let params = AdamWParams {
             entries: tables.entries.view().ptr(),
             tasks: tables.tasks.view().ptr(),
             scalars: self.scalars.view().ptr(),
@@ -158,8 +158,8 @@ impl FusedStep {
 }
 
 impl Tables {
-    fn new(entries: &[Entry], device: Device) -> Result<Self> {
-        let table: Vec<u32> = entries.iter().flat_map(Entry::words).collect();
+    fn new(entries: &[AdamWEntry], device: Device) -> Result<Self> {
+        let table: Vec<u32> = entries.iter().flat_map(AdamWEntry::words).collect();
         let mut tasks = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
             let of_entry = 0..entry.len.div_ceil(TASK as u64) as u32;

@@ -7,17 +7,6 @@ constexpr int THREADS = 256;
 constexpr int VEC = 4;
 constexpr int TASK = THREADS * VEC * 8;
 
-struct Entry {
-    float* value;
-    const float* gradient;
-    float* first;
-    float* second;
-    bf16* shadow; // the value in bfloat16, or null
-    i64 len;
-    float weight_decay;
-    float max_lr;
-};
-
 struct Task {
     u32 entry;
     u32 index; // of the tasks of the entry
@@ -36,16 +25,6 @@ struct Outcome {
     float factor; // on the gradients; NaN where the norm is not finite
 };
 
-struct StepParams {
-    const Entry* entries;
-    const Task* tasks;
-    const Scalars* scalars;
-    double* partials; // (tasks)
-    Outcome* outcome;
-    u32 count;        // of tasks
-    float beta1, beta2, eps;
-};
-
 template <class Value> __device__ __forceinline__ Value warp_fold(Value x) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
@@ -53,7 +32,7 @@ template <class Value> __device__ __forceinline__ Value warp_fold(Value x) {
 }
 
 // Σ g² of each task.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ StepParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ AdamWParams p) {
     Task task = p.tasks[blockIdx.x];
     const float* g = p.entries[task.entry].gradient;
     i64 len = p.entries[task.entry].len, from = (i64)task.index * TASK + threadIdx.x * VEC;
@@ -80,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid
 }
 
 // The norm of all gradients, and the factor that brings it down to the limit. One block of 1024.
-extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ StepParams p) {
+extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ AdamWParams p) {
     __shared__ double warps[32];
     double sum = 0.0;
 #pragma unroll 8
@@ -110,11 +89,11 @@ struct Factors {
 };
 
 // One step of every value; none where the norm is not finite.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ StepParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ AdamWParams p) {
     float clip = p.outcome->factor;
     if (!(clip >= 0.0f)) return;
     Task task = p.tasks[blockIdx.x];
-    Entry s = p.entries[task.entry];
+    AdamWEntry s = p.entries[task.entry];
     float lr = fminf(p.scalars->lr, s.max_lr);
     Factors factors = {clip, p.beta1, p.beta2, p.eps, 1.0f - lr * s.weight_decay, lr * p.scalars->first, p.scalars->second};
     i64 from = (i64)task.index * TASK + threadIdx.x * VEC;

@@ -168,7 +168,7 @@ impl AdamW {
         parameters.each(&mut |parameter| {
             device = parameter.gradient.device();
             let moments = moments_of(moments, &parameter)?;
-            table.push(cuda::Entry::new(parameter, moments)?);
+            table.push(cuda::AdamWEntry::new(parameter, moments)?);
             Ok(())
         })?;
         let fused = match self.fused.take() {

@@ -1,7 +1,7 @@
 //! Convolution on a GPU: which variant of the kernels, and how many threads share a sequence.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
 use crate::{check, fold};
@@ -12,7 +12,8 @@ static SOURCE: Source = Source::new(
         include_str!("../shared/packet.cuh"),
         include_str!("kernel.cu")
     ),
-);
+)
+.params(&[ConvForwardParams::declare, ConvBackwardParams::declare]);
 
 /// Threads of a block, as the kernels have them.
 const THREADS: usize = 128;
@@ -57,44 +58,40 @@ pub struct Gradients<'a> {
     pub dinitial_state: Option<ViewMut<'a>>,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ConvParams {
-    x: DevicePtr,
-    weight: DevicePtr,
-    bias: DevicePtr,
-    initial_state: DevicePtr,
-    starts: DevicePtr,
-    x_stride: i64,
-    batch: i64,
-    channels: i64,
-    length: i32,
-    chunk: i32,
-    chunks: i32,
-    lanes: i32,
-    reverse: i32,
-}
+kernel_params! {
+    struct ConvParams {
+        x: DevicePtr as "const IO*", // (batch · length, channels)
+        weight: DevicePtr as "const float*", // (channels, WIDTH)
+        bias: DevicePtr as "const float*", // (channels), or null
+        initial_state: DevicePtr as "const float*", // (batch, PAST, channels), or null
+        starts: DevicePtr as "const u8*", // (batch, length); unused without STARTS
+        x_stride: i64,
+        batch: i64,
+        channels: i64,
+        length: i32,
+        chunk: i32, // steps of a thread
+        chunks: i32, // of a sequence
+        lanes: i32,
+        reverse: i32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ForwardParams {
-    conv: ConvParams,
-    y: DevicePtr,
-    y_stride: i64,
-    final_state: DevicePtr,
-}
+    struct ConvForwardParams {
+        conv: ConvParams,
+        y: DevicePtr as "IO*", // (batch · length, channels)
+        y_stride: i64,
+        final_state: DevicePtr as "float*", // (batch, PAST, channels), or null
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackwardParams {
-    conv: ConvParams,
-    dy: DevicePtr,
-    dx: DevicePtr,
-    dy_stride: i64,
-    dx_stride: i64,
-    dfinal_state: DevicePtr,
-    dinitial_state: DevicePtr,
-    partials: DevicePtr,
+    struct ConvBackwardParams {
+        conv: ConvParams,
+        dy: DevicePtr as "const IO*", // (batch · length, channels)
+        dx: DevicePtr as "IO*", // (batch · length, channels)
+        dy_stride: i64,
+        dx_stride: i64,
+        dfinal_state: DevicePtr as "const float*", // (batch, PAST, channels), or null
+        dinitial_state: DevicePtr as "float*", // (batch, PAST, channels), or null
+        partials: DevicePtr as "float*", // (gridDim.x, WIDTH + 1, channels): the gradients of the taps and of the bias
+    }
 }
 
 /// y = act(bias + Σ_k weight\[k\] · x\[t − W + 1 + k\]); the last W − 1 inputs go to `final_state`.
@@ -105,7 +102,7 @@ pub fn forward(conv: &Conv, x: View, y: ViewMut, final_state: ViewMut) -> Result
     let problem = Problem::new(conv, x, &[y.as_view()])?;
     let kernel = problem.kernel("causal_conv1d_forward")?;
     let launch = problem.launch(&kernel)?;
-    let params = ForwardParams {
+    let params = ConvForwardParams {
         conv: problem.params(&launch)?,
         y: y.ptr(),
         y_stride: y.stride() as i64,
@@ -133,7 +130,7 @@ pub fn backward(
     let sums = [launch.grid[0] as usize, (conv.width + 1) * channels];
     let mut partials = Tensor::empty(sums, DType::F32, device)?;
     let state = d_final_state.map(|state| problem.address("the final state's gradient", &state));
-    let params = BackwardParams {
+    let params = ConvBackwardParams {
         conv: problem.params(&launch)?,
         dy: check::address(OP, "the output's gradient", &dy, x.dtype(), device)?,
         dx: grads.dx.ptr(),

@@ -16,29 +16,13 @@ constexpr int PAST = WIDTH - 1;
 // A filter this wide does not fit in registers: its loops stay loops and its arrays lie in local memory.
 constexpr int TAPS = WIDTH <= 16 ? WIDTH : 1;
 
-struct Conv {
-    const IO* x;                // (batch · length, channels)
-    const float* weight;        // (channels, WIDTH)
-    const float* bias;          // (channels), or null
-    const float* initial_state; // (batch, PAST, channels), or null
-    const u8* starts;           // (batch, length); unused without STARTS
-    i64 x_stride;
-    i64 batch;
-    i64 channels;
-    int length;
-    int chunk;  // steps of a thread
-    int chunks; // of a sequence
-    int lanes;
-    int reverse;
-};
-
 // What a thread computes: VEC channels from `channel` on, the steps first..last.
 struct Place {
     i64 sequence, channel;
     int first, last;
     bool valid;
 
-    __device__ __forceinline__ Place(const Conv& p) {
+    __device__ __forceinline__ Place(const ConvParams& p) {
         int lane = threadIdx.x % p.lanes, row = threadIdx.x / p.lanes, rows = THREADS / p.lanes;
         i64 item = (i64)blockIdx.x * rows + row;
         sequence = item / p.chunks;
@@ -54,7 +38,7 @@ template <class T> struct Column {
     T* first;
     i64 stride;
 
-    __device__ __forceinline__ Column(const Conv& p, const Place& at, T* data, i64 row_stride) {
+    __device__ __forceinline__ Column(const ConvParams& p, const Place& at, T* data, i64 row_stride) {
         i64 row = at.sequence * p.length + (p.reverse ? p.length - 1 : 0);
         first = data + row * row_stride + at.channel;
         stride = p.reverse ? -row_stride : row_stride;
@@ -74,12 +58,12 @@ template <int N> struct Steps {
 };
 
 // Row `row` of a (batch, PAST, channels) state.
-template <class T> __device__ __forceinline__ T* state_row(const Conv& p, const Place& at, T* state, int row) {
+template <class T> __device__ __forceinline__ T* state_row(const ConvParams& p, const Place& at, T* state, int row) {
     return state + (at.sequence * PAST + row) * p.channels + at.channel;
 }
 
 // Whether a sequence ends between `step` - 1 and `step`.
-__device__ __forceinline__ bool boundary(const Conv& p, const Place& at, int step) {
+__device__ __forceinline__ bool boundary(const ConvParams& p, const Place& at, int step) {
     if (!STARTS) return false;
     int t = p.reverse ? p.length - step : step;
     return t < p.length && p.starts[at.sequence * p.length + t] != 0;
@@ -89,7 +73,7 @@ struct Filter {
     float tap[WIDTH][VEC];
     float bias[VEC];
 
-    __device__ __forceinline__ Filter(const Conv& p, const Place& at) {
+    __device__ __forceinline__ Filter(const ConvParams& p, const Place& at) {
         const float* weight = p.weight + at.channel * WIDTH;
 #pragma unroll
         for (int v = 0; v < VEC; ++v) {
@@ -111,7 +95,7 @@ struct Window {
     float x[WIDTH][VEC];
 
     // The window of the step before `at.first`.
-    __device__ __forceinline__ Window(const Conv& p, const Place& at, const Column<const IO>& input) {
+    __device__ __forceinline__ Window(const ConvParams& p, const Place& at, const Column<const IO>& input) {
 #pragma unroll TAPS
         for (int k = 0; k < WIDTH; ++k)
 #pragma unroll
@@ -143,15 +127,8 @@ struct Window {
     }
 };
 
-struct Forward {
-    Conv conv;
-    IO* y; // (batch · length, channels)
-    i64 y_stride;
-    float* final_state; // (batch, PAST, channels), or null
-};
-
 template <int N>
-__device__ __forceinline__ void forward_steps(const Conv& p, const Place& at, int step, const Steps<N>& x,
+__device__ __forceinline__ void forward_steps(const ConvParams& p, const Place& at, int step, const Steps<N>& x,
                                               const Column<IO>& output, const Filter& filter, Window& window) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -168,8 +145,8 @@ __device__ __forceinline__ void forward_steps(const Conv& p, const Place& at, in
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) causal_conv1d_forward(const __grid_constant__ Forward q) {
-    const Conv& p = q.conv;
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) causal_conv1d_forward(const __grid_constant__ ConvForwardParams q) {
+    const ConvParams& p = q.conv;
     Place at(p);
     if (!at.valid) return;
     Column<const IO> input(p, at, p.x, p.x_stride);
@@ -195,17 +172,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) causal_con
 #pragma unroll TAPS
     for (int k = 0; k < PAST; ++k) store(state_row(p, at, q.final_state, k), window.x[k]);
 }
-
-struct Backward {
-    Conv conv;
-    const IO* dy; // (batch · length, channels)
-    IO* dx;       // (batch · length, channels)
-    i64 dy_stride;
-    i64 dx_stride;
-    const float* dfinal_state; // (batch, PAST, channels), or null
-    float* dinitial_state;     // (batch, PAST, channels), or null
-    float* partials;           // (gridDim.x, WIDTH + 1, channels): the gradients of the taps and of the bias
-};
 
 // The gradients that a thread gathers.
 struct Gathered {
@@ -242,7 +208,7 @@ __device__ __forceinline__ float slope(const Filter& filter, const Window& windo
 }
 
 // STEPS steps of the chunk's own, at least PAST behind the start of the sequence.
-__device__ __forceinline__ void backward_steps(const Conv& p, const Place& at, int step, const Steps<STEPS>& x,
+__device__ __forceinline__ void backward_steps(const ConvParams& p, const Place& at, int step, const Steps<STEPS>& x,
                                                const Steps<STEPS>& dy, const Column<IO>& output, const Filter& filter,
                                                Window& window, Gathered& sums) {
 #pragma unroll
@@ -261,10 +227,10 @@ __device__ __forceinline__ void backward_steps(const Conv& p, const Place& at, i
 
 // One step of whatever kind: at the start of the sequence, in the next chunk, where it matters for this chunk's inputs alone, or
 // behind the end.
-__device__ __forceinline__ void backward_step(const Backward& q, const Place& at, int step, const Column<const IO>& input,
+__device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const Place& at, int step, const Column<const IO>& input,
                                               const Column<const IO>& arriving, const Column<IO>& output,
                                               const Filter& filter, Window& window, Gathered& sums) {
-    const Conv& p = q.conv;
+    const ConvParams& p = q.conv;
     bool inside = step < p.length, hide = inside && boundary(p, at, step);
     float x[VEC] = {}, g[VEC] = {};
     if (inside) {
@@ -295,7 +261,7 @@ __device__ __forceinline__ void backward_step(const Backward& q, const Place& at
 }
 
 // Adds the threads of each lane in the order of their chunks and writes the sums to the block's row of `to`.
-__device__ __forceinline__ void gather(const Conv& p, const Place& at, const float (&values)[VEC], float* to) {
+__device__ __forceinline__ void gather(const ConvParams& p, const Place& at, const float (&values)[VEC], float* to) {
     __shared__ float shared[VEC][THREADS];
     __syncthreads();
 #pragma unroll
@@ -310,8 +276,8 @@ __device__ __forceinline__ void gather(const Conv& p, const Place& at, const flo
     for (int v = 0; v < VEC; ++v) to[at.channel + v] = sums[v];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) causal_conv1d_backward(const __grid_constant__ Backward q) {
-    const Conv& p = q.conv;
+extern "C" __global__ void __launch_bounds__(THREADS) causal_conv1d_backward(const __grid_constant__ ConvBackwardParams q) {
+    const ConvParams& p = q.conv;
     Place at(p);
     Gathered sums = {};
     sums.reach = PAST;

@@ -1,12 +1,13 @@
 //! Cross-entropy on a GPU: one launch counts the targets, one does all rows, one adds up.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
 use crate::check;
 
-static SOURCE: Source = Source::new("cross_entropy", include_str!("kernel.cu"));
+static SOURCE: Source = Source::new("cross_entropy", include_str!("kernel.cu"))
+    .params(&[CrossEntropyParams::declare, ScaleParams::declare]);
 
 /// Bytes of a row that one warp does alone.
 const SHORT_ROW: usize = 2 << 10;
@@ -15,29 +16,27 @@ const LONG_ROW: usize = 128 << 10;
 /// Threads of a block whose warps have a row each.
 const BLOCK: u32 = 128;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    logits: DevicePtr,
-    targets: DevicePtr,
-    losses: DevicePtr,
-    totals: DevicePtr,
-    loss: DevicePtr,
-    rows: i64,
-    vocabulary: i64,
-}
+kernel_params! {
+    struct CrossEntropyParams {
+        logits: DevicePtr as "IO*", // (rows, vocabulary)
+        targets: DevicePtr as "const u32*", // (rows)
+        losses: DevicePtr as "struct RowLoss*", // (rows)
+        totals: DevicePtr as "struct Totals*",
+        loss: DevicePtr as "float*",
+        rows: i64,
+        vocabulary: i64,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ScaleParams {
-    gradient: DevicePtr,
-    factor: DevicePtr,
-    count: i64,
+    struct ScaleParams {
+        gradient: DevicePtr as "IO*",
+        factor: DevicePtr as "const float*",
+        count: i64,
+    }
 }
 
 /// One loss to compute.
 pub(super) struct Pass {
-    params: Params,
+    params: CrossEntropyParams,
     device: Device,
     dtype: DType,
     /// Loss and correctness of each row.
@@ -63,7 +62,7 @@ impl Pass {
             ));
         }
         let mut losses = Tensor::empty([logits.rows(), 2], DType::U32, device)?;
-        let params = Params {
+        let params = CrossEntropyParams {
             logits: DevicePtr::NULL,
             targets: targets.ptr(),
             losses: losses.view_mut()?.ptr(),
@@ -99,7 +98,7 @@ impl Pass {
     }
 
     unsafe fn run(&self, logits: DevicePtr, gradient: bool) -> Result<()> {
-        let params = Params {
+        let params = CrossEntropyParams {
             logits,
             ..self.params
         };

@@ -28,16 +28,6 @@ struct RowLoss {
     u32 correct;
 };
 
-struct Params {
-    IO* logits;          // (rows, vocabulary)
-    const u32* targets;  // (rows)
-    RowLoss* losses;     // (rows)
-    Totals* totals;
-    float* loss;
-    i64 rows;
-    i64 vocabulary;
-};
-
 // ---- one row, shared out over its threads -----------------------------------------------------------------------------------
 
 // Vectors v = thread, thread + THREADS, … of the aligned middle; `edge` is the thread's value outside it, or -1.
@@ -257,7 +247,7 @@ __device__ __forceinline__ void clear(const Row& row, IO* values, int thread) {
 // ---- kernels ------------------------------------------------------------------------------------------------------------------
 
 // Loss of each row; with GRADIENT its logits become ∂(mean)/∂logits. Follows cross_entropy_count.
-extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy_rows(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy_rows(const __grid_constant__ CrossEntropyParams p) {
     i64 r = (i64)blockIdx.x * ROWS + threadIdx.x / THREADS;
     if (r >= p.rows) return;
     int thread = threadIdx.x % THREADS;
@@ -301,7 +291,7 @@ template <class Value> __device__ __forceinline__ Value block_sum(Value x) {
 }
 
 // How many targets count, how many are neither a class nor IGNORE, and the least of those. One block of 1024.
-extern "C" __global__ void __launch_bounds__(1024) cross_entropy_count(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy_count(const __grid_constant__ CrossEntropyParams p) {
     __shared__ u32 offender;
     if (threadIdx.x == 0) offender = IGNORE;
     __syncthreads();
@@ -325,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy_count(const __g
 }
 
 // The sums over the rows, in a fixed order. One block of 1024, after the other two.
-extern "C" __global__ void __launch_bounds__(1024) cross_entropy_fold(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy_fold(const __grid_constant__ CrossEntropyParams p) {
     double sum = 0.0;
     u32 correct = 0;
 #pragma unroll 8
@@ -342,12 +332,6 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy_fold(const __gr
         *p.loss = (float)(sum / (double)max(p.totals->count, 1u));
     }
 }
-
-struct ScaleParams {
-    IO* gradient;
-    const float* factor;
-    i64 count;
-};
 
 // gradient ← factor · gradient; where the factor is 1, as it is for the loss of a whole step, nothing is touched.
 extern "C" __global__ void __launch_bounds__(256) cross_entropy_scale(const __grid_constant__ ScaleParams p) {

@@ -1,12 +1,13 @@
 //! Elementwise functions on a GPU.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::cpu::reduction_block;
 use crate::check;
 
-static SOURCE: Source = Source::new("elementwise", include_str!("kernel.cu"));
+static SOURCE: Source = Source::new("elementwise", include_str!("kernel.cu"))
+    .params(&[ElementwiseParams::declare, RowSumParams::declare]);
 
 /// Threads of a block.
 const BLOCK: usize = 256;
@@ -15,35 +16,31 @@ const LANES: usize = 32;
 /// The most blocks along the second axis of a grid.
 const MAX_GRID_Y: usize = 65_535;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Matrix {
-    data: DevicePtr,
-    stride: i64,
-}
+kernel_params! {
+    struct MatrixParams {
+        data: DevicePtr,
+        stride: i64, // between rows, in values; 0 repeats one row
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    x: [Matrix; 3],
-    y: [Matrix; 2],
-    rows: i64,
-    cols: i64,
-    lanes_log2: u32,
-}
+    struct ElementwiseParams {
+        x: [MatrixParams; 3],
+        y: [MatrixParams; 2],
+        rows: i64,
+        cols: i64,
+        lanes_log2: u32, // threads of a block along a row
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SumParams {
-    x: DevicePtr,
-    stride: i64,
-    rows: i64,
-    cols: i64,
-    partials: DevicePtr,
-    out: DevicePtr,
-    block_rows: i64,
-    blocks: u32,
-    accumulate: u32,
+    struct RowSumParams {
+        x: DevicePtr as "const IO*", // (rows, cols)
+        stride: i64,
+        rows: i64,
+        cols: i64,
+        partials: DevicePtr as "float*", // (blocks, cols)
+        out: DevicePtr as "TO*", // (cols)
+        block_rows: i64, // rows of a block
+        blocks: u32,
+        accumulate: u32,
+    }
 }
 
 /// Runs the kernel `elementwise_NAME`, by its whole name, on matrices of one shape, type and device.
@@ -93,7 +90,7 @@ fn launch<const I: usize, const O: usize>(
         }
     }
     let from = x[0].dtype();
-    let mut params = Params {
+    let mut params = ElementwiseParams {
         x: places(&x, rows),
         y: places(&outputs, rows),
         rows: rows as i64,
@@ -122,8 +119,8 @@ fn launch<const I: usize, const O: usize>(
 }
 
 /// Where the matrices are; one of a single row is that row for all `rows`.
-fn places<const K: usize>(views: &[View<'_>], rows: usize) -> [Matrix; K] {
-    let mut matrices = [Matrix {
+fn places<const K: usize>(views: &[View<'_>], rows: usize) -> [MatrixParams; K] {
+    let mut matrices = [MatrixParams {
         data: DevicePtr::NULL,
         stride: 0,
     }; K];
@@ -138,7 +135,10 @@ fn places<const K: usize>(views: &[View<'_>], rows: usize) -> [Matrix; K] {
 }
 
 /// Values of an access: 16 bytes of the widest type, where all rows are aligned to that.
-fn vector<'v>(params: &Params, mut views: impl Iterator<Item = &'v View<'v>> + Clone) -> usize {
+fn vector<'v>(
+    params: &ElementwiseParams,
+    mut views: impl Iterator<Item = &'v View<'v>> + Clone,
+) -> usize {
     let widest = views.clone().map(|view| view.dtype().size()).max();
     let wide = 16 / widest.unwrap_or(4);
     let aligned = |view: &View<'_>| {
@@ -162,7 +162,7 @@ pub(crate) fn sum_rows(x: View<'_>, mut out: ViewMut<'_>, accumulate: bool) -> R
     let block_rows = reduction_block(rows);
     let blocks = rows.div_ceil(block_rows);
     let mut partials = Tensor::empty([blocks, cols], DType::F32, x.device())?;
-    let params = SumParams {
+    let params = RowSumParams {
         x: x.ptr(),
         stride: x.stride() as i64,
         rows: rows as i64,

@@ -2,21 +2,8 @@
 //
 // Macros: IO, the type of the values (float | bf16); TO, the type of conversions and sums; VEC, values an access moves.
 
-struct Matrix {
-    void* data;
-    i64 stride; // between rows, in values; 0 repeats one row
-};
-
-struct Params {
-    Matrix x[3];
-    Matrix y[2];
-    i64 rows;
-    i64 cols;
-    u32 lanes_log2; // threads of a block along a row
-};
-
 template <int N, class In, class Out, int I, int O, class F>
-__device__ __forceinline__ void apply(const Params& p, i64 r, i64 c, F f) {
+__device__ __forceinline__ void apply(const ElementwiseParams& p, i64 r, i64 c, F f) {
     float x[I][N], y[O][N];
 #pragma unroll
     for (int i = 0; i < I; ++i) load<N>((const In*)p.x[i].data + r * p.x[i].stride + c, x[i]);
@@ -34,7 +21,7 @@ __device__ __forceinline__ void apply(const Params& p, i64 r, i64 c, F f) {
 }
 
 // f turns I values into O, at every place of the matrices.
-template <int I, int O, class In = IO, class Out = IO, class F> __device__ __forceinline__ void map(const Params& p, F f) {
+template <int I, int O, class In = IO, class Out = IO, class F> __device__ __forceinline__ void map(const ElementwiseParams& p, F f) {
     u32 lanes = 1u << p.lanes_log2, lane = threadIdx.x & (lanes - 1);
     i64 c = ((i64)blockIdx.x * lanes + lane) * VEC, rows = blockDim.x >> p.lanes_log2;
     if (c >= p.cols) return;
@@ -62,7 +49,7 @@ __device__ __forceinline__ float logistic(float x) {
 }
 
 #define FUNCTION(name, inputs, outputs, ...)                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) elementwise_##name(const __grid_constant__ Params p) { \
+    extern "C" __global__ void __launch_bounds__(256) elementwise_##name(const __grid_constant__ ElementwiseParams p) { \
         map<inputs, outputs>(p, [](const float(&x)[inputs], float(&y)[outputs]) { __VA_ARGS__; });           \
     }
 
@@ -80,7 +67,7 @@ FUNCTION(silu_mul_backward, 3, 2, float s = logistic(x[2]), silu_z = x[2] * s; y
          y[1] = x[0] * x[1] * fmaf(silu_z, 1.0f - s, s))
 
 // The same values in another type, or one row repeated.
-extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __grid_constant__ ElementwiseParams p) {
     map<1, 1, IO, TO>(p, [](const float(&x)[1], float(&y)[1]) { y[0] = x[0]; });
 }
 
@@ -88,20 +75,8 @@ extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __gr
 
 constexpr int LANES = 32, ROWS = 8; // threads of a block along a row, and rows at a time
 
-struct SumParams {
-    const IO* x; // (rows, cols)
-    i64 stride;
-    i64 rows;
-    i64 cols;
-    float* partials; // (blocks, cols)
-    TO* out;         // (cols)
-    i64 block_rows;  // rows of a block
-    u32 blocks;
-    u32 accumulate;
-};
-
 // The sum of each column over the rows of a block (grid y): eight interleaved sums, added in order. cols: a multiple of VEC.
-extern "C" __global__ void __launch_bounds__(256) elementwise_sum_block(const __grid_constant__ SumParams p) {
+extern "C" __global__ void __launch_bounds__(256) elementwise_sum_block(const __grid_constant__ RowSumParams p) {
     __shared__ float parts[ROWS][LANES * VEC];
     int lane = threadIdx.x % LANES, row = threadIdx.x / LANES;
     i64 c = ((i64)blockIdx.x * LANES + lane) * VEC;
@@ -129,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(256) elementwise_sum_block(const __
 }
 
 // The sums over the blocks, in order.
-extern "C" __global__ void __launch_bounds__(256) elementwise_sum_fold(const __grid_constant__ SumParams p) {
+extern "C" __global__ void __launch_bounds__(256) elementwise_sum_fold(const __grid_constant__ RowSumParams p) {
     i64 c = (i64)blockIdx.x * 256 + threadIdx.x;
     if (c >= p.cols) return;
     float sum = p.accumulate ? to_f32(p.out[c]) : 0.0f;

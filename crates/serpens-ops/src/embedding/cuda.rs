@@ -1,13 +1,18 @@
 //! Embedding on a GPU: rows gathered by id; for the gradient the positions sorted by id, and the rows of each run summed in
 //! order.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
+use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
 use crate::check;
 
-static SOURCE: Source = Source::new("embedding", include_str!("kernel.cu"));
+static SOURCE: Source = Source::new("embedding", include_str!("kernel.cu")).params(&[
+    GatherParams::declare,
+    SortParams::declare,
+    RunSumParams::declare,
+    ClearParams::declare,
+]);
 
 /// Threads of a block at most.
 const BLOCK: usize = 256;
@@ -20,50 +25,45 @@ const WINDOW: usize = 32;
 /// Windows at most: longer ones follow from more positions.
 const WINDOWS: usize = 1024;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GatherParams {
-    ids: DevicePtr,
-    table: DevicePtr,
-    y: DevicePtr,
-    rows: i64,
-    width: i64,
-    vocabulary: u32,
-}
+kernel_params! {
+    struct GatherParams {
+        ids: DevicePtr as "const u32*", // (rows)
+        table: DevicePtr as "const float*", // (vocabulary, width)
+        y: DevicePtr as "float*", // (rows, width)
+        rows: i64,
+        width: i64,
+        vocabulary: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SortParams {
-    keys: DevicePtr,
-    positions: DevicePtr,
-    sorted_keys: DevicePtr,
-    sorted_positions: DevicePtr,
-    counts: DevicePtr,
-    count: u32,
-    vocabulary: u32,
-    shift: u32,
-}
+    struct SortParams {
+        keys: DevicePtr as "const u32*", // (count)
+        positions: DevicePtr as "const u32*", // (count); null: 0, 1, 2, …
+        sorted_keys: DevicePtr as "u32*", // (count)
+        sorted_positions: DevicePtr as "u32*", // (count)
+        counts: DevicePtr as "u32*", // (tiles, DIGITS)
+        count: u32,
+        vocabulary: u32, // all ids beyond it are taken for it
+        shift: u32, // of the digit
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SumParams {
-    keys: DevicePtr,
-    positions: DevicePtr,
-    dy: DevicePtr,
-    dtable: DevicePtr,
-    parts: DevicePtr,
-    width: i64,
-    count: u32,
-    window: u32,
-    vocabulary: u32,
-    accumulate: u32,
-}
+    struct RunSumParams {
+        keys: DevicePtr as "const u32*", // (count), sorted
+        positions: DevicePtr as "const u32*", // (count)
+        dy: DevicePtr as "const DY*", // (count, width)
+        dtable: DevicePtr as "float*", // (vocabulary, width)
+        // (windows, 2, width): of a run from the window before; of one that goes on in the next
+        parts: DevicePtr as "float*",
+        width: i64,
+        count: u32,
+        window: u32,
+        vocabulary: u32,
+        accumulate: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ClearParams {
-    values: DevicePtr,
-    count: i64,
+    struct ClearParams {
+        values: DevicePtr as "float*",
+        count: i64,
+    }
 }
 
 /// y\[i\] = table\[ids\[i\]\]; a row of NaN for an id outside the table.
@@ -167,7 +167,7 @@ fn sum(
     let window = count.div_ceil(WINDOWS).next_power_of_two().max(WINDOW);
     let windows = count.div_ceil(window);
     let mut parts = Tensor::empty([windows, 2, width], DType::F32, dy.device())?;
-    let params = SumParams {
+    let params = RunSumParams {
         keys: sorted.ids.view().ptr(),
         positions: sorted.positions.view().ptr(),
         dy: dy.ptr(),

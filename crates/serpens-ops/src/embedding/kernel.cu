@@ -10,15 +10,6 @@ constexpr u32 ALL = 0xffffffffu;
 
 // ---- forward ------------------------------------------------------------------------------------------------------------------
 
-struct GatherParams {
-    const u32* ids;      // (rows)
-    const float* table;  // (vocabulary, width)
-    float* y;            // (rows, width)
-    i64 rows;
-    i64 width;
-    u32 vocabulary;
-};
-
 // y[i] = table[ids[i]], a warp a row. An id outside the table gives a row of NaN: nothing is read there.
 extern "C" __global__ void __launch_bounds__(256) embedding_gather(const __grid_constant__ GatherParams p) {
     i64 row = (i64)blockIdx.x * 8 + threadIdx.x / 32;
@@ -43,17 +34,6 @@ constexpr int WARPS = 8;
 constexpr int DIGITS = 256;          // one thread each
 constexpr int STEPS = 8;             // ids of a thread
 constexpr int TILE = DIGITS * STEPS; // ids of a block, in order: those of a warp, and in it those of a step, lie together
-
-struct SortParams {
-    const u32* keys;       // (count)
-    const u32* positions;  // (count); null: 0, 1, 2, …
-    u32* sorted_keys;      // (count)
-    u32* sorted_positions; // (count)
-    u32* counts;           // (tiles, DIGITS)
-    u32 count;
-    u32 vocabulary;        // all ids beyond it are taken for it
-    u32 shift;             // of the digit
-};
 
 // The number of ids of each digit in each tile.
 extern "C" __global__ void __launch_bounds__(256) embedding_count(const __grid_constant__ SortParams p) {
@@ -138,19 +118,6 @@ extern "C" __global__ void __launch_bounds__(256) embedding_place(const __grid_c
 
 // ---- sums over the runs of equal ids ------------------------------------------------------------------------------------------
 
-struct SumParams {
-    const u32* keys;       // (count), sorted
-    const u32* positions;  // (count)
-    const DY* dy;          // (count, width)
-    float* dtable;         // (vocabulary, width)
-    float* parts;          // (windows, 2, width): of a run from the window before; of one that goes on in the next
-    i64 width;
-    u32 count;
-    u32 window;
-    u32 vocabulary;
-    u32 accumulate;
-};
-
 constexpr int BATCH = 8; // rows under way at once
 
 template <class T> __device__ __forceinline__ void load_or_zero(bool there, const T* from, float (&to)[VEC]) {
@@ -160,7 +127,7 @@ template <class T> __device__ __forceinline__ void load_or_zero(bool there, cons
 }
 
 // One window (grid x) and the columns of a block (grid y).
-extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_constant__ SumParams p) {
+extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_constant__ RunSumParams p) {
     i64 c = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     if (c >= p.width) return;
     u32 from = blockIdx.x * p.window, to = min(from + p.window, p.count);
@@ -201,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_con
 }
 
 // Adds up the run that begins in one window (grid x) and goes on in the next ones.
-extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_constant__ SumParams p) {
+extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_constant__ RunSumParams p) {
     i64 c = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     i64 from = (i64)blockIdx.x * p.window, next = from + p.window;
     if (c >= p.width || next >= p.count) return;
@@ -231,11 +198,6 @@ extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_co
     }
     store<VEC>(p.dtable + key * p.width + c, sum);
 }
-
-struct ClearParams {
-    float* values;
-    i64 count;
-};
 
 // Zeros, where there is nothing to add to.
 extern "C" __global__ void __launch_bounds__(256) embedding_clear(const __grid_constant__ ClearParams p) {

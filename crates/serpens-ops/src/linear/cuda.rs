@@ -2,10 +2,11 @@
 
 use super::ProductPrecision;
 use crate::check;
-use serpens_core::cuda::{DevicePtr, Gemm, Operand, Source, gemm, kernel};
-use serpens_core::{DType, Error, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Gemm, KernelParams, Operand, Source, gemm, kernel};
+use serpens_core::{DType, Error, Result, View, ViewMut, kernel_params};
 
-static SOURCE: Source = Source::new("linear", include_str!("kernel.cu"));
+static SOURCE: Source =
+    Source::new("linear", include_str!("kernel.cu")).params(&[BiasParams::declare]);
 
 /// Threads of a block, each with one column.
 const BLOCK: u32 = 128;
@@ -90,19 +91,19 @@ pub fn backward_weight(
     unsafe { gemm(dw.device(), &problem) }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    matrix: DevicePtr,
-    vector: DevicePtr,
-    stride: i64,
-    rows: i64,
-    cols: i64,
+kernel_params! {
+    struct BiasParams {
+        matrix: DevicePtr as "IO*",
+        vector: DevicePtr as "const float*",
+        stride: i64,
+        rows: i64,
+        cols: i64,
+    }
 }
 
 /// y += b for every row.
 fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
-    let params = Params {
+    let params = BiasParams {
         matrix: y.ptr(),
         vector: check::address(super::OP, "bias", &b, DType::F32, y.device())?,
         stride: y.stride() as i64,

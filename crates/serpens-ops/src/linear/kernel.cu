@@ -2,13 +2,7 @@
 
 constexpr int BLOCK = 128; // threads, each with one column
 
-struct Params {
-    IO* matrix;
-    const float* vector;
-    i64 stride, rows, cols;
-};
-
-extern "C" __global__ void __launch_bounds__(BLOCK) add_bias(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(BLOCK) add_bias(const __grid_constant__ BiasParams p) {
     i64 col = blockIdx.x * (i64)BLOCK + threadIdx.x;
     if (col >= p.cols) return;
     float bias = p.vector[col];

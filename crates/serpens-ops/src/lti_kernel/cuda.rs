@@ -4,8 +4,8 @@
 //! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32 such
 //! blocks, both rounded once from f64. S0 and S1 are summed in f64 over parts of the time, and the parts in order.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut, kernel_params};
 
 use super::{OP, OPERANDS};
 use crate::check;
@@ -16,14 +16,16 @@ static KERNEL: Source = Source::new(
         include_str!("cuda/discrete.cuh"),
         include_str!("cuda/kernel.cu")
     ),
-);
+)
+.params(&[LtiKernelParams::declare, LtiGradientsParams::declare]);
 static RECURRENCE: Source = Source::new(
     "lti_recurrence",
     concat!(
         include_str!("cuda/discrete.cuh"),
         include_str!("cuda/recurrence.cu")
     ),
-);
+)
+.params(&[RecurrenceParams::declare]);
 
 /// Channels of a block of the kernel, one a lane.
 const CHANNELS: usize = 32;
@@ -38,16 +40,23 @@ const MIN_PART: usize = 256;
 /// Threads of a block of the recurrence.
 const RECURRENCE_BLOCK: usize = 128;
 
-/// The operands as the kernels take them; NULL for those that are absent.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct System {
-    operands: [DevicePtr; OPERANDS],
-    channels: i32,
-    states: i32,
+kernel_params! {
+    /// The operands as the kernels take them, null for those that are absent.
+    pub(super) struct SystemParams {
+        dt: DevicePtr as "const float*", // (channels)
+        a: DevicePtr as "const float*", // (channels, N); so are the next
+        a_im: DevicePtr as "const float*",
+        b: DevicePtr as "const float*",
+        b_im: DevicePtr as "const float*",
+        c: DevicePtr as "const float*",
+        c_im: DevicePtr as "const float*",
+        d: DevicePtr as "const float*", // (channels)
+        channels: i32,
+        states: i32,
+    }
 }
 
-impl System {
+impl SystemParams {
     /// Operands of sizes that have been checked.
     pub(super) fn new(
         op: &'static str,
@@ -63,8 +72,16 @@ impl System {
                 *pointer = check::address(op, "an operand", &view, DType::F32, device)?;
             }
         }
+        let [dt, a, a_im, b, b_im, c, c_im, d] = pointers;
         Ok(Self {
-            operands: pointers,
+            dt,
+            a,
+            a_im,
+            b,
+            b_im,
+            c,
+            c_im,
+            d,
             channels: int(op, "channels", channels)?,
             states: int(op, "states", states)?,
         })
@@ -79,43 +96,55 @@ fn grid(blocks: usize) -> [u32; 3] {
     [blocks as u32, 1, 1]
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ForwardParams {
-    system: System,
-    k: DevicePtr,
-    length: i64,
+kernel_params! {
+    struct LtiKernelParams {
+        system: SystemParams,
+        k: DevicePtr as "float*", // (length, channels)
+        length: i64,
+    }
 }
 
 /// Writes the kernel K, (length, channels).
-pub(super) fn forward(system: System, k: ViewMut<'_>) -> Result<()> {
+pub(super) fn forward(system: SystemParams, k: ViewMut<'_>) -> Result<()> {
     let (length, channels) = (k.rows(), k.cols());
-    let params = ForwardParams {
+    let params = LtiKernelParams {
         system,
         k: k.ptr(),
         length: length as i64,
     };
     let kernel = kernel(k.device(), &KERNEL, "lti_kernel_forward", &[])?;
     let blocks = channels.div_ceil(CHANNELS) * length.div_ceil(PART);
-    // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that `System::new` was told.
+    // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that `SystemParams::new` was told.
     unsafe { kernel.launch(grid(blocks), BLOCK, 0, &params) }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackwardParams {
-    system: System,
-    dk: DevicePtr,
-    sums: DevicePtr,
-    length: i64,
-    part: i64,
-    parts: i32,
-    gradients: [DevicePtr; OPERANDS],
+kernel_params! {
+    struct LtiGradientsParams {
+        system: SystemParams,
+        dk: DevicePtr as "const float*", // (length, channels)
+        sums: DevicePtr as "struct Sums*", // (segments, N, channels)
+        length: i64,
+        part: i64,
+        parts: i32,
+        gradients: SystemGradients,
+    }
+
+    /// In the shapes of the operands; null where there is none.
+    struct SystemGradients {
+        dt: DevicePtr as "float*",
+        a: DevicePtr as "float*",
+        a_im: DevicePtr as "float*",
+        b: DevicePtr as "float*",
+        b_im: DevicePtr as "float*",
+        c: DevicePtr as "float*",
+        c_im: DevicePtr as "float*",
+        d: DevicePtr as "float*",
+    }
 }
 
 /// Writes every gradient from that of the kernel, (length, channels): in the order of the operands, for those that are there.
 pub(super) fn backward(
-    system: System,
+    system: SystemParams,
     dk: View<'_>,
     gradients: [ViewMut<'_>; OPERANDS],
 ) -> Result<()> {
@@ -130,21 +159,28 @@ pub(super) fn backward(
         DType::F32,
         device,
     )?;
-    let mut pointers = [DevicePtr::NULL; OPERANDS];
-    for ((pointer, gradient), operand) in pointers.iter_mut().zip(&gradients).zip(&system.operands)
-    {
-        if *operand != DevicePtr::NULL {
-            *pointer = gradient.ptr();
-        }
-    }
-    let params = BackwardParams {
+    let [dt, a, a_im, b, b_im, c, c_im, d] = gradients;
+    let beside = |operand, gradient: &ViewMut<'_>| match operand {
+        DevicePtr::NULL => DevicePtr::NULL,
+        _ => gradient.ptr(),
+    };
+    let params = LtiGradientsParams {
         system,
         dk: dk.ptr(),
         sums: sums.view_mut()?.ptr(),
         length: length as i64,
         part: part as i64,
         parts: int(OP, "parts", parts)?,
-        gradients: pointers,
+        gradients: SystemGradients {
+            dt: beside(system.dt, &dt),
+            a: beside(system.a, &a),
+            a_im: beside(system.a_im, &a_im),
+            b: beside(system.b, &b),
+            b_im: beside(system.b_im, &b_im),
+            c: beside(system.c, &c),
+            c_im: beside(system.c_im, &c_im),
+            d: beside(system.d, &d),
+        },
     };
     let of_sums = kernel(device, &KERNEL, "lti_kernel_sums", &[])?;
     let of_gradients = kernel(device, &KERNEL, "lti_kernel_gradients", &[])?;
@@ -155,18 +191,18 @@ pub(super) fn backward(
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RecurrenceParams {
-    system: System,
-    u: DevicePtr,
-    y: DevicePtr,
-    state: DevicePtr,
-    u_stride: i64,
-    y_stride: i64,
-    batch: i64,
-    length: i64,
-    items: i64,
+kernel_params! {
+    struct RecurrenceParams {
+        system: SystemParams,
+        u: DevicePtr as "const IO*", // (batch, length, channels)
+        y: DevicePtr as "IO*", // likewise
+        state: DevicePtr as "float*", // (batch, channels, N), or 2 N with real parts first
+        u_stride: i64,
+        y_stride: i64,
+        batch: i64,
+        length: i64,
+        items: i64, // sequences of a group of lanes
+    }
 }
 
 /// Lanes that share the states of a channel, and how many states each of them has.
@@ -180,7 +216,7 @@ fn lanes(states: usize) -> [(&'static str, String); 2] {
 
 /// Runs `batch` sequences; u and y are (batch · length, channels) of one type, `state` is read and overwritten.
 pub(super) fn recurrence(
-    system: System,
+    system: SystemParams,
     batch: usize,
     u: View<'_>,
     y: ViewMut<'_>,

@@ -127,8 +127,8 @@ impl Saved {
     }
 
     /// The system as the kernels of a GPU take it.
-    fn on_gpu(&self, op: &'static str, device: Device) -> Result<cuda::System> {
-        cuda::System::new(op, device, &self.operands, self.channels, self.state)
+    fn on_gpu(&self, op: &'static str, device: Device) -> Result<cuda::SystemParams> {
+        cuda::SystemParams::new(op, device, &self.operands, self.channels, self.state)
     }
 }
 

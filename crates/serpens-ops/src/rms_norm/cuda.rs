@@ -1,7 +1,7 @@
 //! Normalisation on a GPU: which variant of the kernels, and how many threads take a row.
 
-use serpens_core::cuda::{DevicePtr, Kernel, Source, kernel, multiprocessors};
-use serpens_core::{DType, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
 use crate::{check, fold};
@@ -12,7 +12,8 @@ static SOURCE: Source = Source::new(
         include_str!("../shared/packet.cuh"),
         include_str!("kernel.cu")
     ),
-);
+)
+.params(&[RmsNormParams::declare, RmsNormBackwardParams::declare]);
 
 /// Values of a thread, as the kernels have them.
 const VALUES: usize = 8;
@@ -54,36 +55,34 @@ pub struct Gradients<'a> {
     pub dw: ViewMut<'a>,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ForwardParams {
-    x: DevicePtr,
-    residual: DevicePtr,
-    weight: DevicePtr,
-    h: DevicePtr,
-    y: DevicePtr,
-    rstd: DevicePtr,
-    x_stride: i64,
-    residual_stride: i64,
-    rows: i64,
-    cols: i32,
-    eps: f32,
-}
+kernel_params! {
+    struct RmsNormParams {
+        x: DevicePtr as "const IN*", // (rows, cols)
+        residual: DevicePtr as "const float*", // (rows, cols), or null
+        weight: DevicePtr as "const float*", // (cols)
+        h: DevicePtr as "float*", // (rows, cols); null without a residual
+        y: DevicePtr as "OUT*", // (rows, cols)
+        rstd: DevicePtr as "float*", // (rows)
+        x_stride: i64,
+        residual_stride: i64,
+        rows: i64,
+        cols: i32,
+        eps: f32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackwardParams {
-    dy: DevicePtr,
-    dh_extra: DevicePtr,
-    h: DevicePtr,
-    weight: DevicePtr,
-    rstd: DevicePtr,
-    dh: DevicePtr,
-    dx: DevicePtr,
-    partials: DevicePtr,
-    h_stride: i64,
-    rows: i64,
-    cols: i32,
+    struct RmsNormBackwardParams {
+        dy: DevicePtr as "const OUT*", // (rows, cols)
+        dh_extra: DevicePtr as "const float*", // (rows, cols), or null: what arrives at h from elsewhere
+        h: DevicePtr as "const SUM*", // (rows, cols)
+        weight: DevicePtr as "const float*", // (cols)
+        rstd: DevicePtr as "const float*", // (rows)
+        dh: DevicePtr as "float*", // (rows, cols), or null: the gradient in f32
+        dx: DevicePtr as "bf16*", // (rows, cols), or null: the same in bf16
+        partials: DevicePtr as "float*", // (gridDim.x, cols): the gradient of the weight
+        h_stride: i64,
+        rows: i64,
+        cols: i32,
+    }
 }
 
 /// h = x + residual, y = h · r ⊙ w, rstd\[row\] = r = (mean(h²) + eps)^−½. h is written where `h_out` asks for it.
@@ -97,7 +96,7 @@ pub fn forward(inputs: &Inputs, h_out: Option<ViewMut>, y: ViewMut, rstd: ViewMu
     let entries = ["rms_norm_forward", "rms_norm_forward_wide"];
     let (kernel, threads) = choose(entries, types, y.as_view(), &[Some(x), residual])?;
     let residual_address = residual.as_ref().map(|view| f32s("residual", view));
-    let params = ForwardParams {
+    let params = RmsNormParams {
         x: check::address(OP, "x", &x, x.dtype(), y.device())?,
         residual: residual_address.transpose()?.unwrap_or(DevicePtr::NULL),
         weight: f32s("weight", &w)?,
@@ -136,7 +135,7 @@ pub fn backward(
     let pointer = |view: &Option<ViewMut>| view.as_ref().map_or(DevicePtr::NULL, ViewMut::ptr);
     let extra =
         dh_extra.map(|view| check::address(OP, "the sum's gradient", &view, DType::F32, device));
-    let params = BackwardParams {
+    let params = RmsNormBackwardParams {
         dy: dy.ptr(),
         dh_extra: extra.transpose()?.unwrap_or(DevicePtr::NULL),
         h: h.ptr(),

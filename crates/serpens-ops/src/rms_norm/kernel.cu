@@ -42,27 +42,13 @@ __device__ __forceinline__ float block_sum(float x, int turn) {
     return warp_sum(lane < blockDim.x / 32 ? sums[turn][lane] : 0.0f);
 }
 
-struct Forward {
-    const IN* x;           // (rows, cols)
-    const float* residual; // (rows, cols), or null
-    const float* weight;   // (cols)
-    float* h;              // (rows, cols); null without a residual
-    OUT* y;                // (rows, cols)
-    float* rstd;           // (rows)
-    i64 x_stride;
-    i64 residual_stride;
-    i64 rows;
-    int cols;
-    float eps;
-};
-
-__device__ __forceinline__ float forward_rstd(const Forward& p, i64 row, float squares) {
+__device__ __forceinline__ float forward_rstd(const RmsNormParams& p, i64 row, float squares) {
     float rstd = 1.0f / sqrtf(block_sum(squares, 0) / (float)p.cols + p.eps);
     if (threadIdx.x == 0) p.rstd[row] = rstd;
     return rstd;
 }
 
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid_constant__ Forward p) {
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid_constant__ RmsNormParams p) {
     i64 row = blockIdx.x;
     Pieces<IN> x;
     Pieces<float> residual;
@@ -90,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid
     }
 }
 
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_wide(const __grid_constant__ Forward p) {
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_wide(const __grid_constant__ RmsNormParams p) {
     i64 row = blockIdx.x;
     const float* residual = row_of(p.residual, row, p.residual_stride);
     auto sum = [&](int c) { return to_f32(p.x[row * p.x_stride + c]) + (residual ? residual[c] : 0.0f); };
@@ -105,27 +91,13 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_wide(const _
         p.y[row * p.cols + c] = from_f32<OUT>(sum(c) * rstd * p.weight[c]);
 }
 
-struct Backward {
-    const OUT* dy;         // (rows, cols)
-    const float* dh_extra; // (rows, cols), or null: what arrives at h from elsewhere
-    const SUM* h;          // (rows, cols)
-    const float* weight;   // (cols)
-    const float* rstd;     // (rows)
-    float* dh;             // (rows, cols), or null: the gradient in f32
-    bf16* dx;              // (rows, cols), or null: the same in bf16
-    float* partials;       // (gridDim.x, cols): the gradient of the weight
-    i64 h_stride;
-    i64 rows;
-    int cols;
-};
-
 // dh = dh_extra + rstd · (w ⊙ dy) + along · h.
-__device__ __forceinline__ float along_h(const Backward& p, float dot, float rstd, int turn) {
+__device__ __forceinline__ float along_h(const RmsNormBackwardParams& p, float dot, float rstd, int turn) {
     return -block_sum(dot, turn) * rstd * rstd * rstd / (float)p.cols;
 }
 
 // Each block takes every gridDim.x-th row.
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __grid_constant__ Backward p) {
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __grid_constant__ RmsNormBackwardParams p) {
     float dweight[PIECES][VEC] = {};
     int turn = 0;
     for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, turn ^= 1) {
@@ -165,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __gri
 }
 
 // The gradient of the weight gathers in the workspace.
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_wide(const __grid_constant__ Backward p) {
+extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_wide(const __grid_constant__ RmsNormBackwardParams p) {
     float* dweight = p.partials + (i64)blockIdx.x * p.cols;
     for (int c = threadIdx.x; c < p.cols; c += blockDim.x) dweight[c] = 0.0f;
     int turn = 0;

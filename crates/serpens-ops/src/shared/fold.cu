@@ -1,19 +1,9 @@
 // The gradients of parameters from the sums that blocks have left in a workspace, added in a fixed order.
 
-struct Fold {
-    const float* partials; // (count, columns)
-    float* first;          // (channels, width)
-    float* second;         // (channels), or null: not asked for
-    i64 count;
-    i64 columns;  // channels · width, or channels more with the sums of the second
-    i64 channels; // column k · channels + c of the partials is value (c, k) of the first, and with k = width value c of the second
-    i64 width;
-};
-
 constexpr int FOLD_COLUMNS = 32; // of a block
 constexpr int FOLD_ROWS = 16;    // threads that share a column
 
-extern "C" __global__ void __launch_bounds__(FOLD_COLUMNS * FOLD_ROWS) fold(const __grid_constant__ Fold p) {
+extern "C" __global__ void __launch_bounds__(FOLD_COLUMNS * FOLD_ROWS) fold(const __grid_constant__ FoldParams p) {
     __shared__ float sums[FOLD_ROWS][FOLD_COLUMNS];
     int lane = threadIdx.x % FOLD_COLUMNS, row = threadIdx.x / FOLD_COLUMNS;
     i64 column = (i64)blockIdx.x * FOLD_COLUMNS + lane;

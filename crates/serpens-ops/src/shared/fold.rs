@@ -1,24 +1,25 @@
 //! Gradients of parameters on a GPU: the sums that blocks have left in a workspace, added in a fixed order.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel};
-use serpens_core::{Result, Tensor, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
+use serpens_core::{Result, Tensor, ViewMut, kernel_params};
 
-static SOURCE: Source = Source::new("fold", include_str!("fold.cu"));
+static SOURCE: Source = Source::new("fold", include_str!("fold.cu")).params(&[FoldParams::declare]);
 
 /// Columns and threads of a block, as the kernel has them.
 const COLUMNS: usize = 32;
 const THREADS: u32 = 512;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    partials: DevicePtr,
-    first: DevicePtr,
-    second: DevicePtr,
-    count: i64,
-    columns: i64,
-    channels: i64,
-    width: i64,
+kernel_params! {
+    struct FoldParams {
+        partials: DevicePtr as "const float*", // (count, columns)
+        first: DevicePtr as "float*", // (channels, width)
+        second: DevicePtr as "float*", // (channels), or null: not asked for
+        count: i64,
+        columns: i64, // channels · width, or channels more with the sums of the second
+        // column k · channels + c of the partials is value (c, k) of the first, and with k = width value c of the second
+        channels: i64,
+        width: i64,
+    }
 }
 
 /// Sums the rows of `partials`, whose columns are those of `first`: (channels, width) transposed and, where they are more,
@@ -30,7 +31,7 @@ pub(crate) fn fold(
     second: Option<ViewMut<'_>>,
 ) -> Result<()> {
     let sums = partials.view();
-    let params = Params {
+    let params = FoldParams {
         partials: sums.ptr(),
         first: first.ptr(),
         second: second.map_or(DevicePtr::NULL, |second| second.ptr()),

@@ -14,16 +14,6 @@ struct Place {
     }
 };
 
-struct ConvolveParams {
-    const IO* x;    // (batch, length, channels)
-    const float* k; // (length, channels)
-    IO* y;          // (batch, length, channels)
-    i64 x_stride, k_stride, y_stride;
-    i64 batch, items; // in all, in a group
-    int length, channels;
-    int correlate; // y_s = Σ_(t ≥ s) k_(t-s) x_t rather than y_t = Σ_(s ≤ t) k_s x_(t-s)
-};
-
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_convolve(const __grid_constant__ ConvolveParams p) {
     extern __shared__ Complex shared[];
     Transform<true> fft(shared);
@@ -33,16 +23,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_convolve
     Reals<IO> y(fft, p.y + at.channel, p.y_stride, p.length * p.y_stride, at.rows, 1.0f / SIZE);
     convolve(fft, k, x, y, at.first, at.last, p.correlate);
 }
-
-struct CorrelateParams {
-    const IO *x, *dy; // (batch, length, channels)
-    const float* k;   // (length, channels)
-    IO* dx;           // (batch, length, channels), or null
-    float* dk;        // (groups, length, channels): sums over the items of a group
-    i64 x_stride, dy_stride, k_stride, dx_stride;
-    i64 batch, items; // in all, in a group
-    int length, channels;
-};
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_correlate(const __grid_constant__ CorrelateParams p) {
     extern __shared__ Complex shared[];

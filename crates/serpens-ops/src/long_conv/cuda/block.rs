@@ -1,7 +1,7 @@
 //! Launches of the convolution of sequences that one block holds.
 
-use serpens_core::cuda::{DevicePtr, Source};
-use serpens_core::{Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source};
+use serpens_core::{Result, View, ViewMut, kernel_params};
 
 use super::parts::{Groups, Parts};
 use super::tile::Tile;
@@ -15,6 +15,7 @@ static SOURCE: Source = Source::new(
         include_str!("block.cu")
     ),
 )
+.params(&[ConvolveParams::declare, CorrelateParams::declare])
 // The gradients keep a few registers in memory from one item to the next, outside the passes.
 .may_spill(|_| true);
 
@@ -27,20 +28,20 @@ fn width(size: usize) -> usize {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ConvolveParams {
-    x: DevicePtr,
-    k: DevicePtr,
-    y: DevicePtr,
-    x_stride: i64,
-    k_stride: i64,
-    y_stride: i64,
-    batch: i64,
-    items: i64,
-    length: i32,
-    channels: i32,
-    correlate: i32,
+kernel_params! {
+    struct ConvolveParams {
+        x: DevicePtr as "const IO*", // (batch, length, channels)
+        k: DevicePtr as "const float*", // (length, channels)
+        y: DevicePtr as "IO*", // (batch, length, channels)
+        x_stride: i64,
+        k_stride: i64,
+        y_stride: i64,
+        batch: i64, // in all, in a group
+        items: i64,
+        length: i32,
+        channels: i32,
+        correlate: i32, // y_s = Σ_(t ≥ s) k_(t-s) x_t rather than y_t = Σ_(s ≤ t) k_s x_(t-s)
+    }
 }
 
 /// y = k * x, or the correlation of x with k.
@@ -80,22 +81,22 @@ pub(super) fn convolve(
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CorrelateParams {
-    x: DevicePtr,
-    dy: DevicePtr,
-    k: DevicePtr,
-    dx: DevicePtr,
-    dk: DevicePtr,
-    x_stride: i64,
-    dy_stride: i64,
-    k_stride: i64,
-    dx_stride: i64,
-    batch: i64,
-    items: i64,
-    length: i32,
-    channels: i32,
+kernel_params! {
+    struct CorrelateParams {
+        x: DevicePtr as "const IO*", // (batch, length, channels)
+        dy: DevicePtr as "const IO*",
+        k: DevicePtr as "const float*", // (length, channels)
+        dx: DevicePtr as "IO*", // (batch, length, channels), or null
+        dk: DevicePtr as "float*", // (groups, length, channels): sums over the items of a group
+        x_stride: i64,
+        dy_stride: i64,
+        k_stride: i64,
+        dx_stride: i64,
+        batch: i64, // in all, in a group
+        items: i64,
+        length: i32,
+        channels: i32,
+    }
 }
 
 /// dx = the correlation of dy with k, dk = Σ_batch of those of dy with x.

@@ -5,20 +5,6 @@
 // Work arrays hold slots of (COLUMN, ROW, CHUNK) complex values: a slot is one item of one chunk of CHUNK channels.
 // Here: the columns, SIZE = COLUMN points each. A block's lanes run over channels and, where it has more, over the next columns.
 
-constexpr int CHUNK = 32;
-
-struct ColumnsParams {
-    IO* sequences; // (batch, length, channels): what is read, or what is written
-    Complex* work; // (slots, COLUMN, ROW, CHUNK)
-    i64 stride;    // of the sequences
-    i64 first_item;
-    int first_channel, channels;
-    int length, row;
-    int items;     // of the slots, within a chunk
-    float scale;   // of what is written
-    float quarter; // 1 / (4 M)
-};
-
 // A lane's column: channel, then offset in the row, then item, then chunk.
 struct Column {
     i64 slot, item;

@@ -2,8 +2,8 @@
 //!
 //! Channels go in chunks, and chunks and items in rounds, so that the work arrays stay small whatever the batch.
 
-use serpens_core::cuda::{DevicePtr, Source};
-use serpens_core::{DType, Error, Result, Tensor, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source};
+use serpens_core::{DType, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::super::OP;
 use super::tile::Tile;
@@ -12,7 +12,9 @@ use super::{BLOCK_LENGTH, Job, grid};
 static COLUMNS: Source = Source::new(
     "long_conv_columns",
     concat!(include_str!("fft.cuh"), include_str!("columns.cu")),
-);
+)
+.params(&[ColumnsParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)]);
 static ROWS: Source = Source::new(
     "long_conv_rows",
     concat!(
@@ -21,6 +23,8 @@ static ROWS: Source = Source::new(
         include_str!("rows.cu")
     ),
 )
+.params(&[RowsParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)])
 .may_spill(|_| true);
 
 /// Channels of a chunk, as the kernels have them.
@@ -190,14 +194,18 @@ impl Work {
         entry: &'static str,
         round: Round,
         spectra: usize,
-        arrays: [DevicePtr; 4],
-        flags: [bool; 2],
+        [k, x, dy, sum]: [DevicePtr; 4],
+        [correlate, add]: [bool; 2],
     ) -> Result<()> {
         let params = RowsParams {
-            arrays,
+            k,
+            x,
+            dy,
+            sum,
             column: self.plan.column as i32,
             items: round.items as i32,
-            flags: flags.map(i32::from),
+            correlate: correlate.into(),
+            add: add.into(),
         };
         let tile = self.plan.row_tile(self.job, spectra)?;
         let kernel = tile.kernel(self.job.device, &ROWS, entry, None)?;
@@ -208,31 +216,32 @@ impl Work {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ColumnsParams {
-    sequences: DevicePtr,
-    work: DevicePtr,
-    stride: i64,
-    first_item: i64,
-    first_channel: i32,
-    channels: i32,
-    length: i32,
-    row: i32,
-    items: i32,
-    scale: f32,
-    quarter: f32,
-}
+kernel_params! {
+    struct ColumnsParams {
+        sequences: DevicePtr as "IO*", // (batch, length, channels): what is read, or what is written
+        work: DevicePtr as "struct Complex*", // (slots, COLUMN, ROW, CHUNK)
+        stride: i64, // of the sequences
+        first_item: i64,
+        first_channel: i32,
+        channels: i32,
+        length: i32,
+        row: i32,
+        items: i32, // of the slots, within a chunk
+        scale: f32, // of what is written
+        quarter: f32, // 1 / (4 M)
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RowsParams {
-    /// Of the kernels, of the items, of the gradients of the results, of the sum over the items; NULL where it is not used.
-    arrays: [DevicePtr; 4],
-    column: i32,
-    items: i32,
-    /// Whether to correlate, whether to add to the sum.
-    flags: [i32; 2],
+    /// What is not used is null.
+    struct RowsParams {
+        k: DevicePtr as "const struct Complex*", // (chunks, COLUMN, ROW, CHUNK)
+        x: DevicePtr as "struct Complex*", // (chunks, items, COLUMN, ROW, CHUNK)
+        dy: DevicePtr as "struct Complex*", // the same, for correlations
+        sum: DevicePtr as "struct Complex*", // (chunks, COLUMN, ROW, CHUNK)
+        column: i32,
+        items: i32,
+        correlate: i32,
+        add: i32, // to the sum
+    }
 }
 
 /// y = k * x, or the correlation of x with k.

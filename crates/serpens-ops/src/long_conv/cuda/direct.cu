@@ -52,15 +52,6 @@ struct Place {
     }
 };
 
-struct DirectConvolveParams {
-    const IO* x;    // (batch, length, channels)
-    const float* k; // (length, channels)
-    IO* y;
-    i64 x_stride, k_stride, y_stride;
-    int length, channels;
-    int reversed; // x and y in reversed time
-};
-
 extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
     long_conv_direct(const __grid_constant__ DirectConvolveParams p) {
     Place place(p.channels);
@@ -77,14 +68,6 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
         if (t < p.length) y[(p.reversed ? p.length - 1 - t : t) * p.y_stride] = from_f32<IO>(sums[i]);
     }
 }
-
-struct DirectCorrelateParams {
-    const IO *x, *dy; // (batch, length, channels)
-    float* dk;        // (groups, length, channels): sums over the items of a group
-    i64 x_stride, dy_stride;
-    int length, channels;
-    i64 batch, items; // in all, in a group
-};
 
 extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
     long_conv_direct_correlate(const __grid_constant__ DirectCorrelateParams p) {

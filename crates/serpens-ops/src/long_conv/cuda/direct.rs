@@ -1,30 +1,33 @@
 //! Launches of the convolution by definition.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel};
-use serpens_core::{Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
+use serpens_core::{Result, View, ViewMut, kernel_params};
 
 use super::parts::{Groups, Parts};
 use super::{DIRECT_LENGTH, Job, grid};
 
-static SOURCE: Source = Source::new("long_conv_direct", include_str!("direct.cu"));
+static SOURCE: Source = Source::new("long_conv_direct", include_str!("direct.cu")).params(&[
+    DirectConvolveParams::declare,
+    DirectCorrelateParams::declare,
+]);
 
 /// Channels of a block, and the results of a thread, as the kernels have them.
 const CHANNELS: usize = 32;
 const RESULTS: usize = 8;
 const THREADS: usize = CHANNELS * DIRECT_LENGTH / RESULTS;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ConvolveParams {
-    x: DevicePtr,
-    k: DevicePtr,
-    y: DevicePtr,
-    x_stride: i64,
-    k_stride: i64,
-    y_stride: i64,
-    length: i32,
-    channels: i32,
-    reversed: i32,
+kernel_params! {
+    struct DirectConvolveParams {
+        x: DevicePtr as "const IO*", // (batch, length, channels)
+        k: DevicePtr as "const float*", // (length, channels)
+        y: DevicePtr as "IO*",
+        x_stride: i64,
+        k_stride: i64,
+        y_stride: i64,
+        length: i32,
+        channels: i32,
+        reversed: i32, // x and y in reversed time
+    }
 }
 
 /// y = k * x, or the same in reversed time: the correlation of x with k.
@@ -35,7 +38,7 @@ pub(super) fn convolve(
     y: ViewMut<'_>,
     reversed: bool,
 ) -> Result<()> {
-    let params = ConvolveParams {
+    let params = DirectConvolveParams {
         x: x.ptr(),
         k: k.ptr(),
         y: y.ptr(),
@@ -53,18 +56,18 @@ pub(super) fn convolve(
     unsafe { kernel.launch(grid(blocks), THREADS as u32, 0, &params) }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CorrelateParams {
-    x: DevicePtr,
-    dy: DevicePtr,
-    dk: DevicePtr,
-    x_stride: i64,
-    dy_stride: i64,
-    length: i32,
-    channels: i32,
-    batch: i64,
-    items: i64,
+kernel_params! {
+    struct DirectCorrelateParams {
+        x: DevicePtr as "const IO*", // (batch, length, channels)
+        dy: DevicePtr as "const IO*",
+        dk: DevicePtr as "float*", // (groups, length, channels): sums over the items of a group
+        x_stride: i64,
+        dy_stride: i64,
+        length: i32,
+        channels: i32,
+        batch: i64, // in all, in a group
+        items: i64,
+    }
 }
 
 /// dk = Σ_batch of the correlations of dy with x.
@@ -72,7 +75,7 @@ pub(super) fn correlate(job: Job, x: View<'_>, dy: View<'_>, dk: ViewMut<'_>) ->
     let tiles = job.tiles(CHANNELS);
     let groups = Groups::new(job.device, job.batch, tiles, 2048 / THREADS)?;
     let mut parts = Parts::new(dk, groups.count)?;
-    let params = CorrelateParams {
+    let params = DirectCorrelateParams {
         x: x.ptr(),
         dy: dy.ptr(),
         dk: parts.address()?,

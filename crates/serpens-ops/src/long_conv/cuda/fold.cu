@@ -2,13 +2,7 @@
 
 constexpr int THREADS = 256;
 
-struct FoldParams {
-    const float* parts; // (groups, count)
-    float* sum;         // (count)
-    i64 count, groups;
-};
-
-extern "C" __global__ void __launch_bounds__(THREADS) long_conv_fold(const __grid_constant__ FoldParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) long_conv_fold(const __grid_constant__ LongConvFoldParams p) {
     i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= p.count) return;
     float sum = 0.0f;

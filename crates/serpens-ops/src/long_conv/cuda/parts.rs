@@ -1,12 +1,13 @@
 //! The gradient of the kernels as a sum over groups of items: blocks sum the items of a group, then the groups are added in
 //! order.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Result, Tensor, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Device, Result, Tensor, ViewMut, kernel_params};
 
 use super::grid;
 
-static SOURCE: Source = Source::new("long_conv_fold", include_str!("fold.cu"));
+static SOURCE: Source =
+    Source::new("long_conv_fold", include_str!("fold.cu")).params(&[LongConvFoldParams::declare]);
 
 /// Threads of a block, as the kernel has them.
 const THREADS: usize = 256;
@@ -71,18 +72,18 @@ pub(super) fn zero(dk: ViewMut<'_>) -> Result<()> {
     fold(DevicePtr::NULL, 0, dk)
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    parts: DevicePtr,
-    sum: DevicePtr,
-    count: i64,
-    groups: i64,
+kernel_params! {
+    struct LongConvFoldParams {
+        parts: DevicePtr as "const float*", // (groups, count)
+        sum: DevicePtr as "float*", // (count)
+        count: i64,
+        groups: i64,
+    }
 }
 
 fn fold(parts: DevicePtr, groups: usize, dk: ViewMut<'_>) -> Result<()> {
     let count = dk.rows() * dk.cols();
-    let params = Params {
+    let params = LongConvFoldParams {
         parts,
         sum: dk.ptr(),
         count: count as i64,

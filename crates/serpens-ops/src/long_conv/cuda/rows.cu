@@ -1,16 +1,6 @@
 // The rows of the long convolution where a sequence does not fit one block, SIZE = ROW points each: see columns.cu.
 
-constexpr int CHUNK = 32;
 constexpr int TILES = CHUNK / WIDTH;
-
-struct RowsParams {
-    const Complex* k; // (chunks, COLUMN, ROW, CHUNK)
-    Complex* x;       // (chunks, items, COLUMN, ROW, CHUNK)
-    Complex* dy;      // the same, for correlations
-    Complex* sum;     // (chunks, COLUMN, ROW, CHUNK)
-    int column, items;
-    int correlate, add;
-};
 
 // A thread's points of one row of every item.
 struct Rows {

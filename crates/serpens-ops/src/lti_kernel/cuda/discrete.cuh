@@ -21,19 +21,12 @@ struct Complex {
 };
 __device__ __forceinline__ Complex rounded(C64 x) { return {(float)x.re, (float)x.im}; }
 
-// The operands of a system; imaginary parts are null for a real one.
-struct System {
-    const float* dt;               // (channels)
-    const float *a, *a_im;         // (channels, N)
-    const float *b, *b_im, *c, *c_im; // likewise
-    const float* d;                // (channels), or null
-    int channels, states;
-    __device__ __forceinline__ C64 at(const float* re, const float* im, i64 i) const {
-        return {re[i], im == nullptr ? 0.0f : im[i]};
-    }
-    // Complex states stand for conjugate pairs.
-    __device__ __forceinline__ double scale() const { return a_im == nullptr ? 1.0 : 2.0; }
-};
+__device__ __forceinline__ C64 value_at(const float* re, const float* im, i64 i) {
+    return {re[i], im == nullptr ? 0.0f : im[i]};
+}
+
+// Complex states stand for conjugate pairs.
+__device__ __forceinline__ double scale(const SystemParams& system) { return system.a_im == nullptr ? 1.0 : 2.0; }
 
 // Below this |x| the functions of x = ΔA are taken from their series.
 constexpr double SMALL = 0.05;
@@ -52,12 +45,12 @@ struct Discrete {
     C64 a, b, c, x, a_bar, phi_by_dt; // φ/Δ = (e^x - 1)/x
     bool small;
 
-    __device__ __forceinline__ Discrete(const System& system, int channel, int n) {
+    __device__ __forceinline__ Discrete(const SystemParams& system, int channel, int n) {
         i64 i = (i64)channel * system.states + n;
         dt = system.dt[channel];
-        a = system.at(system.a, system.a_im, i);
-        b = system.at(system.b, system.b_im, i);
-        c = system.at(system.c, system.c_im, i);
+        a = value_at(system.a, system.a_im, i);
+        b = value_at(system.b, system.b_im, i);
+        c = value_at(system.c, system.c_im, i);
         x = a * dt;
         a_bar = exp(x);
         small = x.re * x.re + x.im * x.im < SMALL * SMALL;

@@ -31,15 +31,9 @@ __device__ __forceinline__ C64 stride(C64 a_bar) {
     return a_bar;
 }
 
-struct ForwardParams {
-    System system;
-    float* k; // (length, channels)
-    i64 length;
-};
-
 // The factors of a state, by half of a block's warps each: Ā^j, and s C B̄ Ā^t0.
 __device__ __forceinline__ void factors(
-    const System& system, const Place& place, int n, i64 start, Complex (*steps)[CHANNELS], Complex (*fronts)[CHANNELS]
+    const SystemParams& system, const Place& place, int n, i64 start, Complex (*steps)[CHANNELS], Complex (*fronts)[CHANNELS]
 ) {
     bool of_fronts = place.warp >= WARPS / 2;
     if (n >= system.states) {
@@ -49,7 +43,7 @@ __device__ __forceinline__ void factors(
     }
     Discrete state(system, place.channel, n);
     if (of_fronts) {
-        C64 front = state.weight() * state.power((double)start) * system.scale(), by = stride(state.a_bar);
+        C64 front = state.weight() * state.power((double)start) * scale(system), by = stride(state.a_bar);
         for (int i = 0; i < FRONTS; ++i, front = front * by) fronts[i][place.lane] = rounded(front);
     } else {
         C64 power = {1.0, 0.0};
@@ -57,7 +51,7 @@ __device__ __forceinline__ void factors(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_forward(const __grid_constant__ ForwardParams p) {
+extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_forward(const __grid_constant__ LtiKernelParams p) {
     __shared__ Complex steps[SLICE][STEPS][CHANNELS], fronts[SLICE][FRONTS][CHANNELS];
     Place place(p.system.channels);
     i64 start = place.part * (FRONTS * STEPS);
@@ -99,18 +93,8 @@ struct Sums {
     C64 zeroth, first;
 };
 
-struct BackwardParams {
-    System system;
-    const float* dk;  // (length, channels)
-    Sums* sums;       // (parts, N, channels)
-    i64 length, part; // steps of a part, a multiple of STEPS
-    int parts;
-    // Gradients, in the shapes of what they belong to; null where there is no operand.
-    float *dt, *a, *a_im, *b, *b_im, *c, *c_im, *d;
-};
-
 // dK from t on, zeros from `end` on.
-__device__ __forceinline__ void load(const BackwardParams& p, const Place& place, i64 t, i64 end, float (&values)[STEPS]) {
+__device__ __forceinline__ void load(const LtiGradientsParams& p, const Place& place, i64 t, i64 end, float (&values)[STEPS]) {
     const float* from = p.dk + t * p.system.channels + place.channel;
     int left = end - t < STEPS ? (int)(end - t) : STEPS;
 #pragma unroll
@@ -118,7 +102,7 @@ __device__ __forceinline__ void load(const BackwardParams& p, const Place& place
 }
 
 // One part's sums for one state.
-__device__ __forceinline__ Sums sums_of(const BackwardParams& p, const Place& place, int n) {
+__device__ __forceinline__ Sums sums_of(const LtiGradientsParams& p, const Place& place, int n) {
     Discrete state(p.system, place.channel, n);
     i64 start = place.part * p.part;
     Complex steps[STEPS];
@@ -151,7 +135,7 @@ __device__ __forceinline__ Sums sums_of(const BackwardParams& p, const Place& pl
     return sums;
 }
 
-extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_sums(const __grid_constant__ BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_sums(const __grid_constant__ LtiGradientsParams p) {
     Place place(p.system.channels);
     for (int n = place.warp; n < p.system.states; n += WARPS) {
         Sums sums = sums_of(p, place, n);
@@ -165,7 +149,7 @@ __device__ __forceinline__ void put(float* re, float* im, i64 i, C64 derivative)
 }
 
 // Folds the parts in order and takes the gradients from the sums: a warp for each channel, its lanes over the states.
-extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradients(const __grid_constant__ BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradients(const __grid_constant__ LtiGradientsParams p) {
     int lane = (int)threadIdx.x % 32;
     i64 channel = (i64)blockIdx.x * WARPS + threadIdx.x / 32;
     if (channel >= p.system.channels) return;
@@ -178,18 +162,18 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradie
             first = first + sums.first;
         }
         Discrete state(p.system, (int)channel, n);
-        C64 of_weight = zeroth * p.system.scale(), of_b_bar = of_weight * state.c, of_phi = of_b_bar * state.b;
-        C64 of_x = state.weight() * first * p.system.scale(); // through Ā^t = exp(t x), x = ΔA
+        C64 of_weight = zeroth * scale(p.system), of_b_bar = of_weight * state.c, of_phi = of_b_bar * state.b;
+        C64 of_x = state.weight() * first * scale(p.system); // through Ā^t = exp(t x), x = ΔA
         dt += (of_x * state.a + of_phi * state.a_bar).re;
         i64 i = channel * p.system.states + n;
-        put(p.a, p.a_im, i, of_x * state.dt + of_phi * state.slope() * (state.dt * state.dt));
-        put(p.b, p.b_im, i, of_b_bar * state.phi());
-        put(p.c, p.c_im, i, of_weight * state.b_bar());
+        put(p.gradients.a, p.gradients.a_im, i, of_x * state.dt + of_phi * state.slope() * (state.dt * state.dt));
+        put(p.gradients.b, p.gradients.b_im, i, of_b_bar * state.phi());
+        put(p.gradients.c, p.gradients.c_im, i, of_weight * state.b_bar());
     }
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) dt += __shfl_xor_sync(0xffffffffu, dt, step);
     if (lane == 0) {
-        p.dt[channel] = (float)dt;
-        if (p.d != nullptr) p.d[channel] = p.length > 0 ? p.dk[channel] : 0.0f;
+        p.gradients.dt[channel] = (float)dt;
+        if (p.gradients.d != nullptr) p.gradients.d[channel] = p.length > 0 ? p.dk[channel] : 0.0f;
     }
 }

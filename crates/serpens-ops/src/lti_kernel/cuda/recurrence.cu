@@ -3,21 +3,11 @@
 
 constexpr int THREADS = 128;
 
-struct RecurrenceParams {
-    System system;
-    const IO* u;  // (batch, length, channels)
-    IO* y;        // likewise
-    float* state; // (batch, channels, N), or 2 N with real parts first
-    i64 u_stride, y_stride;
-    i64 batch, length;
-    i64 items; // sequences of a group of lanes
-};
-
 // Ā, B̄ and s C of a lane's states.
 struct Lane {
     Complex a[PER_LANE], b[PER_LANE], c[PER_LANE];
     int first; // state
-    __device__ __forceinline__ Lane(const System& system, int channel, int lane) : first(lane) {
+    __device__ __forceinline__ Lane(const SystemParams& system, int channel, int lane) : first(lane) {
 #pragma unroll
         for (int i = 0; i < PER_LANE; ++i) {
             a[i] = b[i] = c[i] = {0.0f, 0.0f};
@@ -26,7 +16,7 @@ struct Lane {
             Discrete state(system, channel, n);
             a[i] = rounded(state.a_bar);
             b[i] = rounded(state.b_bar());
-            c[i] = rounded(state.c * system.scale());
+            c[i] = rounded(state.c * scale(system));
         }
     }
     // h = Ā h + B̄ u; this lane's part of Re(s C h).
@@ -44,7 +34,7 @@ struct Lane {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) lti_recurrence(const __grid_constant__ RecurrenceParams p) {
-    const System& system = p.system;
+    const SystemParams& system = p.system;
     int groups = (system.channels + THREADS / GROUP - 1) / (THREADS / GROUP); // of blocks, for all channels
     int lane = (int)threadIdx.x % GROUP;
     int channel = (int)(blockIdx.x % groups) * (THREADS / GROUP) + (int)threadIdx.x / GROUP;

@@ -52,7 +52,7 @@ __device__ __forceinline__ float& slice_sum(Shared& s, int slice, int which, int
 
 // Starts the copies of a chunk's rows into shared memory, with zeros where there is nothing. The same thread takes the same pieces
 // as in `put_tile`.
-__device__ __forceinline__ void get_tile(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * PIECES>(at, [&](u32 i) {
         u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled<IO>(t, c);
@@ -73,7 +73,7 @@ __device__ __forceinline__ void get_tile(const BackwardParams& p, const Place& a
     });
 }
 
-__device__ __forceinline__ void put_tile(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void put_tile(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * PIECES>(at, [&](u32 i) {
         u32 t = i / PIECES, c = i % PIECES * VEC, row = row_of(p, chunk, t), column = at.first_channel + c, from = swizzled<IO>(t, c);
@@ -87,7 +87,7 @@ __device__ __forceinline__ void put_tile(const BackwardParams& p, const Place& a
 constexpr u32 FOURS = PADDED / 2;  // of B and C of a step
 
 // B and C of a chunk as f32, zero for states and steps that do not exist.
-__device__ __forceinline__ void widen_bc(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void widen_bc(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     share_out<CHUNK * FOURS>(at, [&](u32 i) {
         u32 t = i / FOURS, n = i % FOURS * 4;
         float values[4];
@@ -145,7 +145,7 @@ __device__ __forceinline__ void add_bc_sums(const Shared& s, const Place& at, fl
     }
 }
 
-__device__ __forceinline__ void put_bc_sums(const BackwardParams& p, const Place& at, const Chunk& chunk,
+__device__ __forceinline__ void put_bc_sums(const ScanBackwardParams& p, const Place& at, const Chunk& chunk,
                                             const float (&sums)[OWN_FOURS][4]) {
     u32 width = p.groups * p.state;
     float* to = p.bc_parts + at.part * p.batch * p.length * 2 * width + at.group * p.state;
@@ -165,7 +165,7 @@ __device__ __forceinline__ void put_bc_sums(const BackwardParams& p, const Place
 }
 
 // A chunk's gradients, when all its warps have walked over it.
-__device__ __forceinline__ void put_chunk(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void put_chunk(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     float sums[OWN_FOURS][4];
     add_bc_sums(s, at, sums);
     put_tile(p, at, s, chunk);
@@ -175,7 +175,7 @@ __device__ __forceinline__ void put_chunk(const BackwardParams& p, const Place& 
 // ---- what is per channel and step --------------------------------------------------------------------------------------------
 
 // Where nothing is, u, z and dy are zeros; steps past the end must also have δ and its slope zero.
-__device__ __forceinline__ void prepare(const BackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void prepare(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     constexpr int COUNT = Prepared::COUNT;
     int channel = prepared_channel(at);
@@ -498,7 +498,7 @@ __device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& ca
 // ---- the kernel -------------------------------------------------------------------------------------------------------------
 
 // The sums of dD and of the bias's gradient over the lanes and slices of a channel.
-__device__ __forceinline__ void put_channel_sums(const BackwardParams& p, const Place& at, Shared& s, const ChannelSums& sums) {
+__device__ __forceinline__ void put_channel_sums(const ScanBackwardParams& p, const Place& at, Shared& s, const ChannelSums& sums) {
     float d = sums.d, bias = sums.bias;
 #pragma unroll
     for (int step = 4; step <= 8; step *= 2) {
@@ -521,11 +521,11 @@ __device__ __forceinline__ void put_channel_sums(const BackwardParams& p, const 
 }
 
 // The own channel's value of D.
-__device__ __forceinline__ float of_channel(const BackwardParams& p, const Place& at, const float* values) {
+__device__ __forceinline__ float of_channel(const ScanBackwardParams& p, const Place& at, const float* values) {
     return values && at.channel < at.count ? values[at.first_channel + at.channel] : 0.0f;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_backward(const __grid_constant__ BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_backward(const __grid_constant__ ScanBackwardParams p) {
     extern __shared__ __align__(16) u8 shared_bytes[];
     Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
     const Place at = place(p);

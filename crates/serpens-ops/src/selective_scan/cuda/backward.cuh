@@ -16,34 +16,6 @@ constexpr u32 THREADS = 32 * WARPS;
 constexpr bool EXACT = sizeof(IO) == 4 || SLICES > 4;  // whether sums over channels are made without the tensor cores
 constexpr bool BC_AHEAD = SLICES <= 4;  // whether there is room to copy the next chunk's B and C
 
-// Rows and strides (in bytes) fit into 31 bits.
-struct Rows {
-    void* at;
-    i64 stride;
-};
-
-struct BackwardParams {
-    Rows u, delta, z, dy, b, c;
-    Rows du, ddelta, dz;
-    const float* a;
-    const float* d;
-    const float* bias;
-    const u8* starts;
-    const float* checkpoints;  // (batch, chunks, channels, N): the state before every 32nd step
-    const float* dlast;        // (batch, channels, N), or null for zero
-    const float* carry;        // (segments, batch, channels, N): what flows back into each segment's last state
-    float* dinitial;
-    float* bc_parts;     // (blocks per group, batch, length, 2, groups N)
-    float* a_parts;      // (segments, batch, channels, N)
-    float* d_parts;      // (segments, batch, channels)
-    float* bias_parts;   // (segments, batch, channels)
-    i64 batch, length;
-    int channels, state, groups, group_blocks;
-    int chunks;
-    Segments segments;
-    int softplus, reverse;
-};
-
 // Where a thread is.
 struct Place {
     u32 tid, warp, lane, slice;
@@ -73,7 +45,7 @@ __device__ __forceinline__ void find_thread(Place& at) {
     at.channel = at.warp % CHANNEL_WARPS * 8 + at.channel_lane;
 }
 
-__device__ __forceinline__ Place place(const BackwardParams& p) {
+__device__ __forceinline__ Place place(const ScanBackwardParams& p) {
     Place at;
     find_thread(at);
     u32 block = blockIdx.x;
@@ -104,13 +76,13 @@ struct Chunk {
     int first, steps, buffer;
 };
 
-__device__ __forceinline__ Chunk chunk_at(const BackwardParams& p, const Place& at, int number) {
+__device__ __forceinline__ Chunk chunk_at(const ScanBackwardParams& p, const Place& at, int number) {
     i64 step = (i64)number * CHUNK;
     i64 position = p.reverse ? p.length - 1 - step : step;
     return {(int)(at.batch * p.length + position), (int)min((i64)CHUNK, p.length - step), number & 1};
 }
 
-__device__ __forceinline__ u32 row_of(const BackwardParams& p, const Chunk& chunk, int t) {
+__device__ __forceinline__ u32 row_of(const ScanBackwardParams& p, const Chunk& chunk, int t) {
     return p.reverse ? chunk.first - t : chunk.first + t;
 }
 
@@ -143,7 +115,7 @@ template <class T> __device__ __forceinline__ u32 swizzled(u32 t, u32 column) {
 }
 
 // 4 states of a thread's channel, zero where there are none.
-__device__ __forceinline__ void load_states(const BackwardParams& p, const Place& at, const float* plane, float (&to)[4]) {
+__device__ __forceinline__ void load_states(const ScanBackwardParams& p, const Place& at, const float* plane, float (&to)[4]) {
     int n = at.slice * 16 + at.state_lane * 4;
     const float* from = plane + (u64)(u32)(at.first_channel + at.channel) * (u32)p.state + n;
 #pragma unroll
@@ -158,7 +130,7 @@ __device__ __forceinline__ void load_states(const BackwardParams& p, const Place
     }
 }
 
-__device__ __forceinline__ void store_states(const BackwardParams& p, const Place& at, float* plane, const float (&from)[4]) {
+__device__ __forceinline__ void store_states(const ScanBackwardParams& p, const Place& at, float* plane, const float (&from)[4]) {
     int n = at.slice * 16 + at.state_lane * 4;
     float* to = plane + (i64)(at.first_channel + at.channel) * p.state + n;
     if (at.channel >= at.count) return;
@@ -172,7 +144,7 @@ __device__ __forceinline__ void store_states(const BackwardParams& p, const Plac
 }
 
 // Bit t: whether the state is zero before step t of the chunk.
-__device__ __forceinline__ u32 resets_of(const BackwardParams& p, const Place& at, const Chunk& chunk, int number) {
+__device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const Place& at, const Chunk& chunk, int number) {
     if (!STARTS) return 0;
     bool resets = false;
     if ((int)at.lane < chunk.steps) {
@@ -202,7 +174,7 @@ typedef Share<4> Finished;
 __device__ __forceinline__ int prepared_channel(const Place& at) { return at.warp % CHANNEL_WARPS * 8 + at.lane % 4 * 2; }
 
 // A value of each of them, or zero.
-__device__ __forceinline__ void of_prepared(const BackwardParams& p, const Place& at, const float* values, float (&to)[2]) {
+__device__ __forceinline__ void of_prepared(const ScanBackwardParams& p, const Place& at, const float* values, float (&to)[2]) {
     int channel = prepared_channel(at);
 #pragma unroll
     for (int j = 0; j < 2; ++j) to[j] = values && channel + j < at.count ? values[at.first_channel + channel + j] : 0.0f;

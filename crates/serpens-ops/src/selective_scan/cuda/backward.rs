@@ -1,7 +1,7 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel, properties};
-use serpens_core::{DType, Device, Error, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
+use serpens_core::{DType, Device, Error, Result, View, ViewMut, kernel_params};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::segments::{Between, CHUNK, Segments, flow_back};
@@ -16,6 +16,8 @@ static SOURCE: Source = Source::new(
         include_str!("backward.cu")
     ),
 )
+.params(&[ScanBackwardParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)])
 // But what models run: bf16, 16 numbers of the state at most, accesses of several values.
 .may_spill(|program| {
     let hot = program.number("SLICES") == Some(1)
@@ -190,12 +192,12 @@ fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
     }
 }
 
-/// A matrix as the kernels take it, its stride in bytes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Rows {
-    at: DevicePtr,
-    stride: i64,
+kernel_params! {
+    /// A matrix as the kernels take it, its stride in bytes.
+    struct Rows {
+        at: DevicePtr,
+        stride: i64,
+    }
 }
 
 impl Rows {
@@ -217,40 +219,41 @@ impl Rows {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    u: Rows,
-    delta: Rows,
-    z: Rows,
-    dy: Rows,
-    b: Rows,
-    c: Rows,
-    du: Rows,
-    ddelta: Rows,
-    dz: Rows,
-    a: DevicePtr,
-    d: DevicePtr,
-    bias: DevicePtr,
-    starts: DevicePtr,
-    checkpoints: DevicePtr,
-    dlast: DevicePtr,
-    carry: DevicePtr,
-    dinitial: DevicePtr,
-    bc_parts: DevicePtr,
-    a_parts: DevicePtr,
-    d_parts: DevicePtr,
-    bias_parts: DevicePtr,
-    batch: i64,
-    length: i64,
-    channels: i32,
-    state: i32,
-    groups: i32,
-    group_blocks: i32,
-    chunks: i32,
-    segments: Segments,
-    softplus: i32,
-    reverse: i32,
+kernel_params! {
+    struct ScanBackwardParams {
+        u: Rows,
+        delta: Rows,
+        z: Rows,
+        dy: Rows,
+        b: Rows,
+        c: Rows,
+        du: Rows,
+        ddelta: Rows,
+        dz: Rows,
+        a: DevicePtr as "const float*",
+        d: DevicePtr as "const float*",
+        bias: DevicePtr as "const float*",
+        starts: DevicePtr as "const u8*",
+        checkpoints: DevicePtr as "const float*", // (batch, chunks, channels, N): the state before every 32nd step
+        dlast: DevicePtr as "const float*", // (batch, channels, N), or null for zero
+        // (segments, batch, channels, N): what flows back into each segment's last state
+        carry: DevicePtr as "const float*",
+        dinitial: DevicePtr as "float*",
+        bc_parts: DevicePtr as "float*", // (blocks per group, batch, length, 2, groups N)
+        a_parts: DevicePtr as "float*", // (segments, batch, channels, N)
+        d_parts: DevicePtr as "float*", // (segments, batch, channels)
+        bias_parts: DevicePtr as "float*", // (segments, batch, channels)
+        batch: i64,
+        length: i64,
+        channels: i32,
+        state: i32,
+        groups: i32,
+        group_blocks: i32,
+        chunks: i32,
+        segments: Segments,
+        softplus: i32,
+        reverse: i32,
+    }
 }
 
 /// What is read and written, beside the operands and their gradients.
@@ -290,7 +293,7 @@ fn params(
     views: &Views<'_>,
     grads: &ScanOperands<ViewMut<'_>>,
     workspace: &mut Workspace,
-) -> Result<Params> {
+) -> Result<ScanBackwardParams> {
     let (dims, x) = (&scan.dims, &scan.operands);
     let slots = plan.segments * dims.batch;
     let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
@@ -300,7 +303,7 @@ fn params(
         true => workspace.take(slots * dims.channels),
         false => Ok(DevicePtr::NULL),
     };
-    Ok(Params {
+    Ok(ScanBackwardParams {
         u: Rows::new(x.u)?,
         delta: Rows::new(x.delta)?,
         z: rows(x.z)?,
@@ -394,7 +397,7 @@ pub fn backward(
 unsafe fn fold(
     dims: &Dims,
     plan: &Plan,
-    params: &Params,
+    params: &ScanBackwardParams,
     grads: &ScanOperands<ViewMut<'_>>,
     (device, dtype): (Device, DType),
 ) -> Result<()> {

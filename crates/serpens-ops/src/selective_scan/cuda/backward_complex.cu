@@ -11,37 +11,11 @@
 //
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS; GATED, SOFTPLUS, STARTS: 0 or 1.
 
-constexpr int CHUNK = 32;
 constexpr int SUB = 8;  // steps of which all is in registers and in shared memory
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
 constexpr int THREADS = 32 * WARPS;
 constexpr int BC = 4 * STATE;  // B and C of a step: real parts, imaginary parts
-
-struct Rows {
-    void* at;
-    i64 stride;  // in elements
-};
-
-struct Params {
-    Rows u, delta, z, dy, b, c;  // (batch length, channels) or (batch length, groups 2N)
-    Rows du, ddelta, dz;
-    const float* a_re;  // (channels, N)
-    const float* a_im;
-    const float* d;
-    const float* bias;
-    const u8* starts;
-    const float* checkpoints;  // (batch, chunks, channels, 2N)
-    const float* dlast;        // (batch, channels, 2N) or null
-    float* dinitial;           // the same
-    float* bc_parts;           // (blocks of a group, batch length, 2, groups 2N)
-    float* a_re_parts;         // (batch, channels, N)
-    float* a_im_parts;
-    float* d_parts;            // (batch, channels) or null
-    float* bias_parts;
-    i64 length;
-    int channels, groups, group_blocks, reverse;
-};
 
 // A step of a channel.
 struct Step {
@@ -56,7 +30,7 @@ struct Shared {
 };
 
 struct Walk {
-    const Params& p;
+    const ComplexBackwardParams& p;
     Shared& s;
     int lane, warp, part, channel;
     int group, block, first_channel, channels;  // of the block; channels that exist
@@ -68,7 +42,7 @@ struct Walk {
     float h[2][PER_LANE], carry[2][PER_LANE], da[2][PER_LANE];
     float d, dd, dbias;
 
-    __device__ __forceinline__ Walk(const Params& p, Shared& s) : p(p), s(s), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {
+    __device__ __forceinline__ Walk(const ComplexBackwardParams& p, Shared& s) : p(p), s(s), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {
         part = lane % SPLIT;
         channel = warp * WARP_CHANNELS + lane / SPLIT;
         block = blockIdx.x % p.group_blocks;
@@ -290,7 +264,7 @@ struct Walk {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_backward_complex(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_backward_complex(const __grid_constant__ ComplexBackwardParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Walk(p, *reinterpret_cast<Shared*>(memory)).run();
 }

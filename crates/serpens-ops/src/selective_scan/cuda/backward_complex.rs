@@ -1,11 +1,12 @@
 //! The gradients of the scan with a complex A: one kernel, and the sums of what its blocks leave.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel};
-use serpens_core::{DType, Error, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
+use serpens_core::{DType, Error, Result, View, ViewMut, kernel_params};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::{Scan, ScanOperands, flag, ptr, ptr_mut};
 use crate::selective_scan::OP;
+use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
     "selective_scan_backward_complex",
@@ -14,6 +15,8 @@ static SOURCE: Source = Source::new(
         include_str!("backward_complex.cu")
     ),
 )
+.params(&[ComplexBackwardParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)])
 // Not the powers of two that models have.
 .may_spill(|program| match program.number("STATE") {
     Some(state) => state > 64 || state.count_ones() > 1,
@@ -70,11 +73,11 @@ impl Plan {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Rows {
-    at: DevicePtr,
-    stride: i64,
+kernel_params! {
+    struct Rows {
+        at: DevicePtr,
+        stride: i64, // in elements
+    }
 }
 
 fn rows(view: Option<View<'_>>) -> Rows {
@@ -84,36 +87,36 @@ fn rows(view: Option<View<'_>>) -> Rows {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Params {
-    u: Rows,
-    delta: Rows,
-    z: Rows,
-    dy: Rows,
-    b: Rows,
-    c: Rows,
-    du: Rows,
-    ddelta: Rows,
-    dz: Rows,
-    a_re: DevicePtr,
-    a_im: DevicePtr,
-    d: DevicePtr,
-    bias: DevicePtr,
-    starts: DevicePtr,
-    checkpoints: DevicePtr,
-    dlast: DevicePtr,
-    dinitial: DevicePtr,
-    bc_parts: DevicePtr,
-    a_re_parts: DevicePtr,
-    a_im_parts: DevicePtr,
-    d_parts: DevicePtr,
-    bias_parts: DevicePtr,
-    length: i64,
-    channels: i32,
-    groups: i32,
-    group_blocks: i32,
-    reverse: i32,
+kernel_params! {
+    struct ComplexBackwardParams {
+        u: Rows, // (batch length, channels) or (batch length, groups 2N)
+        delta: Rows,
+        z: Rows,
+        dy: Rows,
+        b: Rows,
+        c: Rows,
+        du: Rows,
+        ddelta: Rows,
+        dz: Rows,
+        a_re: DevicePtr as "const float*", // (channels, N)
+        a_im: DevicePtr as "const float*",
+        d: DevicePtr as "const float*",
+        bias: DevicePtr as "const float*",
+        starts: DevicePtr as "const u8*",
+        checkpoints: DevicePtr as "const float*", // (batch, chunks, channels, 2N)
+        dlast: DevicePtr as "const float*", // (batch, channels, 2N) or null
+        dinitial: DevicePtr as "float*", // the same
+        bc_parts: DevicePtr as "float*", // (blocks of a group, batch length, 2, groups 2N)
+        a_re_parts: DevicePtr as "float*", // (batch, channels, N)
+        a_im_parts: DevicePtr as "float*",
+        d_parts: DevicePtr as "float*", // (batch, channels) or null
+        bias_parts: DevicePtr as "float*",
+        length: i64,
+        channels: i32,
+        groups: i32,
+        group_blocks: i32,
+        reverse: i32,
+    }
 }
 
 /// Computes every gradient; see [`super::backward`].
@@ -138,7 +141,7 @@ pub fn backward(
         device,
         tensors: Vec::new(),
     };
-    let params = Params {
+    let params = ComplexBackwardParams {
         u: rows(Some(x.u)),
         delta: rows(Some(x.delta)),
         z: rows(x.z),

@@ -1,28 +1,37 @@
 //! What the backward scans leave behind in parts: memory for it, and its sums.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel};
-use serpens_core::{DType, Device, Result, Tensor, View};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
+use serpens_core::{DType, Device, Result, Tensor, View, kernel_params};
 
-static SOURCE: Source = Source::new("selective_scan_fold", include_str!("fold.cu"));
+static SOURCE: Source = Source::new("selective_scan_fold", include_str!("fold.cu"))
+    .params(&[GradientFoldParams::declare])
+    .constants(&[
+        ("FOLDS", FOLDS as i32),
+        ("FOLD_THREADS", FOLD_THREADS as i32),
+    ]);
 
 const FOLD_THREADS: usize = 256;
 const FOLDS: usize = 6;
 
-/// One of the sums that the last kernel makes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Fold {
-    from: DevicePtr,
-    to: DevicePtr,
-    part_stride: i64,
-    row_stride: i64,
-    to_stride: i64,
-    pieces: i64,
-    row_pieces: i32,
-    parts: i32,
-    width: i32,
-    is_float: i32,
-    first_block: i32,
+kernel_params! {
+    /// One of the sums that the last kernel makes.
+    struct GradientFold {
+        from: DevicePtr as "const float*",
+        to: DevicePtr,
+        part_stride: i64,
+        row_stride: i64,
+        to_stride: i64,
+        pieces: i64, // of `width` values
+        row_pieces: i32, // in a row
+        parts: i32, // width: 4 where all is aligned to it, or 1
+        width: i32,
+        is_float: i32, // the type of `to`: f32, or IO
+        first_block: i32,
+    }
+
+    struct GradientFoldParams {
+        folds: [GradientFold; FOLDS],
+    }
 }
 
 /// The parts of one sum: `count` matrices as large as the sum, in f32.
@@ -36,7 +45,7 @@ pub(super) struct Parts {
 /// All sums of one backward scan, at most FOLDS.
 #[derive(Default)]
 pub(super) struct Folds {
-    folds: Vec<Fold>,
+    folds: Vec<GradientFold>,
     blocks: usize,
 }
 
@@ -49,7 +58,7 @@ impl Folds {
         let width = if wide { 4 } else { 1 };
         let row_pieces = to.cols() / width;
         let pieces = to.rows() * row_pieces;
-        self.folds.push(Fold {
+        self.folds.push(GradientFold {
             from: parts.from,
             to: to.ptr(),
             part_stride: parts.stride as i64,
@@ -77,8 +86,8 @@ impl Folds {
     }
 
     /// The kernel's parameter; folds that there are not begin behind the last block.
-    fn params(&self) -> [Fold; FOLDS] {
-        let nothing = Fold {
+    fn params(&self) -> GradientFoldParams {
+        let nothing = GradientFold {
             from: DevicePtr::NULL,
             to: DevicePtr::NULL,
             part_stride: 0,
@@ -91,7 +100,10 @@ impl Folds {
             is_float: 1,
             first_block: i32::MAX,
         };
-        std::array::from_fn(|i| self.folds.get(i).copied().unwrap_or(nothing))
+        let fold = |i| self.folds.get(i).copied().unwrap_or(nothing);
+        GradientFoldParams {
+            folds: std::array::from_fn(fold),
+        }
     }
 
     /// Queues the kernel, where operands are of the type `io`.

@@ -132,7 +132,7 @@ __device__ __forceinline__ void save_states(float* to, const State& h, int first
 // Σ δ where the state starts anew.
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
 
-__device__ __forceinline__ void run_states(const Params& p, const Place& at, Shared& s, int tiles) {
+__device__ __forceinline__ void run_states(const ScanParams& p, const Place& at, Shared& s, int tiles) {
     int lane = threadIdx.x % 32;
     int part = lane_part(lane);
     int channel = threadIdx.x / 32 * WARP_CHANNELS + lane_channel(lane);
@@ -242,7 +242,7 @@ struct BcItem {
 };
 
 struct Helper {
-    const Params& p;
+    const ScanParams& p;
     Shared& s;
     const Place& at;
     int thread;
@@ -250,7 +250,7 @@ struct Helper {
     BcItem bc_items[BC_ITEMS];
     i64 u_step, delta_step, z_step, y_step, b_step, c_step;
 
-    __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s)
+    __device__ __forceinline__ Helper(const ScanParams& p, const Place& at, Shared& s)
         : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS) {
         Rows<const IO> u(p.u, p.u_row, at, p), delta(p.delta, p.delta_row, at, p);
         Rows<const IO> z(p.z, p.z_row, at, p), b(p.b, p.b_row, at, p), c(p.c, p.c_row, at, p);
@@ -438,7 +438,7 @@ struct Helper {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ ScanParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     Place at = place<CHANNELS, BACK>(p);
@@ -458,7 +458,7 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) sel
 constexpr int COMBINE_THREADS = 128;
 
 // From the first segment to the last, or back, the true carry into each: one thread for each state.
-extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_combine(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_combine(const __grid_constant__ ScanParams p) {
     i64 plane = (i64)p.channels * STATE, states = p.batch * plane;
     i64 i = (i64)blockIdx.x * COMBINE_THREADS + threadIdx.x;
     if (i >= states) return;

@@ -1,32 +1,5 @@
 // What both kernels of the forward scan share. Macros: IO.
 
-struct Params {
-    const IO* u;      // (batch, length, channels), rows apart by u_row; so are the others
-    const IO* delta;
-    const IO* z;
-    IO* y;
-    const IO* b;      // (batch, length, groups N)
-    const IO* c;
-    const float* a;     // (channels, N)
-    const float* a_im;  // (channels, N) where complex
-    const float* d;          // (channels) or null
-    const float* delta_bias; // (channels) or null
-    const float* initial;    // (batch, channels, N) or null
-    const u8* starts;        // (batch, length) or null
-    float* last;             // (batch, channels, N)
-    float* checkpoints;      // (batch, length / 32 rounded up, channels, N) or null
-    float* carry;            // (segments, batch, channels, N): the state before each segment of time, or null where there is one;
-                             // in the pass for the gradients what flows back into each
-    float* delta_sums;       // (segments, batch, channels): of δ, infinite where the state starts anew; or null
-    i64 u_row, delta_row, z_row, y_row, b_row, c_row;
-    i64 length;
-    int batch;
-    int channels;
-    int groups;
-    Segments segments;
-    int reverse;
-};
-
 // Where a block works.
 struct Place {
     i64 batch;
@@ -40,7 +13,7 @@ struct Place {
 };
 
 // BACK: from the last step of a segment to the first, and of the segments all but the first.
-template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const Params& p) {
+template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const ScanParams& p) {
     int per_group = p.channels / p.groups;
     int blocks = (per_group + CHANNELS - 1) / CHANNELS;
     int block = blockIdx.x % blocks;
@@ -64,7 +37,7 @@ template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const 
 template <class E> struct Rows {
     E* first;
     i64 step;
-    __device__ __forceinline__ Rows(E* matrix, i64 row, const Place& at, const Params& p)
+    __device__ __forceinline__ Rows(E* matrix, i64 row, const Place& at, const ScanParams& p)
         : first(matrix + (at.batch * p.length + at.position) * row), step(at.direction * row) {}
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
@@ -99,7 +72,7 @@ __device__ __forceinline__ float step_size(float x) {
 }
 
 // What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts anew before it.
-__device__ __forceinline__ float reset(const Params& p, const Place& at, int step) {
+__device__ __forceinline__ float reset(const ScanParams& p, const Place& at, int step) {
     i64 position = at.position + at.direction * step, row = at.batch * p.length;
     if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there
     bool anew = step < at.steps && position < p.length && p.starts[row + position];

@@ -1,12 +1,13 @@
 //! The forward scan: its programs, and its launch.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, View, ViewMut};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::{DType, Device, Error, Result, View, ViewMut, kernel_params};
 
 use super::fold::Workspace;
 use super::plan::Plan;
 use super::segments::{Segments, carry_over};
 use super::{Dims, Scan, flag, forward_few, in_pieces, ptr};
+use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
     "selective_scan_forward",
@@ -17,6 +18,8 @@ static SOURCE: Source = Source::new(
         include_str!("forward.cu")
     ),
 )
+.params(&[ScanParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)])
 .may_spill(|program| program.number("VEC") == Some(1) || program.number("STATE") > Some(64));
 
 impl Plan {
@@ -72,7 +75,7 @@ impl Program {
     ///
     /// # Safety
     /// As for [`serpens_core::cuda::Kernel::launch`].
-    pub unsafe fn launch(&self, device: Device, grid: u32, params: &Params) -> Result<()> {
+    pub unsafe fn launch(&self, device: Device, grid: u32, params: &ScanParams) -> Result<()> {
         let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
         let kernel = kernel(device, self.source, self.name, &defines.collect::<Vec<_>>())?;
         // SAFETY: the caller's promise.
@@ -120,38 +123,42 @@ pub(super) fn access_width(views: &[View<'_>], columns: usize) -> usize {
         .unwrap_or(1)
 }
 
-/// The kernels' parameter.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(super) struct Params {
-    pub u: DevicePtr,
-    pub delta: DevicePtr,
-    pub z: DevicePtr,
-    pub y: DevicePtr,
-    pub b: DevicePtr,
-    pub c: DevicePtr,
-    pub a: DevicePtr,
-    pub a_im: DevicePtr,
-    pub d: DevicePtr,
-    pub delta_bias: DevicePtr,
-    pub initial: DevicePtr,
-    pub starts: DevicePtr,
-    pub last: DevicePtr,
-    pub checkpoints: DevicePtr,
-    pub carry: DevicePtr,
-    pub delta_sums: DevicePtr,
-    pub u_row: i64,
-    pub delta_row: i64,
-    pub z_row: i64,
-    pub y_row: i64,
-    pub b_row: i64,
-    pub c_row: i64,
-    pub length: i64,
-    pub batch: i32,
-    pub channels: i32,
-    pub groups: i32,
-    pub segments: Segments,
-    pub reverse: i32,
+kernel_params! {
+    /// The kernels' parameter.
+    #[derive(Default)]
+    pub(super) struct ScanParams {
+        pub u: DevicePtr as "const IO*", // (batch, length, channels), rows apart by u_row; so are the others
+        pub delta: DevicePtr as "const IO*",
+        pub z: DevicePtr as "const IO*",
+        pub y: DevicePtr as "IO*",
+        pub b: DevicePtr as "const IO*", // (batch, length, groups N)
+        pub c: DevicePtr as "const IO*",
+        pub a: DevicePtr as "const float*", // (channels, N)
+        pub a_im: DevicePtr as "const float*", // (channels, N) where complex
+        pub d: DevicePtr as "const float*", // (channels) or null
+        pub delta_bias: DevicePtr as "const float*", // (channels) or null
+        pub initial: DevicePtr as "const float*", // (batch, channels, N) or null
+        pub starts: DevicePtr as "const u8*", // (batch, length) or null
+        pub last: DevicePtr as "float*", // (batch, channels, N)
+        pub checkpoints: DevicePtr as "float*", // (batch, length / 32 rounded up, channels, N) or null
+        // (segments, batch, channels, N): the state before each segment of time, or null where there is one; in the
+        // pass for the gradients what flows back into each
+        pub carry: DevicePtr as "float*",
+        // (segments, batch, channels): of δ, infinite where the state starts anew; or null
+        pub delta_sums: DevicePtr as "float*",
+        pub u_row: i64,
+        pub delta_row: i64,
+        pub z_row: i64,
+        pub y_row: i64,
+        pub b_row: i64,
+        pub c_row: i64,
+        pub length: i64,
+        pub batch: i32,
+        pub channels: i32,
+        pub groups: i32,
+        pub segments: Segments,
+        pub reverse: i32,
+    }
 }
 
 fn params(
@@ -161,10 +168,10 @@ fn params(
     checkpoints: Option<&ViewMut<'_>>,
     plan: &Plan,
     [carry, delta_sums]: [DevicePtr; 2],
-) -> Params {
+) -> ScanParams {
     let (dims, x) = (&scan.dims, &scan.operands);
     let stride = |view: View<'_>| view.stride() as i64;
-    Params {
+    ScanParams {
         u: x.u.ptr(),
         delta: x.delta.ptr(),
         z: ptr(x.z),

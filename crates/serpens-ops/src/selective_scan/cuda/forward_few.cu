@@ -172,7 +172,7 @@ struct LaneSums {
 // One warp of a pair of channels: it has one of the two chunks of each tile. Lanes with the same parity share a channel. (So reads
 // of B and C find neighbours at one address, which halves the passes of a 16-byte read of shared memory.)
 struct Runner {
-    const Params& p;
+    const ScanParams& p;
     Shared& s;
     const LaneSums sums;
     int lane, pair, turn;
@@ -183,7 +183,7 @@ struct Runner {
     float* saved;  // null where no checkpoints are wanted
     float* h_last;
 
-    __device__ __forceinline__ Runner(const Params& p, const Place& at, Shared& s) : p(p), s(s) {
+    __device__ __forceinline__ Runner(const ScanParams& p, const Place& at, Shared& s) : p(p), s(s) {
         lane = threadIdx.x % 32, pair = threadIdx.x / 32 % PAIRS, turn = threadIdx.x / 32 / PAIRS;
         n = lane / 2;
         int channel = 2 * pair + lane % 2;
@@ -277,7 +277,7 @@ template <int COLUMNS, int PIECE> struct Copy {
 };
 
 struct Helper {
-    const Params& p;
+    const ScanParams& p;
     const Place& at;
     Shared& s;
     int thread;
@@ -289,7 +289,7 @@ struct Helper {
     i64 y_step;
     float d[WIDTH], bias[WIDTH];
 
-    __device__ __forceinline__ Helper(const Params& p, const Place& at, Shared& s, int tiles)
+    __device__ __forceinline__ Helper(const ScanParams& p, const Place& at, Shared& s, int tiles)
         : p(p), at(at), s(s), thread(threadIdx.x - 32 * WARPS), tiles(tiles),
           u(Rows<const IO>(p.u + at.channel, p.u_row, at, p), thread),
           delta(Rows<const IO>(p.delta + at.channel, p.delta_row, at, p), thread),
@@ -413,7 +413,7 @@ struct Helper {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), 1) selective_scan_forward_few(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), 1) selective_scan_forward_few(const __grid_constant__ ScanParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     Place at = place<CHANNELS, false>(p);

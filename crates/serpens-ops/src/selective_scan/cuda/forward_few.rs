@@ -1,10 +1,11 @@
 //! The program of the forward scan where there are few channels.
 
 use serpens_core::DType;
-use serpens_core::cuda::Source;
+use serpens_core::cuda::{KernelParams, Source};
 
 use super::flag;
-use super::forward::{KernelOptions, Program};
+use super::forward::{KernelOptions, Program, ScanParams};
+use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
     "selective_scan_forward_few",
@@ -15,6 +16,8 @@ static SOURCE: Source = Source::new(
         include_str!("forward_few.cu")
     ),
 )
+.params(&[ScanParams::declare])
+.constants(&[("CHUNK", CHUNK as i32)])
 .may_spill(|program| program.number("VEC") == Some(1));
 
 // The kernel's constants of these names.

@@ -1,13 +1,5 @@
 // Segments of time: long sequences are cut into them, as evenly as chunks of 32 steps, between which the checkpoints lie, allow.
 
-constexpr int CHUNK = 32;
-
-struct Segments {
-    int count;
-    int chunks;  // of each,
-    int longer;  // but for so many of the first, which have one more
-};
-
 // The chunk that a segment begins with.
 __device__ __forceinline__ int first_chunk(const Segments& segments, int segment) {
     return segment * segments.chunks + min(segment, segments.longer);

@@ -1,22 +1,24 @@
 //! Segments of time, which long sequences of few channels are cut into: what is carried into each before all are walked at once.
 
 use serpens_core::cuda::{DevicePtr, multiprocessors};
-use serpens_core::{DType, Device, Result, View};
+use serpens_core::{DType, Device, Result, View, kernel_params};
 
-use super::forward::{KernelOptions, Params, Pass, Program, access_width};
+use super::forward::{KernelOptions, Pass, Program, ScanParams, access_width};
 use super::plan::Plan;
 use super::{Dims, Scan, ptr};
 pub(super) use crate::selective_scan::operands::CHUNK;
 
 const COMBINE_THREADS: usize = 128;
 
-/// How a sequence is cut into segments of whole chunks, as the kernels take it: `count` segments of `chunks` chunks, the first `longer` of them one more.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Segments {
-    count: i32,
-    chunks: i32,
-    longer: i32,
+kernel_params! {
+    /// How a sequence is cut into segments of whole chunks, as the kernels take it: `count` segments
+    /// of `chunks` chunks, the first `longer` of them one more.
+    #[derive(Debug, Default)]
+    pub(super) struct Segments {
+        count: i32,
+        chunks: i32, // of each,
+        longer: i32, // but for so many of the first, which have one more
+    }
 }
 
 impl Segments {
@@ -42,7 +44,7 @@ pub(super) unsafe fn carry_over(
     dims: &Dims,
     dtype: DType,
     options: KernelOptions,
-    params: &Params,
+    params: &ScanParams,
 ) -> Result<()> {
     let program = plan.program(dims, dtype, &options);
     let grid = (plan.blocks_of(dims) * (plan.segments - 1)) as u32;
@@ -103,7 +105,7 @@ pub(super) unsafe fn flow_back(
         bc_vec: access_width(&[x.c], dims.state),
     };
     let stride = |view: View<'_>| view.stride() as i64;
-    let params = Params {
+    let params = ScanParams {
         u: dout.ptr(),
         delta: x.delta.ptr(),
         z: ptr(x.z),
@@ -124,7 +126,7 @@ pub(super) unsafe fn flow_back(
         channels: dims.channels as i32,
         groups: dims.groups as i32,
         reverse: scan.reverse.into(),
-        ..Params::default()
+        ..ScanParams::default()
     };
     // SAFETY: the caller's promise.
     unsafe { carry_over(device, &plan, dims, dtype, options, &params) }
