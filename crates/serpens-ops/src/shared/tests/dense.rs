@@ -24,7 +24,18 @@ fn distance(a: &[f32], exact: &[f64]) -> f64 {
 /// Asserts that the norm of the error is at most twice that of the plain f32 evaluation of the same definition, or one rounding
 /// where that happens to be exact; a norm of few values is left more room, since in them luck does not average out.
 pub(crate) fn assert_close(computed: &[f32], plain: &[f32], exact: &[f64]) {
-    let norm = exact.iter().map(|e| e * e).sum::<f64>().sqrt();
+    assert_close_sums(computed, plain, exact, exact);
+}
+
+/// As [`assert_close`], of sums whose terms have the magnitudes Σ|x|: one rounding is relative to these, since what a sum that
+/// cancels has lost on the way does not shrink with its result.
+pub(crate) fn assert_close_sums(
+    computed: &[f32],
+    plain: &[f32],
+    exact: &[f64],
+    magnitudes: &[f64],
+) {
+    let norm = magnitudes.iter().map(|m| m * m).sum::<f64>().sqrt();
     let luck = 1.0 + 8.0 / (exact.len().max(1) as f64).sqrt();
     let allowed = 2.0 * distance(plain, exact) + luck * (1.0 + norm) * f64::from(f32::EPSILON);
     let error = distance(computed, exact);
