@@ -78,7 +78,7 @@ pub(crate) fn count() -> Result<usize> {
 /// What the driver says of every card of this machine; needs the driver only.
 ///
 /// # Errors
-/// [`Error::Library`] where there is no driver, [`Error::Cuda`] where it does not work.
+/// [`crate::Error::Library`] where there is no driver, [`crate::Error::Cuda`] where it does not work.
 pub fn cards() -> Result<Vec<Properties>> {
     let card = |ordinal| {
         let handle = result::device::get(ordinal as i32);

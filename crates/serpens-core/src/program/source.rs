@@ -27,7 +27,7 @@ impl Source {
         }
     }
 
-    /// With the structs that its kernels take, each as the [`KernelParams::declare`] of a struct of
+    /// With the structs that its kernels take, each as the [`declare`](crate::cuda::KernelParams::declare) of a struct of
     /// [`kernel_params!`](crate::kernel_params).
     pub const fn params(self, params: &'static [fn(&mut Declarations)]) -> Self {
         Self { params, ..self }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{DType, Device, Shape};
 
-/// Names a parameter across tapes: its gradient is found under it in [`Gradients`].
+/// Names a parameter across tapes: its gradient is found under it in [`crate::Gradients`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(u64);
 
