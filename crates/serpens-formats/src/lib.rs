@@ -1,6 +1,6 @@
 //! Tensors in files. Knows no model: only names, shapes and bytes.
 //!
-//! [`safetensors`] reads one tensor at a time from a mapped file straight to a device, and writes tensor by tensor, so that
+//! [`safetensors`] reads one tensor at a time, straight to where it stays, and writes tensor by tensor, so that
 //! neither way holds the whole twice.
 
 mod error;

@@ -1,23 +1,27 @@
-//! Reading: a mapped file, of which a tensor at a time is copied to a device.
+//! Reading: an open file, of which a tensor at a time is brought to a device.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytemuck::Pod;
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
-use serpens_core::{DType, Device, MAX_RANK, Shape, Tensor, bf16};
+use serpens_core::{Device, Element, MAX_RANK, Shape, Tensor, bf16};
 
 use crate::{Error, Result};
 
-/// A safetensors file mapped into memory.
+/// Values that a thread reads at once: they stay in its cache until they are converted.
+const READ_AT_ONCE: usize = 1 << 16;
+
+/// An open safetensors file.
 pub struct TensorFile {
     path: PathBuf,
-    map: Mmap,
+    file: File,
     tensors: BTreeMap<String, Entry>,
 }
 
@@ -30,13 +34,14 @@ struct Entry {
 }
 
 impl TensorFile {
-    /// Maps the file and reads its header.
+    /// Opens the file and reads its header.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Safetensors`] where the header is broken, or the file shorter than it says; [`Error::Rank`] where a
     /// tensor has more axes than any here.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read", path))?;
+        // Mapped to read the header alone, whose check wants to know how long the file is.
         // SAFETY: the bytes are checked before use; a file that another program cuts off meanwhile ends this one, as for
         // every program that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))?;
@@ -63,7 +68,7 @@ impl TensorFile {
         Ok(Self {
             path: path.to_owned(),
             tensors: tensors.collect::<Result<_>>()?,
-            map,
+            file,
         })
     }
 
@@ -82,7 +87,8 @@ impl TensorFile {
     /// One tensor, in f32 where it is of a floating-point type and in u32 where it is of that.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device has no room.
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device has no room,
+    /// [`Error::Io`].
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::MissingTensor {
@@ -90,12 +96,11 @@ impl TensorFile {
                 name: name.to_owned(),
             });
         };
-        let (shape, bytes) = (entry.shape, &self.map[entry.bytes.clone()]);
-        Ok(match entry.dtype {
-            Dtype::F32 => Tensor::from_slice(shape, &values::<f32>(bytes), device)?,
-            Dtype::U32 => Tensor::from_slice(shape, &values::<u32>(bytes), device)?,
-            Dtype::BF16 => widened(shape, bytes, bf16::to_f32, device)?,
-            Dtype::F16 => widened(shape, bytes, half::f16::to_f32, device)?,
+        let tensor = match entry.dtype {
+            Dtype::F32 => self.read(entry, |value: f32| value)?,
+            Dtype::U32 => self.read(entry, |value: u32| value)?,
+            Dtype::BF16 => self.read(entry, bf16::to_f32)?,
+            Dtype::F16 => self.read(entry, half::f16::to_f32)?,
             found => {
                 return Err(Error::DType {
                     path: self.path.clone(),
@@ -103,30 +108,51 @@ impl TensorFile {
                     found,
                 });
             }
-        })
+        };
+        Ok(tensor.to(device)?)
+    }
+
+    /// The values of a tensor, each converted. All threads read, and nothing of the file stays in the program's memory.
+    fn read<T: Pod, U: Element>(
+        &self,
+        entry: &Entry,
+        convert: impl Fn(T) -> U + Sync,
+    ) -> Result<Tensor> {
+        let mut tensor = Tensor::empty(entry.shape, U::DTYPE, Device::Cpu)?;
+        let values = tensor.make_mut::<U>()?;
+        let tasks = values.par_chunks_mut(READ_AT_ONCE).enumerate();
+        let read = tasks.try_for_each_init(Vec::new, |stored: &mut Vec<T>, (i, values)| {
+            stored.resize(values.len(), T::zeroed());
+            let from = entry.bytes.start + i * READ_AT_ONCE * size_of::<T>();
+            read_at(&self.file, bytemuck::cast_slice_mut(stored), from as u64)?;
+            for (value, &stored) in values.iter_mut().zip(stored.iter()) {
+                *value = convert(stored);
+            }
+            Ok(())
+        });
+        read.map_err(Error::io("read", &self.path))?;
+        Ok(tensor)
     }
 }
 
-/// The values in a file's bytes: in place where they are aligned, else a copy.
-fn values<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(values) => Cow::Borrowed(values),
-        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
-    }
+/// Fills `bytes` from this place of the file on.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], from: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, from)
 }
 
-/// Values of a half-precision type as a tensor of f32.
-fn widened<T: Pod>(
-    shape: Shape,
-    bytes: &[u8],
-    widen: impl Fn(T) -> f32,
-    device: Device,
-) -> Result<Tensor> {
-    let mut tensor = Tensor::empty(shape, DType::F32, Device::Cpu)?;
-    let wide = tensor.make_mut::<f32>()?.iter_mut();
-    wide.zip(values::<T>(bytes).iter())
-        .for_each(|(to, &from)| *to = widen(from));
-    Ok(tensor.to(device)?)
+/// Fills `bytes` from this place of the file on.
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut from: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, from)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        from += read as u64;
+    }
+    Ok(())
 }
 
 /// Reads every tensor of a safetensors file.

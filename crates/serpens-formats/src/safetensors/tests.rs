@@ -96,6 +96,22 @@ fn tensors_that_are_not_aligned_and_f16_are_read() {
 }
 
 #[test]
+fn a_file_cut_off_after_it_was_opened_is_an_error_of_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let header = r#"{"f":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    write_raw(&path, header, 8);
+    let file = TensorFile::open(&path).unwrap();
+    let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    writer.set_len(8 + header.len() as u64 + 4).unwrap();
+    assert!(matches!(
+        file.tensor("f", Device::Cpu),
+        Err(Error::Io { path: named, source, .. })
+            if named == path && source.kind() == std::io::ErrorKind::UnexpectedEof
+    ));
+}
+
+#[test]
 fn what_is_not_read_says_which_tensor_and_why() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
