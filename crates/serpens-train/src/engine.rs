@@ -94,10 +94,8 @@ impl Engine {
                 return Ok(Measured { losses, norm });
             }
         }
-        let Learner {
-            model, optimizer, ..
-        } = learner;
-        let norm = optimizer.step(model, &mut self.gradients, lr)?;
+        let model = &mut learner.model;
+        let norm = learner.optimizer.step(model, &mut self.gradients, lr)?;
         let losses = read(&totals)?;
         Ok(Measured { losses, norm })
     }
@@ -111,10 +109,8 @@ impl Engine {
     ) -> Result<Measured> {
         let tokens = self.bring(learner, batch)?;
         let reads = addresses(&tokens);
-        let Learner {
-            model, optimizer, ..
-        } = learner;
-        let moved = optimizer.prepare(model, &mut self.gradients, lr)?;
+        let model = &mut learner.model;
+        let moved = learner.optimizer.prepare(model, &mut self.gradients, lr)?;
         let recorded = match self.recorded.take() {
             Some(recorded) if !moved && recorded.reads == reads => recorded,
             stale => {
@@ -203,10 +199,10 @@ impl Engine {
         count: usize,
     ) -> Result<Loss> {
         let tape = Tape::new();
-        let Learner {
-            objective, model, ..
-        } = learner;
-        let loss = objective.loss(model, &tape.constant(inputs), targets, self.recompute)?;
+        let (model, inputs) = (&learner.model, tape.constant(inputs));
+        let loss = learner
+            .objective
+            .loss(model, &inputs, targets, self.recompute)?;
         tape.backward(&loss.value, 1.0 / count as f32, &mut self.gradients)?;
         Ok(loss)
     }

@@ -119,10 +119,9 @@ impl<O: Objective> Trainer<O> {
         saved: Option<u64>,
     ) -> Result<Self> {
         state.config.check()?;
-        let Learner {
-            objective, model, ..
-        } = &learner;
-        objective.check_source(model, source.bounds())?;
+        learner
+            .objective
+            .check_source(&learner.model, source.bounds())?;
         Ok(Self {
             learner,
             engine: Engine::new(Recompute::None),
@@ -138,22 +137,16 @@ impl<O: Objective> Trainer<O> {
     /// # Errors
     /// A device that cannot be used, a precision that it does not have, memory.
     pub fn on(mut self, compute: Compute) -> Result<Self> {
-        let Compute {
-            device,
-            precision,
-            recompute,
-        } = compute;
-        let Learner {
-            model, optimizer, ..
-        } = &mut self.learner;
-        model.to(device, precision)?;
-        optimizer.to(device)?;
-        self.engine = Engine::new(recompute);
+        let device = compute.device;
+        self.learner.model.to(device, compute.precision)?;
+        self.learner.optimizer.to(device)?;
+        self.engine = Engine::new(compute.recompute);
+        let types = compute.precision.activations();
         self.machine = Machine {
-            flops_per_token: 3.0 * model.flops_per_token()?,
+            flops_per_token: 3.0 * self.learner.model.flops_per_token()?,
             peak: match device {
                 Device::Cpu => None,
-                Device::Cuda(_) => cuda::properties(device)?.peak_flops(precision.activations()),
+                Device::Cuda(_) => cuda::properties(device)?.peak_flops(types),
             },
         };
         Ok(self)
@@ -236,13 +229,8 @@ impl<O: Objective> Trainer<O> {
         if interval.steps == 0 {
             return Ok(());
         }
-        let State {
-            step,
-            config,
-            seconds,
-            ..
-        } = &self.state;
-        let mut metrics = interval.metrics(*step, config.steps, *seconds);
+        let state = &self.state;
+        let mut metrics = interval.metrics(state.step, state.config.steps, state.seconds);
         metrics.mfu = self.machine.utilisation(metrics.tokens_per_second);
         metrics.memory = self.model().device().memory().high_water;
         run.observer.event(&Event::Stepped(&metrics))
@@ -251,15 +239,8 @@ impl<O: Objective> Trainer<O> {
     /// Evaluates the model, unless that was done after this step.
     fn evaluate(&mut self, run: &mut Run<'_, O::Model>) -> Result<()> {
         let step = self.step();
-        if self
-            .state
-            .evaluation
-            .as_ref()
-            .is_some_and(|(at, _)| *at == step)
-        {
-            return Ok(());
-        }
-        let Some(evaluate) = run.evaluate.as_mut() else {
+        let evaluated = self.state.evaluation.as_ref().map(|(at, _)| *at);
+        let Some(evaluate) = run.evaluate.as_mut().filter(|_| evaluated != Some(step)) else {
             return Ok(());
         };
         // A recorded step keeps its memory to itself. Where there is too little beside it, it is recorded again later.
