@@ -17,7 +17,7 @@ pub use crate::driver::{
 pub use crate::library::LibraryKind;
 pub use crate::program::{
     Declarations, FieldLayout, Kernel, KernelField, KernelParams, Program, Resources, Source,
-    compile, compile_ahead, kernel, nvrtc_version, rehearse,
+    compile_ahead, kernel, nvrtc_version, rehearse,
 };
 pub use gemm::{Gemm, Operand, gemm};
 pub use graph::Graph;

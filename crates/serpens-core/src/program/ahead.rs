@@ -1,5 +1,6 @@
 //! Compiling, on all threads at once, what work is going to ask for.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -22,7 +23,7 @@ pub fn compile_ahead(device: Device, work: impl FnOnce() -> Result<()>) -> Resul
     let load_some = || -> Result<()> {
         let state = driver::of(device)?;
         while let Some(program) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            module(&state, program.source, &program.defines)?;
+            module(&state, program)?;
         }
         Ok(())
     };
@@ -31,10 +32,8 @@ pub fn compile_ahead(device: Device, work: impl FnOnce() -> Result<()>) -> Resul
         let workers: Vec<_> = (0..threads.min(programs.len()))
             .map(|_| scope.spawn(load_some))
             .collect();
-        let results = workers.into_iter().map(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
+        let joined = workers.into_iter().map(|worker| worker.join());
+        let results = joined.map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)));
         results.collect()
     })
 }

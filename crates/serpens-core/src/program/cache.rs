@@ -2,44 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
-use super::compile::{self, PRELUDE, compile};
-use super::source::Source;
+use super::compile::{PRELUDE, version};
+use super::source::Program;
 use crate::Result;
 use crate::files::{Durability, write_atomically};
 
 /// What names a program: everything that shapes it.
-pub(super) fn key(
-    source: &Source,
-    capability: (u32, u32),
-    defines: &[(String, String)],
-) -> Result<u128> {
+pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
+    let source = program.source;
     let mut key = Fnv::new();
-    key.add(&compile::version()?.to_le_bytes());
+    key.add(&version()?.to_le_bytes());
     key.add(&[capability.0, capability.1].map(u32::to_le_bytes).concat());
     for text in [PRELUDE, source.name, &source.declarations(), source.text] {
         key.add_text(text);
     }
-    for (name, value) in defines {
+    for (name, value) in &program.defines {
         key.add_text(name);
         key.add_text(value);
     }
     Ok(key.0)
 }
 
-/// The program of this key: from disk, or compiled and written there. A cache that cannot be read or written costs time only.
-pub(super) fn program(
-    key: u128,
-    source: &Source,
-    capability: (u32, u32),
-    defines: &[(String, String)],
-) -> Result<Vec<u8>> {
-    let path = folder().map(|folder| folder.join(format!("{}-{key:032x}.cubin", source.name)));
+/// The program's image under its key: from disk, or compiled and written there. A cache that cannot be read or written costs time only.
+pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Result<Vec<u8>> {
+    let name = format!("{}-{key:032x}.cubin", program.source.name);
+    let path = folder().map(|folder| folder.join(name));
     // What the loader refuses would be refused for ever: an empty or torn file is not a program.
     let kept = path.as_ref().and_then(|path| std::fs::read(path).ok());
     if let Some(image) = kept.filter(|image| image.starts_with(b"\x7fELF")) {
         return Ok(image);
     }
-    let (image, _) = compile(source, capability, defines)?;
+    let (image, _) = program.compile(capability)?;
     if let Some(path) = path {
         keep(&path, &image);
     }

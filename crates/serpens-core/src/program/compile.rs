@@ -1,7 +1,8 @@
 //! Compiling kernels with NVRTC.
 
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 
+use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
 
 use super::source::{Program, Source};
@@ -11,6 +12,9 @@ use crate::{Error, LibraryKind, Result};
 
 /// What every kernel is compiled after.
 pub(super) const PRELUDE: &str = include_str!("prelude.cuh");
+
+/// The NVRTC that first had a cache, and the option to go without.
+const CACHES_SINCE: u32 = 12_090;
 
 /// What one kernel of a compiled program uses, as the assembler reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,157 +40,117 @@ pub fn version() -> Result<u32> {
     Ok((1000 * major + 10 * minor).max(0) as u32)
 }
 
-/// Compiles a source with these macros for a compute capability (major, minor): the program, and what its kernels use.
-///
-/// # Errors
-/// [`Error::Compile`] with the compiler's words; [`Error::Library`] where there is no NVRTC.
-pub fn compile(
-    source: &Source,
-    capability: (u32, u32),
-    defines: &[(String, String)],
-) -> Result<(Vec<u8>, Vec<Resources>)> {
-    find(LibraryKind::Nvrtc)?;
-    let (name, declarations) = (source.name, source.declarations());
-    let text = format!(
-        "{PRELUDE}\n#line 1 \"{name} declarations\"\n{declarations}\n#line 1 \"{name}.cu\"\n{}",
-        source.text
-    );
-    let program = Compilation::new(&text)?;
-    let (major, minor) = capability;
-    let mut options = vec![
-        format!("--gpu-architecture=sm_{major}{minor}"),
-        "--std=c++17".to_owned(),
-        "--ptxas-options=-v".to_owned(),
-    ];
-    options.extend(
-        defines
-            .iter()
-            .map(|(name, value)| format!("--define-macro={name}={value}")),
-    );
-    program.compile(source.name, &options)?;
-    let log = program.log();
-    Ok((program.image()?, resources(&log)))
-}
-
 impl Program {
-    /// As [`compile`].
+    /// Compiles the program for a compute capability (major, minor): its image, and what its kernels use.
     ///
     /// # Errors
-    /// Those of [`compile`].
+    /// [`Error::Compile`] with the compiler's words; [`Error::Library`] where there is no NVRTC.
     pub fn compile(&self, capability: (u32, u32)) -> Result<(Vec<u8>, Vec<Resources>)> {
-        compile(self.source, capability, &self.defines)
+        let compilation = Compilation::new(self.text())?;
+        let compiled = compilation.run(self.options(capability)?)?;
+        let log = compilation.log();
+        if compiled.is_err() {
+            let kernel = self.source.name;
+            return Err(Error::Compile { kernel, log });
+        }
+        Ok((compilation.image()?, resources(&log)))
+    }
+
+    fn text(&self) -> String {
+        let Source { name, text, .. } = self.source;
+        let declarations = self.source.declarations();
+        format!(
+            "{PRELUDE}\n#line 1 \"{name} declarations\"\n{declarations}\n#line 1 \"{name}.cu\"\n{text}"
+        )
+    }
+
+    fn options(&self, (major, minor): (u32, u32)) -> Result<Vec<String>> {
+        let mut options = vec![
+            format!("--gpu-architecture=sm_{major}{minor}"),
+            "--std=c++17".to_owned(),
+            "--ptxas-options=-v".to_owned(),
+        ];
+        // With a driver, NVRTC keeps images of its own, and has no assembler's report for those it finds there.
+        if version()? >= CACHES_SINCE {
+            options.push("--no-cache".to_owned());
+        }
+        let defines = self.defines.iter();
+        options.extend(defines.map(|(name, value)| format!("--define-macro={name}={value}")));
+        Ok(options)
     }
 }
 
 struct Compilation(sys::nvrtcProgram);
 
 impl Compilation {
-    fn new(text: &str) -> Result<Self> {
-        let text = CString::new(text).map_err(|error| Error::inside("compile", error))?;
-        let mut program = std::ptr::null_mut();
-        let none = std::ptr::null();
-        // SAFETY: NVRTC copies the text and writes one handle.
-        let code = unsafe {
-            sys::nvrtcCreateProgram(
-                &mut program,
-                text.as_ptr(),
-                none,
-                0,
-                none.cast(),
-                none.cast(),
-            )
-        };
-        code.result().map_err(refused("begin to compile"))?;
-        Ok(Self(program))
+    fn new(text: String) -> Result<Self> {
+        find(LibraryKind::Nvrtc)?;
+        // NVRTC copies the text.
+        let program = result::create_program(&c_text(text)?, None);
+        Ok(Self(program.map_err(refused("begin to compile"))?))
     }
 
-    fn compile(&self, kernel: &'static str, options: &[String]) -> Result<()> {
-        let options: Vec<CString> = options
-            .iter()
-            .flat_map(|text| CString::new(text.as_str()))
-            .collect();
-        let pointers: Vec<*const c_char> = options.iter().map(|text| text.as_ptr()).collect();
+    /// Whether it compiles; what there is to say is in the log.
+    fn run(&self, options: Vec<String>) -> Result<Result<(), NvrtcError>> {
+        let options: Vec<CString> = options.into_iter().map(c_text).collect::<Result<_>>()?;
+        let pointers: Vec<_> = options.iter().map(|text| text.as_ptr()).collect();
         // SAFETY: the program is live, the options are strings that outlive the call.
-        let code = unsafe {
-            sys::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr().cast())
-        };
-        code.result().map_err(|_| Error::Compile {
-            kernel,
-            log: self.log(),
-        })
+        let code =
+            unsafe { sys::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr()) };
+        Ok(code.result())
     }
 
     fn log(&self) -> String {
-        let mut size = 0;
-        // SAFETY: the program is live, and the buffer has the size that NVRTC asks for.
-        unsafe {
-            let _ = sys::nvrtcGetProgramLogSize(self.0, &mut size);
-            let mut text = vec![0_u8; size];
-            let _ = sys::nvrtcGetProgramLog(self.0, text.as_mut_ptr().cast());
-            String::from_utf8_lossy(&text)
-                .trim_end_matches('\0')
-                .to_owned()
-        }
+        // SAFETY: the program is live.
+        let log = unsafe { result::get_program_log(self.0) }.unwrap_or_default();
+        let log: Vec<u8> = log.into_iter().map(|byte| byte as u8).collect();
+        let log = String::from_utf8_lossy(&log);
+        log.trim_end_matches('\0').to_owned()
     }
 
     fn image(&self) -> Result<Vec<u8>> {
         let mut size = 0;
-        // SAFETY: as in `log`.
-        let image = unsafe {
-            sys::nvrtcGetCUBINSize(self.0, &mut size)
-                .result()
-                .and_then(|()| {
-                    let mut image = vec![0_u8; size];
-                    sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()).result()?;
-                    Ok(image)
-                })
-        };
-        image.map_err(refused("take the compiled program"))
+        // SAFETY: the program is live.
+        let code = unsafe { sys::nvrtcGetCUBINSize(self.0, &mut size) };
+        code.result().map_err(refused("size a compiled program"))?;
+        let mut image = vec![0_u8; size];
+        // SAFETY: the program is live, and the buffer has the size that NVRTC asks for.
+        let code = unsafe { sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()) };
+        code.result().map_err(refused("take a compiled program"))?;
+        Ok(image)
     }
 }
 
 impl Drop for Compilation {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed once.
-        let _ = unsafe { sys::nvrtcDestroyProgram(&mut self.0) };
+        let _ = unsafe { result::destroy_program(self.0) };
     }
 }
 
-/// Reads the assembler's report: "… for 'NAME' …", then "N bytes spill stores, N bytes spill loads", then "Used N registers".
+fn c_text(text: String) -> Result<CString> {
+    CString::new(text).map_err(|error| Error::inside("compile", error))
+}
+
+/// Reads the assembler's report: of each kernel "Compiling entry function 'NAME' …", then, also of functions that it calls, "N bytes
+/// spill stores, N bytes spill loads", and "Used N registers".
 fn resources(log: &str) -> Vec<Resources> {
-    let mut found: Vec<Resources> = Vec::new();
-    let before = |line: &str, mark: &str| -> Option<u32> {
-        line.split(mark)
-            .next()?
-            .rsplit([' ', ','])
-            .find(|word| !word.is_empty())?
-            .parse()
-            .ok()
-    };
-    for line in log.lines() {
-        if line.contains("Compiling entry function") || line.contains("Function properties for") {
-            let name = line.split('\'').nth(1).or_else(|| line.rsplit(' ').next());
-            let kernel = name.unwrap_or_default().to_owned();
-            if found.last().is_none_or(|last| last.kernel != kernel) {
-                found.push(Resources {
-                    kernel,
-                    registers: 0,
-                    spills: 0,
-                });
-            }
-        }
-        let Some(last) = found.last_mut() else {
-            continue;
+    let reports = log.split("Compiling entry function '").skip(1);
+    let of_kernel = |report: &str| {
+        let sum = |mark| {
+            let numbers = report.match_indices(mark).filter_map(|(at, _)| {
+                let number = report[..at].rsplit(' ').next()?;
+                number.parse::<u32>().ok()
+            });
+            numbers.sum::<u32>()
         };
-        if line.contains("spill stores") {
-            last.spills += before(line, " bytes spill stores").unwrap_or(0);
-            last.spills += before(line, " bytes spill loads").unwrap_or(0);
+        Resources {
+            kernel: report.split('\'').next().unwrap_or_default().to_owned(),
+            registers: sum(" registers"),
+            spills: sum(" bytes spill stores") + sum(" bytes spill loads"),
         }
-        if let Some(count) = before(line, " registers") {
-            last.registers = count;
-        }
-    }
-    found
+    };
+    reports.map(of_kernel).collect()
 }
 
 #[cfg(test)]

@@ -2,39 +2,40 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::hash::Hash;
 use std::sync::Mutex;
 
 use cudarc::driver::{result, sys};
 
 use super::params::KernelParams;
-use super::source::{Defines, Source};
+use super::source::{Program, Source};
 use super::{cache, rehearsal};
 use crate::driver::{self, PerDevice, State, lock};
 use crate::error::refused;
 use crate::{Device, Error, Result};
 
-/// The source by its address, the entry, the macros.
-type FunctionKey = (usize, &'static str, Defines);
-
 /// A loaded program.
 #[derive(Clone, Copy)]
 pub(super) struct Module(sys::CUmodule);
 
-#[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
-
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Module {}
+
+/// A kernel of a loaded program; neither is ever unloaded.
+struct Function {
+    handle: sys::CUfunction,
+    /// The most dynamic shared memory that a block has been granted.
+    shared: Mutex<u32>,
+}
+
 // SAFETY: as above.
-unsafe impl Send for Function {}
+unsafe impl Sync for Function {}
 
 /// What of a device's programs is loaded.
 #[derive(Default)]
 struct Loaded {
-    functions: Mutex<HashMap<FunctionKey, Function>>,
+    functions: Mutex<HashMap<(Program, &'static str), &'static Function>>,
     modules: Mutex<HashMap<u128, Module>>,
-    /// What each function, by its address, may use of dynamic shared memory.
-    shared_limits: Mutex<HashMap<usize, u32>>,
 }
 
 static LOADED: PerDevice<Loaded> = PerDevice::new();
@@ -47,7 +48,7 @@ const FREE_SHARED_BYTES: u32 = 48 * 1024;
 pub struct Kernel {
     state: &'static State,
     /// None where work is rehearsed: the kernel then does nothing.
-    function: Option<Function>,
+    function: Option<&'static Function>,
     name: &'static str,
 }
 
@@ -64,61 +65,56 @@ pub fn kernel(
 ) -> Result<Kernel> {
     let state = driver::of(device)?;
     let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-    let defines: Defines = defines.iter().map(owned).collect();
-    if rehearsal::note(&state, source, &defines) {
-        return Ok(Kernel {
-            state: state.state(),
-            function: None,
-            name: entry,
-        });
+    let defines = defines.iter().map(owned).collect();
+    let program = Program { source, defines };
+    let mut function = None;
+    if !rehearsal::note(&state, &program) {
+        let functions = &LOADED.of(state.ordinal).functions;
+        let load = |key: &(Program, _)| module(&state, &key.0)?.function(entry);
+        function = Some(known_or(functions, (program, entry), load)?);
     }
-    let key: FunctionKey = (std::ptr::from_ref(source) as usize, entry, defines);
-    let functions = &LOADED.of(state.ordinal).functions;
-    let known = lock(functions).get(&key).copied();
-    let function = match known {
-        Some(function) => function,
-        None => {
-            // Outside the lock: several threads may compile at a time.
-            let function = module(&state, source, &key.2)?.function(entry)?;
-            lock(functions).insert(key, function);
-            function
-        }
-    };
     Ok(Kernel {
         state: state.state(),
-        function: Some(function),
+        function,
         name: entry,
     })
 }
 
-/// The program of a source with these macros, loaded.
-pub(super) fn module(
-    state: &State,
-    source: &'static Source,
-    defines: &[(String, String)],
-) -> Result<Module> {
+/// A program, loaded.
+pub(super) fn module(state: &State, program: &Program) -> Result<Module> {
     let capability = state.properties.capability;
-    let key = cache::key(source, capability, defines)?;
+    let load = |&key: &u128| {
+        let image = cache::image(program, capability, key)?;
+        // SAFETY: the image is a complete program for this device.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        Ok(Module(module.map_err(refused("load a kernel"))?))
+    };
     let modules = &LOADED.of(state.ordinal).modules;
-    if let Some(module) = lock(modules).get(&key) {
-        return Ok(*module);
+    known_or(modules, cache::key(program, capability)?, load)
+}
+
+/// What is known under `key`, or made and known from then on: outside the lock, as several threads may compile at a time.
+fn known_or<K: Eq + Hash, V: Copy>(
+    known: &Mutex<HashMap<K, V>>,
+    key: K,
+    make: impl FnOnce(&K) -> Result<V>,
+) -> Result<V> {
+    if let Some(value) = lock(known).get(&key) {
+        return Ok(*value);
     }
-    // Outside the lock: several threads may compile at a time.
-    let image = cache::program(key, source, capability, defines)?;
-    // SAFETY: the image is a complete program for this device.
-    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-        .map_err(refused("load a kernel"))?;
-    lock(modules).insert(key, Module(module));
-    Ok(Module(module))
+    let value = make(&key)?;
+    lock(known).insert(key, value);
+    Ok(value)
 }
 
 impl Module {
-    fn function(self, entry: &'static str) -> Result<Function> {
+    fn function(self, entry: &'static str) -> Result<&'static Function> {
         let name = CString::new(entry).map_err(|error| Error::inside("kernel", error))?;
-        // SAFETY: modules are never unloaded.
-        let function = unsafe { result::module::get_function(self.0, name) }
+        // SAFETY: the module is loaded.
+        let handle = unsafe { result::module::get_function(self.0, name) }
             .map_err(refused("find a kernel in its program"))?;
-        Ok(Function(function))
+        let shared = Mutex::new(FREE_SHARED_BYTES);
+        Ok(Box::leak(Box::new(Function { handle, shared })))
     }
 }
 
@@ -135,7 +131,7 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
-        let Some(Function(function)) = self.function else {
+        let Some(function) = self.function else {
             return Ok(()); // a rehearsal
         };
         let entry = driver::of(self.state.device)?;
@@ -147,50 +143,44 @@ impl Kernel {
         let (grid, block) = (grid.into(), (block, 1, 1));
         // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
         entry.queue(self.name, |stream| unsafe {
-            result::launch_kernel(function, grid, block, shared, stream, &mut arguments)
+            result::launch_kernel(function.handle, grid, block, shared, stream, &mut arguments)
         })
     }
 
-    /// Raises the function's limit of dynamic shared memory to `shared` bytes where it is lower.
-    fn allow_shared(&self, function: sys::CUfunction, shared: u32) -> Result<()> {
+    /// Asks for `shared` bytes of dynamic shared memory where the function has fewer.
+    fn allow_shared(&self, function: &Function, shared: u32) -> Result<()> {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
-        if shared <= FREE_SHARED_BYTES {
+        let mut granted = lock(&function.shared);
+        if shared <= *granted {
             return Ok(());
         }
-        let most = self.state.properties.shared_memory;
-        if shared as usize > most {
+        let (needed, most) = (shared as usize, self.state.properties.shared_memory);
+        if needed > most {
+            let kernel = self.name;
             return Err(Error::SharedMemory {
-                kernel: self.name,
-                needed: shared as usize,
+                kernel,
+                needed,
                 most,
             });
         }
-        let mut limits = lock(&LOADED.of(self.state.ordinal).shared_limits);
-        let limit = limits.entry(function as usize).or_default();
-        if shared > *limit {
-            // SAFETY: the function is never unloaded.
-            unsafe { result::function::set_function_attribute(function, LIMIT, shared as i32) }
-                .map_err(refused("get shared memory for a kernel"))?;
-            *limit = shared;
-        }
+        // SAFETY: the function is loaded.
+        unsafe { result::function::set_function_attribute(function.handle, LIMIT, shared as i32) }
+            .map_err(refused("get shared memory for a kernel"))?;
+        *granted = shared;
         Ok(())
     }
 
     /// How many blocks of this size a multiprocessor holds at a time.
     pub fn blocks_per_multiprocessor(&self, block: u32, shared: u32) -> Result<u32> {
-        let Some(Function(function)) = self.function else {
+        let Some(function) = self.function else {
             return Ok(1); // a rehearsal
         };
-        // SAFETY: the function is never unloaded.
+        let (handle, block, shared) = (function.handle, block as i32, shared as usize);
+        // SAFETY: the function is loaded.
         let count = unsafe {
-            result::occupancy::max_active_block_per_multiprocessor(
-                function,
-                block as i32,
-                shared as usize,
-            )
+            result::occupancy::max_active_block_per_multiprocessor(handle, block, shared)
         };
-        Ok(count
-            .map_err(refused("ask for a kernel's occupancy"))?
-            .max(0) as u32)
+        let count = count.map_err(refused("ask for a kernel's occupancy"))?;
+        Ok(count.max(0) as u32)
     }
 }

@@ -9,7 +9,7 @@ mod rehearsal;
 mod source;
 
 pub use ahead::compile_ahead;
-pub use compile::{Resources, compile, version as nvrtc_version};
+pub use compile::{Resources, version as nvrtc_version};
 pub use kernel::{Kernel, kernel};
 pub use params::{Declarations, FieldLayout, KernelField, KernelParams};
 pub use rehearsal::rehearse;

@@ -173,7 +173,7 @@ macro_rules! kernel_params {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Source, compile};
+    use super::super::{Program, Source};
     use super::*;
     use crate::driver::find;
     use crate::{Error, LibraryKind};
@@ -245,10 +245,13 @@ extern "C" __global__ void outer(const __grid_constant__ Outer p) {
         static WRONG: Source = Source::new("wrong", TEXT)
             .params(&[Outer::declare, wrong])
             .constants(&[("LIMIT", 32)]);
-        let io = [("IO".to_owned(), "float".to_owned())];
-        let (_, kernels) = compile(&RIGHT, (8, 0), &io).unwrap();
+        let compile = |source| {
+            let defines = Vec::from([("IO".to_owned(), "float".to_owned())]);
+            Program { source, defines }.compile((8, 0))
+        };
+        let (_, kernels) = compile(&RIGHT).unwrap();
         assert_eq!(kernels.len(), 1);
-        let Err(Error::Compile { log, .. }) = compile(&WRONG, (8, 0), &io) else {
+        let Err(Error::Compile { log, .. }) = compile(&WRONG) else {
             panic!("a wrong layout passed");
         };
         assert!(log.contains("Wrong::count lies elsewhere in Rust"), "{log}");

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::source::{Defines, Program, Source};
+use super::source::Program;
 use crate::driver::{Properties, State, pretend};
 use crate::{Device, Result};
 
@@ -57,16 +57,13 @@ pub(crate) fn rehearsing() -> bool {
 }
 
 /// Where this thread rehearses, notes the program. Says whether its kernels are to do nothing.
-pub(super) fn note(state: &State, source: &'static Source, defines: &Defines) -> bool {
+pub(super) fn note(state: &State, program: &Program) -> bool {
     ASKED.with_borrow_mut(|asked| {
         let Some(programs) = asked else {
             return state.stream().is_none();
         };
-        let known =
-            |other: &Program| std::ptr::eq(other.source, source) && other.defines == *defines;
-        if !programs.iter().any(known) {
-            let defines = defines.clone();
-            programs.push(Program { source, defines });
+        if !programs.contains(program) {
+            programs.push(program.clone());
         }
         true
     })
@@ -74,7 +71,7 @@ pub(super) fn note(state: &State, source: &'static Source, defines: &Defines) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KernelParams, compile_ahead, kernel};
+    use super::super::{KernelParams, Source, compile_ahead, kernel};
     use super::*;
     use crate::driver::DevicePtr;
     use crate::{Error, kernel_params};

@@ -1,5 +1,7 @@
 //! Sources of kernels, and programs: sources with macros.
 
+use std::hash::{Hash, Hasher};
+
 use super::params::Declarations;
 
 /// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and includes
@@ -55,13 +57,28 @@ impl Source {
     }
 }
 
+/// Sources are statics, each the same as itself alone.
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(self, state);
+    }
+}
+
 /// A source with macros: a program, as [`rehearse`](super::rehearse) finds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Program {
     /// The text.
     pub source: &'static Source,
     /// The macros and their values.
-    pub defines: Defines,
+    pub defines: Vec<(String, String)>,
 }
 
 impl Program {
@@ -81,6 +98,3 @@ impl Program {
         (self.source.may_spill)(self)
     }
 }
-
-/// Macros and their values.
-pub(super) type Defines = Vec<(String, String)>;
