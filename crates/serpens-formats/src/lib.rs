@@ -1,9 +1,11 @@
 //! Tensors in files. Knows no model: only names, shapes and bytes.
 //!
-//! [`safetensors`] reads one tensor at a time, straight to where it stays, and writes tensor by tensor, so that
-//! neither way holds the whole twice.
+//! A format says which tensors a file holds and where; [`TensorFile`] brings one at a time straight to where it stays.
+//! [`safetensors`] also writes tensor by tensor, so that neither way holds the whole twice.
 
 mod error;
 pub mod safetensors;
+mod tensor_file;
 
 pub use error::{Error, Result};
+pub use tensor_file::TensorFile;

@@ -5,5 +5,5 @@ mod read;
 mod tests;
 mod write;
 
-pub use read::{TensorFile, open_all, read_tensors};
+pub use read::{open, open_all, read_tensors};
 pub use write::write_tensors;

@@ -101,7 +101,7 @@ fn a_file_cut_off_after_it_was_opened_is_an_error_of_reading() {
     let path = dir.path().join("x.safetensors");
     let header = r#"{"f":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     write_raw(&path, header, 8);
-    let file = TensorFile::open(&path).unwrap();
+    let file = open(&path).unwrap();
     let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
     writer.set_len(8 + header.len() as u64 + 4).unwrap();
     assert!(matches!(
@@ -120,7 +120,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
         r#"{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
         8,
     );
-    let file = TensorFile::open(&path).unwrap();
+    let file = open(&path).unwrap();
     assert!(matches!(
         file.tensor("d", Device::Cpu),
         Err(Error::DType { name, found: Dtype::F64, .. }) if name == "d"
@@ -136,7 +136,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
         1,
     );
     assert!(matches!(
-        TensorFile::open(&path),
+        open(&path),
         Err(Error::Rank { name, found: 99, .. }) if name == "r"
     ));
     write_raw(
@@ -144,10 +144,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
         r#"{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
         7,
     );
-    assert!(matches!(
-        TensorFile::open(&path),
-        Err(Error::Safetensors { .. })
-    ));
+    assert!(matches!(open(&path), Err(Error::Safetensors { .. })));
 }
 
 #[test]

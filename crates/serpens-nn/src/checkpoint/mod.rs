@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use serpens_core::Device;
+use serpens_formats::safetensors::open_all;
 
 use crate::{Error, MambaLm, MambaLmConfig, Result};
 
@@ -30,7 +31,8 @@ pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
 /// configuration's.
 pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
     let mut model = load_config(dir)?.plan()?;
-    weights::load_parameters(&mut model, dir, device)?;
+    let path = dir.join(WEIGHTS_FILE);
+    weights::load_parameters(&mut model, &path, &open_all(&path)?, device)?;
     Ok(model)
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serpens_core::{Device, Tensor};
-use serpens_formats::safetensors::{open_all, write_tensors};
+use serpens_formats::TensorFile;
+use serpens_formats::safetensors::write_tensors;
 
-use super::WEIGHTS_FILE;
 use crate::{Error, MambaLm, Module, Result};
 
 /// The head, absent from checkpoints where it is the embedding's table, though some carry a copy.
@@ -23,17 +23,22 @@ pub(super) fn save_parameters(model: &MambaLm, path: &Path) -> Result<()> {
     Ok(write_tensors(path, &tensors)?)
 }
 
-/// Fills a planned model's parameters from the files in `dir`, one after another: no value is in memory twice.
-pub(super) fn load_parameters(model: &mut MambaLm, dir: &Path, device: Device) -> Result<()> {
+/// Fills a planned model's parameters from the files that hold those of `path`, one after another: no value is in memory
+/// twice.
+pub(super) fn load_parameters(
+    model: &mut MambaLm,
+    path: &Path,
+    files: &[TensorFile],
+    device: Device,
+) -> Result<()> {
     let mut wanted = BTreeSet::new();
     model.visit("", &mut |name, param| {
         wanted.extend(param.is_trained().then(|| name.to_owned()));
         Ok(())
     })?;
     let tied = model.config().tie_embeddings;
-    let files = open_all(&dir.join(WEIGHTS_FILE))?;
     let mut holders = BTreeMap::new();
-    for file in &files {
+    for file in files {
         for (name, shape) in file.tensors() {
             if wanted.contains(name) {
                 holders.insert(name, (file, shape));
@@ -58,7 +63,7 @@ pub(super) fn load_parameters(model: &mut MambaLm, dir: &Path, device: Device) -
                 got: Box::new(*shape),
             }),
             None => Err(Error::MissingParameter {
-                path: dir.join(WEIGHTS_FILE),
+                path: path.to_owned(),
                 name: name.to_owned(),
             }),
         }

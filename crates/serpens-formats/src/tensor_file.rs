@@ -1,0 +1,154 @@
+//! Tensors of an open file, whatever its format: a format reads what is where, and this brings a tensor at a time to a
+//! device.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytemuck::Pod;
+use rayon::prelude::*;
+use safetensors::tensor::Dtype;
+use serpens_core::{Device, Element, MAX_RANK, Shape, Tensor, bf16};
+
+use crate::{Error, Result};
+
+/// Values that a thread reads at once: they stay in its cache until they are converted.
+const READ_AT_ONCE: usize = 1 << 16;
+
+/// An open file of tensors.
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// What a file's header says of a tensor.
+struct Entry {
+    dtype: Dtype,
+    shape: Shape,
+    /// Its bytes' place in the file.
+    bytes: Range<usize>,
+}
+
+impl TensorFile {
+    /// A file that holds no tensor yet.
+    pub(crate) fn new(path: &Path, file: File) -> Self {
+        Self {
+            path: path.to_owned(),
+            file,
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    /// Enters a tensor by what the header says of it: its bytes, little-endian and row by row, are at `bytes` of the file.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where it has more axes than any here.
+    pub(crate) fn enter(
+        &mut self,
+        name: String,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: Range<usize>,
+    ) -> Result<()> {
+        if shape.len() > MAX_RANK {
+            return Err(Error::Rank {
+                path: self.path.clone(),
+                name,
+                found: shape.len(),
+            });
+        }
+        let shape = Shape::new(shape);
+        let entry = Entry {
+            dtype,
+            shape,
+            bytes,
+        };
+        self.tensors.insert(name, entry);
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names and shapes of the tensors in it, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Shape)> {
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.shape))
+    }
+
+    /// One tensor, in f32 where it is of a floating-point type and in u32 where it is of that.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device has no room,
+    /// [`Error::Io`].
+    pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::MissingTensor {
+                path: self.path.clone(),
+                name: name.to_owned(),
+            });
+        };
+        let tensor = match entry.dtype {
+            Dtype::F32 => self.read(entry, |value: f32| value)?,
+            Dtype::U32 => self.read(entry, |value: u32| value)?,
+            Dtype::BF16 => self.read(entry, bf16::to_f32)?,
+            Dtype::F16 => self.read(entry, half::f16::to_f32)?,
+            found => {
+                return Err(Error::DType {
+                    path: self.path.clone(),
+                    name: name.to_owned(),
+                    found,
+                });
+            }
+        };
+        Ok(tensor.to(device)?)
+    }
+
+    /// The values of a tensor, each converted. All threads read, and nothing of the file stays in the program's memory.
+    fn read<T: Pod, U: Element>(
+        &self,
+        entry: &Entry,
+        convert: impl Fn(T) -> U + Sync,
+    ) -> Result<Tensor> {
+        let mut tensor = Tensor::empty(entry.shape, U::DTYPE, Device::Cpu)?;
+        let values = tensor.make_mut::<U>()?;
+        let tasks = values.par_chunks_mut(READ_AT_ONCE).enumerate();
+        let read = tasks.try_for_each_init(Vec::new, |stored: &mut Vec<T>, (i, values)| {
+            stored.resize(values.len(), T::zeroed());
+            let from = entry.bytes.start + i * READ_AT_ONCE * size_of::<T>();
+            read_at(&self.file, bytemuck::cast_slice_mut(stored), from as u64)?;
+            for (value, &stored) in values.iter_mut().zip(stored.iter()) {
+                *value = convert(stored);
+            }
+            Ok(())
+        });
+        read.map_err(Error::io("read", &self.path))?;
+        Ok(tensor)
+    }
+}
+
+/// Fills `bytes` from this place of the file on.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], from: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, from)
+}
+
+/// Fills `bytes` from this place of the file on.
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut from: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, from)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        from += read as u64;
+    }
+    Ok(())
+}
