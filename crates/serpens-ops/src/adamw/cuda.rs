@@ -105,7 +105,10 @@ impl FusedStep {
     /// not that of before, which the result tells.
     pub(super) fn prepare(&mut self, entries: Vec<AdamWEntry>, lr: f32, step: u64) -> Result<bool> {
         if entries.is_empty() {
-            return Err(Error::argument(OP, "no parameter has a gradient"));
+            return Err(Error::Missing {
+                op: OP,
+                what: "a parameter with a gradient",
+            });
         }
         let moved = self.entries != entries;
         if moved {

@@ -215,30 +215,3 @@ fn write_parameters(total: Mat, dweight: &mut [f32], dbias: Option<&mut [f32]>, 
         put(db, value);
     }
 }
-
-/// One position of each sequence: y as of [`forward`] with `conv.length` = 1 and `state`: (batch, width − 1, channels) as the
-/// initial state, which moves on by x. x, y: (batch, channels).
-///
-/// # Panics
-/// If the shapes disagree, or the length is not 1.
-pub fn step(conv: &Conv, x: Mat, state: &mut [f32], y: MatMut) {
-    assert_eq!(conv.length, 1, "one position");
-    forward(
-        &Conv {
-            initial_state: Some(state),
-            ..*conv
-        },
-        x,
-        y,
-        None,
-    );
-    let channels = x.cols();
-    let history = (conv.width - 1) * channels;
-    if history == 0 {
-        return;
-    }
-    for (b, state) in state.chunks_exact_mut(history).enumerate() {
-        state.copy_within(channels.., 0);
-        state[history - channels..].copy_from_slice(x.row(b));
-    }
-}

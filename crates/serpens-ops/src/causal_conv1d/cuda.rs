@@ -1,7 +1,7 @@
 //! Convolution on a GPU: which variant of the kernels, and how many threads share a sequence.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
 use crate::{check, fold};
@@ -170,9 +170,7 @@ struct Launch {
 impl<'a> Problem<'a> {
     /// `others` are the matrices beside x that a thread reads or writes at its channels.
     fn new(conv: &'a Conv<'a>, x: View<'a>, others: &[View<'_>]) -> Result<Self> {
-        if i32::try_from(conv.length).is_err() {
-            return Err(Error::argument(OP, "a sequence of 2³¹ positions or more"));
-        }
+        check::int(OP, "the length", conv.length)?;
         let fits = |vec: usize| {
             let aligned = |view: &View<'_>| view.aligned(vec * view.dtype().size());
             x.cols().is_multiple_of(vec) && aligned(&x) && others.iter().all(aligned)

@@ -17,12 +17,12 @@ constexpr int PAST = WIDTH - 1;
 constexpr int TAPS = WIDTH <= 16 ? WIDTH : 1;
 
 // What a thread computes: VEC channels from `channel` on, the steps first..last.
-struct Place {
+struct ConvPlace {
     i64 sequence, channel;
     int first, last;
     bool valid;
 
-    __device__ __forceinline__ Place(const ConvParams& p) {
+    __device__ __forceinline__ ConvPlace(const ConvParams& p) {
         int lane = threadIdx.x % p.lanes, row = threadIdx.x / p.lanes, rows = THREADS / p.lanes;
         i64 item = (i64)blockIdx.x * rows + row;
         sequence = item / p.chunks;
@@ -38,7 +38,7 @@ template <class T> struct Column {
     T* first;
     i64 stride;
 
-    __device__ __forceinline__ Column(const ConvParams& p, const Place& at, T* data, i64 row_stride) {
+    __device__ __forceinline__ Column(const ConvParams& p, const ConvPlace& at, T* data, i64 row_stride) {
         i64 row = at.sequence * p.length + (p.reverse ? p.length - 1 : 0);
         first = data + row * row_stride + at.channel;
         stride = p.reverse ? -row_stride : row_stride;
@@ -58,12 +58,12 @@ template <int N> struct Steps {
 };
 
 // Row `row` of a (batch, PAST, channels) state.
-template <class T> __device__ __forceinline__ T* state_row(const ConvParams& p, const Place& at, T* state, int row) {
+template <class T> __device__ __forceinline__ T* state_row(const ConvParams& p, const ConvPlace& at, T* state, int row) {
     return state + (at.sequence * PAST + row) * p.channels + at.channel;
 }
 
 // Whether a sequence ends between `step` - 1 and `step`.
-__device__ __forceinline__ bool boundary(const ConvParams& p, const Place& at, int step) {
+__device__ __forceinline__ bool boundary(const ConvParams& p, const ConvPlace& at, int step) {
     if (!STARTS) return false;
     int t = p.reverse ? p.length - step : step;
     return t < p.length && p.starts[at.sequence * p.length + t] != 0;
@@ -73,7 +73,7 @@ struct Filter {
     float tap[WIDTH][VEC];
     float bias[VEC];
 
-    __device__ __forceinline__ Filter(const ConvParams& p, const Place& at) {
+    __device__ __forceinline__ Filter(const ConvParams& p, const ConvPlace& at) {
         const float* weight = p.weight + at.channel * WIDTH;
 #pragma unroll
         for (int v = 0; v < VEC; ++v) {
@@ -95,7 +95,7 @@ struct Window {
     float x[WIDTH][VEC];
 
     // The window of the step before `at.first`.
-    __device__ __forceinline__ Window(const ConvParams& p, const Place& at, const Column<const IO>& input) {
+    __device__ __forceinline__ Window(const ConvParams& p, const ConvPlace& at, const Column<const IO>& input) {
 #pragma unroll TAPS
         for (int k = 0; k < WIDTH; ++k)
 #pragma unroll
@@ -128,7 +128,7 @@ struct Window {
 };
 
 template <int N>
-__device__ __forceinline__ void forward_steps(const ConvParams& p, const Place& at, int step, const Steps<N>& x,
+__device__ __forceinline__ void forward_steps(const ConvParams& p, const ConvPlace& at, int step, const Steps<N>& x,
                                               const Column<IO>& output, const Filter& filter, Window& window) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -147,7 +147,7 @@ __device__ __forceinline__ void forward_steps(const ConvParams& p, const Place& 
 
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) causal_conv1d_forward(const __grid_constant__ ConvForwardParams q) {
     const ConvParams& p = q.conv;
-    Place at(p);
+    ConvPlace at(p);
     if (!at.valid) return;
     Column<const IO> input(p, at, p.x, p.x_stride);
     Column<IO> output(p, at, q.y, q.y_stride);
@@ -208,7 +208,7 @@ __device__ __forceinline__ float slope(const Filter& filter, const Window& windo
 }
 
 // STEPS steps of the chunk's own, at least PAST behind the start of the sequence.
-__device__ __forceinline__ void backward_steps(const ConvParams& p, const Place& at, int step, const Steps<STEPS>& x,
+__device__ __forceinline__ void backward_steps(const ConvParams& p, const ConvPlace& at, int step, const Steps<STEPS>& x,
                                                const Steps<STEPS>& dy, const Column<IO>& output, const Filter& filter,
                                                Window& window, Gathered& sums) {
 #pragma unroll
@@ -227,7 +227,7 @@ __device__ __forceinline__ void backward_steps(const ConvParams& p, const Place&
 
 // One step of whatever kind: at the start of the sequence, in the next chunk, where it matters for this chunk's inputs alone, or
 // behind the end.
-__device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const Place& at, int step, const Column<const IO>& input,
+__device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const ConvPlace& at, int step, const Column<const IO>& input,
                                               const Column<const IO>& arriving, const Column<IO>& output,
                                               const Filter& filter, Window& window, Gathered& sums) {
     const ConvParams& p = q.conv;
@@ -261,7 +261,7 @@ __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const
 }
 
 // Adds the threads of each lane in the order of their chunks and writes the sums to the block's row of `to`.
-__device__ __forceinline__ void gather(const ConvParams& p, const Place& at, const float (&values)[VEC], float* to) {
+__device__ __forceinline__ void gather(const ConvParams& p, const ConvPlace& at, const float (&values)[VEC], float* to) {
     __shared__ float shared[VEC][THREADS];
     __syncthreads();
 #pragma unroll
@@ -278,7 +278,7 @@ __device__ __forceinline__ void gather(const ConvParams& p, const Place& at, con
 
 extern "C" __global__ void __launch_bounds__(THREADS) causal_conv1d_backward(const __grid_constant__ ConvBackwardParams q) {
     const ConvParams& p = q.conv;
-    Place at(p);
+    ConvPlace at(p);
     Gathered sums = {};
     sums.reach = PAST;
     if (at.valid) {

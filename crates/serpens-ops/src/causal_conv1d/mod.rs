@@ -22,7 +22,7 @@ pub mod cuda;
 pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
+use serpens_core::{DType, Device, Result, Tensor, Var, View, ViewMut};
 
 use crate::{Starts, check};
 
@@ -65,9 +65,7 @@ pub fn causal_conv1d(
     let [_, _, width] = check::axes(OP, "weight", "(channels, 1, width)", weight)?;
     check::shape(OP, "weight", &[channels, 1, width], weight)?;
     check::optional(OP, "bias", &[channels], bias)?;
-    if width == 0 {
-        return Err(Error::argument(OP, "the width is 0, it must be at least 1"));
-    }
+    check::range(OP, "the width", 1..usize::MAX, width)?;
     let state_shape = [batch, width - 1, channels];
     check::optional(OP, "initial_state", &state_shape, initial_state)?;
     let device = weight.tensor()?.device();

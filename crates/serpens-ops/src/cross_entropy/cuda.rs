@@ -54,12 +54,10 @@ impl Pass {
         let (device, dtype) = (logits.device(), logits.dtype());
         check::float(OP, "logits", dtype)?;
         check::dtype(OP, "targets", DType::U32, targets.dtype())?;
-        let sizes = [logits.rows(), logits.cols()];
-        if logits.stride() != logits.cols() || sizes.iter().any(|&n| i32::try_from(n).is_err()) {
-            return Err(Error::argument(
-                OP,
-                format!("{} rows of {} logits", sizes[0], sizes[1]),
-            ));
+        check::int(OP, "the number of rows", logits.rows())?;
+        check::int(OP, "the vocabulary", logits.cols())?;
+        if logits.stride() != logits.cols() {
+            return Err(Error::Columns { op: OP });
         }
         let mut losses = Tensor::empty([logits.rows(), 2], DType::U32, device)?;
         let params = CrossEntropyParams {

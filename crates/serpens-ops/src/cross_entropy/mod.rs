@@ -90,10 +90,12 @@ impl Totals {
 }
 
 fn outside(target: u32, vocabulary: usize) -> Error {
-    Error::argument(
-        OP,
-        format!("target {target} is outside the vocabulary of {vocabulary}"),
-    )
+    Error::Range {
+        op: OP,
+        what: "a target",
+        expected: 0..vocabulary,
+        got: target as usize,
+    }
 }
 
 /// Fails unless every target is below `vocabulary` or [`IGNORE`].
@@ -121,9 +123,7 @@ pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
             targets.shape(),
         ));
     }
-    if u32::try_from(targets.len()).is_err() {
-        return Err(Error::argument(OP, "more positions than are counted"));
-    }
+    check::range(OP, "the number of targets", 0..1 << 32, targets.len())?;
     check::device(OP, "targets", logits.device(), targets.device())?;
     match logits.device() {
         Device::Cpu => on_cpu(&logits, targets),

@@ -1,7 +1,7 @@
 //! Elementwise functions on a GPU.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
-use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, View, ViewMut, kernel_params};
 
 use super::cpu::reduction_block;
 use crate::check;
@@ -79,14 +79,9 @@ fn launch<const I: usize, const O: usize>(
         check::device(entry, "an operand", device, view.device())?;
         let repeated = I == 1 && view.rows() == 1;
         if view.cols() != cols || (view.rows() != rows && !repeated) {
-            return Err(Error::argument(
-                entry,
-                format!(
-                    "{} rows of {} values meet {rows} of {cols}",
-                    view.rows(),
-                    view.cols()
-                ),
-            ));
+            let expected = Shape::new(&[rows, cols]).to_string();
+            let got = Shape::new(&[view.rows(), view.cols()]);
+            return Err(Error::shape(entry, "an operand", expected, got));
         }
     }
     let from = x[0].dtype();
@@ -157,7 +152,12 @@ pub(crate) fn sum_rows(x: View<'_>, mut out: ViewMut<'_>, accumulate: bool) -> R
     check::device(OP, "x", out.device(), x.device())?;
     let (rows, cols) = (x.rows(), x.cols());
     if out.rows() * out.cols() != cols {
-        return Err(Error::argument(OP, format!("sums of {cols} columns")));
+        return Err(Error::Count {
+            op: OP,
+            what: "sums",
+            expected: cols,
+            got: out.rows() * out.cols(),
+        });
     }
     let block_rows = reduction_block(rows);
     let blocks = rows.div_ceil(block_rows);

@@ -23,7 +23,7 @@ pub(crate) mod tests;
 mod views;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, View, ViewMut, bf16};
+use serpens_core::{DType, Device, Result, Shape, Tensor, Var, View, ViewMut, bf16};
 
 use crate::check;
 
@@ -212,21 +212,13 @@ impl Backward for CastBackward {
 }
 
 fn converted(x: &Var, dtype: DType) -> Result<Tensor> {
+    check::float("cast", "x", x.dtype())?;
+    check::float("cast", "the result", dtype)?;
     let mut y = Tensor::empty(x.shape(), dtype, x.device())?;
-    match (x.device(), x.dtype(), dtype) {
-        (Device::Cuda(_), ..) => cuda::convert(x.view(), y.view_mut()?)?,
-        (Device::Cpu, DType::F32, DType::BF16) => {
-            cpu::to_bf16(x.mat()?, y.make_mut::<bf16>()?);
-        }
-        (Device::Cpu, DType::BF16, DType::F32) => {
-            cpu::to_f32(x.tensor()?.as_slice::<bf16>()?, y.make_mut()?);
-        }
-        _ => {
-            return Err(Error::argument(
-                "cast",
-                format!("from {} to {dtype}", x.dtype()),
-            ));
-        }
+    match (x.device(), dtype) {
+        (Device::Cuda(_), _) => cuda::convert(x.view(), y.view_mut()?)?,
+        (Device::Cpu, DType::BF16) => cpu::to_bf16(x.mat()?, y.make_mut::<bf16>()?),
+        (Device::Cpu, _) => cpu::to_f32(x.tensor()?.as_slice::<bf16>()?, y.make_mut()?),
     }
     Ok(y)
 }

@@ -70,8 +70,8 @@ kernel_params! {
 pub fn forward(ids: View<'_>, table: View<'_>, y: ViewMut<'_>) -> Result<()> {
     check::dtype(OP, "table", DType::F32, table.dtype())?;
     let (_, vocabulary) = check_sizes(&ids, table.rows())?;
-    if vocabulary == 0 && y.rows() > 0 {
-        return Err(Error::argument(OP, "ids for a table without rows"));
+    if y.rows() > 0 {
+        check::range(OP, "the vocabulary", 1..usize::MAX, table.rows())?;
     }
     let params = GatherParams {
         ids: ids.ptr(),
@@ -214,16 +214,10 @@ fn vector(width: usize, aligned: bool) -> usize {
 /// The number of ids and the size of the vocabulary, as the kernels count them.
 fn check_sizes(ids: &View<'_>, vocabulary: usize) -> Result<(u32, u32)> {
     check::dtype(OP, "ids", DType::U32, ids.dtype())?;
-    let count = ids.rows() * ids.cols();
-    match (u32::try_from(count), u32::try_from(vocabulary)) {
-        (Ok(count), Ok(vocabulary)) if count < u32::MAX - 2 * TILE as u32 => {
-            Ok((count, vocabulary))
-        }
-        _ => Err(Error::argument(
-            OP,
-            format!("{count} positions of a vocabulary of {vocabulary}"),
-        )),
-    }
+    let (count, most) = (ids.rows() * ids.cols(), u32::MAX as usize - 2 * TILE);
+    check::range(OP, "the number of ids", 0..most, count)?;
+    check::range(OP, "the vocabulary", 0..1 << 32, vocabulary)?;
+    Ok((count as u32, vocabulary as u32))
 }
 
 fn program(device: Device, entry: &'static str, dy: DType, vector: usize) -> Result<Kernel> {

@@ -24,10 +24,12 @@ const OP: &str = "embedding";
 pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
     match ids.iter().find(|&&id| id as usize >= vocabulary) {
         None => Ok(()),
-        Some(id) => Err(Error::argument(
-            OP,
-            format!("token id {id} is outside the vocabulary of {vocabulary}"),
-        )),
+        Some(&id) => Err(Error::Range {
+            op: OP,
+            what: "a token",
+            expected: 0..vocabulary,
+            got: id as usize,
+        }),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Linear maps on a GPU: cuBLASLt's products, and kernels for the bias.
 
-use super::ProductPrecision;
-use crate::check;
 use serpens_core::cuda::{DevicePtr, Gemm, KernelParams, Operand, Source, gemm, kernel};
-use serpens_core::{DType, Error, Result, View, ViewMut, kernel_params};
+use serpens_core::{DType, Result, View, ViewMut, kernel_params};
+
+use super::{OP, ProductPrecision};
+use crate::check;
 
 static SOURCE: Source =
     Source::new("linear", include_str!("kernel.cu")).params(&[BiasParams::declare]);
@@ -28,7 +29,8 @@ pub fn forward(
     y: ViewMut<'_>,
     products: ProductPrecision,
 ) -> Result<()> {
-    check_types(&x, &w)?;
+    check::device(OP, "the weight", x.device(), w.device())?;
+    check::dtype(OP, "the weight", x.dtype(), w.dtype())?;
     let problem = Gemm {
         m: x.rows(),
         n: w.rows(),
@@ -105,7 +107,7 @@ kernel_params! {
 fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
     let params = BiasParams {
         matrix: y.ptr(),
-        vector: check::address(super::OP, "bias", &b, DType::F32, y.device())?,
+        vector: check::address(OP, "bias", &b, DType::F32, y.device())?,
         stride: y.stride() as i64,
         rows: y.rows() as i64,
         cols: y.cols() as i64,
@@ -123,20 +125,4 @@ fn add_bias(b: View<'_>, y: ViewMut<'_>) -> Result<()> {
     ];
     // SAFETY: the parameters are the kernel's, the views valid for their sizes.
     unsafe { kernel.launch(grid, BLOCK, 0, &params) }
-}
-
-fn check_types(x: &View<'_>, w: &View<'_>) -> Result<()> {
-    if x.dtype() == w.dtype() && x.device() == w.device() {
-        return Ok(());
-    }
-    Err(Error::argument(
-        super::OP,
-        format!(
-            "x is {} on {}, the weight {} on {}: they must be alike",
-            x.dtype(),
-            x.device(),
-            w.dtype(),
-            w.device()
-        ),
-    ))
 }

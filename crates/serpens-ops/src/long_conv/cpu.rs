@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::tile::{self, Row, Time, WIDTH};
-use super::{direct, fft::Plan, spectrum};
+use super::{direct, fft::TransformPlan, spectrum};
 
 /// The longest sequence convolved by definition; beyond it the Fourier transform is faster (measured on AVX-512 and AVX2).
 pub(super) const DIRECT_LENGTH: usize = 64;
@@ -193,7 +193,7 @@ struct Method {
     /// Rows of a tile, padding included.
     rows: usize,
     /// The Fourier transform; none for a convolution by definition.
-    plan: Option<&'static Plan>,
+    plan: Option<&'static TransformPlan>,
 }
 
 impl Method {
@@ -207,7 +207,7 @@ impl Method {
         let rows = (2 * length - 1).next_power_of_two();
         Method {
             rows,
-            plan: Some(Plan::get(rows)),
+            plan: Some(TransformPlan::get(rows)),
         }
     }
 

@@ -10,7 +10,7 @@ mod direct;
 mod parts;
 mod tile;
 
-use serpens_core::{DType, Device, Error, Result, View, ViewMut};
+use serpens_core::{DType, Device, Result, View, ViewMut};
 
 use super::OP;
 use super::cpu::Shape;
@@ -99,14 +99,10 @@ impl Job {
     fn new(u: &View<'_>, k: &View<'_>, shape: Shape) -> Result<Self> {
         let device = u.device();
         check::address(OP, "k", k, DType::F32, device)?;
-        let int = |what: &str, value: usize| {
-            i32::try_from(value)
-                .map_err(|_| Error::argument(OP, format!("{value} {what} are too many")))
-        };
         Ok(Self {
             batch: shape.batch,
-            length: int("steps", shape.length)?,
-            channels: int("channels", shape.channels)?,
+            length: check::int(OP, "the length", shape.length)?,
+            channels: check::int(OP, "the number of channels", shape.channels)?,
             device,
             dtype: u.dtype(),
         })
@@ -122,7 +118,7 @@ impl Job {
 enum Method {
     Direct,
     Block { size: usize },
-    Columns(columns::Plan),
+    Columns(columns::ColumnsPlan),
 }
 
 impl Method {
@@ -134,7 +130,7 @@ impl Method {
             let size = length.next_power_of_two();
             return Ok(Method::Block { size });
         }
-        columns::Plan::new(length).map(Method::Columns)
+        columns::ColumnsPlan::new(length).map(Method::Columns)
     }
 }
 

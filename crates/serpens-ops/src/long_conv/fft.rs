@@ -20,21 +20,21 @@ type Twiddle = [f32; 6];
 
 /// The twiddle factors of one transform size; made once per process and size.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct TransformPlan {
     /// Pass `p` works on blocks of `size / 4^p` rows.
     passes: Vec<Vec<Twiddle>>,
 }
 
-impl Plan {
+impl TransformPlan {
     /// The plan for `size` rows, a power of two of at least 4.
-    pub(super) fn get(size: usize) -> &'static Plan {
-        static PLANS: [OnceLock<Plan>; usize::BITS as usize] =
+    pub(super) fn get(size: usize) -> &'static TransformPlan {
+        static PLANS: [OnceLock<TransformPlan>; usize::BITS as usize] =
             [const { OnceLock::new() }; usize::BITS as usize];
         debug_assert!(size.is_power_of_two() && size >= 4);
-        PLANS[size.trailing_zeros() as usize].get_or_init(|| Plan::new(size))
+        PLANS[size.trailing_zeros() as usize].get_or_init(|| TransformPlan::new(size))
     }
 
-    fn new(size: usize) -> Plan {
+    fn new(size: usize) -> TransformPlan {
         let blocks = std::iter::successors(Some(size), |block| Some(block / 4))
             .take_while(|&block| block >= 4);
         let twiddle = |block: usize, j: usize| {
@@ -46,7 +46,7 @@ impl Plan {
             }
             factors
         };
-        Plan {
+        TransformPlan {
             passes: blocks
                 .map(|block| (0..block / 4).map(|j| twiddle(block, j)).collect())
                 .collect(),
@@ -58,7 +58,7 @@ impl Plan {
         forward(&self.passes, rows);
     }
 
-    /// The inverse of [`Plan::forward`], times the number of rows.
+    /// The inverse of [`TransformPlan::forward`], times the number of rows.
     pub(super) fn inverse(&self, rows: &mut [Row]) {
         inverse(&self.passes, rows);
     }

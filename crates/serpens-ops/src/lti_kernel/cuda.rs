@@ -5,7 +5,7 @@
 //! blocks, both rounded once from f64. S0 and S1 are summed in f64 over parts of the time, and the parts in order.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Result, Tensor, Var, View, ViewMut, kernel_params};
 
 use super::{OP, OPERANDS};
 use crate::check;
@@ -82,14 +82,10 @@ impl SystemParams {
             c,
             c_im,
             d,
-            channels: int(op, "channels", channels)?,
-            states: int(op, "states", states)?,
+            channels: check::int(op, "the number of channels", channels)?,
+            states: check::int(op, "N", states)?,
         })
     }
-}
-
-fn int(op: &'static str, what: &str, value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| Error::argument(op, format!("{value} {what} are too many")))
 }
 
 fn grid(blocks: usize) -> [u32; 3] {
@@ -170,7 +166,7 @@ pub(super) fn backward(
         sums: sums.view_mut()?.ptr(),
         length: length as i64,
         part: part as i64,
-        parts: int(OP, "parts", parts)?,
+        parts: check::int(OP, "the number of segments", parts)?,
         gradients: SystemGradients {
             dt: beside(system.dt, &dt),
             a: beside(system.a, &a),

@@ -82,8 +82,10 @@ impl LtiSystem<'_> {
         ] {
             check::optional(op, what, &[channels, state], part)?;
             if part.is_some() != complex {
-                let reason = format!("{what}: A, B and C are all real or all complex");
-                return Err(Error::argument(op, reason));
+                return Err(match complex {
+                    true => Error::Missing { op, what },
+                    false => Error::Surplus { op, what },
+                });
             }
         }
         Ok(Saved {

@@ -1,5 +1,7 @@
 //! Checks of operands that several operations share.
 
+use std::ops::Range;
+
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{DType, Device, Error, Result, Var, View};
 
@@ -82,6 +84,33 @@ pub(crate) fn float(op: &'static str, what: &'static str, got: DType) -> Result<
         DType::BF16 => Ok(()),
         _ => dtype(op, what, DType::F32, got),
     }
+}
+
+/// A size as kernels take it.
+///
+/// # Errors
+/// [`Error::Range`] where it is 2³¹ or more.
+pub(crate) fn int(op: &'static str, what: &'static str, size: usize) -> Result<i32> {
+    range(op, what, 0..1 << 31, size)?;
+    Ok(size as i32)
+}
+
+/// Fails unless a number is one of those that can be.
+pub(crate) fn range(
+    op: &'static str,
+    what: &'static str,
+    expected: Range<usize>,
+    got: usize,
+) -> Result<()> {
+    if expected.contains(&got) {
+        return Ok(());
+    }
+    Err(Error::Range {
+        op,
+        what,
+        expected,
+        got,
+    })
 }
 
 /// The f32 values of an operand that must be contiguous.

@@ -249,10 +249,9 @@ proptest! {
         let (y, last) = case.forward();
         let mut state = case.state.as_ref().map_or(vec![0.0; case.state_len()], |s| s.0.clone());
         for t in 0..length {
-            let x = case.part(t, t + 1, None);
-            let mut out = Wide::blank(batch, channels, 1);
-            cpu::step(&x.conv(), Wide::new(&x.x.0, batch, channels, 1).mat(), &mut state, out.mat_mut());
-            for (b, out) in out.dense().chunks_exact(channels).enumerate() {
+            let (out, carried) = case.part(t, t + 1, Some(state)).forward();
+            state = carried;
+            for (b, out) in out.chunks_exact(channels).enumerate() {
                 let at = (b * length + t) * channels;
                 prop_assert_eq!(out, &y[at..at + channels]);
             }

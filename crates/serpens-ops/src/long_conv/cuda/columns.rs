@@ -3,11 +3,12 @@
 //! Channels go in chunks, and chunks and items in rounds, so that the work arrays stay small whatever the batch.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source};
-use serpens_core::{DType, Error, Result, Tensor, View, ViewMut, kernel_params};
+use serpens_core::{DType, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::super::OP;
 use super::tile::Tile;
 use super::{BLOCK_LENGTH, Job, grid};
+use crate::check;
 
 static COLUMNS: Source = Source::new(
     "long_conv_columns",
@@ -33,9 +34,12 @@ const CHUNK: usize = 32;
 /// Bytes of a work array, unless one item of one chunk needs more. Smaller ones, down to what the L2 cache holds, were slower.
 const WORK_BYTES: usize = 256 << 20;
 
+/// The longest sequence: rows and columns as long as a block has room for.
+const LONGEST: usize = 4096 * BLOCK_LENGTH;
+
 /// How many points the columns and the rows have.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct ColumnsPlan {
     column: usize,
     row: usize,
 }
@@ -43,7 +47,7 @@ pub(super) struct Plan {
 /// The lengths of columns, and the lanes of a block that transforms them.
 const WIDTHS: [(usize, usize); 5] = [(16, 256), (64, 64), (256, 16), (1024, 8), (4096, 4)];
 
-impl Plan {
+impl ColumnsPlan {
     pub(super) fn new(length: usize) -> Result<Self> {
         let points = length.next_power_of_two();
         // Rows of 256 and 512 points are the fastest, columns up to 256 cost the same.
@@ -55,11 +59,7 @@ impl Plan {
             _ => 4096,
         };
         let row = points / column;
-        if row > BLOCK_LENGTH {
-            let longest = 4096 * BLOCK_LENGTH;
-            let reason = format!("{length} steps; the longest sequence on a GPU has {longest}");
-            return Err(Error::argument(OP, reason));
-        }
+        check::range(OP, "the length on a GPU", 0..LONGEST + 1, length)?;
         Ok(Self { column, row })
     }
 
@@ -100,14 +100,14 @@ struct Round {
 /// A convolution under way.
 struct Work {
     job: Job,
-    plan: Plan,
+    plan: ColumnsPlan,
     /// The most chunks and items of a round.
     chunks: usize,
     items: usize,
 }
 
 impl Work {
-    fn new(job: Job, plan: Plan) -> Self {
+    fn new(job: Job, plan: ColumnsPlan) -> Self {
         let slots = (WORK_BYTES / (8 * plan.points() * CHUNK)).max(1);
         Self {
             job,
@@ -247,7 +247,7 @@ kernel_params! {
 /// y = k * x, or the correlation of x with k.
 pub(super) fn convolve(
     job: Job,
-    plan: Plan,
+    plan: ColumnsPlan,
     x: View<'_>,
     k: View<'_>,
     y: ViewMut<'_>,
@@ -272,7 +272,7 @@ pub(super) fn convolve(
 /// dx = the correlation of dy with k, dk = Σ_batch of those of dy with x.
 pub(super) fn correlate(
     job: Job,
-    plan: Plan,
+    plan: ColumnsPlan,
     [x, dy]: [View<'_>; 2],
     k: View<'_>,
     dx: Option<ViewMut<'_>>,

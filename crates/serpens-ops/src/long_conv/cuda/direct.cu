@@ -41,10 +41,10 @@ __device__ __forceinline__ void convolve(const Sequence<A>& a, const Sequence<B>
 }
 
 // Blocks of CHANNELS channels by the blocks of results; blockIdx.x counts tiles of channels, then items or groups.
-struct Place {
+struct DirectPlace {
     i64 item;
     int channel, first;
-    __device__ __forceinline__ explicit Place(int channels) {
+    __device__ __forceinline__ explicit DirectPlace(int channels) {
         int tiles = (channels + CHANNELS - 1) / CHANNELS;
         item = blockIdx.x / tiles;
         channel = (int)(blockIdx.x % tiles) * CHANNELS + (int)threadIdx.x % CHANNELS;
@@ -54,7 +54,7 @@ struct Place {
 
 extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
     long_conv_direct(const __grid_constant__ DirectConvolveParams p) {
-    Place place(p.channels);
+    DirectPlace place(p.channels);
     if (place.channel >= p.channels) return;
     i64 row = place.item * p.length;
     Sequence<IO> x = {p.x + row * p.x_stride + place.channel, p.x_stride, p.length, p.reversed != 0};
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
 
 extern "C" __global__ void __launch_bounds__(CHANNELS * MAX_LENGTH / BLOCK)
     long_conv_direct_correlate(const __grid_constant__ DirectCorrelateParams p) {
-    Place place(p.channels);
+    DirectPlace place(p.channels);
     if (place.channel >= p.channels) return;
     i64 first = place.item * p.items, last = first + p.items < p.batch ? first + p.items : p.batch;
     float sums[BLOCK] = {};

@@ -24,10 +24,10 @@ struct Rows {
 };
 
 // A block's row: tile of channels, then position in the column, then chunk.
-struct Place {
+struct RowPlace {
     i64 of_kernel, of_items; // where the row begins in arrays without and with items, at this lane
     i64 item;                // from one item to the next
-    __device__ __forceinline__ Place(const RowsParams& p, int lane) {
+    __device__ __forceinline__ RowPlace(const RowsParams& p, int lane) {
         int channel = (int)(blockIdx.x % TILES) * WIDTH + lane, row = (int)(blockIdx.x / TILES % p.column);
         i64 chunk = blockIdx.x / TILES / p.column;
         item = (i64)p.column * SIZE * CHUNK;
@@ -41,7 +41,7 @@ struct Place {
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_rows(const __grid_constant__ RowsParams p) {
     extern __shared__ Complex shared[];
     Transform<false> fft(shared);
-    Place at(p, fft.lane);
+    RowPlace at(p, fft.lane);
     Rows k(fft, p.k + at.of_kernel, 0), x(fft, p.x + at.of_items, at.item);
     convolve(fft, k, x, x, 0, p.items, p.correlate);
 }
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_rows(con
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_rows_correlate(const __grid_constant__ RowsParams p) {
     extern __shared__ Complex shared[];
     Transform<false> fft(shared);
-    Place at(p, fft.lane);
+    RowPlace at(p, fft.lane);
     Rows k(fft, p.k + at.of_kernel, 0), x(fft, p.x + at.of_items, at.item), dy(fft, p.dy + at.of_items, at.item);
     Complex* total = p.sum + at.of_kernel + fft.last_point(0) * CHUNK;
     Complex sum[16];
@@ -65,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) long_conv_rows_cor
 extern "C" __global__ void __launch_bounds__(THREADS) long_conv_rows_back(const __grid_constant__ RowsParams p) {
     extern __shared__ Complex shared[];
     Transform<false> fft(shared);
-    Place at(p, fft.lane);
+    RowPlace at(p, fft.lane);
     Complex* spectrum = p.sum + at.of_kernel;
     Complex v[16];
 #pragma unroll

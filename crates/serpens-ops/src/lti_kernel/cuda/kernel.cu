@@ -9,11 +9,11 @@ constexpr int FRONTS_A_WARP = FRONTS / WARPS;
 constexpr int SLICE = 4; // states whose factors are in shared memory at a time
 
 // A block's tile of channels and its part of the time; lanes beyond the last channel repeat it.
-struct Place {
+struct KernelPlace {
     int lane, warp, channel;
     i64 part;
     bool active;
-    __device__ __forceinline__ explicit Place(int channels) {
+    __device__ __forceinline__ explicit KernelPlace(int channels) {
         int tiles = (channels + CHANNELS - 1) / CHANNELS;
         lane = (int)threadIdx.x % CHANNELS;
         warp = (int)threadIdx.x / CHANNELS;
@@ -33,7 +33,7 @@ __device__ __forceinline__ C64 stride(C64 a_bar) {
 
 // The factors of a state, by half of a block's warps each: Ā^j, and s C B̄ Ā^t0.
 __device__ __forceinline__ void factors(
-    const SystemParams& system, const Place& place, int n, i64 start, Complex (*steps)[CHANNELS], Complex (*fronts)[CHANNELS]
+    const SystemParams& system, const KernelPlace& place, int n, i64 start, Complex (*steps)[CHANNELS], Complex (*fronts)[CHANNELS]
 ) {
     bool of_fronts = place.warp >= WARPS / 2;
     if (n >= system.states) {
@@ -53,7 +53,7 @@ __device__ __forceinline__ void factors(
 
 extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_forward(const __grid_constant__ LtiKernelParams p) {
     __shared__ Complex steps[SLICE][STEPS][CHANNELS], fronts[SLICE][FRONTS][CHANNELS];
-    Place place(p.system.channels);
+    KernelPlace place(p.system.channels);
     i64 start = place.part * (FRONTS * STEPS);
     float sums[FRONTS_A_WARP][STEPS] = {};
     for (int slice = 0; slice < p.system.states; slice += SLICE) {
@@ -94,7 +94,7 @@ struct Sums {
 };
 
 // dK from t on, zeros from `end` on.
-__device__ __forceinline__ void load(const LtiGradientsParams& p, const Place& place, i64 t, i64 end, float (&values)[STEPS]) {
+__device__ __forceinline__ void load(const LtiGradientsParams& p, const KernelPlace& place, i64 t, i64 end, float (&values)[STEPS]) {
     const float* from = p.dk + t * p.system.channels + place.channel;
     int left = end - t < STEPS ? (int)(end - t) : STEPS;
 #pragma unroll
@@ -102,7 +102,7 @@ __device__ __forceinline__ void load(const LtiGradientsParams& p, const Place& p
 }
 
 // One part's sums for one state.
-__device__ __forceinline__ Sums sums_of(const LtiGradientsParams& p, const Place& place, int n) {
+__device__ __forceinline__ Sums sums_of(const LtiGradientsParams& p, const KernelPlace& place, int n) {
     Discrete state(p.system, place.channel, n);
     i64 start = place.part * p.part;
     Complex steps[STEPS];
@@ -136,7 +136,7 @@ __device__ __forceinline__ Sums sums_of(const LtiGradientsParams& p, const Place
 }
 
 extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_sums(const __grid_constant__ LtiGradientsParams p) {
-    Place place(p.system.channels);
+    KernelPlace place(p.system.channels);
     for (int n = place.warp; n < p.system.states; n += WARPS) {
         Sums sums = sums_of(p, place, n);
         if (place.active) p.sums[(place.part * p.system.states + n) * p.system.channels + place.channel] = sums;
