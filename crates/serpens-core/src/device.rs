@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A device that holds tensors and runs operations on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Device {
     /// The processor: kernels in SIMD lanes, rayon's threads.
     Cpu,

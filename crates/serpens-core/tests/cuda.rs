@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, Stream, gemm, synchronize};
+use serpens_core::cuda::{Event, Gemm, Graph, Operand, Staging, Stream, gemm};
 use serpens_core::{DType, Device, Error, Gradients, Tape, Tensor, Var, bf16};
 
 /// Says on the standard error stream, past the capture of tests, what was not run.
@@ -240,7 +240,7 @@ fn a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone() {
         let replaying = scope.spawn(move || {
             for _ in 0..1000 {
                 graph.replay().unwrap();
-                synchronize(device).unwrap();
+                device.synchronize().unwrap();
             }
         });
         while !replaying.is_finished() {

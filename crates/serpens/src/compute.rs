@@ -108,7 +108,7 @@ pub(crate) fn facts(compute: &Compute) -> Vec<(String, String)> {
     let place = format!("on {} in {}", compute.device, compute.precision);
     let mut facts = vec![("computed".to_owned(), place)];
     if let Ok(card) = cuda::properties(compute.device) {
-        facts.push(("GPU".to_owned(), card.name));
+        facts.push(("GPU".to_owned(), card.name.clone()));
     }
     facts
 }

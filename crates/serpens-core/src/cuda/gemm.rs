@@ -66,7 +66,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     let Some(stream) = state.stream() else {
         return Ok(()); // a pretended card
     };
-    let mut products = lock(PRODUCTS.of(state.ordinal));
+    let mut products = lock(PRODUCTS.of(state.device));
     let products = match &mut *products {
         Some(products) => products,
         place => place.insert(Products::new()?),

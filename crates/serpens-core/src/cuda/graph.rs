@@ -24,7 +24,7 @@ impl Graph {
     /// Records what `work` queues on the current stream, without running it. Work that waits for the device, or that reads host memory which is not
     /// pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let state = driver::of(device)?.state();
+        let state = driver::of(device)?.state;
         let replayed = Event::new(device)?;
         let _alone = driver::alone(device)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;

@@ -11,8 +11,7 @@ mod staging;
 mod tests;
 
 pub use crate::driver::{
-    DevicePtr, Event, Found, Properties, Stream, cards, find, multiprocessors, properties,
-    synchronize,
+    DevicePtr, Event, Properties, Stream, cards, find, multiprocessors, properties,
 };
 pub use crate::library::LibraryKind;
 pub use crate::program::{

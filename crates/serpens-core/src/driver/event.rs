@@ -24,7 +24,7 @@ impl Event {
             event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)?;
             Ok(())
         })?;
-        let state = entry.state();
+        let state = entry.state;
         Ok(Self { state, event })
     }
 

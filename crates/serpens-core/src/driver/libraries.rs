@@ -6,30 +6,24 @@ use std::sync::OnceLock;
 
 use crate::{Error, LibraryKind, Result};
 
-/// Where a library was found: a path, or a bare name that the system's loader resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found(pub PathBuf);
-
-/// Opens a library and says where it was found. What was found once stays open.
+/// Opens a library and says where it was found: a path, or a bare name that the system's loader resolved. What was found once stays
+/// open.
 ///
 /// # Errors
 /// [`Error::Library`] where it is nowhere, with advice.
-pub fn find(kind: LibraryKind) -> Result<Found> {
-    static FOUND: [OnceLock<Option<Found>>; 3] = [const { OnceLock::new() }; 3];
-    FOUND[kind as usize]
-        .get_or_init(|| search(kind))
-        .clone()
-        .ok_or(Error::Library { kind })
+pub fn find(kind: LibraryKind) -> Result<&'static Path> {
+    static FOUND: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
+    let found = FOUND[kind as usize].get_or_init(|| search(kind));
+    found.as_deref().ok_or(Error::Library { kind })
 }
 
-fn search(kind: LibraryKind) -> Option<Found> {
+fn search(kind: LibraryKind) -> Option<PathBuf> {
     let on_path = kind.names().iter().map(PathBuf::from);
     let in_folders = folders()
         .into_iter()
         .flat_map(|folder| kind.names().iter().map(move |name| folder.join(name)))
         .filter(|path| path.exists());
-    let path = on_path.chain(in_folders).find(|path| open(path, kind))?;
-    Some(Found(path))
+    on_path.chain(in_folders).find(|path| open(path, kind))
 }
 
 /// Opens a library for good. The bindings look it up by its bare name later, which finds the one that is open.

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{result, sys};
 
-use super::context::state;
-use crate::Result;
+use super::context::of;
 use crate::error::refused;
+use crate::{Device, Result};
 
 /// An address in a device's memory, as kernels take it.
 #[repr(transparent)]
@@ -19,8 +19,8 @@ impl DevicePtr {
 }
 
 /// Takes memory of a device from the driver; `None` where there is none left.
-pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
-    if state(ordinal)?.stream().is_none() {
+pub(crate) fn allocate(device: Device, bytes: usize) -> Result<Option<u64>> {
+    if of(device)?.stream().is_none() {
         static NEXT: AtomicU64 = AtomicU64::new(1 << 40);
         let step = bytes.next_multiple_of(512) as u64;
         return Ok(Some(NEXT.fetch_add(step, Ordering::Relaxed)));
@@ -37,8 +37,8 @@ pub(crate) fn allocate(ordinal: usize, bytes: usize) -> Result<Option<u64>> {
 ///
 /// # Safety
 /// The address came from [`allocate`] and nothing uses it any more.
-pub(crate) unsafe fn release(ordinal: usize, address: u64) {
-    if let Ok(entry) = state(ordinal) {
+pub(crate) unsafe fn release(device: Device, address: u64) {
+    if let Ok(entry) = of(device) {
         // SAFETY: as the caller promises; freeing waits for the device.
         let _ = entry.queue("free", |_| unsafe { result::free_sync(address) });
     }
@@ -48,9 +48,9 @@ pub(crate) unsafe fn release(ordinal: usize, address: u64) {
 ///
 /// # Safety
 /// `to` has room for the values on the device.
-pub(crate) unsafe fn upload(ordinal: usize, to: u64, from: &[u8]) -> Result<()> {
+pub(crate) unsafe fn upload(device: Device, to: u64, from: &[u8]) -> Result<()> {
     // SAFETY: as the caller promises; the wait ends before the borrow of `from`.
-    state(ordinal)?.queue("copy to the device", |stream| unsafe {
+    of(device)?.queue("copy to the device", |stream| unsafe {
         result::memcpy_htod_async(to, from, stream)?;
         result::stream::synchronize(stream)
     })
@@ -60,13 +60,13 @@ pub(crate) unsafe fn upload(ordinal: usize, to: u64, from: &[u8]) -> Result<()> 
 ///
 /// # Safety
 /// `from` holds as many bytes on the device.
-pub(crate) unsafe fn download(ordinal: usize, to: &mut [u8], from: u64) -> Result<()> {
-    let state = state(ordinal)?;
-    if state.stream().is_none() {
+pub(crate) unsafe fn download(device: Device, to: &mut [u8], from: u64) -> Result<()> {
+    let entry = of(device)?;
+    if entry.stream().is_none() {
         to.fill(0);
     }
     // SAFETY: as the caller promises; the wait ends before the borrow of `to`.
-    state.queue("copy from the device", |stream| unsafe {
+    entry.queue("copy from the device", |stream| unsafe {
         result::memcpy_dtoh_async(to, from, stream)?;
         result::stream::synchronize(stream)
     })
@@ -76,9 +76,9 @@ pub(crate) unsafe fn download(ordinal: usize, to: &mut [u8], from: u64) -> Resul
 ///
 /// # Safety
 /// Both addresses are valid for as many bytes, and they do not overlap.
-pub(crate) unsafe fn copy(ordinal: usize, to: u64, from: u64, bytes: usize) -> Result<()> {
+pub(crate) unsafe fn copy(device: Device, to: u64, from: u64, bytes: usize) -> Result<()> {
     // SAFETY: as the caller promises.
-    state(ordinal)?.queue("copy on the device", |stream| unsafe {
+    of(device)?.queue("copy on the device", |stream| unsafe {
         result::memcpy_dtod_async(to, from, bytes, stream)
     })
 }
@@ -88,7 +88,7 @@ pub(crate) unsafe fn copy(ordinal: usize, to: u64, from: u64, bytes: usize) -> R
 /// # Safety
 /// The rows are valid on the device.
 pub(crate) unsafe fn zero_rows(
-    ordinal: usize,
+    device: Device,
     to: u64,
     rows: usize,
     width: usize,
@@ -98,7 +98,7 @@ pub(crate) unsafe fn zero_rows(
         return Ok(());
     }
     // SAFETY: as the caller promises.
-    state(ordinal)?.queue("fill with zeros", |stream| unsafe {
+    of(device)?.queue("fill with zeros", |stream| unsafe {
         if width == pitch || rows == 1 {
             sys::cuMemsetD8Async(to, 0, rows * width, stream).result()
         } else {
@@ -111,12 +111,12 @@ pub(crate) unsafe fn zero_rows(
 ///
 /// # Safety
 /// `count` values are valid at `to` on the device.
-pub(crate) unsafe fn fill(ordinal: usize, to: u64, value: &[u8], count: usize) -> Result<()> {
+pub(crate) unsafe fn fill(device: Device, to: u64, value: &[u8], count: usize) -> Result<()> {
     if count == 0 {
         return Ok(());
     }
     // SAFETY: as the caller promises.
-    state(ordinal)?.queue("fill", |stream| unsafe {
+    of(device)?.queue("fill", |stream| unsafe {
         match *value {
             [a, b] => sys::cuMemsetD16Async(to, u16::from_ne_bytes([a, b]), count, stream).result(),
             [a, b, c, d] => {

@@ -7,10 +7,10 @@ pub(crate) mod memory;
 mod properties;
 mod stream;
 
-pub(crate) use context::{Entry, PerDevice, State, alone, lock, of, pretend, state};
-pub use context::{multiprocessors, properties, synchronize};
+pub(crate) use context::{Entry, PerDevice, State, alone, lock, of, pretend, synchronize};
+pub use context::{multiprocessors, properties};
 pub use event::Event;
-pub use libraries::{Found, find};
+pub use libraries::find;
 pub use memory::DevicePtr;
 pub(crate) use properties::count;
 pub use properties::{Properties, cards};

@@ -6,9 +6,6 @@ use super::libraries::find;
 use crate::error::refused;
 use crate::{DType, LibraryKind, Result};
 
-/// More devices than any machine has.
-pub(super) const MAX_DEVICES: usize = 16;
-
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Properties {
@@ -72,7 +69,7 @@ pub(crate) fn count() -> Result<usize> {
     find(LibraryKind::Driver)?;
     result::init().map_err(refused("start the driver"))?;
     let count = result::device::get_count().map_err(refused("count the devices"))?;
-    Ok((count.max(0) as usize).min(MAX_DEVICES))
+    Ok(count.max(0) as usize)
 }
 
 /// What the driver says of every card of this machine; needs the driver only.

@@ -11,15 +11,15 @@ use super::event::Event;
 use crate::{Device, Result};
 
 thread_local! {
-    /// The streams that this thread is in the scope of, each with its device's number, the innermost last.
-    static SCOPES: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+    /// The streams that this thread is in the scope of, each with its device, the innermost last.
+    static SCOPES: RefCell<Vec<(Device, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl State {
     /// What names the stream that this thread queues on: of a card that is there, its handle.
     pub(crate) fn current(&self) -> usize {
         SCOPES.with_borrow(|scopes| {
-            let scope = scopes.iter().rev().find(|scope| scope.0 == self.ordinal);
+            let scope = scopes.iter().rev().find(|scope| scope.0 == self.device);
             scope.map_or(self.default_stream, |scope| scope.1)
         })
     }
@@ -72,7 +72,7 @@ impl Stream {
             Ok(())
         })?;
         Ok(Self {
-            state: entry.state(),
+            state: entry.state,
             name,
             owned: true,
         })
@@ -89,7 +89,7 @@ impl Stream {
     /// As [`Stream::new`].
     pub unsafe fn borrowed(device: Device, handle: *mut c_void) -> Result<Self> {
         Ok(Self {
-            state: context::of(device)?.state(),
+            state: context::of(device)?.state,
             name: handle as usize,
             owned: false,
         })
@@ -109,7 +109,7 @@ impl Stream {
                 SCOPES.with_borrow_mut(Vec::pop);
             }
         }
-        SCOPES.with_borrow_mut(|scopes| scopes.push((self.state.ordinal, self.name)));
+        SCOPES.with_borrow_mut(|scopes| scopes.push((self.state.device, self.name)));
         let _leave = Leave;
         work()
     }

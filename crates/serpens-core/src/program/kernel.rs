@@ -69,12 +69,12 @@ pub fn kernel(
     let program = Program { source, defines };
     let mut function = None;
     if !rehearsal::note(&state, &program) {
-        let functions = &LOADED.of(state.ordinal).functions;
+        let functions = &LOADED.of(state.device).functions;
         let load = |key: &(Program, _)| module(&state, &key.0)?.function(entry);
         function = Some(known_or(functions, (program, entry), load)?);
     }
     Ok(Kernel {
-        state: state.state(),
+        state: state.state,
         function,
         name: entry,
     })
@@ -89,7 +89,7 @@ pub(super) fn module(state: &State, program: &Program) -> Result<Module> {
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         Ok(Module(module.map_err(refused("load a kernel"))?))
     };
-    let modules = &LOADED.of(state.ordinal).modules;
+    let modules = &LOADED.of(state.device).modules;
     known_or(modules, cache::key(program, capability)?, load)
 }
 

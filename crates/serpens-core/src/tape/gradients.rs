@@ -140,12 +140,12 @@ fn zero(values: ViewMut<'_>) -> Result<()> {
             }
             Ok(())
         }
-        Device::Cuda(ordinal) => {
+        Device::Cuda(_) => {
             let size = values.dtype().size();
             let (rows, width, pitch) =
                 (values.rows(), values.cols() * size, values.stride() * size);
             // SAFETY: the view is valid and borrowed uniquely; zero bytes are the value zero.
-            unsafe { memory::zero_rows(ordinal, values.ptr().0, rows, width, pitch) }
+            unsafe { memory::zero_rows(values.device(), values.ptr().0, rows, width, pitch) }
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What can be asked of a device.
 
-use super::pool::{self, MemoryStats};
 use crate::{Device, Error, Result, driver};
 
 impl Device {
@@ -31,21 +30,6 @@ impl Device {
     fn gpus() -> impl Iterator<Item = Self> {
         let count = driver::count().unwrap_or(0);
         (0..count).filter_map(|ordinal| Self::cuda(ordinal).ok())
-    }
-
-    /// What the device's pool holds.
-    pub fn memory(self) -> MemoryStats {
-        pool::stats(self)
-    }
-
-    /// Gives the pool's unused buffers back to the system.
-    pub fn release_unused(self) {
-        pool::release_unused(self);
-    }
-
-    /// Forgets how much was in tensors at one time before now.
-    pub fn reset_high_water(self) {
-        pool::reset_high_water(self);
     }
 
     /// Waits for everything queued on the device's current stream.

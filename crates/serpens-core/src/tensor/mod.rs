@@ -80,8 +80,8 @@ impl Tensor {
         match device {
             Device::Cpu => tensor.bytes_mut()?.fill(0),
             // SAFETY: the buffer holds at least that many bytes.
-            Device::Cuda(ordinal) => unsafe {
-                memory::zero_rows(ordinal, tensor.address_mut()?, 1, bytes, bytes)?;
+            Device::Cuda(_) => unsafe {
+                memory::zero_rows(device, tensor.address_mut()?, 1, bytes, bytes)?;
             },
         }
         Ok(tensor)
@@ -93,9 +93,9 @@ impl Tensor {
         match device {
             Device::Cpu => tensor.make_mut::<T>()?.fill(value),
             // SAFETY: the buffer holds at least that many values.
-            Device::Cuda(ordinal) => unsafe {
+            Device::Cuda(_) => unsafe {
                 let (to, count) = (tensor.address_mut()?, tensor.len());
-                memory::fill(ordinal, to, bytemuck::bytes_of(&value), count)?;
+                memory::fill(device, to, bytemuck::bytes_of(&value), count)?;
             },
         }
         Ok(tensor)
@@ -122,8 +122,8 @@ impl Tensor {
         match device {
             Device::Cpu => tensor.make_mut::<T>()?.copy_from_slice(values),
             // SAFETY: the buffer holds as many values.
-            Device::Cuda(ordinal) => unsafe {
-                memory::upload(ordinal, tensor.address_mut()?, bytemuck::cast_slice(values))?;
+            Device::Cuda(_) => unsafe {
+                memory::upload(device, tensor.address_mut()?, bytemuck::cast_slice(values))?;
             },
         }
         Ok(tensor)
@@ -137,13 +137,13 @@ impl Tensor {
         }
         let mut copy = Self::empty(self.shape, self.dtype, device)?;
         match (from, device) {
-            (Device::Cpu, Device::Cuda(ordinal)) => {
+            (Device::Cpu, Device::Cuda(_)) => {
                 // SAFETY: both tensors have as many bytes.
-                unsafe { memory::upload(ordinal, copy.address_mut()?, self.as_bytes()?)? };
+                unsafe { memory::upload(device, copy.address_mut()?, self.as_bytes()?)? };
             }
-            (Device::Cuda(ordinal), Device::Cpu) => {
+            (Device::Cuda(_), Device::Cpu) => {
                 // SAFETY: both tensors have as many bytes.
-                unsafe { memory::download(ordinal, copy.bytes_mut()?, self.buffer.address())? };
+                unsafe { memory::download(from, copy.bytes_mut()?, self.buffer.address())? };
             }
             _ => return self.to(Device::Cpu)?.to(device),
         }
@@ -283,7 +283,7 @@ impl Tensor {
             unsafe {
                 match device {
                     Device::Cpu => (from as *const u8).copy_to_nonoverlapping(to as *mut u8, bytes),
-                    Device::Cuda(ordinal) => memory::copy(ordinal, to, from, bytes)?,
+                    Device::Cuda(_) => memory::copy(device, to, from, bytes)?,
                 }
             }
             self.buffer = Arc::new(copy);

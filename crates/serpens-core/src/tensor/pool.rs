@@ -5,9 +5,9 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::driver::{Entry, PerDevice, lock, memory, state};
+use crate::driver::{self, Entry, PerDevice, lock, memory};
 use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
@@ -52,19 +52,15 @@ struct GraphBlock {
 }
 
 fn pool(device: Device) -> MutexGuard<'static, Pool> {
-    static OF_PROCESSOR: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
-    static OF_CARDS: PerDevice<Mutex<Pool>> = PerDevice::new();
-    lock(match device {
-        Device::Cpu => &OF_PROCESSOR,
-        Device::Cuda(ordinal) => OF_CARDS.of(ordinal),
-    })
+    static POOLS: PerDevice<Mutex<Pool>> = PerDevice::new();
+    lock(POOLS.of(device))
 }
 
 /// Enters a GPU's queue.
 fn enter(device: Device) -> Result<Option<Entry>> {
     match device {
         Device::Cpu => Ok(None),
-        Device::Cuda(ordinal) => state(ordinal).map(Some),
+        Device::Cuda(_) => driver::of(device).map(Some),
     }
 }
 
@@ -188,7 +184,7 @@ fn size_class(bytes: usize) -> usize {
 
 fn allocate(bytes: usize, device: Device) -> Result<Option<u64>> {
     match device {
-        Device::Cuda(ordinal) => memory::allocate(ordinal, bytes),
+        Device::Cuda(_) => memory::allocate(device, bytes),
         Device::Cpu => Ok(Layout::from_size_align(bytes, ALIGNMENT)
             .ok()
             // SAFETY: the layout's size is not zero, as `size_class` returns at least ALIGNMENT.
@@ -202,7 +198,7 @@ fn allocate(bytes: usize, device: Device) -> Result<Option<u64>> {
 unsafe fn deallocate(address: u64, bytes: usize, device: Device) {
     match device {
         // SAFETY: as the caller promises.
-        Device::Cuda(ordinal) => unsafe { memory::release(ordinal, address) },
+        Device::Cuda(_) => unsafe { memory::release(device, address) },
         Device::Cpu => {
             let layout = Layout::from_size_align(bytes, ALIGNMENT)
                 .expect("the layout was valid when the block was allocated");
@@ -212,21 +208,25 @@ unsafe fn deallocate(address: u64, bytes: usize, device: Device) {
     }
 }
 
-pub(crate) fn stats(device: Device) -> MemoryStats {
-    pool(device).stats
-}
-
-pub(crate) fn release_unused(device: Device) {
-    // A device that cannot be entered holds nothing.
-    if let Ok(_entry) = enter(device) {
-        pool(device).release_unused(device);
+impl Device {
+    /// What the device's pool holds.
+    pub fn memory(self) -> MemoryStats {
+        pool(self).stats
     }
-}
 
-/// Forgets the high-water mark so far.
-pub(crate) fn reset_high_water(device: Device) {
-    let mut pool = pool(device);
-    pool.stats.high_water = pool.stats.in_use;
+    /// Gives the pool's unused buffers back to the system.
+    pub fn release_unused(self) {
+        // A device that cannot be entered holds nothing.
+        if let Ok(_entry) = enter(self) {
+            pool(self).release_unused(self);
+        }
+    }
+
+    /// Forgets how much was in tensors at one time before now.
+    pub fn reset_high_water(self) {
+        let mut pool = pool(self);
+        pool.stats.high_water = pool.stats.in_use;
+    }
 }
 
 /// The recording of a graph in progress: the pool notes what it hands out.
@@ -344,10 +344,10 @@ mod tests {
         assert_ne!(stream.scope(buffer).address(), on_stream);
         drop(memory);
         assert_eq!(stream.scope(buffer).address(), on_stream);
-        assert_eq!(stats(device).allocations, 3);
-        assert_eq!(stats(device).in_use, 0);
-        release_unused(device);
-        assert_eq!(stats(device).held, 0);
+        assert_eq!(device.memory().allocations, 3);
+        assert_eq!(device.memory().in_use, 0);
+        device.release_unused();
+        assert_eq!(device.memory().held, 0);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `serpens doctor`.
 
 use serde_json::{Value, json};
-use serpens_core::cuda::{self, Found, LibraryKind, Properties};
+use std::path::Path;
+
+use serpens_core::cuda::{self, LibraryKind, Properties};
 use serpens_core::{Device, Result as CoreResult};
 use serpens_ops::simd::Isa;
 
@@ -55,7 +57,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
 /// What there is of NVIDIA's on this machine.
 struct Gpu {
     /// In the order of [`LIBRARIES`].
-    libraries: [CoreResult<Found>; 3],
+    libraries: [CoreResult<&'static Path>; 3],
     /// The version of NVRTC, 1000 major + 10 minor.
     compiler: Option<u32>,
     cards: CoreResult<Vec<Properties>>,
@@ -79,7 +81,7 @@ impl Gpu {
                     .version(*kind)
                     .map(|version| format!("CUDA {version}, "));
                 let value = match found {
-                    Ok(Found(path)) => {
+                    Ok(path) => {
                         format!(
                             "{} ({}{purpose})",
                             path.display(),
@@ -163,7 +165,7 @@ impl Gpu {
             .zip(&self.libraries)
             .map(|((kind, key, _), found)| {
                 let value = match found {
-                    Ok(Found(path)) => {
+                    Ok(path) => {
                         json!({ "path": path.display().to_string(), "cuda": self.version(*kind) })
                     }
                     Err(_) => json!({ "path": null, "advice": kind.advice() }),

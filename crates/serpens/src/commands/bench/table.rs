@@ -88,7 +88,7 @@ pub(super) fn to_json(tables: &[Table], device: Device) -> String {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "device": device.to_string(),
-        "card": cuda::properties(device).ok().map(|card| card.name),
+        "card": cuda::properties(device).ok().map(|card| &card.name),
         "simd": serpens_ops::simd::Isa::current().name(),
         "threads": rayon::current_num_threads(),
         "tables": tables,
