@@ -3,7 +3,6 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::Split;
 
@@ -98,24 +97,19 @@ pub enum Error {
         /// The value given.
         got: f64,
     },
-    /// A position was taken from a stream of another configuration, seed or text.
-    #[error(
-        "the saved position belongs to `{saved}`, but this source is `{here}`: use the same settings, seed and text, or start afresh"
-    )]
-    OtherStream {
-        /// What the position was taken from.
-        saved: String,
-        /// What it was given to.
-        here: String,
+    /// The source behind a [`Prefetch`](crate::Prefetch) panicked.
+    #[error("prefetch: the source panicked at batch {index}: {message}")]
+    Panicked {
+        /// The batch that was asked for.
+        index: u64,
+        /// What the panic said, on one line.
+        message: String,
     },
-    /// The source behind a [`Prefetch`](crate::Prefetch) is lost.
-    #[error(
-        "prefetch: reading ahead has stopped ({source}): start again from the last saved position"
-    )]
-    PrefetchStopped {
-        /// Why; every later call has the same reason.
-        #[from]
-        source: Arc<Stopped>,
+    /// The system starts no thread for a [`Prefetch`](crate::Prefetch).
+    #[error("prefetch: no thread could be started: {source}")]
+    NoThread {
+        /// The system's reason.
+        source: io::Error,
     },
     /// What a source of a program's own fails with.
     #[error("{source}")]
@@ -132,27 +126,6 @@ impl Error {
             source: source.into(),
         }
     }
-}
-
-/// Why a [`Prefetch`](crate::Prefetch) has no source any more.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Stopped {
-    /// The source panicked.
-    #[error("the source panicked: {message}")]
-    Panicked {
-        /// What the panic said, on one line.
-        message: String,
-    },
-    /// The system starts no thread.
-    #[error("no thread could be started: {0}")]
-    NoThread(#[source] io::Error),
-    /// The source refused a position and then also the one where it had stood.
-    #[error("the source did not go back to where it stood: {0}")]
-    Strayed(#[source] Box<Error>),
-    /// A call that had the source did not return.
-    #[error("an earlier call did not return")]
-    Unwound,
 }
 
 /// The end of the range that a size lies beyond, in words.

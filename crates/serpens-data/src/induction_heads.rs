@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, IGNORE, Position, Source};
+use crate::source::{Batch, Bounds, IGNORE, Source};
 
 const PLACE: &str = "induction heads";
 
@@ -55,11 +55,10 @@ impl Default for InductionHeadsConfig {
 #[derive(Debug, Clone)]
 pub struct InductionHeads {
     config: InductionHeadsConfig,
-    position: Position,
 }
 
 impl InductionHeads {
-    /// The stream of `config`, at its first batch.
+    /// The stream of `config`.
     ///
     /// # Errors
     /// [`Size`](crate::Error::Size) for sizes that the task is not defined for.
@@ -70,19 +69,7 @@ impl InductionHeads {
         for &length in &config.lengths {
             check_sizes(config.batch, length)?;
         }
-        let InductionHeadsConfig {
-            vocab,
-            batch,
-            lengths,
-            seed,
-        } = &config;
-        let description = format!(
-            "induction heads, vocab {vocab}, batch {batch}, lengths {lengths:?}, seed {seed}"
-        );
-        Ok(InductionHeads {
-            config,
-            position: Position::start(description),
-        })
+        Ok(InductionHeads { config })
     }
 
     /// The id that comes twice: `vocab - 1`.
@@ -92,7 +79,7 @@ impl InductionHeads {
 
     /// Evaluation batch `index`, of any length (the paper goes to 2^20). // (batch, length)
     ///
-    /// A function of seed and arguments, drawn apart from every training batch; the stream does not move.
+    /// A function of seed and arguments, drawn apart from every training batch.
     ///
     /// # Errors
     /// As [`InductionHeads::new`].
@@ -130,23 +117,24 @@ fn check_sizes(batch: usize, length: usize) -> Result<()> {
 }
 
 impl Source for InductionHeads {
-    fn next_batch(&mut self) -> Result<Batch> {
-        let index = self.position.advance();
+    fn batch(&self, index: u64) -> Result<Batch> {
         let mut rng = counter_rng(self.config.seed, Purpose::Training, index);
         let lengths = &self.config.lengths;
         let length = lengths[rng.random_range(0..lengths.len())];
         Ok(self.draw(&mut rng, self.config.batch, length))
     }
 
-    fn position(&self) -> Position {
-        self.position.clone()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        self.position.seek(position)
-    }
-
     fn bounds(&self) -> Bounds {
         Bounds::tokens(self.config.vocab)
+    }
+
+    fn description(&self) -> String {
+        let InductionHeadsConfig {
+            vocab,
+            batch,
+            lengths,
+            seed,
+        } = &self.config;
+        format!("induction heads, vocab {vocab}, batch {batch}, lengths {lengths:?}, seed {seed}")
     }
 }

@@ -1,7 +1,7 @@
 //! What the models read: synthetic tasks and the bytes of files, in a deterministic and resumable order.
 //!
-//! A [`Source`] is an endless stream of [`Batch`]es. Batch `i` is a function of the settings, the seed and `i`
-//! alone, so a stream's [`Position`] is little more than a number, and seeking costs the same everywhere.
+//! A [`Source`] is an endless stream of [`Batch`]es. Batch `i` is a function of the settings, the seed and `i` alone, so where
+//! a reading stands is a number, and every place costs the same.
 //!
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
 //! - [`ByteCorpus`]: the bytes of a file, a folder or a glob. [`ByteSource`] draws training windows from it,
@@ -9,6 +9,8 @@
 //! - [`Prefetch`]: any of these, prepared ahead on a thread.
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use serpens_data::{
 //!     ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
 //! };
@@ -16,17 +18,16 @@
 //! # fn main() -> serpens_data::Result<()> {
 //! // A synthetic task: the only target is at the end of each row.
 //! let config = InductionHeadsConfig { lengths: vec![64, 128, 256], seed: 7, ..Default::default() };
-//! let mut task = InductionHeads::new(config.clone())?;
-//! let batch = task.next_batch()?;
+//! let task = Arc::new(InductionHeads::new(config)?);
+//! let batch = task.batch(0)?;
 //! assert_eq!(batch.inputs.len(), batch.batch * batch.length);
 //! assert!(batch.targets[batch.length - 1] != IGNORE && batch.targets[0] == IGNORE);
 //!
-//! // Stop here and go on later: the third batch is the same either way.
-//! task.next_batch()?;
-//! let position = task.position();
-//! let mut resumed = Prefetch::new(InductionHeads::new(config)?, 2)?;
-//! resumed.seek(&position)?;
-//! assert_eq!(resumed.next_batch()?, task.next_batch()?);
+//! // Read ahead, from any place on: the batches are the same either way.
+//! let ahead = Prefetch::new(task.clone(), 2)?;
+//! for index in 2..5 {
+//!     assert_eq!(ahead.batch(index)?, task.batch(index)?);
+//! }
 //!
 //! // Bytes: train on windows in random order, evaluate on the last tenth in order.
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
@@ -34,8 +35,8 @@
 //! # let pattern = format!("{}/*.txt", folder.path().display());
 //! # let pattern = pattern.as_str();
 //! let corpus = ByteCorpus::open(pattern)?; // such as "poems/*.txt"
-//! let mut train = ByteSource::new(&corpus, ByteSourceConfig { batch: 4, length: 32, seed: 7 })?;
-//! let batch = train.next_batch()?;
+//! let train = ByteSource::new(&corpus, ByteSourceConfig { batch: 4, length: 32, seed: 7 })?;
+//! let batch = train.batch(0)?;
 //! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
 //! let targets: usize = corpus.slices(Split::Validation, 1, 32)?.map(|slice| slice.targets.len()).sum();
 //! assert_eq!(targets, corpus.bytes() / 10);
@@ -53,8 +54,8 @@ mod selective_copying;
 mod source;
 
 pub use bytes::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Split};
-pub use error::{Error, Result, Stopped};
+pub use error::{Error, Result};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
-pub use source::{Batch, Bounds, IGNORE, Position, Source};
+pub use source::{Batch, Bounds, IGNORE, Source};

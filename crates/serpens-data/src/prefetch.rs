@@ -1,73 +1,68 @@
 //! Preparing batches on another thread while the model computes.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use crate::error::{Result, Stopped, check_size};
-use crate::source::{Batch, Bounds, Position, Source};
+use crate::error::{Error, Result, check_size};
+use crate::source::{Batch, Bounds, Source};
 
-/// Runs ahead of its consumer on a thread of its own: the same batches in the same order as `S` itself.
+/// A source read ahead on a thread of its own: once a batch is asked for, those after it are prepared. A reader that asks for
+/// them in order has them at once; one that goes elsewhere starts anew there.
 ///
-/// The position is that of the batches consumed; what was read ahead does not count, and is dropped by a seek.
-/// An error of the source arrives in its place in the order; the next call tries again, as it would directly. If
-/// the source panics, every later call is a [`PrefetchStopped`](crate::Error::PrefetchStopped). Dropping it waits for the thread to end.
-#[derive(Debug)]
-pub struct Prefetch<S> {
-    /// The thread that has the source, or why there is none any more.
-    worker: Result<Worker<S>, Arc<Stopped>>,
+/// An error of the source arrives in its place, a panic as an error, and asking again tries again. Dropping it waits for the
+/// thread to end.
+pub struct Prefetch {
+    source: Arc<dyn Source>,
     depth: usize,
-    bounds: Bounds,
-    consumed: Position,
+    reader: Mutex<Option<Reader>>,
 }
 
-/// The thread, which gives the source back when it ends, and where batches arrive, each with the position after it.
-#[derive(Debug)]
-struct Worker<S> {
-    ready: Receiver<Result<(Batch, Position)>>,
-    thread: JoinHandle<S>,
+/// Where the batches from `next` on arrive. Once nobody listens there, the thread that prepares them ends.
+struct Reader {
+    next: u64,
+    ready: Receiver<Result<Batch>>,
+    _thread: Joined,
 }
 
-impl<S: Source + 'static> Worker<S> {
-    fn start(source: S, depth: usize) -> Result<Self, Stopped> {
+/// A thread that is waited for when it is given up.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // It does not panic: what the source panics with is caught.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
+}
+
+impl Reader {
+    fn start(source: Arc<dyn Source>, next: u64, depth: usize) -> Result<Self> {
         let (sender, ready) = sync_channel(depth);
         let thread = Builder::new()
             .name("prefetch".into())
-            .spawn(move || read_ahead(source, &sender))
-            .map_err(Stopped::NoThread)?;
-        Ok(Worker { ready, thread })
-    }
-
-    /// Ends the thread, gives the source to `change`, and starts to read ahead from there.
-    fn restart<T>(
-        self,
-        depth: usize,
-        change: impl FnOnce(&mut S) -> Result<T, Stopped>,
-    ) -> Result<(Self, T), Stopped> {
-        let mut source = self.end()?;
-        let changed = change(&mut source)?;
-        Ok((Worker::start(source, depth)?, changed))
-    }
-}
-
-impl<S> Worker<S> {
-    /// Ends the thread, and returns the source, which may have run ahead.
-    fn end(self) -> Result<S, Stopped> {
-        drop(self.ready); // a thread that waits for room in the channel now sees that nobody listens
-        self.thread.join().map_err(|panic| Stopped::Panicked {
-            message: message(&*panic),
+            .spawn(move || read_ahead(&*source, next, &sender))
+            .map_err(|source| Error::NoThread { source })?;
+        Ok(Reader {
+            next,
+            ready,
+            _thread: Joined(Some(thread)),
         })
     }
 }
 
-/// Sends steps until one is an error or nobody listens any more.
-fn read_ahead<S: Source>(mut source: S, sender: &SyncSender<Result<(Batch, Position)>>) -> S {
-    loop {
-        let step = source.next_batch().map(|batch| (batch, source.position()));
-        let failed = step.is_err();
-        if sender.send(step).is_err() || failed {
-            return source;
+/// Sends batches until one is an error or nobody listens any more.
+fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch>>) {
+    for index in (from..=u64::MAX).chain(0..) {
+        let made = catch_unwind(AssertUnwindSafe(|| source.batch(index)));
+        let batch = made.unwrap_or_else(|panic| {
+            let message = message(&*panic);
+            Err(Error::Panicked { index, message })
+        });
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
         }
     }
 }
@@ -82,84 +77,43 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl<S: Source + 'static> Prefetch<S> {
-    /// Starts to read ahead, keeping up to `depth` batches ready.
+impl Prefetch {
+    /// Reads `source`, keeping up to `depth` batches ready.
     ///
     /// # Errors
-    /// [`Size`](crate::Error::Size) for depth 0, [`PrefetchStopped`](crate::Error::PrefetchStopped) if the system starts no thread.
-    pub fn new(source: S, depth: usize) -> Result<Self> {
+    /// [`Size`](Error::Size) for depth 0.
+    pub fn new(source: Arc<dyn Source>, depth: usize) -> Result<Self> {
         check_size("prefetch", "depth", depth, 1..=usize::MAX)?;
-        let (bounds, consumed) = (source.bounds(), source.position());
-        let worker = Worker::start(source, depth).map_err(Arc::new);
-        worker.as_ref().map_err(Arc::clone)?;
         Ok(Prefetch {
-            worker,
+            source,
             depth,
-            bounds,
-            consumed,
+            reader: Mutex::default(),
         })
-    }
-
-    /// Lets `change` have the source. Where that fails, the source is lost, and this and every later call says why.
-    fn restart<T>(&mut self, change: impl FnOnce(&mut S) -> Result<T, Stopped>) -> Result<T> {
-        let unwound = Err(Arc::new(Stopped::Unwound));
-        let worker = std::mem::replace(&mut self.worker, unwound);
-        let restarted =
-            worker.and_then(|worker| worker.restart(self.depth, change).map_err(Arc::new));
-        let (worker, result) = match restarted {
-            Ok((worker, changed)) => (Ok(worker), Ok(changed)),
-            Err(why) => (Err(Arc::clone(&why)), Err(why.into())),
-        };
-        self.worker = worker;
-        result
     }
 }
 
-impl<S: Source + 'static> Source for Prefetch<S> {
-    fn next_batch(&mut self) -> Result<Batch> {
-        loop {
-            let worker = self.worker.as_ref().map_err(Arc::clone)?;
-            match worker.ready.recv() {
-                Ok(step) => {
-                    let batch;
-                    (batch, self.consumed) = step?;
-                    return Ok(batch);
-                }
-                // The thread has ended: after an error, which an earlier call told, or with a panic, which is told now.
-                Err(_) => self.restart(|_| Ok(()))?,
+impl Source for Prefetch {
+    fn batch(&self, index: u64) -> Result<Batch> {
+        let mut place = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reader = match place.take() {
+            Some(reader) if reader.next == index => reader,
+            elsewhere => {
+                drop(elsewhere); // before another thread begins
+                Reader::start(Arc::clone(&self.source), index, self.depth)?
             }
-        }
-    }
-
-    fn position(&self) -> Position {
-        self.consumed.clone()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        let consumed = self.consumed.clone();
-        self.restart(|source| {
-            let sought = source.seek(position);
-            if sought.is_err() {
-                let back = source.seek(&consumed);
-                back.map_err(|error| Stopped::Strayed(Box::new(error)))?;
-            }
-            Ok(sought)
-        })??;
-        self.consumed = position.clone();
-        Ok(())
+        };
+        let batch = reader.ready.recv();
+        let batch = batch.expect("the thread ends after an error, which gives this reader up")?;
+        reader.next = index.wrapping_add(1);
+        *place = Some(reader);
+        Ok(batch)
     }
 
     fn bounds(&self) -> Bounds {
-        self.bounds
+        self.source.bounds()
     }
-}
 
-impl<S> Drop for Prefetch<S> {
-    fn drop(&mut self) {
-        let dropped = Err(Arc::new(Stopped::Unwound));
-        if let Ok(worker) = std::mem::replace(&mut self.worker, dropped) {
-            // A panic of the source would have been reported by the next call: there is none any more.
-            let _ = worker.end();
-        }
+    fn description(&self) -> String {
+        self.source.description()
     }
 }

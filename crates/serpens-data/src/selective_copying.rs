@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, IGNORE, Position, Source};
+use crate::source::{Batch, Bounds, IGNORE, Source};
 
 const PLACE: &str = "selective copying";
 
@@ -59,33 +59,20 @@ impl Default for SelectiveCopyingConfig {
 #[derive(Debug, Clone)]
 pub struct SelectiveCopying {
     config: SelectiveCopyingConfig,
-    position: Position,
 }
 
 impl SelectiveCopying {
-    /// The stream of `config`, at its first batch.
+    /// The stream of `config`.
     ///
     /// # Errors
     /// [`Size`](crate::Error::Size) for sizes that the task is not defined for.
     pub fn new(config: SelectiveCopyingConfig) -> Result<Self> {
-        let SelectiveCopyingConfig {
-            vocab,
-            batch,
-            length,
-            data_tokens,
-            seed,
-        } = config;
-        check_size(PLACE, "vocab", vocab, 4..=IGNORE as usize)?;
+        let (length, data_tokens) = (config.length, config.data_tokens);
+        check_size(PLACE, "vocab", config.vocab, 4..=IGNORE as usize)?;
         check_size(PLACE, "data_tokens", data_tokens, 1..=usize::MAX)?;
         check_size(PLACE, "length", length, data_tokens..=usize::MAX)?;
-        check_batch(PLACE, batch, length.saturating_add(data_tokens))?;
-        let description = format!(
-            "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
-        );
-        Ok(SelectiveCopying {
-            config,
-            position: Position::start(description),
-        })
+        check_batch(PLACE, config.batch, length.saturating_add(data_tokens))?;
+        Ok(SelectiveCopying { config })
     }
 
     /// The id between the data: 0.
@@ -98,7 +85,7 @@ impl SelectiveCopying {
         (self.config.vocab - 1) as u32
     }
 
-    /// Evaluation batch `index`, drawn apart from every training batch; the stream does not move.
+    /// Evaluation batch `index`, drawn apart from every training batch.
     /// // (batch, length + data_tokens)
     pub fn evaluation_batch(&self, index: u64) -> Batch {
         self.draw(Purpose::Evaluation, index)
@@ -138,20 +125,24 @@ impl SelectiveCopying {
 }
 
 impl Source for SelectiveCopying {
-    fn next_batch(&mut self) -> Result<Batch> {
-        let index = self.position.advance();
+    fn batch(&self, index: u64) -> Result<Batch> {
         Ok(self.draw(Purpose::Training, index))
-    }
-
-    fn position(&self) -> Position {
-        self.position.clone()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        self.position.seek(position)
     }
 
     fn bounds(&self) -> Bounds {
         Bounds::tokens(self.config.vocab)
+    }
+
+    fn description(&self) -> String {
+        let SelectiveCopyingConfig {
+            vocab,
+            batch,
+            length,
+            data_tokens,
+            seed,
+        } = self.config;
+        format!(
+            "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
+        )
     }
 }

@@ -1,8 +1,6 @@
 //! Batches, and the trait of everything that yields them.
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The target at positions that carry no loss; never a token, as every vocabulary ends below it.
 pub const IGNORE: u32 = u32::MAX;
@@ -52,82 +50,18 @@ impl Bounds {
     }
 }
 
-/// Where a stream stands: saved with a checkpoint, it continues the stream exactly.
-///
-/// Every batch is a function of the stream and of its index alone, so the index is all there is to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Position {
-    /// The stream's settings and seed, so that a position is never used on another stream unnoticed.
-    pub source: String,
-    /// Batches yielded so far, which is the index of the next one.
-    pub batches: u64,
-}
-
-impl Position {
-    /// The beginning of the stream with this description.
-    pub fn start(source: String) -> Self {
-        Position { source, batches: 0 }
-    }
-
-    /// The index of the next batch; the position is then the one after it.
-    pub fn advance(&mut self) -> u64 {
-        let index = self.batches;
-        self.batches = index.wrapping_add(1); // the counter's period is the stream's
-        index
-    }
-
-    /// Moves to `position`.
+/// A deterministic, endless stream of batches. Each is a function of the stream and of its own index alone: an index says where
+/// a reading stands, every place is reached at the same cost, and from any thread.
+pub trait Source: Send + Sync {
+    /// Batch `index`. // inputs and targets: (batch, length)
     ///
     /// # Errors
-    /// [`Error::OtherStream`] where it belongs to a stream with another description; nothing moves then.
-    pub fn seek(&mut self, position: &Position) -> Result<()> {
-        if self.source != position.source {
-            return Err(Error::OtherStream {
-                saved: position.source.clone(),
-                here: self.source.clone(),
-            });
-        }
-        self.batches = position.batches;
-        Ok(())
-    }
-}
-
-/// A deterministic, endless stream of batches whose position can be saved.
-pub trait Source: Send {
-    /// The next batch. // inputs and targets: (batch, length)
-    ///
-    /// After an error the stream stands where it stood before.
-    fn next_batch(&mut self) -> Result<Batch>;
-
-    /// Where the stream stands: [`seek`](Source::seek) on an equal source continues from here exactly.
-    fn position(&self) -> Position;
-
-    /// Moves to a position saved earlier, at the same cost wherever it lies.
-    ///
-    /// # Errors
-    /// [`Error::OtherStream`] if it was saved from a stream of other settings, seed or text; the stream then
-    /// stays where it is.
-    fn seek(&mut self, position: &Position) -> Result<()>;
+    /// What keeps the batch from being made; [`Error::other`](crate::Error::other) for a source of a program's own.
+    fn batch(&self, index: u64) -> Result<Batch>;
 
     /// What the ids of every batch stay below.
     fn bounds(&self) -> Bounds;
-}
 
-impl<S: Source + ?Sized> Source for Box<S> {
-    fn next_batch(&mut self) -> Result<Batch> {
-        (**self).next_batch()
-    }
-
-    fn position(&self) -> Position {
-        (**self).position()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        (**self).seek(position)
-    }
-
-    fn bounds(&self) -> Bounds {
-        (**self).bounds()
-    }
+    /// Settings, seed and data in words, which differ where the batches do: a training is resumed on the same only.
+    fn description(&self) -> String;
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serpens_data::{
     ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig,
@@ -347,22 +348,6 @@ fn impossible_selective_copying_is_refused() {
 #[test]
 fn a_prefetch_needs_room_for_a_batch() {
     let task = InductionHeads::new(InductionHeadsConfig::default()).expect("valid");
-    let error = Prefetch::new(task, 0).expect_err("no room");
+    let error = Prefetch::new(Arc::new(task), 0).err().expect("no room");
     line(&error, &["prefetch: depth is 0", "at least 1"]);
-}
-
-#[test]
-fn a_position_of_another_stream_names_both() {
-    use serpens_data::Source;
-    let stream = |seed| {
-        InductionHeads::new(InductionHeadsConfig {
-            seed,
-            ..Default::default()
-        })
-        .expect("a valid configuration")
-    };
-    let error = stream(1)
-        .seek(&stream(2).position())
-        .expect_err("another seed");
-    line(&error, &["seed 1", "seed 2", "use the same settings"]);
 }

@@ -1,19 +1,17 @@
-//! What every source promises: same seed, same batches; a position continues the stream exactly; reading ahead
+//! What every source promises: same seed, same batches; an index continues the stream exactly; reading ahead
 //! changes nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serpens_data::{
     Batch, Bounds, ByteCorpus, ByteSource, ByteSourceConfig, Error, IGNORE, InductionHeads,
-    InductionHeadsConfig, Position, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig,
-    Source,
+    InductionHeadsConfig, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig, Source,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
-fn sources(seed: u64) -> Vec<Box<dyn Source>> {
+fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("text");
     let text: Vec<u8> = (0..1000u32).map(|i| (i * i % 251) as u8).collect();
@@ -36,23 +34,23 @@ fn sources(seed: u64) -> Vec<Box<dyn Source>> {
         seed,
     };
     vec![
-        Box::new(InductionHeads::new(induction).expect("valid")),
-        Box::new(SelectiveCopying::new(copying).expect("valid")),
-        Box::new(ByteSource::new(&corpus, bytes).expect("valid")),
+        Arc::new(InductionHeads::new(induction).expect("valid")),
+        Arc::new(SelectiveCopying::new(copying).expect("valid")),
+        Arc::new(ByteSource::new(&corpus, bytes).expect("valid")),
     ]
 }
 
-fn take(source: &mut impl Source, count: usize) -> Vec<Batch> {
-    (0..count)
-        .map(|_| source.next_batch().expect("endless"))
+fn take(source: &dyn Source, indices: Range<u64>) -> Vec<Batch> {
+    indices
+        .map(|index| source.batch(index).expect("endless"))
         .collect()
 }
 
 #[test]
 fn the_same_seed_gives_the_same_batches_and_another_seed_others() {
-    for ((mut one, mut same), mut other) in sources(3).into_iter().zip(sources(3)).zip(sources(4)) {
-        let (batches, others) = (take(&mut one, 20), take(&mut other, 20));
-        assert_eq!(batches, take(&mut same, 20));
+    for ((one, same), other) in sources(3).into_iter().zip(sources(3)).zip(sources(4)) {
+        let (batches, others) = (take(&*one, 0..20), take(&*other, 0..20));
+        assert_eq!(batches, take(&*same, 0..20));
         assert!(batches.iter().zip(&others).all(|(a, b)| a != b));
         assert!(batches.windows(2).all(|pair| pair[0] != pair[1]));
     }
@@ -60,9 +58,9 @@ fn the_same_seed_gives_the_same_batches_and_another_seed_others() {
 
 #[test]
 fn tokens_lie_below_the_vocabulary() {
-    for mut source in sources(0) {
+    for source in sources(0) {
         let Bounds { inputs, targets } = source.bounds();
-        for batch in take(&mut source, 10) {
+        for batch in take(&*source, 0..10) {
             assert!(batch.inputs.iter().all(|&token| (token as usize) < inputs));
             let counted = batch.targets.iter().filter(|token| **token != IGNORE);
             assert!(counted.copied().all(|token| (token as usize) < targets));
@@ -71,66 +69,43 @@ fn tokens_lie_below_the_vocabulary() {
 }
 
 #[test]
-fn a_resumed_stream_equals_the_uninterrupted_one() {
-    for (mut whole, mut resumed) in sources(1).into_iter().zip(sources(1)) {
-        take(&mut whole, 13);
-        let position = whole.position();
-        let rest = take(&mut whole, 12);
-        resumed.seek(&position).expect("the same stream");
-        assert_eq!(resumed.position(), position);
-        assert_eq!(take(&mut resumed, 12), rest);
-        assert_eq!(resumed.position(), whole.position());
-        whole.seek(&position).expect("the same stream");
-        assert_eq!(take(&mut whole, 12), rest, "going back is seeking, too");
+fn a_stream_read_from_anywhere_equals_the_uninterrupted_one() {
+    for (whole, later) in sources(1).into_iter().zip(sources(1)) {
+        let batches = take(&*whole, 0..25);
+        assert_eq!(take(&*later, 13..25), batches[13..]);
+        assert_eq!(take(&*whole, 13..25), batches[13..], "going back, too");
     }
 }
 
 #[test]
-fn a_position_can_be_saved_with_any_serde_format() {
-    fn saved_and_loaded<T: Serialize + DeserializeOwned>() {}
-    saved_and_loaded::<Position>();
-}
-
-#[test]
-fn even_the_last_position_of_all_can_be_reached() {
-    for mut source in sources(1) {
-        let position = Position {
-            batches: u64::MAX,
-            ..source.position()
-        };
-        source.seek(&position).expect("the same stream");
-        take(&mut source, 2);
+fn even_the_last_batch_of_all_can_be_read_and_the_first_follows_it() {
+    for source in sources(1) {
+        let (last, first) = (source.batch(u64::MAX), source.batch(0));
+        let ahead = Prefetch::new(source, 2).expect("room");
+        let again = [u64::MAX, 0].map(|index| ahead.batch(index).expect("endless"));
+        assert_eq!(again, [last.expect("endless"), first.expect("endless")]);
     }
 }
 
 #[test]
-fn a_position_of_another_stream_is_refused_and_nothing_moves() {
-    for (mut source, other) in sources(1).into_iter().zip(sources(2)) {
-        take(&mut source, 3);
-        let before = source.position();
-        assert!(matches!(
-            source.seek(&other.position()),
-            Err(Error::OtherStream { .. })
-        ));
-        assert_eq!(source.position(), before);
+fn descriptions_tell_streams_apart() {
+    for ((one, same), other) in sources(1).into_iter().zip(sources(1)).zip(sources(2)) {
+        assert_eq!(one.description(), same.description());
+        assert_ne!(one.description(), other.description());
     }
 }
 
 #[test]
 fn prefetched_batches_are_the_direct_ones() {
     for depth in [1, 2, 7] {
-        for (mut direct, ahead) in sources(5).into_iter().zip(sources(5)) {
-            let mut ahead = Prefetch::new(ahead, depth).expect("a thread");
+        for (direct, ahead) in sources(5).into_iter().zip(sources(5)) {
+            let ahead = Prefetch::new(ahead, depth).expect("room");
             assert_eq!(ahead.bounds(), direct.bounds());
-            for _ in 0..20 {
+            assert_eq!(ahead.description(), direct.description());
+            for index in 0..20 {
                 assert_eq!(
-                    ahead.position(),
-                    direct.position(),
-                    "the position is that of the batches consumed"
-                );
-                assert_eq!(
-                    ahead.next_batch().expect("endless"),
-                    direct.next_batch().expect("endless")
+                    ahead.batch(index).expect("endless"),
+                    direct.batch(index).expect("endless")
                 );
             }
         }
@@ -138,33 +113,12 @@ fn prefetched_batches_are_the_direct_ones() {
 }
 
 #[test]
-fn seeking_a_prefetch_drops_what_was_read_ahead() {
-    for (mut direct, ahead) in sources(5).into_iter().zip(sources(5)) {
-        let mut ahead = Prefetch::new(ahead, 4).expect("a thread");
-        let start = direct.position();
-        let first = take(&mut direct, 9);
-        let middle = direct.position();
-        let later = take(&mut direct, 5);
-        assert_eq!(take(&mut ahead, 2), first[..2]);
-        ahead.seek(&middle).expect("the same stream");
-        assert_eq!(ahead.position(), middle);
-        assert_eq!(take(&mut ahead, 5), later);
-        ahead.seek(&start).expect("the same stream");
-        assert_eq!(take(&mut ahead, 9), first);
-    }
-}
-
-#[test]
-fn a_prefetch_stays_where_it_is_when_a_seek_fails() {
-    for ((mut direct, ahead), other) in sources(5).into_iter().zip(sources(5)).zip(sources(6)) {
-        let mut ahead = Prefetch::new(ahead, 4).expect("a thread");
-        assert_eq!(take(&mut ahead, 3), take(&mut direct, 3));
-        assert!(matches!(
-            ahead.seek(&other.position()),
-            Err(Error::OtherStream { .. })
-        ));
-        assert_eq!(ahead.position(), direct.position());
-        assert_eq!(take(&mut ahead, 3), take(&mut direct, 3));
+fn going_elsewhere_drops_what_was_read_ahead() {
+    for (direct, ahead) in sources(5).into_iter().zip(sources(5)) {
+        let ahead = Prefetch::new(ahead, 4).expect("room");
+        for indices in [0..2, 9..14, 0..9, 8..10] {
+            assert_eq!(take(&ahead, indices.clone()), take(&*direct, indices));
+        }
     }
 }
 
@@ -178,8 +132,8 @@ enum Fault {
 
 /// Counts; tells how many batches it has made and when it is dropped.
 struct Faulty {
-    next: u64,
     fault: Fault,
+    asked: AtomicU64,
     made: Arc<AtomicU64>,
     dropped: Arc<AtomicBool>,
 }
@@ -187,8 +141,8 @@ struct Faulty {
 impl Faulty {
     fn new(fault: Fault) -> Self {
         Faulty {
-            next: 0,
             fault,
+            asked: AtomicU64::new(0),
             made: Arc::default(),
             dropped: Arc::default(),
         }
@@ -202,19 +156,19 @@ impl Drop for Faulty {
 }
 
 impl Source for Faulty {
-    fn next_batch(&mut self) -> Result<Batch> {
-        if self.next == 3 {
-            match std::mem::replace(&mut self.fault, Fault::Nothing) {
-                Fault::Nothing => {}
-                Fault::ErrorOnce => {
-                    return Err(Error::other(std::fmt::Error));
-                }
-                Fault::Panic => panic!("the fourth\nbatch"),
+    fn batch(&self, index: u64) -> Result<Batch> {
+        let asked = self
+            .asked
+            .fetch_add(u64::from(index == 3), Ordering::SeqCst);
+        match self.fault {
+            Fault::ErrorOnce if index == 3 && asked == 0 => {
+                return Err(Error::other(std::fmt::Error));
             }
+            Fault::Panic if index == 3 => panic!("the fourth\nbatch"),
+            _ => {}
         }
-        let token = self.next as u32;
-        self.next += 1;
         self.made.fetch_add(1, Ordering::SeqCst);
+        let token = index as u32;
         Ok(Batch {
             inputs: vec![token],
             targets: vec![token + 1],
@@ -223,63 +177,52 @@ impl Source for Faulty {
         })
     }
 
-    fn position(&self) -> Position {
-        Position {
-            source: "faulty".into(),
-            batches: self.next,
-        }
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        self.next = position.batches;
-        Ok(())
-    }
-
     fn bounds(&self) -> Bounds {
         Bounds::tokens(1000)
     }
+
+    fn description(&self) -> String {
+        "faulty".into()
+    }
+}
+
+fn faulty(fault: Fault) -> Prefetch {
+    Prefetch::new(Arc::new(Faulty::new(fault)), 8).expect("room")
+}
+
+fn token(source: &Prefetch, index: u64) -> u32 {
+    source.batch(index).expect("no fault").inputs[0]
 }
 
 #[test]
 fn an_error_arrives_in_its_place_and_the_next_call_tries_again() {
-    let mut ahead = Prefetch::new(Faulty::new(Fault::ErrorOnce), 8).expect("a thread");
-    for token in 0..3 {
-        assert_eq!(
-            ahead.next_batch().expect("before the error").inputs,
-            [token]
-        );
+    let ahead = faulty(Fault::ErrorOnce);
+    for index in 0..3 {
+        assert_eq!(token(&ahead, index), index as u32);
     }
-    let error = ahead.next_batch().expect_err("the source's own");
+    let error = ahead.batch(3).expect_err("the source's own");
     assert!(matches!(&error, Error::Other { source } if source.is::<std::fmt::Error>()));
     assert!(std::error::Error::source(&error).is_some());
-    assert_eq!(ahead.position().batches, 3);
-    for token in 3..20 {
-        assert_eq!(ahead.next_batch().expect("after the error").inputs, [token]);
+    for index in 3..20 {
+        assert_eq!(token(&ahead, index), index as u32);
     }
 }
 
 #[test]
 fn a_panic_becomes_an_error_that_stays() {
-    let mut ahead = Prefetch::new(Faulty::new(Fault::Panic), 8).expect("a thread");
-    for token in 0..3 {
-        assert_eq!(
-            ahead.next_batch().expect("before the panic").inputs,
-            [token]
-        );
+    let ahead = faulty(Fault::Panic);
+    for index in 0..3 {
+        assert_eq!(token(&ahead, index), index as u32);
     }
     for _ in 0..2 {
-        let error = ahead.next_batch().expect_err("the source is lost");
+        let error = ahead.batch(3).expect_err("the batch cannot be made");
+        assert!(matches!(error, Error::Panicked { index: 3, .. }));
         assert_eq!(
             error.to_string(),
-            "prefetch: reading ahead has stopped (the source panicked: the fourth batch): start again from the last saved position"
+            "prefetch: the source panicked at batch 3: the fourth batch"
         );
     }
-    assert_eq!(ahead.position().batches, 3);
-    let position = ahead.position();
-    assert!(matches!(
-        ahead.seek(&position),
-        Err(Error::PrefetchStopped { .. })
-    ));
+    assert_eq!(token(&ahead, 4), 4, "the others can");
 }
 
 #[test]
@@ -287,10 +230,12 @@ fn dropping_a_prefetch_ends_its_thread() {
     for fault in [Fault::Nothing, Fault::ErrorOnce, Fault::Panic] {
         let source = Faulty::new(fault);
         let dropped = source.dropped.clone();
-        drop(Prefetch::new(source, 2).expect("a thread"));
+        let ahead = Prefetch::new(Arc::new(source), 2).expect("room");
+        ahead.batch(1).expect("before the fault");
+        drop(ahead);
         assert!(
             dropped.load(Ordering::SeqCst),
-            "the source lives on the thread, which has ended"
+            "the thread has the source too, and has ended"
         );
     }
 }
@@ -299,8 +244,8 @@ fn dropping_a_prefetch_ends_its_thread() {
 fn no_more_than_depth_batches_wait() {
     let source = Faulty::new(Fault::Nothing);
     let made = source.made.clone();
-    let mut ahead = Prefetch::new(source, 3).expect("a thread");
-    take(&mut ahead, 10);
+    let ahead = Prefetch::new(Arc::new(source), 3).expect("room");
+    take(&ahead, 0..10);
     // Three in the channel, and one in the hands of the thread.
     for _ in 0..50 {
         assert!(made.load(Ordering::SeqCst) <= 10 + 3 + 1);

@@ -72,10 +72,10 @@ proptest! {
     fn induction_rows_are_solved_by_search(
         vocab in 3usize..40, batch in 1usize..6, length in 4usize..80, seed in any::<u64>(),
     ) {
-        let mut task = induction(InductionHeadsConfig { vocab, batch, lengths: vec![length], seed });
+        let task = induction(InductionHeadsConfig { vocab, batch, lengths: vec![length], seed });
         let special = task.special();
-        for _ in 0..3 {
-            let drawn = task.next_batch().expect("endless");
+        for index in 0..3 {
+            let drawn = task.batch(index).expect("endless");
             prop_assert_eq!((drawn.batch, drawn.length), (batch, length));
             check_induction(&drawn, special);
         }
@@ -86,9 +86,9 @@ proptest! {
         vocab in 4usize..40, batch in 1usize..6, data_tokens in 1usize..20, noise in 0usize..60, seed in any::<u64>(),
     ) {
         let length = data_tokens + noise;
-        let mut task = copying(SelectiveCopyingConfig { vocab, batch, length, data_tokens, seed });
-        for _ in 0..3 {
-            let drawn = task.next_batch().expect("endless");
+        let task = copying(SelectiveCopyingConfig { vocab, batch, length, data_tokens, seed });
+        for index in 0..3 {
+            let drawn = task.batch(index).expect("endless");
             prop_assert_eq!((drawn.batch, drawn.length), (batch, length + data_tokens));
             check_copying(&drawn, &task, data_tokens);
         }
@@ -97,8 +97,8 @@ proptest! {
 
 #[test]
 fn the_defaults_are_the_papers() {
-    let mut task = induction(InductionHeadsConfig::default());
-    let drawn = task.next_batch().expect("endless");
+    let task = induction(InductionHeadsConfig::default());
+    let drawn = task.batch(0).expect("endless");
     assert_eq!(
         (
             task.bounds().inputs,
@@ -109,8 +109,8 @@ fn the_defaults_are_the_papers() {
         (16, 15, 8, 256)
     );
 
-    let mut task = copying(SelectiveCopyingConfig::default());
-    let drawn = task.next_batch().expect("endless");
+    let task = copying(SelectiveCopyingConfig::default());
+    let drawn = task.batch(0).expect("endless");
     assert_eq!(
         (task.bounds().inputs, drawn.batch, drawn.length),
         (16, 64, 4096 + 16)
@@ -121,13 +121,13 @@ fn the_defaults_are_the_papers() {
 #[test]
 fn mixed_lengths_are_all_drawn_equally_often() {
     let lengths = vec![16, 32, 64, 128];
-    let mut task = induction(InductionHeadsConfig {
+    let task = induction(InductionHeadsConfig {
         batch: 1,
         lengths: lengths.clone(),
         ..Default::default()
     });
     let drawn: Vec<usize> = (0..2000)
-        .map(|_| task.next_batch().expect("endless").length)
+        .map(|index| task.batch(index).expect("endless").length)
         .collect();
     for length in lengths {
         let times = drawn.iter().filter(|&&l| l == length).count();
@@ -170,7 +170,7 @@ fn copying_data_stand_at_every_place_equally_often() {
         data_tokens: 3,
         ..Default::default()
     };
-    let drawn = copying(config).next_batch().expect("endless");
+    let drawn = copying(config).batch(0).expect("endless");
     let mut places = [0usize; 10];
     for (inputs, _) in rows(&drawn) {
         (0..10)
@@ -193,7 +193,7 @@ fn evaluation_rows_of_the_greatest_length_are_solved_by_search() {
 
 #[test]
 fn evaluation_batches_are_never_training_batches() {
-    let mut task = induction(InductionHeadsConfig::default());
+    let task = induction(InductionHeadsConfig::default());
     let evaluation: Vec<Batch> = (0..20)
         .map(|index| task.evaluation_batch(8, 256, index).expect("valid"))
         .collect();
@@ -204,19 +204,16 @@ fn evaluation_batches_are_never_training_batches() {
     );
     let all: HashSet<Vec<u32>> = evaluation
         .into_iter()
-        .chain((0..20).map(|_| task.next_batch().expect("endless")))
+        .chain((0..20).map(|index| task.batch(index).expect("endless")))
         .map(|batch| batch.inputs)
         .collect();
     assert_eq!(all.len(), 40, "all forty differ");
 
-    let mut task = copying(SelectiveCopyingConfig {
+    let task = copying(SelectiveCopyingConfig {
         batch: 2,
         ..Default::default()
     });
     check_copying(&task.evaluation_batch(0), &task, 16);
     assert_eq!(task.evaluation_batch(1), task.evaluation_batch(1));
-    assert_ne!(
-        task.evaluation_batch(0),
-        task.next_batch().expect("endless")
-    );
+    assert_ne!(task.evaluation_batch(0), task.batch(0).expect("endless"));
 }

@@ -70,6 +70,16 @@ pub enum Error {
         /// The folder of the newest checkpoint there.
         path: PathBuf,
     },
+    /// A checkpoint was trained on a source with other settings, seed or text.
+    #[error(
+        "the saved position belongs to `{saved}`, but this source is `{here}`: use the same settings, seed and text, or start afresh"
+    )]
+    OtherSource {
+        /// The checkpoint's source.
+        saved: String,
+        /// The source it was to go on with.
+        here: String,
+    },
     /// There is nothing to resume.
     #[error("{} holds no checkpoint to resume from", path.display())]
     NoCheckpoint {

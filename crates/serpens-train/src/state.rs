@@ -3,10 +3,19 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::Position;
 
 use crate::interval::Interval;
 use crate::{Evaluation, TrainConfig};
+
+/// A place in a source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Position {
+    /// The source's description.
+    pub(crate) source: String,
+    /// Batches read, which is the index of the next.
+    pub(crate) batches: u64,
+}
 
 /// What a training is besides its tensors; a checkpoint holds it as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,7 +23,7 @@ use crate::{Evaluation, TrainConfig};
 pub(crate) struct State {
     /// Steps done.
     pub(crate) step: u64,
-    /// The source's place after them, as of the last checkpoint.
+    /// The place in the source after them.
     pub(crate) position: Position,
     /// Spent in training steps, over all sittings.
     pub(crate) seconds: f64,
@@ -28,10 +37,10 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(position: Position, config: TrainConfig) -> Self {
+    pub(crate) fn new(source: String, config: TrainConfig) -> Self {
         Self {
             step: 0,
-            position,
+            position: Position { source, batches: 0 },
             seconds: 0.0,
             recent: VecDeque::new(),
             interval: Interval::default(),
@@ -43,6 +52,8 @@ impl State {
     /// Counts a step with these sums.
     pub(crate) fn add(&mut self, step: &Interval) {
         self.step += 1;
+        let batches = self.position.batches;
+        self.position.batches = batches.wrapping_add(step.batches as u64); // as the source's indices go round
         self.seconds += step.seconds;
         self.interval.add(step);
         if let Some(rule) = self.config.stop {

@@ -93,20 +93,28 @@ impl<O: Objective> Trainer<O> {
             model,
             optimizer: AdamW::new(config.optimizer),
         };
-        let state = State::new(source.position(), config);
+        let state = State::new(source.description(), config);
         Self::at(learner, source, state, None)
     }
 
-    /// Continues from the newest checkpoint in `dir`, which must belong to this source. The settings are the checkpoint's, but
-    /// for the number of steps, which may be raised with `steps`.
+    /// Continues from the newest checkpoint in `dir`. The settings are the checkpoint's, but for the number of steps, which may
+    /// be raised with `steps`.
+    ///
+    /// # Errors
+    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`], and files that
+    /// cannot be read.
     pub fn resume(
         objective: O,
         dir: &Path,
-        mut source: Box<dyn Source>,
+        source: Box<dyn Source>,
         steps: Option<u64>,
     ) -> Result<Self> {
         let (learner, mut state) = checkpoint::load_newest(dir, objective)?;
-        source.seek(&state.position)?;
+        let (saved, here) = (&state.position.source, source.description());
+        if *saved != here {
+            let saved = saved.clone();
+            return Err(Error::OtherSource { saved, here });
+        }
         state.config.steps = steps.unwrap_or(state.config.steps);
         let saved = Some(state.step);
         Self::at(learner, source, state, saved)
@@ -275,7 +283,6 @@ impl<O: Objective> Trainer<O> {
 
     /// Writes a checkpoint to the run in `dir`.
     pub(crate) fn save(&mut self, dir: &Path) -> Result<PathBuf> {
-        self.state.position = self.source.position();
         let path = checkpoint::save(dir, &self.learner, &self.state)?;
         self.saved = Some(self.step());
         Ok(path)
@@ -285,8 +292,9 @@ impl<O: Objective> Trainer<O> {
     pub(crate) fn take_step(&mut self) -> Result<()> {
         let start = Instant::now();
         let (done, config) = (self.step(), &self.state.config);
+        let first = self.state.position.batches;
         let batches = (0..config.accumulation)
-            .map(|_| self.source.next_batch())
+            .map(|i| self.source.batch(first.wrapping_add(i)))
             .collect::<Result<Vec<_>, _>>()?;
         let lr = config.learning_rate(done);
         let measured = self.engine.step(&mut self.learner, &batches, lr)?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::files::{self, unreadable};
-use super::slices::ByteSlices;
 use crate::error::{Error, Result};
 use crate::source::Batch;
 
@@ -141,20 +140,6 @@ impl ByteCorpus {
             Split::Train => 0..self.validation_start,
             Split::Validation => self.validation_start..self.bytes,
         }
-    }
-
-    /// A part in order, for models that carry their state from batch to batch. // (batch, length)
-    ///
-    /// The part is cut into `batch` stretches of equal length; row `b` walks along stretch `b`, and every batch
-    /// goes on where the one before it ended. Every byte of the part (but the first byte of the whole corpus,
-    /// which nothing precedes) is a target exactly once. The last batch is shorter than `length`, and where the
-    /// later stretches end early their rows are filled up with input 0 and target [`IGNORE`](crate::IGNORE).
-    ///
-    /// # Errors
-    /// [`Size`](Error::Size) for an empty batch or length and for sizes beyond memory, [`TooShort`](Error::TooShort) if
-    /// the part holds nothing to predict.
-    pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<ByteSlices> {
-        ByteSlices::new(self.clone(), split, batch, length)
     }
 
     /// Appends a row, which the caller knows to be inside the corpus: the `length` bytes from `start` on are inputs, and those

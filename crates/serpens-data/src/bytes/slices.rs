@@ -20,16 +20,21 @@ pub struct ByteSlices {
     done: usize,
 }
 
-impl ByteSlices {
-    pub(super) fn new(
-        corpus: ByteCorpus,
-        split: Split,
-        batch: usize,
-        length: usize,
-    ) -> Result<Self> {
+impl ByteCorpus {
+    /// A part in order, for models that carry their state from batch to batch. // (batch, length)
+    ///
+    /// The part is cut into `batch` stretches of equal length; row `b` walks along stretch `b`, and every batch
+    /// goes on where the one before it ended. Every byte of the part (but the first byte of the whole corpus,
+    /// which nothing precedes) is a target exactly once. The last batch is shorter than `length`, and where the
+    /// later stretches end early their rows are filled up with input 0 and target [`IGNORE`](crate::IGNORE).
+    ///
+    /// # Errors
+    /// [`Size`](Error::Size) for an empty batch or length and for sizes beyond memory, [`TooShort`](Error::TooShort) if
+    /// the part holds nothing to predict.
+    pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<ByteSlices> {
         check_size(PLACE, "length", length, 1..=usize::MAX)?;
         check_batch(PLACE, batch, length)?;
-        let range = corpus.range(split);
+        let range = self.range(split);
         let targets = range.start.max(1)..range.end;
         if targets.is_empty() {
             let needed = if range.start == 0 { 2 } else { 1 };
@@ -42,7 +47,7 @@ impl ByteSlices {
         }
         let stretch = targets.len().div_ceil(batch);
         Ok(ByteSlices {
-            corpus,
+            corpus: self.clone(),
             batch,
             length,
             targets,
@@ -50,7 +55,9 @@ impl ByteSlices {
             done: 0,
         })
     }
+}
 
+impl ByteSlices {
     /// Rows of every batch.
     pub fn rows(&self) -> usize {
         self.batch

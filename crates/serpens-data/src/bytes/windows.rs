@@ -7,7 +7,7 @@ use super::corpus::{ByteCorpus, Split};
 use crate::error::{Error, Result, check_batch, check_size};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, Position, Source};
+use crate::source::{Batch, Bounds, Source};
 
 const PLACE: &str = "bytes";
 
@@ -38,23 +38,18 @@ pub struct ByteSource {
     config: ByteSourceConfig,
     windows: u64,
     largest_offset: usize,
-    position: Position,
 }
 
 impl ByteSource {
-    /// Windows of the training part of `corpus`, at the first batch.
+    /// Windows of the training part of `corpus`, in random order.
     ///
     /// # Errors
     /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` bytes,
     /// [`Size`](Error::Size) for impossible sizes.
     pub fn new(corpus: &ByteCorpus, config: ByteSourceConfig) -> Result<Self> {
-        let ByteSourceConfig {
-            batch,
-            length,
-            seed,
-        } = config;
+        let length = config.length;
         check_size(PLACE, "length", length, 1..=usize::MAX)?;
-        check_batch(PLACE, batch, length)?;
+        check_batch(PLACE, config.batch, length)?;
         let available = corpus.split_bytes(Split::Train);
         if available <= length {
             return Err(Error::TooShort {
@@ -66,16 +61,11 @@ impl ByteSource {
         }
         let windows = (available / length - 1).max(1);
         let largest_offset = (available - 1 - windows * length).min(length - 1);
-        let text = corpus.fingerprint();
-        let description = format!(
-            "bytes, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
-        );
         Ok(ByteSource {
             corpus: corpus.clone(),
             config,
             windows: windows as u64,
             largest_offset,
-            position: Position::start(description),
         })
     }
 
@@ -96,9 +86,9 @@ impl ByteSource {
 }
 
 impl Source for ByteSource {
-    fn next_batch(&mut self) -> Result<Batch> {
+    fn batch(&self, index: u64) -> Result<Batch> {
         let ByteSourceConfig { batch, length, .. } = self.config;
-        let first = u128::from(self.position.advance()) * batch as u128;
+        let first = u128::from(index) * batch as u128;
         let mut drawn = Batch::with_room(batch, length);
         for row in 0..batch as u128 {
             self.corpus
@@ -107,15 +97,20 @@ impl Source for ByteSource {
         Ok(drawn)
     }
 
-    fn position(&self) -> Position {
-        self.position.clone()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<()> {
-        self.position.seek(position)
-    }
-
     fn bounds(&self) -> Bounds {
         Bounds::tokens(256)
+    }
+
+    fn description(&self) -> String {
+        let ByteSourceConfig {
+            batch,
+            length,
+            seed,
+        } = self.config;
+        let available = self.corpus.split_bytes(Split::Train);
+        let text = self.corpus.fingerprint();
+        format!(
+            "bytes, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
+        )
     }
 }

@@ -42,6 +42,17 @@ fn the_last_checkpoints_are_kept_and_hold_the_model() {
 }
 
 #[test]
+fn a_checkpoint_says_where_in_which_source_it_stands() {
+    let (run_dir, _) = six_steps();
+    let text = fs::read_to_string(newest(run_dir.path()).join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        state["position"],
+        serde_json::json!({ "source": task().description(), "batches": 6 })
+    );
+}
+
+#[test]
 fn what_a_killed_run_left_unfinished_is_ignored_and_then_removed() {
     let (run_dir, _) = six_steps();
     let left = run_dir

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serpens_data::Prefetch;
 
 use super::*;
@@ -43,7 +45,9 @@ fn a_resumed_run_with_accumulation_and_a_prefetched_source_is_the_unbroken_one_t
         warmup: 15,
         ..settings(0)
     };
-    assert_resumes_to_the_bit(config, || Box::new(Prefetch::new(task(), 2).unwrap()));
+    assert_resumes_to_the_bit(config, || {
+        Box::new(Prefetch::new(Arc::new(task()), 2).unwrap())
+    });
 }
 
 #[test]
@@ -131,8 +135,9 @@ fn another_source_than_the_checkpoints_is_refused() {
     let error = Trainer::resume(NextToken, run_dir.path(), other, None)
         .err()
         .unwrap();
-    assert!(
-        matches!(error, Error::Data(serpens_data::Error::OtherStream { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, Error::OtherSource { .. }), "{error}");
+    let text = error.to_string();
+    for part in ["seed 3", "seed 4", "use the same settings"] {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
 }

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serpens_data::{Batch, Bounds, Position, Source};
+use serpens_data::{Batch, Bounds, Source};
 use serpens_nn::Module;
 
 use super::*;
@@ -39,40 +39,28 @@ fn two_runs_with_one_seed_have_the_same_bits() {
 struct Cut {
     source: InductionHeads,
     pieces: usize,
-    ready: Vec<Batch>,
 }
 
 impl Source for Cut {
-    fn next_batch(&mut self) -> serpens_data::Result<Batch> {
-        if self.ready.is_empty() {
-            let whole = self.source.next_batch()?;
-            let rows = whole.batch / self.pieces;
-            let values = rows * whole.length;
-            let parts = whole
-                .inputs
-                .chunks(values)
-                .zip(whole.targets.chunks(values));
-            let parts = parts.map(|(inputs, targets)| Batch {
-                inputs: inputs.to_vec(),
-                targets: targets.to_vec(),
-                batch: rows,
-                length: whole.length,
-            });
-            self.ready = parts.rev().collect();
-        }
-        Ok(self.ready.pop().unwrap())
-    }
-
-    fn position(&self) -> Position {
-        self.source.position()
-    }
-
-    fn seek(&mut self, position: &Position) -> serpens_data::Result<()> {
-        self.source.seek(position)
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+        let (index, cut) = (index as usize / self.pieces, index as usize % self.pieces);
+        let whole = self.source.batch(index as u64)?;
+        let rows = whole.batch / self.pieces;
+        let values = cut * rows * whole.length..(cut + 1) * rows * whole.length;
+        Ok(Batch {
+            inputs: whole.inputs[values.clone()].to_vec(),
+            targets: whole.targets[values].to_vec(),
+            batch: rows,
+            length: whole.length,
+        })
     }
 
     fn bounds(&self) -> Bounds {
         self.source.bounds()
+    }
+
+    fn description(&self) -> String {
+        format!("{} in {}", self.source.description(), self.pieces)
     }
 }
 
@@ -80,11 +68,7 @@ impl Source for Cut {
 fn two_small_batches_make_the_step_of_one_of_twice_the_size() {
     let norms = [1, 2].map(|pieces| {
         let source = task();
-        let cut = Cut {
-            source,
-            pieces,
-            ready: Vec::new(),
-        };
+        let cut = Cut { source, pieces };
         let config = TrainConfig {
             accumulation: pieces as u64,
             ..settings(3)

@@ -82,7 +82,7 @@ impl<'a> Job<'a> {
             compute,
             ..
         } = self.run;
-        let source = Box::new(Prefetch::new(task.source()?, AHEAD)?);
+        let source = Box::new(Prefetch::new(task.source()?.into(), AHEAD)?);
         let trainer = match newest {
             Some(newest) => {
                 check_loadable(newest)?;

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicBool;
 
 use serpens_core::Device;
-use serpens_data::{Batch, Bounds, Position, Source};
+use serpens_data::{Batch, Bounds, Source};
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
 use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
@@ -75,7 +75,6 @@ impl Case {
             vocabulary: self.config.vocab_size,
             batch: self.batch,
             length: self.length,
-            position: Position::start("bench".into()),
         };
         let config = TrainConfig {
             steps: (WARM_UP + bench.clock.runs) as u64,
@@ -156,12 +155,11 @@ struct Tokens {
     vocabulary: usize,
     batch: usize,
     length: usize,
-    position: Position,
 }
 
 impl Source for Tokens {
-    fn next_batch(&mut self) -> serpens_data::Result<Batch> {
-        let from = self.position.advance() as usize * self.batch * self.length;
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+        let from = index as usize * self.batch * self.length;
         let token = |i: usize| (i.wrapping_mul(7919) % self.vocabulary) as u32;
         let to = from + self.batch * self.length;
         Ok(Batch {
@@ -172,15 +170,11 @@ impl Source for Tokens {
         })
     }
 
-    fn position(&self) -> Position {
-        self.position.clone()
-    }
-
-    fn seek(&mut self, position: &Position) -> serpens_data::Result<()> {
-        self.position.seek(position)
-    }
-
     fn bounds(&self) -> Bounds {
         Bounds::tokens(self.vocabulary)
+    }
+
+    fn description(&self) -> String {
+        "bench".into()
     }
 }
