@@ -5,12 +5,12 @@
 
 use serpens_core::{Device, Tensor};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLmConfig, Module, Param, Result, checkpoint};
+use serpens_nn::{MambaLmConfig, Module, Result, checkpoint};
 
 fn main() -> Result<()> {
     let config = MambaLmConfig::new(64, 2, 256); // d_model, layers, tokens
     let plan = config.plan()?;
-    println!("{} trained values", plan.count(Param::is_trained)?);
+    println!("{} trained values", plan.count(|param| param.trained)?);
     let model = plan.init(Device::cpu(), 0)?;
 
     let text = b"a state of fixed size";

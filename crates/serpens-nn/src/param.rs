@@ -12,17 +12,22 @@ use crate::{Error, Precision, Result, Start};
 pub struct Param {
     id: ParamId,
     shape: Shape,
-    start: Start,
-    value: Option<Tensor>,
-    trained: bool,
+    /// How the values start.
+    pub start: Start,
+    /// Whether it is trained. If not, it keeps the values of its start, has no gradient, is not counted among a model's
+    /// parameters and not saved.
+    pub trained: bool,
+    /// Whether weight decay pulls it towards zero.
+    pub decay: bool,
+    /// The largest learning rate to train it with.
+    pub max_lr: f32,
     /// Whether it is an operand of matrix products, which may want it in bf16.
-    matrix: bool,
+    pub matrix: bool,
+    value: Option<Tensor>,
     /// The value in bf16, where products are of that type.
     shadow: Option<Tensor>,
     /// In which types it is multiplied.
     precision: Precision,
-    decay: bool,
-    max_lr: f32,
 }
 
 impl Param {
@@ -32,13 +37,13 @@ impl Param {
             id: ParamId::fresh(),
             shape: shape.into(),
             start,
-            value: None,
             trained: true,
-            matrix: false,
-            shadow: None,
-            precision: Precision::F32,
             decay: true,
             max_lr: f32::INFINITY,
+            matrix: false,
+            value: None,
+            shadow: None,
+            precision: Precision::F32,
         }
     }
 
@@ -48,48 +53,15 @@ impl Param {
         self
     }
 
-    /// The same parameter, never trained with a larger learning rate than this.
-    pub fn with_max_lr(mut self, max_lr: f32) -> Self {
-        self.max_lr = max_lr;
-        self
-    }
-
     /// The same parameter as an operand of matrix products.
     pub fn as_matrix(mut self) -> Self {
         self.matrix = true;
         self
     }
 
-    /// The same parameter, trained or not: one that is not keeps the values of its start, has no gradient, is not
-    /// counted among a model's parameters and not saved.
-    pub fn trained(mut self, trained: bool) -> Self {
-        self.trained = trained;
-        self
-    }
-
-    /// Whether it is trained.
-    pub fn is_trained(&self) -> bool {
-        self.trained
-    }
-
-    /// Whether it is an operand of matrix products.
-    pub fn is_matrix(&self) -> bool {
-        self.matrix
-    }
-
-    /// The largest learning rate to train it with.
-    pub fn max_lr(&self) -> f32 {
-        self.max_lr
-    }
-
     /// Names the gradient.
     pub fn id(&self) -> ParamId {
         self.id
-    }
-
-    /// Whether weight decay applies.
-    pub fn decays(&self) -> bool {
-        self.decay
     }
 
     /// The shape.
@@ -100,11 +72,6 @@ impl Param {
     /// Number of values that it has or will have; the largest number where it exceeds the address space.
     pub fn count(&self) -> usize {
         self.shape.checked_count().unwrap_or(usize::MAX)
-    }
-
-    /// How the values start.
-    pub fn start(&self) -> &Start {
-        &self.start
     }
 
     /// Where the values are; the processor before there are any.
@@ -190,12 +157,14 @@ impl Param {
     ///
     /// # Shapes
     /// x (…, inputs), bias (outputs) → (…, outputs)
-    pub fn linear(&self, x: &Var, bias: Option<&Var>) -> Result<Var> {
+    pub fn linear(&self, x: &Var, bias: Option<&Param>) -> Result<Var> {
         let weight = match &self.shadow {
             Some(shadow) if x.dtype() == DType::BF16 => Var::param(self.id, shadow.clone()),
             _ => self.var()?,
         };
-        Ok(linear(x, &weight, bias, self.precision.products())?)
+        let bias = bias.map(Param::var).transpose()?;
+        let products = self.precision.products();
+        Ok(linear(x, &weight, bias.as_ref(), products)?)
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained.

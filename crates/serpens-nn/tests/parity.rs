@@ -7,7 +7,7 @@ use serpens_core::{Device, GradCheckOptions, Tensor, Var, gradcheck};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
-use serpens_nn::{Error, LmState, MambaLmConfig, Module, Param, Start};
+use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start};
 use serpens_ops::Starts;
 
 const WIDTH: usize = 6;
@@ -271,10 +271,10 @@ fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
 fn a_plan_is_counted_without_memory_and_has_no_values() {
     // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
     let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
-    assert_eq!(large.count(Param::is_trained).unwrap(), 2_768_337_920);
+    assert_eq!(large.count(|param| param.trained).unwrap(), 2_768_337_920);
     let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig::new(4)));
     let plan = s4d.plan().unwrap();
-    let constants = plan.count(|param| !param.is_trained()).unwrap();
+    let constants = plan.count(|param| !param.trained).unwrap();
     assert_eq!(constants, 3 * 2 * 16 * 4, "both parts of B");
     let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
     let error = plan.forward(&ids.into(), &Sequence::default(), None);

@@ -53,7 +53,7 @@ impl<M: Module> Parameters for Trained<'_, M> {
             let Some(gradient) = self.gradients.get(param.id())? else {
                 return Ok(()); // the loss did not depend on this parameter
             };
-            let (max_lr, decays) = (param.max_lr(), param.decays());
+            let (max_lr, decays) = (param.max_lr, param.decay);
             let (value, shadow) = param.tensors_mut()?;
             f(Parameter {
                 name,
@@ -174,7 +174,7 @@ impl AdamW {
             let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
             let parameter = name.to_owned();
             let [Some(m), Some(v)] = pair else {
-                if param.is_trained() {
+                if param.trained {
                     result = Err(Damage::MissingMoments { parameter });
                 }
                 return Ok(());

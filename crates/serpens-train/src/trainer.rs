@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serpens_core::{Device, cuda};
 use serpens_data::Source;
-use serpens_nn::{Module, Param, Precision, Recompute};
+use serpens_nn::{Module, Precision, Recompute};
 use serpens_ops::cross_entropy::Totals;
 
 use crate::checkpoint;
@@ -188,7 +188,7 @@ impl<O: Objective> Trainer<O> {
         run.observer.event(&Event::Started {
             step: self.step(),
             steps: self.state.config.steps,
-            parameters: self.model().count(Param::is_trained)?,
+            parameters: self.model().count(|param| param.trained)?,
         })?;
         while !self.state.is_finished() && !run.stop.load(Ordering::Relaxed) {
             self.take_step()?;

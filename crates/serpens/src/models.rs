@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
-use serpens_nn::{MambaLm, Module, Param, checkpoint};
+use serpens_nn::{MambaLm, Module, checkpoint};
 
 use crate::refusal::{NoModel, WrongModel};
 use crate::{Error, Result, size};
@@ -49,7 +49,7 @@ fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
 pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
     let plan = checkpoint::load_config(dir).and_then(|config| config.plan());
     let plan = plan.map_err(|error| wrong_config(dir, error))?;
-    let bytes = 4.0 * plan.count(Param::is_trained)? as f64;
+    let bytes = 4.0 * plan.count(|param| param.trained)? as f64;
     if size::fits(bytes, Device::Cpu) {
         return Ok(());
     }

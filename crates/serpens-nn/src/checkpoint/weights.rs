@@ -15,7 +15,7 @@ const HEAD: &str = "lm_head.weight";
 pub(super) fn save_parameters(model: &MambaLm, path: &Path) -> Result<()> {
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     model.visit("", &mut |name, param| {
-        if param.is_trained() {
+        if param.trained {
             tensors.push((name.to_owned(), param.value()?.clone()));
         }
         Ok(())
@@ -33,7 +33,7 @@ pub(super) fn load_parameters(
 ) -> Result<()> {
     let mut wanted = BTreeSet::new();
     model.visit("", &mut |name, param| {
-        wanted.extend(param.is_trained().then(|| name.to_owned()));
+        wanted.extend(param.trained.then(|| name.to_owned()));
         Ok(())
     })?;
     let tied = model.config().tie_embeddings;
@@ -51,7 +51,7 @@ pub(super) fn load_parameters(
         }
     }
     model.visit_mut("", &mut |name, param| {
-        if !param.is_trained() {
+        if !param.trained {
             return param.fill(name, device, 0);
         }
         match holders.get(name) {

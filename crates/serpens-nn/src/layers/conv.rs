@@ -10,35 +10,17 @@ use crate::{Error, Param, Result, Start, module};
 /// Configures a [`CausalConv1d`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CausalConv1dConfig {
-    channels: usize,
-    width: usize,
-    bias: bool,
-    silu: bool,
+    /// Channels, each convolved by itself.
+    pub channels: usize,
+    /// Taps W.
+    pub width: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Whether SiLU follows the sum.
+    pub silu: bool,
 }
 
 impl CausalConv1dConfig {
-    /// `width` taps for each of `channels`, with bias and SiLU.
-    pub fn new(channels: usize, width: usize) -> Self {
-        Self {
-            channels,
-            width,
-            bias: true,
-            silu: true,
-        }
-    }
-
-    /// With or without a bias.
-    pub fn with_bias(mut self, bias: bool) -> Self {
-        self.bias = bias;
-        self
-    }
-
-    /// With or without SiLU after the sum.
-    pub fn with_silu(mut self, silu: bool) -> Self {
-        self.silu = silu;
-        self
-    }
-
     /// Weights and bias start uniform in ±width^-1/2.
     ///
     /// # Errors
@@ -51,7 +33,7 @@ impl CausalConv1dConfig {
         Ok(CausalConv1d {
             weight: Param::new([self.channels, 1, self.width], start),
             bias: self.bias.then_some(bias),
-            silu: self.silu,
+            config: self.clone(),
         })
     }
 }
@@ -61,7 +43,7 @@ impl CausalConv1dConfig {
 pub struct CausalConv1d {
     weight: Param, // (channels, 1, width)
     bias: Option<Param>,
-    silu: bool,
+    config: CausalConv1dConfig,
 }
 
 module!(CausalConv1d { weight => "weight", bias => "bias" });
@@ -69,11 +51,8 @@ module!(CausalConv1d { weight => "weight", bias => "bias" });
 impl CausalConv1d {
     /// The state before the first token: zeros (batch, width - 1, channels).
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        let [channels, _, width] = *self.weight.shape() else {
-            unreachable!("the weight was made with three axes");
-        };
-        let state = Tensor::zeros([batch, width - 1, channels], DType::F32, device)?;
-        Ok(state.into())
+        let shape = [batch, self.config.width - 1, self.config.channels];
+        Ok(Tensor::zeros(shape, DType::F32, device)?.into())
     }
 
     /// Convolves a sequence. With `state`, the sequence continues the one that left it, and it is replaced.
@@ -86,19 +65,14 @@ impl CausalConv1d {
         sequence: &Sequence<'_>,
         state: Option<&mut Var>,
     ) -> Result<Var> {
+        let weight = self.weight.var()?;
         let bias = self.bias.as_ref().map(Param::var).transpose()?;
         let options = ConvOptions {
-            silu: self.silu,
+            silu: self.config.silu,
             starts: sequence.starts,
             reverse: sequence.reverse,
         };
-        let output = causal_conv1d(
-            x,
-            &self.weight.var()?,
-            bias.as_ref(),
-            state.as_deref(),
-            &options,
-        )?;
+        let output = causal_conv1d(x, &weight, bias.as_ref(), state.as_deref(), &options)?;
         if let Some(state) = state {
             *state = output.final_state;
         }

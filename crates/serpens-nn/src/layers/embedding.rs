@@ -9,35 +9,17 @@ use crate::{Param, Result, Start, module};
 /// Configures an [`Embedding`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmbeddingConfig {
-    vocab_size: usize,
-    d_model: usize,
-    std: f32,
-    tied_head: bool,
+    /// Rows: the number of tokens V.
+    pub vocab_size: usize,
+    /// Values of a row.
+    pub d_model: usize,
+    /// Standard deviation of the initial values.
+    pub std: f32,
+    /// Whether the table is the head's weight as well.
+    pub tied_head: bool,
 }
 
 impl EmbeddingConfig {
-    /// `vocab_size` rows of `d_model` values, with standard deviation 0.02.
-    pub fn new(vocab_size: usize, d_model: usize) -> Self {
-        Self {
-            vocab_size,
-            d_model,
-            std: 0.02,
-            tied_head: false,
-        }
-    }
-
-    /// With this standard deviation of the initial values.
-    pub fn with_std(mut self, std: f32) -> Self {
-        self.std = std;
-        self
-    }
-
-    /// Whether the table is the head's weight as well.
-    pub fn with_tied_head(mut self, tied: bool) -> Self {
-        self.tied_head = tied;
-        self
-    }
-
     /// Values start normal with mean 0.
     pub fn plan(&self) -> Embedding {
         let start = Start::Normal { std: self.std };

@@ -8,33 +8,25 @@ use crate::{Param, Result, Start, module};
 /// Configures a [`Linear`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearConfig {
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-    divisor: f32,
+    /// Features of an input.
+    pub inputs: usize,
+    /// Features of an output.
+    pub outputs: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Divides the initial weights: residual branches of deep models start smaller.
+    pub divisor: f32,
 }
 
 impl LinearConfig {
-    /// From `inputs` to `outputs` features, with a bias.
+    /// From `inputs` to `outputs` features, without a bias.
     pub fn new(inputs: usize, outputs: usize) -> Self {
         Self {
             inputs,
             outputs,
-            bias: true,
+            bias: false,
             divisor: 1.0,
         }
-    }
-
-    /// With or without a bias.
-    pub fn with_bias(mut self, bias: bool) -> Self {
-        self.bias = bias;
-        self
-    }
-
-    /// Divides the initial weights: residual branches of deep models start smaller.
-    pub fn with_init_divisor(mut self, divisor: f32) -> Self {
-        self.divisor = divisor;
-        self
     }
 
     /// Weights start uniform in ±inputs^-1/2 / divisor, the bias zero.
@@ -61,7 +53,6 @@ impl Linear {
     /// # Shapes
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
-        let bias = self.bias.as_ref().map(Param::var).transpose()?;
-        self.weight.linear(x, bias.as_ref())
+        self.weight.linear(x, self.bias.as_ref())
     }
 }

@@ -9,22 +9,13 @@ use crate::{Param, Result, Start, module};
 /// Configures an [`RmsNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RmsNormConfig {
-    d_model: usize,
-    eps: f32,
+    /// Features D.
+    pub d_model: usize,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 impl RmsNormConfig {
-    /// Over `d_model` features, with eps 1e-5.
-    pub fn new(d_model: usize) -> Self {
-        Self { d_model, eps: 1e-5 }
-    }
-
-    /// With this eps.
-    pub fn with_eps(mut self, eps: f32) -> Self {
-        self.eps = eps;
-        self
-    }
-
     /// Weights start at one.
     pub fn plan(&self) -> RmsNorm {
         RmsNorm {
@@ -49,12 +40,7 @@ impl RmsNorm {
     /// # Shapes
     /// (…, d_model), (…, d_model) → (…, d_model), (…, d_model)
     pub fn forward(&self, x: &Var, residual: Option<&Var>, output: DType) -> Result<RmsNormOutput> {
-        Ok(rms_norm(
-            x,
-            residual,
-            &self.weight.var()?,
-            self.eps,
-            output,
-        )?)
+        let weight = self.weight.var()?;
+        Ok(rms_norm(x, residual, &weight, self.eps, output)?)
     }
 }

@@ -54,10 +54,14 @@ impl Form {
         proj_bias: bool,
         output_divisor: f32,
     ) -> Result<Box<dyn Mixer>> {
-        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).with_bias(proj_bias);
-        let out_proj = linear(d_inner, d_model).with_init_divisor(output_divisor);
+        let linear = |inputs, outputs, divisor| LinearConfig {
+            bias: proj_bias,
+            divisor,
+            ..LinearConfig::new(inputs, outputs)
+        };
+        let out_proj = linear(d_inner, d_model, output_divisor);
         Ok(Box::new(Gated {
-            in_proj: linear(d_model, d_inner.saturating_mul(self.inputs)).plan(),
+            in_proj: linear(d_model, d_inner.saturating_mul(self.inputs), 1.0).plan(),
             conv: conv.map(|conv| conv.plan()).transpose()?,
             ssm: ssm.plan(d_model, d_inner)?,
             out_proj: out_proj.plan(),

@@ -43,8 +43,13 @@ static FORM: Form = Form {
 impl MixerSettings for H3Config {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         let widths = [d_model, inner_width(d_model, self.expand)?];
-        let shift = CausalConv1dConfig::new(widths[1], self.d_conv).with_silu(false);
-        FORM.plan(widths, Some(shift), &self.ssm, false, output_divisor)
+        let shift = Some(CausalConv1dConfig {
+            channels: widths[1],
+            width: self.d_conv,
+            bias: true,
+            silu: false,
+        });
+        FORM.plan(widths, shift, &self.ssm, false, output_divisor)
     }
 
     fn ssm(&mut self) -> Option<&mut SsmConfig> {

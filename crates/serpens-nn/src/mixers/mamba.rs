@@ -59,14 +59,13 @@ static FORM: Form = Form {
 impl MixerSettings for MambaConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         let widths = [d_model, inner_width(d_model, self.expand)?];
-        let conv = CausalConv1dConfig::new(widths[1], self.d_conv).with_bias(self.conv_bias);
-        FORM.plan(
-            widths,
-            Some(conv),
-            &self.ssm,
-            self.proj_bias,
-            output_divisor,
-        )
+        let conv = Some(CausalConv1dConfig {
+            channels: widths[1],
+            width: self.d_conv,
+            bias: self.conv_bias,
+            silu: true,
+        });
+        FORM.plan(widths, conv, &self.ssm, self.proj_bias, output_divisor)
     }
 
     fn ssm(&mut self) -> Option<&mut SsmConfig> {

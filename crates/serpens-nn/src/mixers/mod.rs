@@ -17,7 +17,7 @@ pub use plain::PlainConfig;
 use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::ssm::SsmConfig;
-use crate::{Error, Module, Param, Recompute, Result};
+use crate::{Error, Module, Recompute, Result};
 
 kinds! {
     /// A mixer and its sizes.
@@ -70,7 +70,7 @@ pub trait Mixer: Module + Debug {
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token.
     fn flops_per_token(&self) -> Result<f64> {
-        Ok(2.0 * self.count(Param::is_matrix)? as f64)
+        Ok(2.0 * self.count(|param| param.matrix)? as f64)
     }
 
     /// Reads one token of each sequence.

@@ -114,11 +114,17 @@ impl MambaLmConfig {
         }
         Error::check("the length of block", self.mixers.len(), 1..=usize::MAX)?;
         let divisor = (self.n_layer.max(1) as f32).sqrt();
-        let norm = RmsNormConfig::new(self.d_model).with_eps(self.norm_eps);
-        let embeddings = EmbeddingConfig::new(self.vocab_size, self.d_model)
-            .with_std(self.embedding_std)
-            .with_tied_head(self.tie_embeddings);
-        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(false);
+        let norm = RmsNormConfig {
+            d_model: self.d_model,
+            eps: self.norm_eps,
+        };
+        let embeddings = EmbeddingConfig {
+            vocab_size: self.vocab_size,
+            d_model: self.d_model,
+            std: self.embedding_std,
+            tied_head: self.tie_embeddings,
+        };
+        let head = LinearConfig::new(self.d_model, self.vocab_size);
         let layer = |mixer: &MixerConfig| {
             Ok(Layer {
                 norm: norm.plan(),

@@ -7,7 +7,7 @@ use serpens_ops::embedding::check_ids;
 use super::MambaLmConfig;
 use crate::layers::{Embedding, Linear, RmsNorm, Sequence};
 use crate::mixers::{Mixer, MixerState};
-use crate::{Error, Module, Param, Precision, Recompute, Result, module};
+use crate::{Error, Module, Precision, Recompute, Result, module};
 
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
@@ -59,12 +59,9 @@ pub struct LmState {
 impl LmState {
     /// The same state without the record of how it came about: gradients stop here.
     pub fn detach(&self) -> LmState {
-        let layers = self.layers.iter();
-        LmState {
-            layers: layers
-                .map(|state| state.iter().map(Var::detach).collect())
-                .collect(),
-        }
+        let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
+        let layers = self.layers.iter().map(detach).collect();
+        LmState { layers }
     }
 }
 
@@ -98,12 +95,11 @@ impl MambaLm {
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's
     /// among them.
     pub fn flops_per_token(&self) -> Result<f64> {
-        let Backbone {
-            embeddings, layers, ..
-        } = &self.backbone;
-        let head = embeddings.count(Param::is_matrix)? + self.lm_head.count(Param::is_matrix)?;
+        let (table, head) = (&self.backbone.embeddings, &self.lm_head);
+        let head = table.count(|param| param.matrix)? + head.count(|param| param.matrix)?;
         let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
-        layers.iter().try_fold(2.0 * head as f64, sum)
+        let mut layers = self.backbone.layers.iter();
+        layers.try_fold(2.0 * head as f64, sum)
     }
 
     /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could
@@ -126,12 +122,10 @@ impl MambaLm {
 
     /// The state before the first token of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
-        let layers = self.backbone.layers.iter();
-        Ok(LmState {
-            layers: layers
-                .map(|layer| layer.mixer.initial_state(batch, self.device()))
-                .collect::<Result<_>>()?,
-        })
+        let state = |layer: &Layer| layer.mixer.initial_state(batch, self.device());
+        let layers = self.backbone.layers.iter().map(state);
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(LmState { layers })
     }
 
     /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is
@@ -146,15 +140,14 @@ impl MambaLm {
         state: Option<&mut LmState>,
     ) -> Result<Var> {
         let layers = &self.backbone.layers;
-        let mut states = state.map(|state| &mut state.layers);
-        if let Some(found) = states.as_ref().map(|states| states.len())
-            && found != layers.len()
+        let mut states = state.map(|state| &mut state.layers[..]);
+        if let Some(states) = &states
+            && states.len() != layers.len()
         {
-            let (what, expected) = ("layers", layers.len());
             return Err(Error::State {
-                what,
-                expected,
-                found,
+                what: "layers",
+                expected: layers.len(),
+                found: states.len(),
             });
         }
         let mut residual: Option<Var> = None;

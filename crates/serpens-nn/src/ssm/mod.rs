@@ -1,5 +1,6 @@
 //! State space models, which mixers are built around.
 
+mod diagonal;
 mod s4d;
 mod selective;
 
@@ -7,12 +8,13 @@ use std::fmt::Debug;
 
 use serpens_core::{Device, Var};
 
+pub use diagonal::AInit;
 pub use s4d::{S4d, S4dConfig};
-pub use selective::{AInit, DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
+pub use selective::{DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
 
 use crate::kinds::kinds;
 use crate::layers::Sequence;
-use crate::{Error, Module, Result};
+use crate::{Module, Result};
 
 /// A state space model over the channels of a mixer.
 pub trait Ssm: Module + Debug {
@@ -26,7 +28,7 @@ pub trait Ssm: Module + Debug {
     /// x, gate (batch, length, d_inner) → (batch, length, d_inner)
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a way to read that this model does not have.
+    /// [`crate::Error::Unsupported`] for a way to read that this model does not have.
     fn forward(
         &self,
         x: &Var,
@@ -53,7 +55,7 @@ pub trait SsmSettings {
     /// The model without values, over `d_inner` channels of a model of width `d_model`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a state size that the kernels do not take.
+    /// [`crate::Error::Config`] for a state size that the kernels do not take.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>>;
 }
 
@@ -70,30 +72,5 @@ kinds! {
 impl Default for SsmConfig {
     fn default() -> Self {
         SelectiveSsmConfig::default().into()
-    }
-}
-
-/// State sizes that the kernels take.
-fn check_state(d_state: usize) -> Result<()> {
-    Error::check("d_state", d_state, 1..=256)
-}
-
-/// How log(-Re A) and Im A start, the same for every channel.
-mod start_of_a {
-    use std::f32::consts::{LN_2, PI};
-
-    use crate::Start;
-
-    /// A_n = -1/2.
-    pub(super) const HALF: Start = Start::Constant(-LN_2);
-
-    /// S4D-Real: A_n = -(n + 1).
-    pub(super) fn real(d_state: usize) -> Start {
-        Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect())
-    }
-
-    /// S4D-Lin: Im A_n = π n.
-    pub(super) fn imaginary(d_state: usize) -> Start {
-        Start::Row((0..d_state).map(|n| PI * n as f32).collect())
     }
 }

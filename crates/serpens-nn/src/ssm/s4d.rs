@@ -1,12 +1,13 @@
 //! S4D: the time-invariant diagonal state space model, the selective layer's twin.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::{exp, neg_exp, silu_mul};
+use serpens_core::{Device, Var};
+use serpens_ops::elementwise::{exp, silu_mul};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 
-use super::{Ssm, SsmSettings, check_state, start_of_a};
+use super::diagonal::{AInit, DiagonalA};
+use super::{Ssm, SsmSettings};
 use crate::layers::Sequence;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
@@ -54,29 +55,31 @@ impl SsmSettings for S4dConfig {
     }
 
     fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
-        check_state(self.d_state)?;
         let shape = [channels, self.d_state];
-        let a_log = match self.complex {
-            true => start_of_a::HALF,
-            false => start_of_a::real(self.d_state),
+        let init = match self.complex {
+            true => AInit::Complex,
+            false => AInit::Real,
         };
-        let a_imag = start_of_a::imaginary(self.d_state);
         // A complex C has unit variance shared by its two parts.
         let std = if self.complex { 0.5_f32.sqrt() } else { 1.0 };
         let c = || Param::new(shape, Start::Normal { std });
-        let slow = |param: Param| param.without_decay().with_max_lr(self.max_lr);
-        let b = |value| slow(Param::new(shape, Start::Constant(value))).trained(self.train_b);
+        let slow = |mut param: Param| {
+            param.max_lr = self.max_lr;
+            param.without_decay()
+        };
+        let b = |value| {
+            let mut b = slow(Param::new(shape, Start::Constant(value)));
+            b.trained = self.train_b;
+            b
+        };
         Ok(Box::new(S4d {
             log_dt: slow(Param::new([channels], Start::LogStep(self.dt))),
-            a_log: slow(Param::new(shape, a_log)),
-            a_imag: self.complex.then(|| slow(Param::new(shape, a_imag))),
+            a: DiagonalA::plan(shape, init, slow)?,
             b: b(1.0),
             b_imag: self.complex.then(|| b(0.0)),
             c: c(),
             c_imag: self.complex.then(c),
             d: Param::new([channels], Start::Normal { std: 1.0 }).without_decay(),
-            channels,
-            d_state: self.d_state,
         }))
     }
 }
@@ -86,22 +89,18 @@ impl SsmSettings for S4dConfig {
 /// recurrence (to run): the same outputs.
 #[derive(Clone, Debug)]
 pub struct S4d {
-    log_dt: Param,         // (channels)
-    a_log: Param,          // (channels, N): Re A = -exp(A_log)
-    a_imag: Option<Param>, // (channels, N)
+    log_dt: Param, // (channels)
+    a: DiagonalA,
     b: Param,              // (channels, N)
     b_imag: Option<Param>, // (channels, N)
     c: Param,              // (channels, N)
     c_imag: Option<Param>, // (channels, N)
     d: Param,              // (channels)
-    channels: usize,
-    d_state: usize,
 }
 
 module!(S4d {
     log_dt => "log_dt",
-    a_log => "A_log",
-    a_imag => "A_imag",
+    a => "",
     b => "B",
     b_imag => "B_imag",
     c => "C",
@@ -110,11 +109,8 @@ module!(S4d {
 });
 
 impl Ssm for S4d {
-    /// Zeros (batch, channels, N), or 2 N where A is complex.
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        let planes = if self.a_imag.is_some() { 2 } else { 1 };
-        let shape = [batch, self.channels, planes * self.d_state];
-        Ok(Tensor::zeros(shape, DType::F32, device)?.into())
+        self.a.initial_state(batch, device)
     }
 
     /// A convolution without `state`, a recurrence with it.
@@ -150,10 +146,10 @@ impl Ssm for S4d {
 impl S4d {
     fn read(&self, x: &Var, state: Option<&mut Var>) -> Result<Var> {
         let dt = exp(&self.log_dt.var()?.on(x))?;
-        let a = neg_exp(&self.a_log.var()?.on(x))?;
+        let (a, a_imag) = self.a.on(x)?;
         let imaginary = |param: &Option<Param>| param.as_ref().map(Param::var).transpose();
-        let (a_imag, b_imag) = (imaginary(&self.a_imag)?, imaginary(&self.b_imag)?);
-        let (b, c, c_imag) = (self.b.var()?, self.c.var()?, imaginary(&self.c_imag)?);
+        let (b, b_imag) = (self.b.var()?, imaginary(&self.b_imag)?);
+        let (c, c_imag) = (self.c.var()?, imaginary(&self.c_imag)?);
         let d = self.d.var()?;
         let system = LtiSystem {
             dt: &dt,

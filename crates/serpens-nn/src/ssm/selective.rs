@@ -1,12 +1,13 @@
 //! S6: the selective state space model.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
+use serpens_core::{Device, Tensor, Var};
+use serpens_ops::elementwise::{broadcast_rows, cast};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
-use super::{Ssm, SsmSettings, check_state, start_of_a};
+use super::diagonal::{AInit, DiagonalA};
+use super::{Ssm, SsmSettings};
 use crate::layers::{Linear, LinearConfig, Sequence};
 use crate::{Param, Result, Start, StepSize};
 
@@ -46,21 +47,6 @@ impl DtRank {
             DtRank::Fixed(rank) => rank,
         }
     }
-}
-
-/// How A starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AInit {
-    /// A_n = -(n + 1): S4D-Real, as every published Mamba model.
-    #[default]
-    Real,
-    /// A_n = -1/2.
-    Half,
-    /// A_n = -exp(normal).
-    Random,
-    /// A_n = -1/2 + π n i: S4D-Lin; the state is complex, in conjugate pairs.
-    Complex,
 }
 
 /// Configures a [`SelectiveSsm`]. The defaults are the paper's.
@@ -114,9 +100,9 @@ impl SsmSettings for SelectiveSsmConfig {
 
     /// W_Δ starts uniform in ±R^-1/2, its bias so that softplus gives the wanted step sizes.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
-        check_state(self.d_state)?;
-        let complex = self.a_init == AInit::Complex;
-        let width = if complex { 2 } else { 1 } * self.d_state; // of B and of C
+        let shape = [d_inner, self.d_state];
+        let a = DiagonalA::plan(shape, self.a_init, Param::without_decay)?;
+        let width = a.state_width(); // of B and of C
         let rank = match self.selective_dt {
             true => self.dt_rank.resolve(d_model),
             false => 0,
@@ -126,29 +112,19 @@ impl SsmSettings for SelectiveSsmConfig {
         let (b, c) = (constant(self.selective_b), constant(self.selective_c));
         let selected = usize::from(b.is_none()) + usize::from(c.is_none());
         let projected = rank.saturating_add(width * selected);
-        let x_proj = LinearConfig::new(d_inner, projected).with_bias(false);
+        let x_proj = LinearConfig::new(d_inner, projected);
         let bound = (rank.max(1) as f32).sqrt().recip();
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
-        let a_log = match self.a_init {
-            AInit::Real => start_of_a::real(self.d_state),
-            AInit::Half | AInit::Complex => start_of_a::HALF,
-            AInit::Random => Start::Normal { std: 1.0 },
-        };
-        let a_imag = start_of_a::imaginary(self.d_state);
-        let system = |shape, start| Param::new(shape, start).without_decay();
         Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
             dt_proj: DtProj {
                 weight: (rank > 0).then_some(dt),
                 bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),
             },
-            a_log: system([d_inner, self.d_state], a_log),
-            a_imag: complex.then(|| system([d_inner, self.d_state], a_imag)),
+            a,
             d: Param::new([d_inner], Start::Constant(1.0)).without_decay(),
             b,
             c,
-            d_inner,
-            d_state: self.d_state,
             rank,
         }))
     }
@@ -169,31 +145,25 @@ crate::module!(DtProj { weight => "weight", bias => "bias" });
 pub struct SelectiveSsm {
     x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
     dt_proj: DtProj,
-    a_log: Param,          // (d_inner, N): A = -exp(A_log)
-    a_imag: Option<Param>, // (d_inner, N)
-    d: Param,              // (d_inner)
-    b: Option<Param>,      // (N) where B is constant
-    c: Option<Param>,      // (N) where C is constant
-    d_inner: usize,
-    d_state: usize,
+    a: DiagonalA,
+    d: Param,         // (d_inner)
+    b: Option<Param>, // (N) where B is constant
+    c: Option<Param>, // (N) where C is constant
     rank: usize,
 }
 
 crate::module!(SelectiveSsm {
     x_proj => "x_proj",
     dt_proj => "dt_proj",
-    a_log => "A_log",
-    a_imag => "A_imag",
+    a => "",
     d => "D",
     b => "B",
     c => "C",
 });
 
 impl Ssm for SelectiveSsm {
-    /// Zeros (batch, d_inner, N), with 2 N in place of N where A is complex.
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        let shape = [batch, self.d_inner, self.state_width()];
-        Ok(Tensor::zeros(shape, DType::F32, device)?.into())
+        self.a.initial_state(batch, device)
     }
 
     fn boxed(&self) -> Box<dyn Ssm> {
@@ -207,15 +177,12 @@ impl Ssm for SelectiveSsm {
         sequence: &Sequence<'_>,
         state: Option<&mut Var>,
     ) -> Result<Var> {
-        let projected = self
-            .x_proj
-            .as_ref()
-            .map(|proj| proj.forward(x))
-            .transpose()?;
+        let projected = self.x_proj.as_ref().map(|proj| proj.forward(x));
+        let projected = projected.transpose()?;
         let delta = self.delta(x, projected.as_ref())?;
-        let width = self.state_width();
+        let width = self.a.state_width();
         let mut next = self.rank;
-        let mut part = |constant: &Option<Param>| -> Result<Var> {
+        let mut operand = |constant: &Option<Param>| -> Result<Var> {
             match (constant, &projected) {
                 (None, Some(projected)) => {
                     next += width;
@@ -228,9 +195,8 @@ impl Ssm for SelectiveSsm {
                 (None, None) => unreachable!("x_proj exists where B or C is selective"),
             }
         };
-        let (b, c) = (part(&self.b)?, part(&self.c)?);
-        let a = neg_exp(&self.a_log.var()?.on(x))?;
-        let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
+        let (b, c) = (operand(&self.b)?, operand(&self.c)?);
+        let (a, a_imag) = self.a.on(x)?;
         let (d, bias) = (self.d.var()?, self.dt_proj.bias.var()?);
         if let Some(trace) = sequence.trace {
             trace.borrow_mut().push(self.trace(&delta)?);
@@ -262,13 +228,6 @@ impl Ssm for SelectiveSsm {
 }
 
 impl SelectiveSsm {
-    fn state_width(&self) -> usize {
-        match self.a_imag {
-            Some(_) => 2 * self.d_state,
-            None => self.d_state,
-        }
-    }
-
     /// Δ before its bias and softplus: (batch, length, d_inner).
     fn delta(&self, x: &Var, projected: Option<&Var>) -> Result<Var> {
         match (&self.dt_proj.weight, projected) {
@@ -287,12 +246,12 @@ impl SelectiveSsm {
         let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
         let mut delta = vec![0.0; steps.len()];
         simd::map(Softplus, &steps, &mut delta);
-        let a_log = self.a_log.value()?.as_slice::<f32>()?;
+        let a_log = self.a.log.value()?.as_slice::<f32>()?;
         Ok(SelectionTrace {
             delta,
             a: a_log.iter().map(|log| -log.exp()).collect(),
-            channels: self.d_inner,
-            d_state: self.d_state,
+            channels: self.a.channels,
+            d_state: self.a.d_state,
         })
     }
 }

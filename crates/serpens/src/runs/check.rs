@@ -1,6 +1,6 @@
 //! Everything that can be refused before a run's folder is made.
 
-use serpens_nn::{MambaLmConfig, Module, Param};
+use serpens_nn::{MambaLmConfig, Module};
 use serpens_train::Compute;
 
 use crate::recipe::Recipe;
@@ -46,7 +46,7 @@ fn check_tests(tests: &TestConfig) -> Result<()> {
 fn check_size(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
     let (device, memory) = (compute.device, size::owner(compute.device));
     let plan = model.plan()?;
-    let trained = TRAINED_BYTES * plan.count(Param::is_trained)? as f64;
+    let trained = TRAINED_BYTES * plan.count(|param| param.trained)? as f64;
     if !size::fits(trained, device) {
         return Err(Error::setting("model", WrongSetting::Model { memory }));
     }
@@ -64,7 +64,7 @@ fn check_start(model: &MambaLmConfig) -> Result<()> {
     }
     let mut damaged = None;
     model.plan()?.visit("", &mut |name, param| {
-        if !param.start().is_finite() {
+        if !param.start.is_finite() {
             damaged.get_or_insert_with(|| name.to_owned());
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use serpens_core::{Device, Gradients, Tape, Tensor};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLm, MambaLmConfig, Module, Param};
+use serpens_nn::{MambaLm, MambaLmConfig, Module};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_train::{AdamW, AdamWConfig};
 
@@ -75,7 +75,7 @@ pub(super) fn prompt(timer: Timer, machine: &Machine) -> Result<Table> {
     const LENGTH: usize = 512;
     Device::cpu().release_unused();
     let model = model(&MambaLmConfig::new(768, 24, 50_280))?;
-    let weights = 4.0 * model.count(Param::is_trained)? as f64;
+    let weights = 4.0 * model.count(|param| param.trained)? as f64;
     let ids = tokens(LENGTH, 50_280);
     let ids = Tensor::from_slice([1, LENGTH], &ids, Device::cpu())?;
     let seconds = timer.try_seconds(|| {
