@@ -112,13 +112,15 @@ fn dims(operands: &ScanOperands<&Var>, groups: usize) -> Result<Dims> {
     let (u, a) = (operands.u, operands.a);
     let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
     let [_, state] = check::axes(OP, "A", "(channels, N)", a)?;
-    if !(1..=256).contains(&state) {
-        let reason = format!("the state size N is {state}, it goes from 1 to 256");
-        return Err(Error::argument(OP, reason));
-    }
-    if groups == 0 || !channels.is_multiple_of(groups) {
-        let reason = format!("{groups} groups do not divide {channels} channels");
-        return Err(Error::argument(OP, reason));
+    check::range(OP, "the state size N", 1..257, state)?;
+    check::range(OP, "the number of groups", 1..usize::MAX, groups)?;
+    if !channels.is_multiple_of(groups) {
+        return Err(Error::Multiple {
+            op: OP,
+            what: "the number of channels",
+            factor: groups,
+            got: channels,
+        });
     }
     if u.shape().contains(&0) {
         let expected = "at least one value on every axis";

@@ -1,6 +1,6 @@
 //! Where sequences begin that are packed one behind the other.
 
-use serpens_core::{Device, Error, Result, Tensor};
+use serpens_core::{Device, Error, Result, Shape, Tensor};
 
 /// For each position of a (batch, length) block, whether a sequence starts there: operations over time remember nothing
 /// across such a position.
@@ -33,14 +33,16 @@ impl Starts {
     /// A sequence starts wherever the number differs from the one before: `ids` is (batch, length), row by row.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `ids` is not batch rows of equal length.
+    /// [`Error::Multiple`] where `ids` is not batch rows of equal length.
     pub fn from_sequence_ids(ids: &[u32], batch: usize) -> Result<Self> {
         let length = ids.len().checked_div(batch).unwrap_or(0);
         if batch * length != ids.len() {
-            return Err(Error::argument(
-                "Starts::from_sequence_ids",
-                format!("{} ids do not make {batch} rows", ids.len()),
-            ));
+            return Err(Error::Multiple {
+                op: "Starts::from_sequence_ids",
+                what: "the number of ids",
+                factor: batch,
+                got: ids.len(),
+            });
         }
         let flags = (0..ids.len())
             .map(|i| i % length == 0 || ids[i] != ids[i - 1])
@@ -52,18 +54,17 @@ impl Starts {
         })
     }
 
-    /// The flags, row by row, after a check that they are for this batch and length.
+    /// The flags, row by row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where they are for another batch or length.
     pub fn flags(&self, op: &'static str, batch: usize, length: usize) -> Result<&[bool]> {
         if (self.batch, self.length) == (batch, length) {
             return Ok(&self.flags);
         }
-        Err(Error::argument(
-            op,
-            format!(
-                "the sequence starts are for {} × {} positions, the input has {batch} × {length}",
-                self.batch, self.length
-            ),
-        ))
+        let expected = Shape::new(&[batch, length]).to_string();
+        let got = Shape::new(&[self.batch, self.length]);
+        Err(Error::shape(op, "the sequence starts", expected, got))
     }
 
     /// The flags on `device`, after the same check: one byte each, four to a word of the tensor.

@@ -1,11 +1,12 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
-use serpens_core::{DType, Device, Error, Result, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};
 
 use super::fold::{Folds, Parts, Workspace};
 use super::segments::{Between, CHUNK, Segments, flow_back};
-use super::{Dims, Scan, ScanOperands, flag, in_pieces, ptr, ptr_mut};
+use super::{Dims, Scan, ScanOperands, flag, grid, in_pieces, ptr, ptr_mut};
+use crate::check;
 use crate::selective_scan::OP;
 
 static SOURCE: Source = Source::new(
@@ -208,10 +209,8 @@ impl Rows {
 
     fn new(view: View<'_>) -> Result<Self> {
         let stride = view.stride() * view.dtype().size();
-        if stride >= 1 << 31 || view.rows() >= 1 << 31 {
-            let reason = format!("{} rows of {stride} bytes: too large", view.rows());
-            return Err(Error::argument(OP, reason));
-        }
+        check::range(OP, "the bytes from row to row", 0..1 << 31, stride)?;
+        check::range(OP, "the number of rows", 0..1 << 31, view.rows())?;
         Ok(Self {
             at: view.ptr(),
             stride: stride as i64,
@@ -367,10 +366,7 @@ pub fn backward(
     let defines = plan.defines(dtype, &options);
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let blocks = dims.groups * plan.group_blocks * dims.batch * plan.segments;
-    let Ok(grid) = u32::try_from(blocks) else {
-        let reason = format!("{dims:?} is more than a kernel counts");
-        return Err(Error::argument(OP, reason));
-    };
+    let grid = grid(blocks)?;
     let between = Between {
         carry: params.carry,
         delta_sums: workspace.take(plan.segments * dims.batch * dims.channels)?,
@@ -384,7 +380,7 @@ pub fn backward(
             flow_back(scan, dout, dlast, &between)?;
         }
         let shared = plan.walk_bytes(dtype) as u32;
-        walk.launch([grid, 1, 1], plan.threads() as u32, shared, &params)?;
+        walk.launch(grid, plan.threads() as u32, shared, &params)?;
     }
     // SAFETY: the parts were allocated for their sizes, which the gradients have.
     unsafe { fold(dims, &plan, &params, grads, (device, dtype)) }

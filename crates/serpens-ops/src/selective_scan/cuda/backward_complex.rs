@@ -1,11 +1,10 @@
 //! The gradients of the scan with a complex A: one kernel, and the sums of what its blocks leave.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
-use serpens_core::{DType, Error, Result, View, ViewMut, kernel_params};
+use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 
 use super::fold::{Folds, Parts, Workspace};
-use super::{Scan, ScanOperands, flag, ptr, ptr_mut};
-use crate::selective_scan::OP;
+use super::{Scan, ScanOperands, flag, grid, ptr, ptr_mut};
 use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
@@ -131,10 +130,7 @@ pub fn backward(
     let (dims, x) = (&scan.dims, &scan.operands);
     let plan = Plan::new(dims.state);
     let group_blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
-    let Ok(grid) = u32::try_from(dims.batch * dims.groups * group_blocks) else {
-        let reason = format!("{dims:?} is more than a kernel counts");
-        return Err(Error::argument(OP, reason));
-    };
+    let grid = grid(dims.batch * dims.groups * group_blocks)?;
     let (places, width) = (dims.batch * dims.length, dims.groups * 2 * dims.state);
     let channels = dims.batch * dims.channels;
     let mut workspace = Workspace {
@@ -177,7 +173,7 @@ pub fn backward(
     let shared = plan.shared_bytes(dims.state) as u32;
     // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked, and the workspace
     // was allocated for them.
-    unsafe { walk.launch([grid, 1, 1], 32 * plan.warps as u32, shared, &params)? };
+    unsafe { walk.launch(grid, 32 * plan.warps as u32, shared, &params)? };
 
     let bc = |first: usize| Parts {
         from: DevicePtr(params.bc_parts.0 + 4 * first as u64),

@@ -1,12 +1,14 @@
 //! The forward scan: its programs, and its launch.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Error, Result, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};
 
 use super::fold::Workspace;
 use super::plan::Plan;
 use super::segments::{Segments, carry_over};
-use super::{Dims, Scan, flag, forward_few, in_pieces, ptr};
+use super::{Dims, Scan, flag, forward_few, grid, in_pieces, ptr};
+use crate::check;
+use crate::selective_scan::OP;
 use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
@@ -75,18 +77,11 @@ impl Program {
     ///
     /// # Safety
     /// As for [`serpens_core::cuda::Kernel::launch`].
-    pub unsafe fn launch(&self, device: Device, grid: u32, params: &ScanParams) -> Result<()> {
+    pub unsafe fn launch(&self, device: Device, grid: [u32; 3], params: &ScanParams) -> Result<()> {
         let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
         let kernel = kernel(device, self.source, self.name, &defines.collect::<Vec<_>>())?;
         // SAFETY: the caller's promise.
-        unsafe {
-            kernel.launch(
-                [grid, 1, 1],
-                self.threads as u32,
-                self.shared as u32,
-                params,
-            )
-        }
+        unsafe { kernel.launch(grid, self.threads as u32, self.shared as u32, params) }
     }
 }
 
@@ -229,10 +224,8 @@ pub fn forward(
         bc_vec: access_width(&[x.b, x.c], dims.state),
     };
     let blocks = plan.blocks_of(dims) * plan.segments;
-    let (Ok(grid), true) = (u32::try_from(blocks), dims.length < 1 << 31) else {
-        let reason = format!("{dims:?} is more than a kernel counts");
-        return Err(Error::argument(super::super::OP, reason));
-    };
+    check::range(OP, "the length", 0..1 << 31, dims.length)?;
+    let grid = grid(blocks)?;
     let mut workspace = Workspace {
         device,
         tensors: Vec::new(),

@@ -13,7 +13,8 @@ pub use forward::forward;
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{Result, View, ViewMut};
 
-use super::{Dims, ScanOperands};
+use super::{Dims, OP, ScanOperands};
+use crate::check;
 
 /// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is not zero where
 /// a packed sequence starts.
@@ -50,6 +51,12 @@ fn ptr_mut(view: &Option<ViewMut<'_>>) -> DevicePtr {
 /// A macro's value.
 fn flag(flag: bool) -> String {
     u8::from(flag).to_string()
+}
+
+/// A kernel's grid of so many blocks.
+fn grid(blocks: usize) -> Result<[u32; 3]> {
+    check::range(OP, "the number of blocks", 0..1 << 31, blocks)?;
+    Ok([blocks as u32, 1, 1])
 }
 
 /// Whether rows of all these views can be read in pieces of `width` values that begin at multiples of `columns`.

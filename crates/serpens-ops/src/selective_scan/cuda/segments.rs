@@ -5,7 +5,7 @@ use serpens_core::{DType, Device, Result, View, kernel_params};
 
 use super::forward::{KernelOptions, Pass, Program, ScanParams, access_width};
 use super::plan::Plan;
-use super::{Dims, Scan, ptr};
+use super::{Dims, Scan, grid, ptr};
 pub(super) use crate::selective_scan::operands::CHUNK;
 
 const COMBINE_THREADS: usize = 128;
@@ -47,7 +47,7 @@ pub(super) unsafe fn carry_over(
     params: &ScanParams,
 ) -> Result<()> {
     let program = plan.program(dims, dtype, &options);
-    let grid = (plan.blocks_of(dims) * (plan.segments - 1)) as u32;
+    let segments_grid = grid(plan.blocks_of(dims) * (plan.segments - 1))?;
     let states = dims.batch * dims.channels * dims.state;
     let combine = Program {
         name: "selective_scan_combine",
@@ -55,10 +55,10 @@ pub(super) unsafe fn carry_over(
         shared: 0,
         ..program.clone()
     };
-    let combine_grid = states.div_ceil(COMBINE_THREADS) as u32;
+    let combine_grid = grid(states.div_ceil(COMBINE_THREADS))?;
     // SAFETY: the caller's promise.
     unsafe {
-        program.launch(device, grid, params)?;
+        program.launch(device, segments_grid, params)?;
         combine.launch(device, combine_grid, params)
     }
 }
