@@ -109,14 +109,6 @@ pub enum Error {
         /// The error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// An argument other than a tensor does not fit.
-    #[error("{op}: {reason}")]
-    Argument {
-        /// The operation.
-        op: &'static str,
-        /// What is wrong with which argument.
-        reason: String,
-    },
     /// A tensor of this many values cannot be addressed.
     #[error("a tensor of shape {shape} is too large to address")]
     TooLarge {
@@ -330,14 +322,6 @@ impl Error {
         Error::Inside {
             op,
             source: Arc::new(source),
-        }
-    }
-
-    /// An argument error.
-    pub fn argument(op: &'static str, reason: impl Into<String>) -> Self {
-        Error::Argument {
-            op,
-            reason: reason.into(),
         }
     }
 }
