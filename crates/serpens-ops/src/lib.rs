@@ -20,4 +20,4 @@ mod shared;
 pub mod simd;
 
 pub use shared::{Layout, Role, Starts};
-use shared::{check, fold};
+use shared::{check, fold, record};

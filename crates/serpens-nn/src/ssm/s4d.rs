@@ -154,11 +154,11 @@ impl S4d {
         let system = LtiSystem {
             dt: &dt,
             a: &a,
-            a_imag: a_imag.as_ref(),
+            a_im: a_imag.as_ref(),
             b: &b,
-            b_imag: b_imag.as_ref(),
+            b_im: b_imag.as_ref(),
             c: &c,
-            c_imag: c_imag.as_ref(),
+            c_im: c_imag.as_ref(),
             d: Some(&d),
         };
         let Some(state) = state else {

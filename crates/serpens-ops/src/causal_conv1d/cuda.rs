@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
-use super::OP;
+use super::{ConvDims, ConvOperands, OP};
 use crate::{check, fold};
 
 static SOURCE: Source = Source::new(
@@ -22,41 +22,9 @@ const LANES: usize = 32;
 /// Steps below which a chunk is not cut: each reads the `width − 1` steps around it once more.
 const SHORTEST: usize = 16;
 
-/// The problem: sizes, parameters and boundaries, as the module describes them. The channels are those of x.
-#[derive(Clone, Copy, Debug)]
-pub struct Conv<'a> {
-    /// Number of rows of `length` positions.
-    pub batch: usize,
-    /// Positions of a row.
-    pub length: usize,
-    /// Width W of the filter, at least 1.
-    pub width: usize,
-    /// (channels, width) in f32.
-    pub weight: View<'a>,
-    /// (channels) in f32.
-    pub bias: Option<View<'a>>,
-    /// (batch, width − 1, channels) in f32.
-    pub initial_state: Option<View<'a>>,
-    /// (batch, length), a byte each.
-    pub starts: Option<View<'a>>,
-    /// Whether a position sees those behind it instead of those before it.
-    pub reverse: bool,
-    /// Whether silu follows the sum.
-    pub silu: bool,
-}
-
-/// Where [`backward`] writes.
-#[derive(Debug)]
-pub struct Gradients<'a> {
-    /// (batch·length, channels), overwritten.
-    pub dx: ViewMut<'a>,
-    /// (channels, width), overwritten.
-    pub dweight: ViewMut<'a>,
-    /// (channels), overwritten.
-    pub dbias: Option<ViewMut<'a>>,
-    /// (batch, width − 1, channels), overwritten.
-    pub dinitial_state: Option<ViewMut<'a>>,
-}
+/// A convolution as the kernels of a GPU take it: sequences as batch·length rows, and for each a byte that is not zero where a packed
+/// sequence starts.
+pub type Conv<'a> = super::Conv<View<'a>, View<'a>>;
 
 kernel_params! {
     struct ConvParams {
@@ -98,8 +66,8 @@ kernel_params! {
 ///
 /// # Errors
 /// Operands of other types or on other devices; whatever the device fails with.
-pub fn forward(conv: &Conv, x: View, y: ViewMut, final_state: ViewMut) -> Result<()> {
-    let problem = Problem::new(conv, x, &[y.as_view()])?;
+pub fn forward(conv: &Conv, y: ViewMut, final_state: ViewMut) -> Result<()> {
+    let problem = Problem::new(conv, &[y.as_view()])?;
     let kernel = problem.kernel("causal_conv1d_forward")?;
     let launch = problem.launch(&kernel)?;
     let params = ConvForwardParams {
@@ -118,42 +86,38 @@ pub fn forward(conv: &Conv, x: View, y: ViewMut, final_state: ViewMut) -> Result
 /// As [`forward`].
 pub fn backward(
     conv: &Conv,
-    x: View,
     dy: View,
     d_final_state: Option<View>,
-    grads: Gradients,
+    grads: ConvOperands<ViewMut>,
 ) -> Result<()> {
-    let problem = Problem::new(conv, x, &[dy, grads.dx.as_view()])?;
-    let (device, channels) = (problem.device, x.cols());
+    let problem = Problem::new(conv, &[dy, grads.x.as_view()])?;
+    let (device, x) = (problem.device, conv.operands.x);
     let kernel = problem.kernel("causal_conv1d_backward")?;
     let launch = problem.launch(&kernel)?;
-    let sums = [launch.grid[0] as usize, (conv.width + 1) * channels];
+    let sums = [launch.grid[0] as usize, (conv.dims.width + 1) * x.cols()];
     let mut partials = Tensor::empty(sums, DType::F32, device)?;
     let state = d_final_state.map(|state| problem.address("the final state's gradient", &state));
     let params = ConvBackwardParams {
         conv: problem.params(&launch)?,
         dy: check::address(OP, "the output's gradient", &dy, x.dtype(), device)?,
-        dx: grads.dx.ptr(),
+        dx: grads.x.ptr(),
         dy_stride: dy.stride() as i64,
-        dx_stride: grads.dx.stride() as i64,
+        dx_stride: grads.x.stride() as i64,
         dfinal_state: state.transpose()?.unwrap_or(DevicePtr::NULL),
-        dinitial_state: address_or_null(&grads.dinitial_state),
+        dinitial_state: grads
+            .initial_state
+            .map_or(DevicePtr::NULL, |state| state.ptr()),
         partials: partials.view_mut()?.ptr(),
     };
     // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the partials have a
     // row for every block along the first axis.
     unsafe { kernel.launch(launch.grid, THREADS as u32, 0, &params)? };
-    fold::fold(&partials, channels, grads.dweight, grads.dbias)
-}
-
-fn address_or_null(view: &Option<ViewMut<'_>>) -> DevicePtr {
-    view.as_ref().map_or(DevicePtr::NULL, ViewMut::ptr)
+    fold::fold(&partials, x.cols(), grads.weight, grads.bias)
 }
 
 /// A convolution with the variant of its kernels.
 struct Problem<'a> {
     conv: &'a Conv<'a>,
-    x: View<'a>,
     device: Device,
     /// Channels of a thread.
     vec: usize,
@@ -169,20 +133,20 @@ struct Launch {
 
 impl<'a> Problem<'a> {
     /// `others` are the matrices beside x that a thread reads or writes at its channels.
-    fn new(conv: &'a Conv<'a>, x: View<'a>, others: &[View<'_>]) -> Result<Self> {
-        check::int(OP, "the length", conv.length)?;
+    fn new(conv: &'a Conv<'a>, others: &[View<'_>]) -> Result<Self> {
+        check::int(OP, "the length", conv.dims.length)?;
+        let x = conv.operands.x;
         let fits = |vec: usize| {
             let aligned = |view: &View<'_>| view.aligned(vec * view.dtype().size());
             x.cols().is_multiple_of(vec) && aligned(&x) && others.iter().all(aligned)
         };
-        let widest = widest(x.dtype(), conv.width);
+        let widest = widest(x.dtype(), conv.dims.width);
         let vec = [4, 2, 1]
             .into_iter()
             .find(|&vec| vec <= widest && fits(vec));
         Ok(Self {
             conv,
-            x,
-            device: conv.weight.device(),
+            device: x.device(),
             vec: vec.unwrap_or(1),
         })
     }
@@ -190,15 +154,21 @@ impl<'a> Problem<'a> {
     fn kernel(&self, entry: &'static str) -> Result<Kernel> {
         let conv = self.conv;
         let flags = (conv.silu, conv.starts.is_some());
-        let defines = defines(self.x.dtype(), self.vec, conv.width, flags);
+        let (dtype, width) = (conv.operands.x.dtype(), conv.dims.width);
+        let defines = defines(dtype, self.vec, width, flags);
         let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
         kernel(self.device, &SOURCE, entry, &defines)
     }
 
     /// Cuts the sequences so that the threads fill the device once: shorter chunks read more twice.
     fn launch(&self, kernel: &Kernel) -> Result<Launch> {
-        let Conv { batch, length, .. } = *self.conv;
-        let groups = self.x.cols() / self.vec;
+        let ConvDims {
+            batch,
+            length,
+            channels,
+            width,
+        } = self.conv.dims;
+        let groups = channels / self.vec;
         let slabs = groups.div_ceil(LANES).max(1);
         let lanes = groups.div_ceil(slabs).max(1);
         let rows = THREADS / lanes;
@@ -206,7 +176,7 @@ impl<'a> Problem<'a> {
         let blocks = (resident * multiprocessors(self.device)?) as usize / slabs;
         let wanted = (blocks * rows / batch.max(1)).max(1);
         let chunk = length.div_ceil(wanted).max(SHORTEST);
-        let chunk = chunk.next_multiple_of(steps(self.vec, self.conv.width));
+        let chunk = chunk.next_multiple_of(steps(self.vec, width));
         // An empty sequence still hands its state on.
         let chunks = length.div_ceil(chunk).max(1);
         let grid = [(batch * chunks).div_ceil(rows), groups.div_ceil(lanes), 1];
@@ -219,25 +189,26 @@ impl<'a> Problem<'a> {
     }
 
     fn params(&self, launch: &Launch) -> Result<ConvParams> {
-        let conv = self.conv;
+        let Conv { dims, operands, .. } = self.conv;
         let optional = |what, view: &Option<View<'_>>| match view {
             Some(view) => self.address(what, view),
             None => Ok(DevicePtr::NULL),
         };
+        let (x, starts) = (operands.x, self.conv.starts);
         Ok(ConvParams {
-            x: check::address(OP, "x", &self.x, self.x.dtype(), self.device)?,
-            weight: self.address("weight", &conv.weight)?,
-            bias: optional("bias", &conv.bias)?,
-            initial_state: optional("initial_state", &conv.initial_state)?,
-            starts: conv.starts.map_or(DevicePtr::NULL, |starts| starts.ptr()),
-            x_stride: self.x.stride() as i64,
-            batch: conv.batch as i64,
-            channels: self.x.cols() as i64,
-            length: conv.length as i32,
+            x: x.ptr(),
+            weight: self.address("weight", &operands.weight)?,
+            bias: optional("bias", &operands.bias)?,
+            initial_state: optional("initial_state", &operands.initial_state)?,
+            starts: starts.map_or(DevicePtr::NULL, |starts| starts.ptr()),
+            x_stride: x.stride() as i64,
+            batch: dims.batch as i64,
+            channels: dims.channels as i64,
+            length: dims.length as i32,
             chunk: launch.chunk as i32,
             chunks: launch.chunks as i32,
             lanes: launch.lanes as i32,
-            reverse: conv.reverse.into(),
+            reverse: self.conv.reverse.into(),
         })
     }
 

@@ -18,11 +18,14 @@
 
 pub mod cpu;
 pub mod cuda;
+mod operands;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Result, Tensor, Var, View, ViewMut};
+use serpens_core::{DType, Device, Result, Tensor, Var};
+
+pub use operands::{Conv, ConvDims, ConvOperands};
 
 use crate::{Starts, check};
 
@@ -63,39 +66,39 @@ pub fn causal_conv1d(
 ) -> Result<ConvOutput> {
     let [batch, length, channels] = check::axes(OP, "x", "(batch, length, channels)", x)?;
     let [_, _, width] = check::axes(OP, "weight", "(channels, 1, width)", weight)?;
-    check::shape(OP, "weight", &[channels, 1, width], weight)?;
-    check::optional(OP, "bias", &[channels], bias)?;
     check::range(OP, "the width", 1..usize::MAX, width)?;
-    let state_shape = [batch, width - 1, channels];
-    check::optional(OP, "initial_state", &state_shape, initial_state)?;
-    let device = weight.tensor()?.device();
-    let flags = options.starts.map(|starts| match device {
-        Device::Cpu => Ok(Flags::Host(starts.flags(OP, batch, length)?.to_vec())),
-        Device::Cuda(_) => Ok(Flags::Device(starts.bytes(OP, batch, length, device)?)),
-    });
-    let saved = ConvBackward {
-        x: x.detach(),
-        weight: weight.detach(),
-        bias: bias.map(Var::detach),
-        initial_state: initial_state.map(Var::detach),
-        starts: flags.transpose()?,
-        silu: options.silu,
-        reverse: options.reverse,
+    let dims = ConvDims {
+        batch,
+        length,
+        channels,
+        width,
     };
-    let mut y = Tensor::empty([batch, length, channels], x.dtype(), device)?;
-    let mut state = Tensor::empty(state_shape, DType::F32, device)?;
+    let operands = ConvOperands {
+        x,
+        weight,
+        bias,
+        initial_state,
+    };
+    operands.check(OP, &dims)?;
+    let device = x.device();
+    let starts = options
+        .starts
+        .map(|starts| Flags::new(starts, &dims, device));
+    let conv = Conv {
+        dims,
+        operands: operands.map(|_, operand| operand.detach()),
+        starts: starts.transpose()?,
+        reverse: options.reverse,
+        silu: options.silu,
+    };
+    let mut y = Tensor::empty(x.shape(), x.dtype(), device)?;
+    let mut state = Tensor::empty([batch, width - 1, channels], DType::F32, device)?;
     match device {
-        Device::Cpu => {
-            let state = Some(state.make_mut()?);
-            cpu::forward(&saved.on_cpu()?, x.mat()?, y.mat_mut()?, state);
-        }
-        Device::Cuda(_) => {
-            let state = state.view_mut()?;
-            cuda::forward(&saved.on_gpu()?, x.view(), y.view_mut()?, state)?;
-        }
+        Device::Cpu => cpu::forward(&conv.on_cpu()?, y.mat_mut()?, Some(state.make_mut()?)),
+        Device::Cuda(_) => cuda::forward(&conv.on_cuda()?, y.view_mut()?, state.view_mut()?)?,
     }
-    let operands = [Some(x), Some(weight), bias, initial_state];
-    let operation = tracked(&operands).then(|| Box::new(saved) as Box<dyn Backward>);
+    let operands = operands.into_array();
+    let operation = tracked(&operands).then(|| Box::new(conv) as Box<dyn Backward>);
     let [y, final_state] = record(OP, &operands, [y, state], operation)?;
     Ok(ConvOutput { y, final_state })
 }
@@ -107,93 +110,67 @@ enum Flags {
     Device(Tensor),
 }
 
-/// The sums before the activation are computed again.
-struct ConvBackward {
-    x: Var,
-    weight: Var,
-    bias: Option<Var>,
-    initial_state: Option<Var>,
-    starts: Option<Flags>,
-    silu: bool,
-    reverse: bool,
+impl Flags {
+    fn new(starts: &Starts, dims: &ConvDims, device: Device) -> Result<Self> {
+        let (batch, length) = (dims.batch, dims.length);
+        Ok(match device {
+            Device::Cpu => Self::Host(starts.flags(OP, batch, length)?.to_vec()),
+            Device::Cuda(_) => Self::Device(starts.bytes(OP, batch, length, device)?),
+        })
+    }
 }
 
-impl ConvBackward {
-    /// The operands as the kernels of the processor take them.
+impl Conv<Var, Flags> {
+    fn with<T, S>(&self, operands: ConvOperands<T>, starts: Option<S>) -> Conv<T, S> {
+        Conv {
+            dims: self.dims,
+            operands,
+            starts,
+            reverse: self.reverse,
+            silu: self.silu,
+        }
+    }
+
+    /// As the kernels of the processor take it.
     fn on_cpu(&self) -> Result<cpu::Conv<'_>> {
-        let [batch, length, _] = check::axes(OP, "x", "(batch, length, channels)", &self.x)?;
-        Ok(cpu::Conv {
-            batch,
-            length,
-            width: self.weight.shape().cols(),
-            weight: check::values(&self.weight)?,
-            bias: self.bias.as_ref().map(check::values).transpose()?,
-            initial_state: self.initial_state.as_ref().map(check::values).transpose()?,
-            starts: match &self.starts {
-                Some(Flags::Host(flags)) => Some(flags),
-                _ => None,
-            },
-            silu: self.silu,
-            reverse: self.reverse,
-        })
+        let starts = match &self.starts {
+            Some(Flags::Host(flags)) => Some(&flags[..]),
+            _ => None,
+        };
+        Ok(self.with(self.operands.mats()?, starts))
     }
 
-    /// The operands as the kernels of a GPU take them.
-    fn on_gpu(&self) -> Result<cuda::Conv<'_>> {
-        let [batch, length, _] = check::axes(OP, "x", "(batch, length, channels)", &self.x)?;
-        Ok(cuda::Conv {
-            batch,
-            length,
-            width: self.weight.shape().cols(),
-            weight: self.weight.tensor()?.view(),
-            bias: dense(self.bias.as_ref())?,
-            initial_state: dense(self.initial_state.as_ref())?,
-            starts: match &self.starts {
-                Some(Flags::Device(bytes)) => Some(bytes.view()),
-                _ => None,
-            },
-            silu: self.silu,
-            reverse: self.reverse,
-        })
+    /// As the kernels of a GPU take it.
+    fn on_cuda(&self) -> Result<cuda::Conv<'_>> {
+        let starts = match &self.starts {
+            Some(Flags::Device(bytes)) => Some(bytes.view()),
+            _ => None,
+        };
+        Ok(self.with(self.operands.views()?, starts))
     }
 }
 
-/// The values of an operand that must be contiguous.
-fn dense(var: Option<&Var>) -> Result<Option<View<'_>>> {
-    let tensor = var.map(Var::tensor).transpose()?;
-    Ok(tensor.map(Tensor::view))
-}
-
-impl Backward for ConvBackward {
+/// The sums before the activation are computed again.
+impl Backward for Conv<Var, Flags> {
     fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let device = self.weight.tensor()?.device();
+        let x = &self.operands.x;
         let dstate = context.take_output(1);
         let dy = match context.take_output(0) {
             Some(dy) => dy,
-            None => Tensor::zeros(self.x.shape(), self.x.dtype(), device)?,
+            None => Tensor::zeros(x.shape(), x.dtype(), x.device())?,
         };
-        let [dx, dweight, dbias, dinitial] = context.overwrite([0, 1, 2, 3])?;
-        let dbias = self.bias.as_ref().map(|_| dbias);
-        let dinitial_state = self.initial_state.as_ref().map(|_| dinitial);
-        if let Device::Cuda(_) = device {
-            let gradients = cuda::Gradients {
-                dx,
-                dweight,
-                dbias,
-                dinitial_state,
-            };
-            let dstate = dstate.as_ref().map(Tensor::view);
-            return cuda::backward(&self.on_gpu()?, self.x.view(), dy.view(), dstate, gradients);
+        let grads = self.operands.pick(context.overwrite([0, 1, 2, 3])?);
+        match x.device() {
+            Device::Cpu => {
+                let dstate = dstate.as_ref().map(Tensor::as_slice).transpose()?;
+                let grads = grads.try_map(|_, grad| grad.mat())?;
+                cpu::backward(&self.on_cpu()?, dy.mat()?, dstate, grads, false);
+                Ok(())
+            }
+            Device::Cuda(_) => {
+                let dstate = dstate.as_ref().map(Tensor::view);
+                cuda::backward(&self.on_cuda()?, dy.view(), dstate, grads)
+            }
         }
-        let gradients = cpu::Gradients {
-            dx: dx.mat()?,
-            dweight: dweight.slice()?,
-            dbias: dbias.map(ViewMut::slice).transpose()?,
-            accumulate: false,
-            dinitial_state: dinitial_state.map(ViewMut::slice).transpose()?,
-        };
-        let dstate = dstate.as_ref().map(Tensor::as_slice).transpose()?;
-        cpu::backward(&self.on_cpu()?, self.x.mat()?, dy.mat()?, dstate, gradients);
-        Ok(())
     }
 }

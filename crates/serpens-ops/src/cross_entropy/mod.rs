@@ -24,12 +24,13 @@ pub(crate) mod tests;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::tape::{BackwardContext, tracked};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
 pub use cpu::{IGNORE, Totals};
 
 use crate::check;
+use crate::record::record;
 
 const OP: &str = "cross_entropy";
 
@@ -139,44 +140,41 @@ fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {
     let values = logits.tensor()?.as_slice()?;
     let totals = cpu::forward(values, ids, vocabulary, lse.make_mut()?);
     let loss = Tensor::full([1], totals.mean() as f32, Device::Cpu)?;
-    let operation = tracked(&[Some(logits)]).then(|| {
-        Box::new(CpuBackward {
-            logits: logits.detach(),
-            targets: targets.clone(),
-            lse,
-            count: totals.count,
-        }) as Box<dyn Backward>
-    });
-    let [loss] = record(OP, &[Some(logits)], [loss], operation)?;
+    let keep = || CpuKept {
+        logits: logits.detach(),
+        targets: targets.clone(),
+        lse,
+        count: totals.count,
+    };
+    let loss = record(OP, &[Some(logits)], loss, keep, backward_on_cpu)?;
     let totals = Tensor::from_slice([WORDS], &totals.words(), Device::Cpu)?;
     Ok(CrossEntropy { loss, totals })
 }
 
-/// dlogits = (softmax - onehot(target)) · dloss / count, 0 where the target is ignored.
-struct CpuBackward {
+struct CpuKept {
     logits: Var,
     targets: Tensor,
     lse: Tensor,
     count: usize,
 }
 
-impl Backward for CpuBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dloss) = context.take_output(0) else {
-            return Ok(());
-        };
-        let scale = dloss.as_slice::<f32>()?[0] / self.count.max(1) as f32;
-        let vocabulary = self.logits.shape().cols();
-        let mut gradient = self.logits.into_tensor()?;
-        cpu::backward(
-            gradient.make_mut()?,
-            self.targets.as_slice()?,
-            vocabulary,
-            self.lse.as_slice()?,
-            scale,
-        );
-        context.add(0, gradient)
-    }
+/// dlogits = (softmax - onehot(target)) · dloss / count, 0 where the target is ignored.
+fn backward_on_cpu(
+    kept: CpuKept,
+    dloss: Tensor,
+    context: &mut BackwardContext<'_, '_>,
+) -> Result<()> {
+    let scale = dloss.as_slice::<f32>()?[0] / kept.count.max(1) as f32;
+    let vocabulary = kept.logits.shape().cols();
+    let mut gradient = kept.logits.into_tensor()?;
+    cpu::backward(
+        gradient.make_mut()?,
+        kept.targets.as_slice()?,
+        vocabulary,
+        kept.lse.as_slice()?,
+        scale,
+    );
+    context.add(0, gradient)
 }
 
 /// A GPU computes the gradient together with the loss, while the row is in its caches.
@@ -191,13 +189,10 @@ fn on_cuda(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
         loss.view_mut()?,
     )?;
     let gradient = Rc::new(Cell::new(None));
-    let operation = tracked(&[Some(&logits)]).then(|| {
-        let gradient = Rc::clone(&gradient);
-        Box::new(CudaBackward { gradient }) as Box<dyn Backward>
-    });
-    let is_tracked = operation.is_some();
+    let is_tracked = tracked(&[Some(&logits)]);
     // Recorded first: after that nothing but the values themselves is needed, and this is their last holder.
-    let [loss] = record(OP, &[Some(&logits)], [loss], operation)?;
+    let keep = || Rc::clone(&gradient);
+    let loss = record(OP, &[Some(&logits)], loss, keep, backward_on_cuda)?;
     let mut values = logits.into_tensor()?;
     // SAFETY: the pass was made for these logits' sizes; its targets, totals and loss are alive.
     unsafe {
@@ -212,17 +207,14 @@ fn on_cuda(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
 }
 
 /// dlogits = dloss · ∂loss/∂logits, which is there already.
-struct CudaBackward {
+fn backward_on_cuda(
     gradient: Rc<Cell<Option<Tensor>>>,
-}
-
-impl Backward for CudaBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let (Some(dloss), Some(mut gradient)) = (context.take_output(0), self.gradient.take())
-        else {
-            return Ok(());
-        };
-        cuda::scale(gradient.view_mut()?, dloss.view())?;
-        context.add(0, gradient)
-    }
+    dloss: Tensor,
+    context: &mut BackwardContext<'_, '_>,
+) -> Result<()> {
+    let Some(mut gradient) = gradient.take() else {
+        return Ok(());
+    };
+    cuda::scale(gradient.view_mut()?, dloss.view())?;
+    context.add(0, gradient)
 }

@@ -20,61 +20,43 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
-mod views;
+pub(crate) mod views;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{DType, Device, Result, Shape, Tensor, Var, View, ViewMut, bf16};
 
 use crate::check;
-
-/// A backward pass of a function of two operands: reads dy and both operands.
-type Binary = fn(&Tensor, &Var, &Var, &mut BackwardContext<'_, '_>) -> Result<()>;
-
-struct BinaryBackward {
-    a: Var,
-    b: Var,
-    rule: Binary,
-}
-
-impl Backward for BinaryBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        match context.take_output(0) {
-            Some(dy) => (self.rule)(&dy, &self.a, &self.b, context),
-            None => Ok(()),
-        }
-    }
-}
+use crate::record::{Rule, record};
 
 fn binary(
     op: &'static str,
     a: &Var,
     b: &Var,
     forward: fn(View<'_>, View<'_>, ViewMut<'_>) -> Result<()>,
-    rule: Binary,
+    rule: Rule<[Var; 2]>,
 ) -> Result<Var> {
     check::shape(op, "the second operand", &a.shape(), b)?;
     let mut y = Tensor::empty(a.shape(), a.dtype(), a.device())?;
     forward(a.view(), b.view(), y.view_mut()?)?;
-    let operands = [Some(a), Some(b)];
-    let operation = tracked(&operands).then(|| {
-        let (a, b) = (a.detach(), b.detach());
-        Box::new(BinaryBackward { a, b, rule }) as Box<dyn Backward>
-    });
-    let [y] = record(op, &operands, [y], operation)?;
-    Ok(y)
+    record(
+        op,
+        &[Some(a), Some(b)],
+        y,
+        || [a.detach(), b.detach()],
+        rule,
+    )
 }
 
 /// a + b, both of one shape.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    binary("add", a, b, views::add, |dy, _, _, context| {
+    binary("add", a, b, views::add, |_, dy, context| {
         context.add(0, dy.clone())?;
-        context.add(1, dy.clone())
+        context.add(1, dy)
     })
 }
 
 /// a ⊙ b, both of one shape.
 pub fn mul(a: &Var, b: &Var) -> Result<Var> {
-    binary("mul", a, b, views::mul, |dy, a, b, context| {
+    binary("mul", a, b, views::mul, |[a, b], dy, context| {
         let [da, db] = context.overwrite([0, 1])?;
         views::mul_backward(dy.view(), a.view(), b.view(), da, db)
     })
@@ -82,68 +64,46 @@ pub fn mul(a: &Var, b: &Var) -> Result<Var> {
 
 /// a ⊙ silu(z), both of one shape: the gate of the Mamba block.
 pub fn silu_mul(a: &Var, z: &Var) -> Result<Var> {
-    binary("silu_mul", a, z, views::silu_mul, |dy, a, z, context| {
+    binary("silu_mul", a, z, views::silu_mul, |[a, z], dy, context| {
         let [da, dz] = context.overwrite([0, 1])?;
         views::silu_mul_backward(dy.view(), a.view(), z.view(), da, dz)
     })
 }
 
-/// What a function of one operand keeps, and how its gradient comes from dy and that.
-struct UnaryBackward {
-    kept: Var,
-    rule: fn(View<'_>, View<'_>, ViewMut<'_>) -> Result<()>,
-}
-
-impl Backward for UnaryBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dy) = context.take_output(0) else {
-            return Ok(());
-        };
+/// A function of one operand, whose gradient comes from dy and what is kept: x or y.
+fn unary(
+    op: &'static str,
+    x: &Var,
+    forward: fn(View<'_>, ViewMut<'_>) -> Result<()>,
+    keep: fn(x: &Var, y: Tensor) -> Var,
+    slope: fn(View<'_>, View<'_>, ViewMut<'_>) -> Result<()>,
+) -> Result<Var> {
+    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
+    forward(x.view(), y.view_mut()?)?;
+    let keep = {
+        let y = y.clone();
+        || (keep(x, y), slope)
+    };
+    record(op, &[Some(x)], y, keep, |(kept, slope), dy, context| {
         let [dx] = context.overwrite([0])?;
-        (self.rule)(dy.view(), self.kept.view(), dx)
-    }
+        slope(dy.view(), kept.view(), dx)
+    })
 }
 
 /// silu(x) = x · sigmoid(x).
 pub fn silu(x: &Var) -> Result<Var> {
-    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
-    views::silu(x.view(), y.view_mut()?)?;
-    let operation = tracked(&[Some(x)]).then(|| {
-        Box::new(UnaryBackward {
-            kept: x.detach(),
-            rule: views::silu_backward,
-        }) as Box<dyn Backward>
-    });
-    let [y] = record("silu", &[Some(x)], [y], operation)?;
-    Ok(y)
+    let keep = |x: &Var, _| x.detach();
+    unary("silu", x, views::silu, keep, views::silu_backward)
 }
 
 /// e^x, for positive parameters that are trained by their logarithm.
 pub fn exp(x: &Var) -> Result<Var> {
-    exponential("exp", x, views::exp)
+    unary("exp", x, views::exp, |_, y| y.into(), views::mul)
 }
 
 /// -e^x: A = -exp(A_log).
 pub fn neg_exp(x: &Var) -> Result<Var> {
-    exponential("neg_exp", x, views::neg_exp)
-}
-
-/// Both have the derivative y.
-fn exponential(
-    op: &'static str,
-    x: &Var,
-    forward: fn(View<'_>, ViewMut<'_>) -> Result<()>,
-) -> Result<Var> {
-    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
-    forward(x.view(), y.view_mut()?)?;
-    let operation = tracked(&[Some(x)]).then(|| {
-        Box::new(UnaryBackward {
-            kept: y.clone().into(),
-            rule: views::mul,
-        }) as Box<dyn Backward>
-    });
-    let [y] = record(op, &[Some(x)], [y], operation)?;
-    Ok(y)
+    unary("neg_exp", x, views::neg_exp, |_, y| y.into(), views::mul)
 }
 
 /// A vector repeated for every row of `shape`: (width) → (…, width).
@@ -160,24 +120,17 @@ pub fn broadcast_rows(x: &Var, shape: Shape) -> Result<Var> {
         }
         Device::Cuda(_) => cuda::convert(x.view(), y.view_mut()?)?,
     }
-    let operation = tracked(&[Some(x)]).then(|| Box::new(BroadcastBackward) as Box<dyn Backward>);
-    let [y] = record(OP, &[Some(x)], [y], operation)?;
-    Ok(y)
-}
-
-/// dx = Σ_rows dy.
-struct BroadcastBackward;
-
-impl Backward for BroadcastBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dy) = context.take_output(0) else {
-            return Ok(());
-        };
-        match context.accumulator(0)? {
+    // dx = Σ_rows dy
+    record(
+        OP,
+        &[Some(x)],
+        y,
+        || (),
+        |(), dy, context| match context.accumulator(0)? {
             Some((dx, accumulate)) => views::sum_rows(dy.view(), dx, accumulate),
             None => Ok(()),
-        }
-    }
+        },
+    )
 }
 
 /// The values of x as f32 or bf16, rounded to the nearest, of two the even one.
@@ -189,26 +142,13 @@ pub fn cast(x: &Var, dtype: DType) -> Result<Var> {
         return Ok(x.clone());
     }
     let y = converted(x, dtype)?;
-    let operation = tracked(&[Some(x)]).then(|| {
-        let dtype = x.dtype();
-        Box::new(CastBackward { dtype }) as Box<dyn Backward>
-    });
-    let [y] = record("cast", &[Some(x)], [y], operation)?;
-    Ok(y)
-}
-
-/// dx = dy in the type of x.
-struct CastBackward {
-    dtype: DType,
-}
-
-impl Backward for CastBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        match context.take_output(0) {
-            Some(dy) => context.add(0, converted(&dy.into(), self.dtype)?),
-            None => Ok(()),
-        }
-    }
+    record(
+        "cast",
+        &[Some(x)],
+        y,
+        || x.dtype(),
+        |dtype, dy, context| context.add(0, converted(&dy.into(), dtype)?),
+    )
 }
 
 fn converted(x: &Var, dtype: DType) -> Result<Tensor> {

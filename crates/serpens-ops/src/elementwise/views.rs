@@ -4,9 +4,9 @@ use serpens_core::{Device, Result, View, ViewMut};
 
 use super::{cpu, cuda};
 
-/// Declares a function of inputs that gives outputs, with the kernel of its name on every device.
-macro_rules! function {
-    ($(#[$doc:meta])* $name:ident($($x:ident),+ => $y:ident $(, $more:ident)?)) => {
+/// Declares functions of inputs that give outputs, with the kernel of its name on every device for each.
+macro_rules! functions {
+    ($($(#[$doc:meta])* $name:ident($($x:ident),+ => $y:ident $(, $more:ident)?);)+) => {$(
         $(#[$doc])*
         pub(super) fn $name($($x: View<'_>,)+ $y: ViewMut<'_>, $($more: ViewMut<'_>)?) -> Result<()> {
             match $y.device() {
@@ -20,48 +20,32 @@ macro_rules! function {
                 }
             }
         }
-    };
+    )+};
 }
 
-function!(
+functions! {
     /// y = a + b.
-    add(a, b => y)
-);
-function!(
+    add(a, b => y);
     /// y = a ⊙ b.
-    mul(a, b => y)
-);
-function!(
+    mul(a, b => y);
     /// da = dy ⊙ b, db = dy ⊙ a.
-    mul_backward(dy, a, b => da, db)
-);
-function!(
+    mul_backward(dy, a, b => da, db);
     /// y = silu(x).
-    silu(x => y)
-);
-function!(
+    silu(x => y);
     /// dx = dy ⊙ silu'(x).
-    silu_backward(dy, x => dx)
-);
-function!(
+    silu_backward(dy, x => dx);
     /// y = a ⊙ silu(z).
-    silu_mul(a, z => y)
-);
-function!(
+    silu_mul(a, z => y);
     /// da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z).
-    silu_mul_backward(dy, a, z => da, dz)
-);
-function!(
+    silu_mul_backward(dy, a, z => da, dz);
     /// y = e^x.
-    exp(x => y)
-);
-function!(
+    exp(x => y);
     /// y = −e^x.
-    neg_exp(x => y)
-);
+    neg_exp(x => y);
+}
 
 /// out\[c\] = Σ_r x\[r, c\], added to `out` where `accumulate`.
-pub(super) fn sum_rows(x: View<'_>, out: ViewMut<'_>, accumulate: bool) -> Result<()> {
+pub(crate) fn sum_rows(x: View<'_>, out: ViewMut<'_>, accumulate: bool) -> Result<()> {
     match out.device() {
         Device::Cpu => {
             cpu::sum_rows(x.mat()?, out.slice()?, accumulate);

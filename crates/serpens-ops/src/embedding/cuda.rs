@@ -52,7 +52,7 @@ kernel_params! {
         dy: DevicePtr as "const DY*", // (count, width)
         dtable: DevicePtr as "float*", // (vocabulary, width)
         // (windows, 2, width): of a run from the window before; of one that goes on in the next
-        parts: DevicePtr as "float*",
+        sums: DevicePtr as "float*",
         width: i64,
         count: u32,
         window: u32,
@@ -166,13 +166,13 @@ fn sum(
     let (count, width) = (sorted.ids.len(), dtable.cols());
     let window = count.div_ceil(WINDOWS).next_power_of_two().max(WINDOW);
     let windows = count.div_ceil(window);
-    let mut parts = Tensor::empty([windows, 2, width], DType::F32, dy.device())?;
+    let mut sums = Tensor::empty([windows, 2, width], DType::F32, dy.device())?;
     let params = RunSumParams {
         keys: sorted.ids.view().ptr(),
         positions: sorted.positions.view().ptr(),
         dy: dy.ptr(),
         dtable: dtable.ptr(),
-        parts: parts.view_mut()?.ptr(),
+        sums: sums.view_mut()?.ptr(),
         width: width as i64,
         count: count as u32,
         window: window as u32,
@@ -184,7 +184,7 @@ fn sum(
     let grid = [windows as u32, threads.div_ceil(block) as u32, 1];
     for entry in ["embedding_sum", "embedding_fold"] {
         let kernel = program(dy.device(), entry, dy.dtype(), vector)?;
-        // SAFETY: the parameters are the kernel's; dy has a row for each position, `parts` two for each window.
+        // SAFETY: the parameters are the kernel's; dy has a row for each position, `sums` two for each window.
         unsafe { kernel.launch(grid, block as u32, 0, &params)? };
     }
     Ok(())

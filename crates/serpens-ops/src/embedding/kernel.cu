@@ -4,7 +4,7 @@
 //
 // The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted positions
 // are cut in windows; one block sums the rows of a window run by run. A run that lies in one window goes to the table at
-// once; the parts of a run that passes through several are added up, in order, by a last kernel.
+// once; the sums of a run that passes through several are added up, in order, by a last kernel.
 
 constexpr u32 ALL = 0xffffffffu;
 
@@ -131,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_con
     i64 c = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     if (c >= p.width) return;
     u32 from = blockIdx.x * p.window, to = min(from + p.window, p.count);
-    float* head = p.parts + (i64)blockIdx.x * 2 * p.width + c;
+    float* head = p.sums + (i64)blockIdx.x * 2 * p.width + c;
     float* tail = head + p.width;
     float sum[VEC] = {};
     float* destination = head; // of the run at hand
@@ -175,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_co
     u32 key = p.keys[next - 1];
     bool goes_on = key == p.keys[next], begins_here = from == 0 || p.keys[from - 1] != key;
     if (!goes_on || !begins_here || key >= p.vocabulary) return;
-    const float* head = p.parts + (i64)blockIdx.x * 2 * p.width + c;
+    const float* head = p.sums + (i64)blockIdx.x * 2 * p.width + c;
     float sum[VEC];
     load<VEC>(head + p.width, sum);
     for (bool going = true; going; next += BATCH * p.window) {

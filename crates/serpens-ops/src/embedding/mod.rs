@@ -9,10 +9,11 @@ pub mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::tape::BackwardContext;
 use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 
 use crate::check;
+use crate::record::record;
 
 const OP: &str = "embedding";
 
@@ -60,32 +61,20 @@ pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
         }
     }
     let operands = [Some(ids), Some(table)];
-    let operation = tracked(&operands)
-        .then(|| Box::new(EmbeddingBackward { ids: ids.detach() }) as Box<dyn Backward>);
-    let [y] = record(OP, &operands, [y], operation)?;
-    Ok(y)
+    record(OP, &operands, y, || ids.detach(), backward)
 }
 
 /// dtable[id] += dy, in the order of the positions.
-struct EmbeddingBackward {
-    ids: Var,
-}
-
-impl Backward for EmbeddingBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dy) = context.take_output(0) else {
-            return Ok(());
-        };
-        let Some((dtable, accumulate)) = context.accumulator(1)? else {
-            return Ok(());
-        };
-        match dtable.device() {
-            Device::Cpu => {
-                let ids = self.ids.tensor()?.as_slice()?;
-                cpu::backward(ids, dy.mat()?, dtable.slice()?, accumulate);
-                Ok(())
-            }
-            Device::Cuda(_) => cuda::backward(self.ids.view(), dy.view(), dtable, accumulate),
+fn backward(ids: Var, dy: Tensor, context: &mut BackwardContext<'_, '_>) -> Result<()> {
+    let Some((dtable, accumulate)) = context.accumulator(1)? else {
+        return Ok(());
+    };
+    match dtable.device() {
+        Device::Cpu => {
+            let ids = ids.tensor()?.as_slice()?;
+            cpu::backward(ids, dy.mat()?, dtable.slice()?, accumulate);
+            Ok(())
         }
+        Device::Cuda(_) => cuda::backward(ids.view(), dy.view(), dtable, accumulate),
     }
 }

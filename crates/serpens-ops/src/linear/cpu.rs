@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 use serpens_core::{Mat, MatMut};
 
-use crate::elementwise::cpu::{SMALL, for_each_task, sum_rows};
+use crate::elementwise::cpu::{SMALL, for_each_task};
 use crate::simd::{self, Simd, WithSimd, load};
 
 /// Multiplications below which a product stays on the calling thread.
@@ -63,14 +63,6 @@ pub fn backward_weight(dy: Mat, x: Mat, dw: &mut [f32], accumulate: bool) {
     assert_eq!(dw.len(), d_out * d_in, "weight");
     let dw = MatMut::new(dw, d_out, d_in, d_in, 0);
     product(Operand::transposed(dy), Operand::plain(x), dw, accumulate);
-}
-
-/// db = Σ_rows dy, added to what `db` holds where `accumulate`; dy: (rows, d_out), db: (d_out).
-///
-/// # Panics
-/// If the shapes disagree.
-pub fn backward_bias(dy: Mat, db: &mut [f32], accumulate: bool) {
-    sum_rows(dy, db, accumulate);
 }
 
 /// A factor of a product: a matrix as it lies in memory, or its transpose.

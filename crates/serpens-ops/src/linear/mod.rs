@@ -11,9 +11,10 @@ pub mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::tape::BackwardContext;
 use serpens_core::{Device, Error, Result, Tensor, Var};
 
+use crate::record::record;
 use crate::{check, elementwise};
 
 const OP: &str = "linear";
@@ -58,57 +59,31 @@ pub fn linear(
         }
     }
     let operands = [Some(x), Some(weight), bias];
-    let operation = tracked(&operands).then(|| {
-        Box::new(LinearBackward {
-            x: x.detach(),
-            weight: weight.detach(),
-            products,
-        }) as Box<dyn Backward>
-    });
-    let [y] = record(OP, &operands, [y], operation)?;
-    Ok(y)
+    let keep = || (x.detach(), weight.detach(), products);
+    record(OP, &operands, y, keep, backward)
 }
 
 /// dx = dy W, dW = dyᵀ x, db = Σ_rows dy; all added in place to gradients that are there.
-struct LinearBackward {
-    x: Var,
-    weight: Var,
-    products: ProductPrecision,
-}
-
-impl Backward for LinearBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dy) = context.take_output(0) else {
-            return Ok(());
-        };
-        let on_cpu = dy.device() == Device::Cpu;
-        let products = self.products;
-        if let Some((dx, accumulate)) = context.accumulator(0)? {
-            match on_cpu {
-                true => {
-                    let weight = check::values(&self.weight)?;
-                    cpu::backward_input(dy.mat()?, weight, dx.mat()?, accumulate);
-                }
-                false => {
-                    let weight = self.weight.view();
-                    cuda::backward_input(dy.view(), weight, dx, accumulate, products)?;
-                }
-            }
+fn backward(
+    (x, weight, products): (Var, Var, ProductPrecision),
+    dy: Tensor,
+    context: &mut BackwardContext<'_, '_>,
+) -> Result<()> {
+    let on_cpu = dy.device() == Device::Cpu;
+    if let Some((dx, accumulate)) = context.accumulator(0)? {
+        match on_cpu {
+            true => cpu::backward_input(dy.mat()?, check::values(&weight)?, dx.mat()?, accumulate),
+            false => cuda::backward_input(dy.view(), weight.view(), dx, accumulate, products)?,
         }
-        if let Some((dw, accumulate)) = context.accumulator(1)? {
-            match on_cpu {
-                true => cpu::backward_weight(dy.mat()?, self.x.mat()?, dw.slice()?, accumulate),
-                false => {
-                    cuda::backward_weight(dy.view(), self.x.view(), dw, accumulate, products)?;
-                }
-            }
+    }
+    if let Some((dw, accumulate)) = context.accumulator(1)? {
+        match on_cpu {
+            true => cpu::backward_weight(dy.mat()?, x.mat()?, dw.slice()?, accumulate),
+            false => cuda::backward_weight(dy.view(), x.view(), dw, accumulate, products)?,
         }
-        if let Some((db, accumulate)) = context.accumulator(2)? {
-            match on_cpu {
-                true => cpu::backward_bias(dy.mat()?, db.slice()?, accumulate),
-                false => elementwise::cuda::sum_rows(dy.view(), db, accumulate)?,
-            }
-        }
-        Ok(())
+    }
+    match context.accumulator(2)? {
+        Some((db, accumulate)) => elementwise::views::sum_rows(dy.view(), db, accumulate),
+        None => Ok(()),
     }
 }

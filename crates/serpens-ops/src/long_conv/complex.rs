@@ -1,6 +1,6 @@
 //! Complex arithmetic on SIMD vectors.
 
-use pulp::Simd;
+use crate::simd::Simd;
 
 /// A SIMD vector of complex numbers.
 #[derive(Clone, Copy)]
@@ -11,54 +11,46 @@ pub(super) struct Complex<V> {
 
 /// `a + b`
 #[inline(always)]
-pub(super) fn add<S: Simd>(simd: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
+pub(super) fn add<S: Simd>(s: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
     Complex {
-        re: simd.add_f32s(a.re, b.re),
-        im: simd.add_f32s(a.im, b.im),
+        re: s.add_f32s(a.re, b.re),
+        im: s.add_f32s(a.im, b.im),
     }
 }
 
 /// `a - b`
 #[inline(always)]
-pub(super) fn sub<S: Simd>(simd: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
+pub(super) fn sub<S: Simd>(s: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
     Complex {
-        re: simd.sub_f32s(a.re, b.re),
-        im: simd.sub_f32s(a.im, b.im),
+        re: s.sub_f32s(a.re, b.re),
+        im: s.sub_f32s(a.im, b.im),
     }
 }
 
 /// `a + i·b`
 #[inline(always)]
-pub(super) fn add_i<S: Simd>(
-    simd: S,
-    a: Complex<S::f32s>,
-    b: Complex<S::f32s>,
-) -> Complex<S::f32s> {
+pub(super) fn add_i<S: Simd>(s: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
     Complex {
-        re: simd.sub_f32s(a.re, b.im),
-        im: simd.add_f32s(a.im, b.re),
+        re: s.sub_f32s(a.re, b.im),
+        im: s.add_f32s(a.im, b.re),
     }
 }
 
 /// `a - i·b`
 #[inline(always)]
-pub(super) fn sub_i<S: Simd>(
-    simd: S,
-    a: Complex<S::f32s>,
-    b: Complex<S::f32s>,
-) -> Complex<S::f32s> {
+pub(super) fn sub_i<S: Simd>(s: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
     Complex {
-        re: simd.add_f32s(a.re, b.im),
-        im: simd.sub_f32s(a.im, b.re),
+        re: s.add_f32s(a.re, b.im),
+        im: s.sub_f32s(a.im, b.re),
     }
 }
 
 /// `a · b`
 #[inline(always)]
-pub(super) fn mul<S: Simd>(simd: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
+pub(super) fn mul<S: Simd>(s: S, a: Complex<S::f32s>, b: Complex<S::f32s>) -> Complex<S::f32s> {
     Complex {
-        re: simd.negate_mul_add_e_f32s(a.im, b.im, simd.mul_f32s(a.re, b.re)),
-        im: simd.mul_add_e_f32s(a.im, b.re, simd.mul_f32s(a.re, b.im)),
+        re: s.negate_mul_add_e_f32s(a.im, b.im, s.mul_f32s(a.re, b.re)),
+        im: s.mul_add_e_f32s(a.im, b.re, s.mul_f32s(a.re, b.im)),
     }
 }
 

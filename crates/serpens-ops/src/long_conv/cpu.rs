@@ -4,10 +4,9 @@
 //! number of threads. A correlation is a convolution in reversed time, so forward and backward share one product.
 //! Short sequences are convolved by definition, longer ones by a Fourier transform of at least `2·length - 1` points.
 
-use std::marker::PhantomData;
-
 use bytemuck::Zeroable;
 use rayon::prelude::*;
+use serpens_core::MatMut;
 
 use super::tile::{self, Row, Time, WIDTH};
 use super::{direct, fft::TransformPlan, spectrum};
@@ -103,7 +102,7 @@ fn convolve(u: &[f32], k: &[f32], y: &mut [f32], shape: Shape, time: Time) {
     } = shape;
     let method = Method::new(length);
     let kernel = method.kernel(k, channels);
-    let y = Columns::new(y, channels);
+    let y = MatMut::dense(y, channels);
     (0..channels.div_ceil(WIDTH) * batch)
         .into_par_iter()
         .for_each_init(
@@ -120,7 +119,15 @@ fn convolve(u: &[f32], k: &[f32], y: &mut [f32], shape: Shape, time: Time) {
                 method.multiply(x, &kernel[tile * method.rows..][..method.rows], out, false);
                 method.finish(out);
                 // SAFETY: each task has its own batch item and tile of channels.
-                unsafe { y.store(item * length, length, tile, time, out) };
+                unsafe {
+                    tile::store(
+                        out,
+                        &y,
+                        item * length..(item + 1) * length,
+                        tile * WIDTH,
+                        time,
+                    )
+                };
             },
         );
 }
@@ -143,7 +150,7 @@ fn correlate(
         channels,
     } = shape;
     let method = Method::new(length);
-    let du = du.map(|du| (method.kernel(k, channels), Columns::new(du, channels)));
+    let du = du.map(|du| (method.kernel(k, channels), MatMut::dense(du, channels)));
     let groups = batch.div_ceil(GROUP);
     let mut sums = vec![Row::zeroed(); channels.div_ceil(WIDTH) * groups * method.rows]; // (tiles, groups, rows)
     sums.par_chunks_mut(method.rows).enumerate().for_each_init(
@@ -164,12 +171,15 @@ fn correlate(
                     );
                     method.finish(out);
                     // SAFETY: each task has its own batch items and tile of channels.
-                    unsafe { du.store(item * length, length, tile, Time::Reversed, out) };
+                    unsafe {
+                        let rows = item * length..(item + 1) * length;
+                        tile::store(out, du, rows, tile * WIDTH, Time::Reversed);
+                    };
                 }
             }
         },
     );
-    let dk = Columns::new(dk, channels);
+    let dk = MatMut::dense(dk, channels);
     sums.par_chunks_mut(groups * method.rows)
         .enumerate()
         .for_each(|(tile, sums)| {
@@ -184,7 +194,7 @@ fn correlate(
             }
             method.finish(sum);
             // SAFETY: each task has its own tile of channels.
-            unsafe { dk.store(0, length, tile, Time::Reversed, sum) };
+            unsafe { tile::store(sum, &dk, 0..length, tile * WIDTH, Time::Reversed) };
         });
 }
 
@@ -246,47 +256,6 @@ impl Method {
         if let Some(plan) = self.plan {
             spectrum::combine(rows);
             plan.inverse(rows);
-        }
-    }
-}
-
-/// A `(rows, channels)` matrix written by several threads, each to its own columns or rows.
-struct Columns<'a> {
-    data: *mut f32,
-    len: usize,
-    channels: usize,
-    borrow: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: a `Columns` only writes, and `store`'s contract keeps the writes of different threads apart.
-unsafe impl Sync for Columns<'_> {}
-
-impl<'a> Columns<'a> {
-    fn new(data: &'a mut [f32], channels: usize) -> Columns<'a> {
-        Columns {
-            data: data.as_mut_ptr(),
-            len: data.len(),
-            channels,
-            borrow: PhantomData,
-        }
-    }
-
-    /// Writes a tile's first `length` rows to the matrix's rows from `first_row` on.
-    ///
-    /// # Safety
-    /// No other thread writes the same rows of the same tile at the same time.
-    unsafe fn store(&self, first_row: usize, length: usize, tile: usize, time: Time, rows: &[Row]) {
-        let width = WIDTH.min(self.channels - tile * WIDTH);
-        assert!((first_row + length) * self.channels <= self.len);
-        for (row, Row(lanes)) in rows[..length].iter().enumerate() {
-            let start = (first_row + time.step(row, length)) * self.channels + tile * WIDTH;
-            // SAFETY: `start + width` lies within row `first_row + step`, which the assertion has found inside the matrix,
-            // and no one else touches these columns of that row.
-            let target = unsafe { std::slice::from_raw_parts_mut(self.data.add(start), width) };
-            match <&mut [f32; WIDTH]>::try_from(&mut *target) {
-                Ok(full) => *full = *lanes,
-                Err(_) => target.copy_from_slice(&lanes[..width]),
-            }
         }
     }
 }

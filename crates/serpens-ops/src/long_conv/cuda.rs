@@ -7,7 +7,7 @@
 mod block;
 mod columns;
 mod direct;
-mod parts;
+mod groups;
 mod tile;
 
 use serpens_core::{DType, Device, Result, View, ViewMut};
@@ -51,7 +51,7 @@ pub(super) fn backward(
         return du.map_or(Ok(()), |du| backward_input(k, dy, du, shape));
     };
     if is_empty(shape) {
-        return parts::zero(dk);
+        return groups::zero(dk);
     }
     check::dtype(OP, "dy", u.dtype(), dy.dtype())?;
     let job = Job::new(&u, &k, shape)?;

@@ -7,10 +7,9 @@
 use std::f64::consts::TAU;
 use std::sync::OnceLock;
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::complex::{Complex, add, add_i, get, mul, set, sub, sub_i};
 use super::tile::{Row, WIDTH};
+use crate::simd::{self, Simd, WithSimd};
 
 /// Rows up to which a block is transformed pass by pass: 16 KiB, half a first-level cache.
 const LEAF: usize = 128;
@@ -66,10 +65,10 @@ impl TransformPlan {
 
 fn forward(passes: &[Vec<Twiddle>], rows: &mut [Row]) {
     if rows.len() <= LEAF {
-        return Arch::new().dispatch(Forward { rows, passes });
+        return simd::dispatch(Forward { rows, passes });
     }
     let quarter = rows.len() / 4;
-    Arch::new().dispatch(Forward {
+    simd::dispatch(Forward {
         rows,
         passes: &passes[..1],
     });
@@ -79,12 +78,12 @@ fn forward(passes: &[Vec<Twiddle>], rows: &mut [Row]) {
 
 fn inverse(passes: &[Vec<Twiddle>], rows: &mut [Row]) {
     if rows.len() <= LEAF {
-        return Arch::new().dispatch(Inverse { rows, passes });
+        return simd::dispatch(Inverse { rows, passes });
     }
     let quarter = rows.len() / 4;
     rows.chunks_exact_mut(quarter)
         .for_each(|block| inverse(&passes[1..], block));
-    Arch::new().dispatch(Inverse {
+    simd::dispatch(Inverse {
         rows,
         passes: &passes[..1],
     });
@@ -99,22 +98,22 @@ impl WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, s: S) {
         let rows: &mut [S::f32s] = bytemuck::cast_slice_mut(self.rows);
         let width = WIDTH / S::F32_LANES;
         let mut block = rows.len();
         for pass in self.passes {
             for block in rows.chunks_exact_mut(block) {
                 if pass.len() == 1 {
-                    forward_pass::<S, false>(simd, block, pass);
+                    forward_pass::<S, false>(s, block, pass);
                 } else {
-                    forward_pass::<S, true>(simd, block, pass);
+                    forward_pass::<S, true>(s, block, pass);
                 }
             }
             block /= 4;
         }
         if block == 2 * width {
-            radix_2(simd, rows);
+            radix_2(s, rows);
         }
     }
 }
@@ -128,20 +127,20 @@ impl WithSimd for Inverse<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, s: S) {
         let rows: &mut [S::f32s] = bytemuck::cast_slice_mut(self.rows);
         let width = WIDTH / S::F32_LANES;
         let mut block = rows.len() >> (2 * self.passes.len());
         if block == 2 * width {
-            radix_2(simd, rows);
+            radix_2(s, rows);
         }
         for pass in self.passes.iter().rev() {
             block *= 4;
             for block in rows.chunks_exact_mut(block) {
                 if pass.len() == 1 {
-                    inverse_pass::<S, false>(simd, block, pass);
+                    inverse_pass::<S, false>(s, block, pass);
                 } else {
-                    inverse_pass::<S, true>(simd, block, pass);
+                    inverse_pass::<S, true>(s, block, pass);
                 }
             }
         }
@@ -150,21 +149,17 @@ impl WithSimd for Inverse<'_> {
 
 /// Twiddle number `power` (1, 2 or 3), conjugated for the inverse transform.
 #[inline(always)]
-fn splat<S: Simd>(simd: S, twiddle: &Twiddle, power: usize, conjugate: bool) -> Complex<S::f32s> {
+fn splat<S: Simd>(s: S, twiddle: &Twiddle, power: usize, conjugate: bool) -> Complex<S::f32s> {
     let (re, im) = (twiddle[2 * power - 2], twiddle[2 * power - 1]);
     Complex {
-        re: simd.splat_f32s(re),
-        im: simd.splat_f32s(if conjugate { -im } else { im }),
+        re: s.splat_f32s(re),
+        im: s.splat_f32s(if conjugate { -im } else { im }),
     }
 }
 
 /// Two stages of decimation in frequency over one block. `TWIDDLE` is false where all factors are one.
 #[inline(always)]
-fn forward_pass<S: Simd, const TWIDDLE: bool>(
-    simd: S,
-    block: &mut [S::f32s],
-    twiddles: &[Twiddle],
-) {
+fn forward_pass<S: Simd, const TWIDDLE: bool>(s: S, block: &mut [S::f32s], twiddles: &[Twiddle]) {
     let width = WIDTH / S::F32_LANES;
     let (low, high) = block.split_at_mut(block.len() / 2);
     let (x0, x1) = low.split_at_mut(low.len() / 2);
@@ -172,29 +167,25 @@ fn forward_pass<S: Simd, const TWIDDLE: bool>(
     let rows = x0.chunks_exact_mut(width).zip(x1.chunks_exact_mut(width));
     let rows = rows.zip(x2.chunks_exact_mut(width).zip(x3.chunks_exact_mut(width)));
     for (((x0, x1), (x2, x3)), twiddle) in rows.zip(twiddles) {
-        let [w1, w2, w3] = [1, 2, 3].map(|power| splat(simd, twiddle, power, false));
+        let [w1, w2, w3] = [1, 2, 3].map(|power| splat(s, twiddle, power, false));
         for v in 0..width / 2 {
             let (a0, a1, a2, a3) = (get(x0, v), get(x1, v), get(x2, v), get(x3, v));
-            let (sum_even, sum_odd) = (add(simd, a0, a2), add(simd, a1, a3));
-            let (difference_even, difference_odd) = (sub(simd, a0, a2), sub(simd, a1, a3));
-            let y1 = sub(simd, sum_even, sum_odd);
-            let y2 = sub_i(simd, difference_even, difference_odd);
-            let y3 = add_i(simd, difference_even, difference_odd);
-            set(x0, v, add(simd, sum_even, sum_odd));
-            set(x1, v, if TWIDDLE { mul(simd, y1, w2) } else { y1 });
-            set(x2, v, if TWIDDLE { mul(simd, y2, w1) } else { y2 });
-            set(x3, v, if TWIDDLE { mul(simd, y3, w3) } else { y3 });
+            let (sum_even, sum_odd) = (add(s, a0, a2), add(s, a1, a3));
+            let (difference_even, difference_odd) = (sub(s, a0, a2), sub(s, a1, a3));
+            let y1 = sub(s, sum_even, sum_odd);
+            let y2 = sub_i(s, difference_even, difference_odd);
+            let y3 = add_i(s, difference_even, difference_odd);
+            set(x0, v, add(s, sum_even, sum_odd));
+            set(x1, v, if TWIDDLE { mul(s, y1, w2) } else { y1 });
+            set(x2, v, if TWIDDLE { mul(s, y2, w1) } else { y2 });
+            set(x3, v, if TWIDDLE { mul(s, y3, w3) } else { y3 });
         }
     }
 }
 
 /// Undoes [`forward_pass`], times four.
 #[inline(always)]
-fn inverse_pass<S: Simd, const TWIDDLE: bool>(
-    simd: S,
-    block: &mut [S::f32s],
-    twiddles: &[Twiddle],
-) {
+fn inverse_pass<S: Simd, const TWIDDLE: bool>(s: S, block: &mut [S::f32s], twiddles: &[Twiddle]) {
     let width = WIDTH / S::F32_LANES;
     let (low, high) = block.split_at_mut(block.len() / 2);
     let (x0, x1) = low.split_at_mut(low.len() / 2);
@@ -202,30 +193,30 @@ fn inverse_pass<S: Simd, const TWIDDLE: bool>(
     let rows = x0.chunks_exact_mut(width).zip(x1.chunks_exact_mut(width));
     let rows = rows.zip(x2.chunks_exact_mut(width).zip(x3.chunks_exact_mut(width)));
     for (((x0, x1), (x2, x3)), twiddle) in rows.zip(twiddles) {
-        let [w1, w2, w3] = [1, 2, 3].map(|power| splat(simd, twiddle, power, true));
+        let [w1, w2, w3] = [1, 2, 3].map(|power| splat(s, twiddle, power, true));
         for v in 0..width / 2 {
             let (y0, mut y1, mut y2, mut y3) = (get(x0, v), get(x1, v), get(x2, v), get(x3, v));
             if TWIDDLE {
-                (y1, y2, y3) = (mul(simd, y1, w2), mul(simd, y2, w1), mul(simd, y3, w3));
+                (y1, y2, y3) = (mul(s, y1, w2), mul(s, y2, w1), mul(s, y3, w3));
             }
-            let (sum_even, sum_odd) = (add(simd, y0, y1), sub(simd, y0, y1));
-            let (difference_even, difference_odd) = (add(simd, y2, y3), sub(simd, y2, y3));
-            set(x0, v, add(simd, sum_even, difference_even));
-            set(x1, v, add_i(simd, sum_odd, difference_odd));
-            set(x2, v, sub(simd, sum_even, difference_even));
-            set(x3, v, sub_i(simd, sum_odd, difference_odd));
+            let (sum_even, sum_odd) = (add(s, y0, y1), sub(s, y0, y1));
+            let (difference_even, difference_odd) = (add(s, y2, y3), sub(s, y2, y3));
+            set(x0, v, add(s, sum_even, difference_even));
+            set(x1, v, add_i(s, sum_odd, difference_odd));
+            set(x2, v, sub(s, sum_even, difference_even));
+            set(x3, v, sub_i(s, sum_odd, difference_odd));
         }
     }
 }
 
 /// The last stage of a size that is no power of four: sums and differences of neighbouring rows.
 #[inline(always)]
-fn radix_2<S: Simd>(simd: S, rows: &mut [S::f32s]) {
+fn radix_2<S: Simd>(s: S, rows: &mut [S::f32s]) {
     let width = WIDTH / S::F32_LANES;
     for pair in rows.chunks_exact_mut(2 * width) {
         let (low, high) = pair.split_at_mut(width);
         for (a, b) in low.iter_mut().zip(high) {
-            (*a, *b) = (simd.add_f32s(*a, *b), simd.sub_f32s(*a, *b));
+            (*a, *b) = (s.add_f32s(*a, *b), s.sub_f32s(*a, *b));
         }
     }
 }

@@ -22,10 +22,11 @@ mod spectrum;
 pub(crate) mod tests;
 mod tile;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::tape::BackwardContext;
 use serpens_core::{DType, Device, Result, Tensor, Var};
 
 use crate::check;
+use crate::record::record;
 
 const OP: &str = "long_conv";
 
@@ -51,50 +52,34 @@ pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
         Device::Cuda(_) => cuda::forward(u.view(), k.view(), y.view_mut()?, shape)?,
     }
     let operands = [Some(u), Some(k)];
-    let operation = tracked(&operands).then(|| {
-        Box::new(LongConvBackward {
-            u: u.detach(),
-            k: k.detach(),
-            shape,
-        }) as Box<dyn Backward>
-    });
-    let [y] = record(OP, &operands, [y], operation)?;
-    Ok(y)
+    let keep = || (u.detach(), k.detach(), shape);
+    record(OP, &operands, y, keep, backward)
 }
 
 /// du_s = Σ_(t ≥ s) k_(t-s) ⊙ dy_t, dk_s = Σ_batch Σ_(t ≥ s) dy_t ⊙ u_(t-s).
-struct LongConvBackward {
-    u: Var,
-    k: Var,
-    shape: cpu::Shape,
-}
-
-impl Backward for LongConvBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dy) = context.take_output(0) else {
-            return Ok(());
-        };
-        let device = dy.device();
-        let mut du = Tensor::empty(self.u.shape(), self.u.dtype(), device)?;
-        let mut dk = Tensor::empty(self.k.shape(), DType::F32, device)?;
-        let (wants_du, wants_dk) = (context.wants(0), context.wants(1));
-        match device {
-            Device::Cpu => cpu::backward(
-                check::values(&self.u)?,
-                check::values(&self.k)?,
-                dy.as_slice()?,
-                wants_du.then_some(du.make_mut()?),
-                wants_dk.then_some(dk.make_mut()?),
-                self.shape,
-            ),
-            Device::Cuda(_) => {
-                let (u, k) = (self.u.view(), self.k.view());
-                let du = wants_du.then_some(du.view_mut()?);
-                let dk = wants_dk.then_some(dk.view_mut()?);
-                cuda::backward(u, k, dy.view(), du, dk, self.shape)?;
-            }
+fn backward(
+    (u, k, shape): (Var, Var, cpu::Shape),
+    dy: Tensor,
+    context: &mut BackwardContext<'_, '_>,
+) -> Result<()> {
+    let mut du = Tensor::empty(u.shape(), u.dtype(), dy.device())?;
+    let mut dk = Tensor::empty(k.shape(), DType::F32, dy.device())?;
+    let (wants_du, wants_dk) = (context.wants(0), context.wants(1));
+    match dy.device() {
+        Device::Cpu => cpu::backward(
+            check::values(&u)?,
+            check::values(&k)?,
+            dy.as_slice()?,
+            wants_du.then_some(du.make_mut()?),
+            wants_dk.then_some(dk.make_mut()?),
+            shape,
+        ),
+        Device::Cuda(_) => {
+            let du = wants_du.then_some(du.view_mut()?);
+            let dk = wants_dk.then_some(dk.view_mut()?);
+            cuda::backward(u.view(), k.view(), dy.view(), du, dk, shape)?;
         }
-        context.add(0, du)?;
-        context.add(1, dk)
     }
+    context.add(0, du)?;
+    context.add(1, dk)
 }

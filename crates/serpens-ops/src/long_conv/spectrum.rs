@@ -5,25 +5,24 @@
 //! [`separate`] turns each mirrored pair of rows into the spectra of `even` and of `odd` at `f`, [`multiply`] multiplies
 //! those, and [`combine`] goes back to the spectrum of `even + i·odd`.
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::complex::{Complex, add, add_i, get, mul, set};
 use super::tile::{Row, WIDTH};
+use crate::simd::{self, Simd, WithSimd};
 
 /// From the spectrum of `even + i·odd` to twice the spectra of `even` (first row of each mirrored pair) and `odd` (second).
 pub(super) fn separate(rows: &mut [Row]) {
-    Arch::new().dispatch(Separate(rows));
+    simd::dispatch(Separate(rows));
 }
 
 /// The product of two separated spectra, added to what `out` holds if `add`.
 pub(super) fn multiply(a: &[Row], b: &[Row], out: &mut [Row], add: bool) {
-    Arch::new().dispatch(Multiply { a, b, out, add });
+    simd::dispatch(Multiply { a, b, out, add });
 }
 
 /// From separated spectra to the spectrum of `even + i·odd`, divided by `4 · rows`: by 4 for a product of two separated
 /// spectra, by the number of rows for the inverse transform to follow.
 pub(super) fn combine(rows: &mut [Row]) {
-    Arch::new().dispatch(Combine(rows));
+    simd::dispatch(Combine(rows));
 }
 
 /// Calls `visit` with every mirrored pair of rows; `rows` holds `width` vectors per row.
@@ -51,11 +50,11 @@ impl WithSimd for Separate<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, s: S) {
         let rows: &mut [S::f32s] = bytemuck::cast_slice_mut(self.0);
         let width = WIDTH / S::F32_LANES;
         for vector in &mut rows[..2 * width] {
-            *vector = simd.add_f32s(*vector, *vector);
+            *vector = s.add_f32s(*vector, *vector);
         }
         for_mirrored_pairs(
             rows,
@@ -65,12 +64,12 @@ impl WithSimd for Separate<'_> {
                 for v in 0..width / 2 {
                     let (x, mirror) = (get(a, v), get(b, v));
                     let even = Complex {
-                        re: simd.add_f32s(x.re, mirror.re),
-                        im: simd.sub_f32s(x.im, mirror.im),
+                        re: s.add_f32s(x.re, mirror.re),
+                        im: s.sub_f32s(x.im, mirror.im),
                     };
                     let odd = Complex {
-                        re: simd.add_f32s(x.im, mirror.im),
-                        im: simd.sub_f32s(mirror.re, x.re),
+                        re: s.add_f32s(x.im, mirror.im),
+                        im: s.sub_f32s(mirror.re, x.re),
                     };
                     set(a, v, even);
                     set(b, v, odd);
@@ -86,12 +85,12 @@ impl WithSimd for Combine<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let scale = simd.splat_f32s(0.25 / self.0.len() as f32);
+    fn with_simd<S: Simd>(self, s: S) {
+        let scale = s.splat_f32s(0.25 / self.0.len() as f32);
         let rows: &mut [S::f32s] = bytemuck::cast_slice_mut(self.0);
         let width = WIDTH / S::F32_LANES;
         for vector in &mut rows[..2 * width] {
-            *vector = simd.mul_f32s(*vector, scale);
+            *vector = s.mul_f32s(*vector, scale);
         }
         for_mirrored_pairs(
             rows,
@@ -101,18 +100,18 @@ impl WithSimd for Combine<'_> {
                 for v in 0..width / 2 {
                     let (mut even, mut odd) = (get(a, v), get(b, v));
                     even = Complex {
-                        re: simd.mul_f32s(even.re, scale),
-                        im: simd.mul_f32s(even.im, scale),
+                        re: s.mul_f32s(even.re, scale),
+                        im: s.mul_f32s(even.im, scale),
                     };
                     odd = Complex {
-                        re: simd.mul_f32s(odd.re, scale),
-                        im: simd.mul_f32s(odd.im, scale),
+                        re: s.mul_f32s(odd.re, scale),
+                        im: s.mul_f32s(odd.im, scale),
                     };
                     let conjugate = Complex {
-                        re: simd.add_f32s(even.re, odd.im),
-                        im: simd.sub_f32s(odd.re, even.im),
+                        re: s.add_f32s(even.re, odd.im),
+                        im: s.sub_f32s(odd.re, even.im),
                     };
-                    set(a, v, add_i(simd, even, odd));
+                    set(a, v, add_i(s, even, odd));
                     set(b, v, conjugate);
                 }
             },
@@ -131,16 +130,16 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, s: S) {
         let width = WIDTH / S::F32_LANES;
         let (a_real, a) = bytemuck::cast_slice::<_, S::f32s>(self.a).split_at(2 * width);
         let (b_real, b) = bytemuck::cast_slice::<_, S::f32s>(self.b).split_at(2 * width);
         let (out_real, out) =
             bytemuck::cast_slice_mut::<_, S::f32s>(self.out).split_at_mut(2 * width);
         for ((out, a), b) in out_real.iter_mut().zip(a_real).zip(b_real) {
-            let product = simd.mul_f32s(*a, *b);
+            let product = s.mul_f32s(*a, *b);
             *out = if self.add {
-                simd.add_f32s(*out, product)
+                s.add_f32s(*out, product)
             } else {
                 product
             };
@@ -151,12 +150,12 @@ impl WithSimd for Multiply<'_> {
             .zip(b.chunks_exact(width));
         for ((out, a), b) in rows {
             for v in 0..width / 2 {
-                let product = mul(simd, get(a, v), get(b, v));
+                let product = mul(s, get(a, v), get(b, v));
                 set(
                     out,
                     v,
                     if self.add {
-                        add(simd, get(out, v), product)
+                        add(s, get(out, v), product)
                     } else {
                         product
                     },

@@ -1,6 +1,9 @@
 //! A tile: 32 neighbouring channels of a `(length, channels)` matrix, copied into rows that SIMD loads like.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
+use serpens_core::MatMut;
 
 /// Channels in a tile.
 pub(super) const WIDTH: usize = 32;
@@ -46,4 +49,27 @@ pub(super) fn load(matrix: &[f32], channels: usize, first: usize, time: Time, ti
         }
     }
     padding.fill(Row::zeroed());
+}
+
+/// Copies `tile` to the channels from `first` on of the given rows of `matrix`.
+///
+/// # Safety
+/// No other thread uses these channels of these rows at the same time.
+pub(super) unsafe fn store(
+    tile: &[Row],
+    matrix: &MatMut,
+    rows: Range<usize>,
+    first: usize,
+    time: Time,
+) {
+    let last = matrix.cols().min(first + WIDTH);
+    for (row, Row(lanes)) in tile[..rows.len()].iter().enumerate() {
+        let step = rows.start + time.step(row, rows.len());
+        // SAFETY: as the caller promises; different rows of a tile are different steps.
+        let target = unsafe { matrix.part(step, first, last) };
+        match <&mut [f32; WIDTH]>::try_from(&mut *target) {
+            Ok(full) => *full = *lanes,
+            Err(_) => target.copy_from_slice(&lanes[..last - first]),
+        }
+    }
 }

@@ -7,89 +7,23 @@ use rayon::prelude::*;
 use serpens_core::MatMut;
 
 use super::powers::{BLOCK, Lanes, Powers, TILE};
-use super::zero_order_hold::{C64, Discrete};
+use super::zero_order_hold::C64;
+use super::{LtiDims, LtiSystem};
 use crate::simd::{self, Simd, WithSimd};
 
-/// A diagonal time-invariant system on plain slices; see [`super::LtiSystem`].
-#[derive(Clone, Copy, Debug)]
-pub struct System<'a> {
-    /// Number of channels.
-    pub channels: usize,
-    /// N.
-    pub state: usize,
-    /// Step size Δ > 0: (channels).
-    pub dt: &'a [f32],
-    /// Re A: (channels, N).
-    pub a: &'a [f32],
-    /// Im A; given with those of B and C, or none of them.
-    pub a_im: Option<&'a [f32]>,
-    /// Re B: (channels, N).
-    pub b: &'a [f32],
-    /// Im B.
-    pub b_im: Option<&'a [f32]>,
-    /// Re C: (channels, N).
-    pub c: &'a [f32],
-    /// Im C.
-    pub c_im: Option<&'a [f32]>,
-    /// The skip D: (channels).
-    pub d: Option<&'a [f32]>,
-}
+/// A system on plain slices.
+pub type System<'a> = LtiSystem<&'a [f32]>;
 
 /// Where the gradients go, in the shapes of what they belong to. All are overwritten.
-#[derive(Debug)]
-pub struct Grads<'a> {
-    /// With respect to Δ.
-    pub dt: &'a mut [f32],
-    /// With respect to Re A.
-    pub a: &'a mut [f32],
-    /// With respect to Im A.
-    pub a_im: Option<&'a mut [f32]>,
-    /// With respect to Re B.
-    pub b: &'a mut [f32],
-    /// With respect to Im B.
-    pub b_im: Option<&'a mut [f32]>,
-    /// With respect to Re C.
-    pub c: &'a mut [f32],
-    /// With respect to Im C.
-    pub c_im: Option<&'a mut [f32]>,
-    /// With respect to D.
-    pub d: Option<&'a mut [f32]>,
-}
+pub type Grads<'a> = LtiSystem<&'a mut [f32]>;
 
-impl System<'_> {
-    /// 2 for complex systems, whose states stand for conjugate pairs.
-    pub(super) fn scale(&self) -> f64 {
-        if self.a_im.is_some() { 2.0 } else { 1.0 }
+/// The sizes, after a check that all values are there.
+fn checked(system: &System<'_>) -> LtiDims {
+    let dims = system.dims();
+    for (role, values) in system.iter() {
+        assert_eq!(values.len(), (role.shape)(&dims).count(), "{}", role.name);
     }
-
-    pub(super) fn discretise(&self, channel: usize, n: usize) -> Discrete {
-        let i = channel * self.state + n;
-        let complex = |re: &[f32], im: Option<&[f32]>| C64 {
-            re: f64::from(re[i]),
-            im: im.map_or(0.0, |im| f64::from(im[i])),
-        };
-        Discrete::new(
-            f64::from(self.dt[channel]),
-            complex(self.a, self.a_im),
-            complex(self.b, self.b_im),
-            complex(self.c, self.c_im),
-        )
-    }
-
-    fn check(&self) {
-        let (wide, all) = (self.channels, self.channels * self.state);
-        assert!(self.dt.len() == wide && self.d.is_none_or(|d| d.len() == wide));
-        for part in [
-            Some(self.a),
-            self.a_im,
-            Some(self.b),
-            self.b_im,
-            Some(self.c),
-            self.c_im,
-        ] {
-            assert!(part.is_none_or(|part| part.len() == all), "(channels, N)");
-        }
-    }
+    dims
 }
 
 /// Writes the kernel K, (length, channels).
@@ -97,17 +31,17 @@ impl System<'_> {
 /// # Panics
 /// If sizes do not fit.
 pub fn forward(system: &System<'_>, length: usize, k: &mut [f32]) {
-    system.check();
-    assert_eq!(k.len(), length * system.channels, "K");
+    let LtiDims { channels, .. } = checked(system);
+    assert_eq!(k.len(), length * channels, "K");
     if k.is_empty() {
         return;
     }
-    let out = MatMut::dense(k, system.channels);
-    (0..system.channels.div_ceil(TILE))
+    let out = MatMut::dense(k, channels);
+    (0..channels.div_ceil(TILE))
         .into_par_iter()
         .for_each(|tile| {
             let first = tile * TILE;
-            let last = system.channels.min(first + TILE);
+            let last = channels.min(first + TILE);
             let mut powers = Powers::new(system, first);
             let mut sums = [[0.0; TILE]; BLOCK];
             for start in (0..length).step_by(BLOCK) {
@@ -171,9 +105,8 @@ impl WithSimd for BlockOfKernel<'_> {
 /// # Panics
 /// If sizes do not fit.
 pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>) {
-    system.check();
-    assert_eq!(dk.len(), length * system.channels, "dK");
-    let (channels, n) = (system.channels, system.state);
+    let LtiDims { channels, state } = checked(system);
+    assert_eq!(dk.len(), length * channels, "dK");
     if let Some(dd) = grads.d {
         match dk.get(..channels) {
             Some(first) => dd.copy_from_slice(first),
@@ -191,14 +124,14 @@ pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>
     ];
     for e in 0..channels {
         let mut dt = 0.0;
-        for i in 0..n {
+        for i in 0..state {
             let (s0, s1) = tiles[e / TILE][i * TILE + e % TILE];
             let g = system.discretise(e, i).gradients(system.scale(), s0, s1);
             dt += g.dt;
             for ((re, im), value) in parts.iter_mut().zip([g.a, g.b, g.c]) {
-                re[e * n + i] = value.re as f32;
+                re[e * state + i] = value.re as f32;
                 if let Some(im) = im {
-                    im[e * n + i] = -value.im as f32;
+                    im[e * state + i] = -value.im as f32;
                 }
             }
         }
@@ -208,13 +141,14 @@ pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>
 
 /// (S0, S1) of the states of one tile: (N, TILE).
 fn tile_sums(system: &System<'_>, length: usize, dk: &[f32], first: usize) -> Vec<(C64, C64)> {
-    let last = system.channels.min(first + TILE);
+    let LtiDims { channels, state } = system.dims();
+    let last = channels.min(first + TILE);
     let mut powers = Powers::new(system, first);
-    let mut sums = vec![(C64::default(), C64::default()); system.state * TILE];
+    let mut sums = vec![(C64::default(), C64::default()); state * TILE];
     for start in (0..length).step_by(BLOCK) {
         let mut rows = [[0.0; TILE]; BLOCK];
         for (t, row) in (start..length).zip(&mut rows) {
-            let from = t * system.channels;
+            let from = t * channels;
             row[..last - first].copy_from_slice(&dk[from + first..from + last]);
         }
         simd::dispatch(BlockOfSums {

@@ -2,12 +2,12 @@
 //! processor.
 //!
 //! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32 such
-//! blocks, both rounded once from f64. S0 and S1 are summed in f64 over parts of the time, and the parts in order.
+//! blocks, both rounded once from f64. S0 and S1 are summed in f64 over segments of the time, and the segments in order.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Result, Tensor, Var, View, ViewMut, kernel_params};
+use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
-use super::{OP, OPERANDS};
+use super::{LtiDims, LtiSystem, OP};
 use crate::check;
 
 static KERNEL: Source = Source::new(
@@ -34,9 +34,9 @@ const BLOCK: u32 = (CHANNELS * WARPS) as u32;
 /// Steps between two fronts.
 const STEPS: usize = 16;
 /// Steps of the kernel that one block computes.
-const PART: usize = 32 * STEPS;
+const SEGMENT: usize = 32 * STEPS;
 /// Fewer steps than these are not worth a block of their own when gradients are summed.
-const MIN_PART: usize = 256;
+const MIN_SEGMENT: usize = 256;
 /// Threads of a block of the recurrence.
 const RECURRENCE_BLOCK: usize = 128;
 
@@ -57,22 +57,15 @@ kernel_params! {
 }
 
 impl SystemParams {
-    /// Operands of sizes that have been checked.
+    /// Operands that have been checked.
     pub(super) fn new(
         op: &'static str,
-        device: Device,
-        operands: &[Option<Var>; OPERANDS],
-        channels: usize,
-        states: usize,
+        system: LtiSystem<View<'_>>,
+        dims: LtiDims,
     ) -> Result<Self> {
-        let mut pointers = [DevicePtr::NULL; OPERANDS];
-        for (pointer, operand) in pointers.iter_mut().zip(operands) {
-            if let Some(var) = operand {
-                let view = var.tensor()?.view();
-                *pointer = check::address(op, "an operand", &view, DType::F32, device)?;
-            }
-        }
-        let [dt, a, a_im, b, b_im, c, c_im, d] = pointers;
+        let pointers = system.map(|_, view| view.ptr()).into_array();
+        let [dt, a, a_im, b, b_im, c, c_im, d] =
+            pointers.map(|pointer| pointer.unwrap_or(DevicePtr::NULL));
         Ok(Self {
             dt,
             a,
@@ -82,8 +75,8 @@ impl SystemParams {
             c,
             c_im,
             d,
-            channels: check::int(op, "the number of channels", channels)?,
-            states: check::int(op, "N", states)?,
+            channels: check::int(op, "the number of channels", dims.channels)?,
+            states: check::int(op, "N", dims.state)?,
         })
     }
 }
@@ -109,7 +102,7 @@ pub(super) fn forward(system: SystemParams, k: ViewMut<'_>) -> Result<()> {
         length: length as i64,
     };
     let kernel = kernel(k.device(), &KERNEL, "lti_kernel_forward", &[])?;
-    let blocks = channels.div_ceil(CHANNELS) * length.div_ceil(PART);
+    let blocks = channels.div_ceil(CHANNELS) * length.div_ceil(SEGMENT);
     // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that `SystemParams::new` was told.
     unsafe { kernel.launch(grid(blocks), BLOCK, 0, &params) }
 }
@@ -120,8 +113,8 @@ kernel_params! {
         dk: DevicePtr as "const float*", // (length, channels)
         sums: DevicePtr as "struct Sums*", // (segments, N, channels)
         length: i64,
-        part: i64,
-        parts: i32,
+        segment: i64,
+        segments: i32,
         gradients: SystemGradients,
     }
 
@@ -142,47 +135,48 @@ kernel_params! {
 pub(super) fn backward(
     system: SystemParams,
     dk: View<'_>,
-    gradients: [ViewMut<'_>; OPERANDS],
+    gradients: LtiSystem<ViewMut<'_>>,
 ) -> Result<()> {
     let (device, length, channels) = (dk.device(), dk.rows(), dk.cols());
     let tiles = channels.div_ceil(CHANNELS);
-    let parts = (8 * multiprocessors(device)? as usize).div_ceil(tiles.max(1));
-    let part = length.div_ceil(parts).max(MIN_PART).next_multiple_of(STEPS);
-    let parts = length.div_ceil(part);
-    // (parts, N, channels) of S0 and S1: four values of f64.
+    let segments = (8 * multiprocessors(device)? as usize).div_ceil(tiles.max(1));
+    let segment = length
+        .div_ceil(segments)
+        .max(MIN_SEGMENT)
+        .next_multiple_of(STEPS);
+    let segments = length.div_ceil(segment);
+    // (segments, N, channels) of S0 and S1: four values of f64.
     let mut sums = Tensor::empty(
-        [parts.max(1), system.states as usize, channels, 8],
+        [segments.max(1), system.states as usize, channels, 8],
         DType::F32,
         device,
     )?;
-    let [dt, a, a_im, b, b_im, c, c_im, d] = gradients;
-    let beside = |operand, gradient: &ViewMut<'_>| match operand {
-        DevicePtr::NULL => DevicePtr::NULL,
-        _ => gradient.ptr(),
-    };
+    let pointers = gradients.map(|_, gradient| gradient.ptr()).into_array();
+    let [dt, a, a_im, b, b_im, c, c_im, d] =
+        pointers.map(|pointer| pointer.unwrap_or(DevicePtr::NULL));
     let params = LtiGradientsParams {
         system,
         dk: dk.ptr(),
         sums: sums.view_mut()?.ptr(),
         length: length as i64,
-        part: part as i64,
-        parts: check::int(OP, "the number of segments", parts)?,
+        segment: segment as i64,
+        segments: check::int(OP, "the number of segments", segments)?,
         gradients: SystemGradients {
-            dt: beside(system.dt, &dt),
-            a: beside(system.a, &a),
-            a_im: beside(system.a_im, &a_im),
-            b: beside(system.b, &b),
-            b_im: beside(system.b_im, &b_im),
-            c: beside(system.c, &c),
-            c_im: beside(system.c_im, &c_im),
-            d: beside(system.d, &d),
+            dt,
+            a,
+            a_im,
+            b,
+            b_im,
+            c,
+            c_im,
+            d,
         },
     };
     let of_sums = kernel(device, &KERNEL, "lti_kernel_sums", &[])?;
     let of_gradients = kernel(device, &KERNEL, "lti_kernel_gradients", &[])?;
-    // SAFETY: the parameters are the kernels'; `sums` has a place for every part, the gradients have the operands' sizes.
+    // SAFETY: the parameters are the kernels'; `sums` has a place for every segment, the gradients have the operands' sizes.
     unsafe {
-        of_sums.launch(grid(tiles * parts), BLOCK, 0, &params)?;
+        of_sums.launch(grid(tiles * segments), BLOCK, 0, &params)?;
         of_gradients.launch(grid(channels.div_ceil(WARPS)), BLOCK, 0, &params)
     }
 }

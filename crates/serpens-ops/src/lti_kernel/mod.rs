@@ -16,121 +16,47 @@
 
 pub mod cpu;
 pub mod cuda;
+mod operands;
 mod powers;
 pub mod recurrence;
 #[cfg(test)]
 pub(crate) mod tests;
 mod zero_order_hold;
 
-use serpens_core::tape::{Backward, BackwardContext, record, tracked};
+use serpens_core::tape::BackwardContext;
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
-use crate::check;
+pub use operands::{LtiDims, LtiSystem};
 
-/// A diagonal time-invariant system. The imaginary parts are all given or none.
-#[derive(Clone, Copy)]
-pub struct LtiSystem<'a> {
-    /// Step size Δ > 0: (channels).
-    pub dt: &'a Var,
-    /// Re A: (channels, N).
-    pub a: &'a Var,
-    /// Im A.
-    pub a_imag: Option<&'a Var>,
-    /// Re B: (channels, N).
-    pub b: &'a Var,
-    /// Im B.
-    pub b_imag: Option<&'a Var>,
-    /// Re C: (channels, N).
-    pub c: &'a Var,
-    /// Im C.
-    pub c_imag: Option<&'a Var>,
-    /// The skip D: (channels).
-    pub d: Option<&'a Var>,
-}
+use crate::check;
+use crate::record::record;
 
 const OP: &str = "lti_kernel";
 
-/// The operands by position on the tape.
-const OPERANDS: usize = 8;
-
-impl LtiSystem<'_> {
-    fn operands(&self) -> [Option<&Var>; OPERANDS] {
-        [
-            Some(self.dt),
-            Some(self.a),
-            self.a_imag,
-            Some(self.b),
-            self.b_imag,
-            Some(self.c),
-            self.c_imag,
-            self.d,
-        ]
-    }
-
-    fn save(&self, op: &'static str) -> Result<Saved> {
-        let [channels, state] = check::axes(op, "A", "(channels, N)", self.a)?;
-        let complex = self.a_imag.is_some();
-        check::shape(op, "dt", &[channels], self.dt)?;
-        check::optional(op, "D", &[channels], self.d)?;
-        for (what, part) in [("B", self.b), ("C", self.c)] {
-            check::shape(op, what, &[channels, state], part)?;
+/// The sizes, from the shape of A, after a check that everything fits.
+fn dims(op: &'static str, system: &LtiSystem<&Var>) -> Result<LtiDims> {
+    let [channels, state] = check::axes(op, "A", "(channels, N)", system.a)?;
+    let dims = LtiDims { channels, state };
+    system.check(op, &dims)?;
+    for (what, part) in [("Im B", system.b_im), ("Im C", system.c_im)] {
+        match (system.a_im, part) {
+            (Some(_), None) => return Err(Error::Missing { op, what }),
+            (None, Some(_)) => return Err(Error::Surplus { op, what }),
+            _ => {}
         }
-        for (what, part) in [
-            ("Im A", self.a_imag),
-            ("Im B", self.b_imag),
-            ("Im C", self.c_imag),
-        ] {
-            check::optional(op, what, &[channels, state], part)?;
-            if part.is_some() != complex {
-                return Err(match complex {
-                    true => Error::Missing { op, what },
-                    false => Error::Surplus { op, what },
-                });
-            }
-        }
-        Ok(Saved {
-            operands: self.operands().map(|var| var.map(Var::detach)),
-            channels,
-            state,
-        })
     }
+    Ok(dims)
 }
 
-/// A system with its own handles on the operands.
-struct Saved {
-    operands: [Option<Var>; OPERANDS],
-    channels: usize,
-    state: usize,
-}
-
-impl Saved {
-    fn values(&self, index: usize) -> Result<Option<&[f32]>> {
-        self.operands[index].as_ref().map(check::values).transpose()
-    }
-
-    fn needed(&self, index: usize) -> Result<&[f32]> {
-        Ok(self.values(index)?.unwrap_or_default())
-    }
-
+impl LtiSystem<Var> {
     /// The system as the kernels of the processor take it.
-    fn system(&self) -> Result<cpu::System<'_>> {
-        Ok(cpu::System {
-            channels: self.channels,
-            state: self.state,
-            dt: self.needed(0)?,
-            a: self.needed(1)?,
-            a_im: self.values(2)?,
-            b: self.needed(3)?,
-            b_im: self.values(4)?,
-            c: self.needed(5)?,
-            c_im: self.values(6)?,
-            d: self.values(7)?,
-        })
+    fn on_cpu(&self) -> Result<cpu::System<'_>> {
+        Ok(self.mats()?.map(|_, values| values.into_slice()))
     }
 
     /// The system as the kernels of a GPU take it.
-    fn on_gpu(&self, op: &'static str, device: Device) -> Result<cuda::SystemParams> {
-        cuda::SystemParams::new(op, device, &self.operands, self.channels, self.state)
+    fn on_cuda(&self, op: &'static str, dims: LtiDims) -> Result<cuda::SystemParams> {
+        cuda::SystemParams::new(op, self.views()?, dims)
     }
 }
 
@@ -138,50 +64,37 @@ impl Saved {
 ///
 /// # Errors
 /// Shapes that do not fit; operands that are not f32.
-pub fn lti_kernel(system: &LtiSystem<'_>, length: usize) -> Result<Var> {
-    let saved = system.save(OP)?;
-    let device = system.a.tensor()?.device();
-    let mut k = Tensor::empty([length, saved.channels], DType::F32, device)?;
+pub fn lti_kernel(system: &LtiSystem<&Var>, length: usize) -> Result<Var> {
+    let dims = dims(OP, system)?;
+    let kept = system.map(|_, operand| operand.detach());
+    let device = system.dt.device();
+    let mut k = Tensor::empty([length, dims.channels], DType::F32, device)?;
     match device {
-        Device::Cpu => cpu::forward(&saved.system()?, length, k.make_mut()?),
-        Device::Cuda(_) => cuda::forward(saved.on_gpu(OP, device)?, k.view_mut()?)?,
+        Device::Cpu => cpu::forward(&kept.on_cpu()?, length, k.make_mut()?),
+        Device::Cuda(_) => cuda::forward(kept.on_cuda(OP, dims)?, k.view_mut()?)?,
     }
-    let operands = system.operands();
-    let operation =
-        tracked(&operands).then(|| Box::new(KernelBackward { saved, length }) as Box<dyn Backward>);
-    let [k] = record(OP, &operands, [k], operation)?;
-    Ok(k)
+    record(OP, &system.into_array(), k, || (kept, dims), backward)
 }
 
-struct KernelBackward {
-    saved: Saved,
-    length: usize,
-}
-
-impl Backward for KernelBackward {
-    fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
-        let Some(dk) = context.take_output(0) else {
-            return Ok(());
-        };
-        let gradients = context.overwrite([0, 1, 2, 3, 4, 5, 6, 7])?;
-        if dk.device() != Device::Cpu {
-            return cuda::backward(self.saved.on_gpu(OP, dk.device())?, dk.view(), gradients);
+fn backward(
+    (system, dims): (LtiSystem<Var>, LtiDims),
+    dk: Tensor,
+    context: &mut BackwardContext<'_, '_>,
+) -> Result<()> {
+    let gradients = context.overwrite(std::array::from_fn(|i| i))?;
+    let gradients = system.pick(gradients);
+    match dk.device() {
+        Device::Cpu => {
+            let gradients = gradients.try_map(|_, gradient| gradient.slice())?;
+            cpu::backward(
+                &system.on_cpu()?,
+                dk.shape().rows(),
+                dk.as_slice()?,
+                gradients,
+            );
+            Ok(())
         }
-        let [dt, a, a_im, b, b_im, c, c_im, d] = gradients;
-        let system = self.saved.system()?;
-        let complex = system.a_im.is_some();
-        let grads = cpu::Grads {
-            dt: dt.slice()?,
-            a: a.slice()?,
-            a_im: complex.then(|| a_im.slice()).transpose()?,
-            b: b.slice()?,
-            b_im: complex.then(|| b_im.slice()).transpose()?,
-            c: c.slice()?,
-            c_im: complex.then(|| c_im.slice()).transpose()?,
-            d: system.d.map(|_| d.slice()).transpose()?,
-        };
-        cpu::backward(&system, self.length, dk.as_slice()?, grads);
-        Ok(())
+        Device::Cuda(_) => cuda::backward(system.on_cuda(OP, dims)?, dk.view(), gradients),
     }
 }
 
@@ -197,27 +110,28 @@ pub struct LtiOutput {
 ///
 /// # Errors
 /// Shapes that do not fit; operands that are not contiguous f32.
-pub fn lti_recurrence(u: &Var, system: &LtiSystem<'_>, initial_state: &Var) -> Result<LtiOutput> {
+pub fn lti_recurrence(u: &Var, system: &LtiSystem<&Var>, initial_state: &Var) -> Result<LtiOutput> {
     const OP: &str = "lti_recurrence";
-    let saved = system.save(OP)?;
+    let dims = dims(OP, system)?;
     let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
-    check::shape(OP, "u", &[batch, length, saved.channels], u)?;
-    let planes = if system.a_imag.is_some() { 2 } else { 1 };
-    let of_state = [batch, channels, planes * saved.state];
+    check::shape(OP, "u", &[batch, length, dims.channels], u)?;
+    check::device(OP, "u", system.dt.device(), u.device())?;
+    let planes = if system.a_im.is_some() { 2 } else { 1 };
+    let of_state = [batch, channels, planes * dims.state];
     check::shape(OP, "initial_state", &of_state, initial_state)?;
-    let device = u.device();
-    let mut y = Tensor::empty(u.shape(), u.dtype(), device)?;
+    let system = system.map(|_, operand| operand.detach());
+    let mut y = Tensor::empty(u.shape(), u.dtype(), u.device())?;
     let mut state = initial_state.tensor()?.clone();
-    match device {
+    match u.device() {
         Device::Cpu => recurrence::run(
-            &saved.system()?,
+            &system.on_cpu()?,
             (batch, length),
             check::values(u)?,
             y.make_mut()?,
             state.make_mut()?,
         ),
         Device::Cuda(_) => cuda::recurrence(
-            saved.on_gpu(OP, device)?,
+            system.on_cuda(OP, dims)?,
             batch,
             u.view(),
             y.view_mut()?,

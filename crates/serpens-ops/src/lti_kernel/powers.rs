@@ -1,7 +1,7 @@
 //! Powers of Ā for a tile of channels: a table of the first few in f32, and f64 factors that carry it from block to block, so
 //! that no rounding accumulates along the kernel.
 
-use super::cpu::System;
+use super::LtiSystem;
 use super::zero_order_hold::{C64, Discrete};
 
 /// Steps per block.
@@ -26,16 +26,17 @@ pub(super) struct Powers {
 
 impl Powers {
     /// For the channels from `first`; those beyond the last repeat it.
-    pub(super) fn new(system: &System<'_>, first: usize) -> Self {
+    pub(super) fn new(system: &LtiSystem<&[f32]>, first: usize) -> Self {
+        let dims = system.dims();
         let mut powers = Self {
-            states: Vec::with_capacity(system.state),
-            table: Vec::with_capacity(system.state),
-            stride: Vec::with_capacity(system.state),
-            front: vec![[C64::ONE; TILE]; system.state],
+            states: Vec::with_capacity(dims.state),
+            table: Vec::with_capacity(dims.state),
+            stride: Vec::with_capacity(dims.state),
+            front: vec![[C64::ONE; TILE]; dims.state],
         };
-        for n in 0..system.state {
+        for n in 0..dims.state {
             let states: [Discrete; TILE] = std::array::from_fn(|lane| {
-                system.discretise((first + lane).min(system.channels - 1), n)
+                system.discretise((first + lane).min(dims.channels - 1), n)
             });
             let mut power = [C64::ONE; TILE];
             let table = std::array::from_fn(|_| {

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serpens_core::MatMut;
 
+use super::LtiDims;
 use super::cpu::System;
 use crate::simd::{self, Simd, WithSimd};
 
@@ -24,9 +25,12 @@ pub fn run(
     y: &mut [f32],
     state: &mut [f32],
 ) {
-    let channels = system.channels;
+    let LtiDims {
+        channels,
+        state: states,
+    } = system.dims();
     let planes = system.scale() as usize;
-    let width = planes * system.state;
+    let width = planes * states;
     assert_eq!(u.len(), batch * length * channels, "u");
     assert_eq!(y.len(), u.len(), "y");
     assert_eq!(state.len(), batch * channels * width, "state");
@@ -48,11 +52,7 @@ pub fn run(
             let values: &[f32] = row(e);
             for (n, step) in tile.states.iter_mut().enumerate() {
                 step.h_re[e - first] = values[n];
-                step.h_im[e - first] = if planes == 2 {
-                    values[system.state + n]
-                } else {
-                    0.0
-                };
+                step.h_im[e - first] = if planes == 2 { values[states + n] } else { 0.0 };
             }
         }
         for t in b * length..(b + 1) * length {
@@ -69,7 +69,7 @@ pub fn run(
             for (n, step) in tile.states.iter().enumerate() {
                 values[n] = step.h_re[e - first];
                 if planes == 2 {
-                    values[system.state + n] = step.h_im[e - first];
+                    values[states + n] = step.h_im[e - first];
                 }
             }
         }
@@ -97,8 +97,9 @@ struct Tile {
 
 impl Tile {
     fn new(system: &System<'_>, first: usize) -> Self {
-        let channel = |lane: usize| (first + lane).min(system.channels - 1);
-        let states = (0..system.state)
+        let dims = system.dims();
+        let channel = |lane: usize| (first + lane).min(dims.channels - 1);
+        let states = (0..dims.state)
             .map(|n| {
                 let states: [_; TILE] =
                     std::array::from_fn(|lane| system.discretise(channel(lane), n));

@@ -2,6 +2,8 @@
 
 use std::ops::{Add, Mul, Sub};
 
+use super::LtiSystem;
+
 /// A complex number; a real system has zero imaginary parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct C64 {
@@ -133,6 +135,27 @@ pub(super) struct Discrete {
     a: C64,
     b: C64,
     c: C64,
+}
+
+impl LtiSystem<&[f32]> {
+    /// 2 for complex systems, whose states stand for conjugate pairs.
+    pub(super) fn scale(&self) -> f64 {
+        if self.a_im.is_some() { 2.0 } else { 1.0 }
+    }
+
+    pub(super) fn discretise(&self, channel: usize, n: usize) -> Discrete {
+        let i = channel * self.dims().state + n;
+        let complex = |re: &[f32], im: Option<&[f32]>| C64 {
+            re: f64::from(re[i]),
+            im: im.map_or(0.0, |im| f64::from(im[i])),
+        };
+        Discrete::new(
+            f64::from(self.dt[channel]),
+            complex(self.a, self.a_im),
+            complex(self.b, self.b_im),
+            complex(self.c, self.c_im),
+        )
+    }
 }
 
 /// Holomorphic derivatives: a change dx of the operand changes the loss by Re(γ dx).

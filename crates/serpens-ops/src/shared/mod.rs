@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod fold;
 pub(crate) mod operands;
+pub(crate) mod record;
 mod starts;
 #[cfg(test)]
 pub(crate) mod tests;

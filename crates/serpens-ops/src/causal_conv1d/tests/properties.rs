@@ -1,12 +1,23 @@
 //! The kernels against the definition, and the parities: whole, in chunks, step by step, packed, reversed.
 
 use proptest::prelude::*;
+use serpens_core::{Mat, MatMut};
 
 use super::reference;
-use crate::causal_conv1d::cpu;
+use crate::causal_conv1d::{ConvDims, ConvOperands, cpu};
 use crate::shared::tests::dense::{
     Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
 };
+
+/// Values as one row.
+fn row(values: &[f32]) -> Mat<'_> {
+    Mat::new(values, 1, values.len(), values.len(), 0)
+}
+
+fn row_mut(values: &mut [f32]) -> MatMut<'_> {
+    let len = values.len();
+    MatMut::new(values, 1, len, len, 0)
+}
 
 /// A problem in f32 with its twin in f64.
 #[derive(Clone, Debug)]
@@ -64,14 +75,22 @@ impl Case {
         self.batch * (self.width - 1) * self.channels
     }
 
-    fn conv(&self) -> cpu::Conv<'_> {
-        cpu::Conv {
+    fn conv<'a>(&'a self, x: Mat<'a>) -> cpu::Conv<'a> {
+        let dims = ConvDims {
             batch: self.batch,
             length: self.length,
+            channels: self.channels,
             width: self.width,
-            weight: &self.weight.0,
-            bias: self.bias.as_ref().map(|b| &b.0[..]),
-            initial_state: self.state.as_ref().map(|s| &s.0[..]),
+        };
+        let row = |(values, _): &'a (Vec<f32>, Vec<f64>)| row(values);
+        cpu::Conv {
+            dims,
+            operands: ConvOperands {
+                x,
+                weight: row(&self.weight),
+                bias: self.bias.as_ref().map(row),
+                initial_state: self.state.as_ref().map(row),
+            },
             starts: self.starts.as_deref(),
             reverse: self.reverse,
             silu: self.silu,
@@ -79,8 +98,12 @@ impl Case {
     }
 
     fn plain(&self) -> reference::Conv<'_, f32> {
-        let conv = self.conv();
-        self.reference(conv.weight, conv.bias, conv.initial_state)
+        let (bias, state) = (self.bias.as_ref(), self.state.as_ref());
+        self.reference(
+            &self.weight.0,
+            bias.map(|b| &b.0[..]),
+            state.map(|s| &s.0[..]),
+        )
     }
 
     fn exact(&self) -> reference::Conv<'_, f64> {
@@ -117,7 +140,7 @@ impl Case {
         let x = Wide::new(&self.x.0, self.rows(), self.channels, self.margin);
         let mut y = Wide::blank(self.rows(), self.channels, self.margin);
         let mut state = vec![f32::NAN; self.state_len()];
-        cpu::forward(&self.conv(), x.mat(), y.mat_mut(), Some(&mut state));
+        cpu::forward(&self.conv(x.mat()), y.mat_mut(), Some(&mut state));
         (y.dense(), state)
     }
 
@@ -135,14 +158,13 @@ impl Case {
         let mut dweight = vec![before; self.channels * self.width];
         let mut dbias = vec![before; self.channels];
         let mut dinitial_state = vec![f32::NAN; self.state_len()];
-        let grads = cpu::Gradients {
-            dx: dx.mat_mut(),
-            dweight: &mut dweight,
-            dbias: Some(&mut dbias),
-            accumulate,
-            dinitial_state: Some(&mut dinitial_state),
+        let grads = ConvOperands {
+            x: dx.mat_mut(),
+            weight: row_mut(&mut dweight),
+            bias: Some(row_mut(&mut dbias)),
+            initial_state: Some(row_mut(&mut dinitial_state)),
         };
-        cpu::backward(&self.conv(), x.mat(), dy.mat(), dstate, grads);
+        cpu::backward(&self.conv(x.mat()), dy.mat(), dstate, grads, accumulate);
         reference::Gradients {
             dx: dx.dense(),
             dweight,

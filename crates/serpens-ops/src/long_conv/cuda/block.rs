@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, KernelParams, Source};
 use serpens_core::{Result, View, ViewMut, kernel_params};
 
-use super::parts::{Groups, Parts};
+use super::groups::{GroupSums, Groups};
 use super::tile::Tile;
 use super::{Job, grid};
 
@@ -111,13 +111,13 @@ pub(super) fn correlate(
     let tile = Tile::new(job.device, size, width(size), 2)?;
     let tiles = job.tiles(tile.width);
     let groups = Groups::new(job.device, job.batch, tiles, tile.resident())?;
-    let mut parts = Parts::new(dk, groups.count)?;
+    let mut sums = GroupSums::new(dk, groups.count)?;
     let params = CorrelateParams {
         x: x.ptr(),
         dy: dy.ptr(),
         k: k.ptr(),
         dx: dx.as_ref().map_or(DevicePtr::NULL, ViewMut::ptr),
-        dk: parts.address()?,
+        dk: sums.address()?,
         x_stride: x.stride() as i64,
         dy_stride: dy.stride() as i64,
         k_stride: k.stride() as i64,
@@ -128,7 +128,7 @@ pub(super) fn correlate(
         channels: job.channels,
     };
     let kernel = tile.kernel(job.device, &SOURCE, "long_conv_correlate", Some(job.dtype))?;
-    // SAFETY: the parameters are the kernel's, the views have the sizes of the job, the parts a place for every group.
+    // SAFETY: the parameters are the kernel's, the views have the sizes of the job, the sums a place for every group.
     unsafe {
         kernel.launch(
             grid(tiles * groups.count),
@@ -137,5 +137,5 @@ pub(super) fn correlate(
             &params,
         )?
     };
-    parts.fold()
+    sums.fold()
 }

@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
 use serpens_core::{Result, View, ViewMut, kernel_params};
 
-use super::parts::{Groups, Parts};
+use super::groups::{GroupSums, Groups};
 use super::{DIRECT_LENGTH, Job, grid};
 
 static SOURCE: Source = Source::new("long_conv_direct", include_str!("direct.cu")).params(&[
@@ -74,11 +74,11 @@ kernel_params! {
 pub(super) fn correlate(job: Job, x: View<'_>, dy: View<'_>, dk: ViewMut<'_>) -> Result<()> {
     let tiles = job.tiles(CHANNELS);
     let groups = Groups::new(job.device, job.batch, tiles, 2048 / THREADS)?;
-    let mut parts = Parts::new(dk, groups.count)?;
+    let mut sums = GroupSums::new(dk, groups.count)?;
     let params = DirectCorrelateParams {
         x: x.ptr(),
         dy: dy.ptr(),
-        dk: parts.address()?,
+        dk: sums.address()?,
         x_stride: x.stride() as i64,
         dy_stride: dy.stride() as i64,
         length: job.length,
@@ -88,7 +88,7 @@ pub(super) fn correlate(job: Job, x: View<'_>, dy: View<'_>, dk: ViewMut<'_>) ->
     };
     let defines = [("IO", job.dtype.cuda_name())];
     let kernel = kernel(job.device, &SOURCE, "long_conv_direct_correlate", &defines)?;
-    // SAFETY: the parameters are the kernel's, the views have the sizes of the job, the parts a place for every group.
+    // SAFETY: the parameters are the kernel's, the views have the sizes of the job, the sums a place for every group.
     unsafe { kernel.launch(grid(tiles * groups.count), THREADS as u32, 0, &params)? };
-    parts.fold()
+    sums.fold()
 }

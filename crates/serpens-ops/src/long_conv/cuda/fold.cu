@@ -6,6 +6,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) long_conv_fold(const __gri
     i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= p.count) return;
     float sum = 0.0f;
-    for (i64 group = 0; group < p.groups; ++group) sum += p.parts[group * p.count + i];
+    for (i64 group = 0; group < p.groups; ++group) sum += p.sums[group * p.count + i];
     p.sum[i] = sum;
 }

@@ -4,21 +4,21 @@
 constexpr int CHANNELS = 32; // a block's, one a lane
 constexpr int WARPS = 8;
 constexpr int STEPS = 16;
-constexpr int FRONTS = 32; // blocks of STEPS in a block's part of the kernel
+constexpr int FRONTS = 32; // blocks of STEPS in a block's segment of the kernel
 constexpr int FRONTS_A_WARP = FRONTS / WARPS;
 constexpr int SLICE = 4; // states whose factors are in shared memory at a time
 
-// A block's tile of channels and its part of the time; lanes beyond the last channel repeat it.
+// A block's tile of channels and its segment of the time; lanes beyond the last channel repeat it.
 struct KernelPlace {
     int lane, warp, channel;
-    i64 part;
+    i64 segment;
     bool active;
     __device__ __forceinline__ explicit KernelPlace(int channels) {
         int tiles = (channels + CHANNELS - 1) / CHANNELS;
         lane = (int)threadIdx.x % CHANNELS;
         warp = (int)threadIdx.x / CHANNELS;
         channel = (int)(blockIdx.x % tiles) * CHANNELS + lane;
-        part = blockIdx.x / tiles;
+        segment = blockIdx.x / tiles;
         active = channel < channels;
         channel = active ? channel : channels - 1;
     }
@@ -54,7 +54,7 @@ __device__ __forceinline__ void factors(
 extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_forward(const __grid_constant__ LtiKernelParams p) {
     __shared__ Complex steps[SLICE][STEPS][CHANNELS], fronts[SLICE][FRONTS][CHANNELS];
     KernelPlace place(p.system.channels);
-    i64 start = place.part * (FRONTS * STEPS);
+    i64 start = place.segment * (FRONTS * STEPS);
     float sums[FRONTS_A_WARP][STEPS] = {};
     for (int slice = 0; slice < p.system.states; slice += SLICE) {
         int n = place.warp % SLICE;
@@ -101,17 +101,17 @@ __device__ __forceinline__ void load(const LtiGradientsParams& p, const KernelPl
     for (int j = 0; j < STEPS; ++j) values[j] = j < left ? from[(i64)j * p.system.channels] : 0.0f;
 }
 
-// One part's sums for one state.
+// One segment's sums for one state.
 __device__ __forceinline__ Sums sums_of(const LtiGradientsParams& p, const KernelPlace& place, int n) {
     Discrete state(p.system, place.channel, n);
-    i64 start = place.part * p.part;
+    i64 start = place.segment * p.segment;
     Complex steps[STEPS];
     C64 power = {1.0, 0.0};
 #pragma unroll
     for (int j = 0; j < STEPS; ++j, power = power * state.a_bar) steps[j] = rounded(power);
     C64 front = state.power((double)start);
     Sums sums = {};
-    i64 end = start + p.part < p.length ? start + p.part : p.length;
+    i64 end = start + p.segment < p.length ? start + p.segment : p.length;
     float values[STEPS];
     load(p, place, start, end, values);
     for (i64 t = start; t < end; t += STEPS, front = front * power) {
@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_sums(c
     KernelPlace place(p.system.channels);
     for (int n = place.warp; n < p.system.states; n += WARPS) {
         Sums sums = sums_of(p, place, n);
-        if (place.active) p.sums[(place.part * p.system.states + n) * p.system.channels + place.channel] = sums;
+        if (place.active) p.sums[(place.segment * p.system.states + n) * p.system.channels + place.channel] = sums;
     }
 }
 
@@ -148,7 +148,7 @@ __device__ __forceinline__ void put(float* re, float* im, i64 i, C64 derivative)
     if (im != nullptr) im[i] = (float)-derivative.im; // a change dx of the operand changes the loss by Re(derivative dx)
 }
 
-// Folds the parts in order and takes the gradients from the sums: a warp for each channel, its lanes over the states.
+// Folds the segments in order and takes the gradients from the sums: a warp for each channel, its lanes over the states.
 extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradients(const __grid_constant__ LtiGradientsParams p) {
     int lane = (int)threadIdx.x % 32;
     i64 channel = (i64)blockIdx.x * WARPS + threadIdx.x / 32;
@@ -156,8 +156,8 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradie
     double dt = 0.0;
     for (int n = lane; n < p.system.states; n += 32) {
         C64 zeroth = {}, first = {};
-        for (i64 part = 0; part < p.parts; ++part) {
-            Sums sums = p.sums[(part * p.system.states + n) * p.system.channels + channel];
+        for (i64 segment = 0; segment < p.segments; ++segment) {
+            Sums sums = p.sums[(segment * p.system.states + n) * p.system.channels + channel];
             zeroth = zeroth + sums.zeroth;
             first = first + sums.first;
         }

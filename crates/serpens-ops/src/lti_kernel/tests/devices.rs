@@ -93,17 +93,17 @@ impl Case {
         })
     }
 
-    fn system<'a>(&self, leaves: &'a [Var; 8]) -> LtiSystem<'a> {
+    fn system<'a>(&self, leaves: &'a [Var; 8]) -> LtiSystem<&'a Var> {
         let [dt, a, a_im, b, b_im, c, c_im, d] = leaves;
         let complex = |var: &'a Var| self.complex.then_some(var);
         LtiSystem {
             dt,
             a,
-            a_imag: complex(a_im),
+            a_im: complex(a_im),
             b,
-            b_imag: complex(b_im),
+            b_im: complex(b_im),
             c,
-            c_imag: complex(c_im),
+            c_im: complex(c_im),
             d: Some(d),
         }
     }

@@ -24,11 +24,11 @@ fn lti_kernel_has_the_gradients_of_its_definition() {
             let system = LtiSystem {
                 dt: &exp(&v[0])?,
                 a: &neg_exp(&v[1])?,
-                a_imag: complex.then_some(&v[2]),
+                a_im: complex.then_some(&v[2]),
                 b: &v[3],
-                b_imag: complex.then_some(&v[4]),
+                b_im: complex.then_some(&v[4]),
                 c: &v[5],
-                c_imag: complex.then_some(&v[6]),
+                c_im: complex.then_some(&v[6]),
                 d: Some(&v[7]),
             };
             lti_kernel(&system, 9)

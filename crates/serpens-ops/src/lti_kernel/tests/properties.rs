@@ -54,8 +54,6 @@ impl Owned {
 
     fn system(&self) -> System<'_> {
         System {
-            channels: self.channels,
-            state: self.state,
             dt: &self.dt,
             a: &self.a[0],
             a_im: self.complex.then_some(&self.a[1]),

@@ -35,13 +35,13 @@ impl Groups {
 }
 
 /// Where groups leave their sums on the way to dk.
-pub(super) struct Parts<'a> {
+pub(super) struct GroupSums<'a> {
     dk: ViewMut<'a>,
     sums: Option<Tensor>,
     groups: usize,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> GroupSums<'a> {
     /// One group writes to dk itself.
     pub(super) fn new(dk: ViewMut<'a>, groups: usize) -> Result<Self> {
         let sums = (groups > 1)
@@ -74,17 +74,17 @@ pub(super) fn zero(dk: ViewMut<'_>) -> Result<()> {
 
 kernel_params! {
     struct LongConvFoldParams {
-        parts: DevicePtr as "const float*", // (groups, count)
+        sums: DevicePtr as "const float*", // (groups, count)
         sum: DevicePtr as "float*", // (count)
         count: i64,
         groups: i64,
     }
 }
 
-fn fold(parts: DevicePtr, groups: usize, dk: ViewMut<'_>) -> Result<()> {
+fn fold(sums: DevicePtr, groups: usize, dk: ViewMut<'_>) -> Result<()> {
     let count = dk.rows() * dk.cols();
     let params = LongConvFoldParams {
-        parts,
+        sums,
         sum: dk.ptr(),
         count: count as i64,
         groups: groups as i64,
