@@ -1,12 +1,17 @@
 //! Axes: from values to places, and the ticks that a reader expects.
 
+use crate::svg::text_width;
 use crate::text::number;
 
 /// How a value becomes a place.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Scale {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// In proportion.
+    #[default]
     Linear,
+    /// By its logarithm, with ticks at powers of ten and between them.
     Log10,
+    /// By its logarithm, with ticks at powers of two.
     Log2,
 }
 
@@ -88,6 +93,12 @@ impl Axis {
         self.place(value).filter(|&place| is_on(place))
     }
 
+    /// The width of its widest label, in letters of this size.
+    pub(super) fn label_width(&self, size: f64) -> f64 {
+        let widths = self.ticks.iter().map(|(_, label)| text_width(label, size));
+        widths.fold(0.0, f64::max)
+    }
+
     fn between(&self, on_line: f64) -> f64 {
         (on_line - self.low) / (self.high - self.low)
     }
@@ -100,14 +111,10 @@ impl Axis {
         }
         let first = (self.low / step - 1e-6).ceil();
         let decimals = (-(step * factor).log10().floor()).clamp(0.0, 12.0) as usize;
-        for i in 0..=2 * most {
-            let value = (first + i as f64) * step;
-            if value > self.high + 1e-6 * step {
-                break;
-            }
-            self.ticks
-                .push((self.between(value), number(value * factor, decimals)));
-        }
+        let values = (0..=2 * most).map(|i| (first + i as f64) * step);
+        let values = values.take_while(|value| *value <= self.high + 1e-6 * step);
+        let tick = |value| (self.between(value), number(value * factor, decimals));
+        self.ticks = values.map(tick).collect();
     }
 
     /// Powers of ten, and between them as many round values as `most` has room for.
@@ -152,8 +159,8 @@ impl Axis {
         let first = (self.low - 1e-9).ceil() as i64;
         let last = (self.high + 1e-9).floor() as i64;
         let stride = (last - first + 1).max(1).div_euclid(most as i64 + 1) + 1;
-        let mut exponent = first;
-        while exponent <= last {
+        let apart = if stride == 2 { 1 } else { stride };
+        for exponent in (first..=last).step_by(apart as usize) {
             let label = match exponent {
                 _ if (exponent - first) % stride != 0 => String::new(),
                 0..=29 => number(2f64.powi(exponent as i32), 0),
@@ -161,7 +168,6 @@ impl Axis {
                 _ => format!("2^{exponent}"),
             };
             self.ticks.push((self.between(exponent as f64), label));
-            exponent += if stride == 2 { 1 } else { stride };
         }
     }
 }

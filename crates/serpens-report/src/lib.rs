@@ -16,6 +16,7 @@ mod theme;
 #[cfg(test)]
 mod tests;
 
+pub use axis::Scale;
 pub use line_chart::{LineChart, Series};
 pub use selection::{LayerSelection, SelectionMap};
 pub use text::grouped;

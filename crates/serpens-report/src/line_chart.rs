@@ -1,7 +1,7 @@
 //! Line charts: curves over steps or lengths.
 
 use crate::axis::{Axis, Scale};
-use crate::svg::{Anchor, Drawing, FILE_WIDTH, Face, short, text_width};
+use crate::svg::{Drawing, END, FILE_WIDTH, Face, MIDDLE, ROUND, segment, short, text_width};
 use crate::text::truncate;
 use crate::theme::{Inks, LIGHT};
 
@@ -20,10 +20,10 @@ pub struct LineChart {
     pub x_label: String,
     /// What y is, with its unit. If it holds `%`, y is a fraction and its ticks are percents: 0.5 reads 50.
     pub y_label: String,
-    /// Puts x on powers of two, for lengths.
-    pub x_log2: bool,
-    /// Puts y on powers of ten.
-    pub y_log: bool,
+    /// How x becomes a place: on powers of two for lengths.
+    pub x_scale: Scale,
+    /// How y does.
+    pub y_scale: Scale,
     /// Ends of the y axis; from the data if absent, not finite or empty.
     pub y_range: Option<(f64, f64)>,
     /// The curves, in the order of the legend.
@@ -103,15 +103,11 @@ impl LineChart {
 
     fn lay_out(&self, width: f64, legend: f64) -> Plot {
         let y = self.y_axis();
-        let left = widest_label(&y).max(14.0) + 10.0;
+        let left = y.label_width(11.0).max(14.0) + 10.0;
         let plot_width = width - left - 22.0;
-        let scale = match self.x_log2 {
-            true => Scale::Log2,
-            false => Scale::Linear,
-        };
-        let x_axis = |most| Axis::over(scale, self.points().map(|p| p.0), most, false, 1.0);
+        let x_axis = |most| Axis::over(self.x_scale, self.points().map(|p| p.0), most, false, 1.0);
         // Wide labels leave room for fewer ticks.
-        let most = (plot_width / (widest_label(&x_axis(10)) + 18.0)).clamp(2.0, 10.0) as usize;
+        let most = (plot_width / (x_axis(10).label_width(11.0) + 18.0)).clamp(2.0, 10.0) as usize;
         Plot {
             left,
             top: legend + 24.0,
@@ -127,20 +123,16 @@ impl LineChart {
     }
 
     fn y_axis(&self) -> Axis {
-        let scale = match self.y_log {
-            true => Scale::Log10,
-            false => Scale::Linear,
-        };
+        let scale = self.y_scale;
         let factor = match self.y_label.contains('%') {
             true => 100.0,
             false => 1.0,
         };
-        let ends = self.y_range.map(|(low, high)| [low, high]);
-        let usable = |[low, high]: &[f64; 2]| {
+        let usable = |(low, high): &(f64, f64)| {
             scale.apply(*low).is_some() && scale.apply(*low) < scale.apply(*high)
         };
-        match ends.filter(usable) {
-            Some(ends) => Axis::over(scale, ends.into_iter(), 6, false, factor),
+        match self.y_range.filter(usable) {
+            Some((low, high)) => Axis::over(scale, [low, high].into_iter(), 6, false, factor),
             None => {
                 let levels = self.reference_lines.iter().map(|(_, y)| *y);
                 let ys = self.points().map(|p| p.1).chain(levels);
@@ -163,11 +155,11 @@ impl LineChart {
             }
             let style = Style::of(index, inks);
             let sample = format!("M{} {}h24", short(x), short(y - 4.0));
-            drawing.stroke(&sample, style.colour, 2.0, style.dash);
+            drawing.stroke(&sample, style.colour, 2.0, &[ROUND, style.dash]);
             if series.has_markers() {
                 drawing.fill(&style.marker((x + 12.0, y - 4.0)), style.colour);
             }
-            drawing.text(x + 31.0, y, Face::new(12.0, inks.ink), &name);
+            drawing.text(x + 31.0, y, &Face::new(12.0, inks.ink), &name);
             x += width;
         }
         y + 10.0
@@ -176,20 +168,21 @@ impl LineChart {
     fn frame(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
         let label = Face::new(11.0, inks.muted);
         let (left, right, bottom) = (plot.left, plot.right(), plot.bottom());
-        drawing.text(0.0, plot.top - 12.0, label, &self.y_label);
+        let (middle, end) = (label.with(MIDDLE), label.with(END));
+        drawing.text(0.0, plot.top - 12.0, &label, &self.y_label);
         for (place, text) in &plot.y.ticks {
             let y = plot.y_at(*place);
             drawing.line((left, y), (right, y), inks.grid);
-            drawing.text(left - 7.0, y + 4.0, label.end(), text);
+            drawing.text(left - 7.0, y + 4.0, &end, text);
         }
         drawing.line((left, bottom), (right, bottom), inks.muted);
         for (place, text) in &plot.x.ticks {
             let x = plot.x_at(*place);
             drawing.line((x, bottom), (x, bottom + 4.0), inks.muted);
-            drawing.text(x, bottom + 17.0, label.middle(), text);
+            drawing.text(x, bottom + 17.0, &middle, text);
         }
         let centre = left + plot.width / 2.0;
-        drawing.text(centre, bottom + 34.0, label.middle(), &self.x_label);
+        drawing.text(centre, bottom + 34.0, &middle, &self.x_label);
     }
 
     fn references(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
@@ -198,27 +191,23 @@ impl LineChart {
                 continue;
             };
             let y = plot.y_at(place);
-            drawing.dashed_line((plot.left, y), (plot.right(), y), inks.muted, 1.2, "5 4");
+            let line = segment((plot.left, y), (plot.right(), y));
+            drawing.stroke(&line, inks.muted, 1.2, &[r#" stroke-dasharray="5 4""#]);
             let name = truncate(name, 40);
             let (x, baseline, anchor) = self.free_place(plot, y, text_width(&name, 11.0));
-            let face = Face::new(11.0, inks.muted).anchored(anchor);
-            drawing.text(x, baseline, face, &name);
+            let face = Face::new(11.0, inks.muted).with(anchor);
+            drawing.text(x, baseline, &face, &name);
         }
     }
 
     /// Where a level's name hides the fewest points: above or below its line, at either end of it.
-    fn free_place(&self, plot: &Plot, y: f64, width: f64) -> (f64, f64, Anchor) {
+    fn free_place(&self, plot: &Plot, y: f64, width: f64) -> (f64, f64, &'static str) {
         let points: Vec<_> = self.points().filter_map(|p| plot.locate(p)).collect();
         let (left, right) = (plot.left + 6.0, plot.right() - 4.0);
-        let (above, below) = (y - 6.0, y + 14.0);
-        let places = [
-            (right, above, Anchor::End),
-            (left, above, Anchor::Start),
-            (right, below, Anchor::End),
-            (left, below, Anchor::Start),
-        ];
-        let hidden = |&(x, baseline, anchor): &(f64, f64, Anchor)| {
-            let from = if anchor == Anchor::End { x - width } else { x } - 8.0;
+        let ends = |baseline| [(right, baseline, END), (left, baseline, "")];
+        let places = [y - 6.0, y + 14.0].into_iter().flat_map(ends);
+        let hidden = |&(x, baseline, anchor): &(f64, f64, &str)| {
+            let from = if anchor == END { x - width } else { x } - 8.0;
             let outside = baseline > plot.bottom() - 2.0 || baseline < plot.top + 8.0;
             let covers = |p: &&(f64, f64)| {
                 (from..from + width + 16.0).contains(&p.0)
@@ -226,7 +215,7 @@ impl LineChart {
             };
             points.iter().filter(covers).count() + if outside { 100_000 } else { 0 }
         };
-        places.into_iter().min_by_key(hidden).unwrap_or(places[0])
+        places.min_by_key(hidden).expect("there are four")
     }
 
     fn curves(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
@@ -241,7 +230,12 @@ impl LineChart {
             let points = thin(&series.points, MOST_POINTS).into_iter();
             let places: Vec<_> = points.map(|point| plot.locate(point)).collect();
             let width = if series.has_markers() { 2.0 } else { 1.5 };
-            drawing.stroke(&polyline(&places), style.colour, width, style.dash);
+            drawing.stroke(
+                &polyline(&places),
+                style.colour,
+                width,
+                &[ROUND, style.dash],
+            );
             if series.has_markers() {
                 let markers = places.iter().flatten().map(|&at| style.marker(at));
                 drawing.fill(&markers.collect::<String>(), style.colour);
@@ -249,12 +243,6 @@ impl LineChart {
         }
         drawing.shapes += "</svg>\n";
     }
-}
-
-fn widest_label(axis: &Axis) -> f64 {
-    let labels = axis.ticks.iter();
-    let widths = labels.map(|(_, label)| text_width(label, 11.0));
-    widths.fold(0.0, f64::max)
 }
 
 /// A path through the places, broken where there is none.
@@ -286,7 +274,11 @@ impl Style {
         let round = index / colours.len();
         Style {
             colour: colours[index % colours.len()],
-            dash: ["", "7 4", "2 4"][round % 3],
+            dash: [
+                "",
+                r#" stroke-dasharray="7 4""#,
+                r#" stroke-dasharray="2 4""#,
+            ][round % 3],
             shape: (index + round) % 4,
         }
     }

@@ -4,69 +4,32 @@ use crate::text::{display_width, escape, wrap};
 use crate::theme::Inks;
 
 const SANS: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";
-const MONO: &str =
-    "ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace";
-
 /// Space around a figure that is a file of its own.
 const MARGIN: f64 = 16.0;
 /// Width of what such a file shows between its margins; the file has 960 pixels.
 pub(super) const FILE_WIDTH: f64 = 960.0 - 2.0 * MARGIN;
 
-/// Where a text stands from its point.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Anchor {
-    Start,
-    Middle,
-    End,
-}
+/// In the middle of its point, rather than from there on.
+pub(super) const MIDDLE: &str = r#" text-anchor="middle""#;
+/// Up to its point.
+pub(super) const END: &str = r#" text-anchor="end""#;
+pub(super) const BOLD: &str = r#" font-weight="600""#;
+pub(super) const MONO: &str = r#" font-family="ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace""#;
+/// Round corners and ends of a line.
+pub(super) const ROUND: &str = r#" stroke-linejoin="round" stroke-linecap="round""#;
 
-/// How a text is set.
-#[derive(Clone, Copy)]
-pub(super) struct Face<'a> {
-    size: f64,
-    fill: &'a str,
-    anchor: Anchor,
-    bold: bool,
-    mono: bool,
-    /// Turned by 90° to read upwards.
-    upward: bool,
-}
+/// How a text is set, as attributes.
+#[derive(Clone)]
+pub(super) struct Face(String);
 
-impl<'a> Face<'a> {
-    pub(super) fn new(size: f64, fill: &'a str) -> Self {
-        Face {
-            size,
-            fill,
-            anchor: Anchor::Start,
-            bold: false,
-            mono: false,
-            upward: false,
-        }
+impl Face {
+    pub(super) fn new(size: f64, fill: &str) -> Self {
+        Face(format!(r#" font-size="{}" fill="{fill}""#, short(size)))
     }
 
-    pub(super) fn anchored(self, anchor: Anchor) -> Self {
-        Face { anchor, ..self }
-    }
-
-    pub(super) fn middle(self) -> Self {
-        self.anchored(Anchor::Middle)
-    }
-
-    pub(super) fn end(self) -> Self {
-        self.anchored(Anchor::End)
-    }
-
-    pub(super) fn bold(self) -> Self {
-        Face { bold: true, ..self }
-    }
-
-    pub(super) fn mono(self) -> Self {
-        Face { mono: true, ..self }
-    }
-
-    pub(super) fn upward(mut self) -> Self {
-        self.upward = true;
-        self
+    /// The same face with [`MIDDLE`], [`END`], [`BOLD`] or [`MONO`].
+    pub(super) fn with(&self, attribute: &str) -> Self {
+        Face(self.0.clone() + attribute)
     }
 }
 
@@ -95,20 +58,7 @@ impl Drawing {
 
     /// A thin straight line.
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: &str) {
-        self.dashed_line(from, to, stroke, 1.0, "");
-    }
-
-    pub(super) fn dashed_line(
-        &mut self,
-        from: (f64, f64),
-        to: (f64, f64),
-        stroke: &str,
-        width: f64,
-        dash: &str,
-    ) {
-        let [x, y, to_x, to_y] = [from.0, from.1, to.0, to.1].map(short);
-        let d = format!("M{x} {y}L{to_x} {to_y}");
-        self.outline(&d, stroke, width, "", dash);
+        self.stroke(&segment(from, to), stroke, 1.0, &[]);
     }
 
     /// A path that is filled.
@@ -116,47 +66,26 @@ impl Drawing {
         self.shapes += &format!("<path d=\"{d}\" fill=\"{fill}\"/>\n");
     }
 
-    /// A path that is drawn as a line with round corners and ends.
-    pub(super) fn stroke(&mut self, d: &str, stroke: &str, width: f64, dash: &str) {
-        let round = r#" stroke-linejoin="round" stroke-linecap="round""#;
-        self.outline(d, stroke, width, round, dash);
-    }
-
-    fn outline(&mut self, d: &str, stroke: &str, width: f64, ends: &str, dash: &str) {
-        let width = short(width);
-        let dash = match dash {
-            "" => String::new(),
-            dash => format!(r#" stroke-dasharray="{dash}""#),
-        };
+    /// A path that is drawn as a line, with more attributes.
+    pub(super) fn stroke(&mut self, d: &str, stroke: &str, width: f64, more: &[&str]) {
+        let (width, more) = (short(width), more.concat());
         self.shapes += &format!(
-            "<path d=\"{d}\" stroke=\"{stroke}\" stroke-width=\"{width}\" fill=\"none\"{ends}{dash}/>\n"
+            "<path d=\"{d}\" stroke=\"{stroke}\" stroke-width=\"{width}\" fill=\"none\"{more}/>\n"
         );
     }
 
-    pub(super) fn text(&mut self, x: f64, y: f64, face: Face, text: &str) {
+    pub(super) fn text(&mut self, x: f64, y: f64, face: &Face, text: &str) {
         if text.is_empty() {
             return;
         }
-        let [x, y, size] = [x, y, face.size].map(short);
-        let mut attributes = String::new();
-        attributes += match face.anchor {
-            Anchor::Start => "",
-            Anchor::Middle => r#" text-anchor="middle""#,
-            Anchor::End => r#" text-anchor="end""#,
-        };
-        if face.bold {
-            attributes += r#" font-weight="600""#;
-        }
-        if face.mono {
-            attributes += &format!(r#" font-family="{MONO}""#);
-        }
-        if face.upward {
-            attributes += &format!(r#" transform="rotate(-90 {x} {y})""#);
-        }
-        let (fill, text) = (face.fill, escape(text));
-        self.shapes += &format!(
-            "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" fill=\"{fill}\"{attributes}>{text}</text>\n"
-        );
+        let ([x, y], face, text) = ([x, y].map(short), &face.0, escape(text));
+        self.shapes += &format!("<text x=\"{x}\" y=\"{y}\"{face}>{text}</text>\n");
+    }
+
+    /// A text that reads upwards.
+    pub(super) fn upward(&mut self, x: f64, y: f64, face: &Face, text: &str) {
+        let turn = format!(r#" transform="rotate(-90 {} {})""#, short(x), short(y));
+        self.text(x, y, &face.with(&turn), text);
     }
 
     /// The figure as part of a page, which sets the font, the background, the title and the caption.
@@ -166,34 +95,28 @@ impl Drawing {
 
     /// The figure as a file of its own, with background, title and caption.
     pub(super) fn standalone(self, title: &str, caption: &str, inks: &Inks) -> String {
-        let mut words = Drawing::new(self.width + 2.0 * MARGIN);
-        let mut top = MARGIN;
-        if !title.is_empty() {
-            words.text(MARGIN, top + 14.0, Face::new(16.0, inks.ink).bold(), title);
-            top += 30.0;
+        let lines = wrap(caption, (self.width / text_width("x", 12.0)) as usize);
+        let top = MARGIN + if title.is_empty() { 0.0 } else { 30.0 };
+        let bottom = top + self.height + 8.0;
+        let width = self.width + 2.0 * MARGIN;
+        let height = bottom + 17.0 * lines.len() as f64 + MARGIN - 8.0;
+        let mut page = Drawing::new(width);
+        page.rect(0.0, 0.0, width, height, inks.paper);
+        let face = Face::new(16.0, inks.ink).with(BOLD);
+        page.text(MARGIN, MARGIN + 14.0, &face, title);
+        for (i, line) in (1..).zip(&lines) {
+            let baseline = bottom + 17.0 * f64::from(i) - 4.0;
+            page.text(MARGIN, baseline, &Face::new(12.0, inks.muted), line);
         }
-        let mut bottom = top + self.height + 8.0;
-        for line in wrap(caption, (self.width / text_width("x", 12.0)) as usize) {
-            bottom += 17.0;
-            words.text(MARGIN, bottom - 4.0, Face::new(12.0, inks.muted), &line);
-        }
-        let (width, height) = (words.width, bottom + MARGIN - 8.0);
-        let mut background = Drawing::new(width);
-        background.rect(0.0, 0.0, width, height, inks.paper);
-        let shapes = format!(
-            "{}{}<g transform=\"translate({} {})\">\n{}</g>\n",
-            background.shapes,
-            words.shapes,
+        page.shapes += &format!(
+            "<g transform=\"translate({} {})\">\n{}</g>\n",
             short(MARGIN),
             short(top),
             self.shapes
         );
-        let file = format!(
-            r#" xmlns="http://www.w3.org/2000/svg" width="{}" height="{}""#,
-            short(width),
-            short(height)
-        );
-        element(&file, title, (width, height), &shapes)
+        let [w, h] = [width, height].map(short);
+        let file = format!(r#" xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}""#);
+        element(&file, title, (width, height), &page.shapes)
     }
 }
 
@@ -202,6 +125,12 @@ fn element(attributes: &str, label: &str, (width, height): (f64, f64), shapes: &
     format!(
         "<svg{attributes} viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\" font-family=\"{SANS}\">\n{shapes}</svg>\n"
     )
+}
+
+/// The path of a straight line.
+pub(super) fn segment(from: (f64, f64), to: (f64, f64)) -> String {
+    let [x, y, to_x, to_y] = [from.0, from.1, to.0, to.1].map(short);
+    format!("M{x} {y}L{to_x} {to_y}")
 }
 
 /// A coordinate with at most two decimals; what is not finite is 0, so that a figure never holds "NaN".

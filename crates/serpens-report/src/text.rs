@@ -1,6 +1,7 @@
 //! Text for people: escaping, what a token looks like in print, widths, wrapping, numbers.
 
 use std::fmt::Display;
+use std::ops::Range;
 
 /// Escapes text for HTML and SVG, in content and in quoted attributes. Characters that XML forbids become `�`.
 pub(super) fn escape(text: &str) -> String {
@@ -61,31 +62,40 @@ pub(super) fn truncate(text: &str, columns: usize) -> String {
     if display_width(text) <= columns {
         return text.to_string();
     }
-    let mut out = String::new();
     let mut used = 0;
-    for c in text.chars() {
+    let kept = text.chars().take_while(|&c| {
         used += char_width(c);
-        if used + 1 > columns {
-            break;
-        }
-        out.push(c);
-    }
-    if columns > 0 {
-        out.push('…');
-    }
-    out
+        used < columns
+    });
+    kept.chain((columns > 0).then_some('…')).collect()
 }
 
 /// Breaks a paragraph between words into lines of at most `columns` (a longer word stands alone).
 pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let lines = fill_lines(&words, 1, columns).into_iter();
+    lines.map(|line| words[line].join(" ")).collect()
+}
+
+/// Which of the texts go into each line: as many as fit into `columns`, with a gap between two, but at least one.
+pub(super) fn fill_lines(
+    texts: &[impl AsRef<str>],
+    gap: usize,
+    columns: usize,
+) -> Vec<Range<usize>> {
+    let mut lines: Vec<Range<usize>> = Vec::new();
+    let mut used = 0;
+    for (i, text) in texts.iter().enumerate() {
+        let width = display_width(text.as_ref());
         match lines.last_mut() {
-            Some(line) if display_width(line) + 1 + display_width(word) <= columns => {
-                line.push(' ');
-                line.push_str(word);
+            Some(line) if used + gap + width <= columns => {
+                line.end += 1;
+                used += gap + width;
             }
-            _ => lines.push(word.to_string()),
+            _ => {
+                lines.push(i..i + 1);
+                used = width;
+            }
         }
     }
     lines
@@ -105,15 +115,12 @@ pub(super) fn number(value: f64, decimals: usize) -> String {
 
 /// A whole number with commas between thousands.
 pub fn grouped(whole: impl Display) -> String {
-    let digits = whole.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
+    let mut digits = whole.to_string();
+    let count = digits.len();
+    for following in (3..count).step_by(3) {
+        digits.insert(count - following, ',');
     }
-    out
+    digits
 }
 
 #[cfg(test)]

@@ -25,36 +25,20 @@ pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 /// `items` in as few equal groups as `most` allows; the last may be smaller.
-pub(super) struct Groups {
-    pub items: usize,
-    pub size: usize,
+fn groups(items: usize, most: usize) -> Vec<Range<usize>> {
+    let size = items.div_ceil(most).max(1);
+    let starts = (0..items).step_by(size);
+    starts.map(|from| from..items.min(from + size)).collect()
 }
 
-impl Groups {
-    fn of(items: usize, most: usize) -> Self {
-        let size = items.div_ceil(most).max(1);
-        Groups { items, size }
-    }
+/// The channels, or their order, in the rows of a heat map.
+fn bands(channels: usize) -> Vec<Range<usize>> {
+    groups(channels, MOST_BANDS)
+}
 
-    pub(super) fn of_channels(channels: usize) -> Self {
-        Self::of(channels, MOST_BANDS)
-    }
-
-    pub(super) fn of_tokens(tokens: usize) -> Self {
-        Self::of(tokens, MOST_COLUMNS)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.items.div_ceil(self.size)
-    }
-
-    pub(super) fn range(&self, group: usize) -> Range<usize> {
-        group * self.size..((group + 1) * self.size).min(self.items)
-    }
-
-    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        (0..self.count()).map(|group| self.range(group))
-    }
+/// The tokens in the columns of a heat map.
+pub(super) fn columns(tokens: usize) -> Vec<Range<usize>> {
+    groups(tokens, MOST_COLUMNS)
 }
 
 /// The cells of a heat map; a cell without a value is none. // (bands, columns)
@@ -62,23 +46,18 @@ pub(super) type Grid = Vec<Vec<Option<f64>>>;
 
 /// Means over bands of channels, taken in `order`, and over groups of tokens.
 pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
-    let columns = Groups::of_tokens(tokens);
-    let band = |channels: &[usize]| {
-        let cell = |tokens: Range<usize>| {
-            let channels = |t| {
-                channels
-                    .iter()
-                    .map(move |&c| value(values, order.len(), t, c))
-            };
-            mean(tokens.flat_map(channels))
-        };
-        columns.ranges().map(cell).collect()
+    let columns = columns(tokens);
+    let cell = |band: &[usize], column: Range<usize>| {
+        let channels = |t| band.iter().map(move |&c| value(values, order.len(), t, c));
+        mean(column.flat_map(channels))
     };
-    let bands = Groups::of_channels(order.len());
-    bands
-        .ranges()
-        .map(|band_of| band(&order[band_of]))
-        .collect()
+    let row = |band: Range<usize>| {
+        let columns = columns.iter().cloned();
+        columns
+            .map(|column| cell(&order[band.clone()], column))
+            .collect()
+    };
+    bands(order.len()).into_iter().map(row).collect()
 }
 
 /// The channels, those first whose ln Δ varies most over the tokens.
@@ -129,20 +108,10 @@ mod tests {
     #[test]
     fn no_more_cells_are_drawn_than_the_page_can_show() {
         for (channels, tokens) in [(1, 1), (48, 256), (49, 257), (1536, 5000)] {
-            let (rows, columns) = (Groups::of_channels(channels), Groups::of_tokens(tokens));
-            assert!(rows.count() <= 48 && columns.count() <= 256);
-            assert_eq!(
-                (0..rows.count())
-                    .map(|g| rows.range(g).len())
-                    .sum::<usize>(),
-                channels
-            );
-            assert_eq!(
-                (0..columns.count())
-                    .map(|g| columns.range(g).len())
-                    .sum::<usize>(),
-                tokens
-            );
+            let (rows, columns) = (bands(channels), columns(tokens));
+            assert!(rows.len() <= 48 && columns.len() <= 256);
+            assert_eq!(rows.iter().map(Range::len).sum::<usize>(), channels);
+            assert_eq!(columns.iter().map(Range::len).sum::<usize>(), tokens);
         }
     }
 }

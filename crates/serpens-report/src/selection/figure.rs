@@ -1,9 +1,11 @@
 //! The selection map as a figure: panels over a common axis of tokens.
 
-use super::bands::{Grid, Groups, by_selectivity, mean, pool};
+use std::ops::Range;
+
+use super::bands::{Grid, by_selectivity, columns, mean, pool};
 use super::{LayerSelection, SelectionMap};
 use crate::axis::{Axis, Scale};
-use crate::svg::{Drawing, Face, short, text_width};
+use crate::svg::{BOLD, Drawing, END, Face, MIDDLE, MONO, short, text_width};
 use crate::text::{display_width, number, printable, truncate};
 use crate::theme::{Inks, MEMORY, Palette, STEP};
 
@@ -24,20 +26,20 @@ const TOKEN_LETTERS: usize = 14;
 struct Frame<'a> {
     map: &'a SelectionMap,
     inks: &'a Inks,
-    columns: Groups,
+    columns: Vec<Range<usize>>,
     cell: f64,
     /// Logarithmic scale of Δ.
     steps: Axis,
 }
 
-impl<'a> Frame<'a> {
+impl Frame<'_> {
     /// Small letters.
-    fn note(&self) -> Face<'a> {
+    fn note(&self) -> Face {
         Face::new(10.0, self.inks.muted)
     }
 
     fn width(&self) -> f64 {
-        self.cell * self.columns.count() as f64
+        self.cell * self.columns.len() as f64
     }
 
     fn right(&self) -> f64 {
@@ -50,7 +52,7 @@ impl<'a> Frame<'a> {
     }
 
     fn is_highlighted(&self, column: usize) -> bool {
-        let mut tokens = self.columns.range(column);
+        let mut tokens = self.columns[column].clone();
         tokens.any(|token| self.map.is_highlighted(token))
     }
 }
@@ -60,17 +62,24 @@ pub(super) fn draw(map: &SelectionMap, width: f64, inks: &Inks) -> Drawing {
     let tokens = map.tokens.len();
     if tokens == 0 || map.layers.is_empty() {
         let face = Face::new(12.0, inks.muted);
-        drawing.text(0.0, 14.0, face, "Nothing was recorded.");
+        drawing.text(0.0, 14.0, &face, "Nothing was recorded.");
         drawing.height = 20.0;
         return drawing;
     }
-    let pooled = |layer| Pooled::of(layer, tokens);
-    let layers: Vec<Pooled> = map.layers.iter().map(pooled).collect();
-    let columns = Groups::of_tokens(tokens);
+    let layers = map.layers.iter().map(|layer| {
+        let order = by_selectivity(layer, tokens);
+        Pooled {
+            layer,
+            delta: pool(&layer.delta, &order, tokens),
+            retention: pool(&layer.retention, &order, tokens),
+        }
+    });
+    let layers: Vec<Pooled> = layers.collect();
+    let columns = columns(tokens);
     let frame = Frame {
         map,
         inks,
-        cell: ((width - LEFT - RIGHT) / columns.count() as f64).min(WIDEST_CELL),
+        cell: ((width - LEFT - RIGHT) / columns.len() as f64).min(WIDEST_CELL),
         columns,
         steps: step_axis(&layers),
     };
@@ -87,17 +96,6 @@ struct Pooled<'a> {
     layer: &'a LayerSelection,
     delta: Grid,
     retention: Grid,
-}
-
-impl<'a> Pooled<'a> {
-    fn of(layer: &'a LayerSelection, tokens: usize) -> Self {
-        let order = by_selectivity(layer, tokens);
-        Pooled {
-            layer,
-            delta: pool(&layer.delta, &order, tokens),
-            retention: pool(&layer.retention, &order, tokens),
-        }
-    }
 }
 
 /// The range of Δ over all layers, at most four decades down from the largest: below, all steps look alike.
@@ -120,7 +118,7 @@ fn legend(drawing: &mut Drawing, frame: &Frame) -> f64 {
         (frame.inks.quiet, "other tokens"),
     ] {
         drawing.rect(x, 4.0, 10.0, 10.0, fill);
-        drawing.text(x + 15.0, 13.0, Face::new(11.0, frame.inks.muted), name);
+        drawing.text(x + 15.0, 13.0, &Face::new(11.0, frame.inks.muted), name);
         x += 15.0 + text_width(name, 11.0) + 18.0;
     }
     28.0
@@ -169,50 +167,44 @@ fn draw_layer(drawing: &mut Drawing, frame: &Frame, pooled: &Pooled, top: f64) -
 /// The layer's name, and after it what the bars below are.
 fn layer_name(drawing: &mut Drawing, frame: &Frame, name: &str, baseline: f64) {
     let name = truncate(name, 48);
-    let face = Face::new(13.0, frame.inks.ink).bold();
-    drawing.text(LEFT, baseline, face, &name);
+    let face = Face::new(13.0, frame.inks.ink).with(BOLD);
+    drawing.text(LEFT, baseline, &face, &name);
     let x = match name.is_empty() {
         true => LEFT,
         false => LEFT + text_width(&name, 13.0) * 1.1 + 12.0,
     };
     let face = Face::new(11.0, frame.inks.muted);
     let what = "mean Δ of each token, over the channels";
-    drawing.text(x, baseline, face, what);
+    drawing.text(x, baseline, &face, what);
 }
 
 /// Bars of the mean Δ per token, from zero.
 fn strip(drawing: &mut Drawing, frame: &Frame, layer: &LayerSelection, top: f64) {
-    let steps = |column| {
-        let tokens = frame.columns.range(column);
-        tokens.filter_map(|token| layer.mean_delta(token))
+    let steps = |column: &Range<usize>| {
+        let tokens = column.clone();
+        mean(tokens.filter_map(|token| layer.mean_delta(token)))
     };
-    let columns = 0..frame.columns.count();
-    let means: Vec<Option<f64>> = columns.map(|column| mean(steps(column))).collect();
+    let means: Vec<Option<f64>> = frame.columns.iter().map(steps).collect();
     let values = means.iter().flatten().copied().chain([0.0]);
     let axis = Axis::over(Scale::Linear, values, 3, true, 1.0);
     let bottom = top + STRIP_HEIGHT;
     for (place, label) in &axis.ticks {
         let y = bottom - place * STRIP_HEIGHT;
         drawing.line((LEFT, y), (frame.right(), y), frame.inks.grid);
-        drawing.text(LEFT - 6.0, y + 3.5, frame.note().end(), label);
+        drawing.text(LEFT - 6.0, y + 3.5, &frame.note().with(END), label);
     }
-    let (mut marked, mut quiet) = (String::new(), String::new());
     let gap = (frame.cell * 0.16).min(2.0);
-    for (column, step) in means.iter().enumerate() {
-        let Some(place) = step.and_then(|step| axis.place(step)) else {
-            continue;
-        };
-        let path = match frame.is_highlighted(column) {
-            true => &mut marked,
-            false => &mut quiet,
-        };
+    let bar = |(column, step): (usize, &Option<f64>)| {
+        let height = (axis.place((*step)?)? * STRIP_HEIGHT).max(0.5);
         let x = LEFT + column as f64 * frame.cell + gap / 2.0;
-        let height = (place * STRIP_HEIGHT).max(0.5);
         let [x, y, width, height] = [x, bottom, frame.cell - gap, height].map(short);
-        *path += &format!("M{x} {y}h{width}v-{height}h-{width}z");
+        Some(format!("M{x} {y}h{width}v-{height}h-{width}z"))
+    };
+    for (highlighted, fill) in [(false, frame.inks.quiet), (true, frame.inks.accent)] {
+        let bars = means.iter().enumerate();
+        let bars = bars.filter(|(column, _)| frame.is_highlighted(*column) == highlighted);
+        drawing.fill(&bars.filter_map(bar).collect::<String>(), fill);
     }
-    drawing.fill(&quiet, frame.inks.quiet);
-    drawing.fill(&marked, frame.inks.accent);
 }
 
 /// A heat map's place, colours and names.
@@ -237,7 +229,7 @@ fn heat_map(drawing: &mut Drawing, frame: &Frame, grid: &Grid, panel: &Panel) {
     let (width, height) = (frame.width(), panel.height);
     drawing.rect(LEFT, panel.top, width, height, frame.inks.empty);
     for (line, x) in panel.rows.into_iter().zip([LEFT - 24.0, LEFT - 10.0]) {
-        drawing.text(x, middle, frame.note().middle().upward(), line);
+        drawing.upward(x, middle, &frame.note().with(MIDDLE), line);
     }
     if !grid.is_empty() {
         let shade = |value: f64| {
@@ -288,34 +280,36 @@ fn colour_bar(drawing: &mut Drawing, frame: &Frame, panel: &Panel) {
         drawing.rect(x, y, width, height + 0.2, &panel.colour(shade));
     }
     drawing.shapes += "</g>\n";
-    let mut widest: f64 = 0.0;
     let end = x + width;
     for (place, label) in &panel.axis.ticks {
         let y = panel.top + (1.0 - place) * panel.height;
         drawing.line((end, y), (end + 3.0, y), frame.inks.muted);
-        drawing.text(end + 6.0, y + 3.5, frame.note(), label);
-        widest = widest.max(text_width(label, 10.0));
+        drawing.text(end + 6.0, y + 3.5, &frame.note(), label);
     }
-    let (x, y) = (end + widest + 20.0, panel.top + panel.height / 2.0);
-    drawing.text(x, y, frame.note().middle().upward(), panel.name);
+    let (x, y) = (
+        end + panel.axis.label_width(10.0) + 20.0,
+        panel.top + panel.height / 2.0,
+    );
+    drawing.upward(x, y, &frame.note().with(MIDDLE), panel.name);
 }
 
 /// The tokens under the panels and their positions counted from 0; returns where the axis ends.
 fn token_axis(drawing: &mut Drawing, frame: &Frame, top: f64) -> f64 {
     let mut y = top + 6.0;
-    if frame.columns.size == 1 {
+    if frame.columns[0].len() == 1 {
         y = token_labels(drawing, frame, y);
     }
-    let count = frame.columns.count();
-    for column in (0..count).step_by(position_step(count, frame.cell)) {
+    // A power of two that leaves the numbers room.
+    let apart = ((44.0 / frame.cell).ceil() as usize).next_power_of_two();
+    for column in (0..frame.columns.len()).step_by(apart) {
         let x = frame.centre(column);
-        let position = number((column * frame.columns.size) as f64, 0);
+        let position = number(frame.columns[column].start as f64, 0);
         if x + text_width(&position, 10.0) / 2.0 < frame.right() + 12.0 {
             drawing.line((x, y), (x, y + 3.0), frame.inks.muted);
-            drawing.text(x, y + 13.0, frame.note().middle(), &position);
+            drawing.text(x, y + 13.0, &frame.note().with(MIDDLE), &position);
         }
     }
-    drawing.text(LEFT - 6.0, y + 13.0, frame.note().end(), "position");
+    drawing.text(LEFT - 6.0, y + 13.0, &frame.note().with(END), "position");
     y + 16.0
 }
 
@@ -334,33 +328,26 @@ fn token_labels(drawing: &mut Drawing, frame: &Frame, y: f64) -> f64 {
         false => TOKEN_SIZE,
     };
     for column in spread(frame, room) {
-        let face = match frame.is_highlighted(column) {
-            true => Face::new(TOKEN_SIZE, frame.inks.accent).bold(),
-            false => Face::new(TOKEN_SIZE, frame.inks.ink),
+        let (fill, weight) = match frame.is_highlighted(column) {
+            true => (frame.inks.accent, BOLD),
+            false => (frame.inks.ink, ""),
         };
+        let anchor = if flat { MIDDLE } else { END };
+        let face = Face::new(TOKEN_SIZE, fill);
+        let face = face.with(anchor).with(weight).with(MONO);
         let (x, label) = (frame.centre(column), &labels[column]);
-        if flat {
-            drawing.text(x, y + 9.0, face.mono().middle(), label);
-        } else {
-            drawing.text(x + 3.5, y, face.mono().end().upward(), label);
+        match flat {
+            true => drawing.text(x, y + 9.0, &face, label),
+            false => drawing.upward(x + 3.5, y, &face, label),
         }
     }
     y + if flat { 14.0 } else { widest + 4.0 }
 }
 
-/// Columns between two numbers of the axis: a power of two that leaves them room.
-fn position_step(count: usize, cell: f64) -> usize {
-    let mut step = 1;
-    while step < count && step as f64 * cell < 44.0 {
-        step *= 2;
-    }
-    step
-}
-
 /// The columns whose tokens are printed when each needs `room` pixels: all if they fit, else those that carry data
 /// first, then every so many of the others.
 fn spread(frame: &Frame, room: f64) -> Vec<usize> {
-    let count = frame.columns.count();
+    let count = frame.columns.len();
     let apart = (room / frame.cell - 1e-6).ceil().max(1.0) as usize;
     let mut chosen: Vec<usize> = Vec::new();
     let marked = (0..count).filter(|column| frame.is_highlighted(*column));

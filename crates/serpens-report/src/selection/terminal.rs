@@ -1,7 +1,7 @@
 //! The selection map in a terminal.
 
 use super::{LayerSelection, SelectionMap};
-use crate::text::{display_width, number, printable, truncate};
+use crate::text::{display_width, fill_lines, number, printable, truncate};
 use crate::theme::STEP;
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -22,8 +22,9 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
 
 pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
     let width = width.max(LEAST_WIDTH);
-    let names: Vec<String> = map.layers.iter().map(|l| printable_line(&l.name)).collect();
-    let longest = names.iter().map(|name| display_width(name)).max();
+    let levels = |layer| Levels::of(layer, map.tokens.len());
+    let layers: Vec<Levels> = map.layers.iter().map(levels).collect();
+    let longest = layers.iter().map(|layer| display_width(&layer.name)).max();
     let gutter = longest.unwrap_or(0).min(width / 3);
     let label = |name: &str| {
         let name = truncate(name, gutter);
@@ -34,19 +35,20 @@ pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
     let cell = |token: &String| truncate(&printable(token), room);
     let cells: Vec<String> = map.tokens.iter().map(cell).collect();
     let gap = usize::from(cells.iter().any(|cell| display_width(cell) > 1));
-    let levels = |layer| Levels::of(layer, map.tokens.len());
-    let layers = names.iter().map(|name| label(name));
-    let layers: Vec<(String, Levels)> = layers.zip(map.layers.iter().map(levels)).collect();
 
     let mut out = String::new();
     if !map.title.is_empty() {
         let title = truncate(&printable_line(&map.title), width);
         out += &format!("{}\n", paint(colour, BOLD, &title));
     }
-    for (label, levels) in &layers {
-        out += &format!("{label}{}\n", truncate(&levels.legend(), room));
+    for layer in &layers {
+        out += &format!(
+            "{}{}\n",
+            label(&layer.name),
+            truncate(&layer.legend(), room)
+        );
     }
-    for line in lines(&cells, room, gap) {
+    for line in fill_lines(&cells, gap, room) {
         let row = |cell: &dyn Fn(usize) -> String| {
             let row: Vec<String> = line.clone().map(cell).collect();
             row.join(&" ".repeat(gap)) + "\n"
@@ -56,10 +58,10 @@ pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
             let highlighted = map.is_highlighted(token);
             paint(colour && highlighted, HIGHLIGHT, &cells[token])
         });
-        for (label, levels) in &layers {
-            out += &paint(colour, DIM, label);
+        for layer in &layers {
+            out += &paint(colour, DIM, &label(&layer.name));
             out += &row(&|token| {
-                let (block, code) = levels.block(token);
+                let (block, code) = layer.block(token);
                 let bar = block.to_string().repeat(display_width(&cells[token]));
                 paint(colour, &code, &bar)
             });
@@ -73,26 +75,9 @@ fn printable_line(text: &str) -> String {
     text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }
 
-/// The tokens of each line: as many as fit into `room`.
-fn lines(cells: &[String], room: usize, gap: usize) -> Vec<std::ops::Range<usize>> {
-    let mut lines = Vec::new();
-    let (mut start, mut used) = (0, 0);
-    for (token, cell) in cells.iter().enumerate() {
-        let width = display_width(cell);
-        if token > start && used + gap + width > room {
-            lines.push(start..token);
-            (start, used) = (token, 0);
-        }
-        used += width + if token > start { gap } else { 0 };
-    }
-    if start < cells.len() {
-        lines.push(start..cells.len());
-    }
-    lines
-}
-
-/// The mean step of each token of a layer, and the range they span.
+/// The mean step of each token of a layer, and the range they are in.
 struct Levels {
+    name: String,
     means: Vec<Option<f64>>,
     low: f64,
     high: f64,
@@ -104,6 +89,7 @@ impl Levels {
         let means: Vec<Option<f64>> = (0..tokens).map(positive).collect();
         let known = || means.iter().flatten().copied();
         Levels {
+            name: printable_line(&layer.name),
             low: known().fold(f64::INFINITY, f64::min),
             high: known().fold(0.0, f64::max),
             means,
@@ -126,10 +112,10 @@ impl Levels {
         let Some(mean) = self.means[token] else {
             return ('·', DIM.to_string());
         };
-        let span = (self.high / self.low).ln();
-        let t = match span < 0.01 {
+        let range = (self.high / self.low).ln();
+        let t = match range < 0.01 {
             true => 0.45,
-            false => (mean / self.low).ln() / span,
+            false => (mean / self.low).ln() / range,
         };
         // The darkest colours of the palette would vanish on a dark terminal.
         let [r, g, b] = STEP.rgb(0.35 + 0.55 * t);

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{LayerSelection, LineChart, Report, SelectionMap, Series, Table};
+use crate::{LayerSelection, LineChart, Report, Scale, SelectionMap, Series, Table};
 
 /// Two layers that read a sequence: the channels let `strength` of the tokens in, each to its own degree, and pass by
 /// the rest. // strength: (length)
@@ -145,7 +145,7 @@ pub(crate) fn report() -> Report {
         title: "Loss".into(),
         x_label: "step".into(),
         y_label: "cross entropy, nats".into(),
-        y_log: true,
+        y_scale: Scale::Log10,
         series: vec![
             loss("training", 20_000, 10, 0.004, 0.5, 7),
             loss("validation", 20_000, 1000, 0.005, 0.05, 8),
@@ -158,7 +158,7 @@ pub(crate) fn report() -> Report {
         title: "Accuracy by length".into(),
         x_label: "length of the sequence, tokens".into(),
         y_label: "accuracy, %".into(),
-        x_log2: true,
+        x_scale: Scale::Log2,
         y_range: Some((0.0, 1.0)),
         series: vec![
             by_length("S6, selective", |_| 1.0),

@@ -156,7 +156,7 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
         .iter()
         .flat_map(|x| hostile.iter().map(|y| (*x, *y)))
         .collect();
-    for (x_log2, y_log) in [(false, false), (true, true)] {
+    for (x_scale, y_scale) in [(Scale::Linear, Scale::Linear), (Scale::Log2, Scale::Log10)] {
         for y_range in [
             None,
             Some((f64::NAN, 1.0)),
@@ -173,8 +173,8 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
             ];
             let reference_lines = hostile.iter().map(|y| ("level".to_string(), *y)).collect();
             let chart = LineChart {
-                x_log2,
-                y_log,
+                x_scale,
+                y_scale,
                 y_range,
                 series,
                 reference_lines,

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serpens_data::{InductionHeads, Source};
 use serpens_nn::MambaLm;
-use serpens_report::{LineChart, Series, Table, grouped};
+use serpens_report::{LineChart, Scale, Series, Table, grouped};
 use serpens_train::evaluate;
 
 use super::results::{Results, percent};
@@ -204,7 +204,7 @@ impl Induction {
             title: "Accuracy against length".into(),
             x_label: "sequence length".into(),
             y_label: "accuracy, %".into(),
-            x_log2: true,
+            x_scale: Scale::Log2,
             y_range: Some((0.0, 1.0)),
             series: series.collect(),
             reference_lines: vec![("chance".into(), self.chance)],

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use serpens_data::Source;
 use serpens_nn::MambaLm;
-use serpens_report::LineChart;
+use serpens_report::{LineChart, Scale};
 use serpens_train::{Evaluate, StepMetrics};
 
 use crate::Result;
@@ -151,7 +151,7 @@ pub(crate) trait Task {
                 ..chart("Accuracy in training", "accuracy, %", accuracy)
             },
             LineChart {
-                y_log: true,
+                y_scale: Scale::Log10,
                 ..chart("Loss in training", "loss, nats", loss)
             },
         ]
