@@ -30,4 +30,4 @@ pub use half::bf16;
 use library::LibraryKind;
 pub use shape::{MAX_RANK, Shape};
 pub use tape::{Gradients, ParamId, Tape, Var};
-pub use tensor::{Mat, MatMut, MemoryStats, Tensor, View, ViewMut};
+pub use tensor::{Mat, MatMut, Matrix, MemoryStats, Tensor, View, ViewMut};

@@ -175,11 +175,11 @@ impl BackwardContext<'_, '_> {
         }
         let width = input.width();
         let mut temporary = Tensor::empty([input.rows, width], input.dtype, input.device)?;
-        let address = temporary.address_mut()?;
+        let first = temporary.view_mut()?.ptr();
         self.pending.push((index, temporary));
         let sizes = [input.rows, width, width];
         // SAFETY: the temporary lives in `pending`, untouched until the context's borrow by `overwrite` ends.
-        Ok(unsafe { ViewMut::from_raw(address, sizes, input.dtype, input.device) })
+        Ok(unsafe { ViewMut::at(first, sizes, input.dtype, input.device) })
     }
 }
 
@@ -189,9 +189,9 @@ fn matrix<'a>(
     input: &InputSlot,
     columns: &Range<usize>,
 ) -> Result<ViewMut<'a>> {
-    let address = buffer.address()? + (columns.start * input.dtype.size()) as u64;
+    let first = buffer.columns(columns)?.ptr();
     let sizes = [input.rows, input.width(), input.row_width];
     // SAFETY: the buffer has `rows` rows of `row_width` values and lives in the store, which the context borrows as long as
     // the matrix; columns handed out together are disjoint, as each is marked written before the next is asked for.
-    Ok(unsafe { ViewMut::from_raw(address, sizes, input.dtype, input.device) })
+    Ok(unsafe { ViewMut::at(first, sizes, input.dtype, input.device) })
 }

@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use super::add;
 use super::slot::{InputSlot, ParamId};
-use crate::driver::memory;
 use crate::{Device, Result, Tensor, View, ViewMut};
 
 /// A gradient of which some columns have been written.
@@ -66,11 +65,6 @@ impl GradientBuffer {
         self.written.push(columns);
     }
 
-    /// The address of the first value, for writing through matrices of disjoint columns.
-    pub(super) fn address(&mut self) -> Result<u64> {
-        self.tensor.address_mut()
-    }
-
     /// Sets the columns that nobody wrote to zero.
     fn fill_gaps(&mut self) -> Result<()> {
         let width = self.tensor.shape().cols();
@@ -87,7 +81,7 @@ impl GradientBuffer {
             gaps.push(end..width);
         }
         for gap in gaps {
-            zero(self.columns(&gap)?)?;
+            self.columns(&gap)?.zero()?;
         }
         self.written.clear();
         self.written.push(0..width);
@@ -111,7 +105,7 @@ impl GradientBuffer {
         match self.state(&columns) {
             Some(true) => {}
             Some(false) => {
-                zero(self.columns(&columns)?)?;
+                self.columns(&columns)?.zero()?;
                 self.mark(columns.clone());
             }
             None => self.fill_gaps()?,
@@ -120,33 +114,8 @@ impl GradientBuffer {
     }
 
     /// Some columns, for writing.
-    fn columns(&mut self, columns: &Range<usize>) -> Result<ViewMut<'_>> {
-        let (dtype, device) = (self.tensor.dtype(), self.tensor.device());
-        let shape = self.tensor.shape();
-        let address = self.address()? + (columns.start * dtype.size()) as u64;
-        let sizes = [shape.rows(), columns.len(), shape.cols()];
-        // SAFETY: the columns lie inside the tensor, which is unshared and borrowed mutably.
-        Ok(unsafe { ViewMut::from_raw(address, sizes, dtype, device) })
-    }
-}
-
-/// Sets every value to zero.
-fn zero(values: ViewMut<'_>) -> Result<()> {
-    match values.device() {
-        Device::Cpu => {
-            let mut values = values.mat()?;
-            for i in 0..values.rows() {
-                values.row(i).fill(0.0);
-            }
-            Ok(())
-        }
-        Device::Cuda(_) => {
-            let size = values.dtype().size();
-            let (rows, width, pitch) =
-                (values.rows(), values.cols() * size, values.stride() * size);
-            // SAFETY: the view is valid and borrowed uniquely; zero bytes are the value zero.
-            unsafe { memory::zero_rows(values.device(), values.ptr().0, rows, width, pitch) }
-        }
+    pub(super) fn columns(&mut self, columns: &Range<usize>) -> Result<ViewMut<'_>> {
+        Ok(self.tensor.view_mut()?.columns(columns))
     }
 }
 

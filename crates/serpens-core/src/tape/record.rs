@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::backward::{self, Backward, Node, Store};
 use super::gradients::{GradientBuffer, Gradients};
-use super::slot::{Columns, InputSlot, ParamId, Target};
+use super::slot::{InputSlot, ParamId, Target};
 use crate::{DType, Device, Error, Mat, Result, Shape, Tensor, View};
 
 #[derive(Default)]
@@ -114,7 +114,7 @@ pub struct Var {
     pub(super) value: Tensor,
     /// The shape under which the value was made, and so the shape of its gradient, whatever this handle's own.
     base: Shape,
-    columns: Option<Columns>,
+    columns: Option<Range<usize>>,
     tape: Option<Tape>,
     target: Target,
 }
@@ -143,8 +143,8 @@ impl Var {
 
     /// The shape, of the column range where this is one.
     pub fn shape(&self) -> Shape {
-        match self.columns {
-            Some(columns) => self.value.shape().with_cols(columns.width),
+        match &self.columns {
+            Some(columns) => self.value.shape().with_cols(columns.len()),
             None => self.value.shape(),
         }
     }
@@ -178,15 +178,10 @@ impl Var {
 
     /// The values as a matrix on their device.
     pub fn view(&self) -> View<'_> {
-        let whole = self.value.view();
-        let Some(columns) = self.columns else {
-            return whole;
-        };
-        let dtype = self.dtype();
-        let address = whole.ptr().0 + (columns.offset * dtype.size()) as u64;
-        let sizes = [whole.rows(), columns.width, whole.stride()];
-        // SAFETY: the columns lie inside the rows of the whole, which is borrowed as long.
-        unsafe { View::from_raw(address, sizes, dtype, self.device()) }
+        match &self.columns {
+            Some(columns) => self.value.view().columns(columns),
+            None => self.value.view(),
+        }
     }
 
     /// The f32 values on the processor as a matrix.
@@ -214,12 +209,9 @@ impl Var {
                 self.shape(),
             ));
         }
-        let base = self.columns.map_or(0, |columns| columns.offset);
+        let first = self.columns.as_ref().map_or(0, |columns| columns.start);
         Ok(Var {
-            columns: Some(Columns {
-                offset: base + range.start,
-                width: range.end - range.start,
-            }),
+            columns: Some(first + range.start..first + range.end),
             ..self.clone()
         })
     }
@@ -227,18 +219,16 @@ impl Var {
     /// The same values under another shape; a range of columns keeps its last axis.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Var> {
         let shape = shape.into();
-        let value = match self.columns {
+        let value = match &self.columns {
             None => self.value.reshape(shape)?,
-            Some(columns) if shape.cols() == columns.width => self
-                .value
-                .reshape(shape.with_cols(self.value.shape().cols()))?,
-            Some(_) => {
-                return Err(Error::shape(
-                    "reshape",
-                    "a range of columns",
-                    "the same last axis",
-                    self.shape(),
-                ));
+            Some(columns) => {
+                if shape.cols() != columns.len() {
+                    let expected = "the same last axis";
+                    let got = self.shape();
+                    return Err(Error::shape("reshape", "a range of columns", expected, got));
+                }
+                let whole = shape.with_cols(self.value.shape().cols());
+                self.value.reshape(whole)?
             }
         };
         Ok(Var {
@@ -266,7 +256,7 @@ impl Var {
             rows: self.value.shape().rows(),
             row_width: self.value.shape().cols(),
             base: self.base,
-            columns: self.columns,
+            columns: self.columns.clone(),
             dtype: match self.target {
                 Target::Param(_) => DType::F32,
                 _ => self.dtype(),

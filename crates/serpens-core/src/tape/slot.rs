@@ -25,13 +25,6 @@ pub(super) enum Target {
     Param(ParamId),
 }
 
-/// A range of the columns of a tensor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Columns {
-    pub(super) offset: usize,
-    pub(super) width: usize,
-}
-
 /// Where the gradient of an operation's input goes.
 #[derive(Clone, Debug)]
 pub(super) struct InputSlot {
@@ -39,7 +32,7 @@ pub(super) struct InputSlot {
     pub(super) rows: usize,
     pub(super) row_width: usize,
     pub(super) base: Shape,
-    pub(super) columns: Option<Columns>,
+    pub(super) columns: Option<Range<usize>>,
     /// The type and the place of the gradient.
     pub(super) dtype: DType,
     pub(super) device: Device,
@@ -48,14 +41,11 @@ pub(super) struct InputSlot {
 impl InputSlot {
     /// Number of columns of the input as the operation saw it.
     pub(super) fn width(&self) -> usize {
-        self.columns.map_or(self.row_width, |columns| columns.width)
+        self.columns.as_ref().map_or(self.row_width, Range::len)
     }
 
     /// The input's columns in the whole tensor's gradient.
     pub(super) fn range(&self) -> Range<usize> {
-        match self.columns {
-            Some(Columns { offset, width }) => offset..offset + width,
-            None => 0..self.base.cols(),
-        }
+        self.columns.clone().unwrap_or(0..self.base.cols())
     }
 }

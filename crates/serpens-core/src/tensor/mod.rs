@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use pool::MemoryStats;
-pub use view::{Mat, MatMut, View, ViewMut};
+use view::Values;
+pub use view::{Mat, MatMut, Matrix, View, ViewMut};
 
 use crate::driver::{DevicePtr, memory};
 use crate::error::{expect_device, expect_dtype};
@@ -76,14 +77,7 @@ impl Tensor {
     /// A tensor of zeros.
     pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: Device) -> Result<Self> {
         let mut tensor = Self::empty(shape, dtype, device)?;
-        let bytes = tensor.byte_len();
-        match device {
-            Device::Cpu => tensor.bytes_mut()?.fill(0),
-            // SAFETY: the buffer holds at least that many bytes.
-            Device::Cuda(_) => unsafe {
-                memory::zero_rows(device, tensor.address_mut()?, 1, bytes, bytes)?;
-            },
-        }
+        tensor.view_mut()?.zero()?;
         Ok(tensor)
     }
 
@@ -119,13 +113,7 @@ impl Tensor {
                 got: values.len(),
             });
         }
-        match device {
-            Device::Cpu => tensor.make_mut::<T>()?.copy_from_slice(values),
-            // SAFETY: the buffer holds as many values.
-            Device::Cuda(_) => unsafe {
-                memory::upload(device, tensor.address_mut()?, bytemuck::cast_slice(values))?;
-            },
-        }
+        tensor.write(bytemuck::cast_slice(values))?;
         Ok(tensor)
     }
 
@@ -137,11 +125,8 @@ impl Tensor {
         }
         let mut copy = Self::empty(self.shape, self.dtype, device)?;
         match (from, device) {
-            (Device::Cpu, Device::Cuda(_)) => {
-                // SAFETY: both tensors have as many bytes.
-                unsafe { memory::upload(device, copy.address_mut()?, self.as_bytes()?)? };
-            }
-            (Device::Cuda(_), Device::Cpu) => {
+            (Device::Cpu, _) => copy.write(self.as_bytes()?)?,
+            (_, Device::Cpu) => {
                 // SAFETY: both tensors have as many bytes.
                 unsafe { memory::download(from, copy.bytes_mut()?, self.buffer.address())? };
             }
@@ -241,36 +226,34 @@ impl Tensor {
 
     /// The tensor as a matrix of [`Shape::rows`] by [`Shape::cols`] on its device.
     pub fn view(&self) -> View<'_> {
-        let (rows, cols) = (self.shape.rows(), self.shape.cols());
-        // SAFETY: the buffer holds as many values and is borrowed.
-        unsafe {
-            View::from_raw(
-                self.buffer.address(),
-                [rows, cols, cols],
-                self.dtype,
-                self.device(),
-            )
-        }
+        // SAFETY: the buffer is borrowed.
+        unsafe { self.matrix() }
     }
 
     /// The tensor as a writable matrix of [`Shape::rows`] by [`Shape::cols`] on its device.
     pub fn view_mut(&mut self) -> Result<ViewMut<'_>> {
+        self.address_mut()?;
+        // SAFETY: the buffer is unshared and borrowed mutably.
+        Ok(unsafe { self.matrix() })
+    }
+
+    /// # Safety
+    /// The buffer is reached as the borrow `B` says, for as long.
+    unsafe fn matrix<B>(&self) -> Matrix<Values<B>> {
         let (rows, cols) = (self.shape.rows(), self.shape.cols());
-        let address = self.address_mut()?;
-        // SAFETY: the buffer holds as many values, is unshared and borrowed mutably.
-        Ok(unsafe { ViewMut::from_raw(address, [rows, cols, cols], self.dtype, self.device()) })
+        let (first, sizes) = (DevicePtr(self.buffer.address()), [rows, cols, cols]);
+        // SAFETY: the buffer holds as many values; the rest is the caller's promise.
+        unsafe { Matrix::at(first, sizes, self.dtype, self.device()) }
     }
 
     /// An f32 tensor as a matrix of [`Shape::rows`] by [`Shape::cols`].
     pub fn mat(&self) -> Result<Mat<'_>> {
-        let (rows, cols) = (self.shape.rows(), self.shape.cols());
-        Ok(Mat::new(self.as_slice()?, rows, cols, cols, 0))
+        self.view().mat()
     }
 
     /// An f32 tensor as a writable matrix of [`Shape::rows`] by [`Shape::cols`].
     pub fn mat_mut(&mut self) -> Result<MatMut<'_>> {
-        let (rows, cols) = (self.shape.rows(), self.shape.cols());
-        Ok(MatMut::new(self.make_mut()?, rows, cols, cols, 0))
+        self.view_mut()?.mat()
     }
 
     /// The address of the values on their device, unshared.
@@ -293,6 +276,16 @@ impl Tensor {
 
     fn byte_len(&self) -> usize {
         self.len() * self.dtype.size()
+    }
+
+    /// Fills the tensor with as many bytes as it has, whatever its device.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match self.device() {
+            Device::Cpu => self.bytes_mut()?.copy_from_slice(bytes),
+            // SAFETY: the buffer holds as many bytes.
+            device => unsafe { memory::upload(device, self.address_mut()?, bytes)? },
+        }
+        Ok(())
     }
 
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {

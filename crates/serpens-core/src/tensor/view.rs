@@ -1,19 +1,91 @@
 //! Rows of a matrix inside a wider one: how kernels read and write a range of columns without a copy.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
-use crate::driver::DevicePtr;
+use crate::driver::{DevicePtr, memory};
 use crate::error::{expect_device, expect_dtype};
 use crate::{DType, Device, Result};
 
-/// A read-only (rows, cols) matrix whose rows are `stride` values apart. A tensor of shape (batch, length, channels) is
-/// seen as batch·length rows of `channels` columns.
+/// A (rows, cols) matrix whose rows are `stride` values apart, wherever they are: see [`Mat`], [`MatMut`], [`View`], [`ViewMut`]. A
+/// tensor of shape (batch, length, channels) is seen as batch·length rows of `channels` columns.
 #[derive(Clone, Copy, Debug)]
-pub struct Mat<'a, T = f32> {
-    data: &'a [T],
+pub struct Matrix<V> {
+    values: V,
     rows: usize,
     cols: usize,
     stride: usize,
+}
+
+/// A read-only matrix on the processor.
+pub type Mat<'a, T = f32> = Matrix<&'a [T]>;
+
+/// A writable matrix on the processor.
+///
+/// Threads that write disjoint parts share it through [`MatMut::part`], which is unsafe for that reason.
+pub type MatMut<'a, T = f32> = Matrix<Unique<'a, T>>;
+
+/// A read-only matrix on any device, of any type.
+pub type View<'a> = Matrix<Values<&'a [u8]>>;
+
+/// A writable matrix on any device, of any type.
+pub type ViewMut<'a> = Matrix<Values<&'a mut [u8]>>;
+
+/// The values of a [`MatMut`], borrowed uniquely.
+#[derive(Debug)]
+pub struct Unique<'a, T> {
+    first: *mut T,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a unique borrow, like `&mut [T]`.
+unsafe impl<T: Send> Send for Unique<'_, T> {}
+// SAFETY: through a shared reference only the unsafe `part` writes, whose callers promise disjoint parts.
+unsafe impl<T: Send + Sync> Sync for Unique<'_, T> {}
+
+/// The values of a [`View`] or [`ViewMut`], borrowed as `B` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<B> {
+    first: DevicePtr,
+    dtype: DType,
+    device: Device,
+    owner: PhantomData<B>,
+}
+
+impl<V> Matrix<V> {
+    /// The columns from `offset` on of rows in `len` values.
+    fn inside(values: V, len: usize, [rows, cols, stride]: [usize; 3], offset: usize) -> Self {
+        assert!(offset + cols <= stride, "columns beyond the row");
+        assert!(rows * stride <= len, "rows beyond the data");
+        Self {
+            values,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Distance between the starts of two rows, in values.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Number of values of a matrix without gaps between its rows.
+    fn dense_len(&self) -> usize {
+        let dense = self.rows <= 1 || self.stride == self.cols;
+        assert!(dense, "gaps between the rows");
+        self.rows * self.cols
+    }
 }
 
 impl<'a, T> Mat<'a, T> {
@@ -22,15 +94,8 @@ impl<'a, T> Mat<'a, T> {
     /// # Panics
     /// If `data` is shorter than the last row's end, or a row than its columns: callers have checked their shapes.
     pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
-        assert!(offset + cols <= stride, "columns beyond the row");
-        assert!(rows * stride <= data.len(), "rows beyond the data");
-        let data = &data[offset.min(data.len())..];
-        Self {
-            data,
-            rows,
-            cols,
-            stride,
-        }
+        let values = &data[offset.min(data.len())..];
+        Self::inside(values, data.len(), [rows, cols, stride], offset)
     }
 
     /// `data` as `data.len() / cols` rows without gaps.
@@ -42,13 +107,13 @@ impl<'a, T> Mat<'a, T> {
     /// Row `i`.
     #[inline(always)]
     pub fn row(&self, i: usize) -> &'a [T] {
-        &self.data[i * self.stride..i * self.stride + self.cols]
+        self.part(i, 0, self.cols)
     }
 
     /// Columns `from..to` of row `i`.
     #[inline(always)]
     pub fn part(&self, i: usize, from: usize, to: usize) -> &'a [T] {
-        &self.data[i * self.stride + from..i * self.stride + to]
+        &self.values[i * self.stride + from..i * self.stride + to]
     }
 
     /// All values of a matrix without gaps between its rows.
@@ -56,35 +121,14 @@ impl<'a, T> Mat<'a, T> {
     /// # Panics
     /// Where there are gaps.
     pub fn into_slice(self) -> &'a [T] {
-        assert!(
-            self.rows <= 1 || self.stride == self.cols,
-            "gaps between the rows"
-        );
-        &self.data[..self.rows * self.cols]
+        &self.values[..self.dense_len()]
     }
 
     /// The address of the first value.
     pub fn as_ptr(&self) -> *const T {
-        self.data.as_ptr()
+        self.values.as_ptr()
     }
 }
-
-/// A writable (rows, cols) matrix whose rows are `stride` values apart.
-///
-/// Threads that write disjoint parts share it through [`MatMut::part`], which is unsafe for that reason.
-#[derive(Debug)]
-pub struct MatMut<'a, T = f32> {
-    data: *mut T,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    owner: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: a MatMut is a unique borrow of its values, like `&mut [T]`.
-unsafe impl<T: Send> Send for MatMut<'_, T> {}
-// SAFETY: through a shared reference only the unsafe `part` writes, whose callers promise disjoint parts.
-unsafe impl<T: Send + Sync> Sync for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
     /// The columns `offset..offset + cols` of `data`, seen as `rows` rows of `stride` values.
@@ -92,10 +136,11 @@ impl<'a, T> MatMut<'a, T> {
     /// # Panics
     /// As [`Mat::new`].
     pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
-        assert!(offset + cols <= stride, "columns beyond the row");
-        assert!(rows * stride <= data.len(), "rows beyond the data");
-        // SAFETY: the asserts above keep every (row, column) inside `data`, which is borrowed uniquely for 'a.
-        unsafe { Self::from_raw(data.as_mut_ptr().wrapping_add(offset), rows, cols, stride) }
+        let values = Unique {
+            first: data.as_mut_ptr().wrapping_add(offset),
+            owner: PhantomData,
+        };
+        Self::inside(values, data.len(), [rows, cols, stride], offset)
     }
 
     /// `data` as `data.len() / cols` rows without gaps.
@@ -110,11 +155,13 @@ impl<'a, T> MatMut<'a, T> {
     /// For 'a, the `cols` values at each of `data + i * stride`, i < rows, are valid, initialised and reached through nothing else.
     pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
         Self {
-            data,
+            values: Unique {
+                first: data,
+                owner: PhantomData,
+            },
             rows,
             cols,
             stride,
-            owner: PhantomData,
         }
     }
 
@@ -133,8 +180,9 @@ impl<'a, T> MatMut<'a, T> {
     #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub unsafe fn part(&self, i: usize, from: usize, to: usize) -> &mut [T] {
         assert!(i < self.rows && from <= to && to <= self.cols);
+        let (first, start) = (self.values.first, i * self.stride + from);
         // SAFETY: inside the matrix by the assert, valid by construction, unaliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride + from), to - from) }
+        unsafe { std::slice::from_raw_parts_mut(first.add(start), to - from) }
     }
 
     /// All values of a matrix without gaps between its rows.
@@ -142,157 +190,95 @@ impl<'a, T> MatMut<'a, T> {
     /// # Panics
     /// Where there are gaps.
     pub fn into_slice(self) -> &'a mut [T] {
-        assert!(
-            self.rows <= 1 || self.stride == self.cols,
-            "gaps between the rows"
-        );
         // SAFETY: valid by construction, and `self` gives up its unique borrow.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.cols) }
+        unsafe { std::slice::from_raw_parts_mut(self.values.first, self.dense_len()) }
     }
 
     /// The same matrix, borrowed for less long.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
-        MatMut {
-            data: self.data,
-            ..*self
-        }
+        // SAFETY: valid by construction, and `self` is borrowed uniquely.
+        unsafe { MatMut::from_raw(self.values.first, self.rows, self.cols, self.stride) }
     }
 
     /// The address of the first value.
     pub fn as_mut_ptr(&mut self) -> *mut T {
-        self.data
+        self.values.first
     }
 }
 
-macro_rules! sizes {
-    ($matrix:ident) => {
-        impl<T> $matrix<'_, T> {
-            /// Number of rows.
-            pub fn rows(&self) -> usize {
-                self.rows
-            }
-
-            /// Number of columns.
-            pub fn cols(&self) -> usize {
-                self.cols
-            }
-
-            /// Distance between the starts of two rows, in values.
-            pub fn stride(&self) -> usize {
-                self.stride
-            }
+impl<B> Matrix<Values<B>> {
+    /// A matrix of `cols` columns from `first` on, `stride` values from row to row.
+    ///
+    /// # Safety
+    /// As long as the borrow says, the values are valid on the device, and reached as it says.
+    pub(crate) unsafe fn at(
+        first: DevicePtr,
+        [rows, cols, stride]: [usize; 3],
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        Self {
+            values: Values {
+                first,
+                dtype,
+                device,
+                owner: PhantomData,
+            },
+            rows,
+            cols,
+            stride,
         }
-    };
-}
-
-sizes!(Mat);
-sizes!(MatMut);
-
-/// Where a matrix lies on whatever device, and its sizes: what operations hand to their kernels.
-#[derive(Clone, Copy, Debug)]
-struct MatrixLayout {
-    address: u64,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    dtype: DType,
-    device: Device,
-}
-
-impl MatrixLayout {
-    fn aligned(&self, bytes: usize) -> bool {
-        let row = self.stride * self.dtype.size();
-        self.address.is_multiple_of(bytes as u64) && (self.rows <= 1 || row.is_multiple_of(bytes))
     }
 
-    /// Checks that the values are f32 on the processor.
-    fn on_cpu(&self) -> Result<()> {
-        expect_device("mat", "the tensor", Device::Cpu, self.device)?;
-        expect_dtype("mat", "the tensor", DType::F32, self.dtype)
+    /// The type of the values.
+    pub fn dtype(&self) -> DType {
+        self.values.dtype
+    }
+
+    /// Where the values are.
+    pub fn device(&self) -> Device {
+        self.values.device
+    }
+
+    /// The address of the first value, as kernels of a GPU take it.
+    pub fn ptr(&self) -> DevicePtr {
+        self.values.first
+    }
+
+    /// Whether every row starts at a multiple of this many bytes.
+    pub fn aligned(&self, bytes: usize) -> bool {
+        let row = self.stride * self.dtype().size();
+        self.ptr().0.is_multiple_of(bytes as u64) && (self.rows <= 1 || row.is_multiple_of(bytes))
+    }
+
+    /// A range of the columns.
+    ///
+    /// # Panics
+    /// If it is not inside.
+    pub(crate) fn columns(mut self, range: &Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.cols);
+        self.values.first.0 += (range.start * self.dtype().size()) as u64;
+        self.cols = range.len();
+        self
+    }
+
+    /// The same matrix under another borrow.
+    ///
+    /// # Safety
+    /// As of [`View::at`].
+    unsafe fn lend<C>(&self) -> Matrix<Values<C>> {
+        let sizes = [self.rows, self.cols, self.stride];
+        // SAFETY: as the caller promises.
+        unsafe { Matrix::at(self.ptr(), sizes, self.dtype(), self.device()) }
+    }
+
+    /// The first of f32 values on the processor.
+    fn on_cpu(&self) -> Result<*mut f32> {
+        expect_device("mat", "the tensor", Device::Cpu, self.device())?;
+        expect_dtype("mat", "the tensor", DType::F32, self.dtype())?;
+        Ok(self.ptr().0 as *mut f32)
     }
 }
-
-/// A read-only matrix on any device, of any type, whose rows may lie inside wider ones.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    layout: MatrixLayout,
-    owner: PhantomData<&'a [u8]>,
-}
-
-/// A writable matrix on any device, of any type, whose rows may lie inside wider ones.
-#[derive(Debug)]
-pub struct ViewMut<'a> {
-    layout: MatrixLayout,
-    owner: PhantomData<&'a mut [u8]>,
-}
-
-macro_rules! view {
-    ($view:ident) => {
-        impl<'a> $view<'a> {
-            /// A matrix of `cols` columns at `address`, `stride` values from row to row.
-            ///
-            /// # Safety
-            /// For 'a the values are valid on the device, and reached as the kind of borrow says.
-            pub(crate) unsafe fn from_raw(
-                address: u64,
-                [rows, cols, stride]: [usize; 3],
-                dtype: DType,
-                device: Device,
-            ) -> Self {
-                let layout = MatrixLayout {
-                    address,
-                    rows,
-                    cols,
-                    stride,
-                    dtype,
-                    device,
-                };
-                Self {
-                    layout,
-                    owner: PhantomData,
-                }
-            }
-
-            /// Number of rows.
-            pub fn rows(&self) -> usize {
-                self.layout.rows
-            }
-
-            /// Number of columns.
-            pub fn cols(&self) -> usize {
-                self.layout.cols
-            }
-
-            /// Distance between the starts of two rows, in values.
-            pub fn stride(&self) -> usize {
-                self.layout.stride
-            }
-
-            /// The type of the values.
-            pub fn dtype(&self) -> DType {
-                self.layout.dtype
-            }
-
-            /// Where the values are.
-            pub fn device(&self) -> Device {
-                self.layout.device
-            }
-
-            /// The address of the first value, as kernels of a GPU take it.
-            pub fn ptr(&self) -> DevicePtr {
-                DevicePtr(self.layout.address)
-            }
-
-            /// Whether every row starts at a multiple of this many bytes.
-            pub fn aligned(&self, bytes: usize) -> bool {
-                self.layout.aligned(bytes)
-            }
-        }
-    };
-}
-
-view!(View);
-view!(ViewMut);
 
 impl<'a> View<'a> {
     /// The values for the kernels of the processor.
@@ -300,26 +286,16 @@ impl<'a> View<'a> {
     /// # Errors
     /// Values that are not f32, or on another device.
     pub fn mat(self) -> Result<Mat<'a>> {
-        self.layout.on_cpu()?;
-        let MatrixLayout {
-            address,
-            rows,
-            cols,
-            stride,
-            ..
-        } = self.layout;
-        let len = if rows == 0 {
-            0
-        } else {
-            (rows - 1) * stride + cols
-        };
+        let first = self.on_cpu()?;
+        let last = self.rows.checked_sub(1);
+        let len = last.map_or(0, |last| last * self.stride + self.cols);
         // SAFETY: valid by construction, f32 on the processor as was checked.
-        let data = unsafe { std::slice::from_raw_parts(address as *const f32, len) };
+        let values = unsafe { std::slice::from_raw_parts(first, len) };
         Ok(Mat {
-            data,
-            rows,
-            cols,
-            stride,
+            values,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
         })
     }
 }
@@ -330,17 +306,9 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// Values that are not f32, or on another device.
     pub fn mat(self) -> Result<MatMut<'a>> {
-        self.layout.on_cpu()?;
-        let layout = self.layout;
+        let first = self.on_cpu()?;
         // SAFETY: valid and unique by construction, f32 on the processor as was checked.
-        Ok(unsafe {
-            MatMut::from_raw(
-                layout.address as *mut f32,
-                layout.rows,
-                layout.cols,
-                layout.stride,
-            )
-        })
+        Ok(unsafe { MatMut::from_raw(first, self.rows, self.cols, self.stride) })
     }
 
     /// All values of a matrix without gaps, for the kernels of the processor.
@@ -353,17 +321,30 @@ impl<'a> ViewMut<'a> {
 
     /// The same matrix, borrowed for less long.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
-        ViewMut {
-            layout: self.layout,
-            owner: PhantomData,
-        }
+        // SAFETY: valid by construction, and `self` is borrowed uniquely.
+        unsafe { self.lend() }
     }
 
     /// The same matrix for reading.
     pub fn as_view(&self) -> View<'_> {
-        View {
-            layout: self.layout,
-            owner: PhantomData,
+        // SAFETY: valid by construction, and `self` is borrowed.
+        unsafe { self.lend() }
+    }
+
+    /// Sets every value to zero, of whatever type.
+    pub(crate) fn zero(self) -> Result<()> {
+        let (first, size) = (self.ptr().0, self.dtype().size());
+        let (width, pitch) = (self.cols * size, self.stride * size);
+        // SAFETY: valid by construction and borrowed uniquely; zero bytes are the value zero.
+        unsafe {
+            match self.device() {
+                Device::Cpu => {
+                    let row = |i| (first as *mut u8).add(i * pitch);
+                    (0..self.rows).for_each(|i| row(i).write_bytes(0, width));
+                    Ok(())
+                }
+                device => memory::zero_rows(device, first, self.rows, width, pitch),
+            }
         }
     }
 }
