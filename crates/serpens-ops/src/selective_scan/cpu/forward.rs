@@ -1,18 +1,19 @@
-//! The forward scan: one task runs the steps of a few tiles, block by block.
+//! The forward scan: one task runs the steps of a few tiles, chunk by chunk.
 
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
+use super::decay::decay;
 use super::lanes::{
-    Ahead, Group, Tile, add_real_product, decay, for_chunks, gate, mul_add, numbers, pick, put,
-    scaled, set_numbers, splat,
+    Ahead, Group, Tile, add_real_product, for_numbers, gate, mul_add, numbers, pick, put, scaled,
+    set_numbers, splat,
 };
-use super::plan::{CHUNK, Plan, Span, Task};
+use super::plan::{CHUNK, Chunk, ScanPlan, Task};
 use super::scratch::{self, Arena, room};
-use super::{Dims, Scan, ScanOperands, pieces};
+use super::{Dims, Scan, ScanOperands, segments};
 use crate::simd::{Isa, Simd, WithSimd, store};
 
-/// Numbers of the state that one pass over a block handles: they and their A stay in registers with AVX-512, and the loop over
+/// Numbers of the state that one pass over a chunk handles: they and their A stay in registers with AVX-512, and the loop over
 /// them is unrolled.
 const WIDE: usize = 8;
 
@@ -25,21 +26,21 @@ pub(super) fn run<const P: usize>(
     checkpoints: Option<&mut [f32]>,
 ) {
     let dims = &scan.dims;
-    let plan = Plan::new(dims, isa.lanes());
+    let plan = ScanPlan::new(dims, isa.lanes());
     let row = dims.channels * P * dims.state;
     let last_state = last_state.map(|last| MatMut::dense(last, row));
     let checkpoints = checkpoints.map(|saved| MatMut::dense(saved, row));
-    let starts_len = if plan.pieces > 1 {
-        dims.batch * plan.pieces * row
+    let starts_len = if plan.segments > 1 {
+        dims.batch * plan.segments * row
     } else {
         0
     };
-    scratch::with(starts_len, |piece_states| {
-        if plan.pieces > 1 {
-            pieces::initial_states::<P>(isa, scan, &plan, piece_states);
+    scratch::with(starts_len, |segment_states| {
+        if plan.segments > 1 {
+            segments::initial_states::<P>(isa, scan, &plan, segment_states);
         }
-        let initial = if plan.pieces > 1 {
-            Some(&*piece_states)
+        let initial = if plan.segments > 1 {
+            Some(&*segment_states)
         } else {
             scan.operands.initial_state.map(Mat::into_slice)
         };
@@ -50,8 +51,8 @@ pub(super) fn run<const P: usize>(
                     scan,
                     task,
                     initial: initial.map(|states| {
-                        let index = task.batch * plan.pieces + task.piece;
-                        &states[index * row..(index + 1) * row]
+                        let first = task.segment * row;
+                        &states[first..first + row]
                     }),
                     out,
                     last_state: last_state
@@ -65,7 +66,7 @@ pub(super) fn run<const P: usize>(
     });
 }
 
-fn scratch_len<const P: usize>(dims: &Dims, plan: &Plan, lanes: usize) -> usize {
+fn scratch_len<const P: usize>(dims: &Dims, plan: &ScanPlan, lanes: usize) -> usize {
     2 * room(plan.tiles * P * dims.state * lanes) + 3 * room(CHUNK * lanes)
 }
 
@@ -77,12 +78,12 @@ struct Forward<'a, 'b, const P: usize> {
     out: &'a MatMut<'b>,
     /// (batch, channels·P·N), where the task is the last in time.
     last_state: Option<&'a MatMut<'b>>,
-    /// (batch·blocks, channels·P·N), each tile's part as P·N rows of its channels.
+    /// (batch·chunks, channels·P·N), each tile's values as P·N rows of its channels.
     checkpoints: Option<&'a MatMut<'b>>,
     scratch: &'a mut [f32],
 }
 
-/// δ, δu and the sum over the states for the steps of a span.
+/// δ, δu and the sum over the states for the steps of a chunk.
 struct Steps<'a, V> {
     delta: &'a mut [V; CHUNK],
     delta_u: &'a mut [V; CHUNK],
@@ -102,9 +103,9 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
         let a = arena.vectors::<S::f32s>(tiles * size);
         let h = arena.vectors::<S::f32s>(tiles * size);
         let mut steps = Steps {
-            delta: block(arena.vectors(CHUNK)),
-            delta_u: block(arena.vectors(CHUNK)),
-            y: block(arena.vectors(CHUNK)),
+            delta: arena.steps(),
+            delta_u: arena.steps(),
+            y: arena.steps(),
         };
         for i in 0..tiles {
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
@@ -119,14 +120,14 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
         let mut from = task.from;
         while from < task.to {
             let to = (from + CHUNK).min(task.to);
-            let span = Span::new(scan, task.batch, from, to);
+            let chunk = Chunk::new(scan, task.batch, from, to);
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let a = &a[i * size..][..size];
                 let h = &mut h[i * size..][..size];
                 if let Some(checkpoints) = self.checkpoints {
                     let row = task.batch * dims.chunks() + from / CHUNK;
-                    // SAFETY: this task alone owns these channels of this block.
+                    // SAFETY: this task alone owns these channels of this chunk.
                     let saved = unsafe {
                         checkpoints.part(
                             row,
@@ -138,9 +139,9 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                         store(s, saved, h);
                     }
                 }
-                tile.load_steps(s, scan, &span, steps.delta, steps.delta_u, None);
+                tile.load_steps(s, scan, &chunk, steps.delta, steps.delta_u, None);
                 steps.y.fill(s.splat_f32s(0.0));
-                for_chunks!(dims.state, WIDE, |n, W| {
+                for_numbers!(dims.state, WIDE, |n, W| {
                     let ahead = (n == 0).then(|| {
                         Ahead::new(
                             tile,
@@ -149,9 +150,9 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                             scan.reverse,
                         )
                     });
-                    advance::<S, P, W>(s, &span, group, n, a, h, &mut steps, ahead);
+                    advance::<S, P, W>(s, &chunk, group, n, a, h, &mut steps, ahead);
                 });
-                finish::<S, P>(s, x, &span, tile, steps.y, self.out);
+                finish::<S, P>(s, x, &chunk, tile, steps.y, self.out);
             }
             from = to;
         }
@@ -172,7 +173,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
     }
 }
 
-/// Runs the recurrence of `W` numbers from `n` on over a span, and adds Re(C h) to y.
+/// Runs the recurrence of `W` numbers from `n` on over a chunk, and adds Re(C h) to y.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -180,7 +181,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
 )]
 fn advance<S: Simd, const P: usize, const W: usize>(
     s: S,
-    span: &Span,
+    chunk: &Chunk,
     group: Group,
     n: usize,
     a: &[S::f32s],
@@ -190,11 +191,11 @@ fn advance<S: Simd, const P: usize, const W: usize>(
 ) {
     let a = numbers::<_, P, W>(a, n);
     let mut state = numbers::<_, P, W>(h, n);
-    for i in 0..span.steps {
-        if span.resets[i] {
+    for i in 0..chunk.steps {
+        if chunk.resets[i] {
             state = [[s.splat_f32s(0.0); W]; P];
         }
-        let row = span.row(i);
+        let row = chunk.row(i);
         if let Some(ahead) = &ahead {
             ahead.touch(row);
         }
@@ -222,14 +223,14 @@ fn advance<S: Simd, const P: usize, const W: usize>(
 fn finish<S: Simd, const P: usize>(
     s: S,
     x: &ScanOperands<Mat>,
-    span: &Span,
+    chunk: &Chunk,
     tile: Tile,
     y: &[S::f32s; CHUNK],
     out: &MatMut,
 ) {
     let d = tile.of_vector(s, x.d);
-    for i in 0..span.steps {
-        let row = span.row(i);
+    for i in 0..chunk.steps {
+        let row = chunk.row(i);
         let mut y = s.mul_f32s(y[i], s.splat_f32s(P as f32));
         if x.d.is_some() {
             y = s.mul_add_f32s(d, tile.of(s, x.u, row), y);
@@ -241,10 +242,4 @@ fn finish<S: Simd, const P: usize>(
         let out = unsafe { out.part(row, tile.channel, tile.channel + tile.width) };
         store(s, out, y);
     }
-}
-
-/// A block's vectors as an array.
-#[inline(always)]
-pub(super) fn block<V>(x: &mut [V]) -> &mut [V; CHUNK] {
-    x.try_into().expect("taken with this length")
 }

@@ -5,9 +5,10 @@
 
 use serpens_core::{Mat, MatMut};
 
-use super::plan::{CHUNK, Span};
+use super::decay::exp;
+use super::plan::{CHUNK, Chunk};
 use super::{Dims, Scan, ScanOperands};
-use crate::simd::{LOG2_E, Simd, load, log1p, sigmoid, sin_cos};
+use crate::simd::{Simd, load, log1p, sigmoid};
 
 /// One vector of channels of one group, or fewer at the group's end.
 #[derive(Clone, Copy)]
@@ -41,7 +42,7 @@ impl Tile {
         }
     }
 
-    /// The tile's part of a (channels, `size`) matrix, transposed to `size` vectors.
+    /// The tile's rows of a (channels, `size`) matrix, transposed to `size` vectors.
     #[inline(always)]
     pub(super) fn load_states<S: Simd>(self, size: usize, from: &[f32], to: &mut [S::f32s]) {
         let to: &mut [f32] = bytemuck::cast_slice_mut(to);
@@ -76,13 +77,13 @@ impl Tile {
         }
     }
 
-    /// δ and δu of every step of a span, and where asked for dδ/dΔ.
+    /// δ and δu of every step of a chunk, and where asked for dδ/dΔ.
     #[inline(always)]
     pub(super) fn load_steps<S: Simd>(
         self,
         s: S,
         scan: &Scan,
-        span: &Span,
+        chunk: &Chunk,
         delta: &mut [S::f32s; CHUNK],
         delta_u: &mut [S::f32s; CHUNK],
         slope: Option<&mut [S::f32s; CHUNK]>,
@@ -91,8 +92,8 @@ impl Tile {
         let bias = self.of_vector(s, x.delta_bias);
         let mut unused = [s.splat_f32s(0.0); CHUNK];
         let slope = slope.unwrap_or(&mut unused);
-        for i in 0..span.steps {
-            let row = span.row(i);
+        for i in 0..chunk.steps {
+            let row = chunk.row(i);
             let raw = s.add_f32s(self.of(s, x.delta, row), bias);
             (delta[i], slope[i]) = if scan.softplus {
                 softplus(s, raw)
@@ -130,14 +131,14 @@ pub(super) fn gate<S: Simd>(s: S, x: &ScanOperands<Mat>, tile: Tile, row: usize)
     }
 }
 
-/// Asks for the rows of the next block of a tile: its channels of one row after another are a stride apart, which the hardware
+/// Asks for the rows of the next chunk of a tile: its channels of one row after another are a stride apart, which the hardware
 /// does not foresee.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     /// Address of the tile in the first row, and distance of rows.
     mats: [(*const f32, usize); MOST_MATS],
     count: usize,
-    /// From a row to the one a block later in time.
+    /// From a row to the one a chunk later in time.
     offset: usize,
 }
 
@@ -145,7 +146,7 @@ pub(super) struct Ahead {
 const MOST_MATS: usize = 7;
 
 impl Ahead {
-    /// What `reads` and `writes` hold for `tile` a block of rows later, or earlier where time runs `downwards`.
+    /// What `reads` and `writes` hold for `tile` a chunk of rows later, or earlier where time runs `downwards`.
     #[inline(always)]
     pub(super) fn new(
         tile: Tile,
@@ -178,7 +179,7 @@ impl Ahead {
         }
     }
 
-    /// Asks for the row a block after `row`, which need not exist.
+    /// Asks for the row a chunk after `row`, which need not exist.
     #[inline(always)]
     pub(super) fn touch(&self, row: usize) {
         let row = row.wrapping_add(self.offset);
@@ -239,7 +240,11 @@ impl<'a> Group<'a> {
 #[inline(always)]
 pub(super) fn numbers<T: Copy, const P: usize, const W: usize>(x: &[T], n: usize) -> [[T; W]; P] {
     let size = x.len() / P;
-    std::array::from_fn(|part| *chunk(&x[part * size + n..]))
+    std::array::from_fn(|part| {
+        *x[part * size + n..]
+            .first_chunk()
+            .expect("the numbers lie within the state")
+    })
 }
 
 /// Writes what [`numbers`] reads.
@@ -255,14 +260,8 @@ pub(super) fn set_numbers<T: Copy, const P: usize, const W: usize>(
     }
 }
 
-#[inline(always)]
-fn chunk<T, const W: usize>(x: &[T]) -> &[T; W] {
-    x.first_chunk()
-        .expect("chunks of states lie within the state")
-}
-
-/// Calls `$run::<.., W>($n)` for chunks of `$wide`, then of one number, that cover `$count` numbers.
-macro_rules! for_chunks {
+/// Runs `$body` for `$wide` numbers from `$n` on at a time, then for one at a time, until `$count` are done.
+macro_rules! for_numbers {
     ($count:expr, $wide:expr, |$n:ident, $w:ident| $body:expr) => {{
         let count = $count;
         let mut $n = 0;
@@ -278,52 +277,7 @@ macro_rules! for_chunks {
         }
     }};
 }
-pub(super) use for_chunks;
-
-/// e^x; relative error below 1.2e-7 for |x| ≤ 20 and 4e-7 for -87 ≤ x ≤ 88, clamped outside.
-///
-/// Unlike an exp2 of x log2 e it does not round that product. With log2 e multiplied into A beforehand the error would be the
-/// same one at every step, and add up over a long memory.
-#[inline(always)]
-pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    /// Adding it rounds to an integer, which is left in the low bits.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
-    /// Minimax fit of e^r = 1 + r + r² q(r) for |r| ≤ ln 2 / 2, highest power first.
-    const Q: [f32; 5] = [
-        1.381_461_3e-3,
-        8.368_71e-3,
-        4.166_839e-2,
-        0.166_665_21,
-        0.499_999_94,
-    ];
-    let x = s.min_f32s(s.splat_f32s(88.0), s.max_f32s(s.splat_f32s(-87.0), x));
-    let shifted = s.mul_add_f32s(x, s.splat_f32s(LOG2_E), s.splat_f32s(ROUND));
-    let integer = s.sub_f32s(shifted, s.splat_f32s(ROUND));
-    let r = s.negate_mul_add_f32s(integer, s.splat_f32s(std::f32::consts::LN_2), x);
-    let mut sum = s.splat_f32s(Q[0]);
-    for coefficient in [Q[1], Q[2], Q[3], Q[4], 1.0, 1.0] {
-        sum = s.mul_add_f32s(sum, r, s.splat_f32s(coefficient));
-    }
-    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
-    s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(sum), exponent))
-}
-
-/// exp(δ a).
-#[inline(always)]
-pub(super) fn decay<S: Simd, const P: usize>(
-    s: S,
-    delta: S::f32s,
-    a: [S::f32s; P],
-) -> [S::f32s; P] {
-    let magnitude = exp(s, s.mul_f32s(delta, a[0]));
-    let mut value = [magnitude; P];
-    if P == 2 {
-        let (sine, cosine) = sin_cos(s, s.mul_f32s(delta, a[1]));
-        value[0] = s.mul_f32s(magnitude, cosine);
-        value[1] = s.mul_f32s(magnitude, sine);
-    }
-    value
-}
+pub(super) use for_numbers;
 
 /// a h + x.
 #[inline(always)]

@@ -10,15 +10,15 @@ pub(super) const ROUND: usize = 512;
 /// Tasks wanted per scan, where there is enough work: a few for each thread of a desktop.
 const TASKS: usize = 16;
 
-/// Tiles of one task at most, so that their block of work stays in the second-level cache.
+/// Tiles of one task at most, so that what it works on stays in the second-level cache.
 const MAX_TILES: usize = 16;
 
-/// With fewer tiles than this in all, long sequences are cut in pieces of time, which costs a second pass.
+/// With fewer tiles than this in all, long sequences are cut in segments of time, which costs a second pass.
 const FEW_TILES: usize = 2;
 
-/// Shortest piece of time, and the most pieces.
-const PIECE: usize = 2048;
-const MAX_PIECES: usize = 16;
+/// Shortest segment of time, and the most segments.
+const SEGMENT: usize = 2048;
+const MAX_SEGMENTS: usize = 16;
 
 /// A range of channels of one group, and of steps of one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -28,31 +28,34 @@ pub(super) struct Task {
     /// First channel and number of channels.
     pub channel: usize,
     pub channels: usize,
-    pub piece: usize,
+    /// Its segment among those of all sequences: the row of what is kept for each.
+    pub segment: usize,
     /// Steps `from..to` in the order of the recurrence.
     pub from: usize,
     pub to: usize,
 }
 
-pub(super) struct Plan {
+/// How a scan is divided.
+pub(super) struct ScanPlan {
     pub tasks: Vec<Task>,
-    pub pieces: usize,
-    /// Tasks that share a group and a piece, which are neighbours in `tasks`.
+    /// Of each sequence.
+    pub segments: usize,
+    /// Tasks that share a group and a segment, which are neighbours in `tasks`.
     pub per_group: usize,
     /// Most tiles of one task.
     pub tiles: usize,
 }
 
-impl Plan {
+impl ScanPlan {
     pub(super) fn new(dims: &Dims, lanes: usize) -> Self {
         let group_tiles = dims.group_channels().div_ceil(lanes);
         let all_tiles = dims.batch * dims.groups * group_tiles;
-        let pieces = if all_tiles <= FEW_TILES {
-            (dims.length / PIECE).clamp(1, MAX_PIECES)
+        let segments = if all_tiles <= FEW_TILES {
+            (dims.length / SEGMENT).clamp(1, MAX_SEGMENTS)
         } else {
             1
         };
-        let wanted = if pieces > 1 {
+        let wanted = if segments > 1 {
             group_tiles
         } else {
             (all_tiles / TASKS).clamp(1, MAX_TILES)
@@ -60,21 +63,21 @@ impl Plan {
         let per_group = group_tiles.div_ceil(wanted).max(1);
         let tiles = group_tiles.div_ceil(per_group).max(1);
         let per_group = group_tiles.div_ceil(tiles).max(1);
-        let piece_steps = dims.length.div_ceil(pieces).next_multiple_of(CHUNK);
-        let mut tasks = Vec::with_capacity(dims.batch * dims.groups * pieces * per_group);
+        let segment_steps = dims.length.div_ceil(segments).next_multiple_of(CHUNK);
+        let mut tasks = Vec::with_capacity(dims.batch * dims.groups * segments * per_group);
         for batch in 0..dims.batch {
             for group in 0..dims.groups {
-                for piece in 0..pieces {
-                    for part in 0..per_group {
-                        let first = part * tiles * lanes;
+                for segment in 0..segments {
+                    for i in 0..per_group {
+                        let first = i * tiles * lanes;
                         tasks.push(Task {
                             batch,
                             group,
                             channel: group * dims.group_channels() + first,
                             channels: (tiles * lanes).min(dims.group_channels() - first),
-                            piece,
-                            from: (piece * piece_steps).min(dims.length),
-                            to: ((piece + 1) * piece_steps).min(dims.length),
+                            segment: batch * segments + segment,
+                            from: (segment * segment_steps).min(dims.length),
+                            to: ((segment + 1) * segment_steps).min(dims.length),
                         });
                     }
                 }
@@ -82,7 +85,7 @@ impl Plan {
         }
         Self {
             tasks,
-            pieces,
+            segments,
             per_group,
             tiles,
         }
@@ -91,7 +94,7 @@ impl Plan {
 
 /// Up to [`CHUNK`] steps of one sequence.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct Chunk {
     /// The row of step `i` is `row + i`, or `row - i` in reverse.
     row: usize,
     reverse: bool,
@@ -100,7 +103,7 @@ pub(super) struct Span {
     pub resets: [bool; CHUNK],
 }
 
-impl Span {
+impl Chunk {
     /// The steps `from..to` of `batch`, at most [`CHUNK`].
     #[inline(always)]
     pub(super) fn new(scan: &Scan, batch: usize, from: usize, to: usize) -> Self {
@@ -110,23 +113,23 @@ impl Span {
         } else {
             batch * length + from
         };
-        let mut span = Self {
+        let mut chunk = Self {
             row,
             reverse: scan.reverse,
             steps: to - from,
             resets: [false; CHUNK],
         };
         if let Some(starts) = scan.starts {
-            for i in 0..span.steps {
-                let row = span.row(i);
-                span.resets[i] = if scan.reverse {
+            for i in 0..chunk.steps {
+                let row = chunk.row(i);
+                chunk.resets[i] = if scan.reverse {
                     from + i > 0 && starts[row + 1]
                 } else {
                     starts[row]
                 };
             }
         }
-        span
+        chunk
     }
 
     /// The row of step `i` in u, Δ, z, B, C and out.

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::selective_scan::operands::CHUNK;
+
 /// One cache line; buffers are made of these so that vectors never straddle two.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -29,7 +31,7 @@ pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-/// Hands out consecutive aligned parts of a buffer.
+/// Hands out a buffer, aligned values after aligned values.
 pub(super) struct Arena<'a>(pub &'a mut [f32]);
 
 /// The room that `len` values take in an [`Arena`].
@@ -50,5 +52,12 @@ impl<'a> Arena<'a> {
     #[inline(always)]
     pub(super) fn vectors<V: bytemuck::Pod>(&mut self, len: usize) -> &'a mut [V] {
         bytemuck::cast_slice_mut(self.take(len * (size_of::<V>() / size_of::<f32>())))
+    }
+
+    /// A vector for each step of a chunk.
+    #[inline(always)]
+    pub(super) fn steps<V: bytemuck::Pod>(&mut self) -> &'a mut [V; CHUNK] {
+        let vectors = self.vectors(CHUNK);
+        vectors.try_into().expect("taken with this length")
     }
 }

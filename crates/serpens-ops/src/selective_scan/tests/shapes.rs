@@ -43,7 +43,7 @@ fn many_tiles_and_rounds_are_exact() {
 }
 
 #[test]
-fn pieces_of_time_are_exact() {
+fn segments_of_time_are_exact() {
     for (complex, reverse, packed) in [
         (false, false, false),
         (false, true, false),
@@ -61,7 +61,7 @@ fn pieces_of_time_are_exact() {
 }
 
 #[test]
-fn a_reset_in_one_of_many_pieces_cuts_the_state_there() {
+fn a_reset_in_one_of_many_segments_cuts_the_state_there() {
     let mut case = Case::random(
         dims(1, 7000, 1, 2, 1),
         Parts {

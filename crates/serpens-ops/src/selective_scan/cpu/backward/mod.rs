@@ -1,26 +1,26 @@
-//! The backward scan. Each block is replayed from its checkpoint, a few numbers of the state at a time; then λ, the gradient of
+//! The backward scan. Each chunk is replayed from its checkpoint, a few numbers of the state at a time; then λ, the gradient of
 //! the state, runs through it from its last step to its first:
 //!
 //! ```text
 //! λ_t = conj(C_t) g_t + conj(exp(δ_(t+1) A)) λ_(t+1)         g = dL/dy, twice that for complex states
 //! ```
 
-mod block;
+mod chunk;
 
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
-use super::lanes::{Ahead, Group, Tile, for_chunks, numbers};
-use super::plan::{CHUNK, Plan, ROUND, Span, Task};
+use super::lanes::{Ahead, Group, Tile, for_numbers, numbers};
+use super::plan::{CHUNK, Chunk, ROUND, ScanPlan, Task};
 use super::scratch::{self, Arena, room};
-use super::{Dims, Scan, ScanOperands, pieces};
+use super::{Dims, Scan, ScanOperands, segments};
 use crate::simd::{Isa, Simd, WithSimd};
-use block::{
-    Chunk, STEP_VECTORS, Steps, begin, chunk_vectors, finish, load_checkpoint, reduce, replay,
+use chunk::{
+    Pass, STEP_VECTORS, Steps, begin, finish, load_checkpoint, pass_vectors, reduce, replay,
     retreat,
 };
 
-/// Numbers of the state that one pass over a block handles: what it keeps per step then fits the first-level cache.
+/// Numbers of the state that one pass over a chunk handles: what it keeps per step then fits the first-level cache.
 const WIDE: usize = 4;
 
 /// Runs all tasks in rounds of [`ROUND`] steps, folding the sums over channels after each, then those over the batch.
@@ -33,22 +33,22 @@ pub(super) fn run<const P: usize>(
     grads: ScanOperands<MatMut>,
 ) {
     let dims = &scan.dims;
-    let plan = Plan::new(dims, isa.lanes());
-    let (size, strands) = (P * dims.state, dims.batch * plan.pieces);
+    let plan = ScanPlan::new(dims, isa.lanes());
+    let (size, segments) = (P * dims.state, dims.batch * plan.segments);
     let row = dims.channels * size;
     let group_len = 2 * size * ROUND.min(dims.length);
     let lengths = [
-        strands * row,
-        strands * row,
-        strands * dims.channels,
-        strands * dims.channels,
+        segments * row,
+        segments * row,
+        segments * dims.channels,
+        segments * dims.channels,
         plan.tasks.len() * group_len,
     ];
     scratch::with(lengths.into_iter().map(room).sum(), |buffer| {
         let mut arena = Arena(buffer);
         let [carry, da, dd, dbias, dgroup] = lengths.map(|len| arena.take(len));
-        if plan.pieces > 1 {
-            pieces::final_gradients::<P>(isa, scan, &plan, dout, dlast, carry);
+        if plan.segments > 1 {
+            segments::final_gradients::<P>(isa, scan, &plan, dout, dlast, carry);
         } else if let Some(dlast) = dlast {
             carry.copy_from_slice(dlast);
         } else {
@@ -79,7 +79,6 @@ pub(super) fn run<const P: usize>(
                     isa.run(Backward::<P> {
                         scan,
                         task,
-                        strand: task.batch * plan.pieces + task.piece,
                         index,
                         from,
                         to,
@@ -102,8 +101,8 @@ fn round_of(task: &Task, round: usize) -> (usize, usize) {
     (from, (from + ROUND).min(task.to))
 }
 
-/// dB and dC of a round: for every group and piece, the sum over its tasks in order.
-fn fold_groups(scan: &Scan, plan: &Plan, round: usize, sums: &Sums) {
+/// dB and dC of a round: for every group and segment, the sum over its tasks in order.
+fn fold_groups(scan: &Scan, plan: &ScanPlan, round: usize, sums: &Sums) {
     let size = scan.dims.width();
     plan.tasks
         .par_chunks(plan.per_group)
@@ -112,23 +111,23 @@ fn fold_groups(scan: &Scan, plan: &Plan, round: usize, sums: &Sums) {
             let task = &tasks[0];
             let (from, to) = round_of(task, round);
             for step in from..to {
-                let row = Span::new(scan, task.batch, step, step + 1).row(0);
+                let row = Chunk::new(scan, task.batch, step, step + 1).row(0);
                 let column = task.group * size;
-                // SAFETY: only this group and piece writes these columns of these rows.
+                // SAFETY: only this group and segment writes these columns of these rows.
                 let (db, dc) = unsafe {
                     (
                         sums.grads.b.part(row, column, column + size),
                         sums.grads.c.part(row, column, column + size),
                     )
                 };
-                for part in 0..tasks.len() {
+                for i in 0..tasks.len() {
                     let first = (step - from) * 2 * size;
                     // SAFETY: the tasks have ended; nothing else reads their sums.
                     let sums = unsafe {
                         sums.dgroup
-                            .part(index * plan.per_group + part, first, first + 2 * size)
+                            .part(index * plan.per_group + i, first, first + 2 * size)
                     };
-                    if part == 0 {
+                    if i == 0 {
                         db.copy_from_slice(&sums[..size]);
                         dc.copy_from_slice(&sums[size..]);
                     } else {
@@ -146,14 +145,14 @@ fn add(sum: &mut [f32], x: &[f32]) {
     }
 }
 
-/// dA, dD and dbias, the sums over batch and pieces in order, and the gradient of the initial state.
-fn fold_channels(dims: &Dims, plan: &Plan, sums: Sums) {
+/// dA, dD and dbias, the sums over batch and segments in order, and the gradient of the initial state.
+fn fold_channels(dims: &Dims, plan: &ScanPlan, sums: Sums) {
     let (n, size) = (dims.state, dims.width());
     let column = |sums: &MatMut, column: usize| {
         let mut total = 0.0;
-        for strand in 0..sums.rows() {
-            // SAFETY: the tasks have ended; this part is only read.
-            total += unsafe { sums.part(strand, column, column + 1) }[0];
+        for segment in 0..sums.rows() {
+            // SAFETY: the tasks have ended; nothing writes it.
+            total += unsafe { sums.part(segment, column, column + 1) }[0];
         }
         total
     };
@@ -187,20 +186,20 @@ fn fold_channels(dims: &Dims, plan: &Plan, sums: Sums) {
         let (row, mut carry) = (dims.channels * size, sums.carry);
         let sequences = dinitial.into_slice().chunks_exact_mut(row).enumerate();
         for (batch, dinitial) in sequences {
-            dinitial.copy_from_slice(carry.row(batch * plan.pieces));
+            dinitial.copy_from_slice(carry.row(batch * plan.segments));
         }
     }
 }
 
-/// What the tasks write, each its own part. A strand is one piece of one sequence.
+/// What the tasks write, each its own values. Segments are those of all sequences.
 struct Sums<'a> {
     /// Where the gradients go: those of u, Δ and z at once, the rest from the sums below.
     grads: ScanOperands<MatMut<'a>>,
-    /// (strands, channels·P·N): λ carried from the round after to the round before.
+    /// (segments, channels·P·N): λ carried from the round after to the round before.
     carry: MatMut<'a>,
-    /// (strands, channels·P·N).
+    /// (segments, channels·P·N).
     da: MatMut<'a>,
-    /// (strands, channels).
+    /// (segments, channels).
     dd: MatMut<'a>,
     dbias: MatMut<'a>,
     /// (tasks, steps of a round · (dB, dC) · P·N).
@@ -210,7 +209,6 @@ struct Sums<'a> {
 struct Backward<'a, 'b, const P: usize> {
     scan: &'a Scan<'a>,
     task: &'a Task,
-    strand: usize,
     /// The task's row of `dgroup`.
     index: usize,
     from: usize,
@@ -221,9 +219,9 @@ struct Backward<'a, 'b, const P: usize> {
     scratch: &'a mut [f32],
 }
 
-fn scratch_len<const P: usize>(dims: &Dims, plan: &Plan, lanes: usize) -> usize {
+fn scratch_len<const P: usize>(dims: &Dims, plan: &ScanPlan, lanes: usize) -> usize {
     let states = room(plan.tiles * P * dims.state * lanes);
-    3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(chunk_vectors(P) * lanes)
+    3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(pass_vectors(P) * lanes)
 }
 
 impl<const P: usize> WithSimd for Backward<'_, '_, P> {
@@ -240,13 +238,13 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
         let carry = arena.vectors::<S::f32s>(tiles * size);
         let da = arena.vectors::<S::f32s>(tiles * size);
         let steps = arena.vectors::<S::f32s>(tiles * STEP_VECTORS);
-        let chunk = arena.vectors::<S::f32s>(chunk_vectors(P));
+        let pass = arena.vectors::<S::f32s>(pass_vectors(P));
         let group = Group::new(dims, x, task.group);
         let (first, last) = (task.channel * size, (task.channel + task.channels) * size);
-        // SAFETY: this task alone owns these channels of this strand.
-        let carry_out = unsafe { self.sums.carry.part(self.strand, first, last) };
+        // SAFETY: this task alone owns these channels of this segment.
+        let carry_out = unsafe { self.sums.carry.part(task.segment, first, last) };
         // SAFETY: as above.
-        let da_out = unsafe { self.sums.da.part(self.strand, first, last) };
+        let da_out = unsafe { self.sums.da.part(task.segment, first, last) };
         for i in 0..tiles {
             let tile = Tile::new(0, task.channels, S::F32_LANES, i);
             tile.load_states::<S>(size, carry_out, &mut carry[i * size..][..size]);
@@ -256,32 +254,34 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
         }
         for index in (0..(self.to - self.from).div_ceil(CHUNK)).rev() {
             let from = self.from + index * CHUNK;
-            let span = Span::new(scan, task.batch, from, (from + CHUNK).min(self.to));
+            let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(self.to));
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                begin::<S, P>(s, scan, self.dout, &span, tile, &mut steps);
+                begin::<S, P>(s, scan, self.dout, &chunk, tile, &mut steps);
             }
             let dgroup_from = (from - self.from) * 2 * size;
             // SAFETY: the row belongs to this task alone.
             let dgroup = unsafe {
-                self.sums
-                    .dgroup
-                    .part(self.index, dgroup_from, dgroup_from + span.steps * 2 * size)
+                self.sums.dgroup.part(
+                    self.index,
+                    dgroup_from,
+                    dgroup_from + chunk.steps * 2 * size,
+                )
             };
-            let block_row = task.batch * dims.chunks() + from / CHUNK;
-            for_chunks!(dims.state, WIDE, |n, W| {
-                let mut chunk = Chunk::<_, W>::of(chunk, P);
-                chunk.db.fill([s.splat_f32s(0.0); W]);
-                chunk.dc.fill([s.splat_f32s(0.0); W]);
+            let chunk_row = task.batch * dims.chunks() + from / CHUNK;
+            for_numbers!(dims.state, WIDE, |n, W| {
+                let mut pass = Pass::<_, W>::of(pass, P);
+                pass.db.fill([s.splat_f32s(0.0); W]);
+                pass.dc.fill([s.splat_f32s(0.0); W]);
                 for i in 0..tiles {
                     let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                     let saved = self.checkpoints.part(
-                        block_row,
+                        chunk_row,
                         tile.channel * size,
                         (tile.channel + tile.width) * size,
                     );
-                    load_checkpoint::<S, P, W>(s, saved, tile.width, n, chunk.h);
+                    load_checkpoint::<S, P, W>(s, saved, tile.width, n, pass.h);
                     let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
                     let range = i * size..(i + 1) * size;
                     let a = numbers::<_, P, W>(&a[range.clone()], n);
@@ -294,16 +294,16 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
                         ];
                         Ahead::new(tile, &reads, &writes, !scan.reverse)
                     });
-                    replay::<S, P, W>(s, &span, group, n, &a, &mut steps, &mut chunk, ahead);
+                    replay::<S, P, W>(s, &chunk, group, n, &a, &mut steps, &mut pass, ahead);
                     let (carry, da) = (&mut carry[range.clone()], &mut da[range]);
-                    retreat::<S, P, W>(s, &span, group, n, &a, carry, da, &mut steps, &mut chunk);
+                    retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, &mut steps, &mut pass);
                 }
-                reduce::<S, P, W>(s, dims.state, n, &chunk, dgroup);
+                reduce::<S, P, W>(s, dims.state, n, &pass, dgroup);
             });
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                finish::<S, P>(s, x, &span, tile, &steps, self.sums, self.strand);
+                finish::<S, P>(s, x, &chunk, tile, &steps, self.sums, task.segment);
             }
         }
         for i in 0..tiles {

@@ -1,46 +1,46 @@
-//! Pieces of time: each piece's last state for a zero initial state, and the product of its decays, give the state between
-//! pieces in order; then all pieces run at once. Likewise λ, the gradient of the state, backwards.
+//! Pieces of time: each segment's last state for a zero initial state, and the product of its decays, give the state between
+//! segments in order; then all segments run at once. Likewise λ, the gradient of the state, backwards.
 
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::Scan;
-use super::forward::block;
+use super::decay::decay;
 use super::lanes::{
-    Group, Tile, add_conj, conj_mul, decay, for_chunks, gate, mul_add, numbers, pick, put, scaled,
+    Group, Tile, add_conj, conj_mul, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
 };
-use super::plan::{CHUNK, Plan, Span, Task};
+use super::plan::{CHUNK, Chunk, ScanPlan, Task};
 use super::scratch::{self, Arena, room};
 use crate::simd::{Isa, Simd, WithSimd};
 
-/// Writes the state before each piece to `states` (batch, pieces, channels, P·N).
+/// Writes the state before each segment to `states` (batch, segments, channels, P·N).
 pub(super) fn initial_states<const P: usize>(
     isa: Isa,
     scan: &Scan,
-    plan: &Plan,
+    plan: &ScanPlan,
     states: &mut [f32],
 ) {
     let initial = scan.operands.initial_state.map(Mat::into_slice);
-    through_pieces::<P>(isa, scan, plan, None, initial, states);
+    through_segments::<P>(isa, scan, plan, None, initial, states);
 }
 
-/// Writes λ carried into each piece from the one after it to `carries` (batch, pieces, channels, P·N).
+/// Writes λ carried into each segment from the one after it to `carries` (batch, segments, channels, P·N).
 pub(super) fn final_gradients<const P: usize>(
     isa: Isa,
     scan: &Scan,
-    plan: &Plan,
+    plan: &ScanPlan,
     dout: Mat,
     dlast: Option<&[f32]>,
     carries: &mut [f32],
 ) {
-    through_pieces::<P>(isa, scan, plan, Some(dout), dlast, carries);
+    through_segments::<P>(isa, scan, plan, Some(dout), dlast, carries);
 }
 
-fn through_pieces<const P: usize>(
+fn through_segments<const P: usize>(
     isa: Isa,
     scan: &Scan,
-    plan: &Plan,
+    plan: &ScanPlan,
     dout: Option<Mat>,
     outer: Option<&[f32]>,
     states: &mut [f32],
@@ -56,7 +56,6 @@ fn through_pieces<const P: usize>(
                 isa.run(Summary::<P> {
                     scan,
                     task,
-                    row: task.batch * plan.pieces + task.piece,
                     dout,
                     summaries: &summaries,
                     scratch,
@@ -66,12 +65,13 @@ fn through_pieces<const P: usize>(
         let mut summaries = summaries;
         for batch in 0..dims.batch {
             let outer = outer.map(|outer| &outer[batch * row..(batch + 1) * row]);
-            let mut index = if dout.is_some() { plan.pieces - 1 } else { 0 } + batch * plan.pieces;
+            let mut index =
+                if dout.is_some() { plan.segments - 1 } else { 0 } + batch * plan.segments;
             match outer {
                 Some(outer) => states[index * row..(index + 1) * row].copy_from_slice(outer),
                 None => states[index * row..(index + 1) * row].fill(0.0),
             }
-            for _ in 1..plan.pieces {
+            for _ in 1..plan.segments {
                 let (sum, product) = summaries.row(index).split_at(row);
                 let next = if dout.is_some() { index - 1 } else { index + 1 };
                 let current = &states[index * row..(index + 1) * row];
@@ -111,11 +111,9 @@ fn combine<const P: usize>(n: usize, state: &mut [f32], sum: &[f32], product: &[
 struct Summary<'a, 'b, const P: usize> {
     scan: &'a Scan<'a>,
     task: &'a Task,
-    /// The task's row in `summaries`.
-    row: usize,
     /// (batch·length, channels): given when λ is asked for.
     dout: Option<Mat<'a>>,
-    /// (batch·pieces, 2·channels·P·N): the sum, then the product.
+    /// (batch·segments, 2·channels·P·N): the sum, then the product.
     summaries: &'a MatMut<'b>,
     scratch: &'a mut [f32],
 }
@@ -132,8 +130,8 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
         let a = arena.vectors::<S::f32s>(size);
         let sum = arena.vectors::<S::f32s>(size);
         let product = arena.vectors::<S::f32s>(size);
-        let delta = block(arena.vectors(CHUNK));
-        let weight = block(arena.vectors(CHUNK));
+        let delta = arena.steps();
+        let weight = arena.steps();
         let group = Group::new(dims, x, task.group);
         for i in 0..task.channels.div_ceil(S::F32_LANES) {
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
@@ -141,38 +139,38 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
             sum.fill(s.splat_f32s(0.0));
             product[..dims.state].fill(s.splat_f32s(1.0));
             product[dims.state..].fill(s.splat_f32s(0.0));
-            let blocks = (task.to - task.from).div_ceil(CHUNK);
-            for index in 0..blocks {
+            let chunks = (task.to - task.from).div_ceil(CHUNK);
+            for index in 0..chunks {
                 let index = if self.dout.is_some() {
-                    blocks - 1 - index
+                    chunks - 1 - index
                 } else {
                     index
                 };
                 let from = task.from + index * CHUNK;
-                let span = Span::new(scan, task.batch, from, (from + CHUNK).min(task.to));
-                tile.load_steps(s, scan, &span, delta, weight, None);
+                let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(task.to));
+                tile.load_steps(s, scan, &chunk, delta, weight, None);
                 if let Some(dout) = self.dout {
-                    for (i, weight) in weight.iter_mut().enumerate().take(span.steps) {
-                        let row = span.row(i);
+                    for (i, weight) in weight.iter_mut().enumerate().take(chunk.steps) {
+                        let row = chunk.row(i);
                         let g = s.mul_f32s(tile.of(s, dout, row), gate(s, x, tile, row));
                         *weight = s.mul_f32s(g, s.splat_f32s(P as f32));
                     }
-                    for_chunks!(dims.state, 4, |n, W| backward::<S, P, W>(
-                        s, &span, group, n, a, sum, product, delta, weight
+                    for_numbers!(dims.state, 4, |n, W| backward::<S, P, W>(
+                        s, &chunk, group, n, a, sum, product, delta, weight
                     ));
                 } else {
-                    for_chunks!(dims.state, 4, |n, W| forward::<S, P, W>(
-                        s, &span, group, n, a, sum, product, delta, weight
+                    for_numbers!(dims.state, 4, |n, W| forward::<S, P, W>(
+                        s, &chunk, group, n, a, sum, product, delta, weight
                     ));
                 }
             }
             let half = dims.channels * size;
             for (values, offset) in [(&*sum, 0), (&*product, half)] {
                 let first = offset + tile.channel * size;
-                // SAFETY: this task alone owns these channels of this piece.
+                // SAFETY: this task alone owns these channels of this segment.
                 let to = unsafe {
                     self.summaries
-                        .part(self.row, first, first + tile.width * size)
+                        .part(task.segment, first, first + tile.width * size)
                 };
                 tile.store_states::<S>(size, values, to);
             }
@@ -180,7 +178,7 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
     }
 }
 
-/// sum = decay · sum + weight · B and product = decay · product over a span.
+/// sum = decay · sum + weight · B and product = decay · product over a chunk.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -188,7 +186,7 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
 )]
 fn forward<S: Simd, const P: usize, const W: usize>(
     s: S,
-    span: &Span,
+    chunk: &Chunk,
     group: Group,
     n: usize,
     a: &[S::f32s],
@@ -200,11 +198,11 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     let zero = [[s.splat_f32s(0.0); W]; P];
     let a = numbers::<_, P, W>(a, n);
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
-    for i in 0..span.steps {
-        if span.resets[i] {
+    for i in 0..chunk.steps {
+        if chunk.resets[i] {
             (sums, products) = (zero, zero);
         }
-        let b = numbers::<_, P, W>(group.b(span.row(i)), n);
+        let b = numbers::<_, P, W>(group.b(chunk.row(i)), n);
         for j in 0..W {
             let decay = decay(s, delta[i], pick(&a, j));
             let input = scaled(s, weight[i], splat(s, &b, j));
@@ -220,7 +218,7 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     set_numbers(product, n, products);
 }
 
-/// sum = conj(decay) · (sum + weight · conj(C)) and product = conj(decay) · product, from a span's last step to its first.
+/// sum = conj(decay) · (sum + weight · conj(C)) and product = conj(decay) · product, from a chunk's last step to its first.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -228,7 +226,7 @@ fn forward<S: Simd, const P: usize, const W: usize>(
 )]
 fn backward<S: Simd, const P: usize, const W: usize>(
     s: S,
-    span: &Span,
+    chunk: &Chunk,
     group: Group,
     n: usize,
     a: &[S::f32s],
@@ -240,15 +238,15 @@ fn backward<S: Simd, const P: usize, const W: usize>(
     let zero = [[s.splat_f32s(0.0); W]; P];
     let a = numbers::<_, P, W>(a, n);
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
-    for i in (0..span.steps).rev() {
-        let c = numbers::<_, P, W>(group.c(span.row(i)), n);
+    for i in (0..chunk.steps).rev() {
+        let c = numbers::<_, P, W>(group.c(chunk.row(i)), n);
         for j in 0..W {
             let decay = decay(s, delta[i], pick(&a, j));
             let lambda = add_conj(s, pick(&sums, j), weight[i], splat(s, &c, j));
             put(conj_mul(s, decay, lambda), &mut sums, j);
             put(conj_mul(s, decay, pick(&products, j)), &mut products, j);
         }
-        if span.resets[i] {
+        if chunk.resets[i] {
             (sums, products) = (zero, zero);
         }
     }

@@ -1,19 +1,19 @@
-//! A block of the backward: the replay of its states and the walk of λ back through it, for one tile.
+//! A chunk of the backward: the replay of its states and the walk of λ back through it, for one tile.
 
 use serpens_core::Mat;
 
 use super::{Sums, WIDE};
 use crate::selective_scan::ScanOperands;
 use crate::selective_scan::cpu::Scan;
-use crate::selective_scan::cpu::forward::block;
+use crate::selective_scan::cpu::decay::decay;
 use crate::selective_scan::cpu::lanes::{
-    Ahead, Group, Tile, add_conj, add_real_product, conj_mul, decay, mul_add, numbers, pick, put,
-    scaled, set_numbers, splat,
+    Ahead, Group, Tile, add_conj, add_real_product, conj_mul, mul_add, numbers, pick, put, scaled,
+    set_numbers, splat,
 };
-use crate::selective_scan::cpu::plan::{CHUNK, Span};
+use crate::selective_scan::cpu::plan::{CHUNK, Chunk};
 use crate::simd::{Simd, load, sigmoid, store};
 
-/// What a tile keeps for each step of a block.
+/// What a tile keeps for each step of a chunk.
 pub(super) struct Steps<'a, V> {
     delta: &'a mut [V; CHUNK],
     delta_u: &'a mut [V; CHUNK],
@@ -36,7 +36,8 @@ pub(super) const STEP_VECTORS: usize = 8 * CHUNK;
 impl<'a, V> Steps<'a, V> {
     #[inline(always)]
     pub(super) fn of(x: &'a mut [V]) -> Self {
-        let mut parts = x.chunks_exact_mut(CHUNK);
+        let (all, _) = x.as_chunks_mut();
+        let all: &mut [_; 8] = all.try_into().expect("eight vectors for each step");
         let [
             delta,
             delta_u,
@@ -46,7 +47,7 @@ impl<'a, V> Steps<'a, V> {
             lambda_a,
             delta_slope,
             gate_slope,
-        ] = std::array::from_fn(|_| block(parts.next().expect("eight parts")));
+        ] = all;
         Self {
             delta,
             delta_u,
@@ -60,22 +61,22 @@ impl<'a, V> Steps<'a, V> {
     }
 }
 
-/// What the pass over `W` numbers keeps for each step of a block; rows are steps with P parts each.
-pub(super) struct Chunk<'a, V, const W: usize> {
+/// What the pass over `W` numbers keeps for each step of a chunk; rows are steps with P parts each.
+pub(super) struct Pass<'a, V, const W: usize> {
     /// exp(δA).
     decay: &'a mut [[V; W]],
-    /// The states, that before the block first.
+    /// The states, that before the chunk first.
     pub(super) h: &'a mut [[V; W]],
     /// Sums over the task's tiles, a lane for each channel of a tile.
     pub(super) db: &'a mut [[V; W]],
     pub(super) dc: &'a mut [[V; W]],
 }
 
-pub(super) const fn chunk_vectors(parts: usize) -> usize {
+pub(super) const fn pass_vectors(parts: usize) -> usize {
     (4 * CHUNK + 1) * parts * WIDE
 }
 
-impl<'a, V, const W: usize> Chunk<'a, V, W> {
+impl<'a, V, const W: usize> Pass<'a, V, W> {
     #[inline(always)]
     pub(super) fn of(x: &'a mut [V], parts: usize) -> Self {
         let (rows, _) = x.as_chunks_mut::<W>();
@@ -92,21 +93,21 @@ pub(super) fn begin<S: Simd, const P: usize>(
     s: S,
     scan: &Scan,
     dout: Mat,
-    span: &Span,
+    chunk: &Chunk,
     tile: Tile,
     steps: &mut Steps<S::f32s>,
 ) {
     tile.load_steps(
         s,
         scan,
-        span,
+        chunk,
         steps.delta,
         steps.delta_u,
         Some(steps.delta_slope),
     );
     let (one, parts) = (s.splat_f32s(1.0), s.splat_f32s(P as f32));
-    for i in 0..span.steps {
-        let row = span.row(i);
+    for i in 0..chunk.steps {
+        let row = chunk.row(i);
         let dout = tile.of(s, dout, row);
         let mut g = s.mul_f32s(dout, parts);
         if let Some(z) = scan.operands.z {
@@ -125,7 +126,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
     }
 }
 
-/// The state before a block, as the forward saved it.
+/// The state before a chunk, as the forward saved it.
 #[inline(always)]
 pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
     s: S,
@@ -142,7 +143,7 @@ pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
     }
 }
 
-/// Runs the recurrence over a block and keeps its decays and states.
+/// Runs the recurrence over a chunk and keeps its decays and states.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -150,22 +151,22 @@ pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
 )]
 pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
     s: S,
-    span: &Span,
+    chunk: &Chunk,
     group: Group,
     n: usize,
     a: &[[S::f32s; W]; P],
     steps: &mut Steps<S::f32s>,
-    chunk: &mut Chunk<S::f32s, W>,
+    pass: &mut Pass<S::f32s, W>,
     ahead: Option<Ahead>,
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
     let mut state = zero;
-    state.copy_from_slice(&chunk.h[..P]);
-    for i in 0..span.steps {
-        if span.resets[i] {
+    state.copy_from_slice(&pass.h[..P]);
+    for i in 0..chunk.steps {
+        if chunk.resets[i] {
             state = zero;
         }
-        let row = span.row(i);
+        let row = chunk.row(i);
         if let Some(ahead) = &ahead {
             ahead.touch(row);
         }
@@ -185,12 +186,12 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
             y = add_real_product(s, y, splat(s, &c, j), next);
         }
         steps.y[i] = y;
-        chunk.decay[i * P..(i + 1) * P].copy_from_slice(&decays);
-        chunk.h[(i + 1) * P..(i + 2) * P].copy_from_slice(&state);
+        pass.decay[i * P..(i + 1) * P].copy_from_slice(&decays);
+        pass.h[(i + 1) * P..(i + 2) * P].copy_from_slice(&state);
     }
 }
 
-/// Runs λ from a block's last step to its first.
+/// Runs λ from a chunk's last step to its first.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -198,32 +199,32 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
 )]
 pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
     s: S,
-    span: &Span,
+    chunk: &Chunk,
     group: Group,
     n: usize,
     a: &[[S::f32s; W]; P],
     carry: &mut [S::f32s],
     da: &mut [S::f32s],
     steps: &mut Steps<S::f32s>,
-    chunk: &mut Chunk<S::f32s, W>,
+    pass: &mut Pass<S::f32s, W>,
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
     let mut carries = numbers::<_, P, W>(carry, n);
     let mut das = zero;
-    for i in (0..span.steps).rev() {
-        let row = span.row(i);
+    for i in (0..chunk.steps).rev() {
+        let row = chunk.row(i);
         let (b, c) = (
             numbers::<_, P, W>(group.b(row), n),
             numbers::<_, P, W>(group.c(row), n),
         );
         let (delta, delta_u, g) = (steps.delta[i], steps.delta_u[i], steps.g[i]);
         let (mut lambda_b, mut lambda_a) = (steps.lambda_b[i], steps.lambda_a[i]);
-        let decays: [[S::f32s; W]; P] = rows(&chunk.decay[i * P..]);
-        let h: [[S::f32s; W]; P] = rows(&chunk.h[(i + 1) * P..]);
-        let before = if span.resets[i] {
+        let decays: [[S::f32s; W]; P] = rows(&pass.decay[i * P..]);
+        let h: [[S::f32s; W]; P] = rows(&pass.h[(i + 1) * P..]);
+        let before = if chunk.resets[i] {
             zero
         } else {
-            rows(&chunk.h[i * P..])
+            rows(&pass.h[i * P..])
         };
         for j in 0..W {
             let lambda = add_conj(s, pick(&carries, j), g, splat(s, &c, j));
@@ -232,19 +233,19 @@ pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
             // d(log of the decay): conj(decay) λ conj(h).
             let dlog = conj_mul(s, pick(&before, j), next);
             let h = pick(&h, j);
-            let dc = pick(&rows::<_, P, W>(&chunk.dc[i * P..]), j);
+            let dc = pick(&rows::<_, P, W>(&pass.dc[i * P..]), j);
             let dc = add_conj(s, dc, g, h);
             for part in 0..P {
                 let k = i * P + part;
-                chunk.db[k][j] = s.mul_add_f32s(lambda[part], delta_u, chunk.db[k][j]);
-                chunk.dc[k][j] = dc[part];
+                pass.db[k][j] = s.mul_add_f32s(lambda[part], delta_u, pass.db[k][j]);
+                pass.dc[k][j] = dc[part];
                 lambda_b = s.mul_add_f32s(lambda[part], b[part], lambda_b);
                 lambda_a = s.mul_add_f32s(a[part][j], dlog[part], lambda_a);
                 das[part][j] = s.mul_add_f32s(delta, dlog[part], das[part][j]);
             }
             put(next, &mut carries, j);
         }
-        if span.resets[i] {
+        if chunk.resets[i] {
             carries = zero;
         }
         (steps.lambda_b[i], steps.lambda_a[i]) = (lambda_b, lambda_a);
@@ -271,37 +272,37 @@ pub(super) fn reduce<S: Simd, const P: usize, const W: usize>(
     s: S,
     count: usize,
     n: usize,
-    chunk: &Chunk<S::f32s, W>,
+    pass: &Pass<S::f32s, W>,
     dgroup: &mut [f32],
 ) {
     let size = P * count;
     for (i, row) in dgroup.chunks_exact_mut(2 * size).enumerate() {
         for part in 0..P {
             for j in 0..W {
-                row[part * count + n + j] = s.reduce_sum_f32s(chunk.db[i * P + part][j]);
-                row[size + part * count + n + j] = s.reduce_sum_f32s(chunk.dc[i * P + part][j]);
+                row[part * count + n + j] = s.reduce_sum_f32s(pass.db[i * P + part][j]);
+                row[size + part * count + n + j] = s.reduce_sum_f32s(pass.dc[i * P + part][j]);
             }
         }
     }
 }
 
-/// du, dΔ and dz of a block, and its share of dD and dbias.
+/// du, dΔ and dz of a chunk, and its share of dD and dbias.
 #[inline(always)]
 pub(super) fn finish<S: Simd, const P: usize>(
     s: S,
     x: &ScanOperands<Mat>,
-    span: &Span,
+    chunk: &Chunk,
     tile: Tile,
     steps: &Steps<S::f32s>,
     sums: &Sums,
-    strand: usize,
+    segment: usize,
 ) {
     let (from, to) = (tile.channel, tile.channel + tile.width);
     let d = tile.of_vector(s, x.d);
     let (parts, per_part) = (s.splat_f32s(P as f32), s.splat_f32s(1.0 / P as f32));
     let (mut dd, mut dbias) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
-    for i in 0..span.steps {
-        let row = span.row(i);
+    for i in 0..chunk.steps {
+        let row = chunk.row(i);
         let u = tile.of(s, x.u, row);
         let g = s.mul_f32s(steps.g[i], per_part);
         let du = s.mul_add_f32s(steps.delta[i], steps.lambda_b[i], s.mul_f32s(d, g));
@@ -323,10 +324,10 @@ pub(super) fn finish<S: Simd, const P: usize>(
             );
         }
     }
-    for (sums, block) in [(&sums.dd, dd), (&sums.dbias, dbias)] {
-        // SAFETY: this task alone owns these channels of this strand.
-        let total = unsafe { sums.part(strand, from, to) };
-        let sum = s.add_f32s(load(s, total), block);
+    for (sums, more) in [(&sums.dd, dd), (&sums.dbias, dbias)] {
+        // SAFETY: this task alone owns these channels of this segment.
+        let total = unsafe { sums.part(segment, from, to) };
+        let sum = s.add_f32s(load(s, total), more);
         store(s, total, sum);
     }
 }
