@@ -3,9 +3,10 @@
 use std::fmt;
 
 /// A device that holds tensors and runs operations on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Device {
     /// The processor: kernels in SIMD lanes, rayon's threads.
+    #[default]
     Cpu,
     /// An NVIDIA GPU, by the number that the driver gives it.
     Cuda(usize),

@@ -11,7 +11,7 @@ use serpens_ops::cross_entropy::Totals;
 
 use crate::feed::{Feed, addresses};
 use crate::objective::Learner;
-use crate::{Loss, Objective, TrainedModel};
+use crate::{Objective, TrainedModel};
 
 /// What a step measured.
 pub(crate) struct Measured {
@@ -21,27 +21,30 @@ pub(crate) struct Measured {
     pub(crate) norm: f64,
 }
 
-/// Takes steps.
-pub(crate) struct Engine {
+/// A learner, and what it takes steps with.
+pub(crate) struct Engine<O: Objective> {
+    pub(crate) learner: Learner<O>,
     recompute: Recompute,
     gradients: Gradients,
     feed: Option<Feed>,
-    recorded: Option<Recorded>,
+    /// Without it, the next step is recorded again.
+    pub(crate) recorded: Option<Recorded>,
     /// Whether the kernels of a step have been compiled.
     compiled: bool,
 }
 
 /// A recorded step, and where it leaves the loss.
-struct Recorded {
+pub(crate) struct Recorded {
     graph: Graph,
     /// The addresses of the feed that it reads.
     reads: [DevicePtr; 2],
     totals: Tensor,
 }
 
-impl Engine {
-    pub(crate) fn new(recompute: Recompute) -> Self {
+impl<O: Objective> Engine<O> {
+    pub(crate) fn new(learner: Learner<O>, recompute: Recompute) -> Self {
         Self {
+            learner,
             recompute,
             gradients: Gradients::new(),
             feed: None,
@@ -51,15 +54,10 @@ impl Engine {
     }
 
     /// A step with learning rate `lr` on the mean of the batches' losses.
-    pub(crate) fn step<O: Objective>(
-        &mut self,
-        learner: &mut Learner<O>,
-        batches: &[Batch],
-        lr: f32,
-    ) -> Result<Measured> {
+    pub(crate) fn step(&mut self, batches: &[Batch], lr: f32) -> Result<Measured> {
         match batches {
-            [batch] if self.is_settled(batch) => self.replay(learner, batch, lr),
-            _ => self.run(learner, batches, lr),
+            [batch] if self.is_settled(batch) => self.replay(batch, lr),
+            _ => self.run(batches, lr),
         }
     }
 
@@ -71,72 +69,62 @@ impl Engine {
     }
 
     /// A step, operation by operation.
-    fn run<O: Objective>(
-        &mut self,
-        learner: &mut Learner<O>,
-        batches: &[Batch],
-        lr: f32,
-    ) -> Result<Measured> {
+    fn run(&mut self, batches: &[Batch], lr: f32) -> Result<Measured> {
         self.gradients.clear();
-        let mut totals = Vec::with_capacity(batches.len());
-        let read = |totals: &[Tensor]| totals.iter().map(Totals::read).collect::<Result<Vec<_>>>();
+        let (mut totals, mut finite) = (Vec::with_capacity(batches.len()), true);
         for batch in batches {
-            let [inputs, targets] = self.bring(learner, batch)?;
-            self.compile_ahead(learner, &inputs, &targets)?;
-            let loss = self.add_gradients(learner, inputs, &targets, batches.len())?;
+            let tokens = self.bring(batch)?;
+            self.compile_ahead(&tokens)?;
+            let told = self.add_gradients(&tokens, batches.len())?;
             // A GPU would have to be waited for; where the norm is not finite it changes nothing.
-            let on_gpu = learner.model.device() != Device::Cpu;
-            let finite = on_gpu || Totals::read(&loss.totals)?.mean().is_finite();
-            totals.push(loss.totals);
+            let on_gpu = self.learner.model.device() != Device::Cpu;
+            finite = on_gpu || Totals::read(&told)?.mean().is_finite();
+            totals.push(told);
             if !finite {
-                let losses = read(&totals)?;
-                let norm = f64::NAN;
-                return Ok(Measured { losses, norm });
+                break;
             }
         }
-        let model = &mut learner.model;
-        let norm = learner.optimizer.step(model, &mut self.gradients, lr)?;
-        let losses = read(&totals)?;
+        let Learner {
+            model, optimizer, ..
+        } = &mut self.learner;
+        let norm = match finite {
+            true => optimizer.step(model, &mut self.gradients, lr)?,
+            false => f64::NAN,
+        };
+        let losses = totals.iter().map(Totals::read).collect::<Result<_>>()?;
         Ok(Measured { losses, norm })
     }
 
     /// A step that is recorded, where it is not yet, and replayed.
-    fn replay<O: Objective>(
-        &mut self,
-        learner: &mut Learner<O>,
-        batch: &Batch,
-        lr: f32,
-    ) -> Result<Measured> {
-        let tokens = self.bring(learner, batch)?;
+    fn replay(&mut self, batch: &Batch, lr: f32) -> Result<Measured> {
+        let tokens = self.bring(batch)?;
         let reads = addresses(&tokens);
-        let model = &mut learner.model;
-        let moved = learner.optimizer.prepare(model, &mut self.gradients, lr)?;
+        let Learner {
+            model, optimizer, ..
+        } = &mut self.learner;
+        let mut parameters = optimizer.parameters(model, &mut self.gradients);
+        let moved = optimizer.rule.prepare(&mut parameters, lr)?;
         let recorded = match self.recorded.take() {
             Some(recorded) if !moved && recorded.reads == reads => recorded,
             stale => {
                 drop(stale); // the new one may need its memory
-                self.record(learner, tokens, reads)?
+                self.record(tokens, reads)?
             }
         };
         let recorded = self.recorded.insert(recorded);
         recorded.graph.replay()?;
         let losses = vec![Totals::read(&recorded.totals)?];
-        let norm = learner.optimizer.finish()?;
+        let norm = self.learner.optimizer.rule.finish()?;
         Ok(Measured { losses, norm })
     }
 
     /// Records a step; it is not run.
-    fn record<O: Objective>(
-        &mut self,
-        learner: &mut Learner<O>,
-        [inputs, targets]: [Tensor; 2],
-        reads: [DevicePtr; 2],
-    ) -> Result<Recorded> {
+    fn record(&mut self, tokens: [Tensor; 2], reads: [DevicePtr; 2]) -> Result<Recorded> {
         let mut totals = None;
-        let graph = Graph::capture(learner.model.device(), || {
+        let graph = Graph::capture(self.learner.model.device(), || {
             self.gradients.clear();
-            totals = Some(self.add_gradients(learner, inputs, &targets, 1)?.totals);
-            learner.optimizer.launch()
+            totals = Some(self.add_gradients(&tokens, 1)?);
+            self.learner.optimizer.rule.launch()
         })?;
         let Some(totals) = totals else {
             unreachable!("a recording that succeeded has set the totals");
@@ -149,14 +137,17 @@ impl Engine {
     }
 
     /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the same.
-    fn bring<O: Objective>(&mut self, learner: &Learner<O>, batch: &Batch) -> Result<[Tensor; 2]> {
-        let device = learner.model.device();
+    fn bring(&mut self, batch: &Batch) -> Result<[Tensor; 2]> {
+        let Learner {
+            objective, model, ..
+        } = &self.learner;
+        let device = model.device();
         let shape = [batch.batch, batch.length];
         if device == Device::Cpu {
             let tensor = |ids: &[u32]| Tensor::from_slice(shape, ids, device);
             return Ok([tensor(&batch.inputs)?, tensor(&batch.targets)?]);
         }
-        learner.objective.check_batch(&learner.model, batch)?;
+        objective.check_batch(model, batch)?;
         let feed = match self.feed.take() {
             Some(feed) if feed.fits(shape) => feed,
             _ => {
@@ -167,43 +158,28 @@ impl Engine {
         self.feed.insert(feed).bring(batch)
     }
 
-    /// Gives up the recorded step and the memory it runs in; the next step is recorded again. Says whether there was one.
-    pub(crate) fn forget_recorded(&mut self) -> bool {
-        self.recorded.take().is_some()
-    }
-
     /// Compiles what the gradients need on a GPU, all at once, before the first step.
-    fn compile_ahead<O: Objective>(
-        &mut self,
-        learner: &Learner<O>,
-        inputs: &Tensor,
-        targets: &Tensor,
-    ) -> Result<()> {
-        let device = learner.model.device();
+    fn compile_ahead(&mut self, tokens: &[Tensor; 2]) -> Result<()> {
+        let device = self.learner.model.device();
         if device == Device::Cpu || std::mem::replace(&mut self.compiled, true) {
             return Ok(());
         }
         cuda::compile_ahead(device, || {
-            self.add_gradients(learner, inputs.clone(), targets, 1)?;
+            self.add_gradients(tokens, 1)?;
             self.gradients.clear();
             Ok(())
         })
     }
 
-    /// Adds the gradients of a batch's loss over `count`.
-    fn add_gradients<O: Objective>(
-        &mut self,
-        learner: &Learner<O>,
-        inputs: Tensor,
-        targets: &Tensor,
-        count: usize,
-    ) -> Result<Loss> {
+    /// Adds the gradients of a batch's loss over `count`, and gives its totals.
+    fn add_gradients(&mut self, [inputs, targets]: &[Tensor; 2], count: usize) -> Result<Tensor> {
+        let Learner {
+            objective, model, ..
+        } = &self.learner;
         let tape = Tape::new();
-        let (model, inputs) = (&learner.model, tape.constant(inputs));
-        let loss = learner
-            .objective
-            .loss(model, &inputs, targets, self.recompute)?;
+        let inputs = tape.constant(inputs.clone());
+        let loss = objective.loss(model, &inputs, targets, self.recompute)?;
         tape.backward(&loss.value, 1.0 / count as f32, &mut self.gradients)?;
-        Ok(loss)
+        Ok(loss.totals)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tensor};
+use serpens_core::{DType, Gradients, Result as CoreResult, Tensor};
 use serpens_nn::Module;
 use serpens_ops::adamw::{self, AdamWSettings, Parameter, Parameters};
 
@@ -41,7 +41,7 @@ impl Default for AdamWConfig {
 }
 
 /// The parameters of a model with their gradients.
-struct Trained<'a, M> {
+pub(crate) struct Trained<'a, M> {
     model: &'a mut M,
     gradients: &'a mut Gradients,
     weight_decay: f32,
@@ -72,7 +72,8 @@ impl<M: Module> Parameters for Trained<'_, M> {
 /// [`serpens_ops::adamw`] over the parameters of a model.
 pub struct AdamW {
     weight_decay: f32,
-    rule: adamw::AdamW,
+    /// What moves values and moments, and keeps these.
+    pub(crate) rule: adamw::AdamW,
 }
 
 impl AdamW {
@@ -94,16 +95,6 @@ impl AdamW {
         }
     }
 
-    /// Steps taken.
-    pub fn steps(&self) -> u64 {
-        self.rule.steps()
-    }
-
-    /// Moves the moments to `device`.
-    pub fn to(&mut self, device: Device) -> Result<()> {
-        Ok(self.rule.to(device)?)
-    }
-
     /// One step with learning rate `lr` of a model whose parameters are on one device; gives the norm of all gradients before
     /// clipping. Where that is not finite, nothing is changed.
     pub fn step(
@@ -112,39 +103,21 @@ impl AdamW {
         gradients: &mut Gradients,
         lr: f32,
     ) -> CoreResult<f64> {
-        let weight_decay = self.weight_decay;
-        let mut parameters = Trained {
-            model,
-            gradients,
-            weight_decay,
-        };
+        let mut parameters = self.parameters(model, gradients);
         self.rule.step(&mut parameters, lr)
     }
 
-    /// See [`adamw::AdamW::prepare`].
-    pub(crate) fn prepare(
-        &mut self,
-        model: &mut impl Module,
-        gradients: &mut Gradients,
-        lr: f32,
-    ) -> CoreResult<bool> {
-        let weight_decay = self.weight_decay;
-        let mut parameters = Trained {
+    /// The parameters of a step.
+    pub(crate) fn parameters<'a, M: Module>(
+        &self,
+        model: &'a mut M,
+        gradients: &'a mut Gradients,
+    ) -> Trained<'a, M> {
+        Trained {
             model,
             gradients,
-            weight_decay,
-        };
-        self.rule.prepare(&mut parameters, lr)
-    }
-
-    /// See [`adamw::AdamW::launch`]: the model and the gradients are those of [`AdamW::prepare`].
-    pub(crate) fn launch(&mut self) -> CoreResult<()> {
-        self.rule.launch()
-    }
-
-    /// See [`adamw::AdamW::finish`].
-    pub(crate) fn finish(&mut self) -> CoreResult<f64> {
-        self.rule.finish()
+            weight_decay: self.weight_decay,
+        }
     }
 
     /// The moments as named tensors: `m.NAME` and `v.NAME`.
@@ -165,34 +138,34 @@ impl AdamW {
         mut state: BTreeMap<String, Tensor>,
         model: &impl Module,
     ) -> Result<Self, Damage> {
-        if steps == 0 && state.is_empty() {
-            return Ok(Self::new(config));
-        }
-        let mut moments = BTreeMap::new();
-        let mut result = Ok(());
+        let mut parameters = Vec::new();
         let visited = model.visit("", &mut |name, param| {
-            let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{name}")));
-            let parameter = name.to_owned();
-            let [Some(m), Some(v)] = pair else {
-                if param.trained {
-                    result = Err(Damage::MissingMoments { parameter });
-                }
-                return Ok(());
-            };
-            for moment in [&m, &v] {
-                if moment.shape() != param.shape() || moment.dtype() != DType::F32 {
-                    result = Err(Damage::WrongMoment {
-                        parameter: parameter.clone(),
-                        dtype: moment.dtype(),
-                        shape: moment.shape(),
-                    });
-                }
-            }
-            moments.insert(parameter, [m, v]);
+            parameters.push((name.to_owned(), param.shape(), param.trained));
             Ok(())
         });
         visited.map_err(Box::new)?;
-        result?;
+        let mut moments = BTreeMap::new();
+        for (parameter, shape, trained) in parameters {
+            let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{parameter}")));
+            let [Some(m), Some(v)] = pair else {
+                if trained {
+                    return Err(Damage::MissingMoments { parameter });
+                }
+                continue;
+            };
+            if let Some(moment) = [&m, &v]
+                .into_iter()
+                .find(|moment| moment.shape() != shape || moment.dtype() != DType::F32)
+            {
+                let (dtype, shape) = (moment.dtype(), moment.shape());
+                return Err(Damage::WrongMoment {
+                    parameter,
+                    dtype,
+                    shape,
+                });
+            }
+            moments.insert(parameter, [m, v]);
+        }
         match state.into_keys().next() {
             Some(name) => Err(Damage::SurplusMoment { name }),
             None => Ok(Self::resumed(config, steps, moments)),

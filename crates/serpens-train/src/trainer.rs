@@ -16,8 +16,9 @@ use crate::objective::{Learner, NextToken, Objective};
 use crate::state::State;
 use crate::{AdamW, Error, Evaluation, Event, Observer, Result, TrainConfig, TrainedModel};
 
-/// Where and how a model is trained. No part of a run: a checkpoint continues under any of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where and how a model is trained: in f32 on the processor where nothing is said. No part of a run: a checkpoint continues
+/// under any of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compute {
     /// The device.
     pub device: Device,
@@ -27,21 +28,9 @@ pub struct Compute {
     pub recompute: Recompute,
 }
 
-impl Default for Compute {
-    /// In f32 on the processor.
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            precision: Precision::F32,
-            recompute: Recompute::None,
-        }
-    }
-}
-
 /// A model in training.
 pub struct Trainer<O: Objective = NextToken> {
-    pub(crate) learner: Learner<O>,
-    engine: Engine,
+    pub(crate) engine: Engine<O>,
     machine: Machine,
     source: Box<dyn Source>,
     pub(crate) state: State,
@@ -110,9 +99,8 @@ impl<O: Objective> Trainer<O> {
         steps: Option<u64>,
     ) -> Result<Self> {
         let (learner, mut state) = checkpoint::load_newest(dir, objective)?;
-        let (saved, here) = (&state.position.source, source.description());
-        if *saved != here {
-            let saved = saved.clone();
+        let (saved, here) = (state.position.source.clone(), source.description());
+        if saved != here {
             return Err(Error::OtherSource { saved, here });
         }
         state.config.steps = steps.unwrap_or(state.config.steps);
@@ -131,8 +119,7 @@ impl<O: Objective> Trainer<O> {
             .objective
             .check_source(&learner.model, source.bounds())?;
         Ok(Self {
-            learner,
-            engine: Engine::new(Recompute::None),
+            engine: Engine::new(learner, Recompute::None),
             machine: Machine::default(),
             source,
             state,
@@ -145,29 +132,29 @@ impl<O: Objective> Trainer<O> {
     /// # Errors
     /// A device that cannot be used, a precision that it does not have, memory.
     pub fn on(mut self, compute: Compute) -> Result<Self> {
-        let device = compute.device;
-        self.learner.model.to(device, compute.precision)?;
-        self.learner.optimizer.to(device)?;
-        self.engine = Engine::new(compute.recompute);
+        let (mut learner, device) = (self.engine.learner, compute.device);
+        learner.model.to(device, compute.precision)?;
+        learner.optimizer.rule.to(device)?;
         let types = compute.precision.activations();
         self.machine = Machine {
-            flops_per_token: 3.0 * self.learner.model.flops_per_token()?,
+            flops_per_token: 3.0 * learner.model.flops_per_token()?,
             peak: match device {
                 Device::Cpu => None,
                 Device::Cuda(_) => cuda::properties(device)?.peak_flops(types),
             },
         };
+        self.engine = Engine::new(learner, compute.recompute);
         Ok(self)
     }
 
     /// The model.
     pub fn model(&self) -> &O::Model {
-        &self.learner.model
+        &self.engine.learner.model
     }
 
     /// The model, trained.
     pub fn into_model(self) -> O::Model {
-        self.learner.model
+        self.engine.learner.model
     }
 
     /// Steps done.
@@ -253,8 +240,8 @@ impl<O: Objective> Trainer<O> {
         };
         // A recorded step keeps its memory to itself. Where there is too little beside it, it is recorded again later.
         let evaluation = with_room(
-            || evaluate(&self.learner.model),
-            || self.engine.forget_recorded(),
+            || evaluate(&self.engine.learner.model),
+            || self.engine.recorded.take().is_some(),
         )?;
         for (name, value) in &evaluation.values {
             require_finite(name, *value, step)?;
@@ -283,7 +270,7 @@ impl<O: Objective> Trainer<O> {
 
     /// Writes a checkpoint to the run in `dir`.
     pub(crate) fn save(&mut self, dir: &Path) -> Result<PathBuf> {
-        let path = checkpoint::save(dir, &self.learner, &self.state)?;
+        let path = checkpoint::save(dir, &self.engine.learner, &self.state)?;
         self.saved = Some(self.step());
         Ok(path)
     }
@@ -297,7 +284,7 @@ impl<O: Objective> Trainer<O> {
             .map(|i| self.source.batch(first.wrapping_add(i)))
             .collect::<Result<Vec<_>, _>>()?;
         let lr = config.learning_rate(done);
-        let measured = self.engine.step(&mut self.learner, &batches, lr)?;
+        let measured = self.engine.step(&batches, lr)?;
         for loss in &measured.losses {
             require_finite("the loss", loss.mean(), done + 1)?;
         }

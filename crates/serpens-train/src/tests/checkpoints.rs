@@ -106,7 +106,7 @@ fn a_missing_file_is_named() {
 fn moments_of_another_model_are_refused() {
     let (run_dir, trainer) = six_steps();
     let path = newest(run_dir.path()).join("optimizer.safetensors");
-    let mut state = trainer.learner.optimizer.state();
+    let mut state = trainer.engine.learner.optimizer.state();
     state.pop();
     serpens_formats::safetensors::write_tensors(&path, &state).unwrap();
     let error = resume(run_dir.path(), 7).err().unwrap();

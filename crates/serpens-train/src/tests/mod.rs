@@ -123,7 +123,7 @@ fn bits(model: &impl Module) -> Vec<(String, Vec<u32>)> {
 
 /// The bits of every moment.
 fn moment_bits(trainer: &Trainer) -> Vec<(String, Vec<u32>)> {
-    let state = trainer.learner.optimizer.state();
+    let state = trainer.engine.learner.optimizer.state();
     let values = state.into_iter().map(|(name, tensor)| {
         let values = tensor.as_slice::<f32>().unwrap();
         (name, values.iter().map(|x| x.to_bits()).collect())

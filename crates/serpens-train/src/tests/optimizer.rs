@@ -113,7 +113,7 @@ fn steps_over_a_module_are_those_of_a_plain_loop() {
                 );
             }
         }
-        assert_eq!(optimizer.steps(), 8);
+        assert_eq!(optimizer.rule.steps(), 8);
     }
 }
 

@@ -96,12 +96,16 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
     run(&mut trainer, Some(run_dir.path())).unwrap();
     let good = bits(trainer.model());
     trainer.state.config.steps = 10;
-    let poisoned = trainer.learner.model.visit_mut("", &mut |name, param| {
-        if name.ends_with("norm_f.weight") {
-            param.tensors_mut()?.0.make_mut::<f32>()?[0] = f32::NAN;
-        }
-        Ok(())
-    });
+    let poisoned = trainer
+        .engine
+        .learner
+        .model
+        .visit_mut("", &mut |name, param| {
+            if name.ends_with("norm_f.weight") {
+                param.tensors_mut()?.0.make_mut::<f32>()?[0] = f32::NAN;
+            }
+            Ok(())
+        });
     poisoned.unwrap();
     let error = run(&mut trainer, Some(run_dir.path())).err().unwrap();
     assert!(
@@ -123,13 +127,17 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     run(&mut trainer, None).unwrap();
     trainer.state.config.steps = 10;
     // The loss is finite still, the square of the gradient is not.
-    let enlarged = trainer.learner.model.visit_mut("", &mut |name, param| {
-        if name.ends_with("norm_f.weight") {
-            let weight = param.tensors_mut()?.0.make_mut::<f32>()?;
-            weight.iter_mut().for_each(|x| *x = 1e25);
-        }
-        Ok(())
-    });
+    let enlarged = trainer
+        .engine
+        .learner
+        .model
+        .visit_mut("", &mut |name, param| {
+            if name.ends_with("norm_f.weight") {
+                let weight = param.tensors_mut()?.0.make_mut::<f32>()?;
+                weight.iter_mut().for_each(|x| *x = 1e25);
+            }
+            Ok(())
+        });
     enlarged.unwrap();
     let before = bits(trainer.model());
     let error = run(&mut trainer, None).err().unwrap();
