@@ -34,7 +34,7 @@ pub(crate) fn save<O: Objective>(
     let name = format!("{PREFIX}{:07}", state.step);
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
     let path = parent.join(name);
-    for left in entries(&parent, UNFINISHED)? {
+    for (_, left) in entries(&parent, UNFINISHED)? {
         remove(&left)?; // of a run that was killed while writing
     }
     let written = write_all(&unfinished, learner, state).and_then(|()| {
@@ -67,36 +67,26 @@ fn remove(dir: &Path) -> Result<()> {
     fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))
 }
 
-/// What lies in `dir` under names that begin with `prefix`; nothing where `dir` is missing.
-fn entries(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
-    let unreadable = |e| Error::io("read", dir, e);
-    let mut found = Vec::new();
+/// What lies in `dir` under names that begin with `prefix`, by the rest of the name; nothing where `dir` is missing.
+fn entries(dir: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
     let listing = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
-        listing => listing.map_err(unreadable)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing.and_then(|entries| entries.collect::<io::Result<Vec<_>>>()),
     };
-    for entry in listing {
-        let entry = entry.map_err(unreadable)?;
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
+    let listing = listing.map_err(|e| Error::io("read", dir, e))?.into_iter();
+    let named = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let rest = name.to_str()?.strip_prefix(prefix)?.to_owned();
+        Some((rest, entry.path()))
+    };
+    Ok(listing.filter_map(named).collect())
 }
 
 /// Complete checkpoints by step, the newest last.
 fn complete(parent: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let step = |path: &PathBuf| {
-        path.file_name()?
-            .to_str()?
-            .strip_prefix(PREFIX)?
-            .parse()
-            .ok()
-    };
-    let paths = entries(parent, PREFIX)?.into_iter();
-    let mut found: Vec<(u64, PathBuf)> = paths
-        .filter_map(|path| Some((step(&path)?, path)))
-        .collect();
+    let entries = entries(parent, PREFIX)?.into_iter();
+    let by_step = entries.filter_map(|(step, path)| Some((step.parse().ok()?, path)));
+    let mut found: Vec<_> = by_step.collect();
     found.sort();
     Ok(found)
 }

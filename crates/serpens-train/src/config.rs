@@ -1,5 +1,7 @@
 //! The settings of a training run.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{AdamWConfig, Error, Result};
@@ -81,8 +83,8 @@ impl TrainConfig {
         match self.schedule {
             Schedule::Constant => self.optimizer.lr,
             Schedule::Cosine => {
-                let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
-                let done = ((step - self.warmup) as f64 / span).min(1.0);
+                let steps = self.steps.saturating_sub(self.warmup).max(1) as f64;
+                let done = ((step - self.warmup) as f64 / steps).min(1.0);
                 let falling = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
                 let end = f64::from(self.min_lr);
                 (end + (peak - end) * falling) as f32
@@ -91,68 +93,50 @@ impl TrainConfig {
     }
 
     /// Refuses what no training can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the first such setting.
     pub fn check(&self) -> Result<()> {
         let o = &self.optimizer;
-        let lr = f64::from(o.lr);
+        let (lr, weight_decay) = (o.lr, o.weight_decay);
+        let up_to_peak = (0.0..=lr.into(), "it lies between 0 and optimizer.lr");
+        let stop = |rule: StopRule| (rule.accuracy, rule.steps);
+        let (share, steps) = self.stop.map_or((1.0, 1), stop);
         let rules = [
             ("accumulation", self.accumulation as f64, AT_LEAST_ONE),
             ("log_every", self.log_every as f64, AT_LEAST_ONE),
             ("keep", self.keep as f64, AT_LEAST_ONE),
-            ("optimizer.lr", lr, POSITIVE),
+            ("optimizer.lr", lr.into(), POSITIVE),
             ("optimizer.beta1", o.beta1.into(), DECAY),
             ("optimizer.beta2", o.beta2.into(), DECAY),
             // Without it a value that has had no gradient yet moves by 0/0.
             ("optimizer.eps", o.eps.into(), POSITIVE),
-            (
-                "optimizer.weight_decay",
-                o.weight_decay.into(),
-                NOT_NEGATIVE,
-            ),
+            ("optimizer.weight_decay", weight_decay.into(), NOT_NEGATIVE),
             ("optimizer.clip", o.clip.into(), NOT_NEGATIVE),
+            ("min_lr", self.min_lr.into(), up_to_peak),
+            ("stop.steps", steps as f64, AT_LEAST_ONE),
+            ("stop.accuracy", share, SHARE),
         ];
-        for (field, value, (allowed, reason)) in rules {
-            require(field, value, allowed(value), reason)?;
+        let is_broken = |(_, value, rule): &(_, f64, Rule)| !rule.0.contains(value);
+        match rules.into_iter().find(is_broken) {
+            None => Ok(()),
+            Some((field, value, (_, reason))) => Err(Error::Config {
+                field,
+                value,
+                reason,
+            }),
         }
-        let min_lr = f64::from(self.min_lr);
-        let below = (0.0..=lr).contains(&min_lr);
-        require(
-            "min_lr",
-            min_lr,
-            below,
-            "it lies between 0 and optimizer.lr",
-        )?;
-        if let Some(StopRule { accuracy, steps }) = self.stop {
-            require("stop.steps", steps as f64, steps >= 1, AT_LEAST_ONE.1)?;
-            let share = (0.0..=1.0).contains(&accuracy);
-            require(
-                "stop.accuracy",
-                accuracy,
-                share,
-                "it is a share, between 0 and 1",
-            )?;
-        }
-        Ok(())
     }
 }
 
-/// Whether a value is allowed, and what to say where it is not.
-type Rule = (fn(f64) -> bool, &'static str);
+/// The values that are allowed, and what to say of others.
+type Rule = (RangeInclusive<f64>, &'static str);
 
-const AT_LEAST_ONE: Rule = (|x| x >= 1.0, "it must be at least 1");
-const POSITIVE: Rule = (|x| x > 0.0 && x.is_finite(), "it must be above 0");
-const NOT_NEGATIVE: Rule = (|x| x >= 0.0 && x.is_finite(), "it must not be negative");
+const AT_LEAST_ONE: Rule = (1.0..=f64::MAX, "it must be at least 1");
+const POSITIVE: Rule = (f64::MIN_POSITIVE..=f64::MAX, "it must be above 0");
+const NOT_NEGATIVE: Rule = (0.0..=f64::MAX, "it must not be negative");
 const DECAY: Rule = (
-    |x| (0.0..1.0).contains(&x),
+    0.0..=1.0_f64.next_down(),
     "it lies between 0 and 1, which is excluded",
 );
-
-fn require(field: &'static str, value: f64, allowed: bool, reason: &'static str) -> Result<()> {
-    match allowed {
-        true => Ok(()),
-        false => Err(Error::Config {
-            field,
-            value: value.to_string(),
-            reason,
-        }),
-    }
-}
+const SHARE: Rule = (0.0..=1.0, "it is a share, between 0 and 1");

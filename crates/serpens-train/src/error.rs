@@ -42,7 +42,7 @@ pub enum Error {
         /// The setting.
         field: &'static str,
         /// Its value.
-        value: String,
+        value: f64,
         /// Why not.
         reason: &'static str,
     },

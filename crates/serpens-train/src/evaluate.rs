@@ -1,10 +1,12 @@
 //! How good a language model is.
 
+use std::ops::Range;
+
 use serpens_core::Tensor;
 use serpens_data::{Batch, ByteSlices, IGNORE};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{LmState, MambaLm};
-use serpens_ops::cross_entropy::cross_entropy;
+use serpens_ops::cross_entropy::{Totals, cross_entropy};
 
 use crate::Result;
 
@@ -15,11 +17,11 @@ use crate::Result;
 /// Memory, or a model of fewer than 256 tokens.
 pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices) -> Result<f64> {
     let mut state = model.initial_state(slices.rows())?;
-    let mut score = Score::default();
+    let mut totals = Totals::default();
     for slice in slices {
-        score.read(model, &slice, 0..slice.length, &mut state)?;
+        totals = totals.merge(read(model, &slice, 0..slice.length, &mut state)?);
     }
-    Ok(score.nats / score.count.max(1) as f64 / std::f64::consts::LN_2)
+    Ok(totals.mean() / std::f64::consts::LN_2)
 }
 
 /// The share of the counted targets of these batches that have the largest logit. `chunk` positions are read at a time and the
@@ -32,52 +34,37 @@ pub fn accuracy(
     batches: impl IntoIterator<Item = serpens_data::Result<Batch>>,
     chunk: usize,
 ) -> Result<f64> {
-    let mut score = Score::default();
+    let (mut totals, chunk) = (Totals::default(), chunk.max(1));
     for batch in batches {
         let batch = batch?;
         let mut state = model.initial_state(batch.batch)?;
-        for from in (0..batch.length).step_by(chunk.max(1)) {
-            let to = batch.length.min(from + chunk.max(1));
-            score.read(model, &batch, from..to, &mut state)?;
+        for from in (0..batch.length).step_by(chunk) {
+            let to = batch.length.min(from + chunk);
+            totals = totals.merge(read(model, &batch, from..to, &mut state)?);
         }
     }
-    Ok(score.correct as f64 / score.count.max(1) as f64)
+    Ok(totals.correct as f64 / totals.count.max(1) as f64)
 }
 
-/// Sums over targets.
-#[derive(Clone, Copy, Default)]
-struct Score {
-    nats: f64,
-    count: usize,
-    correct: usize,
-}
-
-impl Score {
-    /// Reads some positions of every row; logits are computed where a target counts only.
-    fn read(
-        &mut self,
-        model: &MambaLm,
-        batch: &Batch,
-        positions: std::ops::Range<usize>,
-        state: &mut LmState,
-    ) -> Result<()> {
-        let cut = |values: &[u32]| -> Vec<u32> {
-            let rows = values.chunks(batch.length.max(1));
-            let cut = rows.flat_map(|row| &row[positions.clone()]);
-            cut.copied().collect()
-        };
-        let (inputs, targets) = (cut(&batch.inputs), cut(&batch.targets));
-        let (shape, device) = ([batch.batch, positions.len()], model.device());
-        let ids = Tensor::from_slice(shape, &inputs, device)?;
-        let hidden = model.hidden(&ids.into(), &Sequence::default(), Some(state))?;
-        if targets.iter().all(|&target| target == IGNORE) {
-            return Ok(());
-        }
-        let targets = Tensor::from_slice(shape, &targets, device)?;
-        let totals = cross_entropy(model.logits(&hidden)?, &targets)?.read()?;
-        self.nats += totals.sum;
-        self.count += totals.count;
-        self.correct += totals.correct;
-        Ok(())
+/// Reads some positions of every row; logits are computed where a target counts only.
+fn read(
+    model: &MambaLm,
+    batch: &Batch,
+    positions: Range<usize>,
+    state: &mut LmState,
+) -> Result<Totals> {
+    let (shape, device) = ([batch.batch, positions.len()], model.device());
+    let cut = |values: &[u32]| {
+        let rows = values.chunks(batch.length.max(1));
+        let cut = rows.flat_map(|row| &row[positions.clone()]);
+        cut.copied().collect::<Vec<_>>()
+    };
+    let (inputs, targets) = (cut(&batch.inputs), cut(&batch.targets));
+    let ids = Tensor::from_slice(shape, &inputs, device)?;
+    let hidden = model.hidden(&ids.into(), &Sequence::default(), Some(state))?;
+    if targets.iter().all(|&target| target == IGNORE) {
+        return Ok(Totals::default());
     }
+    let targets = Tensor::from_slice(shape, &targets, device)?;
+    Ok(cross_entropy(model.logits(&hidden)?, &targets)?.read()?)
 }

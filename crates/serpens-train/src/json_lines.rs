@@ -1,5 +1,6 @@
 //! The metrics of a run as a file of JSON lines.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,12 +25,8 @@ impl JsonLines {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
             old => old.map_err(|e| Error::io("read", path, e))?,
         };
-        let whole = old
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'));
-        let kept: String = whole
-            .filter(|line| step_of(line).is_some_and(|of| of <= step))
-            .collect();
+        let done = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
+        let kept: String = old.split_inclusive('\n').filter(done).collect();
         if kept != old {
             write_atomically(path, Durability::OnDisk, |file| {
                 file.write_all(kept.as_bytes())
@@ -63,10 +60,8 @@ impl Observer for JsonLines {
         match event {
             Event::Stepped(metrics) => self.write(&serde_json::json!(metrics)),
             Event::Evaluated { step, evaluation } => {
-                let values = evaluation.values.iter();
-                let values: serde_json::Map<_, _> = values
-                    .map(|(name, value)| (name.clone(), (*value).into()))
-                    .collect();
+                let values = evaluation.values.iter().map(|(name, value)| (name, value));
+                let values: BTreeMap<_, _> = values.collect();
                 self.write(&serde_json::json!({ "step": step, "evaluation": values }))
             }
             Event::Started { .. } | Event::Checkpointed { .. } => Ok(()),

@@ -100,9 +100,3 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.1.event(event)
     }
 }
-
-impl<O: Observer + ?Sized> Observer for &mut O {
-    fn event(&mut self, event: &Event<'_>) -> Result<()> {
-        (**self).event(event)
-    }
-}

@@ -106,16 +106,16 @@ impl<'a> Job<'a> {
             mode,
             ..
         } = self.run;
-        let mut progress = Progress::new(*mode, self.name, &**task, compute.device);
-        let mut lines = JsonLines::open(metrics, trainer.step())?;
+        let progress = Progress::new(*mode, self.name, &**task, compute.device);
+        let mut heard_by = (progress, JsonLines::open(metrics, trainer.step())?);
         let mut validation = task.validation();
         let outcome = trainer.run(serpens_train::Run {
             dir: Some(&self.dir),
-            observer: &mut (&mut progress, &mut lines),
+            observer: &mut heard_by,
             stop: &STOP,
             evaluate: (validation.as_mut()).map(|hook| &mut **hook as &mut Evaluate<'_, _>),
         })?;
-        progress.finish();
+        heard_by.0.finish();
         match outcome.interrupted {
             true => Err(self.run.interrupted(outcome.step)),
             false => Ok(trainer.into_model()),
