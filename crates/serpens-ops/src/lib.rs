@@ -1,9 +1,9 @@
-//! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the kernels
-//! for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what launches them in `cuda.rs`, and in `tests` the
-//! definition in f64 (`reference.rs`) with what is held against it.
+//! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
+//! kernels for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what launches them in `cuda.rs`, and
+//! in `tests` the definition in f64 (`reference.rs`) with what is held against it.
 //!
-//! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its `cpu`
-//! module, for programs with tensors of their own.
+//! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its
+//! `cpu` module, for programs with tensors of their own.
 
 pub mod adamw;
 pub mod causal_conv1d;
@@ -19,5 +19,5 @@ pub mod selective_scan;
 mod shared;
 pub mod simd;
 
+use shared::{DeviceStarts, check, fold, record};
 pub use shared::{Layout, Role, Starts};
-use shared::{check, fold, record};

@@ -1,5 +1,6 @@
-//! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes the norm
-//! and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can hold the step.
+//! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes
+//! the norm and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can
+//! hold the step.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, Staging, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor, kernel_params};
@@ -64,7 +65,8 @@ impl AdamWEntry {
     }
 }
 
-/// What a step on a GPU needs besides the parameters: tables on the device, and the numbers that change from step to step.
+/// What a step on a GPU needs besides the parameters: tables on the device, and the numbers that change from step to
+/// step.
 pub(super) struct FusedStep {
     settings: AdamWSettings,
     entries: Vec<AdamWEntry>,
@@ -101,8 +103,8 @@ impl FusedStep {
         self.scalars.device()
     }
 
-    /// Says what [`FusedStep::launch`] changes at step `step`, and with which learning rate. The table goes up only where it is
-    /// not that of before, which the result tells.
+    /// Says what [`FusedStep::launch`] changes at step `step`, and with which learning rate. The table goes up only
+    /// where it is not that of before, which the result tells.
     pub(super) fn prepare(&mut self, entries: Vec<AdamWEntry>, lr: f32, step: u64) -> Result<bool> {
         if entries.is_empty() {
             return Err(Error::Missing {
@@ -147,14 +149,15 @@ impl FusedStep {
         ];
         for (entry, grid, block) in grids {
             let kernel = kernel(device, &SOURCE, entry, &[])?;
-            // SAFETY: the parameters are the kernel's; what the entries point to is kept as `AdamW::launch` asks, and the tables
-            // have a place for every task.
+            // SAFETY: the parameters are the kernel's; what the entries point to is kept as `AdamW::launch` asks, and
+            // the tables have a place for every task.
             unsafe { kernel.launch([grid, 1, 1], block, 0, &params)? };
         }
         Ok(())
     }
 
-    /// The norm of all gradients together, and the factor they were scaled by, NaN where nothing was changed. Waits for the step.
+    /// The norm of all gradients together, and the factor they were scaled by, NaN where nothing was changed. Waits for
+    /// the step.
     pub(super) fn outcome(&self) -> Result<Vec<f32>> {
         self.outcome.to_vec()
     }

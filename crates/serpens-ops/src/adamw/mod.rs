@@ -8,8 +8,8 @@
 //! p ← p - lr · (m / (1 - β1^t)) / (√(v / (1 - β2^t)) + eps)
 //! ```
 //!
-//! Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. All values are f32; on a GPU a
-//! step also writes the bf16 shadow of a parameter that has one, which the forward pass reads.
+//! Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. All values are f32;
+//! on a GPU a step also writes the bf16 shadow of a parameter that has one, which the forward pass reads.
 
 pub mod cpu;
 pub(crate) mod cuda;
@@ -17,6 +17,7 @@ pub(crate) mod cuda;
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serpens_core::{DType, Device, Error, Result, Tensor};
 
@@ -109,8 +110,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// One step with learning rate `lr`; gives the norm of all gradients before clipping. Where that is not finite, nothing is
-    /// changed.
+    /// One step with learning rate `lr`; gives the norm of all gradients before clipping. Where that is not finite,
+    /// nothing is changed.
     ///
     /// # Errors
     /// Tensors of a parameter that do not fit each other; memory.
@@ -157,8 +158,8 @@ impl AdamW {
         Ok(norm)
     }
 
-    /// Brings what a step on a GPU needs there: the learning rate, and the addresses where they are not those of the last step,
-    /// which the result tells. The parameters that have gradients now are those of the step.
+    /// Brings what a step on a GPU needs there: the learning rate, and the addresses where they are not those of the
+    /// last step, which the result tells. The parameters that have gradients now are those of the step.
     ///
     /// # Errors
     /// As [`AdamW::step`]; no parameter has a gradient; gradients on the processor.
@@ -179,8 +180,9 @@ impl AdamW {
         fused.prepare(table, lr, self.steps + 1)
     }
 
-    /// Queues the step that was prepared, on the tensors that [`Parameters`] gave then: they are kept, and not moved, until it has
-    /// run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`AdamW::prepare`] that found nothing moved.
+    /// Queues the step that was prepared, on the tensors that [`Parameters`] gave then: they are kept, and not moved,
+    /// until it has run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`AdamW::prepare`] that
+    /// found nothing moved.
     ///
     /// # Errors
     /// Whatever the device fails with.
@@ -188,8 +190,8 @@ impl AdamW {
         self.fused.as_mut().map_or(Ok(()), cuda::FusedStep::launch)
     }
 
-    /// Ends the step that was launched: waits for it and gives the norm of the gradients. Where that is not finite, the device has
-    /// changed nothing, and the step does not count.
+    /// Ends the step that was launched: waits for it and gives the norm of the gradients. Where that is not finite, the
+    /// device has changed nothing, and the step does not count.
     ///
     /// # Errors
     /// Whatever the device fails with.
@@ -208,18 +210,14 @@ fn moments_of<'a>(
     moments: &'a mut BTreeMap<String, [Tensor; 2]>,
     parameter: &Parameter<'_>,
 ) -> Result<&'a mut [Tensor; 2]> {
-    if !moments.contains_key(parameter.name) {
-        let (shape, device) = (parameter.gradient.shape(), parameter.gradient.device());
-        let zeros = || Tensor::zeros(shape, DType::F32, device);
-        moments.insert(parameter.name.to_owned(), [zeros()?, zeros()?]);
-    }
-    match moments.get_mut(parameter.name) {
-        Some(pair) => {
-            check_tensors(parameter, pair)?;
-            Ok(pair)
-        }
-        None => unreachable!("the moments were made above"),
-    }
+    let (shape, device) = (parameter.gradient.shape(), parameter.gradient.device());
+    let zeros = || Tensor::zeros(shape, DType::F32, device);
+    let pair = match moments.entry(parameter.name.to_owned()) {
+        Entry::Occupied(there) => there.into_mut(),
+        Entry::Vacant(place) => place.insert([zeros()?, zeros()?]),
+    };
+    check_tensors(parameter, pair)?;
+    Ok(pair)
 }
 
 fn check_tensors(parameter: &Parameter<'_>, [first, second]: &[Tensor; 2]) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Convolution kernels: lanes over channels, threads over (sequence, chunk of time).
 //!
-//! Time is counted in steps in the direction of the convolution, so that the two directions differ in `Sequence::row` alone.
-//! Widths 2, 3 and 4 go by blocks of `BLOCK` steps whose inputs are loaded once; the steps beside a boundary, and every other
-//! width, go one by one.
+//! Time is counted in steps in the direction of the convolution, so that the two directions differ in `Sequence::row`
+//! alone. Widths 2, 3 and 4 go by blocks of `BLOCK` steps whose inputs are loaded once; the steps beside a boundary,
+//! and every other width, go one by one.
 
 mod backward;
 mod forward;
@@ -17,8 +17,8 @@ use super::{ConvDims, ConvOperands};
 use crate::elementwise::cpu::{for_each_task, reduction_block, sum_rows, with_scratch};
 use crate::simd;
 
-/// A convolution as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is true where a
-/// packed sequence starts.
+/// A convolution as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is
+/// true where a packed sequence starts.
 pub type Conv<'a> = super::Conv<Mat<'a>, &'a [bool]>;
 
 impl<'a> Conv<'a> {
@@ -36,6 +36,15 @@ impl<'a> Conv<'a> {
     fn check_state(&self, state: Option<&[f32]>) {
         let len = self.dims.batch * self.history();
         assert!(state.is_none_or(|s| s.len() == len), "state");
+    }
+
+    fn check_gradients(&self, dy: Mat, grads: &ConvOperands<MatMut>) {
+        let x = self.operands.x;
+        assert_eq!((dy.rows(), dy.cols()), (x.rows(), x.cols()), "dy");
+        for (role, grad) in grads.iter() {
+            let count = (role.shape)(&self.dims).count();
+            assert_eq!(grad.rows() * grad.cols(), count, "d{}", role.name);
+        }
     }
 
     /// Values of a sequence's state.
@@ -87,7 +96,8 @@ impl<'a> Conv<'a> {
     }
 }
 
-/// y = act(bias + Σ_k weight\[k\] · x\[t − W + 1 + k\]); the last W − 1 inputs go to `final_state` where it is asked for.
+/// y = act(bias + Σ_k weight\[k\] · x\[t − W + 1 + k\]); the last W − 1 inputs go to `final_state` where it is asked
+/// for.
 ///
 /// # Panics
 /// If the shapes disagree.
@@ -118,8 +128,8 @@ pub fn forward(conv: &Conv, y: MatMut, mut final_state: Option<&mut [f32]>) {
     });
 }
 
-/// The gradients of all operands, from `dy` and, where the final state was used, its gradient. They are overwritten, but where
-/// `accumulate` is set those of weight and bias are added to.
+/// The gradients of all operands, from `dy` and, where the final state was used, its gradient. They are overwritten,
+/// but where `accumulate` is set those of weight and bias are added to.
 ///
 /// # Panics
 /// If the shapes disagree.
@@ -132,12 +142,8 @@ pub fn backward(
 ) {
     conv.check();
     conv.check_state(d_final_state);
-    for (role, grad) in grads.iter() {
-        let count = (role.shape)(&conv.dims).count();
-        assert_eq!(grad.rows() * grad.cols(), count, "d{}", role.name);
-    }
+    conv.check_gradients(dy, &grads);
     let x = conv.operands.x;
-    assert_eq!((dy.rows(), dy.cols()), (x.rows(), x.cols()), "dy");
     let ConvDims {
         batch,
         length,
@@ -169,7 +175,8 @@ pub fn backward(
                         d_final_state: d_final_state.map(|all| &all[state.clone()]),
                         dx: &grads.x,
                         dinitial_state: dinitial_state.as_ref().filter(|_| from == 0).map(|all| {
-                            // SAFETY: of the tasks of a sequence only the first writes the gradient of its initial state.
+                            // SAFETY: of the tasks of a sequence only the first writes the gradient of its initial
+                            // state.
                             unsafe { all.part(0, state.start, state.end) }
                         }),
                         // SAFETY: each task has its own row of partial sums.

@@ -22,8 +22,8 @@ const LANES: usize = 32;
 /// Steps below which a chunk is not cut: each reads the `width − 1` steps around it once more.
 const SHORTEST: usize = 16;
 
-/// A convolution as the kernels of a GPU take it: sequences as batch·length rows, and for each a byte that is not zero where a packed
-/// sequence starts.
+/// A convolution as the kernels of a GPU take it: sequences as batch·length rows, and for each a byte that is not zero
+/// where a packed sequence starts.
 pub type Conv<'a> = super::Conv<View<'a>, View<'a>>;
 
 kernel_params! {
@@ -80,7 +80,8 @@ pub fn forward(conv: &Conv, y: ViewMut, final_state: ViewMut) -> Result<()> {
     unsafe { kernel.launch(launch.grid, THREADS as u32, 0, &params) }
 }
 
-/// The gradients of x, of the parameters and of the initial state, from `dy` and, where the final state was used, its gradient.
+/// The gradients of x, of the parameters and of the initial state, from `dy` and, where the final state was used, its
+/// gradient.
 ///
 /// # Errors
 /// As [`forward`].
@@ -109,8 +110,8 @@ pub fn backward(
             .map_or(DevicePtr::NULL, |state| state.ptr()),
         partials: partials.view_mut()?.ptr(),
     };
-    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the partials have a
-    // row for every block along the first axis.
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the
+    // partials have a row for every block along the first axis.
     unsafe { kernel.launch(launch.grid, THREADS as u32, 0, &params)? };
     fold::fold(&partials, x.cols(), grads.weight, grads.bias)
 }

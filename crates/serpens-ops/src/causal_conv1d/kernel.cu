@@ -1,13 +1,13 @@
 // Causal depthwise convolution with silu: y_t = act(bias + Σ_k weight_k · x_(t - WIDTH + 1 + k)), as mod.rs defines it.
 // After packet.cuh.
 //
-// A thread has VEC neighbouring channels and walks a chunk of steps; steps count in the direction of the convolution, so that
-// both directions differ in the sign of a stride alone. The last inputs stay in registers, those before the chunk are read
-// again; the inputs of the next steps are under way while those of the current ones are worked on. A block is `lanes` threads
-// side by side over the channels times as many chunks as fit.
+// A thread has VEC neighbouring channels and walks a chunk of steps; steps count in the direction of the convolution,
+// so that both directions differ in the sign of a stride alone. The last inputs stay in registers, those before the
+// chunk are read again; the inputs of the next steps are under way while those of the current ones are worked on. A
+// block is `lanes` threads side by side over the channels times as many chunks as fit.
 //
-// Macros: IO, VEC, WIDTH, SILU (0 or 1: whether silu follows the sum), STARTS (0 or 1: whether packed sequences start inside),
-// STEPS (steps whose inputs are read together).
+// Macros: IO, VEC, WIDTH, SILU (0 or 1: whether silu follows the sum), STARTS (0 or 1: whether packed sequences start
+// inside), STEPS (steps whose inputs are read together).
 
 constexpr int THREADS = 128;
 // Fewer blocks of a multiprocessor at a time leave more registers to each; the compiler's own choice spills.
@@ -225,8 +225,8 @@ __device__ __forceinline__ void backward_steps(const ConvParams& p, const ConvPl
     }
 }
 
-// One step of whatever kind: at the start of the sequence, in the next chunk, where it matters for this chunk's inputs alone, or
-// behind the end.
+// One step of whatever kind: at the start of the sequence, in the next chunk, where it matters for this chunk's inputs
+// alone, or behind the end.
 __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const ConvPlace& at, int step, const Column<const IO>& input,
                                               const Column<const IO>& arriving, const Column<IO>& output,
                                               const Filter& filter, Window& window, Gathered& sums) {

@@ -2,17 +2,18 @@
 //!
 //! y\[b, t, e\] = act(bias\[e\] + Σ_{k<W} weight\[e, k\] · x\[b, t − W + 1 + k, e\]), act the identity or silu.
 //!
-//! - x, y: (batch, length, channels), seen as batch·length rows that may be columns of wider rows; weight: (channels, W), W ≥ 1,
-//!   which is a checkpoint's (channels, 1, W) flattened; bias: (channels), optional. All f32, but on a GPU x, y and their
-//!   gradients may be bf16.
-//! - `initial_state`: (batch, W − 1, channels), the inputs before t = 0, the oldest first; zeros where it is absent. The final
-//!   state has the same layout and holds the last W − 1 inputs, those of the initial state among them where length < W − 1.
-//! - `starts`: (batch, length), true where a packed sequence begins: from there on no earlier input of the row is seen, neither
-//!   of x nor of the initial state. Inputs that the last start hides are zero in the final state, so that a sequence cut in
-//!   chunks stays the same sequence.
-//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where the next sequence starts; the state holds the inputs
-//!   behind the end, the farthest first, and the final state the first inputs. It equals flipping every sequence in time,
-//!   convolving forward and flipping back.
+//! - x, y: (batch, length, channels), seen as batch·length rows that may be columns of wider rows; weight: (channels,
+//!   W), W ≥ 1, which is a checkpoint's (channels, 1, W) flattened; bias: (channels), optional. All f32, but on a GPU
+//!   x, y and their gradients may be bf16.
+//! - `initial_state`: (batch, W − 1, channels), the inputs before t = 0, the oldest first; zeros where it is absent.
+//!   The final state has the same layout and holds the last W − 1 inputs, those of the initial state among them where
+//!   length < W − 1.
+//! - `starts`: (batch, length), true where a packed sequence begins: from there on no earlier input of the row is seen,
+//!   neither of x nor of the initial state. Inputs that the last start hides are zero in the final state, so that a
+//!   sequence cut in chunks stays the same sequence.
+//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where the next sequence starts; the state holds
+//!   the inputs behind the end, the farthest first, and the final state the first inputs. It equals flipping every
+//!   sequence in time, convolving forward and flipping back.
 //!
 //! The backward pass computes the value before the activation anew from x, so that nothing is stored for it.
 
@@ -27,7 +28,7 @@ use serpens_core::{DType, Device, Result, Tensor, Var};
 
 pub use operands::{Conv, ConvDims, ConvOperands};
 
-use crate::{Starts, check};
+use crate::{DeviceStarts, Starts, check};
 
 const OP: &str = "causal_conv1d";
 
@@ -53,7 +54,8 @@ pub struct ConvOutput {
 /// y_t = act(bias + Σ_k w_k x_(t - width + 1 + k)), each channel by itself.
 ///
 /// # Shapes
-/// x (batch, length, channels), weight (channels, 1, width), bias (channels), initial_state (batch, width - 1, channels)
+/// x (batch, length, channels), weight (channels, 1, width), bias (channels), initial_state (batch, width - 1,
+/// channels)
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says; a width of 0.
@@ -83,7 +85,7 @@ pub fn causal_conv1d(
     let device = x.device();
     let starts = options
         .starts
-        .map(|starts| Flags::new(starts, &dims, device));
+        .map(|starts| DeviceStarts::new(starts, OP, [batch, length], device));
     let conv = Conv {
         dims,
         operands: operands.map(|_, operand| operand.detach()),
@@ -103,24 +105,7 @@ pub fn causal_conv1d(
     Ok(ConvOutput { y, final_state })
 }
 
-/// Where packed sequences start, as the kernels of a device take it.
-enum Flags {
-    Host(Vec<bool>),
-    /// A byte for each position.
-    Device(Tensor),
-}
-
-impl Flags {
-    fn new(starts: &Starts, dims: &ConvDims, device: Device) -> Result<Self> {
-        let (batch, length) = (dims.batch, dims.length);
-        Ok(match device {
-            Device::Cpu => Self::Host(starts.flags(OP, batch, length)?.to_vec()),
-            Device::Cuda(_) => Self::Device(starts.bytes(OP, batch, length, device)?),
-        })
-    }
-}
-
-impl Conv<Var, Flags> {
+impl Conv<Var, DeviceStarts> {
     fn with<T, S>(&self, operands: ConvOperands<T>, starts: Option<S>) -> Conv<T, S> {
         Conv {
             dims: self.dims,
@@ -133,25 +118,19 @@ impl Conv<Var, Flags> {
 
     /// As the kernels of the processor take it.
     fn on_cpu(&self) -> Result<cpu::Conv<'_>> {
-        let starts = match &self.starts {
-            Some(Flags::Host(flags)) => Some(&flags[..]),
-            _ => None,
-        };
+        let starts = self.starts.as_ref().and_then(DeviceStarts::flags);
         Ok(self.with(self.operands.mats()?, starts))
     }
 
     /// As the kernels of a GPU take it.
     fn on_cuda(&self) -> Result<cuda::Conv<'_>> {
-        let starts = match &self.starts {
-            Some(Flags::Device(bytes)) => Some(bytes.view()),
-            _ => None,
-        };
+        let starts = self.starts.as_ref().and_then(DeviceStarts::bytes);
         Ok(self.with(self.operands.views()?, starts))
     }
 }
 
 /// The sums before the activation are computed again.
-impl Backward for Conv<Var, Flags> {
+impl Backward for Conv<Var, DeviceStarts> {
     fn backward(self: Box<Self>, context: &mut BackwardContext<'_, '_>) -> Result<()> {
         let x = &self.operands.x;
         let dstate = context.take_output(1);

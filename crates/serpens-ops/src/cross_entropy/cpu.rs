@@ -80,8 +80,8 @@ pub fn negative_log_likelihood(logits: &[f32], targets: &[u32], vocab: usize, nl
     nll_tree(logits, targets, vocab, nll);
 }
 
-/// Turns `logits` `(rows, vocab)` into `scale` · ∂(Σ_r nll_r)/∂logits in place, given the `lse` `(rows)` of [`forward`].
-/// With `scale` = upstream / count this is the gradient of the mean.
+/// Turns `logits` `(rows, vocab)` into `scale` · ∂(Σ_r nll_r)/∂logits in place, given the `lse` `(rows)` of
+/// [`forward`]. With `scale` = upstream / count this is the gradient of the mean.
 ///
 /// # Panics
 /// Like [`forward`].

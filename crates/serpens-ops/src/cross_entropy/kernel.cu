@@ -28,7 +28,7 @@ struct RowLoss {
     u32 correct;
 };
 
-// ---- one row, shared out over its threads -----------------------------------------------------------------------------------
+// ---- one row, shared out over its threads ----
 
 // Vectors v = thread, thread + THREADS, … of the aligned middle; `edge` is the thread's value outside it, or -1.
 struct Row {
@@ -80,10 +80,11 @@ __device__ __forceinline__ float largest(uint4 packed) {
     }
 }
 
-// e^(x - max) of a row whose maximum is `max`: one operation and a power of two for bfloat16, the exact difference for f32.
+// e^(x - max) of a row whose maximum is `max`: one operation and a power of two for bfloat16, the exact difference for
+// f32.
 struct Exponential {
-    // For bfloat16 -max · log2 e, rounded: no compiler may fuse this product with a sum. Every value meets the same rounding,
-    // which cancels as long as sums, losses and probabilities are all made of this.
+    // For bfloat16 -max · log2 e, rounded: no compiler may fuse this product with a sum. Every value meets the same
+    // rounding, which cancels as long as sums, losses and probabilities are all made of this.
     float shift;
 
     __device__ __forceinline__ explicit Exponential(float max)
@@ -187,7 +188,7 @@ __device__ __forceinline__ u32 least(u32 x) {
     return x;
 }
 
-// ---- the gradient -----------------------------------------------------------------------------------------------------------
+// ---- the gradient ----
 
 // scale · softmax of a value, from the row's maximum and sum.
 struct Slope {
@@ -244,7 +245,7 @@ __device__ __forceinline__ void clear(const Row& row, IO* values, int thread) {
     if (row.edge >= 0) values[row.edge] = from_f32<IO>(0.0f);
 }
 
-// ---- kernels ------------------------------------------------------------------------------------------------------------------
+// ---- kernels ----
 
 // Loss of each row; with GRADIENT its logits become ∂(mean)/∂logits. Follows cross_entropy_count.
 extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy_rows(const __grid_constant__ CrossEntropyParams p) {

@@ -9,9 +9,10 @@
 //! ∂loss/∂x_rj = (exp(x_rj − lse_r) − [j = t(r)]) / count
 //! ```
 //!
-//! Targets are u32, logits and their gradient f32, on a GPU f32 or bf16; the loss is f32. The gradient is written over the
-//! logits: the largest tensor of a language model exists once. Rows that are ignored have loss 0 and gradient 0; where every
-//! row is ignored the loss is 0 with a count of 0. A logit of −∞ is a probability of 0; NaN and +∞ give a loss of NaN.
+//! Targets are u32, logits and their gradient f32, on a GPU f32 or bf16; the loss is f32. The gradient is written over
+//! the logits: the largest tensor of a language model exists once. Rows that are ignored have loss 0 and gradient 0;
+//! where every row is ignored the loss is 0 with a count of 0. A logit of −∞ is a probability of 0; NaN and +∞ give a
+//! loss of NaN.
 //!
 //! Results do not depend on the number of threads: rows are halved down to blocks that depend on the shape only, and
 //! the partial sums are added in f64 along the same tree. On a GPU a row's sum is f32, the sum over rows f64.
@@ -52,8 +53,8 @@ impl CrossEntropy {
     }
 }
 
-/// Words of a tensor of totals: the sum's two halves, the count, the correct, the invalid targets and the least of them, the
-/// size of the vocabulary, and one that fills up.
+/// Words of a tensor of totals: the sum's two halves, the count, the correct, the invalid targets and the least of
+/// them, the size of the vocabulary, and one that fills up.
 const WORDS: usize = 8;
 
 impl Totals {
@@ -106,8 +107,8 @@ pub fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
 
 /// The mean of `-log softmax(logits)[target]` over the positions whose target is not [`IGNORE`].
 ///
-/// The logits are given up: where this was their last holder, their gradient is written over them, so that there is never a
-/// second tensor of that size.
+/// The logits are given up: where this was their last holder, their gradient is written over them, so that there is
+/// never a second tensor of that size.
 ///
 /// # Shapes
 /// logits (…, vocabulary), targets (…) of u32

@@ -10,7 +10,8 @@ use crate::simd::{self, Simd, WithSimd, load, store};
 /// Below this many values a kernel stays on the calling thread: waking others costs more than the work.
 pub(crate) const SMALL: usize = 16 * 1024;
 
-/// Values of one block of an elementwise kernel: a few pages, so that the blocks of any large matrix occupy every thread.
+/// Values of one block of an elementwise kernel: a few pages, so that the blocks of any large matrix occupy every
+/// thread.
 const BLOCK: usize = 16 * 1024;
 
 /// Largest number of row blocks whose partial sums a reduction combines.
@@ -27,8 +28,8 @@ pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + 
 
 /// Lends `len` values of scratch that live on between calls of the same thread; what they hold at first is left over.
 ///
-/// The buffers form a stack and none is borrowed while `f` runs, because a thread that waits for others inside `f` may be
-/// given a task that asks for scratch too.
+/// The buffers form a stack and none is borrowed while `f` runs, because a thread that waits for others inside `f` may
+/// be given a task that asks for scratch too.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -42,8 +43,8 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     result
 }
 
-/// Rows of one block of a reduction over `rows` rows: a function of the shape alone, so that the order of summation, and
-/// with it every bit of the result, is the same for any number of threads.
+/// Rows of one block of a reduction over `rows` rows: a function of the shape alone, so that the order of summation,
+/// and with it every bit of the result, is the same for any number of threads.
 pub(crate) fn reduction_block(rows: usize) -> usize {
     rows.div_ceil(PARTIALS).next_multiple_of(8).max(32)
 }
@@ -103,7 +104,8 @@ fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
         let len = rows * cols;
         x = x.map(|x| Mat::new(x.part(0, 0, len), 1, len, len, 0));
         for y in &mut y {
-            // SAFETY: the rows of a matrix whose stride equals its width follow each other; the borrow is handed over whole.
+            // SAFETY: the rows of a matrix whose stride equals its width follow each other; the borrow is handed over
+            // whole.
             *y = unsafe { MatMut::from_raw(y.as_mut_ptr(), 1, len, len) };
         }
         (1, len)

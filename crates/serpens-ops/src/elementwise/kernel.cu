@@ -71,11 +71,12 @@ extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __gr
     map<1, 1, IO, TO>(p, [](const float(&x)[1], float(&y)[1]) { y[0] = x[0]; });
 }
 
-// ---- sums over rows -----------------------------------------------------------------------------------------------------------
+// ---- sums over rows ----
 
 constexpr int LANES = 32, ROWS = 8; // threads of a block along a row, and rows at a time
 
-// The sum of each column over the rows of a block (grid y): eight interleaved sums, added in order. cols: a multiple of VEC.
+// The sum of each column over the rows of a block (grid y): eight interleaved sums, added in order. cols: a multiple of
+// VEC.
 extern "C" __global__ void __launch_bounds__(256) elementwise_sum_block(const __grid_constant__ RowSumParams p) {
     __shared__ float parts[ROWS][LANES * VEC];
     int lane = threadIdx.x % LANES, row = threadIdx.x / LANES;

@@ -13,8 +13,8 @@
 //! | `cast`       | y = x in another type    | dx = dy in the type of x                                          |
 //! | `sum_rows`   | out\[c\] = Σ_r x\[r, c\] | dx\[r, c\] = dout\[c\]                                            |
 //!
-//! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call alike. σ is
-//! the logistic function. [`cast`] changes the type.
+//! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call
+//! alike. σ is the logistic function. [`cast`] changes the type.
 
 pub mod cpu;
 pub mod cuda;

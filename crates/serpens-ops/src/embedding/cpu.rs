@@ -45,7 +45,8 @@ pub fn backward(ids: &[u32], dy: Mat, dtable: &mut [f32], accumulate: bool) {
         return;
     }
     let table = MatMut::dense(dtable, cols);
-    // Threads share the columns, not the ids: no two of them meet in a row, and each row is summed in the order of the ids.
+    // Threads share the columns, not the ids: no two of them meet in a row, and each row is summed in the order of the
+    // ids.
     for_each_task(ids.len() * cols, cols.div_ceil(COLUMNS), |task| {
         let (from, to) = (task * COLUMNS, cols.min((task + 1) * COLUMNS));
         simd::dispatch(Scatter {

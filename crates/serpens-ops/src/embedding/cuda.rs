@@ -1,5 +1,5 @@
-//! Embedding on a GPU: rows gathered by id; for the gradient the positions sorted by id, and the rows of each run summed in
-//! order.
+//! Embedding on a GPU: rows gathered by id; for the gradient the positions sorted by id, and the rows of each run
+//! summed in order.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
@@ -145,7 +145,8 @@ impl Sorted {
             };
             for entry in ["embedding_count", "embedding_place"] {
                 let kernel = program(device, entry, DType::F32, 4)?;
-                // SAFETY: the parameters are the kernel's; there is a row of counts for every tile, and a place for every id.
+                // SAFETY: the parameters are the kernel's; there is a row of counts for every tile, and a place for
+                // every id.
                 unsafe { kernel.launch([tiles as u32, 1, 1], BLOCK as u32, 0, &params)? };
             }
             (keys, positions) = (params.sorted_keys, params.sorted_positions);

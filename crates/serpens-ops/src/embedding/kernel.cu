@@ -2,13 +2,13 @@
 //
 // Macros: DY, the type of the gradient (float | bf16); VEC, values an access moves (4 | 1).
 //
-// The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted positions
-// are cut in windows; one block sums the rows of a window run by run. A run that lies in one window goes to the table at
-// once; the sums of a run that passes through several are added up, in order, by a last kernel.
+// The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted
+// positions are cut in windows; one block sums the rows of a window run by run. A run that lies in one window goes to
+// the table at once; the sums of a run that passes through several are added up, in order, by a last kernel.
 
 constexpr u32 ALL = 0xffffffffu;
 
-// ---- forward ------------------------------------------------------------------------------------------------------------------
+// ---- forward ----
 
 // y[i] = table[ids[i]], a warp a row. An id outside the table gives a row of NaN: nothing is read there.
 extern "C" __global__ void __launch_bounds__(256) embedding_gather(const __grid_constant__ GatherParams p) {
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_gather(const __grid_
     }
 }
 
-// ---- sorting positions by id ------------------------------------------------------------------------------------------------
+// ---- sorting positions by id ----
 
 constexpr int WARPS = 8;
 constexpr int DIGITS = 256;          // one thread each
@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_place(const __grid_c
     }
 }
 
-// ---- sums over the runs of equal ids ------------------------------------------------------------------------------------------
+// ---- sums over the runs of equal ids ----
 
 constexpr int BATCH = 8; // rows under way at once
 

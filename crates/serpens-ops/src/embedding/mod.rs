@@ -1,7 +1,7 @@
 //! Embedding: one row of a table for each id.
 //!
-//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32, y: (rows, d_model) f32.
-//! Gradient: dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i; on a GPU in that order within runs
+//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32, y: (rows, d_model) f32. Gradient:
+//! dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i; on a GPU in that order within runs
 //! of positions that depend on their number only, and then over the runs.
 
 pub mod cpu;
@@ -17,8 +17,8 @@ use crate::record::record;
 
 const OP: &str = "embedding";
 
-/// Asks that every id be below the vocabulary. [`embedding`] asks this itself where the ids are on the processor; a GPU cannot
-/// tell without being waited for, so whoever brings ids there asks before.
+/// Asks that every id be below the vocabulary. [`embedding`] asks this itself where the ids are on the processor; a GPU
+/// cannot tell without being waited for, so whoever brings ids there asks before.
 ///
 /// # Errors
 /// The first id that is not.

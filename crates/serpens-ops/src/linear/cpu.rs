@@ -9,7 +9,8 @@ use crate::simd::{self, Simd, WithSimd, load};
 /// Multiplications below which a product stays on the calling thread.
 const SMALL_PRODUCT: usize = 50_000;
 
-/// Up to this many rows, dot products along the rows of W beat a general product, whose packing of W costs as much as using it.
+/// Up to this many rows, dot products along the rows of W beat a general product, whose packing of W costs as much as
+/// using it.
 const FEW_ROWS: usize = 128;
 
 /// y = x Wᵀ + b; x: (rows, d_in), w: (d_out, d_in), b: (d_out), y: (rows, d_out).
@@ -115,8 +116,8 @@ fn product(a: Operand, b: Operand, mut y: MatMut, accumulate: bool) {
     };
     let ((a_column, a_row), (b_column, b_row)) = (a.strides(), b.strides());
     let y_row = y.stride() as isize;
-    // SAFETY: by the asserts every index below m, n, k lies inside its matrix, each of which is valid for its strides, and y is
-    // borrowed uniquely.
+    // SAFETY: by the asserts every index below m, n, k lies inside its matrix, each of which is valid for its strides,
+    // and y is borrowed uniquely.
     unsafe {
         gemm::gemm(
             m,
@@ -149,7 +150,8 @@ const TASK_OUTPUTS: usize = 16;
 fn few_rows(x: Mat, w: &[f32], b: Option<&[f32]>, y: MatMut) {
     let (d_in, d_out) = (x.cols(), y.cols());
     let tasks = d_out.div_ceil(TASK_OUTPUTS);
-    // A multiplication out of the cache takes about an eighth of the time of a value that comes from memory and goes there.
+    // A multiplication out of the cache takes about an eighth of the time of a value that comes from memory and goes
+    // there.
     for_each_task(x.rows() * d_in * d_out / 8, tasks, |task| {
         let from = task * TASK_OUTPUTS;
         let to = d_out.min(from + TASK_OUTPUTS);

@@ -1,10 +1,10 @@
 //! The linear map y = x Wᵀ + b and its gradients.
 //!
-//! x: (rows, d_in), W: (d_out, d_in) row by row as checkpoints hold it, b: (d_out), y: (rows, d_out), all f32; x, y and their
-//! gradients may be columns of wider rows. dx = dy W, dW = dyᵀ x, db = Σ_rows dy.
+//! x: (rows, d_in), W: (d_out, d_in) row by row as checkpoints hold it, b: (d_out), y: (rows, d_out), all f32; x, y and
+//! their gradients may be columns of wider rows. dx = dy W, dW = dyᵀ x, db = Σ_rows dy.
 //!
-//! On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and dW, b and
-//! db are f32.
+//! On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and
+//! dW, b and db are f32.
 
 pub mod cpu;
 pub mod cuda;

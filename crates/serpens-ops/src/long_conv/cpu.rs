@@ -11,7 +11,8 @@ use serpens_core::MatMut;
 use super::tile::{self, Row, Time, WIDTH};
 use super::{direct, fft::TransformPlan, spectrum};
 
-/// The longest sequence convolved by definition; beyond it the Fourier transform is faster (measured on AVX-512 and AVX2).
+/// The longest sequence convolved by definition; beyond it the Fourier transform is faster (measured on AVX-512 and
+/// AVX2).
 pub(super) const DIRECT_LENGTH: usize = 64;
 
 /// Batch items whose contributions to `dk` one task adds up.
@@ -183,19 +184,23 @@ fn correlate(
     sums.par_chunks_mut(groups * method.rows)
         .enumerate()
         .for_each(|(tile, sums)| {
-            let (sum, others) = sums.split_at_mut(method.rows);
-            for other in others.chunks_exact(method.rows) {
-                for (a, b) in bytemuck::cast_slice_mut::<_, f32>(sum)
-                    .iter_mut()
-                    .zip(bytemuck::cast_slice::<_, f32>(other))
-                {
-                    *a += b;
-                }
-            }
+            let sum = add_groups(sums, method.rows);
             method.finish(sum);
             // SAFETY: each task has its own tile of channels.
             unsafe { tile::store(sum, &dk, 0..length, tile * WIDTH, Time::Reversed) };
         });
+}
+
+/// Adds the tiles of the other groups to that of the first, which is returned.
+fn add_groups(sums: &mut [Row], rows: usize) -> &mut [Row] {
+    let (sum, others) = sums.split_at_mut(rows);
+    for other in others.chunks_exact(rows) {
+        let sum = bytemuck::cast_slice_mut::<_, f32>(sum);
+        for (a, b) in sum.iter_mut().zip(bytemuck::cast_slice::<_, f32>(other)) {
+            *a += b;
+        }
+    }
+    sum
 }
 
 /// How sequences of one length are convolved.

@@ -1,8 +1,9 @@
 //! The causal long convolution on a GPU.
 //!
-//! Short sequences are convolved by definition. Longer ones by Fourier transforms of as many complex points as a sequence has
-//! steps (rounded up to a power of two), see `cuda/fft.cuh`: in one block where they fit its shared memory, else as columns and
-//! rows with a work array between them. A correlation multiplies by the conjugate spectrum. Lanes run over channels.
+//! Short sequences are convolved by definition. Longer ones by Fourier transforms of as many complex points as a
+//! sequence has steps (rounded up to a power of two), see `cuda/fft.cuh`: in one block where they fit its shared
+//! memory, else as columns and rows with a work array between them. A correlation multiplies by the conjugate spectrum.
+//! Lanes run over channels.
 
 mod block;
 mod columns;
@@ -19,8 +20,8 @@ use crate::check;
 /// The longest sequence convolved by definition, as the kernels have it.
 const DIRECT_LENGTH: usize = 64;
 
-/// The longest sequence transformed in one block; where a channel's share of the shared memory is larger, too few channels
-/// fit beside each other to read memory well.
+/// The longest sequence transformed in one block; where a channel's share of the shared memory is larger, too few
+/// channels fit beside each other to read memory well.
 const BLOCK_LENGTH: usize = 2048;
 
 /// y = k * u along each channel: u, y (batch · length, channels) of one type, k (length, channels) in f32.
@@ -37,8 +38,8 @@ pub(super) fn forward(u: View<'_>, k: View<'_>, y: ViewMut<'_>, shape: Shape) ->
     }
 }
 
-/// The gradients for the gradient `dy` of y: du of u's type, dk (length, channels) without gaps in f32; what is `None` is not
-/// computed.
+/// The gradients for the gradient `dy` of y: du of u's type, dk (length, channels) without gaps in f32; what is `None`
+/// is not computed.
 pub(super) fn backward(
     u: View<'_>,
     k: View<'_>,

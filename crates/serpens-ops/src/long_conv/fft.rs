@@ -1,8 +1,8 @@
 //! The Fourier transform of a tile: 16 complex transforms at once, one per SIMD lane.
 //!
-//! Decimation in frequency going in, decimation in time coming back: the spectrum stays in bit-reversed order in between,
-//! so nothing is ever permuted. Two stages are fused into one radix-4 pass. Blocks that outgrow the first-level cache are
-//! split depth first.
+//! Decimation in frequency going in, decimation in time coming back: the spectrum stays in bit-reversed order in
+//! between, so nothing is ever permuted. Two stages are fused into one radix-4 pass. Blocks that outgrow the
+//! first-level cache are split depth first.
 
 use std::f64::consts::TAU;
 use std::sync::OnceLock;
@@ -52,7 +52,8 @@ impl TransformPlan {
         }
     }
 
-    /// `X[f] = Σ_t x[t] exp(-2πi·f·t/size)` in place, leaving frequency `f` in the row whose index is `f` with its bits reversed.
+    /// `X[f] = Σ_t x[t] exp(-2πi·f·t/size)` in place, leaving frequency `f` in the row whose index is `f` with its bits
+    /// reversed.
     pub(super) fn forward(&self, rows: &mut [Row]) {
         forward(&self.passes, rows);
     }

@@ -4,10 +4,9 @@
 //! y[b,t,e] = Σ_{s=0..t} k[s,e] · u[b,t-s,e]
 //! ```
 //!
-//! Shapes: `u`, `y` are `(batch, length, channels)`, `k` is `(length, channels)`; all `f32`, but on a GPU `u` and `y` may both
-//! be `bf16`, and `u` a range of columns.
-//! With `K = (CB̄, CĀB̄, …)` as `k` this is the convolutional form of a linear time-invariant state space model
-//! (Gu and Dao, arXiv 2312.00752, section 2).
+//! Shapes: `u`, `y` are `(batch, length, channels)`, `k` is `(length, channels)`; all `f32`, but on a GPU `u` and `y`
+//! may both be `bf16`, and `u` a range of columns. With `K = (CB̄, CĀB̄, …)` as `k` this is the convolutional form of a
+//! linear time-invariant state space model (Gu and Dao, arXiv 2312.00752, section 2).
 //!
 //! Gradients, given `dy`: both are correlations,
 //! `du[b,s,e] = Σ_{t≥s} k[t-s,e] · dy[b,t,e]` and `dk[s,e] = Σ_b Σ_{t≥s} dy[b,t,e] · u[b,t-s,e]`.

@@ -1,15 +1,16 @@
 //! Products of the spectra of two real sequences that share one complex transform.
 //!
 //! With `x = even + i·odd`, both real, and `X` its spectrum in bit-reversed order, frequencies `f` and `-f` lie in rows
-//! that mirror each other within the block `2^k..2^(k+1)`; rows 0 and 1 (frequencies 0 and size/2) are their own mirrors.
-//! [`separate`] turns each mirrored pair of rows into the spectra of `even` and of `odd` at `f`, [`multiply`] multiplies
-//! those, and [`combine`] goes back to the spectrum of `even + i·odd`.
+//! that mirror each other within the block `2^k..2^(k+1)`; rows 0 and 1 (frequencies 0 and size/2) are their own
+//! mirrors. [`separate`] turns each mirrored pair of rows into the spectra of `even` and of `odd` at `f`, [`multiply`]
+//! multiplies those, and [`combine`] goes back to the spectrum of `even + i·odd`.
 
 use super::complex::{Complex, add, add_i, get, mul, set};
 use super::tile::{Row, WIDTH};
 use crate::simd::{self, Simd, WithSimd};
 
-/// From the spectrum of `even + i·odd` to twice the spectra of `even` (first row of each mirrored pair) and `odd` (second).
+/// From the spectrum of `even + i·odd` to twice the spectra of `even` (first row of each mirrored pair) and `odd`
+/// (second).
 pub(super) fn separate(rows: &mut [Row]) {
     simd::dispatch(Separate(rows));
 }

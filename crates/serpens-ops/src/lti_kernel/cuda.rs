@@ -1,8 +1,9 @@
 //! The kernel, its gradients and the recurrence on a GPU: lanes over channels, the states discretised in f64 as on the
 //! processor.
 //!
-//! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32 such
-//! blocks, both rounded once from f64. S0 and S1 are summed in f64 over segments of the time, and the segments in order.
+//! The kernel is Re(q P) summed over states, with the powers P = Ā^j of 16 steps and the fronts q = s C B̄ Ā^t0 of 32
+//! such blocks, both rounded once from f64. S0 and S1 are summed in f64 over segments of the time, and the segments in
+//! order.
 
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
@@ -103,7 +104,8 @@ pub(super) fn forward(system: SystemParams, k: ViewMut<'_>) -> Result<()> {
     };
     let kernel = kernel(k.device(), &KERNEL, "lti_kernel_forward", &[])?;
     let blocks = channels.div_ceil(CHANNELS) * length.div_ceil(SEGMENT);
-    // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that `SystemParams::new` was told.
+    // SAFETY: the parameters are the kernel's; K has `length` rows, the operands have the sizes that
+    // `SystemParams::new` was told.
     unsafe { kernel.launch(grid(blocks), BLOCK, 0, &params) }
 }
 
@@ -131,7 +133,8 @@ kernel_params! {
     }
 }
 
-/// Writes every gradient from that of the kernel, (length, channels): in the order of the operands, for those that are there.
+/// Writes every gradient from that of the kernel, (length, channels): in the order of the operands, for those that are
+/// there.
 pub(super) fn backward(
     system: SystemParams,
     dk: View<'_>,
@@ -174,7 +177,8 @@ pub(super) fn backward(
     };
     let of_sums = kernel(device, &KERNEL, "lti_kernel_sums", &[])?;
     let of_gradients = kernel(device, &KERNEL, "lti_kernel_gradients", &[])?;
-    // SAFETY: the parameters are the kernels'; `sums` has a place for every segment, the gradients have the operands' sizes.
+    // SAFETY: the parameters are the kernels'; `sums` has a place for every segment, the gradients have the operands'
+    // sizes.
     unsafe {
         of_sums.launch(grid(tiles * segments), BLOCK, 0, &params)?;
         of_gradients.launch(grid(channels.div_ceil(WARPS)), BLOCK, 0, &params)

@@ -6,11 +6,10 @@
 //! h_t = Ā h_(t-1) + B̄ u_t,    y_t = s Re <C, h_t> + D u_t               (the recurrence: y = u * K)
 //! ```
 //!
-//! A, B, C: (channels, N), real with s = 1, or complex in two parts with s = 2, where a state stands for a conjugate pair;
-//! Δ, D: (channels); K: (length, channels); a state is (batch, channels, N), or 2 N with real parts first. All f32, but on a GPU
-//! u and y may both be bf16.
-//! Source: A. Gu, A. Gupta, K. Goel and C. Ré, "On the Parameterization and Initialization of Diagonal State Space Models",
-//! arXiv 2206.11893.
+//! A, B, C: (channels, N), real with s = 1, or complex in two parts with s = 2, where a state stands for a conjugate
+//! pair; Δ, D: (channels); K: (length, channels); a state is (batch, channels, N), or 2 N with real parts first. All
+//! f32, but on a GPU u and y may both be bf16. Source: A. Gu, A. Gupta, K. Goel and C. Ré, "On the Parameterization and
+//! Initialization of Diagonal State Space Models", arXiv 2206.11893.
 //!
 //! Gradients of the kernel come from S0 = Σ_t dK_t Ā^t and S1 = Σ_t t dK_t Ā^t; see `cpu.rs`.
 

@@ -12,8 +12,8 @@ pub struct LtiDims {
 }
 
 operands! {
-    /// A diagonal time-invariant system, or the gradients of what it is made of, each as a `T`. The imaginary parts are all given
-    /// or none.
+    /// A diagonal time-invariant system, or the gradients of what it is made of, each as a `T`. The imaginary parts are
+    /// all given or none.
     pub struct LtiSystem(s: LtiDims) {
         /// Step size Δ > 0: (channels).
         dt: Required "dt" Dense [s.channels],

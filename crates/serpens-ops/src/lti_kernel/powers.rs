@@ -1,5 +1,5 @@
-//! Powers of Ā for a tile of channels: a table of the first few in f32, and f64 factors that carry it from block to block, so
-//! that no rounding accumulates along the kernel.
+//! Powers of Ā for a tile of channels: a table of the first few in f32, and f64 factors that carry it from block to
+//! block, so that no rounding accumulates along the kernel.
 
 use super::LtiSystem;
 use super::zero_order_hold::{C64, Discrete};

@@ -13,8 +13,8 @@ const TILE: usize = 16;
 /// One value for each channel of a tile.
 type Lanes = [f32; TILE];
 
-/// Runs `batch` sequences of `length` steps: u, y (batch, length, channels); `state` (batch, channels, N), or 2 N for a complex
-/// system with real parts first, is read and overwritten.
+/// Runs `batch` sequences of `length` steps: u, y (batch, length, channels); `state` (batch, channels, N), or 2 N for a
+/// complex system with real parts first, is read and overwritten.
 ///
 /// # Panics
 /// If sizes do not fit.

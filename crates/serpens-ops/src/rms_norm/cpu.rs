@@ -114,8 +114,8 @@ pub struct Saved<'a> {
     pub rstd: &'a [f32],
 }
 
-/// dx = the gradient of h (of x and of the residual alike), `dh_extra` included; dw = Σ_rows dy ⊙ h·r, added to what `dw`
-/// holds where `accumulate`.
+/// dx = the gradient of h (of x and of the residual alike), `dh_extra` included; dw = Σ_rows dy ⊙ h·r, added to what
+/// `dw` holds where `accumulate`.
 ///
 /// # Panics
 /// If the shapes disagree.

@@ -148,14 +148,14 @@ pub fn backward(
         rows: rows as i64,
         cols: cols as i32,
     };
-    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the partials have a
-    // row for every block.
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to, and the
+    // partials have a row for every block.
     unsafe { kernel.launch([blocks as u32, 1, 1], threads, 0, &params)? };
     fold::fold(&partials, cols, gradients.dw, None)
 }
 
-/// The kernel for rows like these, and its threads: the widest accesses that every matrix allows, and as many warps as a row
-/// fills, or the second of the entries where a row is too long for one block.
+/// The kernel for rows like these, and its threads: the widest accesses that every matrix allows, and as many warps as
+/// a row fills, or the second of the entries where a row is too long for one block.
 fn choose(
     [short, wide]: [&'static str; 2],
     types: [DType; 3],

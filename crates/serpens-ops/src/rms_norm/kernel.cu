@@ -1,10 +1,10 @@
 // Root mean square normalisation of rows, with the residual added first, as mod.rs defines it. After packet.cuh.
 //
-// A block takes a row: its values are read once, stay in the registers of the threads, and are written once. Longer rows than
-// that go to the kernels named wide, which read them twice.
+// A block takes a row: its values are read once, stay in the registers of the threads, and are written once. Longer
+// rows than that go to the kernels named wide, which read them twice.
 //
-// Macros: IN (float or bf16: x), OUT (y and its gradient), SUM (h as the backward pass reads it: float, or IN where there is no
-// residual), VEC (values of an access).
+// Macros: IN (float or bf16: x), OUT (y and its gradient), SUM (h as the backward pass reads it: float, or IN where
+// there is no residual), VEC (values of an access).
 
 constexpr int VALUES = 8; // of a thread
 constexpr int PIECES = VALUES / VEC;

@@ -1,7 +1,8 @@
 //! Root mean square normalisation with the residual addition fused in.
 //!
-//! h = x + residual (h = x without one), r = (mean_c h\[c\]² + eps)^−½, y = h · r ⊙ w. h, y: (rows, d_model), w: (d_model),
-//! r: (rows), all f32, but on a GPU x and y, and so their gradients, may each be bf16. Source: B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
+//! h = x + residual (h = x without one), r = (mean_c h\[c\]² + eps)^−½, y = h · r ⊙ w. h, y: (rows, d_model), w:
+//! (d_model), r: (rows), all f32, but on a GPU x and y, and so their gradients, may each be bf16. Source: B. Zhang and
+//! R. Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
 //!
 //! Gradient of h, which goes to x and to the residual alike, with `dh_extra` arriving at h from the residual stream:
 //! dh = dh_extra + r·(w ⊙ dy) − h·r³/d_model · Σ_c w·dy·h, and dw = Σ_rows dy ⊙ h·r.
@@ -94,7 +95,8 @@ pub fn rms_norm(
     }
 }
 
-/// dh = rstd · (dy ⊙ w - h · mean(dy ⊙ w ⊙ h) · rstd²) + what arrives at h; dx = dresidual = dh; dw = Σ_rows dy ⊙ h · rstd.
+/// dh = rstd · (dy ⊙ w - h · mean(dy ⊙ w ⊙ h) · rstd²) + what arrives at h; dx = dresidual = dh; dw = Σ_rows dy ⊙ h ·
+/// rstd.
 struct RmsNormBackward {
     h: Var,
     x_dtype: DType,

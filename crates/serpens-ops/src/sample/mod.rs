@@ -1,12 +1,15 @@
 //! From logits to a token.
 //!
-//! In this order: the repetition penalty divides positive and multiplies negative logits of recent tokens; the temperature T
-//! divides all; top-k keeps the k largest; top-p keeps the fewest tokens whose probabilities reach p; min-p drops tokens below
-//! min_p times the largest probability; one of the rest is drawn by its probability, p_i ∝ exp(x_i / T). T = 0 takes the largest
-//! logit, the first of equals.
+//! In this order: the repetition penalty divides positive and multiplies negative logits of recent tokens; the
+//! temperature T divides all; top-k keeps the k largest; top-p keeps the fewest tokens whose probabilities reach p;
+//! min-p drops tokens below min_p times the largest probability; one of the rest is drawn by its probability, p_i ∝
+//! exp(x_i / T). T = 0 takes the largest logit, the first of equals.
 
 #[cfg(test)]
 mod tests;
+
+use std::ops::Bound::{Excluded, Included};
+use std::ops::RangeBounds;
 
 use rand::{Rng, RngExt};
 
@@ -58,40 +61,33 @@ impl Default for SampleOptions {
 impl SampleOptions {
     /// Refuses options outside their ranges.
     pub fn check(&self) -> Result<(), SampleError> {
-        let checks = [
-            (
-                "temperature",
-                self.temperature,
-                self.temperature >= 0.0 && self.temperature.is_finite(),
-                "it is at least 0",
-            ),
-            (
-                "top-p",
-                self.top_p,
-                self.top_p > 0.0 && self.top_p <= 1.0,
-                "it lies above 0 and up to 1",
-            ),
-            (
-                "min-p",
-                self.min_p,
-                (0.0..1.0).contains(&self.min_p),
-                "it lies from 0 to below 1",
-            ),
-            (
-                "repetition penalty",
-                self.repetition_penalty,
-                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
-                "it is above 0",
-            ),
-        ];
-        match checks.into_iter().find(|check| !check.2) {
-            Some((name, value, _, expected)) => Err(SampleError::Option {
+        let refuse = |name, value, expected| {
+            Err(SampleError::Option {
                 name,
                 value,
                 expected,
-            }),
-            None => Ok(()),
+            })
+        };
+        let Self {
+            temperature,
+            top_p,
+            min_p,
+            repetition_penalty: penalty,
+            ..
+        } = *self;
+        if !(0.0..f32::INFINITY).contains(&temperature) {
+            return refuse("temperature", temperature, "it is at least 0");
         }
+        if !(Excluded(0.0), Included(1.0)).contains(&top_p) {
+            return refuse("top-p", top_p, "it lies above 0 and up to 1");
+        }
+        if !(0.0..1.0).contains(&min_p) {
+            return refuse("min-p", min_p, "it lies from 0 to below 1");
+        }
+        if !(Excluded(0.0), Excluded(f32::INFINITY)).contains(&penalty) {
+            return refuse("repetition penalty", penalty, "it is above 0");
+        }
+        Ok(())
     }
 }
 
@@ -209,11 +205,7 @@ impl Sampler {
 
 /// The place of the largest value, the first of equals.
 pub fn argmax(values: &[f32]) -> Option<usize> {
-    let mut best = None;
-    for (i, x) in values.iter().enumerate() {
-        if best.is_none_or(|(_, y)| *x > y) {
-            best = Some((i, *x));
-        }
-    }
+    let larger = |best: (usize, f32), x: (usize, f32)| if x.1 > best.1 { x } else { best };
+    let best = values.iter().copied().enumerate().reduce(larger);
     best.map(|(i, _)| i)
 }

@@ -30,9 +30,9 @@ pub(crate) mod tests;
 pub use operands::{Dims, Scan, ScanOperands};
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Error, Result, Tensor, Var, View};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
-use crate::{Starts, check};
+use crate::{DeviceStarts, Starts, check};
 
 const OP: &str = "selective_scan";
 
@@ -83,7 +83,7 @@ pub fn selective_scan(
     let (u, device) = (operands.u, operands.u.device());
     let starts = options
         .starts
-        .map(|starts| Resets::new(starts, &dims, device));
+        .map(|starts| DeviceStarts::new(starts, OP, [dims.batch, dims.length], device));
     let scan = Scan {
         dims,
         operands: operands.map(|_, operand| operand.detach()),
@@ -136,42 +136,12 @@ fn dims(operands: &ScanOperands<&Var>, groups: usize) -> Result<Dims> {
     })
 }
 
-/// Where packed sequences start, as the kernels of the device take it.
-enum Resets {
-    Flags(Vec<bool>),
-    Bytes(Tensor),
-}
-
-impl Resets {
-    fn new(starts: &Starts, dims: &Dims, device: Device) -> Result<Self> {
-        let (batch, length) = (dims.batch, dims.length);
-        Ok(match device {
-            Device::Cpu => Self::Flags(starts.flags(OP, batch, length)?.to_vec()),
-            Device::Cuda(_) => Self::Bytes(starts.bytes(OP, batch, length, device)?),
-        })
-    }
-
-    fn flags(&self) -> Option<&[bool]> {
-        match self {
-            Self::Flags(flags) => Some(flags),
-            Self::Bytes(_) => None,
-        }
-    }
-
-    fn bytes(&self) -> Option<View<'_>> {
-        match self {
-            Self::Flags(_) => None,
-            Self::Bytes(bytes) => Some(bytes.view()),
-        }
-    }
-}
-
-impl Scan<Var, Resets> {
+impl Scan<Var, DeviceStarts> {
     fn on_cpu(&self) -> Result<cpu::Scan<'_>> {
         Ok(Scan {
             dims: self.dims,
             operands: self.operands.mats()?,
-            starts: self.starts.as_ref().and_then(Resets::flags),
+            starts: self.starts.as_ref().and_then(DeviceStarts::flags),
             softplus: self.softplus,
             reverse: self.reverse,
         })
@@ -181,7 +151,7 @@ impl Scan<Var, Resets> {
         Ok(Scan {
             dims: self.dims,
             operands: self.operands.views()?,
-            starts: self.starts.as_ref().and_then(Resets::bytes),
+            starts: self.starts.as_ref().and_then(DeviceStarts::bytes),
             softplus: self.softplus,
             reverse: self.reverse,
         })
@@ -189,7 +159,7 @@ impl Scan<Var, Resets> {
 }
 
 fn forward(
-    scan: &Scan<Var, Resets>,
+    scan: &Scan<Var, DeviceStarts>,
     y: &mut Tensor,
     last: &mut Tensor,
     checkpoints: Option<&mut Tensor>,
@@ -211,7 +181,7 @@ fn forward(
 
 /// The scan and sparse checkpoints of its state; the states between them are computed again.
 struct ScanBackward {
-    scan: Scan<Var, Resets>,
+    scan: Scan<Var, DeviceStarts>,
     checkpoints: Tensor,
 }
 

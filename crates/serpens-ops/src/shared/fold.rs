@@ -16,14 +16,15 @@ kernel_params! {
         second: DevicePtr as "float*", // (channels), or null: not asked for
         count: i64,
         columns: i64, // channels · width, or channels more with the sums of the second
-        // column k · channels + c of the partials is value (c, k) of the first, and with k = width value c of the second
+        // column k · channels + c of the partials is value (c, k) of the first, and with k = width value c of the
+        // second
         channels: i64,
         width: i64,
     }
 }
 
-/// Sums the rows of `partials`, whose columns are those of `first`: (channels, width) transposed and, where they are more,
-/// those of `second`: (channels).
+/// Sums the rows of `partials`, whose columns are those of `first`: (channels, width) transposed and, where they are
+/// more, those of `second`: (channels).
 pub(crate) fn fold(
     partials: &Tensor,
     channels: usize,

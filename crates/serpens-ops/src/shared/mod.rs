@@ -9,4 +9,5 @@ mod starts;
 pub(crate) mod tests;
 
 pub use operands::{Layout, Role};
+pub(crate) use starts::DeviceStarts;
 pub use starts::Starts;

@@ -20,7 +20,8 @@ impl<K> Backward for Kept<K> {
     }
 }
 
-/// Records `y` as what the operation made of `inputs`. Only where a gradient will be asked for, `keep` gives what `rule` needs.
+/// Records `y` as what the operation made of `inputs`. Only where a gradient will be asked for, `keep` gives what
+/// `rule` needs.
 pub(crate) fn record<K: 'static>(
     op: &'static str,
     inputs: &[Option<&Var>],

@@ -1,6 +1,6 @@
 //! Where sequences begin that are packed one behind the other.
 
-use serpens_core::{Device, Error, Result, Shape, Tensor};
+use serpens_core::{Device, Error, Result, Shape, Tensor, View};
 
 /// For each position of a (batch, length) block, whether a sequence starts there: operations over time remember nothing
 /// across such a position.
@@ -84,5 +84,42 @@ impl Starts {
             })
             .collect();
         Tensor::from_slice([words.len()], &words, device)
+    }
+}
+
+/// Starts as the kernels of a device take them.
+pub(crate) enum DeviceStarts {
+    Flags(Vec<bool>),
+    /// A byte for each position.
+    Bytes(Tensor),
+}
+
+impl DeviceStarts {
+    /// # Errors
+    /// Those of [`Starts::bytes`].
+    pub(crate) fn new(
+        starts: &Starts,
+        op: &'static str,
+        [batch, length]: [usize; 2],
+        device: Device,
+    ) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => Self::Flags(starts.flags(op, batch, length)?.to_vec()),
+            Device::Cuda(_) => Self::Bytes(starts.bytes(op, batch, length, device)?),
+        })
+    }
+
+    pub(crate) fn flags(&self) -> Option<&[bool]> {
+        match self {
+            Self::Flags(flags) => Some(flags),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> Option<View<'_>> {
+        match self {
+            Self::Flags(_) => None,
+            Self::Bytes(bytes) => Some(bytes.view()),
+        }
     }
 }

@@ -16,7 +16,8 @@ fn polynomial<S: Simd, const K: usize>(s: S, x: S::f32s, c: [f32; K]) -> S::f32s
 /// Adding it rounds a float of magnitude below 2^22 to an integer, left in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// 2^x; relative error below 1.2e-7 for -125 ≤ x ≤ 127. Clamped outside: small results stop at 1.6e-38, large ones at 2.4e38.
+/// 2^x; relative error below 1.2e-7 for -125 ≤ x ≤ 127. Clamped outside: small results stop at 1.6e-38, large ones at
+/// 2.4e38.
 #[inline(always)]
 pub fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let x = s.min_f32s(s.splat_f32s(127.499), s.max_f32s(s.splat_f32s(-125.5), x));
@@ -35,7 +36,8 @@ pub fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
             0.000_153_458_12,
         ],
     );
-    // The integer part sits in the low bits of `shifted`; shifted left by 23 it adds to the exponent, and the bits of ROUND fall out.
+    // The integer part sits in the low bits of `shifted`; shifted left by 23 it adds to the exponent, and the bits of
+    // ROUND fall out.
     let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
     s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), exponent))
 }

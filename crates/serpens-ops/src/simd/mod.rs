@@ -2,7 +2,8 @@
 //!
 //! A kernel is a struct that implements [`WithSimd`]: its `with_simd<S: Simd>` is compiled once for AVX-512 (16 lanes),
 //! AVX2 (8 lanes), NEON (4 lanes) and a portable form (1 lane), and [`dispatch`] runs the best that this machine has.
-//! Everything called from it must be `#[inline(always)]`, so that it is compiled with the instruction set of its caller.
+//! Everything called from it must be `#[inline(always)]`, so that it is compiled with the instruction set of its
+//! caller.
 
 mod math;
 #[cfg(test)]

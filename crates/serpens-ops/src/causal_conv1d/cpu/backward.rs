@@ -16,7 +16,8 @@ pub(super) struct Backward<'a> {
     pub(super) dinitial_state: Option<&'a mut [f32]>,
     /// (width + 1, channels), overwritten.
     pub(super) dtaps: &'a mut [f32],
-    /// (width, channels): the gradient at the sum of `step` lies in row `step % width` until it has reached every input.
+    /// (width, channels): the gradient at the sum of `step` lies in row `step % width` until it has reached every
+    /// input.
     pub(super) ring: &'a mut [f32],
 }
 

@@ -40,7 +40,8 @@ impl<'a> Sequence<'a> {
             }
     }
 
-    /// The inputs at `back` steps before `step`, from the initial state if that lies before the first; `None` for zeros.
+    /// The inputs at `back` steps before `step`, from the initial state if that lies before the first; `None` for
+    /// zeros.
     #[inline(always)]
     pub(super) fn input(&self, step: usize, back: usize) -> Option<&'a [f32]> {
         if back <= step {
@@ -70,7 +71,8 @@ impl<'a> Sequence<'a> {
         (0..self.width - 1).find(hidden).unwrap_or(self.width - 1)
     }
 
-    /// Whether the block of steps from `first` on sees nothing but x, and all of it, and is seen so by the steps after it.
+    /// Whether the block of steps from `first` on sees nothing but x, and all of it, and is seen so by the steps after
+    /// it.
     #[inline(always)]
     pub(super) fn is_plain(&self, first: usize) -> bool {
         let history = self.width - 1;

@@ -49,7 +49,8 @@ enum Place {
 }
 
 impl<R: Real> Conv<'_, R> {
-    /// The input of channel `e` at `step`, counted in the direction of the convolution; before 0 lies the initial state.
+    /// The input of channel `e` at `step`, counted in the direction of the convolution; before 0 lies the initial
+    /// state.
     fn place(&self, b: usize, step: isize, e: usize) -> Place {
         let history = self.width as isize - 1;
         if step < 0 {

@@ -1,4 +1,5 @@
-//! The definitions, plain loops over dense (rows, cols) matrices: in f64 the truth, in f32 the yardstick of a kernel's error.
+//! The definitions, plain loops over dense (rows, cols) matrices: in f64 the truth, in f32 the yardstick of a kernel's
+//! error.
 
 use crate::shared::tests::real::{Real, one, zero};
 

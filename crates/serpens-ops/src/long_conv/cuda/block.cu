@@ -1,6 +1,7 @@
 // The long convolution where a whole sequence fits one block: see fft.cuh for the transform.
 
-// Every block has one tile of WIDTH channels and one group of items; blockIdx.x counts the tiles of a group, then the groups.
+// Every block has one tile of WIDTH channels and one group of items; blockIdx.x counts the tiles of a group, then the
+// groups.
 struct BlockPlace {
     int channel, rows; // of this lane; 0 rows for lanes beyond the last channel
     i64 group, first, last;

@@ -19,8 +19,8 @@ static SOURCE: Source = Source::new(
 // The gradients keep a few registers in memory from one item to the next, outside the passes.
 .may_spill(|_| true);
 
-/// Channels of a block: 512 threads where these are needed to have 4 or 8 channels side by side, else 256, which leave room for a
-/// second block.
+/// Channels of a block: 512 threads where these are needed to have 4 or 8 channels side by side, else 256, which leave
+/// room for a second block.
 fn width(size: usize) -> usize {
     match size {
         1024.. => 8192 / size,

@@ -1,9 +1,11 @@
-// The long convolution where a sequence does not fit one block: M = COLUMN × ROW points, as columns of stride ROW, a twist, and
-// rows of ROW contiguous points. The transform of the columns is that at frequencies k + 1/4, and so is the twist; the rows
-// are plain. Spectra lie in the order (position in the column, position in the row, channel of the chunk).
+// The long convolution where a sequence does not fit one block: M = COLUMN × ROW points, as columns of stride ROW, a
+// twist, and rows of ROW contiguous points. The transform of the columns is that at frequencies k + 1/4, and so is the
+// twist; the rows are plain. Spectra lie in the order (position in the column, position in the row, channel of the
+// chunk).
 //
 // Work arrays hold slots of (COLUMN, ROW, CHUNK) complex values: a slot is one item of one chunk of CHUNK channels.
-// Here: the columns, SIZE = COLUMN points each. A block's lanes run over channels and, where it has more, over the next columns.
+// Here: the columns, SIZE = COLUMN points each. A block's lanes run over channels and, where it has more, over the next
+// columns.
 
 // A lane's column: channel, then offset in the row, then item, then chunk.
 struct Column {
@@ -27,8 +29,8 @@ struct Column {
     __device__ __forceinline__ Complex* work(int position) const {
         return p.work + ((slot * SIZE + position) * p.row + offset) * CHUNK + channel;
     }
-    // Factor number i for `twist`, of the frequencies k at the positions 16 thread + j, j < 16: with all of them the point j is
-    // multiplied by e^(-2πi offset (k + 1/4) / M).
+    // Factor number i for `twist`, of the frequencies k at the positions 16 thread + j, j < 16: with all of them the
+    // point j is multiplied by e^(-2πi offset (k + 1/4) / M).
     __device__ __forceinline__ Complex factor(int thread, int i) const {
         // Positions are frequencies with their digits, one of each pass, in reverse order.
         constexpr bool FOURS = SIZE == 64 || SIZE == 1024; // the last pass is of radix 4, else 16

@@ -31,7 +31,8 @@ static ROWS: Source = Source::new(
 /// Channels of a chunk, as the kernels have them.
 const CHUNK: usize = 32;
 
-/// Bytes of a work array, unless one item of one chunk needs more. Smaller ones, down to what the L2 cache holds, were slower.
+/// Bytes of a work array, unless one item of one chunk needs more. Smaller ones, down to what the L2 cache holds, were
+/// slower.
 const WORK_BYTES: usize = 256 << 20;
 
 /// The longest sequence: rows and columns as long as a block has room for.
@@ -183,8 +184,8 @@ impl Work {
         let tile = self.plan.column_tile(self.job)?;
         let kernel = tile.kernel(self.job.device, &COLUMNS, entry, Some(dtype))?;
         let blocks = round.chunks * round.items * self.plan.row * CHUNK / tile.width;
-        // SAFETY: the parameters are the kernel's; the sequences have the sizes of the job, the work array a slot for every
-        // chunk and item of the round.
+        // SAFETY: the parameters are the kernel's; the sequences have the sizes of the job, the work array a slot for
+        // every chunk and item of the round.
         unsafe { kernel.launch(grid(blocks), tile.threads(), tile.shared(), &params) }
     }
 
@@ -210,8 +211,8 @@ impl Work {
         let tile = self.plan.row_tile(self.job, spectra)?;
         let kernel = tile.kernel(self.job.device, &ROWS, entry, None)?;
         let blocks = round.chunks * self.plan.column * (CHUNK / tile.width);
-        // SAFETY: the parameters are the kernel's; the arrays that the kernel uses have a slot for every chunk (and item) of
-        // the round.
+        // SAFETY: the parameters are the kernel's; the arrays that the kernel uses have a slot for every chunk (and
+        // item) of the round.
         unsafe { kernel.launch(grid(blocks), tile.threads(), tile.shared(), &params) }
     }
 }

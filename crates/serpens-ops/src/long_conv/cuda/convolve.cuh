@@ -1,5 +1,5 @@
-// Convolutions and correlations of the sequences of a block's channels with their kernels, by way of spectra in registers and in
-// shared memory.
+// Convolutions and correlations of the sequences of a block's channels with their kernels, by way of spectra in
+// registers and in shared memory.
 
 // Blocks of a multiprocessor that leave a thread 128 registers.
 constexpr int BLOCKS = THREADS < 512 ? 512 / THREADS : 1;
@@ -13,7 +13,8 @@ __device__ __forceinline__ void park(Complex* to, const Complex (&v)[16]) {
     for (int i = 0; i < 16; ++i) to[i * THREADS] = v[i];
 }
 
-// The items from first to last: y = k * x, or the correlation of x with k. Every item is read while the one before is worked on.
+// The items from first to last: y = k * x, or the correlation of x with k. Every item is read while the one before is
+// worked on.
 template <bool QUARTER, class Kernel, class In, class Out>
 __device__ __forceinline__ void convolve(
     const Transform<QUARTER>& fft, const Kernel& kernel, const In& in, const Out& out, i64 first, i64 last, bool correlate
@@ -38,7 +39,8 @@ __device__ __forceinline__ void convolve(
     }
 }
 
-// The items from first to last: sum += the correlations of dy with x, as a spectrum; dx = the correlation of dy with the kernel.
+// The items from first to last: sum += the correlations of dy with x, as a spectrum; dx = the correlation of dy with
+// the kernel.
 template <bool QUARTER, class Kernel, class X, class Dy, class Dx>
 __device__ __forceinline__ void correlate(
     const Transform<QUARTER>& fft, const Kernel& kernel, const X& x, const Dy& dy, const Dx& dx, bool wants_dx, i64 first,

@@ -5,14 +5,14 @@
 //
 //   X_k = Σ_t x_t e^(-2πi t (k + 1/4) / M),
 //
-// the product of two spectra stands for the product of polynomials modulo z^M = -i, where the terms of degree M and above
-// come back multiplied by -i: the convolution is the real part, what would have wrapped around is the imaginary part. The
-// product with a conjugate spectrum is the correlation in the same way. Only products of spectra in one and the same order are
-// formed, so the order of frequencies does not matter, and no pass permutes anything.
+// the product of two spectra stands for the product of polynomials modulo z^M = -i, where the terms of degree M and
+// above come back multiplied by -i: the convolution is the real part, what would have wrapped around is the imaginary
+// part. The product with a conjugate spectrum is the correlation in the same way. Only products of spectra in one and
+// the same order are formed, so the order of frequencies does not matter, and no pass permutes anything.
 //
-// A thread holds 16 points of one channel. A pass of radix 16 (the last one of what is left) reads points that lie POINTS/16
-// apart, transforms and twists them, and writes them back to where they came from, in shared memory; the inverse runs
-// the same passes backwards. Lanes run over channels, as they lie in memory.
+// A thread holds 16 points of one channel. A pass of radix 16 (the last one of what is left) reads points that lie
+// POINTS/16 apart, transforms and twists them, and writes them back to where they came from, in shared memory; the
+// inverse runs the same passes backwards. Lanes run over channels, as they lie in memory.
 
 struct __align__(8) Complex {
     float re, im;
@@ -88,14 +88,15 @@ __device__ __forceinline__ void in_fours(int i) {
     if (i % 4 == 3) asm volatile("" ::: "memory");
 }
 
-// A value that the compiler takes for a new one: what follows from it is computed again, not kept in registers meanwhile.
+// A value that the compiler takes for a new one: what follows from it is computed again, not kept in registers
+// meanwhile.
 __device__ __forceinline__ int anew(int x) {
     asm volatile("" : "+r"(x));
     return x;
 }
 
-// Multiplies v[k], k < 16, by e^(-2πi (k + φ) x), or by its conjugate, from seven factors: factor(k % 4) with the offset φ in it,
-// times factor(3 + k / 4). WHOLE says that φ = 0.
+// Multiplies v[k], k < 16, by e^(-2πi (k + φ) x), or by its conjugate, from seven factors: factor(k % 4) with the
+// offset φ in it, times factor(3 + k / 4). WHOLE says that φ = 0.
 template <bool INVERSE, bool WHOLE, class Factor> __device__ __forceinline__ void twist(Complex* v, Factor factor) {
     Complex low[4];
 #pragma unroll
@@ -223,7 +224,7 @@ template <bool QUARTER> struct Transform {
     }
 };
 
-// ---- what a block reads and writes: sequences of SIZE points of its channels, one after the other ------------------------------
+// ---- what a block reads and writes: sequences of SIZE points of its channels, one after the other ----
 
 // A thread's points of real sequences, with the weights that frequencies k + 1/4 ask for.
 template <class T> struct Reals {

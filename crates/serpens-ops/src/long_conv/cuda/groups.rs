@@ -1,5 +1,5 @@
-//! The gradient of the kernels as a sum over groups of items: blocks sum the items of a group, then the groups are added in
-//! order.
+//! The gradient of the kernels as a sum over groups of items: blocks sum the items of a group, then the groups are
+//! added in order.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
 use serpens_core::{DType, Device, Result, Tensor, ViewMut, kernel_params};

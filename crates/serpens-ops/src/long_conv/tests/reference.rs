@@ -1,5 +1,5 @@
-//! The definition of the causal long convolution, one plain loop per formula: in `f64` what results are held against, in `f32`
-//! the yardstick for their errors.
+//! The definition of the causal long convolution, one plain loop per formula: in `f64` what results are held against,
+//! in `f32` the yardstick for their errors.
 
 use crate::long_conv::cpu::Shape;
 use crate::shared::tests::real::{Real, zero};

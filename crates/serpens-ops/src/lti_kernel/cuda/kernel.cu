@@ -1,5 +1,5 @@
-// The convolution kernel of a diagonal system and its gradients. Time goes in blocks of STEPS: Ā^(t0+j) = Ā^t0 Ā^j, with both
-// factors rounded once from f64, so no rounding accumulates along the kernel.
+// The convolution kernel of a diagonal system and its gradients. Time goes in blocks of STEPS: Ā^(t0+j) = Ā^t0 Ā^j,
+// with both factors rounded once from f64, so no rounding accumulates along the kernel.
 
 constexpr int CHANNELS = 32; // a block's, one a lane
 constexpr int WARPS = 8;
@@ -148,7 +148,8 @@ __device__ __forceinline__ void put(float* re, float* im, i64 i, C64 derivative)
     if (im != nullptr) im[i] = (float)-derivative.im; // a change dx of the operand changes the loss by Re(derivative dx)
 }
 
-// Folds the segments in order and takes the gradients from the sums: a warp for each channel, its lanes over the states.
+// Folds the segments in order and takes the gradients from the sums: a warp for each channel, its lanes over the
+// states.
 extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_gradients(const __grid_constant__ LtiGradientsParams p) {
     int lane = (int)threadIdx.x % 32;
     i64 channel = (i64)blockIdx.x * WARPS + threadIdx.x / 32;

@@ -1,5 +1,6 @@
-// A diagonal system step by step, from a carried state. GROUP neighbouring lanes have one channel, and each of them PER_LANE of
-// its states, for several sequences of the batch one after the other; u comes and y goes GROUP steps at a time.
+// A diagonal system step by step, from a carried state. GROUP neighbouring lanes have one channel, and each of them
+// PER_LANE of its states, for several sequences of the batch one after the other; u comes and y goes GROUP steps at a
+// time.
 
 constexpr int THREADS = 128;
 

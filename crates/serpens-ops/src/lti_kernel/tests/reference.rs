@@ -84,8 +84,8 @@ impl<R: Real> System<R> {
         k
     }
 
-    /// The gradients for that of the kernel, (length, channels): K is s Re(C φ B Ā^t), a product whose factors' derivatives are
-    /// 1 (of B and C), dφ/dA = (Δ Ā - φ)/A, dφ/dΔ = Ā, dĀ^t/dA = t Δ Ā^t and dĀ^t/dΔ = t A Ā^t.
+    /// The gradients for that of the kernel, (length, channels): K is s Re(C φ B Ā^t), a product whose factors'
+    /// derivatives are 1 (of B and C), dφ/dA = (Δ Ā - φ)/A, dφ/dΔ = Ā, dĀ^t/dA = t Δ Ā^t and dĀ^t/dΔ = t A Ā^t.
     pub fn gradients(&self, length: usize, dk: &[R]) -> Gradients<R> {
         let (e_count, n_count) = (self.channels, self.state);
         let mut all = Gradients {

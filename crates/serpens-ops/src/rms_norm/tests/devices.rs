@@ -22,8 +22,8 @@ struct Case {
     y: DType,
 }
 
-/// Rows of every alignment, in one warp, in several, and too long for a block, with x and y of the types that a model gives
-/// them where its activations are `dtype`.
+/// Rows of every alignment, in one warp, in several, and too long for a block, with x and y of the types that a model
+/// gives them where its activations are `dtype`.
 fn problems(dtype: DType) -> Vec<Case> {
     let sizes = [
         (1, 20, 0),
