@@ -34,11 +34,13 @@ pub enum Error {
         /// What is wrong.
         source: SafeTensorError,
     },
-    /// An index of several files is broken.
-    #[error("{} is not a usable index of weights: {source}", path.display())]
-    Index {
-        /// The index.
+    /// A file of settings is broken, or says something else.
+    #[error("{} is not a usable {what}: {source}", path.display())]
+    Json {
+        /// The file.
         path: PathBuf,
+        /// What it was to be.
+        what: &'static str,
         /// What is wrong.
         source: serde_json::Error,
     },
@@ -73,7 +75,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// The error of what the system refused to do (`read`, `write`) with a file.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Error::Io {
             action,
             path: path.to_owned(),

@@ -1,8 +1,7 @@
 //! What can go wrong with layers, models and their checkpoints.
 
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serpens_core::Shape;
 
@@ -18,7 +17,7 @@ pub enum Error {
     /// An operation failed.
     #[error(transparent)]
     Core(#[from] serpens_core::Error),
-    /// A file of tensors cannot be read or written.
+    /// A file of tensors or of a configuration cannot be read or written.
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
     /// A size that no model can have.
@@ -70,24 +69,6 @@ pub enum Error {
         layer: &'static str,
         /// What was asked of it.
         what: &'static str,
-    },
-    /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A file is no configuration of a model that is known.
-    #[error("{} is not a usable model configuration: {source}", path.display())]
-    ConfigFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: serde_json::Error,
     },
     /// A parameter that the model has is not in the checkpoint.
     #[error("{}: parameter {name} is missing; the checkpoint belongs to another configuration", path.display())]
@@ -151,14 +132,6 @@ impl Error {
             self,
             Config { .. } | TooManyLayers { .. } | Precision { .. }
         )
-    }
-
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Error::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
     }
 
     /// The sizes of the axes of an operand that must have so many.

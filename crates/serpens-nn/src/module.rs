@@ -98,18 +98,22 @@ pub fn join(path: &str, name: &str) -> String {
 }
 
 /// Implements [`crate::Module`] for a struct: each field that holds parameters with its name in checkpoints. The
-/// empty name puts a field's parameters at the struct's own level.
+/// empty name puts a field's parameters at the struct's own level. Names that are not the same for every such struct
+/// are read from it: `module!(Gated as gated { conv => gated.form.conv })`.
 #[macro_export]
 macro_rules! module {
-    ($type:ty { $($field:ident => $name:literal),* $(,)? }) => {
+    ($type:ty { $($fields:tt)* }) => { $crate::module!($type as this { $($fields)* }); };
+    ($type:ty as $this:ident { $($($field:ident).+ => $name:expr),* $(,)? }) => {
         impl $crate::Module for $type {
             fn visit(&self, path: &str, f: &mut $crate::Visit<'_>) -> $crate::Result<()> {
-                $($crate::Module::visit(&self.$field, &$crate::join(path, $name), f)?;)*
+                let $this = self;
+                $($crate::Module::visit(&$this.$($field).+, &$crate::join(path, $name), f)?;)*
                 Ok(())
             }
 
             fn visit_mut(&mut self, path: &str, f: &mut $crate::VisitMut<'_>) -> $crate::Result<()> {
-                $($crate::Module::visit_mut(&mut self.$field, &$crate::join(path, $name), f)?;)*
+                let $this = self;
+                $($crate::Module::visit_mut(&mut $this.$($field).+, &$crate::join(path, $name), f)?;)*
                 Ok(())
             }
         }

@@ -13,7 +13,10 @@ use serpens_ops::Starts;
 const WIDTH: usize = 6;
 
 fn ssms() -> Vec<SsmConfig> {
-    let s6 = SelectiveSsmConfig::new(5);
+    let s6 = SelectiveSsmConfig {
+        d_state: 5,
+        ..SelectiveSsmConfig::default()
+    };
     let variant = |change: fn(&mut SelectiveSsmConfig)| {
         let mut config = s6.clone();
         change(&mut config);
@@ -28,11 +31,16 @@ fn ssms() -> Vec<SsmConfig> {
         variant(|c| c.selective_b = false),
         variant(|c| c.selective_c = false),
         variant(|c| (c.selective_dt, c.selective_b, c.selective_c) = (false, false, false)),
-        S4dConfig::new(5).into(),
+        S4dConfig {
+            d_state: 5,
+            ..S4dConfig::default()
+        }
+        .into(),
         SsmConfig::from(S4dConfig {
             complex: false,
             train_b: true,
-            ..S4dConfig::new(5)
+            d_state: 5,
+            ..S4dConfig::default()
         }),
     ]
 }
@@ -190,7 +198,11 @@ fn gradients_of_every_mixer_pass_gradcheck() {
 /// A model whose layers are of all kinds.
 fn mixed() -> MambaLmConfig {
     let h3 = H3Config {
-        ssm: S4dConfig::new(5).into(),
+        ssm: S4dConfig {
+            d_state: 5,
+            ..S4dConfig::default()
+        }
+        .into(),
         ..H3Config::default()
     };
     let mixers = [
@@ -257,7 +269,13 @@ fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
     seen.unwrap();
     assert_eq!(kinds, "MHM", "the third layer is plain");
     assert_eq!(mixed().ssm_name(), "mixed");
-    let twin = mixed().with_ssm(&S4dConfig::new(5).into());
+    let twin = mixed().with_ssm(
+        &S4dConfig {
+            d_state: 5,
+            ..S4dConfig::default()
+        }
+        .into(),
+    );
     assert_eq!(twin.ssm_name(), "S4D");
     let wrong = r#"{"d_model":8,"n_layer":1,"vocab_size":5,"block":[{"kind":"h3","d_cov":3}]}"#;
     let error = serde_json::from_str::<MambaLmConfig>(wrong).unwrap_err();
@@ -272,7 +290,10 @@ fn a_plan_is_counted_without_memory_and_has_no_values() {
     // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
     let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
     assert_eq!(large.count(|param| param.trained).unwrap(), 2_768_337_920);
-    let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig::new(4)));
+    let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig {
+        d_state: 4,
+        ..S4dConfig::default()
+    }));
     let plan = s4d.plan().unwrap();
     let constants = plan.count(|param| !param.trained).unwrap();
     assert_eq!(constants, 3 * 2 * 16 * 4, "both parts of B");
@@ -336,7 +357,10 @@ fn impossible_sizes_are_refused() {
         (MambaLmConfig::new(8, 1, 0), "vocab_size"),
         (
             base.clone()
-                .with_mixer(MambaConfig::new(SelectiveSsmConfig::new(0))),
+                .with_mixer(MambaConfig::new(SelectiveSsmConfig {
+                    d_state: 0,
+                    ..SelectiveSsmConfig::default()
+                })),
             "d_state",
         ),
         (

@@ -1,7 +1,7 @@
 //! Reading: what the header says is where.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -9,7 +9,7 @@ use safetensors::tensor::SafeTensors;
 use serde::Deserialize;
 use serpens_core::{Device, Tensor};
 
-use crate::{Error, Result, TensorFile};
+use crate::{Error, Result, TensorFile, json};
 
 /// Opens a safetensors file and reads its header.
 ///
@@ -53,12 +53,8 @@ pub fn open_all(path: &Path) -> Result<Vec<TensorFile>> {
     if path.exists() || !index.exists() {
         return Ok(vec![open(path)?]);
     }
-    let text = fs::read_to_string(index).map_err(Error::io("read", index))?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|source| Error::Index {
-        path: index.to_owned(),
-        source,
-    })?;
-    let files: BTreeSet<PathBuf> = parsed.weight_map.into_values().collect();
+    let Index { weight_map } = json::read(index, "index of weights")?;
+    let files: BTreeSet<PathBuf> = weight_map.into_values().collect();
     files
         .iter()
         .map(|file| open(&index.with_file_name(file)))

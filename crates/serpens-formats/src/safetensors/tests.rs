@@ -168,7 +168,7 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
     };
     assert_eq!(names(&path), ["later", "a", "b", "ids"]);
     fs::write(&index, "{}").unwrap();
-    assert!(matches!(open_all(&path), Err(Error::Index { path, .. }) if path == index));
+    assert!(matches!(open_all(&path), Err(Error::Json { path, .. }) if path == index));
     write_tensors(&path, &tensors()[3..]).unwrap();
     assert_eq!(names(&path), ["a"]);
     fs::remove_file(&path).unwrap();

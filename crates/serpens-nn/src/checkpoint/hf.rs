@@ -1,14 +1,13 @@
 //! `config.json`, in Hugging Face's words where they suffice.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serpens_core::files::{Durability, write_atomically};
+use serpens_formats::json;
 
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::{AInit, DtRank, SelectiveSsmConfig, SsmConfig};
-use crate::{Error, MambaLmConfig, Result};
+use crate::{MambaLmConfig, Result};
 
 /// What a file says, by its `model_type`.
 #[derive(Serialize, Deserialize)]
@@ -48,30 +47,17 @@ enum Activation {
 }
 
 pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let file = serde_json::from_str(&text).map_err(|source| Error::ConfigFile {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(match file {
+    Ok(match json::read(path, "model configuration")? {
         ConfigFile::Mamba(hf) => hf.into(),
         ConfigFile::Serpens { serpens } => serpens,
     })
 }
 
 pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
-    let file = HfConfig::describe(config).map_or_else(
-        || ConfigFile::Serpens {
-            serpens: config.clone(),
-        },
-        ConfigFile::Mamba,
-    );
-    let text = serde_json::to_string_pretty(&file)
-        .expect("a configuration has string keys and finite numbers only");
-    let written = write_atomically(path, Durability::OnDisk, |file| {
-        file.write_all(text.as_bytes())
-    });
-    written.map_err(Error::io("write", path))
+    let serpens = config.clone();
+    let own = ConfigFile::Serpens { serpens };
+    let file = HfConfig::describe(config).map_or(own, ConfigFile::Mamba);
+    Ok(json::write(path, &file)?)
 }
 
 impl From<HfConfig> for MambaLmConfig {

@@ -11,7 +11,7 @@ use std::path::Path;
 use serpens_core::Device;
 use serpens_formats::safetensors::open_all;
 
-use crate::{Error, MambaLm, MambaLmConfig, Result};
+use crate::{MambaLm, MambaLmConfig, Result};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -38,7 +38,7 @@ pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
 
 /// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("write", dir))?;
+    fs::create_dir_all(dir).map_err(serpens_formats::Error::io("write", dir))?;
     hf::write(model.config(), &dir.join(CONFIG_FILE))?;
     weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
 }

@@ -33,18 +33,21 @@ fn configurations() -> Vec<MambaLmConfig> {
         selective_dt: false,
         selective_b: false,
         selective_c: false,
-        ..SelectiveSsmConfig::new(3)
+        d_state: 3,
+        ..SelectiveSsmConfig::default()
     };
     let complex = SelectiveSsmConfig {
         a_init: AInit::Complex,
         dt_rank: DtRank::Fixed(2),
-        ..SelectiveSsmConfig::new(4)
+        d_state: 4,
+        ..SelectiveSsmConfig::default()
     };
     let h3 = H3Config {
         ssm: SsmConfig::from(S4dConfig {
             complex: false,
             train_b: true,
-            ..S4dConfig::new(4)
+            d_state: 4,
+            ..S4dConfig::default()
         }),
         ..H3Config::default()
     };
@@ -54,7 +57,10 @@ fn configurations() -> Vec<MambaLmConfig> {
         untied,
         base.clone().with_mixer(MambaConfig::new(constant)),
         base.clone().with_mixer(MambaConfig::new(complex)),
-        base.clone().with_mixer(MambaConfig::new(S4dConfig::new(4))),
+        base.clone().with_mixer(MambaConfig::new(S4dConfig {
+            d_state: 4,
+            ..S4dConfig::default()
+        })),
         base.clone().with_mixer(h3),
         base.clone().with_mixer(PlainConfig::default()),
         base.with_mixers(mixed),

@@ -8,7 +8,7 @@ use serpens_ops::elementwise::{mul, silu};
 use super::{Mixer, MixerState};
 use crate::layers::{CausalConv1d, CausalConv1dConfig, Linear, LinearConfig, Sequence};
 use crate::ssm::{Ssm, SsmConfig};
-use crate::{Error, Module, Recompute, Result, Visit, VisitMut, join};
+use crate::{Error, Recompute, Result, module};
 
 /// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each
 /// token; the others are told by their numbers among these.
@@ -81,21 +81,12 @@ struct Gated {
     d_inner: usize,
 }
 
-impl Module for Gated {
-    fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()> {
-        self.in_proj.visit(&join(path, self.form.in_proj), f)?;
-        self.conv.visit(&join(path, self.form.conv), f)?;
-        self.ssm.visit(path, f)?;
-        self.out_proj.visit(&join(path, "out_proj"), f)
-    }
-
-    fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()> {
-        self.in_proj.visit_mut(&join(path, self.form.in_proj), f)?;
-        self.conv.visit_mut(&join(path, self.form.conv), f)?;
-        self.ssm.visit_mut(path, f)?;
-        self.out_proj.visit_mut(&join(path, "out_proj"), f)
-    }
-}
+module!(Gated as gated {
+    in_proj => gated.form.in_proj,
+    conv => gated.form.conv,
+    ssm => "",
+    out_proj => "out_proj",
+});
 
 impl Mixer for Gated {
     /// Zeros: the last inputs of the convolution, and the state of the state space model.

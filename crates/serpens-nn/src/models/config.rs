@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 
-use super::lm::{Backbone, Layer, MambaLm};
+use super::lm::{Layer, MambaLm};
 use crate::layers::{EmbeddingConfig, LinearConfig, RmsNormConfig};
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::SsmConfig;
@@ -133,11 +133,9 @@ impl MambaLmConfig {
         };
         let mixers = self.mixers.iter().cycle().take(self.n_layer);
         Ok(MambaLm {
-            backbone: Backbone {
-                embeddings: embeddings.plan(),
-                layers: mixers.map(layer).collect::<Result<_>>()?,
-                norm_f: norm.plan(),
-            },
+            embeddings: embeddings.plan(),
+            layers: mixers.map(layer).collect::<Result<_>>()?,
+            norm_f: norm.plan(),
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
             precision: Precision::F32,

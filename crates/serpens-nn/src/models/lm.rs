@@ -41,15 +41,6 @@ impl Layer {
     }
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Backbone {
-    pub(super) embeddings: Embedding,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm_f: RmsNorm,
-}
-
-module!(Backbone { embeddings => "embeddings", layers => "layers", norm_f => "norm_f" });
-
 /// What a model remembers of the tokens it has read; its size does not depend on how many they were.
 #[derive(Clone)]
 pub struct LmState {
@@ -68,13 +59,20 @@ impl LmState {
 /// Embedding → (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm → head.
 #[derive(Clone, Debug)]
 pub struct MambaLm {
-    pub(super) backbone: Backbone,
+    pub(super) embeddings: Embedding,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm_f: RmsNorm,
     pub(super) lm_head: Option<Linear>,
     pub(super) config: MambaLmConfig,
     pub(super) precision: Precision,
 }
 
-module!(MambaLm { backbone => "backbone", lm_head => "lm_head" });
+module!(MambaLm {
+    embeddings => "backbone.embeddings",
+    layers => "backbone.layers",
+    norm_f => "backbone.norm_f",
+    lm_head => "lm_head",
+});
 
 impl MambaLm {
     /// The configuration.
@@ -84,7 +82,7 @@ impl MambaLm {
 
     /// Where the parameters are.
     pub fn device(&self) -> Device {
-        self.backbone.norm_f.weight.device()
+        self.norm_f.weight.device()
     }
 
     /// In which types the model computes.
@@ -95,11 +93,10 @@ impl MambaLm {
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's
     /// among them.
     pub fn flops_per_token(&self) -> Result<f64> {
-        let (table, head) = (&self.backbone.embeddings, &self.lm_head);
-        let head = table.count(|param| param.matrix)? + head.count(|param| param.matrix)?;
+        let table = self.embeddings.count(|param| param.matrix)?;
+        let head = table + self.lm_head.count(|param| param.matrix)?;
         let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
-        let mut layers = self.backbone.layers.iter();
-        layers.try_fold(2.0 * head as f64, sum)
+        self.layers.iter().try_fold(2.0 * head as f64, sum)
     }
 
     /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could
@@ -107,7 +104,7 @@ impl MambaLm {
     pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
         let (inputs, logits) = (self.config.d_model as f64, self.config.vocab_size as f64);
         let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
-        logits + self.backbone.layers.iter().map(kept).sum::<f64>()
+        logits + self.layers.iter().map(kept).sum::<f64>()
     }
 
     /// Moves the model to `device`, to compute there in this precision.
@@ -123,8 +120,7 @@ impl MambaLm {
     /// The state before the first token of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         let state = |layer: &Layer| layer.mixer.initial_state(batch, self.device());
-        let layers = self.backbone.layers.iter().map(state);
-        let layers = layers.collect::<Result<_>>()?;
+        let layers = self.layers.iter().map(state).collect::<Result<_>>()?;
         Ok(LmState { layers })
     }
 
@@ -139,34 +135,33 @@ impl MambaLm {
         sequence: &Sequence<'_>,
         state: Option<&mut LmState>,
     ) -> Result<Var> {
-        let layers = &self.backbone.layers;
         let mut states = state.map(|state| &mut state.layers[..]);
         if let Some(states) = &states
-            && states.len() != layers.len()
+            && states.len() != self.layers.len()
         {
             return Err(Error::State {
                 what: "layers",
-                expected: layers.len(),
+                expected: self.layers.len(),
                 found: states.len(),
             });
         }
         let mut residual: Option<Var> = None;
-        let mut x = self.backbone.embeddings.forward(ids)?;
+        let mut x = self.embeddings.forward(ids)?;
         let activations = self.precision.activations();
-        for (i, layer) in layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate() {
             let state = states.as_mut().map(|states| &mut states[i]);
             let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
             (x, residual) = (y, Some(h));
         }
-        let norm = &self.backbone.norm_f;
-        Ok(norm.forward(&x, residual.as_ref(), activations)?.y)
+        let last = self.norm_f.forward(&x, residual.as_ref(), activations)?;
+        Ok(last.y)
     }
 
     /// Logits of the next token: (…, d_model) → (…, vocab_size).
     pub fn logits(&self, hidden: &Var) -> Result<Var> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => self.backbone.embeddings.weight.linear(hidden, None),
+            None => self.embeddings.weight.linear(hidden, None),
         }
     }
 

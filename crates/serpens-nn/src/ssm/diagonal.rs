@@ -4,9 +4,8 @@ use std::f32::consts::{LN_2, PI};
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::neg_exp;
 
-use crate::{Error, Param, Result, Start, module};
+use crate::{Error, Param, Result, Start};
 
 /// How A starts, the same for every channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,60 +22,37 @@ pub enum AInit {
     Complex,
 }
 
-/// A over (channels, N): Re A = -exp(A_log).
-#[derive(Clone, Debug)]
-pub(super) struct DiagonalA {
-    pub(super) log: Param,          // (channels, N)
-    pub(super) imag: Option<Param>, // (channels, N)
-    pub(super) channels: usize,
-    pub(super) d_state: usize,
+/// A_log, with Re A = -exp(A_log), and Im A where it is complex, both (channels, N) and without values; `role` says how
+/// they are trained.
+///
+/// # Errors
+/// [`Error::Config`] for a state size that the kernels do not take.
+pub(super) fn plan_a(
+    shape: [usize; 2],
+    init: AInit,
+    role: impl Fn(Param) -> Param,
+) -> Result<(Param, Option<Param>)> {
+    let [_, d_state] = shape;
+    Error::check("d_state", d_state, 1..=256)?;
+    let log = match init {
+        AInit::Real => Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect()),
+        AInit::Half | AInit::Complex => Start::Constant(-LN_2),
+        AInit::Random => Start::Normal { std: 1.0 },
+    };
+    let imag = || Start::Row((0..d_state).map(|n| PI * n as f32).collect());
+    let param = |start| role(Param::new(shape, start));
+    let imag = (init == AInit::Complex).then(|| param(imag()));
+    Ok((param(log), imag))
 }
 
-module!(DiagonalA { log => "A_log", imag => "A_imag" });
-
-impl DiagonalA {
-    /// Without values; `role` says how its parameters are trained.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a state size that the kernels do not take.
-    pub(super) fn plan(
-        [channels, d_state]: [usize; 2],
-        init: AInit,
-        role: impl Fn(Param) -> Param,
-    ) -> Result<Self> {
-        Error::check("d_state", d_state, 1..=256)?;
-        let log = match init {
-            AInit::Real => Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect()),
-            AInit::Half | AInit::Complex => Start::Constant(-LN_2),
-            AInit::Random => Start::Normal { std: 1.0 },
-        };
-        let imag = || Start::Row((0..d_state).map(|n| PI * n as f32).collect());
-        let param = |start| role(Param::new([channels, d_state], start));
-        Ok(Self {
-            log: param(log),
-            imag: (init == AInit::Complex).then(|| param(imag())),
-            channels,
-            d_state,
-        })
-    }
-
-    /// Values of the state for each channel: N, or 2 N where A is complex.
-    pub(super) fn state_width(&self) -> usize {
-        match self.imag {
-            Some(_) => 2 * self.d_state,
-            None => self.d_state,
-        }
-    }
-
-    /// Zeros (batch, channels, N), or 2 N where A is complex.
-    pub(super) fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        let shape = [batch, self.channels, self.state_width()];
-        Ok(Tensor::zeros(shape, DType::F32, device)?.into())
-    }
-
-    /// Re A and Im A, for operations on the tape of `x`.
-    pub(super) fn on(&self, x: &Var) -> Result<(Var, Option<Var>)> {
-        let a = neg_exp(&self.log.var()?.on(x))?;
-        Ok((a, self.imag.as_ref().map(Param::var).transpose()?))
-    }
+/// The state before the first token: zeros (batch, channels, N), or 2 N where A is complex.
+pub(super) fn zero_state(
+    a_log: &Param,
+    complex: bool,
+    batch: usize,
+    device: Device,
+) -> Result<Var> {
+    let width = if complex { 2 } else { 1 } * a_log.shape().cols();
+    let shape = [batch, a_log.shape().rows(), width];
+    Ok(Tensor::zeros(shape, DType::F32, device)?.into())
 }

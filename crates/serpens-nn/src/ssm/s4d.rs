@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
-use serpens_ops::elementwise::{exp, silu_mul};
+use serpens_ops::elementwise::{exp, neg_exp, silu_mul};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 
-use super::diagonal::{AInit, DiagonalA};
+use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
 use crate::layers::Sequence;
 use crate::{Error, Param, Result, Start, StepSize, module};
@@ -39,16 +39,6 @@ impl Default for S4dConfig {
     }
 }
 
-impl S4dConfig {
-    /// Complex, with state size N.
-    pub fn new(d_state: usize) -> Self {
-        Self {
-            d_state,
-            ..Self::default()
-        }
-    }
-}
-
 impl SsmSettings for S4dConfig {
     fn name(&self) -> &'static str {
         "S4D"
@@ -72,15 +62,18 @@ impl SsmSettings for S4dConfig {
             b.trained = self.train_b;
             b
         };
-        Ok(Box::new(S4d {
-            log_dt: slow(Param::new([channels], Start::LogStep(self.dt))),
-            a: DiagonalA::plan(shape, init, slow)?,
+        let (a, a_im) = plan_a(shape, init, slow)?;
+        let system = LtiSystem {
+            dt: slow(Param::new([channels], Start::LogStep(self.dt))),
+            a,
+            a_im,
             b: b(1.0),
-            b_imag: self.complex.then(|| b(0.0)),
+            b_im: self.complex.then(|| b(0.0)),
             c: c(),
-            c_imag: self.complex.then(c),
-            d: Param::new([channels], Start::Normal { std: 1.0 }).without_decay(),
-        }))
+            c_im: self.complex.then(c),
+            d: Some(Param::new([channels], Start::Normal { std: 1.0 }).without_decay()),
+        };
+        Ok(Box::new(S4d { system }))
     }
 }
 
@@ -89,28 +82,24 @@ impl SsmSettings for S4dConfig {
 /// recurrence (to run): the same outputs.
 #[derive(Clone, Debug)]
 pub struct S4d {
-    log_dt: Param, // (channels)
-    a: DiagonalA,
-    b: Param,              // (channels, N)
-    b_imag: Option<Param>, // (channels, N)
-    c: Param,              // (channels, N)
-    c_imag: Option<Param>, // (channels, N)
-    d: Param,              // (channels)
+    /// With ln Δ in place of Δ, and ln -Re A in place of Re A.
+    system: LtiSystem<Param>,
 }
 
 module!(S4d {
-    log_dt => "log_dt",
-    a => "",
-    b => "B",
-    b_imag => "B_imag",
-    c => "C",
-    c_imag => "C_imag",
-    d => "D",
+    system.dt => "log_dt",
+    system.a => "A_log",
+    system.a_im => "A_imag",
+    system.b => "B",
+    system.b_im => "B_imag",
+    system.c => "C",
+    system.c_im => "C_imag",
+    system.d => "D",
 });
 
 impl Ssm for S4d {
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        self.a.initial_state(batch, device)
+        zero_state(&self.system.a, self.system.a_im.is_some(), batch, device)
     }
 
     /// A convolution without `state`, a recurrence with it.
@@ -145,22 +134,13 @@ impl Ssm for S4d {
 
 impl S4d {
     fn read(&self, x: &Var, state: Option<&mut Var>) -> Result<Var> {
-        let dt = exp(&self.log_dt.var()?.on(x))?;
-        let (a, a_imag) = self.a.on(x)?;
-        let imaginary = |param: &Option<Param>| param.as_ref().map(Param::var).transpose();
-        let (b, b_imag) = (self.b.var()?, imaginary(&self.b_imag)?);
-        let (c, c_imag) = (self.c.var()?, imaginary(&self.c_imag)?);
-        let d = self.d.var()?;
-        let system = LtiSystem {
-            dt: &dt,
-            a: &a,
-            a_im: a_imag.as_ref(),
-            b: &b,
-            b_im: b_imag.as_ref(),
-            c: &c,
-            c_im: c_imag.as_ref(),
-            d: Some(&d),
+        let vars = self.system.as_ref().try_map(|_, param| param.var())?;
+        let vars = LtiSystem {
+            dt: exp(&vars.dt.on(x))?,
+            a: neg_exp(&vars.a.on(x))?,
+            ..vars
         };
+        let system = vars.as_ref();
         let Some(state) = state else {
             let axes = "(batch, length, channels)";
             let [_, length, _] = Error::check_axes("S4d", "x", axes, x.shape())?;

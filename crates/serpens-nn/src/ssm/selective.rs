@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Tensor, Var};
-use serpens_ops::elementwise::{broadcast_rows, cast};
+use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
 
-use super::diagonal::{AInit, DiagonalA};
+use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
 use crate::layers::{Linear, LinearConfig, Sequence};
-use crate::{Param, Result, Start, StepSize};
+use crate::{Param, Result, Start, StepSize, module};
 
 /// The rank R of the projection that makes Δ from the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,16 +83,6 @@ impl Default for SelectiveSsmConfig {
     }
 }
 
-impl SelectiveSsmConfig {
-    /// With state size N.
-    pub fn new(d_state: usize) -> Self {
-        Self {
-            d_state,
-            ..Self::default()
-        }
-    }
-}
-
 impl SsmSettings for SelectiveSsmConfig {
     fn name(&self) -> &'static str {
         "S6"
@@ -101,8 +91,8 @@ impl SsmSettings for SelectiveSsmConfig {
     /// W_Δ starts uniform in ±R^-1/2, its bias so that softplus gives the wanted step sizes.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
         let shape = [d_inner, self.d_state];
-        let a = DiagonalA::plan(shape, self.a_init, Param::without_decay)?;
-        let width = a.state_width(); // of B and of C
+        let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
+        let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;
         let rank = match self.selective_dt {
             true => self.dt_rank.resolve(d_model),
             false => 0,
@@ -117,45 +107,41 @@ impl SsmSettings for SelectiveSsmConfig {
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
         Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
-            dt_proj: DtProj {
-                weight: (rank > 0).then_some(dt),
-                bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),
-            },
-            a,
+            dt: (rank > 0).then_some(dt),
+            dt_bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),
+            a_log,
+            a_imag,
             d: Param::new([d_inner], Start::Constant(1.0)).without_decay(),
             b,
             c,
             rank,
+            width,
         }))
     }
 }
-
-/// Δ's projection; the bias goes into the scan, which applies softplus.
-#[derive(Clone, Debug)]
-struct DtProj {
-    weight: Option<Param>, // (d_inner, rank)
-    bias: Param,           // (d_inner)
-}
-
-crate::module!(DtProj { weight => "weight", bias => "bias" });
 
 /// B_t = W_B x_t, C_t = W_C x_t, Δ_t = softplus(W_Δ W_δ x_t + b_Δ);
 /// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time.
 #[derive(Clone, Debug)]
 pub struct SelectiveSsm {
     x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
-    dt_proj: DtProj,
-    a: DiagonalA,
-    d: Param,         // (d_inner)
-    b: Option<Param>, // (N) where B is constant
-    c: Option<Param>, // (N) where C is constant
+    dt: Option<Param>,      // W_Δ: (d_inner, rank)
+    dt_bias: Param,         // (d_inner), goes into the scan, which applies softplus
+    a_log: Param,           // (d_inner, N): A = -exp(A_log)
+    a_imag: Option<Param>,  // (d_inner, N)
+    d: Param,               // (d_inner)
+    b: Option<Param>,       // (N) where B is constant
+    c: Option<Param>,       // (N) where C is constant
     rank: usize,
+    width: usize, // of B and of C: N, or 2 N where A is complex
 }
 
-crate::module!(SelectiveSsm {
+module!(SelectiveSsm {
     x_proj => "x_proj",
-    dt_proj => "dt_proj",
-    a => "",
+    dt => "dt_proj.weight",
+    dt_bias => "dt_proj.bias",
+    a_log => "A_log",
+    a_imag => "A_imag",
     d => "D",
     b => "B",
     c => "C",
@@ -163,7 +149,7 @@ crate::module!(SelectiveSsm {
 
 impl Ssm for SelectiveSsm {
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
-        self.a.initial_state(batch, device)
+        zero_state(&self.a_log, self.a_imag.is_some(), batch, device)
     }
 
     fn boxed(&self) -> Box<dyn Ssm> {
@@ -180,24 +166,25 @@ impl Ssm for SelectiveSsm {
         let projected = self.x_proj.as_ref().map(|proj| proj.forward(x));
         let projected = projected.transpose()?;
         let delta = self.delta(x, projected.as_ref())?;
-        let width = self.a.state_width();
         let mut next = self.rank;
         let mut operand = |constant: &Option<Param>| -> Result<Var> {
             match (constant, &projected) {
                 (None, Some(projected)) => {
-                    next += width;
-                    Ok(projected.columns(next - width..next)?)
+                    next += self.width;
+                    Ok(projected.columns(next - self.width..next)?)
                 }
                 (Some(param), _) => {
-                    let rows = broadcast_rows(&param.var()?.on(x), x.shape().with_cols(width))?;
+                    let shape = x.shape().with_cols(self.width);
+                    let rows = broadcast_rows(&param.var()?.on(x), shape)?;
                     Ok(cast(&rows, x.dtype())?)
                 }
                 (None, None) => unreachable!("x_proj exists where B or C is selective"),
             }
         };
         let (b, c) = (operand(&self.b)?, operand(&self.c)?);
-        let (a, a_imag) = self.a.on(x)?;
-        let (d, bias) = (self.d.var()?, self.dt_proj.bias.var()?);
+        let a = neg_exp(&self.a_log.var()?.on(x))?;
+        let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
+        let (d, bias) = (self.d.var()?, self.dt_bias.var()?);
         if let Some(trace) = sequence.trace {
             trace.borrow_mut().push(self.trace(&delta)?);
         }
@@ -230,7 +217,7 @@ impl Ssm for SelectiveSsm {
 impl SelectiveSsm {
     /// Δ before its bias and softplus: (batch, length, d_inner).
     fn delta(&self, x: &Var, projected: Option<&Var>) -> Result<Var> {
-        match (&self.dt_proj.weight, projected) {
+        match (&self.dt, projected) {
             (Some(weight), Some(projected)) => {
                 let rank = projected.columns(0..self.rank)?;
                 weight.linear(&rank, None)
@@ -240,18 +227,18 @@ impl SelectiveSsm {
     }
 
     fn trace(&self, delta: &Var) -> Result<SelectionTrace> {
-        let bias = self.dt_proj.bias.value()?.as_slice::<f32>()?;
+        let bias = self.dt_bias.value()?.as_slice::<f32>()?;
         let mat = delta.mat()?;
         let row = |i| mat.row(i).iter().zip(bias).map(|(raw, bias)| raw + bias);
         let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
         let mut delta = vec![0.0; steps.len()];
         simd::map(Softplus, &steps, &mut delta);
-        let a_log = self.a.log.value()?.as_slice::<f32>()?;
+        let a_log = self.a_log.value()?.as_slice::<f32>()?;
         Ok(SelectionTrace {
             delta,
             a: a_log.iter().map(|log| -log.exp()).collect(),
-            channels: self.a.channels,
-            d_state: self.a.d_state,
+            channels: self.a_log.shape().rows(),
+            d_state: self.a_log.shape().cols(),
         })
     }
 }

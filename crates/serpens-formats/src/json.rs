@@ -1,0 +1,34 @@
+//! Settings in JSON files.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serpens_core::files::{Durability, write_atomically};
+
+use crate::{Error, Result};
+
+/// Reads the file, which is to be `what`, such as a model configuration.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Json`] where it is something else.
+pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        what,
+        source,
+    })
+}
+
+/// Writes the file, which appears complete or not at all.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    let written = write_atomically(path, Durability::OnDisk, |file| {
+        Ok(serde_json::to_writer_pretty(file, value)?)
+    });
+    written.map_err(Error::io("write", path))
+}
