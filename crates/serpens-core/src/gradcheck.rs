@@ -62,7 +62,14 @@ pub fn gradcheck(
         let products = values.zip(&weights);
         Ok(products.map(|(y, w)| f64::from(*y) * f64::from(*w)).sum())
     };
-    let mut worst: Option<GradCheck> = None;
+    let mut worst = GradCheck {
+        input: 0,
+        index: 0,
+        analytic: 0.0,
+        numeric: 0.0,
+        error: 0.0,
+        ok: true,
+    };
     for (input, leaf) in leaves.iter().enumerate() {
         let analytic = match tape.gradient(leaf)? {
             Some(gradient) => gradient.to_vec::<f32>()?,
@@ -70,29 +77,23 @@ pub fn gradcheck(
         };
         let numeric = differences(&value, inputs, input, options.step)?;
         let scale = numeric.iter().fold(1e-2, |m: f64, v| m.max(v.abs()));
-        for (index, (&a, &n)) in analytic.iter().zip(&numeric).enumerate() {
-            let error = (f64::from(a) - n).abs() / scale;
-            let ok = error <= f64::from(options.tolerance);
-            if worst.is_none_or(|w| error > w.error || error.is_nan()) {
-                worst = Some(GradCheck {
+        for (index, (&analytic, &numeric)) in analytic.iter().zip(&numeric).enumerate() {
+            let analytic = f64::from(analytic);
+            let error = (analytic - numeric).abs() / scale;
+            if error > worst.error || error.is_nan() {
+                let ok = error <= f64::from(options.tolerance);
+                worst = GradCheck {
                     input,
                     index,
-                    analytic: f64::from(a),
-                    numeric: n,
+                    analytic,
+                    numeric,
                     error,
                     ok,
-                });
+                };
             }
         }
     }
-    Ok(worst.unwrap_or(GradCheck {
-        input: 0,
-        index: 0,
-        analytic: 0.0,
-        numeric: 0.0,
-        error: 0.0,
-        ok: true,
-    }))
+    Ok(worst)
 }
 
 /// The difference quotient of `value` for every element of `inputs[which]`.

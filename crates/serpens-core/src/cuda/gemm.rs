@@ -6,7 +6,8 @@ use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::Mutex;
 
-use cudarc::cublaslt::{result, sys};
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys;
 
 use crate::driver::{self, DevicePtr, PerDevice, find, lock};
 use crate::error::refused;
@@ -67,14 +68,11 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
         return Ok(()); // a pretended card
     };
     let mut products = lock(PRODUCTS.of(state.device));
-    let products = match &mut *products {
-        Some(products) => products,
-        place => place.insert(Products::new()?),
-    };
+    let handle = products.handle()?;
     let key = problem.key();
     let plan = match products.plans.entry(key) {
         Entry::Occupied(plan) => plan.into_mut(),
-        Entry::Vacant(place) => place.insert(Plan::new(products.handle, &key)?),
+        Entry::Vacant(place) => place.insert(ProductPlan::new(handle, &key)?),
     };
     if rehearsing() {
         return Ok(());
@@ -87,7 +85,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     // library sees the transposes: Cᵀ = Bᵀ Aᵀ.
     unsafe {
         result::matmul(
-            products.handle,
+            handle,
             plan.product,
             std::ptr::from_ref(&alpha).cast(),
             std::ptr::from_ref(&beta).cast(),
@@ -108,24 +106,26 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     .map_err(refused("multiply matrices"))
 }
 
-/// What products on each device go through.
-static PRODUCTS: PerDevice<Mutex<Option<Products>>> = PerDevice::new();
+static PRODUCTS: PerDevice<Mutex<Products>> = PerDevice::new();
 
-/// cuBLASLt on one device, and the plans made so far.
+/// cuBLASLt on one device, once it is started, and the plans made so far.
+#[derive(Default)]
 struct Products {
-    handle: sys::cublasLtHandle_t,
-    plans: HashMap<Gemm, Plan>,
+    handle: Option<sys::cublasLtHandle_t>,
+    plans: HashMap<Gemm, ProductPlan>,
 }
 
 // SAFETY: the handle may be used from any thread; the whole is behind a lock.
 unsafe impl Send for Products {}
+
 impl Products {
-    fn new() -> Result<Self> {
+    fn handle(&mut self) -> Result<sys::cublasLtHandle_t> {
+        if let Some(handle) = self.handle {
+            return Ok(handle);
+        }
         find(LibraryKind::CublasLt)?;
-        Ok(Self {
-            handle: result::create_handle().map_err(refused("start cuBLASLt"))?,
-            plans: HashMap::new(),
-        })
+        let handle = result::create_handle().map_err(refused("start cuBLASLt"))?;
+        Ok(*self.handle.insert(handle))
     }
 }
 
@@ -147,7 +147,7 @@ impl Gemm {
 }
 
 /// The descriptors of a problem and the algorithm for it; kept for the life of the process.
-struct Plan {
+struct ProductPlan {
     product: sys::cublasLtMatmulDesc_t,
     a: sys::cublasLtMatrixLayout_t,
     b: sys::cublasLtMatrixLayout_t,
@@ -155,56 +155,47 @@ struct Plan {
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-impl Plan {
+impl ProductPlan {
     fn new(handle: sys::cublasLtHandle_t, problem: &Gemm) -> Result<Self> {
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let compute = match (problem.a.dtype, problem.tf32) {
-            (DType::F32, true) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-        };
-        let product = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)
-            .map_err(refused("describe a product"))?;
-        let transposes = [
-            (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, problem.b.transposed),
-            (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, problem.a.transposed),
-        ];
-        for (attribute, transposed) in transposes {
-            let value = i32::from(transposed); // CUBLAS_OP_N, CUBLAS_OP_T
-            // SAFETY: the descriptor is live; the attribute is an i32.
-            unsafe {
-                result::set_matmul_desc_attribute(
-                    product,
-                    attribute,
-                    std::ptr::from_ref(&value).cast(),
-                    4,
-                )
-            }
-            .map_err(refused("describe a product"))?;
-        }
+        let product = description(problem).map_err(refused("describe a product"))?;
         let (a, b, c) = (
             layout(&problem.a, problem.m, problem.k)?,
             layout(&problem.b, problem.k, problem.n)?,
             layout(&problem.c, problem.m, problem.n)?,
         );
-        let preference = preference(problem)?;
-        // SAFETY: all descriptors are live.
-        let found = unsafe {
-            let found = result::get_matmul_algo_heuristic(handle, product, b, a, c, c, preference);
-            let _ = result::destroy_matmul_pref(preference);
-            found.map_err(refused("choose an algorithm for a product"))?
-        };
+        let algorithm = algorithm(handle, product, [b, a, c], problem)
+            .map_err(refused("choose an algorithm for a product"))?;
         Ok(Self {
             product,
             a,
             b,
             c,
-            algorithm: found.algo,
+            algorithm,
         })
     }
 }
 
 // SAFETY: descriptors are plain memory of the library, only read after they are made.
-unsafe impl Send for Plan {}
+unsafe impl Send for ProductPlan {}
+
+fn description(problem: &Gemm) -> Result<sys::cublasLtMatmulDesc_t, CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as Attribute;
+    let compute = match (problem.a.dtype, problem.tf32) {
+        (DType::F32, true) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    };
+    let product = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
+    for (attribute, transposed) in [
+        (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, problem.b.transposed),
+        (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, problem.a.transposed),
+    ] {
+        let value = i32::from(transposed); // CUBLAS_OP_N, CUBLAS_OP_T
+        let value = std::ptr::from_ref(&value).cast();
+        // SAFETY: the descriptor is live; the attribute is an i32.
+        unsafe { result::set_matmul_desc_attribute(product, attribute, value, 4)? };
+    }
+    Ok(product)
+}
 
 /// A row-major (rows, cols) operand as the column-major library sees it: its stored matrix transposed.
 fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMatrixLayout_t> {
@@ -233,32 +224,48 @@ fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMa
     .map_err(refused("describe a matrix"))
 }
 
-fn preference(problem: &Gemm) -> Result<sys::cublasLtMatmulPreference_t> {
+/// The first algorithm that the library suggests, for layouts in its order.
+fn algorithm(
+    handle: sys::cublasLtHandle_t,
+    product: sys::cublasLtMatmulDesc_t,
+    [a, b, c]: [sys::cublasLtMatrixLayout_t; 3],
+    problem: &Gemm,
+) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-    let preference =
-        result::create_matmul_pref().map_err(refused("choose an algorithm for a product"))?;
-    let [a, b, c] = [problem.a, problem.b, problem.c].map(|operand| operand.ptr.0 as u32);
-    let alignments = [
-        (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
-        (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
-        (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
-        (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
-    ];
-    let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-    // SAFETY: the preference is live; the workspace's size is a usize, alignments are u32.
-    unsafe {
-        let bytes = std::ptr::from_ref(&WORKSPACE_BYTES).cast();
-        result::set_matmul_pref_attribute(preference, workspace, bytes, size_of::<usize>())
-            .map_err(refused("choose an algorithm for a product"))?;
-        for (attribute, value) in alignments {
-            result::set_matmul_pref_attribute(
-                preference,
-                attribute,
-                std::ptr::from_ref(&value).cast(),
-                4,
-            )
-            .map_err(refused("choose an algorithm for a product"))?;
+    let preference = result::create_matmul_pref()?;
+    let set = |attribute, value: &[u8]| {
+        // SAFETY: the preference is live; the value is of the attribute's type.
+        unsafe {
+            let bytes = value.as_ptr().cast();
+            result::set_matmul_pref_attribute(preference, attribute, bytes, value.len())
         }
+    };
+    let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    set(workspace, &WORKSPACE_BYTES.to_ne_bytes())?;
+    for (attribute, operand) in [
+        (
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            problem.b,
+        ),
+        (
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            problem.a,
+        ),
+        (
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            problem.c,
+        ),
+        (
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            problem.c,
+        ),
+    ] {
+        set(attribute, &(operand.ptr.0 as u32).to_ne_bytes())?;
     }
-    Ok(preference)
+    // SAFETY: all descriptors are live.
+    unsafe {
+        let found = result::get_matmul_algo_heuristic(handle, product, a, b, c, c, preference);
+        let _ = result::destroy_matmul_pref(preference);
+        Ok(found?.algo)
+    }
 }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{result, sys};
 
-use crate::driver::{self, Event, State};
+use crate::driver::{self, Event};
 use crate::tensor::pool::{self, Captured};
 use crate::{Device, Result};
 
@@ -12,7 +12,7 @@ unsafe impl Send for Graph {}
 /// Recorded work. Its kernels run with the addresses they were recorded with: the memory that the recording took from the pool
 /// belongs to the graph until it is dropped.
 pub struct Graph {
-    state: &'static State,
+    device: Device,
     /// Null where the card is pretended.
     executable: sys::CUgraphExec,
     /// Behind the last replay: those of one graph run one after another.
@@ -52,7 +52,7 @@ impl Graph {
             Ok(())
         })?;
         Ok(Self {
-            state,
+            device,
             executable,
             replayed,
             _memory: memory,
@@ -61,7 +61,7 @@ impl Graph {
 
     /// Queues the recorded work on the current stream.
     pub fn replay(&self) -> Result<()> {
-        let entry = driver::of(self.state.device)?;
+        let entry = driver::of(self.device)?;
         // SAFETY: both handles are live, and the graph's memory is kept for it.
         entry.queue("replay a graph", |stream| unsafe {
             result::graph::launch(self.executable, stream)
@@ -73,7 +73,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         let _ = self.replayed.wait();
-        if let Ok(entry) = driver::of(self.state.device) {
+        if let Ok(entry) = driver::of(self.device) {
             // SAFETY: made in `capture`, destroyed once, after the last replay has run.
             let _ = entry.queue("end a graph", |_| unsafe {
                 result::graph::exec_destroy(self.executable)

@@ -15,8 +15,8 @@ pub use crate::driver::{
 };
 pub use crate::library::LibraryKind;
 pub use crate::program::{
-    Declarations, FieldLayout, Kernel, KernelField, KernelParams, Program, Resources, Source,
-    compile_ahead, kernel, nvrtc_version, rehearse,
+    Declarations, FieldLayout, Kernel, KernelParams, Program, Resources, Source, compile_ahead,
+    kernel, nvrtc_version, rehearse,
 };
 pub use gemm::{Gemm, Operand, gemm};
 pub use graph::Graph;

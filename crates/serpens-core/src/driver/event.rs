@@ -2,7 +2,7 @@
 
 use cudarc::driver::{result, sys};
 
-use super::context::{self, State};
+use super::context;
 use crate::{Device, Result};
 
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
@@ -10,7 +10,7 @@ unsafe impl Send for Event {}
 
 /// A point in a stream.
 pub struct Event {
-    state: &'static State,
+    device: Device,
     /// Null where the card is pretended.
     event: sys::CUevent,
 }
@@ -18,19 +18,17 @@ pub struct Event {
 impl Event {
     /// An event that is past until it is recorded.
     pub fn new(device: Device) -> Result<Self> {
-        let entry = context::of(device)?;
         let mut event = std::ptr::null_mut();
-        entry.queue("make an event", |_| {
+        context::of(device)?.queue("make an event", |_| {
             event = result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT)?;
             Ok(())
         })?;
-        let state = entry.state;
-        Ok(Self { state, event })
+        Ok(Self { device, event })
     }
 
     /// Puts the event at the end of the current stream.
     pub fn record(&self) -> Result<()> {
-        context::of(self.state.device)?.queue("record an event", |stream| {
+        context::of(self.device)?.queue("record an event", |stream| {
             // SAFETY: both handles are live.
             unsafe { result::event::record(self.event, stream) }
         })
@@ -43,7 +41,7 @@ impl Event {
 
     /// Waits until the stream has passed the event.
     pub fn wait(&self) -> Result<()> {
-        context::of(self.state.device)?.queue("wait for the device", |_| {
+        context::of(self.device)?.queue("wait for the device", |_| {
             // SAFETY: the event is live.
             unsafe { result::event::synchronize(self.event) }
         })
@@ -53,7 +51,7 @@ impl Event {
     pub fn seconds_since(&self, start: &Event) -> Result<f64> {
         self.wait()?;
         let mut milliseconds = 0.0;
-        self.state.queue("read an event's time", |_| {
+        context::of(self.device)?.queue("read an event's time", |_| {
             // SAFETY: both events are live.
             milliseconds = unsafe { result::event::elapsed(start.event, self.event)? };
             Ok(())
@@ -64,7 +62,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if let Ok(entry) = context::of(self.state.device) {
+        if let Ok(entry) = context::of(self.device) {
             // SAFETY: made in `new`, destroyed once.
             let _ = entry.queue("end an event", |_| unsafe {
                 result::event::destroy(self.event)

@@ -52,7 +52,7 @@ impl State {
 /// # }
 /// ```
 pub struct Stream {
-    state: &'static State,
+    device: Device,
     /// The handle; on a pretended card a number alone.
     name: usize,
     owned: bool,
@@ -65,14 +65,13 @@ impl Stream {
     /// A device that cannot be used, or the processor.
     pub fn new(device: Device) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
-        let entry = context::of(device)?;
         let mut name = NEXT.fetch_add(1, Ordering::Relaxed);
-        entry.queue("make a stream", |_| {
+        context::of(device)?.queue("make a stream", |_| {
             name = result::stream::create(result::stream::StreamKind::NonBlocking)? as usize;
             Ok(())
         })?;
         Ok(Self {
-            state: entry.state,
+            device,
             name,
             owned: true,
         })
@@ -88,8 +87,9 @@ impl Stream {
     /// # Errors
     /// As [`Stream::new`].
     pub unsafe fn borrowed(device: Device, handle: *mut c_void) -> Result<Self> {
+        context::of(device)?;
         Ok(Self {
-            state: context::of(device)?.state,
+            device,
             name: handle as usize,
             owned: false,
         })
@@ -109,14 +109,14 @@ impl Stream {
                 SCOPES.with_borrow_mut(Vec::pop);
             }
         }
-        SCOPES.with_borrow_mut(|scopes| scopes.push((self.state.device, self.name)));
+        SCOPES.with_borrow_mut(|scopes| scopes.push((self.device, self.name)));
         let _leave = Leave;
         work()
     }
 
     /// Lets what is queued on this stream from now on wait until the event's stream has passed the event.
     pub fn wait(&self, event: &Event) -> Result<()> {
-        context::of(self.state.device)?.queue("wait for an event", |_| {
+        context::of(self.device)?.queue("wait for an event", |_| {
             let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
             // SAFETY: both handles are live.
             unsafe { result::stream::wait_event(self.name as sys::CUstream, event.handle(), flags) }
@@ -128,7 +128,7 @@ impl Drop for Stream {
     /// Waits for the stream where it is our own, as its memory may go to another one.
     fn drop(&mut self) {
         if self.owned
-            && let Ok(entry) = context::of(self.state.device)
+            && let Ok(entry) = context::of(self.device)
         {
             let stream = self.name as sys::CUstream;
             // SAFETY: made in `new`, destroyed once.

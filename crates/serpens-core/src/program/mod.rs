@@ -11,7 +11,7 @@ mod source;
 pub use ahead::compile_ahead;
 pub use compile::{Resources, version as nvrtc_version};
 pub use kernel::{Kernel, kernel};
-pub use params::{Declarations, FieldLayout, KernelField, KernelParams};
+pub use params::{Declarations, FieldLayout, KernelParams};
 pub use rehearsal::rehearse;
 pub(crate) use rehearsal::rehearsing;
 pub use source::{Program, Source};

@@ -5,48 +5,44 @@ use std::fmt::Write;
 
 use crate::driver::DevicePtr;
 
-/// A struct that is a kernel's one parameter, or part of one.
+/// What kernels take: the structs of [`kernel_params!`](crate::kernel_params), and what these may hold, which is numbers that both
+/// sides know, addresses, such structs, and arrays of these.
 ///
 /// # Safety
-/// `declare` adds the CUDA struct of this name whose layout is that of the Rust struct, as
-/// [`kernel_params!`](crate::kernel_params) does.
+/// After `declare`, a CUDA variable of the type `CUDA` with `dims` behind its name has the layout of the Rust type.
 pub unsafe trait KernelParams: Copy {
-    /// Adds the struct's declaration, after those of the structs it holds.
-    fn declare(to: &mut Declarations);
-}
-
-/// The type of a parameter struct's field: the numbers that both sides know, addresses, declared structs, and arrays of these.
-pub trait KernelField: Copy {
     /// The CUDA type, of an array that of its values.
     const CUDA: &'static str;
 
-    /// The sizes of an array, as they follow the field's name.
+    /// The sizes of an array, as they follow the variable's name.
     fn dims() -> String {
         String::new()
     }
 
-    /// Adds what must be declared before the field.
-    fn declare_type(_to: &mut Declarations) {}
+    /// Adds the struct's declaration, after those of the structs it holds.
+    fn declare(_to: &mut Declarations) {}
 }
 
-macro_rules! fields {
+macro_rules! numbers {
     ($($rust:ty as $cuda:literal),*) => {
-        $(impl KernelField for $rust {
+        // SAFETY: the types are the same on both sides.
+        $(unsafe impl KernelParams for $rust {
             const CUDA: &'static str = $cuda;
         })*
     };
 }
-fields!(i32 as "int", i64 as "i64", u32 as "u32", u64 as "u64", f32 as "float", DevicePtr as "void*");
+numbers!(i32 as "int", i64 as "i64", u32 as "u32", u64 as "u64", f32 as "float", DevicePtr as "void*");
 
-impl<T: KernelField, const N: usize> KernelField for [T; N] {
+// SAFETY: an array has no gaps on either side.
+unsafe impl<T: KernelParams, const N: usize> KernelParams for [T; N] {
     const CUDA: &'static str = T::CUDA;
 
     fn dims() -> String {
         format!("[{N}]{}", T::dims())
     }
 
-    fn declare_type(to: &mut Declarations) {
-        T::declare_type(to);
+    fn declare(to: &mut Declarations) {
+        T::declare(to);
     }
 }
 
@@ -148,24 +144,18 @@ macro_rules! kernel_params {
 
         // SAFETY: the declaration has the fields of the `repr(C)` struct in their order, and asserts where each lies.
         unsafe impl $crate::cuda::KernelParams for $name {
+            const CUDA: &'static str = stringify!($name);
+
             fn declare(to: &mut $crate::cuda::Declarations) {
-                use $crate::cuda::{FieldLayout, KernelField};
-                $(<$type as KernelField>::declare_type(to);)*
+                use $crate::cuda::{FieldLayout, KernelParams};
+                $(<$type as KernelParams>::declare(to);)*
                 to.add(stringify!($name), size_of::<Self>(), &[$(FieldLayout {
-                    cuda: [$($cuda,)? <$type as KernelField>::CUDA][0],
+                    cuda: [$($cuda,)? <$type as KernelParams>::CUDA][0],
                     name: stringify!($field),
-                    dims: <$type as KernelField>::dims(),
+                    dims: <$type as KernelParams>::dims(),
                     offset: std::mem::offset_of!(Self, $field),
                     size: size_of::<$type>(),
                 }),*]);
-            }
-        }
-
-        impl $crate::cuda::KernelField for $name {
-            const CUDA: &'static str = stringify!($name);
-
-            fn declare_type(to: &mut $crate::cuda::Declarations) {
-                <Self as $crate::cuda::KernelParams>::declare(to);
             }
         }
     )+};

@@ -46,12 +46,9 @@ impl Store<'_> {
     /// Adds `gradient` to that of `input`; becomes it, without a copy, where there is none yet.
     pub(super) fn add(&mut self, input: &InputSlot, gradient: Tensor) -> Result<()> {
         if gradient.len() != input.rows * input.width() {
-            return Err(Error::shape(
-                "backward",
-                "a gradient",
-                format!("{} rows of {} values", input.rows, input.width()),
-                gradient.shape(),
-            ));
+            let expected = format!("{} rows of {} values", input.rows, input.width());
+            let got = gradient.shape();
+            return Err(Error::shape("backward", "a gradient", expected, got));
         }
         let Some(slot) = self.slot(input) else {
             return Ok(());
@@ -141,16 +138,7 @@ impl BackwardContext<'_, '_> {
             return Ok(None);
         };
         let columns = input.range();
-        let accumulate = match buffer.state(&columns) {
-            Some(state) => state,
-            None => {
-                buffer.complete()?;
-                true
-            }
-        };
-        if !accumulate {
-            buffer.mark(columns.clone());
-        }
+        let accumulate = buffer.occupy(&columns)?;
         Ok(Some((matrix(buffer, input, &columns)?, accumulate)))
     }
 
@@ -169,7 +157,7 @@ impl BackwardContext<'_, '_> {
         if let Some(buffer) = self.store.buffer(input)? {
             let columns = input.range();
             if buffer.state(&columns) == Some(false) {
-                buffer.mark(columns.clone());
+                buffer.mark(&columns);
                 return matrix(buffer, input, &columns);
             }
         }

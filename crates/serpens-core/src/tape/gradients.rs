@@ -7,10 +7,11 @@ use super::add;
 use super::slot::{InputSlot, ParamId};
 use crate::{Device, Result, Tensor, View, ViewMut};
 
-/// A gradient of which some columns have been written.
+/// A gradient in the making.
 pub(super) struct GradientBuffer {
     tensor: Tensor,
-    written: Vec<Range<usize>>,
+    /// Which columns have been written.
+    written: Vec<bool>,
 }
 
 impl GradientBuffer {
@@ -18,17 +19,14 @@ impl GradientBuffer {
     pub(super) fn new(input: &InputSlot) -> Result<Self> {
         Ok(Self {
             tensor: Tensor::empty(input.base, input.dtype, input.device)?,
-            written: Vec::new(),
+            written: vec![false; input.base.cols()],
         })
     }
 
     /// A finished gradient.
     pub(super) fn whole(tensor: Tensor) -> Self {
-        let all = 0..tensor.shape().cols();
-        Self {
-            tensor,
-            written: Vec::from([all]),
-        }
+        let written = vec![true; tensor.shape().cols()];
+        Self { tensor, written }
     }
 
     /// Whether the buffer is what `input`'s gradient needs.
@@ -41,50 +39,46 @@ impl GradientBuffer {
 
     /// Whether there are no values in it.
     pub(super) fn is_unwritten(&self) -> bool {
-        self.written.is_empty()
+        !self.written.contains(&true)
     }
 
     /// Whether `columns` have been written: all, none, or (`None`) some of them.
     pub(super) fn state(&self, columns: &Range<usize>) -> Option<bool> {
-        let overlaps = |w: &&Range<usize>| w.start < columns.end && columns.start < w.end;
-        let covered: usize = self
-            .written
-            .iter()
-            .filter(overlaps)
-            .map(|w| w.end.min(columns.end) - w.start.max(columns.start))
-            .sum();
-        match covered {
-            0 => Some(false),
-            n if n == columns.len() => Some(true),
-            _ => None,
+        let written = &self.written[columns.clone()];
+        match (written.contains(&true), written.contains(&false)) {
+            (true, true) => None,
+            (any, _) => Some(any),
         }
     }
 
-    /// Notes that `columns`, of which none were written, are.
-    pub(super) fn mark(&mut self, columns: Range<usize>) {
-        self.written.push(columns);
+    /// Notes that `columns` are written.
+    pub(super) fn mark(&mut self, columns: &Range<usize>) {
+        self.written[columns.clone()].fill(true);
+    }
+
+    /// Counts `columns` as written from now on. Says whether they hold values to add to; where some of them do, the others are zero.
+    pub(super) fn occupy(&mut self, columns: &Range<usize>) -> Result<bool> {
+        let state = self.state(columns);
+        match state {
+            Some(true) => {}
+            Some(false) => self.mark(columns),
+            None => self.fill_gaps()?,
+        }
+        Ok(state != Some(false))
     }
 
     /// Sets the columns that nobody wrote to zero.
     fn fill_gaps(&mut self) -> Result<()> {
-        let width = self.tensor.shape().cols();
-        self.written.sort_by_key(|range| range.start);
-        let mut gaps = Vec::new();
-        let mut end = 0;
-        for range in &self.written {
-            if range.start > end {
-                gaps.push(end..range.start);
+        let written = std::mem::take(&mut self.written);
+        let mut start = 0;
+        for run in written.chunk_by(PartialEq::eq) {
+            let columns = start..start + run.len();
+            if !run[0] {
+                self.columns(&columns)?.zero()?;
             }
-            end = end.max(range.end);
+            start = columns.end;
         }
-        if end < width {
-            gaps.push(end..width);
-        }
-        for gap in gaps {
-            self.columns(&gap)?.zero()?;
-        }
-        self.written.clear();
-        self.written.push(0..width);
+        self.written = vec![true; start];
         Ok(())
     }
 
@@ -102,13 +96,8 @@ impl GradientBuffer {
 
     /// Adds `values` to `columns`, or sets them where nothing was written.
     pub(super) fn add(&mut self, columns: Range<usize>, values: View<'_>) -> Result<()> {
-        match self.state(&columns) {
-            Some(true) => {}
-            Some(false) => {
-                self.columns(&columns)?.zero()?;
-                self.mark(columns.clone());
-            }
-            None => self.fill_gaps()?,
+        if !self.occupy(&columns)? {
+            self.columns(&columns)?.zero()?;
         }
         add(self.columns(&columns)?, values)
     }
@@ -152,7 +141,7 @@ impl Gradients {
         self.buffers
             .get_mut(&id)
             .and_then(Option::as_mut)
-            .filter(|buffer| !buffer.written.is_empty())
+            .filter(|buffer| !buffer.is_unwritten())
             .map(GradientBuffer::complete)
             .transpose()
     }
@@ -160,7 +149,7 @@ impl Gradients {
     /// Forgets all gradients but keeps their buffers: the next pass writes to the same addresses.
     pub fn clear(&mut self) {
         for buffer in self.buffers.values_mut().flatten() {
-            buffer.written.clear();
+            buffer.written.fill(false);
         }
     }
 }

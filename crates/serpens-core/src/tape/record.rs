@@ -35,11 +35,11 @@ impl Tape {
 
     /// A value whose gradient [`Tape::gradient`] gives after the backward pass.
     pub fn leaf(&self, value: Tensor) -> Var {
-        let slot = self.0.borrow_mut().new_slot();
+        let slots = &mut self.0.borrow_mut().slots;
+        slots.push(None);
         Var {
-            tape: Some(self.clone()),
-            target: Target::Slot(slot),
-            ..Var::from(value)
+            target: Target::Slot(slots.len() - 1),
+            ..self.constant(value)
         }
     }
 
@@ -68,12 +68,8 @@ impl Tape {
     pub fn backward(&self, loss: &Var, scale: f32, gradients: &mut Gradients) -> Result<()> {
         let seed = Tensor::full(loss.shape(), scale, loss.value.device())?;
         if seed.len() != 1 {
-            return Err(Error::shape(
-                "backward",
-                "the loss",
-                "one value",
-                loss.shape(),
-            ));
+            let got = loss.shape();
+            return Err(Error::shape("backward", "the loss", "one value", got));
         }
         self.backward_from(vec![(loss, seed)], gradients)
     }
@@ -97,13 +93,6 @@ impl Tape {
             backward::run(node, &mut store)?;
         }
         Ok(())
-    }
-}
-
-impl Inner {
-    fn new_slot(&mut self) -> usize {
-        self.slots.push(None);
-        self.slots.len() - 1
     }
 }
 
@@ -200,14 +189,19 @@ impl Var {
     }
 
     /// Columns `range` of every row (of the last axis): shares the values, and its gradient goes into those columns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for columns that are not there, or of a value that needs a gradient and was reshaped to another last axis.
     pub fn columns(&self, range: Range<usize>) -> Result<Var> {
         if range.start >= range.end || range.end > self.shape().cols() {
-            return Err(Error::shape(
-                "columns",
-                "the tensor",
-                format!("at least {} columns", range.end.max(range.start + 1)),
-                self.shape(),
-            ));
+            let expected = format!("at least {} columns", range.end.max(range.start + 1));
+            let got = self.shape();
+            return Err(Error::shape("columns", "the tensor", expected, got));
+        }
+        // The gradient has the shape under which the value was made: under another last axis these would not be its columns.
+        if self.target != Target::None && self.base.cols() != self.value.shape().cols() {
+            let (what, expected) = ("a reshaped value", "the last axis that it was made with");
+            return Err(Error::shape("columns", what, expected, self.shape()));
         }
         let first = self.columns.as_ref().map_or(0, |columns| columns.start);
         Ok(Var {
@@ -280,18 +274,13 @@ pub fn record<const K: usize>(
     outputs: [Tensor; K],
     operation: Option<Box<dyn Backward>>,
 ) -> Result<[Var; K]> {
-    let mut tape: Option<&Tape> = None;
-    for candidate in inputs.iter().flatten().filter_map(|var| var.tape.as_ref()) {
-        match tape {
-            Some(tape) if !Rc::ptr_eq(&tape.0, &candidate.0) => {
-                return Err(Error::TapeMismatch { op });
-            }
-            _ => tape = Some(candidate),
-        }
-    }
-    let Some(tape) = tape else {
+    let mut tapes = inputs.iter().flatten().filter_map(|var| var.tape.as_ref());
+    let Some(tape) = tapes.next() else {
         return Ok(outputs.map(Var::from));
     };
+    if tapes.any(|other| !Rc::ptr_eq(&tape.0, &other.0)) {
+        return Err(Error::TapeMismatch { op });
+    }
     let Some(operation) = operation else {
         return Ok(outputs.map(|output| tape.constant(output)));
     };

@@ -137,6 +137,18 @@ fn a_reshaped_value_gets_its_gradient_in_its_own_shape() {
 }
 
 #[test]
+fn columns_of_another_last_axis_are_refused_where_a_gradient_is_needed() {
+    let x = tensor([2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let leaf = Tape::new().leaf(x.clone());
+    let columns = |x: &Var| x.reshape([1, 4]).and_then(|wide| wide.columns(1..3));
+    assert!(matches!(columns(&leaf), Err(Error::Shape { .. })));
+    let untracked = columns(&Var::from(x)).unwrap();
+    assert_eq!(untracked.mat().unwrap().row(0), [2.0, 3.0]);
+    // The axes before the last may change.
+    assert!(leaf.reshape([2, 1, 2]).unwrap().columns(1..2).is_ok());
+}
+
+#[test]
 fn gradcheck_passes_a_right_gradient_and_finds_a_wrong_one() {
     use crate::{GradCheckOptions, gradcheck};
     let inputs = [
