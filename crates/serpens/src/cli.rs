@@ -32,9 +32,17 @@ pub enum Command {
     /// Measure the scan, training and prompt reading beside this machine's limits.
     Bench(BenchArgs),
     /// Say what this machine offers.
-    Doctor(DoctorArgs),
+    Doctor {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// List the built-in recipes, or show one.
-    Recipes(RecipesArgs),
+    Recipes {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: Option<RecipesAction>,
+    },
 }
 
 /// Numbers that a recipe's TOML can hold.
@@ -133,22 +141,6 @@ pub struct InspectArgs {
     /// One JSON object instead of the figure in letters.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `serpens doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// One JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `serpens recipes`.
-#[derive(Debug, Args)]
-pub struct RecipesArgs {
-    /// What to do with them.
-    #[command(subcommand)]
-    pub action: Option<RecipesAction>,
 }
 
 /// What `serpens recipes` does.

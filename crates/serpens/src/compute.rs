@@ -9,7 +9,7 @@ use serpens_core::{Device, cuda};
 use serpens_nn::{Precision, Recompute};
 use serpens_train::Compute;
 
-use crate::refusal::WrongOption;
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// Options of the commands that compute.
@@ -19,8 +19,8 @@ pub struct ComputeArgs {
     #[arg(long, default_value = "auto", value_parser = device)]
     device: Choice,
     /// In which types; f32 on the processor and bf16 on a GPU where it is left out.
-    #[arg(long, value_parser = precision())]
-    precision: Option<Precision>,
+    #[arg(long, value_parser = one_of::<Precision>(Precision::ALL.iter().map(|p| p.name())))]
+    pub(crate) precision: Option<Precision>,
 }
 
 /// What `--device` says.
@@ -38,10 +38,6 @@ fn device(text: &str) -> Result<Choice, String> {
             .map(Choice::Named)
             .map_err(|_| "known are auto, cpu, cuda and cuda:N, N from 0".into()),
     }
-}
-
-fn precision() -> impl TypedValueParser<Value = Precision> {
-    one_of(Precision::ALL.iter().map(|precision| precision.name()))
 }
 
 /// Reads `--recompute`.
@@ -68,47 +64,38 @@ impl ComputeArgs {
             Choice::Named(Device::Cpu) => Device::Cpu,
             Choice::Named(Device::Cuda(ordinal)) => {
                 let device = Device::cuda(ordinal);
-                device.map_err(|e| Error::usage("--device", WrongOption::NoDevice(Box::new(e))))?
+                device.map_err(|e| Error::refused("--device", Refusal::NoDevice(Box::new(e))))?
             }
         };
         let precision = match (device, self.precision) {
-            (Device::Cpu, None) => Precision::F32,
-            (Device::Cuda(_), None) => Precision::Bf16,
-            (_, Some(precision)) => precision,
+            (Device::Cpu, None | Some(Precision::F32)) => Precision::F32,
+            (Device::Cpu, Some(precision)) => return Err(self.needs_gpu(precision)),
+            (Device::Cuda(_), named) => named.unwrap_or(Precision::Bf16),
         };
-        match device {
-            Device::Cpu if precision != Precision::F32 => Err(self.needs_gpu(precision)),
-            _ => Ok(Compute {
-                device,
-                precision,
-                recompute: Recompute::None,
-            }),
-        }
-    }
-
-    /// The types, where they were named.
-    pub(crate) fn precision(&self) -> Option<Precision> {
-        self.precision
+        Ok(Compute {
+            device,
+            precision,
+            recompute: Recompute::None,
+        })
     }
 
     fn needs_gpu(&self, precision: Precision) -> Error {
         let wrong = match (self.device, Device::cuda(0)) {
-            (Choice::Auto, Err(error)) => {
-                let source = Box::new(error);
-                WrongOption::NoGpu { precision, source }
-            }
-            _ => WrongOption::OnGpu { precision },
+            (Choice::Auto, Err(error)) => Refusal::NoGpu {
+                precision,
+                source: Box::new(error),
+            },
+            _ => Refusal::OnGpu(precision),
         };
-        Error::usage("--precision", wrong)
+        Error::refused("--precision", wrong)
     }
 }
 
 /// Names and values of where a run was computed, for its report.
 pub(crate) fn facts(compute: &Compute) -> Vec<(String, String)> {
     let place = format!("on {} in {}", compute.device, compute.precision);
-    let mut facts = vec![("computed".to_owned(), place)];
-    if let Ok(card) = cuda::properties(compute.device) {
-        facts.push(("GPU".to_owned(), card.name.clone()));
-    }
-    facts
+    let card = cuda::properties(compute.device).ok();
+    let card = card.map(|card| ("GPU".to_owned(), card.name.clone()));
+    let computed = [("computed".to_owned(), place)];
+    computed.into_iter().chain(card).collect()
 }

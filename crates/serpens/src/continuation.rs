@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serpens_core::{DType, Tensor};
 use serpens_nn::MambaLm;
 use serpens_ops::elementwise::cast;
+use serpens_ops::sample::Sampler;
 
 use crate::Result;
 
@@ -13,29 +16,20 @@ const PASS: usize = 1024;
 
 /// How fast a text was continued.
 pub(crate) struct Pace {
-    pub(crate) read: usize,
-    read_seconds: f64,
+    pub(crate) read_per_second: f64,
     pub(crate) written: usize,
-    written_seconds: f64,
+    pub(crate) written_per_second: f64,
 }
 
-impl Pace {
-    pub(crate) fn read_per_second(&self) -> f64 {
-        self.read as f64 / self.read_seconds.max(1e-9)
-    }
-
-    pub(crate) fn written_per_second(&self) -> f64 {
-        self.written as f64 / self.written_seconds.max(1e-9)
-    }
-}
-
-/// Reads the prompt, which has a byte at least, then `count` times asks `choose` for the next byte; ends early where it gives
-/// none.
+/// Reads the prompt, which has a byte at least, then draws `count` bytes after it; ends early where `show` says of one that
+/// nobody reads on.
 pub(crate) fn continue_text(
     model: &MambaLm,
     prompt: &[u8],
     count: usize,
-    mut choose: impl FnMut(&[f32]) -> Result<Option<u8>>,
+    sampler: &mut Sampler,
+    seed: u64,
+    mut show: impl FnMut(u8) -> Result<bool>,
 ) -> Result<Pace> {
     let start = Instant::now();
     let mut state = model.initial_state(1)?;
@@ -50,22 +44,23 @@ pub(crate) fn continue_text(
     for pass in passes {
         logits = read(pass)?;
     }
-    let mut pace = Pace {
-        read: prompt.len(),
-        read_seconds: start.elapsed().as_secs_f64(),
-        written: 0,
-        written_seconds: 0.0,
-    };
+    let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut written = 0;
     let start = Instant::now();
-    while pace.written < count {
-        let Some(byte) = choose(&logits)? else {
+    while written < count {
+        let byte = sampler.sample(&logits, &[], &mut rng)? as u8;
+        if !show(byte)? {
             break;
-        };
-        pace.written += 1;
-        if pace.written < count {
+        }
+        written += 1;
+        if written < count {
             logits = read(&[byte])?;
         }
     }
-    pace.written_seconds = start.elapsed().as_secs_f64();
-    Ok(pace)
+    Ok(Pace {
+        read_per_second,
+        written,
+        written_per_second: written as f64 / start.elapsed().as_secs_f64().max(1e-9),
+    })
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::output::shell_word;
-use crate::refusal::{NoModel, WrongChange, WrongModel, WrongOption, WrongSetting};
+use crate::refusal::{NoModel, Refusal, WrongModel};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,56 +36,17 @@ pub enum Error {
         /// The most similar one there is.
         nearest: String,
     },
-    /// A key that no recipe has, or a name that its key does not take.
-    #[error("{origin}: unknown {what} {key:?}; did you mean {nearest:?}?")]
-    UnknownKey {
-        /// The file and line, or the option.
-        origin: String,
-        /// `key` or `value`.
-        what: &'static str,
-        /// The key.
-        key: String,
-        /// The most similar one there is.
-        nearest: String,
-    },
-    /// A recipe that cannot be read.
-    #[error("{origin}: {}", first_line(source))]
-    Recipe {
-        /// The file and line, or the option.
-        origin: String,
-        /// What is wrong.
-        source: Box<toml::de::Error>,
-    },
-    /// A change of a recipe that is none.
-    #[error("{origin}: {source}")]
-    Change {
-        /// The option.
-        origin: String,
-        /// What is wrong.
-        source: WrongChange,
-    },
-    /// A recipe's setting that no run can have.
-    #[error("{setting}: {source}")]
-    Setting {
-        /// The setting.
-        setting: &'static str,
+    /// An option, a recipe or a setting of one that cannot be.
+    #[error("{what}: {source}")]
+    Refused {
+        /// The option, the setting, or the recipe's file and line.
+        what: String,
         /// What is wrong and what to do.
-        source: WrongSetting,
+        source: Refusal,
     },
-    /// An option that cannot be, or does not fit the others.
-    #[error("{option}: {source}")]
-    Usage {
-        /// The option.
-        option: &'static str,
-        /// What is wrong and what to do.
-        source: WrongOption,
-    },
-    /// A run of this name is there already.
-    #[error("{} is there already: choose another --name, or go on with --resume", path.display())]
-    RunExists {
-        /// Its folder.
-        path: PathBuf,
-    },
+    /// A run of this name is there already, in this folder.
+    #[error("{} is there already: choose another --name, or go on with --resume", .0.display())]
+    RunExists(PathBuf),
     /// There is no model where one was expected.
     #[error("{} holds no model: {source}", path.display())]
     NoModel {
@@ -122,19 +83,12 @@ pub enum Error {
     },
 }
 
-fn first_line(error: &toml::de::Error) -> &str {
-    error.message().lines().next().unwrap_or_default()
-}
-
 impl Error {
-    pub(crate) fn usage(option: &'static str, source: impl Into<WrongOption>) -> Self {
-        let source = source.into();
-        Error::Usage { option, source }
-    }
-
-    pub(crate) fn setting(setting: &'static str, source: impl Into<WrongSetting>) -> Self {
-        let source = source.into();
-        Error::Setting { setting, source }
+    pub(crate) fn refused(what: impl Into<String>, source: impl Into<Refusal>) -> Self {
+        Error::Refused {
+            what: what.into(),
+            source: source.into(),
+        }
     }
 
     pub(crate) fn wrong_model(path: impl Into<PathBuf>, source: impl Into<WrongModel>) -> Self {
@@ -157,12 +111,8 @@ impl Error {
         match self {
             Error::Interrupted { .. } => 130,
             Error::UnknownRecipe { .. }
-            | Error::UnknownKey { .. }
-            | Error::Recipe { .. }
-            | Error::Change { .. }
-            | Error::Setting { .. }
-            | Error::Usage { .. }
-            | Error::RunExists { .. }
+            | Error::Refused { .. }
+            | Error::RunExists(_)
             | Error::Sample(serpens_ops::sample::SampleError::Option { .. })
             | Error::Train(serpens_train::Error::Config { .. }) => 2,
             Error::Train(serpens_train::Error::Model(error)) | Error::Model(error)

@@ -1,5 +1,6 @@
 //! Facts about the machine and the moment, for reports.
 
+use std::env::consts::{ARCH, OS};
 use std::fs;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,22 +9,18 @@ use serpens_ops::simd::Isa;
 
 /// Name and value of what defines a machine's speed.
 pub(crate) fn facts() -> Vec<(String, String)> {
-    let mut facts = vec![
-        ("processor".to_owned(), processor()),
-        (
-            "threads".to_owned(),
-            rayon::current_num_threads().to_string(),
-        ),
-        ("SIMD".to_owned(), Isa::current().name().to_owned()),
+    let memory = memory().map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
+    let facts = [
+        ("processor", Some(processor())),
+        ("threads", Some(rayon::current_num_threads().to_string())),
+        ("SIMD", Some(Isa::current().name().to_owned())),
+        ("memory", memory),
+        ("system", Some(format!("{OS} {ARCH}"))),
+        ("serpens", Some(env!("CARGO_PKG_VERSION").to_owned())),
     ];
-    if let Some(bytes) = memory() {
-        let gigabytes = format!("{:.1} GB", bytes as f64 / 1e9);
-        facts.push(("memory".to_owned(), gigabytes));
-    }
-    let system = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    facts.push(("system".to_owned(), system));
-    facts.push(("serpens".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
-    facts
+    let known = facts.into_iter();
+    let known = known.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    known.collect()
 }
 
 /// The processor's name where the system tells it.
@@ -33,7 +30,7 @@ pub(crate) fn processor() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
         .map(|(_, name)| name.trim().to_owned());
-    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    name.unwrap_or_else(|| ARCH.to_owned())
 }
 
 /// Bytes of main memory that this process may use, where the system tells them: the machine's, or a container's share.

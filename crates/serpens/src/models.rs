@@ -54,5 +54,5 @@ pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let config = dir.join(checkpoint::CONFIG_FILE);
-    Err(Error::wrong_model(config, WrongModel::Memory { bytes }))
+    Err(Error::wrong_model(config, WrongModel::Memory(bytes)))
 }

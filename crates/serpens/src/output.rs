@@ -69,11 +69,6 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A path in JSON, which holds no names that are not UTF-8.
-pub(crate) fn text_of(path: &Path) -> String {
-    path.display().to_string()
-}
-
 /// A file of this text, which appears complete or not at all.
 pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
     write_atomically(path, Durability::OnDisk, |file| {

@@ -7,34 +7,25 @@ use serpens_nn::Precision;
 
 use crate::output::shell_word;
 
-/// What is wrong with an option.
+/// What is wrong with an option, a recipe, or a setting of one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum WrongOption {
+pub enum Refusal {
     /// The task needs a text.
     #[error("the text task reads a text: give a file, a folder or a glob")]
     NoText,
     /// The task has no use for a text.
-    #[error("the {task} task reads no text; serpens train text --data PATH learns one")]
-    NoTextTask {
-        /// The task's name.
-        task: &'static str,
-    },
+    #[error("the {0} task reads no text; serpens train text --data PATH learns one")]
+    NoTextTask(&'static str),
     /// A name that is a path.
-    #[error("{name:?} is not the name of a folder; --out says which folder it goes into")]
-    NotAName {
-        /// The name.
-        name: String,
-    },
+    #[error("{0:?} is not the name of a folder; --out says which folder it goes into")]
+    NotAName(String),
     /// There is no run to go on with.
-    #[error("neither {} nor {} is a run (a folder with config.toml)", folders[0].display(), folders[1].display())]
-    NoRun {
-        /// Where it was looked for.
-        folders: [PathBuf; 2],
-    },
-    /// Nothing was given.
+    #[error("neither {} nor {} is a run (a folder with config.toml)", .0[0].display(), .0[1].display())]
+    NoRun([PathBuf; 2]),
+    /// There is nothing to begin with.
     #[error("it is empty; give at least one character to begin with")]
-    Empty,
+    NoPrompt,
     /// A word that the model does not read.
     #[error("{word:?} is no token of this model; give numbers below {vocabulary}, apart by spaces")]
     NoToken {
@@ -47,11 +38,8 @@ pub enum WrongOption {
     #[error("this model has no task to take a sample from; give a prompt")]
     NoSample,
     /// A file of another kind than the command draws.
-    #[error("{} must end in .svg or .html", path.display())]
-    FileEnding {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("{} must end in .svg or .html", .0.display())]
+    FileEnding(PathBuf),
     /// No threads.
     #[error("0 threads cannot work, give at least 1")]
     NoThreads,
@@ -70,13 +58,8 @@ pub enum WrongOption {
     #[error("{0}; --device cpu needs no GPU")]
     NoDevice(#[source] Box<serpens_core::Error>),
     /// The processor does not compute so, and no GPU was asked for.
-    #[error(
-        "the processor computes in f32; {precision} needs an NVIDIA GPU: name one with --device cuda"
-    )]
-    OnGpu {
-        /// The types asked for.
-        precision: Precision,
-    },
+    #[error("the processor computes in f32; {0} needs an NVIDIA GPU: name one with --device cuda")]
+    OnGpu(Precision),
     /// The processor does not compute so, and there is no GPU.
     #[error("the processor computes in f32; {precision} needs an NVIDIA GPU: {source}")]
     NoGpu {
@@ -88,12 +71,25 @@ pub enum WrongOption {
     /// A measurement that the processor has not.
     #[error("it is measured on an NVIDIA GPU only")]
     MeasuredOnGpu,
-}
-
-/// What is wrong with a recipe's setting.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WrongSetting {
+    /// A text that is no recipe.
+    #[error("{}", first_line(.0))]
+    Toml(#[from] Box<toml::de::Error>),
+    /// A key that no recipe has, or a name that its key does not take.
+    #[error("unknown {what} {key:?}; did you mean {nearest:?}?")]
+    Unknown {
+        /// `key` or `value`.
+        what: &'static str,
+        /// The key.
+        key: String,
+        /// The most similar one there is.
+        nearest: String,
+    },
+    /// A change of a recipe without `=`.
+    #[error("expected KEY=VALUE, such as train.steps=500")]
+    NoValue,
+    /// A key below one that has none.
+    #[error("the key leads through a value that is not a table")]
+    NoTable,
     /// 0, where something must be.
     #[error("it must be at least 1")]
     Zero,
@@ -113,27 +109,23 @@ pub enum WrongSetting {
     },
     /// A model too large to train.
     #[error(
-        "weights, gradients and moments alone exceed {memory}; lower d_model, n_layer or vocab_size"
+        "weights, gradients and moments alone exceed {0}; lower d_model, n_layer or vocab_size"
     )]
-    Model {
-        /// Whose memory.
-        memory: &'static str,
-    },
+    Model(&'static str),
     /// A batch too large to train on.
-    #[error("a batch of this size exceeds {memory}; lower the batch or the length")]
-    Batch {
-        /// Whose memory.
-        memory: &'static str,
-    },
+    #[error("a batch of this size exceeds {0}; lower the batch or the length")]
+    Batch(&'static str),
     /// A parameter that would not begin with numbers.
-    #[error("{parameter} would not begin with numbers; check the step sizes: 0 < dt.min <= dt.max")]
-    Start {
-        /// Its name.
-        parameter: String,
-    },
+    #[error("{0} would not begin with numbers; check the step sizes: 0 < dt.min <= dt.max")]
+    Start(String),
     /// The data refuse it.
     #[error(transparent)]
     Data(#[from] serpens_data::Error),
+}
+
+/// The first line of what a deserialiser says; it draws the place of the error below.
+pub(crate) fn first_line(error: &toml::de::Error) -> &str {
+    error.message().lines().next().unwrap_or_default()
 }
 
 fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
@@ -141,18 +133,6 @@ fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
         true => "",
         false => "at least ",
     }
-}
-
-/// What is wrong with a `KEY=VALUE`.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WrongChange {
-    /// There is no `=`.
-    #[error("expected KEY=VALUE, such as train.steps=500")]
-    NoValue,
-    /// A key below one that has none.
-    #[error("the key leads through a value that is not a table")]
-    NoTable,
 }
 
 /// Why a folder holds no model.
@@ -185,13 +165,8 @@ pub enum WrongModel {
     #[error("it has no selective layers: a time-invariant model treats every token alike")]
     NotSelective,
     /// It writes no text.
-    #[error(
-        "its vocabulary has {vocabulary} tokens; generate writes text with byte models, which have 256"
-    )]
-    NoBytes {
-        /// Its number of tokens.
-        vocabulary: usize,
-    },
+    #[error("its vocabulary has {0} tokens; generate writes text with byte models, which have 256")]
+    NoBytes(usize),
     /// Its run's task is not what it learnt.
     #[error(
         "its run's task has a token {token}, but its vocabulary only {vocabulary}; give a --prompt"
@@ -203,11 +178,8 @@ pub enum WrongModel {
         vocabulary: usize,
     },
     /// It is larger than the memory.
-    #[error("weights of {:.1} GB exceed this machine's memory; check the sizes", bytes / 1e9)]
-    Memory {
-        /// Of its weights.
-        bytes: f64,
-    },
+    #[error("weights of {:.1} GB exceed this machine's memory; check the sizes", .0 / 1e9)]
+    Memory(f64),
     /// It is no model that can be.
     #[error(transparent)]
     Config(#[from] Box<serpens_nn::Error>),

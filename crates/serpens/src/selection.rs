@@ -25,15 +25,13 @@ pub(crate) struct Sample {
 impl Sample {
     /// Bytes of a text.
     pub(crate) fn text(text: &str) -> Self {
-        let name = |byte: &u8| match byte {
-            b' '..=b'~' | b'\n' => char::from(*byte).to_string(),
+        let name = |byte| match byte {
+            b' '..=b'~' | b'\n' => char::from(byte).to_string(),
             other => format!("{other:02x}"),
         };
         Self {
-            ids: text.bytes().map(u32::from).collect(),
-            names: text.as_bytes().iter().map(name).collect(),
-            highlight: Vec::new(),
-            about: "the prompt".into(),
+            names: text.bytes().map(name).collect(),
+            ..Self::ids(text.bytes().map(u32::from).collect())
         }
     }
 
@@ -49,7 +47,11 @@ impl Sample {
 }
 
 /// What the model's selective layers do with a sequence; `None` where it has none.
-pub(crate) fn selection_map(model: &MambaLm, sample: &Sample) -> Result<Option<SelectionMap>> {
+pub(crate) fn selection_map(
+    model: &MambaLm,
+    sample: &Sample,
+    title: String,
+) -> Result<Option<SelectionMap>> {
     let traces = RefCell::new(Vec::new());
     let sequence = Sequence {
         trace: Some(&traces),
@@ -71,7 +73,7 @@ pub(crate) fn selection_map(model: &MambaLm, sample: &Sample) -> Result<Option<S
         retention: retention(trace),
     });
     Ok(Some(SelectionMap {
-        title: "Selection map".into(),
+        title,
         tokens: sample.names.clone(),
         highlight: sample.highlight.clone(),
         layers: layers.collect(),

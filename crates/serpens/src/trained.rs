@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series};
+use serpens_train::StepMetrics;
 
 use crate::{Error, Result};
 
@@ -14,18 +15,8 @@ use crate::{Error, Result};
 pub(crate) struct Trained {
     pub(crate) name: &'static str,
     pub(crate) model: MambaLm,
-    pub(crate) steps: Vec<StepLine>,
+    pub(crate) steps: Vec<StepMetrics>,
     pub(crate) evaluations: Vec<EvaluationLine>,
-}
-
-/// What a report needs of a line of metrics.
-#[derive(Debug, Deserialize)]
-pub(crate) struct StepLine {
-    pub(crate) step: u64,
-    pub(crate) loss: f64,
-    pub(crate) accuracy: f64,
-    pub(crate) tokens_per_second: f64,
-    pub(crate) seconds: f64,
 }
 
 /// An evaluation among the lines of metrics.
@@ -46,10 +37,6 @@ impl Trained {
             evaluations: lines(&text),
         })
     }
-
-    pub(crate) fn seconds(&self) -> f64 {
-        self.steps.last().map_or(0.0, |line| line.seconds)
-    }
 }
 
 /// The lines of this kind.
@@ -59,7 +46,7 @@ fn lines<'a, T: Deserialize<'a>>(text: &'a str) -> Vec<T> {
 }
 
 /// A value of every step, for each model.
-pub(crate) fn series(trained: &[Trained], value: fn(&StepLine) -> f64) -> Vec<Series> {
+pub(crate) fn series(trained: &[Trained], value: fn(&StepMetrics) -> f64) -> Vec<Series> {
     let of = |model: &Trained| Series {
         name: model.name.to_owned(),
         points: (model.steps.iter())

@@ -1,30 +1,23 @@
 //! `serpens doctor`.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::{Value, json};
 use serpens_core::cuda::{self, LibraryKind, Properties};
 use serpens_core::{Device, Result as CoreResult};
 use serpens_ops::simd::Isa;
 
 use crate::Result;
-use crate::cli::DoctorArgs;
 use crate::machine;
 use crate::output::say;
 
-/// What an NVIDIA GPU needs, and what it is for.
-const LIBRARIES: [(LibraryKind, &str, &str); 3] = [
-    (LibraryKind::Driver, "driver", "runs the card"),
-    (LibraryKind::Nvrtc, "nvrtc", "compiles kernels"),
-    (LibraryKind::CublasLt, "cublaslt", "matrix products"),
-];
-
-pub(super) fn run(args: &DoctorArgs) -> Result<()> {
+pub(super) fn run(as_json: bool) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let bandwidth = machine::read_bandwidth(4);
     let sets: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     let gpu = Gpu::look();
-    if args.json {
+    if as_json {
         return say(&json!({
             "serpens": env!("CARGO_PKG_VERSION"),
             "processor": machine::processor(),
@@ -37,12 +30,8 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
         })
         .to_string());
     }
-    let simd = format!(
-        "{} ({} lanes), of {}",
-        Isa::current().name(),
-        Isa::current().lanes(),
-        sets.join(", ")
-    );
+    let (used, lanes) = (Isa::current().name(), Isa::current().lanes());
+    let simd = format!("{used} ({lanes} lanes), of {}", sets.join(", "));
     let mut facts = machine::facts();
     facts.push(("cores".into(), cores.to_string()));
     facts.push(("SIMD in use".into(), simd));
@@ -56,127 +45,116 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
 
 /// What there is of NVIDIA's on this machine.
 struct Gpu {
-    /// In the order of [`LIBRARIES`].
-    libraries: [CoreResult<&'static Path>; 3],
+    /// The driver first.
+    libraries: [Library; 3],
+    cards: CoreResult<Vec<Properties>>,
     /// The version of NVRTC, 1000 major + 10 minor.
     compiler: Option<u32>,
-    cards: CoreResult<Vec<Properties>>,
+}
+
+/// What an NVIDIA GPU needs.
+struct Library {
+    kind: LibraryKind,
+    key: &'static str,
+    /// What it is for.
+    purpose: &'static str,
+    found: CoreResult<&'static Path>,
+    /// Its CUDA version, where it tells it.
+    cuda: Option<String>,
 }
 
 impl Gpu {
     fn look() -> Self {
+        let library = |kind, key, purpose, cuda: Option<u32>| Library {
+            kind,
+            key,
+            purpose,
+            found: cuda::find(kind),
+            cuda: cuda.map(version),
+        };
+        let (compiler, cards) = (cuda::nvrtc_version().ok(), cuda::cards());
+        let first = cards.iter().flatten().next();
+        let driver = first.map(|card| card.driver);
         Self {
-            libraries: LIBRARIES.map(|(kind, _, _)| cuda::find(kind)),
-            compiler: cuda::nvrtc_version().ok(),
-            cards: cuda::cards(),
+            libraries: [
+                library(LibraryKind::Driver, "driver", "runs the card", driver),
+                library(LibraryKind::Nvrtc, "nvrtc", "compiles kernels", compiler),
+                library(LibraryKind::CublasLt, "cublaslt", "matrix products", None),
+            ],
+            cards,
+            compiler,
         }
     }
 
     /// Name and value of each library and each card.
     fn facts(&self) -> Vec<(String, String)> {
-        let libraries = LIBRARIES.iter().zip(&self.libraries);
-        let mut facts: Vec<(String, String)> = libraries
-            .map(|((kind, _, purpose), found)| {
-                let version = self
-                    .version(*kind)
-                    .map(|version| format!("CUDA {version}, "));
-                let value = match found {
-                    Ok(path) => {
-                        format!(
-                            "{} ({}{purpose})",
-                            path.display(),
-                            version.unwrap_or_default()
-                        )
-                    }
-                    Err(_) => format!("not found ({purpose}): {}", kind.advice()),
-                };
-                (
-                    kind.to_string().trim_start_matches("the ").to_owned(),
-                    value,
-                )
-            })
-            .collect();
-        for (number, card) in self.cards.iter().flatten().enumerate() {
-            facts.push((format!("cuda:{number}"), describe(card)));
-        }
-        facts
+        let libraries = self.libraries.iter().map(|library| {
+            let (kind, purpose) = (library.kind, library.purpose);
+            let cuda = library.cuda.iter();
+            let cuda: String = cuda.map(|version| format!("CUDA {version}, ")).collect();
+            let value = match &library.found {
+                Ok(path) => format!("{} ({cuda}{purpose})", path.display()),
+                Err(_) => format!("not found ({purpose}): {}", kind.advice()),
+            };
+            let name = kind.to_string();
+            (name.trim_start_matches("the ").to_owned(), value)
+        });
+        let cards = self.cards.iter().flatten().enumerate();
+        let cards = cards.map(|(number, card)| (format!("cuda:{number}"), describe(card)));
+        libraries.chain(cards).collect()
     }
 
-    /// The CUDA version of a library, where it tells it.
-    fn version(&self, kind: LibraryKind) -> Option<String> {
-        match kind {
-            LibraryKind::Driver => self.cards.as_ref().ok()?.first().map(|card| card.driver),
-            LibraryKind::Nvrtc => self.compiler,
-            LibraryKind::CublasLt => None,
+    /// Why no GPU can be used, and what to do, where none can be.
+    fn usable(&self) -> Result<(), String> {
+        if self.libraries[0].found.is_err() {
+            let advice =
+                "no NVIDIA driver was found; with an NVIDIA GPU in this machine, install it";
+            return Err(advice.into());
         }
-        .map(version)
-    }
-
-    /// The libraries that are not here.
-    fn missing(&self) -> impl Iterator<Item = LibraryKind> {
-        let libraries = LIBRARIES.iter().zip(&self.libraries);
-        libraries.filter_map(|((kind, _, _), found)| found.is_err().then_some(*kind))
-    }
-
-    /// Why no GPU can be used, and what to do; `None` where one can be.
-    fn obstacle(&self) -> Option<String> {
-        if self.libraries[0].is_err() {
-            return Some(
-                "no NVIDIA driver was found; with an NVIDIA GPU in this machine, install it".into(),
-            );
-        }
-        let card = match &self.cards {
-            Err(error) => return Some(error.to_string()),
-            Ok(cards) => match cards.first() {
-                None => return Some("the driver shows no card".into()),
-                Some(card) => card,
-            },
-        };
-        let missing: Vec<String> = self
-            .missing()
-            .map(|kind| format!("{kind} was not found: {}", kind.advice()))
+        let cards = self.cards.as_ref().map_err(ToString::to_string)?;
+        let card = cards.first().ok_or("the driver shows no card")?;
+        let missing = self
+            .libraries
+            .iter()
+            .filter(|library| library.found.is_err());
+        let missing: Vec<String> = missing
+            .map(|Library { kind, .. }| format!("{kind} was not found: {}", kind.advice()))
             .collect();
         if !missing.is_empty() {
-            return Some(missing.join("; "));
+            return Err(missing.join("; "));
         }
         let compiler = self.compiler.unwrap_or_default();
         if compiler / 1000 > card.driver / 1000 {
-            let (major, supported) = (card.driver / 1000, version(card.driver));
-            return Some(format!(
-                "NVRTC is of CUDA {}, but the driver supports {supported} at most: update the driver, or pip install nvidia-cuda-nvrtc-cu{major}",
-                version(compiler)
+            let (compiler, supported) = (version(compiler), version(card.driver));
+            return Err(format!(
+                "NVRTC is of CUDA {compiler}, but the driver supports {supported} at most: update the driver, or pip install nvidia-cuda-nvrtc-cu{}",
+                card.driver / 1000
             ));
         }
-        Device::cuda(0).err().map(|error| error.to_string())
+        Device::cuda(0).map(drop).map_err(|error| error.to_string())
     }
 
     fn verdict(&self) -> String {
-        match self.obstacle() {
-            None => "Serpens computes on cuda:0 unless --device says otherwise.".into(),
-            Some(reason) => {
+        match self.usable() {
+            Ok(()) => "Serpens computes on cuda:0 unless --device says otherwise.".into(),
+            Err(reason) => {
                 format!("Serpens computes on the processor. No GPU can be used: {reason}.")
             }
         }
     }
 
     fn to_json(&self) -> Value {
-        let libraries: serde_json::Map<String, Value> = LIBRARIES
-            .iter()
-            .zip(&self.libraries)
-            .map(|((kind, key, _), found)| {
-                let value = match found {
-                    Ok(path) => {
-                        json!({ "path": path.display().to_string(), "cuda": self.version(*kind) })
-                    }
-                    Err(_) => json!({ "path": null, "advice": kind.advice() }),
-                };
-                ((*key).to_owned(), value)
-            })
-            .collect();
+        let libraries = self.libraries.iter().map(|library| {
+            let value = match &library.found {
+                Ok(path) => json!({ "path": path.to_string_lossy(), "cuda": library.cuda }),
+                Err(_) => json!({ "path": null, "advice": library.kind.advice() }),
+            };
+            (library.key, value)
+        });
         let cards = self.cards.iter().flatten().map(|card| {
             json!({
                 "name": card.name,
-                "compute_capability": format!("{}.{}", card.capability.0, card.capability.1),
+                "compute_capability": capability(card),
                 "multiprocessors": card.multiprocessors,
                 "clock_hz": card.clock,
                 "memory_bytes": card.memory,
@@ -184,19 +162,24 @@ impl Gpu {
             })
         });
         json!({
-            "usable": self.obstacle().is_none(),
+            "usable": self.usable().is_ok(),
             "verdict": self.verdict(),
             "cards": cards.collect::<Vec<Value>>(),
-            "libraries": libraries,
+            "libraries": libraries.collect::<BTreeMap<_, _>>(),
         })
     }
 }
 
+/// As `9.0`.
+fn capability(card: &Properties) -> String {
+    format!("{}.{}", card.capability.0, card.capability.1)
+}
+
 fn describe(card: &Properties) -> String {
-    let (major, minor) = card.capability;
     format!(
-        "{}, compute capability {major}.{minor}, {} multiprocessors at {:.2} GHz, {:.1} GB of memory, {:.0} MB of cache",
+        "{}, compute capability {}, {} multiprocessors at {:.2} GHz, {:.1} GB of memory, {:.0} MB of cache",
         card.name,
+        capability(card),
         card.multiprocessors,
         card.clock / 1e9,
         card.memory as f64 / 1e9,

@@ -2,15 +2,13 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;
 use crate::continuation::continue_text;
 use crate::models::{load, model_dir};
 use crate::output::{say, tell, unless_gone};
-use crate::refusal::{WrongModel, WrongOption};
+use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
@@ -26,72 +24,54 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     model.to(compute.device, compute.precision)?;
     let vocabulary = model.config().vocab_size;
     if vocabulary != 256 {
-        return Err(Error::wrong_model(dir, WrongModel::NoBytes { vocabulary }));
+        return Err(Error::wrong_model(dir, WrongModel::NoBytes(vocabulary)));
     }
     if args.prompt.is_empty() {
-        return Err(Error::usage("--prompt", WrongOption::Empty));
+        return Err(Error::refused("--prompt", Refusal::NoPrompt));
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
-    let mut out = TextOut::new(args.json);
+    // A model may write control characters, which a terminal would obey.
+    let terminal = io::stdout().is_terminal();
+    // Whether somebody still reads.
+    let write = |text: &str| -> Result<bool> {
+        if args.json || text.is_empty() {
+            return Ok(true);
+        }
+        let shown = match terminal {
+            true => harmless(text),
+            false => text.to_owned(),
+        };
+        let mut out = io::stdout().lock();
+        let written = out.write_all(shown.as_bytes());
+        Ok(unless_gone(written.and_then(|()| out.flush()))?)
+    };
     let mut text = Vec::new();
     let mut pending = Vec::new();
-    out.write(&args.prompt)?;
-    let pace = continue_text(&model, args.prompt.as_bytes(), args.tokens, |logits| {
-        let byte = sampler.sample(logits, &[], &mut rng)? as u8;
+    write(&args.prompt)?;
+    let (prompt, count) = (args.prompt.as_bytes(), args.tokens);
+    let pace = continue_text(&model, prompt, count, &mut sampler, args.seed, |byte| {
         text.push(byte);
         pending.push(byte);
-        let shown = take_text(&mut pending);
-        // A reader that went away ends the text.
-        Ok(out.write(&shown)?.then_some(byte))
+        write(&take_text(&mut pending))
     })?;
     if args.json {
         let value = serde_json::json!({
             "prompt": args.prompt,
             "text": String::from_utf8_lossy(&text),
             "tokens": text.len(),
-            "prompt_tokens_per_second": pace.read_per_second(),
-            "tokens_per_second": pace.written_per_second(),
+            "prompt_tokens_per_second": pace.read_per_second,
+            "tokens_per_second": pace.written_per_second,
         });
         return say(&value.to_string());
     }
-    out.write(&format!("{}\n", String::from_utf8_lossy(&pending)))?;
+    write(&format!("{}\n", String::from_utf8_lossy(&pending)))?;
     tell(&format!(
         "{} bytes read at {:.0} bytes/s, {} written at {:.0} bytes/s",
-        pace.read,
-        pace.read_per_second(),
+        args.prompt.len(),
+        pace.read_per_second,
         pace.written,
-        pace.written_per_second()
+        pace.written_per_second
     ));
     Ok(())
-}
-
-/// Where text goes while it is made.
-struct TextOut {
-    silent: bool,
-    /// A model may write control characters, which a terminal would obey.
-    terminal: bool,
-}
-
-impl TextOut {
-    fn new(silent: bool) -> Self {
-        Self {
-            silent,
-            terminal: io::stdout().is_terminal(),
-        }
-    }
-
-    /// Whether somebody still reads.
-    fn write(&mut self, text: &str) -> Result<bool> {
-        if self.silent || text.is_empty() {
-            return Ok(true);
-        }
-        let mut out = io::stdout().lock();
-        let written = match self.terminal {
-            true => out.write_all(harmless(text).as_bytes()),
-            false => out.write_all(text.as_bytes()),
-        };
-        Ok(unless_gone(written.and_then(|()| out.flush()))?)
-    }
 }
 
 /// The text without control characters but for ends of lines and tabs.

@@ -12,7 +12,7 @@ use crate::machine;
 use crate::models::{load, model_dir};
 use crate::output::{command_line, say};
 use crate::recipe::Recipe;
-use crate::refusal::{WrongModel, WrongOption};
+use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
 use crate::selection::{Sample, selection_map};
 use crate::tasks::TaskConfig;
@@ -26,19 +26,22 @@ const LEGEND: &str = "The bars are step sizes Δ, averaged over channels: a larg
                       --out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.";
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
-    let form = args.out.as_deref().map(form_of).transpose()?;
+    let draw = args.out.as_deref().map(drawing).transpose()?;
     let dir = model_dir(&args.model)?;
     let model = load(&dir)?;
     let sample = match &args.prompt {
         Some(prompt) => sample_of_prompt(&model, prompt)?,
         None => sample_of_task(&model, &args.model)?,
     };
-    let Some(mut map) = selection_map(&model, &sample)? else {
+    let title = format!("Selection map of {}", args.model.display());
+    let Some(map) = selection_map(&model, &sample, title)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
-    map.title = format!("Selection map of {}", args.model.display());
-    match args.out.as_deref().zip(form) {
-        Some((path, form)) => write(&map, path, form)?,
+    match args.out.as_deref().zip(draw) {
+        // Where the path is a link or a device, what it stands for is written.
+        Some((path, draw)) => {
+            fs::write(path, draw(&map)).map_err(|e| Error::io("write", path, e))?;
+        }
         None if args.json => {}
         None => say(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
     }
@@ -55,27 +58,26 @@ fn colour() -> bool {
 
 fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
-    let token = |word: &str| {
-        let token = word
-            .parse()
-            .ok()
-            .filter(|&id: &u32| (id as usize) < vocabulary);
-        let word = word.to_owned();
-        token.ok_or_else(|| Error::usage("--prompt", WrongOption::NoToken { word, vocabulary }))
+    let token = |word: &str| match word.parse::<u32>() {
+        Ok(id) if (id as usize) < vocabulary => Ok(id),
+        _ => Err(Refusal::NoToken {
+            word: word.to_owned(),
+            vocabulary,
+        }),
     };
     let sample = match vocabulary {
-        256 => Sample::text(prompt),
-        _ => Sample::ids(
-            prompt
-                .split_whitespace()
-                .map(token)
-                .collect::<Result<_>>()?,
-        ),
+        256 => Ok(Sample::text(prompt)),
+        _ => {
+            let ids = prompt.split_whitespace().map(token);
+            ids.collect::<Result<_, _>>().map(Sample::ids)
+        }
     };
-    match sample.ids.is_empty() {
-        true => Err(Error::usage("--prompt", WrongOption::Empty)),
-        false => Ok(sample),
-    }
+    sample
+        .and_then(|sample| match sample.ids.is_empty() {
+            true => Err(Refusal::NoPrompt),
+            false => Ok(sample),
+        })
+        .map_err(|wrong| Error::refused("--prompt", wrong))
 }
 
 /// A sequence of the task that the model learnt, as its run's recipe says; of the default one for another model of that size.
@@ -88,7 +90,7 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     };
     let sample = task.map(|task| task.settings().sample()).transpose()?;
     let Some(sample) = sample.flatten() else {
-        return Err(Error::usage("--prompt", WrongOption::NoSample));
+        return Err(Error::refused("--prompt", Refusal::NoSample));
     };
     match sample.ids.iter().find(|&&id| id as usize >= vocabulary) {
         Some(&token) => Err(Error::wrong_model(
@@ -99,38 +101,23 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     }
 }
 
-/// What an output file is to be.
-#[derive(Clone, Copy)]
-enum FileForm {
-    Svg,
-    Html,
-}
-
-/// By the ending of its name.
-fn form_of(path: &Path) -> Result<FileForm> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("svg") => Ok(FileForm::Svg),
-        Some("html") => Ok(FileForm::Html),
-        _ => {
-            let path = path.to_owned();
-            Err(Error::usage("--out", WrongOption::FileEnding { path }))
-        }
+/// How a file is drawn, by the ending of its name.
+fn drawing(path: &Path) -> Result<fn(&SelectionMap) -> String> {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("svg") => Ok(SelectionMap::to_svg),
+        Some("html") => Ok(page),
+        _ => Err(Error::refused("--out", Refusal::FileEnding(path.into()))),
     }
 }
 
-fn write(map: &SelectionMap, path: &Path, form: FileForm) -> Result<()> {
-    let text = match form {
-        FileForm::Svg => map.to_svg(),
-        FileForm::Html => Report {
-            title: map.title.clone(),
-            date: machine::now(),
-            command: command_line(),
-            machine: machine::facts(),
-            maps: vec![map.clone()],
-            ..Report::default()
-        }
-        .to_html(),
-    };
-    // Where the path is a link or a device, what it stands for is written.
-    fs::write(path, text).map_err(|e| Error::io("write", path, e))
+fn page(map: &SelectionMap) -> String {
+    Report {
+        title: map.title.clone(),
+        date: machine::now(),
+        command: command_line(),
+        machine: machine::facts(),
+        maps: vec![map.clone()],
+        ..Report::default()
+    }
+    .to_html()
 }

@@ -8,7 +8,7 @@ mod recipes;
 mod train;
 
 use crate::cli::{Cli, Command};
-use crate::refusal::WrongOption;
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// More threads than this would only exhaust the system.
@@ -24,24 +24,20 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Recipes(args) => recipes::run(&args),
+        Command::Doctor { json } => doctor::run(json),
+        Command::Recipes { action } => recipes::run(action),
     }
 }
 
 fn set_threads(threads: usize) -> Result<()> {
-    let wrong = match threads {
-        0 => WrongOption::NoThreads,
-        1..=MOST_THREADS => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            return pool
-                .build_global()
-                .map_err(|e| Error::usage("--threads", e));
-        }
-        _ => WrongOption::TooManyThreads {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let set = match threads {
+        0 => Err(Refusal::NoThreads),
+        1..=MOST_THREADS => pool.build_global().map_err(Refusal::Threads),
+        _ => Err(Refusal::TooManyThreads {
             threads,
             most: MOST_THREADS,
-        },
+        }),
     };
-    Err(Error::usage("--threads", wrong))
+    set.map_err(|wrong| Error::refused("--threads", wrong))
 }

@@ -12,26 +12,23 @@ use serpens_nn::MambaLmConfig;
 use serpens_nn::ssm::SsmConfig;
 use serpens_train::TrainConfig;
 
-use crate::refusal::WrongOption;
+use crate::refusal::Refusal;
 use crate::tasks::{TaskConfig, TestConfig};
 use crate::{Error, Result};
 
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../recipes/", $name, ".toml")))),*]
+    };
+}
+
 /// The built-in recipes by name.
-pub const BUILT_IN: [(&str, &str); 5] = [
-    (
-        "induction-heads",
-        include_str!("../../recipes/induction-heads.toml"),
-    ),
-    (
-        "induction-heads-short",
-        include_str!("../../recipes/induction-heads-short.toml"),
-    ),
-    (
-        "selective-copying",
-        include_str!("../../recipes/selective-copying.toml"),
-    ),
-    ("text", include_str!("../../recipes/text.toml")),
-    ("text-130m", include_str!("../../recipes/text-130m.toml")),
+pub const BUILT_IN: [(&str, &str); 5] = built_in![
+    "induction-heads",
+    "induction-heads-short",
+    "selective-copying",
+    "text",
+    "text-130m",
 ];
 
 /// A training run.
@@ -60,13 +57,12 @@ pub struct Recipe {
 /// # Errors
 /// [`Error::UnknownRecipe`], with the most similar name.
 pub fn built_in(name: &str) -> Result<&'static str> {
-    let found = BUILT_IN.iter().find(|(known, _)| *known == name);
-    found
-        .map(|(_, text)| *text)
-        .ok_or_else(|| Error::UnknownRecipe {
-            name: name.to_owned(),
-            nearest: parse::nearest(name, BUILT_IN.iter().map(|(known, _)| *known)),
-        })
+    let found = BUILT_IN.into_iter().find(|(known, _)| *known == name);
+    let text = found.map(|(_, text)| text);
+    text.ok_or_else(|| Error::UnknownRecipe {
+        name: name.to_owned(),
+        nearest: parse::nearest(name, BUILT_IN.map(|(known, _)| known)),
+    })
 }
 
 impl Recipe {
@@ -89,11 +85,11 @@ impl Recipe {
     /// Lets the task read this text.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the task reads none.
+    /// [`Error::Refused`] where the task reads none.
     pub(crate) fn learn_from(&mut self, text: &str) -> Result<()> {
         let task = self.task.name();
         let Some(data) = self.task.settings_mut().data() else {
-            return Err(Error::usage("--data", WrongOption::NoTextTask { task }));
+            return Err(Error::refused("--data", Refusal::NoTextTask(task)));
         };
         *data = Some(text.to_owned());
         Ok(())

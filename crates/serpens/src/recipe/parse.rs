@@ -3,61 +3,45 @@
 use toml::{Table, Value};
 
 use super::{BUILT_IN, Recipe};
-use crate::refusal::WrongChange;
+use crate::refusal::{Refusal, first_line};
 use crate::{Error, Result};
 
 /// The most similar of `known`.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let similarity = |candidate: &&str| strsim::jaro_winkler(name, candidate);
-    known
-        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
-        .unwrap_or_default()
-        .to_owned()
+    let known = known.into_iter();
+    let nearest = known.max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    nearest.unwrap_or_default().to_owned()
 }
 
 pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
+    let explain_text = |error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        explain(format!("{origin}, line {line}"), error)
+    };
     // The text by itself first: its errors have a line.
-    let checked: Result<Recipe, _> = toml::from_str(text);
-    if let Err(error) = checked {
-        let line = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map_or(1, |before| before.matches('\n').count() + 1);
-        return Err(explain(format!("{origin}, line {line}"), error));
-    }
-    let mut table: Table = toml::from_str(text).map_err(|e| explain(origin.into(), e))?;
+    let mut recipe = toml::from_str(text).map_err(explain_text)?;
+    let mut table: Table = toml::from_str(text).map_err(explain_text)?;
     for change in changes {
         let origin = format!("--set {change}");
-        apply(&mut table, change, &origin)?;
-        let changed: Result<Recipe, toml::de::Error> = Value::Table(table.clone()).try_into();
-        changed.map_err(|e| explain(origin, e))?;
+        apply(&mut table, change).map_err(|wrong| Error::refused(&origin, wrong))?;
+        let changed = table.clone().try_into();
+        recipe = changed.map_err(|e| explain(origin, e))?;
     }
-    Value::Table(table)
-        .try_into()
-        .map_err(|e| explain(origin.into(), e))
+    Ok(recipe)
 }
 
 /// Sets the value at a path of keys joined by dots.
-fn apply(table: &mut Table, change: &str, origin: &str) -> Result<()> {
-    let refuse = |source| Error::Change {
-        origin: origin.to_owned(),
-        source,
-    };
-    let Some((path, value)) = change.split_once('=') else {
-        return Err(refuse(WrongChange::NoValue));
-    };
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().unwrap_or_default();
-    let mut place = table;
+fn apply(mut table: &mut Table, change: &str) -> Result<(), Refusal> {
+    let (path, value) = change.split_once('=').ok_or(Refusal::NoValue)?;
+    let mut keys = path.trim().split('.');
+    let last = keys.next_back().unwrap_or_default();
     for key in keys {
-        let next = place
-            .entry(key.to_owned())
-            .or_insert_with(|| Value::Table(Table::new()));
-        place = next
-            .as_table_mut()
-            .ok_or_else(|| refuse(WrongChange::NoTable))?;
+        let below = table.entry(key).or_insert_with(|| Table::new().into());
+        table = below.as_table_mut().ok_or(Refusal::NoTable)?;
     }
-    place.insert(last.to_owned(), parse_value(value.trim()));
+    table.insert(last.to_owned(), parse_value(value.trim()));
     Ok(())
 }
 
@@ -69,38 +53,34 @@ fn parse_value(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// Makes one line of a deserialiser's message; for unknown names, with the nearest of those it expected.
+/// For unknown names, the nearest of those that the deserialiser expected.
 fn explain(origin: String, source: toml::de::Error) -> Error {
-    let line = source.message().lines().next().unwrap_or_default();
-    let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+    let line = first_line(&source);
     let what = match line {
         line if line.starts_with("unknown field") => "key",
         line if line.starts_with("unknown variant") => "value",
-        _ => "",
+        _ => return Error::refused(origin, Box::new(source)),
     };
-    match quoted.split_first() {
-        Some((key, known)) if !what.is_empty() && !known.is_empty() => Error::UnknownKey {
-            origin,
-            what,
-            key: (*key).to_owned(),
-            nearest: Some(*key)
-                .filter(|_| what == "key")
-                .and_then(elsewhere)
-                .unwrap_or_else(|| nearest(key, known.iter().copied())),
-        },
-        _ => Error::Recipe {
-            origin,
-            source: Box::new(source),
-        },
+    let mut quoted = line.split('`').skip(1).step_by(2);
+    let (key, mut known) = (quoted.next().unwrap_or_default(), quoted.peekable());
+    if known.peek().is_none() {
+        return Error::refused(origin, Box::new(source));
     }
+    let other_table = (what == "key").then(|| elsewhere(key)).flatten();
+    let unknown = Refusal::Unknown {
+        what,
+        key: key.to_owned(),
+        nearest: other_table.unwrap_or_else(|| nearest(key, known)),
+    };
+    Error::refused(origin, unknown)
 }
 
 /// The whole path of a key that exists, but in another table than where it was given.
 fn elsewhere(key: &str) -> Option<String> {
-    let recipes = BUILT_IN.iter().map(|(_, text)| *text);
-    let recipes = recipes.filter_map(|text| toml::from_str::<Recipe>(text).ok());
-    let tables = recipes.filter_map(|recipe| Table::try_from(recipe).ok());
-    tables.into_iter().find_map(|table| find(&table, "", key))
+    BUILT_IN.iter().find_map(|(_, text)| {
+        let recipe: Recipe = toml::from_str(text).ok()?;
+        find(&Table::try_from(recipe).ok()?, "", key)
+    })
 }
 
 fn find(table: &Table, path: &str, key: &str) -> Option<String> {

@@ -65,8 +65,12 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
         ("d_state=8", "d_state", "model.block.inner.d_state"),
     ] {
         match with(&[change]) {
-            Err(Error::UnknownKey {
-                key: k, nearest: n, ..
+            Err(Error::Refused {
+                source:
+                    Refusal::Unknown {
+                        key: k, nearest: n, ..
+                    },
+                ..
             }) => {
                 assert_eq!(k, key);
                 assert!(nearest.is_empty() || n == nearest, "{change}: {n}");

@@ -1,13 +1,13 @@
 //! The folder of a run.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serpens_report::Report;
 
 use crate::output::save;
 use crate::recipe::Recipe;
-use crate::refusal::WrongOption;
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// A recipe for the same run.
@@ -35,24 +35,17 @@ impl RunFolder {
     }
 
     fn make_named(out: &Path, name: &str) -> Result<Self> {
-        let mut parts = Path::new(name).components();
-        match (parts.next(), parts.next()) {
-            (Some(Component::Normal(part)), None) if part == name => {}
-            _ => {
-                let name = name.to_owned();
-                return Err(Error::usage("--name", WrongOption::NotAName { name }));
-            }
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            return Err(Error::refused("--name", Refusal::NotAName(name.into())));
         }
         let path = out.join(name);
-        Self::make(out, path.clone())?.ok_or(Error::RunExists { path })
+        Self::make(out, path.clone())?.ok_or(Error::RunExists(path))
     }
 
     fn make_numbered(out: &Path, task: &str) -> Result<Self> {
-        let mut folders =
-            (1_u64..).map(|number| Self::make(out, out.join(format!("{task}-{number}"))));
-        folders
-            .find_map(Result::transpose)
-            .expect("there are fewer folders than numbers")
+        let mut folders = (1_u64..).map(|n| Self::make(out, out.join(format!("{task}-{n}"))));
+        let free = folders.find_map(Result::transpose);
+        free.expect("there are fewer folders than numbers")
     }
 
     /// `None` where something of this name is there already.
@@ -68,20 +61,19 @@ impl RunFolder {
     /// The folder of a run that is there already: this one, or the one of this name in `out`.
     pub(crate) fn find(run: &Path, out: &Path) -> Result<Self> {
         let folders = [run.to_owned(), out.join(run)];
-        let mut found = folders.iter().map(|path| Self { path: path.clone() });
-        found
-            .find(|folder| folder.settings().exists())
-            .ok_or_else(|| Error::usage("--resume", WrongOption::NoRun { folders }))
+        let found = folders.iter().find_map(|path| Self::at(path));
+        found.ok_or_else(|| Error::refused("--resume", Refusal::NoRun(folders)))
     }
 
     /// The folder of a run that `path` is, or lies in: a model's or a twin's folder is part of one.
     pub(crate) fn around(path: &Path) -> Option<Self> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let folders = path.ancestors().take(3);
-        let mut folders = folders.map(|path| Self {
-            path: path.to_owned(),
-        });
-        folders.find(|folder| folder.settings().exists())
+        path.ancestors().take(3).find_map(Self::at)
+    }
+
+    fn at(path: &Path) -> Option<Self> {
+        let path = path.to_owned();
+        Some(Self { path }).filter(|folder| folder.settings().exists())
     }
 
     /// The file of settings, a recipe for the same run.

@@ -28,21 +28,20 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The model by itself, or beside its twin.
-    pub(super) fn all(run: &'a Run) -> Vec<Self> {
-        let job = |model: MambaLmConfig, dir: PathBuf| Self {
-            run,
-            name: model.ssm_name(),
-            model,
-            dir,
-        };
+    pub(super) fn all(run: &'a Run) -> impl Iterator<Item = Self> {
         let dir = &run.folder.path;
-        let mut jobs = vec![job(run.recipe.model.clone(), dir.clone())];
-        jobs.extend(
-            run.recipe
-                .twin_model()
-                .map(|twin| job(twin, dir.join("twin"))),
-        );
-        jobs
+        let twin = run.recipe.twin_model();
+        let twin = twin.map(|twin| (twin, dir.join("twin")));
+        let models = [(run.recipe.model.clone(), dir.clone())];
+        models
+            .into_iter()
+            .chain(twin)
+            .map(move |(model, dir)| Self {
+                run,
+                name: model.ssm_name(),
+                model,
+                dir,
+            })
     }
 
     /// Trains the model, unless that was done before; saves it as `model/`.
@@ -50,45 +49,37 @@ impl<'a> Job<'a> {
         fs::create_dir_all(&self.dir).map_err(|e| Error::io("write", &self.dir, e))?;
         let (saved, metrics) = (self.dir.join("model"), self.dir.join("metrics.jsonl"));
         let newest = newest_checkpoint(&self.dir)?.filter(|_| self.run.resuming);
-        let step = newest.as_ref().map(|(step, _)| *step);
-        if let Some(model) = self.finished_before(&saved, step)? {
-            return Trained::new(self.name, model, &metrics);
-        }
-        let trainer = self.trainer(newest.as_ref().map(|(_, dir)| dir.as_path()))?;
-        let model = self.train_to_the_end(trainer, &metrics)?;
-        checkpoint::save(&model, &saved)?;
+        let model = if self.finished_before(&saved, newest.as_ref().map(|(step, _)| *step)) {
+            let mut model = load(&saved)?;
+            model.to(self.run.compute.device, self.run.compute.precision)?;
+            model
+        } else {
+            let trainer = self.trainer(newest.as_ref().map(|(_, dir)| dir.as_path()))?;
+            let model = self.train_to_the_end(trainer, &metrics)?;
+            checkpoint::save(&model, &saved)?;
+            model
+        };
         Trained::new(self.name, model, &metrics)
     }
 
-    /// The model, where the run that is gone on with had trained it to its last step.
-    fn finished_before(&self, saved: &Path, newest: Option<u64>) -> Result<Option<MambaLm>> {
+    /// Whether the run that is gone on with had trained the model to its last step.
+    fn finished_before(&self, saved: &Path, newest: Option<u64>) -> bool {
         // The weights are the last that is written of a model.
         let whole = saved.join(checkpoint::WEIGHTS_FILE).exists();
         let finished = newest.is_none_or(|step| step >= self.run.recipe.train.steps);
-        if !(self.run.resuming && whole && finished) {
-            return Ok(None);
-        }
-        let mut model = load(saved)?;
-        model.to(self.run.compute.device, self.run.compute.precision)?;
-        Ok(Some(model))
+        self.run.resuming && whole && finished
     }
 
     /// A trainer at the newest checkpoint, or at the beginning.
     fn trainer(&self, newest: Option<&Path>) -> Result<Trainer> {
-        let Run {
-            recipe,
-            task,
-            folder,
-            compute,
-            ..
-        } = self.run;
-        let source = Box::new(Prefetch::new(task.source()?.into(), AHEAD)?);
+        let (run, recipe) = (self.run, &self.run.recipe);
+        let source = Box::new(Prefetch::new(run.task.source(), AHEAD)?);
         let trainer = match newest {
             Some(newest) => {
                 check_loadable(newest)?;
                 let steps = Some(recipe.train.steps);
                 let trainer = Trainer::resume(NextToken, &self.dir, source, steps)?;
-                folder.save_settings(recipe)?;
+                run.folder.save_settings(recipe)?;
                 trainer
             }
             None => {
@@ -96,17 +87,12 @@ impl<'a> Job<'a> {
                 Trainer::new(NextToken, model, source, recipe.train.clone())?
             }
         };
-        Ok(trainer.on(*compute)?)
+        Ok(trainer.on(run.compute)?)
     }
 
     fn train_to_the_end(&self, mut trainer: Trainer, metrics: &Path) -> Result<MambaLm> {
-        let Run {
-            task,
-            compute,
-            mode,
-            ..
-        } = self.run;
-        let progress = Progress::new(*mode, self.name, &**task, compute.device);
+        let (run, task) = (self.run, &*self.run.task);
+        let progress = Progress::new(run.mode, self.name, task, run.compute.device);
         let mut heard_by = (progress, JsonLines::open(metrics, trainer.step())?);
         let mut validation = task.validation();
         let outcome = trainer.run(serpens_train::Run {
@@ -117,7 +103,7 @@ impl<'a> Job<'a> {
         })?;
         heard_by.0.finish();
         match outcome.interrupted {
-            true => Err(self.run.interrupted(outcome.step)),
+            true => Err(run.interrupted(outcome.step)),
             false => Ok(trainer.into_model()),
         }
     }

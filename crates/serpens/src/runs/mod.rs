@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serpens_train::Compute;
 
-use crate::output::{OutputMode, say, tell, text_of};
+use crate::output::{OutputMode, say, tell};
 use crate::recipe::Recipe;
-use crate::tasks::{Results, Task};
+use crate::tasks::{Results, Task, Testing};
 use crate::{Error, Result};
 use job::Job;
 
@@ -39,13 +39,16 @@ impl Run {
     pub(crate) fn go(&self) -> Result<()> {
         stop_on_ctrl_c();
         self.announce()?;
-        let jobs = Job::all(self).into_iter();
-        let trained = jobs.map(|job| job.train()).collect::<Result<Vec<_>>>()?;
-        let go_on = || match STOP.load(Ordering::Relaxed) {
-            false => Ok(()),
-            true => Err(self.interrupted(self.recipe.train.steps)),
-        };
-        let results = self.task.test(&trained, self.mode, &go_on)?;
+        let trained = Job::all(self).map(|job| job.train());
+        let trained = trained.collect::<Result<Vec<_>>>()?;
+        let results = self.task.test(&Testing {
+            models: &trained,
+            mode: self.mode,
+            go_on: &|| match STOP.load(Ordering::Relaxed) {
+                false => Ok(()),
+                true => Err(self.interrupted(self.recipe.train.steps)),
+            },
+        })?;
         self.folder.save_report(&self.report(&trained, &results)?)?;
         self.finish(&results)
     }
@@ -67,7 +70,7 @@ impl Run {
         } = self.compute;
         let event = serde_json::json!({
             "event": "run",
-            "run": text_of(&self.folder.path),
+            "run": self.folder.path.to_string_lossy(),
             "device": device.to_string(),
             "precision": precision,
             "recompute": recompute,
@@ -83,9 +86,9 @@ impl Run {
         match self.mode {
             OutputMode::Json => say(&serde_json::json!({
                 "event": "finished",
-                "run": text_of(&self.folder.path),
-                "model": text_of(&model),
-                "report": text_of(&report),
+                "run": self.folder.path.to_string_lossy(),
+                "model": model.to_string_lossy(),
+                "report": report.to_string_lossy(),
                 "table": { "header": results.table.header, "rows": results.table.rows },
             })
             .to_string()),

@@ -1,6 +1,6 @@
 //! The report of a run.
 
-use serpens_report::{LineChart, Report, SelectionMap};
+use serpens_report::{LineChart, Report};
 
 use super::Run;
 use crate::Result;
@@ -8,8 +8,11 @@ use crate::compute;
 use crate::machine;
 use crate::output::{command_line, duration};
 use crate::selection::{Sample, selection_map};
-use crate::tasks::{Results, Showcase};
+use crate::tasks::Results;
 use crate::trained::{Trained, chart, series};
+
+/// Characters of a text whose selection is shown.
+const SHOWN: usize = 96;
 
 impl Run {
     pub(super) fn report(&self, trained: &[Trained], results: &Results) -> Result<Report> {
@@ -17,7 +20,19 @@ impl Run {
         figures.extend(self.task.curves(trained));
         let speed = series(trained, |line| line.tokens_per_second);
         figures.push(chart("Speed", "tokens per second", speed));
-        let Showcase { sample, texts } = self.task.showcase(trained)?;
+        let texts = self.task.texts(trained)?;
+        let beginning = |(_, text): &(String, String)| {
+            let shown: String = text.chars().take(SHOWN).collect();
+            Sample::text(&shown)
+        };
+        let sample = self.recipe.task.settings().sample()?;
+        let mut maps = Vec::new();
+        if let Some(sample) = sample.or_else(|| texts.first().map(beginning)) {
+            for Trained { name, model, .. } in trained {
+                let title = format!("What {name} selects");
+                maps.extend(selection_map(model, &sample, title)?);
+            }
+        }
         let path = self.folder.path.display();
         Ok(Report {
             title: format!("{}: {path}", self.recipe.task.name()),
@@ -25,7 +40,7 @@ impl Run {
             date: machine::now(),
             figures,
             tables: vec![results.table.clone()],
-            maps: maps(trained, &sample)?,
+            maps,
             texts,
             command: command_line(),
             machine: self.facts(trained),
@@ -38,21 +53,9 @@ impl Run {
         let mut facts = machine::facts();
         facts.extend(compute::facts(&self.compute));
         facts.extend(trained.iter().map(|model| {
-            let time = duration(model.seconds());
-            (format!("training {}", model.name), time)
+            let seconds = model.steps.last().map_or(0.0, |line| line.seconds);
+            (format!("training {}", model.name), duration(seconds))
         }));
         facts
     }
-}
-
-/// The selection map of each selective model.
-fn maps(trained: &[Trained], sample: &Sample) -> Result<Vec<SelectionMap>> {
-    let mut maps = Vec::new();
-    for model in trained {
-        if let Some(mut map) = selection_map(&model.model, sample)? {
-            map.title = format!("What {} selects", model.name);
-            maps.push(map);
-        }
-    }
-    Ok(maps)
 }

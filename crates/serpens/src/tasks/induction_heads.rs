@@ -1,6 +1,7 @@
 //! Induction heads: find what followed the special token the first time, however long ago that was.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serpens_data::{InductionHeads, Source};
 use serpens_nn::MambaLm;
@@ -8,8 +9,7 @@ use serpens_report::{LineChart, Scale, Series, Table, grouped};
 use serpens_train::evaluate;
 
 use super::results::{Results, percent};
-use super::{Showcase, Task, TaskSettings, TestConfig};
-use crate::output::OutputMode;
+use super::{Task, TaskSettings, TestConfig, Testing};
 use crate::selection::Sample;
 use crate::trained::Trained;
 use crate::{Error, Result};
@@ -33,7 +33,22 @@ impl TaskSettings for InductionHeadsConfig {
     }
 
     fn sample(&self) -> Result<Option<Sample>> {
-        sample(&InductionHeads::new(self.clone())?).map(Some)
+        let task = InductionHeads::new(self.clone())?;
+        let ids = task.evaluation_batch(1, SAMPLE_LENGTH, 0)?.inputs;
+        let special = task.special();
+        let name = |&id: &u32| match id == special {
+            true => "S".to_owned(),
+            false => id.to_string(),
+        };
+        // The special token, what follows it, and the question at the end.
+        let stands_out = |t: usize| ids[t] == special || (t > 0 && ids[t - 1] == special);
+        Ok(Some(Sample {
+            names: ids.iter().map(name).collect(),
+            highlight: (0..SAMPLE_LENGTH).map(stands_out).collect(),
+            ids,
+            about: "an induction-heads sequence: S is the special token, and the answer follows it"
+                .into(),
+        }))
     }
 
     fn open(&self, _seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
@@ -44,7 +59,7 @@ impl TaskSettings for InductionHeadsConfig {
                 lengths: tests.lengths.clone(),
                 ..self.clone()
             });
-            tested.map_err(|e| Error::setting("evaluate.lengths", e))?;
+            tested.map_err(|e| Error::refused("evaluate.lengths", e))?;
         }
         Ok(Box::new(Induction {
             data,
@@ -59,24 +74,6 @@ fn longest(config: &InductionHeadsConfig) -> usize {
     config.lengths.iter().copied().max().unwrap_or_default()
 }
 
-/// A sequence in which the special token, what follows it, and the question at the end stand out.
-fn sample(task: &InductionHeads) -> Result<Sample> {
-    let ids = task.evaluation_batch(1, SAMPLE_LENGTH, 0)?.inputs;
-    let special = task.special();
-    let name = |&id: &u32| match id == special {
-        true => "S".to_owned(),
-        false => id.to_string(),
-    };
-    let stands_out = |t: usize| ids[t] == special || (t > 0 && ids[t - 1] == special);
-    Ok(Sample {
-        names: ids.iter().map(name).collect(),
-        highlight: (0..SAMPLE_LENGTH).map(stands_out).collect(),
-        ids,
-        about: "an induction-heads sequence: S is the special token, and the answer follows it"
-            .into(),
-    })
-}
-
 struct Induction {
     data: InductionHeads,
     /// The longest training sequence.
@@ -87,51 +84,39 @@ struct Induction {
 }
 
 impl Task for Induction {
-    fn source(&self) -> Result<Box<dyn Source>> {
-        Ok(Box::new(self.data.clone()))
+    fn source(&self) -> Arc<dyn Source> {
+        Arc::new(self.data.clone())
     }
 
-    fn test(
-        &self,
-        trained: &[Trained],
-        mode: OutputMode,
-        go_on: &dyn Fn() -> Result<()>,
-    ) -> Result<Results> {
-        let mut accuracies: Vec<Vec<f64>> = Vec::new();
-        for model in trained {
-            let mut row = Vec::new();
+    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
+        let mut accuracies = Vec::new();
+        for Trained { name, model, .. } in testing.models {
+            let mut points = Vec::new();
             for &length in &self.tests.lengths {
-                go_on()?;
-                let accuracy = self.accuracy(&model.model, length)?;
-                announce(model.name, length, accuracy, mode)?;
-                row.push(accuracy);
+                (testing.go_on)()?;
+                let accuracy = self.accuracy(model, length)?;
+                let event = serde_json::json!({
+                    "event": "tested", "model": name, "length": length, "accuracy": accuracy,
+                });
+                let (at, share) = (grouped(length), percent(accuracy));
+                let line = format!("{name}: length {at}: {share}");
+                testing.mode.announce(&line, &event)?;
+                points.push((length as f64, accuracy));
             }
-            accuracies.push(row);
+            accuracies.push(Series {
+                name: (*name).to_owned(),
+                points,
+            });
         }
         Ok(Results {
-            table: self.table(trained, &accuracies),
-            sentence: self.sentence(trained, &accuracies),
-            figure: Some(self.figure(trained, &accuracies)),
-        })
-    }
-
-    fn showcase(&self, _trained: &[Trained]) -> Result<Showcase> {
-        Ok(Showcase {
-            sample: sample(&self.data)?,
-            texts: Vec::new(),
+            table: self.table(&accuracies),
+            sentence: self.sentence(&accuracies),
+            figure: Some(self.figure(accuracies)),
         })
     }
 }
 
-/// One accuracy, as soon as it is known.
-fn announce(model: &str, length: usize, accuracy: f64, mode: OutputMode) -> Result<()> {
-    let event = serde_json::json!({
-        "event": "tested", "model": model, "length": length, "accuracy": accuracy,
-    });
-    let (length, share) = (grouped(length), percent(accuracy));
-    mode.announce(&format!("{model}: length {length}: {share}"), &event)
-}
-
+/// A model's accuracies are a series over the tests' lengths.
 impl Induction {
     fn accuracy(&self, model: &MambaLm, length: usize) -> Result<f64> {
         let tests = &self.tests;
@@ -143,11 +128,11 @@ impl Induction {
         Ok(evaluate::accuracy(model, batches, tests.chunk)?)
     }
 
-    fn table(&self, trained: &[Trained], accuracies: &[Vec<f64>]) -> Table {
+    fn table(&self, accuracies: &[Series]) -> Table {
         let tests = &self.tests;
-        let names = trained.iter().map(|model| model.name.to_owned());
+        let names = accuracies.iter().map(|model| model.name.clone());
         let rows = tests.lengths.iter().enumerate().map(|(i, length)| {
-            let cells = accuracies.iter().map(|row| percent(row[i]));
+            let cells = accuracies.iter().map(|model| percent(model.points[i].1));
             std::iter::once(grouped(*length)).chain(cells).collect()
         });
         Table {
@@ -166,7 +151,7 @@ impl Induction {
     }
 
     /// What holds beyond the training length, or within it where nothing else is tested.
-    fn sentence(&self, trained: &[Trained], accuracies: &[Vec<f64>]) -> String {
+    fn sentence(&self, accuracies: &[Series]) -> String {
         let (lengths, longest) = (&self.tests.lengths, self.longest);
         if lengths.is_empty() {
             return format!(
@@ -175,38 +160,30 @@ impl Induction {
         }
         let beyond = lengths.iter().any(|&length| length > longest);
         let place = if beyond { "beyond it" } else { "within it" };
-        let parts = trained.iter().zip(accuracies).map(|(model, row)| {
-            let tested = lengths.iter().zip(row);
-            let tested = tested.filter(|&(&length, _)| !beyond || length > longest);
+        let outcome = |Series { name, points }: &Series| {
+            let tested = points
+                .iter()
+                .filter(|(x, _)| !beyond || *x > longest as f64);
             let tested: Vec<f64> = tested.map(|(_, accuracy)| *accuracy).collect();
-            match tested.iter().all(|&accuracy| accuracy >= 0.99) {
-                true => format!("{} answers right at every length tested", model.name),
-                false => {
-                    let mean = tested.iter().sum::<f64>() / tested.len() as f64;
-                    format!("{} is right in {}", model.name, percent(mean))
-                }
+            if tested.iter().all(|&accuracy| accuracy >= 0.99) {
+                return format!("{name} answers right at every length tested");
             }
-        });
-        let parts: Vec<String> = parts.collect();
-        let parts = parts.join(", ");
-        format!("Trained at length {longest} or less; {place}, {parts}.")
+            let mean = tested.iter().sum::<f64>() / tested.len() as f64;
+            format!("{name} is right in {}", percent(mean))
+        };
+        let outcomes: Vec<String> = accuracies.iter().map(outcome).collect();
+        let outcomes = outcomes.join(", ");
+        format!("Trained at length {longest} or less; {place}, {outcomes}.")
     }
 
-    fn figure(&self, trained: &[Trained], accuracies: &[Vec<f64>]) -> LineChart {
-        let series = trained.iter().zip(accuracies).map(|(model, row)| {
-            let points = self.tests.lengths.iter().zip(row);
-            Series {
-                name: model.name.to_owned(),
-                points: points.map(|(&x, &y)| (x as f64, y)).collect(),
-            }
-        });
+    fn figure(&self, series: Vec<Series>) -> LineChart {
         LineChart {
             title: "Accuracy against length".into(),
             x_label: "sequence length".into(),
             y_label: "accuracy, %".into(),
             x_scale: Scale::Log2,
             y_range: Some((0.0, 1.0)),
-            series: series.collect(),
+            series,
             reference_lines: vec![("chance".into(), self.chance)],
             ..LineChart::default()
         }

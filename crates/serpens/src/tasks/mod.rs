@@ -6,6 +6,7 @@ mod selective_copying;
 mod text;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serpens_data::Source;
@@ -113,7 +114,7 @@ pub(crate) trait TaskSettings {
     /// Rows and tokens of each of the largest batch.
     fn largest_batch(&self) -> [usize; 2];
 
-    /// A sequence of the task, if it makes any by itself.
+    /// A sequence of the task to show what models select in, if it makes any by itself.
     fn sample(&self) -> Result<Option<Sample>> {
         Ok(None)
     }
@@ -127,8 +128,8 @@ pub(crate) trait TaskSettings {
 
 /// A task with its data.
 pub(crate) trait Task {
-    /// The training batches, from the first.
-    fn source(&self) -> Result<Box<dyn Source>>;
+    /// The training batches.
+    fn source(&self) -> Arc<dyn Source>;
 
     /// What tells how good a model is while it is trained, if anything does.
     fn validation(&self) -> Option<Box<Evaluate<'_, MambaLm>>> {
@@ -157,22 +158,19 @@ pub(crate) trait Task {
         ]
     }
 
-    /// Tests every model; `go_on` is asked before each share of the work.
-    fn test(
-        &self,
-        trained: &[Trained],
-        mode: OutputMode,
-        go_on: &dyn Fn() -> Result<()>,
-    ) -> Result<Results>;
+    /// Tests every model.
+    fn test(&self, testing: &Testing<'_>) -> Result<Results>;
 
-    /// A sequence to show what models select in.
-    fn showcase(&self, trained: &[Trained]) -> Result<Showcase>;
+    /// Texts for the report, with their headings.
+    fn texts(&self, _trained: &[Trained]) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
 }
 
-/// What a report shows of a task.
-pub(crate) struct Showcase {
-    /// A sequence to draw what models select in.
-    pub(crate) sample: Sample,
-    /// Texts with their headings.
-    pub(crate) texts: Vec<(String, String)>,
+/// The test of a run's models.
+pub(crate) struct Testing<'a> {
+    pub(crate) models: &'a [Trained],
+    pub(crate) mode: OutputMode,
+    /// Asked before each share of the work; fails where the run was interrupted.
+    pub(crate) go_on: &'a dyn Fn() -> Result<()>,
 }

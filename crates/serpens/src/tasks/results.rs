@@ -3,8 +3,8 @@
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Table};
 
+use super::Testing;
 use crate::Result;
-use crate::trained::Trained;
 
 /// The end of a run: a table, and a figure where it helps.
 pub(crate) struct Results {
@@ -15,16 +15,15 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// A figure of each model, which `test` finds out; `go_on` is asked before each. The table has no rows yet.
+    /// A figure of each model, which `test` finds out. The table has no rows yet.
     pub(super) fn one_each(
-        trained: &[Trained],
-        go_on: &dyn Fn() -> Result<()>,
+        testing: &Testing<'_>,
         mut table: Table,
         outcome: &str,
         test: impl Fn(&MambaLm) -> Result<String>,
     ) -> Result<Self> {
-        for model in trained {
-            go_on()?;
+        for model in testing.models {
+            (testing.go_on)()?;
             let row = vec![model.name.to_owned(), test(&model.model)?];
             table.rows.push(row);
         }

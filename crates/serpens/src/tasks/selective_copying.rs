@@ -1,17 +1,16 @@
 //! Selective copying: repeat the data, leave out the noise.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serpens_data::{SelectiveCopying, Source};
 use serpens_report::Table;
 use serpens_train::evaluate;
 
 use super::results::{Results, percent};
-use super::{READ_LENGTH, Showcase, Task, TaskSettings, TestConfig};
+use super::{READ_LENGTH, Task, TaskSettings, TestConfig, Testing};
 use crate::Result;
-use crate::output::OutputMode;
 use crate::selection::Sample;
-use crate::trained::Trained;
 
 pub(super) use serpens_data::SelectiveCopyingConfig;
 
@@ -29,7 +28,22 @@ impl TaskSettings for SelectiveCopyingConfig {
     }
 
     fn sample(&self) -> Result<Option<Sample>> {
-        Ok(Some(sample(&SelectiveCopying::new(self.clone())?)))
+        let task = SelectiveCopying::new(self.clone())?;
+        let batch = task.evaluation_batch(0);
+        let ids = batch.inputs[..batch.length].to_vec();
+        let (noise, query) = (task.noise(), task.query());
+        let name = |id: &u32| match *id {
+            id if id == noise => "·".to_owned(),
+            id if id == query => "?".to_owned(),
+            id => id.to_string(),
+        };
+        Ok(Some(Sample {
+            names: ids.iter().map(name).collect(),
+            highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
+            ids,
+            about: "a selective-copying sequence (· is noise, ? asks for the next data token)"
+                .into(),
+        }))
     }
 
     fn open(&self, _seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
@@ -47,50 +61,20 @@ struct Copying {
 }
 
 impl Task for Copying {
-    fn source(&self) -> Result<Box<dyn Source>> {
-        Ok(Box::new(self.data.clone()))
+    fn source(&self) -> Arc<dyn Source> {
+        Arc::new(self.data.clone())
     }
 
-    fn test(
-        &self,
-        trained: &[Trained],
-        _mode: OutputMode,
-        go_on: &dyn Fn() -> Result<()>,
-    ) -> Result<Results> {
+    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
         let table = Table {
             title: "Accuracy on new sequences".into(),
             header: vec!["model".into(), "accuracy".into()],
             rows: Vec::new(),
             caption: "The share of the data tokens that are repeated in their order.".into(),
         };
-        Results::one_each(trained, go_on, table, "Answers right", |model| {
+        Results::one_each(testing, table, "Answers right", |model| {
             let batches = (0..self.batches).map(|index| Ok(self.data.evaluation_batch(index)));
             Ok(percent(evaluate::accuracy(model, batches, READ_LENGTH)?))
         })
-    }
-
-    fn showcase(&self, _trained: &[Trained]) -> Result<Showcase> {
-        Ok(Showcase {
-            sample: sample(&self.data),
-            texts: Vec::new(),
-        })
-    }
-}
-
-/// A sequence in which the data stand out.
-fn sample(task: &SelectiveCopying) -> Sample {
-    let batch = task.evaluation_batch(0);
-    let ids = batch.inputs[..batch.length].to_vec();
-    let (noise, query) = (task.noise(), task.query());
-    let name = |id: &u32| match *id {
-        id if id == noise => "·".to_owned(),
-        id if id == query => "?".to_owned(),
-        id => id.to_string(),
-    };
-    Sample {
-        names: ids.iter().map(name).collect(),
-        highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
-        ids,
-        about: "a selective-copying sequence (· is noise, ? asks for the next data token)".into(),
     }
 }

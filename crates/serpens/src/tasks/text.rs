@@ -2,9 +2,8 @@
 
 use std::f64::consts::LN_2;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serpens_data::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Source, Split};
 use serpens_nn::MambaLm;
@@ -12,11 +11,9 @@ use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate};
 
-use super::{READ_LENGTH, Results, Showcase, Task, TaskSettings, TestConfig};
+use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Testing};
 use crate::continuation::continue_text;
-use crate::output::OutputMode;
-use crate::refusal::{WrongOption, WrongSetting};
-use crate::selection::Sample;
+use crate::refusal::Refusal;
 use crate::trained::{Trained, chart, series};
 use crate::{Error, Result};
 
@@ -24,8 +21,6 @@ use crate::{Error, Result};
 const READ_ROWS: usize = 8;
 /// Bytes of a sample of text.
 const SAMPLE_BYTES: usize = 600;
-/// Characters of it whose selection is shown.
-const SHOWN: usize = 96;
 /// The name of what is told of held-out text.
 const BITS: &str = "bits_per_byte";
 
@@ -72,7 +67,7 @@ impl TaskSettings for TextConfig {
 
     fn open(&self, seed: u64, _tests: &TestConfig) -> Result<Box<dyn Task>> {
         let Some(data) = &self.data else {
-            return Err(Error::usage("--data", WrongOption::NoText));
+            return Err(Error::refused("--data", Refusal::NoText));
         };
         let corpus = ByteCorpus::open(data)?.with_validation_fraction(self.validation)?;
         let config = ByteSourceConfig {
@@ -82,7 +77,7 @@ impl TaskSettings for TextConfig {
         };
         let source = ByteSource::new(&corpus, config)?;
         if self.prompt.is_empty() {
-            return Err(Error::setting("task.prompt", WrongSetting::Empty));
+            return Err(Error::refused("task.prompt", Refusal::Empty));
         }
         let prompt = self.prompt.clone();
         let text = Text {
@@ -115,20 +110,19 @@ impl Text {
             top_p: 0.95,
             ..SampleOptions::default()
         })?;
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut bytes = Vec::new();
-        continue_text(model, self.prompt.as_bytes(), SAMPLE_BYTES, |logits| {
-            let byte = sampler.sample(logits, &[], &mut rng)? as u8;
+        let prompt = self.prompt.as_bytes();
+        continue_text(model, prompt, SAMPLE_BYTES, &mut sampler, 0, |byte| {
             bytes.push(byte);
-            Ok(Some(byte))
+            Ok(true)
         })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
 impl Task for Text {
-    fn source(&self) -> Result<Box<dyn Source>> {
-        Ok(Box::new(self.source.clone()))
+    fn source(&self) -> Arc<dyn Source> {
+        Arc::new(self.source.clone())
     }
 
     fn validation(&self) -> Option<Box<Evaluate<'_, MambaLm>>> {
@@ -162,12 +156,7 @@ impl Task for Text {
         vec![chart("Bits per byte", "bits per byte", all)]
     }
 
-    fn test(
-        &self,
-        trained: &[Trained],
-        _mode: OutputMode,
-        go_on: &dyn Fn() -> Result<()>,
-    ) -> Result<Results> {
+    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
         let held_out = grouped(self.corpus.split_bytes(Split::Validation));
         let table = Table {
             title: "Held-out text".into(),
@@ -178,19 +167,15 @@ impl Task for Text {
             ),
         };
         let outcome = "Bits per byte on held-out text";
-        Results::one_each(trained, go_on, table, outcome, |model| {
+        Results::one_each(testing, table, outcome, |model| {
             let bits = evaluate::bits_per_byte(model, self.held_out()?)?;
             Ok(format!("{bits:.3}"))
         })
     }
 
-    fn showcase(&self, trained: &[Trained]) -> Result<Showcase> {
-        let first = trained.first();
-        let text = first.map_or(Ok(String::new()), |first| self.written_by(&first.model))?;
-        let shown: String = text.chars().take(SHOWN).collect();
-        Ok(Showcase {
-            sample: Sample::text(&shown),
-            texts: vec![("A sample".to_owned(), text)],
-        })
+    fn texts(&self, trained: &[Trained]) -> Result<Vec<(String, String)>> {
+        let first = trained.iter().take(1);
+        let texts = first.map(|first| Ok(("A sample".into(), self.written_by(&first.model)?)));
+        texts.collect()
     }
 }

@@ -14,7 +14,7 @@ use serpens_core::Device;
 
 use crate::compute::ComputeArgs;
 use crate::output::say;
-use crate::refusal::WrongOption;
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 use gpu::Shapes;
 use table::{Row, Table};
@@ -69,7 +69,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 fn on_cpu(args: &BenchArgs, report: &mut Report) -> Result<()> {
-    let only_on_gpu = |option| Error::usage(option, WrongOption::MeasuredOnGpu);
+    let only_on_gpu = |option| Error::refused(option, Refusal::MeasuredOnGpu);
     if let Some(option) = args.shapes.given() {
         return Err(only_on_gpu(option));
     }
@@ -98,7 +98,7 @@ fn on_cpu(args: &BenchArgs, report: &mut Report) -> Result<()> {
 }
 
 fn on_gpu(args: &BenchArgs, device: Device, report: &mut Report) -> Result<()> {
-    let bench = gpu::Bench::new(device, args.quick, &args.shapes, args.compute.precision())?;
+    let bench = gpu::Bench::new(device, args.quick, &args.shapes, args.compute.precision)?;
     report.add(bench.limits()?)?;
     for work in Work::value_variants() {
         if args.what.is_empty() || args.what.contains(work) {
