@@ -1,61 +1,107 @@
-//! The machine's own limits: matrix products and memory.
+//! The machine's own limits: memory and matrix products.
 
-use serpens_core::{Mat, MatMut};
-use serpens_ops::linear::cpu as linear;
+use serpens_core::{DType, Device, Tensor, Var, cuda};
+use serpens_nn::Precision;
+use serpens_ops::linear::linear;
 
-use super::{Row, Table, Timer, with_threads};
-use crate::machine;
+use super::cases::values;
+use super::{Clock, Row, Table, with_threads};
+use crate::Result;
+use crate::machine::read_bandwidth;
 
-/// What the machine can do.
+/// What the machine does at its best.
 pub(super) struct Machine {
-    /// Threads in use.
-    pub(super) threads: usize,
-    /// f32 GFLOP/s of matrix products on one thread.
-    gemm_one: f64,
-    /// f32 GFLOP/s of matrix products on all threads.
-    pub(super) gemm_all: f64,
-    /// GB/s read from memory by all threads.
-    pub(super) read: f64,
+    /// Bytes per second: that all threads read, or that a card's copy reads and writes together.
+    pub(super) memory: f64,
+    /// Operations per second of matrix products, of the processor by all threads.
+    products: Vec<(Precision, f64)>,
 }
 
-/// (rows, inputs, outputs) of the product that is taken for the peak: a projection of the 130m model.
-const PEAK: (usize, usize, usize) = (2048, 768, 3072);
-
-pub(super) fn measure(timer: Timer) -> Machine {
-    let threads = rayon::current_num_threads();
-    let (rows, inputs, outputs) = PEAK;
-    let x = vec![0.5_f32; rows * inputs];
-    let w = vec![0.25_f32; outputs * inputs];
-    let mut y = vec![0.0_f32; rows * outputs];
-    let mut product = |threads: usize| {
-        let seconds = with_threads(threads, || {
-            timer.seconds(|| {
-                let out = MatMut::dense(&mut y, outputs);
-                linear::forward(Mat::dense(&x, inputs), &w, None, out);
-            })
-        });
-        2.0 * (rows * inputs * outputs) as f64 / seconds / 1e9
-    };
-    Machine {
-        threads,
-        gemm_one: product(1),
-        gemm_all: product(threads),
-        read: machine::read_bandwidth(timer.runs),
-    }
-}
+/// Rows, inputs and outputs of the processor's product: a projection of the 130m model.
+const PROJECTION: [usize; 3] = [2048, 768, 3072];
+/// Those of a card's.
+const SQUARE: [usize; 3] = [8192; 3];
+/// Bytes that a card copies, far more than any cache holds.
+const COPIED: usize = 1 << 30;
 
 impl Machine {
-    pub(super) fn table(&self) -> Table {
-        let (rows, inputs, outputs) = PEAK;
-        let work = format!("matrix product {rows}×{inputs}×{outputs}, f32");
-        let all = format!("{} threads", self.threads);
-        Table {
-            title: "This machine",
-            rows: vec![
-                Row::new(format!("{work}, one thread"), self.gemm_one, "GFLOP/s"),
-                Row::new(format!("{work}, {all}"), self.gemm_all, "GFLOP/s"),
-                Row::new(format!("reading memory, {all}"), self.read, "GB/s"),
-            ],
+    /// The machine, and the table of it.
+    pub(super) fn measure(clock: &Clock) -> Result<(Self, Table)> {
+        match clock.device {
+            Device::Cpu => Self::processor(clock),
+            Device::Cuda(_) => Self::card(clock),
         }
     }
+
+    fn processor(clock: &Clock) -> Result<(Self, Table)> {
+        let threads = rayon::current_num_threads();
+        let product =
+            |threads| with_threads(threads, || product(clock, PROJECTION, Precision::F32));
+        let (one, all) = (product(1)?, product(threads)?);
+        let memory = 1e9 * read_bandwidth(clock.runs);
+        let work = format!("{}, f32", sizes(PROJECTION));
+        let by_all = format!("{threads} threads");
+        let table = Table {
+            title: "This machine",
+            rows: vec![
+                Row::new(format!("{work}, one thread"), one / 1e9, "GFLOP/s"),
+                Row::new(format!("{work}, {by_all}"), all / 1e9, "GFLOP/s"),
+                Row::new(format!("reading memory, {by_all}"), memory / 1e9, "GB/s"),
+            ],
+        };
+        let products = vec![(Precision::F32, all)];
+        Ok((Self { memory, products }, table))
+    }
+
+    fn card(clock: &Clock) -> Result<(Self, Table)> {
+        let name = &cuda::properties(clock.device)?.name;
+        let mut products = Vec::new();
+        for precision in [Precision::Bf16, Precision::F32, Precision::Tf32] {
+            products.push((precision, product(clock, SQUARE, precision)?));
+        }
+        let memory = copy(clock)?;
+        let copied = format!("{name}: copying {} MiB", COPIED >> 20);
+        let mut rows = vec![Row::new(copied, memory / 1e9, "GB/s")];
+        rows.extend(products.iter().map(|(precision, rate)| {
+            let work = format!("{}, {precision}", sizes(SQUARE));
+            Row::new(work, rate / 1e12, "TFLOP/s")
+        }));
+        let table = Table {
+            title: "This card: bytes read and written, operations in products",
+            rows,
+        };
+        Ok((Self { memory, products }, table))
+    }
+
+    /// Operations per second of matrix products in this precision.
+    pub(super) fn products(&self, precision: Precision) -> f64 {
+        let mut products = self.products.iter();
+        let found = products.find(|(measured, _)| *measured == precision);
+        found.expect("every precision of the device was measured").1
+    }
+}
+
+fn sizes([rows, inputs, outputs]: [usize; 3]) -> String {
+    format!("matrix product {rows}×{inputs}×{outputs}")
+}
+
+fn copy(clock: &Clock) -> Result<f64> {
+    let from = Tensor::zeros([COPIED / 4], DType::F32, clock.device)?;
+    let seconds = clock.seconds(|| {
+        // A shared tensor is copied before it is written to.
+        let mut to = from.clone();
+        to.view_mut().map(drop)
+    })?;
+    Ok(2.0 * COPIED as f64 / seconds)
+}
+
+fn product(clock: &Clock, sizes: [usize; 3], precision: Precision) -> Result<f64> {
+    let [rows, inputs, outputs] = sizes;
+    let matrix = |shape: [usize; 2], seed| -> Result<Var> {
+        Ok(values(shape, seed, precision.activations(), clock.device)?.into())
+    };
+    let (x, weight) = (matrix([rows, inputs], 1)?, matrix([outputs, inputs], 2)?);
+    let products = precision.products();
+    let seconds = clock.seconds(|| linear(&x, &weight, None, products).map(drop))?;
+    Ok(2.0 * (rows * inputs * outputs) as f64 / seconds)
 }

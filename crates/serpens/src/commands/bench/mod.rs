@@ -1,22 +1,26 @@
 //! `serpens bench`: what this machine can do, and how near to it the operations and models come.
 
-mod gpu;
+mod block;
+mod cases;
+mod clock;
+mod conv;
 mod machine;
-mod models;
+mod prompt;
+mod published;
 mod scan;
 mod table;
+mod train;
 
-use std::convert::Infallible;
-use std::time::Instant;
-
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serpens_core::Device;
 
 use crate::compute::ComputeArgs;
 use crate::output::say;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
-use gpu::Shapes;
+use cases::{Bench, Shapes};
+use clock::Clock;
+use machine::Machine;
 use table::{Row, Table};
 
 /// Arguments of `serpens bench`.
@@ -51,106 +55,73 @@ enum Work {
     Prompt,
 }
 
+/// A table, and what it is of.
+type Measurement = (Work, fn(&Bench<'_>) -> Result<Table>);
+
+const ON_PROCESSOR: &[Measurement] = &[
+    (Work::Scan, scan::throughput),
+    (Work::Scan, scan::by_length),
+    (Work::Train, train::on_processor),
+    (Work::Prompt, prompt::on_processor),
+];
+
+const ON_GPU: &[Measurement] = &[
+    (Work::Scan, scan::on_gpu),
+    (Work::Conv, conv::on_gpu),
+    (Work::Block, block::on_gpu),
+    (Work::Train, train::on_gpu),
+    (Work::Prompt, prompt::on_gpu),
+];
+
 /// Runs the benchmarks and prints their tables.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let device = args.compute.resolve()?.device;
-    let mut report = Report {
-        json: args.json,
-        tables: Vec::new(),
+    let compute = args.compute.resolve()?;
+    let device = compute.device;
+    let (measurements, runs) = match (device, args.quick) {
+        (Device::Cpu, quick) => (ON_PROCESSOR, if quick { 3 } else { 9 }),
+        (Device::Cuda(_), quick) => (ON_GPU, if quick { 5 } else { 25 }),
     };
-    match device {
-        Device::Cpu => on_cpu(args, &mut report)?,
-        Device::Cuda(_) => on_gpu(args, device, &mut report)?,
+    if device == Device::Cpu {
+        refuse_what_needs_a_gpu(args)?;
     }
-    if args.json {
-        say(&table::to_json(&report.tables, device))?;
-    }
-    Ok(())
-}
-
-fn on_cpu(args: &BenchArgs, report: &mut Report) -> Result<()> {
-    let only_on_gpu = |option| Error::refused(option, Refusal::MeasuredOnGpu);
-    if let Some(option) = args.shapes.given() {
-        return Err(only_on_gpu(option));
-    }
-    for (work, name) in [(Work::Conv, "conv"), (Work::Block, "block")] {
-        if args.what.contains(&work) {
-            return Err(only_on_gpu(name));
-        }
-    }
-    let wanted = |work| args.what.is_empty() || args.what.contains(&work);
-    let timer = Timer {
-        runs: if args.quick { 3 } else { 9 },
+    let clock = Clock { device, runs };
+    let (machine, limits) = Machine::measure(&clock)?;
+    let bench = Bench {
+        machine,
+        clock,
+        precision: compute.precision,
+        shapes: &args.shapes,
+        as_published: args.shapes.given().is_none() && args.compute.precision.is_none(),
     };
-    let machine = machine::measure(timer);
-    report.add(machine.table())?;
-    if wanted(Work::Scan) {
-        report.add(scan::throughput(timer, &machine))?;
-        report.add(scan::by_length(timer))?;
-    }
-    if wanted(Work::Train) {
-        report.add(models::train(timer, &machine)?)?;
-    }
-    if wanted(Work::Prompt) {
-        report.add(models::prompt(timer, &machine)?)?;
-    }
-    Ok(())
-}
-
-fn on_gpu(args: &BenchArgs, device: Device, report: &mut Report) -> Result<()> {
-    let bench = gpu::Bench::new(device, args.quick, &args.shapes, args.compute.precision)?;
-    report.add(bench.limits()?)?;
-    for work in Work::value_variants() {
-        if args.what.is_empty() || args.what.contains(work) {
-            report.add(bench.table(*work)?)?;
-        }
-    }
-    Ok(())
-}
-
-/// The tables so far; they are shown as they come, unless all are wanted as one object of JSON.
-struct Report {
-    json: bool,
-    tables: Vec<Table>,
-}
-
-impl Report {
-    fn add(&mut self, table: Table) -> Result<()> {
-        if !self.json {
-            let between = if self.tables.is_empty() { "" } else { "\n" };
+    let mut tables = Vec::new();
+    let mut add = |table: Table| {
+        if !args.json {
+            let between = if tables.is_empty() { "" } else { "\n" };
             say(format!("{between}{table}").trim_end())?;
         }
-        self.tables.push(table);
-        Ok(())
+        tables.push(table);
+        device.release_unused();
+        Ok::<_, Error>(())
+    };
+    add(limits)?;
+    for (work, measure) in measurements {
+        if args.what.is_empty() || args.what.contains(work) {
+            add(measure(&bench)?)?;
+        }
     }
+    if args.json {
+        say(&table::to_json(&tables, device))?;
+    }
+    Ok(())
 }
 
-/// Takes the time of repeated work.
-#[derive(Clone, Copy)]
-struct Timer {
-    runs: usize,
-}
-
-impl Timer {
-    /// The median time of one call in seconds, after a call that is not counted.
-    fn seconds(self, mut work: impl FnMut()) -> f64 {
-        let Ok(seconds) = self.try_seconds(|| {
-            work();
-            Ok::<_, Infallible>(())
-        });
-        seconds
-    }
-
-    /// As [`Timer::seconds`], of work that may fail.
-    fn try_seconds<E>(self, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
-        work()?;
-        let measure = |_| {
-            let start = Instant::now();
-            work()?;
-            Ok(start.elapsed().as_secs_f64())
-        };
-        let times: Result<_, E> = (0..self.runs).map(measure).collect();
-        times.map(median)
+fn refuse_what_needs_a_gpu(args: &BenchArgs) -> Result<()> {
+    let works = [(Work::Conv, "conv"), (Work::Block, "block")];
+    let mut named = works.iter().filter(|(work, _)| args.what.contains(work));
+    let option = args.shapes.given().or_else(|| Some(named.next()?.1));
+    match option {
+        Some(option) => Err(Error::refused(option, Refusal::MeasuredOnGpu)),
+        None => Ok(()),
     }
 }
 

@@ -1,150 +1,160 @@
-//! The selective scan by itself.
+//! The selective scan by itself, as the Mamba block uses it: with gate, D, bias and softplus.
 
-use serpens_core::{Mat, MatMut};
-use serpens_ops::selective_scan::{Dims, ScanOperands, cpu};
+use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor, Var};
+use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 
-use super::machine::Machine;
-use super::{Row, Table, Timer, with_threads};
+use super::cases::{Case, values};
+use super::published::{SCANS, STATES};
+use super::{Bench, Row, Table, with_threads};
+use crate::Result;
 
-/// Operands and results of one scan with gate, D, bias and softplus, as the Mamba block uses it.
-struct Scan {
-    dims: Dims,
-    operands: ScanOperands<Vec<f32>>,
-    grads: ScanOperands<Vec<f32>>,
-    y: Vec<f32>,
-    checkpoints: Vec<f32>,
-}
-
-impl Scan {
-    fn new(batch: usize, length: usize, channels: usize, state: usize) -> Self {
-        let dims = Dims {
-            batch,
-            length,
-            channels,
-            state,
-            complex: false,
-            groups: 1,
-        };
-        let rows = batch * length;
-        let wave = |count: usize, step: f32| -> Vec<f32> {
-            (0..count).map(|i| (i as f32 * step).sin()).collect()
-        };
-        let delta = wave(rows * channels, 0.11);
-        let operands = ScanOperands {
-            u: wave(rows * channels, 0.37),
-            delta: delta.iter().map(|v| v - 3.0).collect(),
-            a: (0..channels * state)
-                .map(|i| -((i % state + 1) as f32))
-                .collect(),
-            a_im: None,
-            b: wave(rows * state, 0.41),
-            c: wave(rows * state, 0.29),
-            d: Some(wave(channels, 0.17)),
-            z: Some(wave(rows * channels, 0.23)),
-            delta_bias: Some(wave(channels, 0.17)),
-            initial_state: None,
-        };
-        Self {
-            dims,
-            grads: operands.as_ref().map(|_, x| vec![0.0; x.len()]),
-            operands,
-            y: vec![0.0; rows * channels],
-            checkpoints: vec![0.0; dims.checkpoint_len()],
-        }
-    }
-
-    /// One update is one (position, channel, state).
-    fn updates(&self) -> f64 {
-        let d = self.dims;
-        (d.batch * d.length * d.channels * d.state) as f64
-    }
-
-    fn scan<'a>(dims: Dims, operands: &'a ScanOperands<Vec<f32>>) -> cpu::Scan<'a> {
-        cpu::Scan {
-            dims,
-            operands: operands
-                .as_ref()
-                .map(|role, x| Mat::dense(x, (role.shape)(&dims).cols())),
-            starts: None,
-            softplus: true,
-            reverse: false,
-        }
-    }
-
-    fn forward(&mut self, checkpoints: bool) {
-        let scan = Self::scan(self.dims, &self.operands);
-        let out = MatMut::dense(&mut self.y, self.dims.channels);
-        let keep = checkpoints.then_some(self.checkpoints.as_mut_slice());
-        cpu::forward(&scan, out, None, keep);
-    }
-
-    fn forward_backward(&mut self) {
-        self.forward(true);
-        let dims = self.dims;
-        let grads = self.grads.as_mut();
-        let grads = grads.map(|role, x| MatMut::dense(x, (role.shape)(&dims).cols()));
-        let dout = Mat::dense(&self.y, dims.channels);
-        let scan = Self::scan(dims, &self.operands);
-        cpu::backward(&scan, &self.checkpoints, dout, None, grads);
-    }
-}
-
-/// G state updates per second, on one thread and on all.
-pub(super) fn throughput(timer: Timer, machine: &Machine) -> Table {
-    let mut scan = Scan::new(1, 1024, 1536, 16);
-    let updates = scan.updates();
+/// G state updates per second, on one thread and on all; one update is one (position, channel, state).
+pub(super) fn throughput(bench: &Bench<'_>) -> Result<Table> {
+    let problem = Problem::new([1, 1024, 1536, STATES], DType::F32, 0, Device::Cpu)?;
+    let updates = (1024 * 1536 * STATES) as f64;
+    let all_threads = rayon::current_num_threads();
+    let passes: [(&str, Pass); 2] = [
+        ("forward", Problem::scan),
+        ("forward + backward", Problem::both),
+    ];
     let mut rows = Vec::new();
-    for backward in [false, true] {
-        let mut rate = |threads: usize| {
-            let seconds = with_threads(threads, || {
-                timer.seconds(|| match backward {
-                    false => scan.forward(false),
-                    true => scan.forward_backward(),
-                })
-            });
-            updates / seconds / 1e9
+    for (what, pass) in passes {
+        let rate = |threads| -> Result<f64> {
+            let timed = || bench.clock.seconds(|| pass(&problem));
+            Ok(updates / with_threads(threads, timed)? / 1e9)
         };
-        let what = if backward {
-            "forward + backward"
-        } else {
-            "forward"
-        };
-        let one = rate(1);
+        let one = rate(1)?;
         rows.push(Row::new(format!("{what}, one thread"), one, "G updates/s"));
-        if machine.threads > 1 {
-            let all = rate(machine.threads);
-            let row = Row::new(
-                format!("{what}, {} threads", machine.threads),
-                all,
-                "G updates/s",
-            );
-            rows.push(row.with("times one thread", all / one));
+        if all_threads > 1 {
+            let (work, all) = (format!("{what}, {all_threads} threads"), rate(all_threads)?);
+            rows.push(Row::new(work, all, "G updates/s").with("times one thread", all / one));
         }
     }
-    Table {
+    Ok(Table {
         title: "Selective scan: batch 1, length 1024, channels 1536, state 16, f32",
         rows,
-    }
+    })
 }
 
 /// Cost per position from short to long.
-pub(super) fn by_length(timer: Timer) -> Table {
+pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
     let mut rows: Vec<Row> = Vec::new();
-    let mut first = None;
     for length in [256, 1024, 4096, 16_384, 65_536] {
-        let mut scan = Scan::new(1, length, 128, 16);
-        let updates = scan.updates();
-        let forward = timer.seconds(|| scan.forward(false)) / updates * 1e9;
-        let both = timer.seconds(|| scan.forward_backward()) / updates * 1e9;
-        let reference = *first.get_or_insert(both);
-        rows.push(
-            Row::new(format!("length {length}"), both, "ns per update")
-                .with("forward alone", forward)
-                .with("relative to 256", both / reference),
-        );
+        let problem = Problem::new([1, length, 128, STATES], DType::F32, 0, Device::Cpu)?;
+        let cost = |seconds: f64| seconds / (length * 128 * STATES) as f64 * 1e9;
+        let forward = cost(bench.clock.seconds(|| problem.scan())?);
+        let both = cost(bench.clock.seconds(|| problem.both())?);
+        let reference = rows.first().map_or(both, |row| row.value);
+        let row = Row::new(format!("length {length}"), both, "ns per update");
+        let row = row.with("forward alone", forward);
+        rows.push(row.with("relative to 256", both / reference));
     }
-    Table {
+    Ok(Table {
         title: "Selective scan against length: forward + backward, batch 1, channels 128, state 16, all threads",
         rows,
+    })
+}
+
+pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
+    Ok(Table {
+        title: "Selective scan with gate, D, bias and softplus, keeping what its gradients need (official: mamba_ssm 2.3.2 on an H200)",
+        rows: bench.passes(&SCANS, bench.shapes.channels, measure)?,
+    })
+}
+
+/// The rows of the forward and of the backward.
+fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
+    let ([batch, length, channels], dtype) = (case.shape, case.dtype);
+    let [beside_forward, beside_backward] = case.published;
+    let state = bench.shapes.state.unwrap_or(STATES);
+    let wide = batch * length * channels * dtype.size();
+    let narrow = batch * length * state * dtype.size();
+    let sets = bench.sets(4 * wide)?;
+    let shape = [batch, length, channels, state];
+    let problems = (0..sets as u32)
+        .map(|set| Problem::new(shape, dtype, set, bench.clock.device))
+        .collect::<Result<Vec<_>>>()?;
+    let forward = bench.clock.recorded(
+        || Ok(()),
+        |()| problems.iter().try_for_each(|set| set.forward().map(drop)),
+    )?;
+    // The graph reads what the tapes kept after they have let go of it; until it is done nothing else takes memory.
+    let backward = bench.clock.recorded(
+        || {
+            let recorded = problems.iter().map(Problem::forward);
+            recorded.collect::<CoreResult<Vec<_>>>()
+        },
+        |recorded| {
+            let mut pairs = recorded.iter().zip(&problems);
+            pairs.try_for_each(|(recorded, set)| set.backward(recorded))
+        },
+    )?;
+    let row = |pass: &str, seconds: f64, bytes: usize, beside| {
+        let work = format!("{pass}, B {batch}, E {channels}, L {length}, N {state}, {dtype}");
+        bench.moving(work, seconds / sets as f64, bytes, beside)
+    };
+    Ok([
+        row("forward", forward, 4 * wide + 2 * narrow, beside_forward),
+        row("backward", backward, 7 * wide + 4 * narrow, beside_backward),
+    ])
+}
+
+/// A way through a scan.
+type Pass = fn(&Problem) -> CoreResult<()>;
+
+/// What one scan and its backward read.
+struct Problem {
+    operands: ScanOperands<Tensor>,
+    dy: Tensor,
+}
+
+impl Problem {
+    /// # Shapes
+    /// `shape`: (batch, length, channels, state)
+    fn new(shape: [usize; 4], dtype: DType, set: u32, device: Device) -> Result<Self> {
+        let [batch, length, channels, state] = shape;
+        let wide = |seed| values([batch, length, channels], 16 * set + seed, dtype, device);
+        let narrow = |seed| values([batch, length, state], 16 * set + seed, dtype, device);
+        let decays = (0..channels * state).map(|i| -((i % state + 1) as f32));
+        let decays: Vec<f32> = decays.collect();
+        Ok(Self {
+            operands: ScanOperands {
+                u: wide(0)?,
+                delta: wide(1)?,
+                a: Tensor::from_slice([channels, state], &decays, device)?,
+                a_im: None,
+                b: narrow(4)?,
+                c: narrow(5)?,
+                d: Some(values([channels], 6, DType::F32, device)?),
+                z: Some(wide(2)?),
+                delta_bias: Some(Tensor::full([channels], -4.0_f32, device)?), // step sizes of 0.007 to 0.05
+                initial_state: None,
+            },
+            dy: wide(3)?,
+        })
+    }
+
+    /// The scan by itself, which keeps nothing.
+    fn scan(&self) -> CoreResult<()> {
+        let operands = self.operands.as_ref();
+        let operands = operands.map(|_, tensor| Var::from(tensor.clone()));
+        selective_scan(&operands.as_ref(), &ScanOptions::default()).map(drop)
+    }
+
+    /// The scan, recorded on a tape; every operand wants a gradient.
+    fn forward(&self) -> CoreResult<(Tape, Var)> {
+        let tape = Tape::new();
+        let operands = self.operands.as_ref();
+        let leaves = operands.map(|_, tensor| tape.leaf(tensor.clone()));
+        let y = selective_scan(&leaves.as_ref(), &ScanOptions::default())?.y;
+        Ok((tape, y))
+    }
+
+    fn both(&self) -> CoreResult<()> {
+        self.backward(&self.forward()?)
+    }
+
+    fn backward(&self, (tape, y): &(Tape, Var)) -> CoreResult<()> {
+        tape.backward_from(vec![(y, self.dy.clone())], &mut Gradients::new())
     }
 }

@@ -29,6 +29,12 @@ impl Row {
         }
     }
 
+    /// With a figure that is not always known.
+    pub(super) fn with_known(mut self, name: &'static str, value: Option<f64>) -> Self {
+        self.notes.extend(value.map(|value| (name, value)));
+        self
+    }
+
     pub(super) fn with(mut self, name: &'static str, value: f64) -> Self {
         self.notes.push((name, value));
         self
@@ -45,16 +51,11 @@ pub(super) struct Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
-        let width = self.rows.iter().map(|row| row.work.chars().count()).max();
+        let widths = self.rows.iter().map(|row| row.work.chars().count());
+        let width = widths.max().unwrap_or(0);
         for row in &self.rows {
-            let width = width.unwrap_or(0);
-            write!(
-                f,
-                "  {:<width$}  {:>10} {}",
-                row.work,
-                number(row.value),
-                row.unit
-            )?;
+            let (work, value, unit) = (&row.work, number(row.value), row.unit);
+            write!(f, "  {work:<width$}  {value:>10} {unit}")?;
             for (name, value) in &row.notes {
                 write!(f, "  {name} {:>5}", number(*value))?;
             }
@@ -69,10 +70,8 @@ fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude >= 1000.0 {
         let text = grouped(magnitude.round() as usize);
-        return match value < 0.0 {
-            true => format!("-{text}"),
-            false => text,
-        };
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{text}");
     }
     let decimals = match magnitude {
         m if m >= 100.0 => 0,

@@ -3,27 +3,25 @@
 use serpens_core::{DType, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
+use super::cases::{Case, values};
 use super::published::CONVOLUTIONS;
-use super::{Bench, Case, Row, Table, values};
+use super::{Bench, Row, Table};
 use crate::Result;
 
 const WIDTH: usize = 4;
 
-pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
-    let mut rows = Vec::new();
-    for case in bench.cases(&CONVOLUTIONS, bench.shapes.channels) {
-        rows.extend(measure(bench, case)?);
-    }
+pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     Ok(Table {
         title: "Causal convolution of width 4 with bias and SiLU (official: causal_conv1d's CUDA extension on an H200)",
-        rows,
+        rows: bench.passes(&CONVOLUTIONS, bench.shapes.channels, measure)?,
     })
 }
 
 /// The rows of the forward, and of forward and backward together.
-fn measure(bench: &Bench<'_>, (shape, [beside_forward, beside_both]): Case) -> Result<[Row; 2]> {
-    let [batch, length, channels] = shape;
-    let (device, dtype) = (bench.clock.device, bench.precision().activations());
+fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
+    let Case { shape, dtype, .. } = case;
+    let ([batch, length, channels], device) = (shape, bench.clock.device);
+    let [beside_forward, beside_both] = case.published;
     let bytes = batch * length * channels * dtype.size();
     let sets = bench.sets(2 * bytes)?;
     let random = |seed| values(shape, seed, dtype, device);

@@ -5,25 +5,23 @@ use serpens_nn::Module;
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{MambaConfig, MixerSettings};
 
+use super::cases::{Case, values};
 use super::published::BLOCKS;
-use super::{Bench, Case, Row, Table, values};
+use super::{Bench, Row, Table};
 use crate::Result;
 
-pub(super) fn table(bench: &Bench<'_>) -> Result<Table> {
-    let mut rows = Vec::new();
-    for case in bench.cases(&BLOCKS, bench.shapes.width) {
-        rows.extend(measure(bench, case)?);
-    }
+pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     Ok(Table {
         title: "One Mamba block (official: mamba_ssm 2.3.2 on an H200)",
-        rows,
+        rows: bench.passes(&BLOCKS, bench.shapes.width, measure)?,
     })
 }
 
 /// The rows of the forward, and of forward and backward together.
-fn measure(bench: &Bench<'_>, (shape, [beside_forward, beside_both]): Case) -> Result<[Row; 2]> {
-    let (device, precision) = (bench.clock.device, bench.precision());
+fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
+    let (device, precision, shape) = (bench.clock.device, bench.precision, case.shape);
     let [batch, length, width] = shape;
+    let [beside_forward, beside_both] = case.published;
     let mut mixer = MambaConfig::default().plan(width, 1.0)?.init(device, 0)?;
     mixer.visit_mut("", &mut |_, param| param.to(device, precision))?;
     let flops = (batch * length) as f64 * mixer.flops_per_token()?;
@@ -48,8 +46,8 @@ fn measure(bench: &Bench<'_>, (shape, [beside_forward, beside_both]): Case) -> R
     let row = |pass: &str, seconds: f64, flops: f64, beside| {
         let work = format!("{pass}, D {width}, B {batch}, L {length}, {precision}");
         let of_products = flops / seconds / bench.machine.products(precision);
-        let row = Row::new(work, 1e3 * seconds, "ms").beside(beside);
-        row.with("of products", of_products)
+        let row = Row::new(work, 1e3 * seconds, "ms");
+        bench.beside(row, beside).with("of products", of_products)
     };
     Ok([
         row("forward", forward_only, flops, beside_forward),

@@ -1,0 +1,179 @@
+//! What the benches measure: on a GPU the cases that baselines are published for, or those that the options name.
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use rayon::prelude::*;
+use serpens_core::{DType, Device, Shape, Tensor, bf16, cuda};
+use serpens_nn::{Precision, Recompute};
+
+use super::published::Published;
+use super::{Clock, Machine, Row};
+use crate::Result;
+use crate::compute::recompute;
+
+/// Other cases than the published ones; what is left out is as in the first of those.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On a GPU, instead of the published cases")]
+pub(super) struct Shapes {
+    /// Sequences side by side.
+    #[arg(long, value_name = "B", value_parser = size())]
+    pub(super) batch: Option<usize>,
+    /// Positions; several lengths with commas between them.
+    #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size())]
+    length: Vec<usize>,
+    /// Channels of the scan and the convolution.
+    #[arg(long, value_name = "E", value_parser = size())]
+    pub(super) channels: Option<usize>,
+    /// States of each channel.
+    #[arg(long, value_name = "N", value_parser = size())]
+    pub(super) state: Option<usize>,
+    /// Width of blocks and models.
+    #[arg(long, value_name = "D", value_parser = size())]
+    pub(super) width: Option<usize>,
+    /// Layers of models.
+    #[arg(long, value_name = "LAYERS", value_parser = size())]
+    pub(super) layers: Option<usize>,
+    /// Tokens that models know.
+    #[arg(long, value_name = "V", value_parser = size())]
+    pub(super) vocab: Option<usize>,
+    /// What training steps compute again instead of keeping it.
+    #[arg(long, value_parser = recompute())]
+    recompute: Option<Recompute>,
+}
+
+/// Sizes that a tensor's axis may have.
+fn size() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=u32::MAX.into())
+}
+
+impl Shapes {
+    /// The names of the options that were given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.batch.is_some(), "--batch"),
+            (!self.length.is_empty(), "--length"),
+            (self.channels.is_some(), "--channels"),
+            (self.state.is_some(), "--state"),
+            (self.width.is_some(), "--width"),
+            (self.layers.is_some(), "--layers"),
+            (self.vocab.is_some(), "--vocab"),
+            (self.recompute.is_some(), "--recompute"),
+        ];
+        given.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
+
+    pub(super) fn lengths(&self, otherwise: usize) -> Vec<usize> {
+        match self.length.as_slice() {
+            [] => vec![otherwise],
+            lengths => lengths.to_vec(),
+        }
+    }
+}
+
+/// A forward pass and its backward to measure.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    /// (batch, length, width)
+    pub(super) shape: [usize; 3],
+    pub(super) dtype: DType,
+    /// What the rows of this shape are held against where they are as published.
+    pub(super) published: [Published; 2],
+}
+
+/// What is measured, and with what.
+pub(super) struct Bench<'a> {
+    pub(super) clock: Clock,
+    pub(super) machine: Machine,
+    pub(super) precision: Precision,
+    pub(super) shapes: &'a Shapes,
+    /// Whether neither a shape nor a precision was named: then the published rows are measured.
+    pub(super) as_published: bool,
+}
+
+impl Bench<'_> {
+    /// The rows of the published cases; or of the first of them with the sizes that were named, `width` among them, for
+    /// each of the lengths named.
+    pub(super) fn passes(
+        &self,
+        published: &[Case],
+        width: Option<usize>,
+        measure: fn(&Self, Case) -> Result<[Row; 2]>,
+    ) -> Result<Vec<Row>> {
+        let [batch, length, first] = published[0].shape;
+        let (batch, width) = (self.shapes.batch.unwrap_or(batch), width.unwrap_or(first));
+        let named = self.shapes.lengths(length).into_iter().map(|length| Case {
+            shape: [batch, length, width],
+            dtype: self.precision.activations(),
+            ..published[0]
+        });
+        let cases = match self.as_published {
+            true => published.to_vec(),
+            false => named.collect(),
+        };
+        let mut rows = Vec::new();
+        for case in cases {
+            rows.extend(measure(self, case)?);
+            self.clock.device.release_unused();
+        }
+        Ok(rows)
+    }
+
+    /// What training steps compute again.
+    pub(super) fn recompute(&self) -> Recompute {
+        self.shapes.recompute.unwrap_or(Recompute::None)
+    }
+
+    /// How many sets of operands of this size to take turns with, so that none is in the cache when its turn comes.
+    pub(super) fn sets(&self, bytes: usize) -> Result<usize> {
+        let cache = cuda::properties(self.clock.device)?.cache;
+        Ok((2 * cache).div_ceil(bytes.max(1)).clamp(1, 64))
+    }
+
+    /// A row of milliseconds that has to move this many bytes at least.
+    pub(super) fn moving(
+        &self,
+        work: String,
+        seconds: f64,
+        bytes: usize,
+        published: Published,
+    ) -> Row {
+        let of_copying = bytes as f64 / seconds / self.machine.memory;
+        self.beside(Row::new(work, 1e3 * seconds, "ms"), published)
+            .with("of copying", of_copying)
+    }
+
+    /// With the published figures, where the row is one of theirs.
+    pub(super) fn beside(&self, row: Row, (official, wanted): Published) -> Row {
+        match self.as_published {
+            true => row.with("official", official).with("wanted", wanted),
+            false => row,
+        }
+    }
+}
+
+/// The token at a position of a text without meaning.
+pub(super) fn token(position: usize, vocabulary: usize) -> u32 {
+    (position.wrapping_mul(7919) % vocabulary) as u32
+}
+
+/// Values between -1 and 1 that look random: the same for the same seed.
+pub(super) fn values(
+    shape: impl Into<Shape>,
+    seed: u32,
+    dtype: DType,
+    device: Device,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    let value = |i: usize| {
+        let mixed = (i as u32 ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+        (mixed ^ mixed >> 15) as i32 as f32 / 2.0_f32.powi(31)
+    };
+    let all = (0..shape.count()).into_par_iter();
+    Ok(match dtype {
+        DType::BF16 => {
+            let values = all.map(|i| bf16::from_f32(value(i)));
+            Tensor::from_slice(shape, &values.collect::<Vec<bf16>>(), device)?
+        }
+        _ => Tensor::from_slice(shape, &all.map(value).collect::<Vec<f32>>(), device)?,
+    })
+}

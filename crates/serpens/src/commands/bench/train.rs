@@ -1,0 +1,193 @@
+//! Training steps of language models through the trainer: forward, loss, backward, clipping, AdamW, with the tokens
+//! brought from the host and the loss read back.
+
+use std::sync::atomic::AtomicBool;
+
+use serpens_core::Device;
+use serpens_data::{Batch, Bounds, Source};
+use serpens_nn::{MambaLmConfig, Recompute};
+use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
+
+use super::cases::token;
+use super::published::{TRAINING_LENGTH, TRAININGS, Training, VOCABULARY};
+use super::{Bench, Row, Table, median};
+use crate::Result;
+
+/// Steps that are not counted: kernels are compiled, buffers found, the step recorded as a graph.
+const WARM_UP: usize = 5;
+
+/// (what it is, width, layers, vocabulary)
+const ON_PROCESSOR: [(&str, usize, usize, usize); 2] = [
+    ("byte model", 128, 4, 256),
+    ("the main job's model", 64, 2, 16),
+];
+
+pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
+    let (batch, length) = (8, 256);
+    let row = |(name, width, layers, vocabulary)| {
+        let config = MambaLmConfig::new(width, layers, vocabulary);
+        let flops = 3.0 * config.plan()?.flops_per_token()?;
+        let trained = measure(bench, &config, batch, length, 4)?;
+        let of_peak = trained.rate * flops / bench.machine.products(bench.precision);
+        let work =
+            format!("{name}: {layers} × {width}, V {vocabulary}, batch {batch}, length {length}");
+        Ok(Row::new(work, trained.rate, "tokens/s")
+            .with("matrix products, of their peak", of_peak)
+            .with("new buffers", trained.new_buffers as f64))
+    };
+    Ok(Table {
+        title: "Training, f32: forward, loss, backward, clipping, AdamW",
+        rows: ON_PROCESSOR.into_iter().map(row).collect::<Result<_>>()?,
+    })
+}
+
+pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
+    let (shapes, first) = (bench.shapes, TRAININGS[0]);
+    let [width, layers, batch] = first.shape;
+    let named = Training {
+        name: "model",
+        shape: [
+            shapes.width.unwrap_or(width),
+            shapes.layers.unwrap_or(layers),
+            shapes.batch.unwrap_or(batch),
+        ],
+        ..first
+    };
+    let trainings: &[Training] = match bench.as_published {
+        true => &TRAININGS,
+        false => &[named],
+    };
+    let mut rows = Vec::new();
+    for training in trainings {
+        for length in shapes.lengths(TRAINING_LENGTH) {
+            bench.clock.device.release_unused();
+            rows.push(gpu_row(bench, training, length)?);
+        }
+    }
+    Ok(Table {
+        title: "Training: forward, loss, backward, clipping, AdamW (official: mamba_ssm 2.3.2 on an H200)",
+        rows,
+    })
+}
+
+fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row> {
+    let (name, [width, layers, batch]) = (training.name, training.shape);
+    let vocabulary = bench.shapes.vocab.unwrap_or(VOCABULARY);
+    let config = MambaLmConfig::new(width, layers, vocabulary);
+    let Measured { rate, last, .. } = measure(bench, &config, batch, length, 1)?;
+    let again = match bench.recompute() {
+        Recompute::None => String::new(),
+        recompute => format!(", recomputing the {recompute}"),
+    };
+    let precision = bench.precision;
+    let work = format!(
+        "{name}: {layers} × {width}, V {vocabulary}, B {batch}, L {length}, {precision}{again}"
+    );
+    let mfu = last.mfu.map(|mfu| mfu * rate / last.tokens_per_second);
+    let official = bench.as_published.then_some(training.memory);
+    let row = Row::new(work, rate, "tokens/s");
+    Ok(bench
+        .beside(row, training.rate)
+        .with("ms", 1e3 * (batch * length) as f64 / rate)
+        .with("GiB", last.memory as f64 / 2.0_f64.powi(30))
+        .with_known("official GiB", official)
+        .with_known("MFU", mfu))
+}
+
+/// Trains a new model; the time is taken of so many steps at once.
+fn measure(
+    bench: &Bench<'_>,
+    model: &MambaLmConfig,
+    batch: usize,
+    length: usize,
+    at_once: usize,
+) -> Result<Measured> {
+    let device = bench.clock.device;
+    let source = Tokens {
+        vocabulary: model.vocab_size,
+        batch,
+        length,
+    };
+    let warm_up = WARM_UP.div_ceil(at_once);
+    let config = TrainConfig {
+        steps: ((warm_up + bench.clock.runs) * at_once) as u64,
+        log_every: at_once as u64,
+        ..TrainConfig::default()
+    };
+    let model = model.init(Device::Cpu, 0)?;
+    device.reset_high_water();
+    let mut trainer = Trainer::new(NextToken, model, Box::new(source), config)?.on(Compute {
+        device,
+        precision: bench.precision,
+        recompute: bench.recompute(),
+    })?;
+    let mut steps = Steps(device, Vec::new());
+    trainer.run(Run {
+        dir: None,
+        observer: &mut steps,
+        stop: &AtomicBool::new(false),
+        evaluate: None,
+    })?;
+    let (first, counted) = (&steps.1[warm_up - 1], &steps.1[warm_up..]);
+    let (last, buffers) = &counted[counted.len() - 1];
+    let rates = counted.iter().map(|(step, _)| step.tokens_per_second);
+    Ok(Measured {
+        rate: median(rates.collect()),
+        last: last.clone(),
+        new_buffers: buffers - first.1,
+    })
+}
+
+/// What a training came to.
+struct Measured {
+    /// Tokens per second.
+    rate: f64,
+    last: StepMetrics,
+    /// What was asked of the system after the first steps, which fill the pool: a leak.
+    new_buffers: usize,
+}
+
+/// The figures of all steps, and how many buffers the device had been asked for by then.
+struct Steps(Device, Vec<(StepMetrics, usize)>);
+
+impl Observer for Steps {
+    fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
+        if let Event::Stepped(metrics) = event {
+            let buffers = self.0.memory().allocations;
+            self.1.push(((*metrics).clone(), buffers));
+        }
+        Ok(())
+    }
+}
+
+/// Tokens without meaning.
+struct Tokens {
+    vocabulary: usize,
+    batch: usize,
+    length: usize,
+}
+
+impl Source for Tokens {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+        let from = index as usize * self.batch * self.length;
+        let to = from + self.batch * self.length;
+        let tokens = |positions: std::ops::Range<usize>| {
+            let tokens = positions.map(|i| token(i, self.vocabulary));
+            tokens.collect()
+        };
+        Ok(Batch {
+            inputs: tokens(from..to),
+            targets: tokens(from + 1..to + 1),
+            batch: self.batch,
+            length: self.length,
+        })
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds::tokens(self.vocabulary)
+    }
+
+    fn description(&self) -> String {
+        "bench".into()
+    }
+}
