@@ -21,8 +21,8 @@ pub(crate) struct Pace {
     pub(crate) written_per_second: f64,
 }
 
-/// Reads the prompt, which has a byte at least, then draws `count` bytes after it; ends early where `show` says of one that
-/// nobody reads on.
+/// Reads the prompt, which has a byte at least, then draws `count` bytes after it; ends early where `show` says of one
+/// that nobody reads on.
 pub(crate) fn continue_text(
     model: &MambaLm,
     prompt: &[u8],
@@ -39,9 +39,8 @@ pub(crate) fn continue_text(
         let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
         Ok(logits.tensor()?.to_vec()?)
     };
-    let mut passes = prompt.chunks(PASS);
-    let mut logits = read(passes.next().unwrap_or_default())?;
-    for pass in passes {
+    let mut logits = Vec::new();
+    for pass in prompt.chunks(PASS) {
         logits = read(pass)?;
     }
     let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);

@@ -3,6 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use serpens_data::Error as DataError;
+use serpens_ops::sample::SampleError;
+use serpens_train::Error as TrainError;
+
 use crate::output::shell_word;
 use crate::refusal::{NoModel, Refusal, WrongModel};
 
@@ -15,19 +19,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// Training failed.
     #[error(transparent)]
-    Train(#[from] serpens_train::Error),
+    Train(#[from] TrainError),
     /// A model or its files failed.
     #[error(transparent)]
     Model(#[from] serpens_nn::Error),
     /// The data failed.
     #[error(transparent)]
-    Data(#[from] serpens_data::Error),
+    Data(#[from] DataError),
     /// An operation failed.
     #[error(transparent)]
     Core(#[from] serpens_core::Error),
     /// Sampling failed.
     #[error(transparent)]
-    Sample(#[from] serpens_ops::sample::SampleError),
+    Sample(#[from] SampleError),
     /// No recipe of this name is built in.
     #[error("no recipe is called {name:?}; did you mean {nearest:?}? `serpens recipes` lists them")]
     UnknownRecipe {
@@ -108,24 +112,20 @@ impl Error {
 
     /// 130 after Ctrl-C, 2 for what was asked wrongly, 1 for what went wrong.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Error::Interrupted { .. } => 130,
-            Error::UnknownRecipe { .. }
-            | Error::Refused { .. }
-            | Error::RunExists(_)
-            | Error::Sample(serpens_ops::sample::SampleError::Option { .. })
-            | Error::Train(serpens_train::Error::Config { .. }) => 2,
-            Error::Train(serpens_train::Error::Model(error)) | Error::Model(error)
-                if error.is_config() =>
-            {
-                2
-            }
-            Error::Data(
-                serpens_data::Error::Size { .. }
-                | serpens_data::Error::InvalidFraction { .. }
-                | serpens_data::Error::MalformedGlob { .. },
-            ) => 2,
-            _ => 1,
-        }
+        let asked_wrongly = match self {
+            Error::Interrupted { .. } => return 130,
+            Error::UnknownRecipe { .. } | Error::Refused { .. } | Error::RunExists(_) => true,
+            Error::Sample(error) => matches!(error, SampleError::Option { .. }),
+            Error::Model(error) | Error::Train(TrainError::Model(error)) => error.is_config(),
+            Error::Train(error) => matches!(error, TrainError::Config { .. }),
+            Error::Data(error) => matches!(
+                error,
+                DataError::Size { .. }
+                    | DataError::InvalidFraction { .. }
+                    | DataError::MalformedGlob { .. }
+            ),
+            _ => false,
+        };
+        if asked_wrongly { 2 } else { 1 }
     }
 }

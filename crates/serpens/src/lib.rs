@@ -1,7 +1,8 @@
 //! Serpens: selective state space models (Mamba) in Rust.
 //!
-//! The crates underneath, for programs of your own: [`core`] (tensors and the gradient tape), [`ops`] (the operations), [`nn`]
-//! (layers, models, checkpoints), [`formats`] (tensors in files), [`data`] and [`train`]. The rest of this crate is the command.
+//! The crates underneath, for programs of your own: [`core`] (tensors and the gradient tape), [`ops`] (the operations),
+//! [`nn`] (layers, models, checkpoints), [`formats`] (tensors in files), [`data`] and [`train`]. The rest of this crate
+//! is the command.
 //!
 //! A Mamba mixer on a sequence, and the same sequence token by token:
 //!

@@ -62,8 +62,8 @@ pub(crate) fn read_bandwidth(runs: usize) -> f64 {
     let words = vec![1_u64; 64 << 20];
     let read = || {
         let start = Instant::now();
-        let parts = words.par_chunks(1 << 17);
-        let sum: u64 = parts.map(|part| part.iter().sum::<u64>()).sum();
+        let slices = words.par_chunks(1 << 17);
+        let sum: u64 = slices.map(|slice| slice.iter().sum::<u64>()).sum();
         std::hint::black_box(sum);
         start.elapsed().as_secs_f64()
     };
@@ -76,7 +76,7 @@ pub(crate) fn now() -> String {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let (year, month, day) = civil_date((seconds / 86_400) as i64);
+    let (year, month, day) = civil_date(seconds / 86_400);
     let minutes = seconds % 86_400 / 60;
     format!(
         "{year}-{month:02}-{day:02} {:02}:{:02} UTC",
@@ -85,23 +85,23 @@ pub(crate) fn now() -> String {
     )
 }
 
-/// (year, month, day) of a number of days since 1970-01-01 in the Gregorian calendar, by years that begin in March, so that the
-/// leap day comes last.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468; // since 0000-03-01
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
+/// (year, month, day) of a number of days since 1970-01-01 in the Gregorian calendar.
+fn civil_date(mut days: u64) -> (u64, usize, u64) {
+    let every = |years: u64, year: u64| year.is_multiple_of(years);
+    let leap = |year| every(4, year) && (!every(100, year) || every(400, year));
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month + 1, days + 1)
 }
 
 #[cfg(test)]

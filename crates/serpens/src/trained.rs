@@ -56,7 +56,7 @@ pub(crate) fn series(trained: &[Trained], value: fn(&StepMetrics) -> f64) -> Vec
     trained.iter().map(of).collect()
 }
 
-/// A chart over steps.
+/// A chart of models, over steps unless it says otherwise.
 pub(crate) fn chart(title: &str, y_label: &str, series: Vec<Series>) -> LineChart {
     LineChart {
         title: title.into(),

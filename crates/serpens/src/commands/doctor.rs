@@ -113,10 +113,8 @@ impl Gpu {
         }
         let cards = self.cards.as_ref().map_err(ToString::to_string)?;
         let card = cards.first().ok_or("the driver shows no card")?;
-        let missing = self
-            .libraries
-            .iter()
-            .filter(|library| library.found.is_err());
+        let absent = |library: &&Library| library.found.is_err();
+        let missing = self.libraries.iter().filter(absent);
         let missing: Vec<String> = missing
             .map(|Library { kind, .. }| format!("{kind} was not found: {}", kind.advice()))
             .collect();

@@ -29,20 +29,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if args.prompt.is_empty() {
         return Err(Error::refused("--prompt", Refusal::NoPrompt));
     }
-    // A model may write control characters, which a terminal would obey.
-    let terminal = io::stdout().is_terminal();
-    // Whether somebody still reads.
-    let write = |text: &str| -> Result<bool> {
-        if args.json || text.is_empty() {
-            return Ok(true);
-        }
-        let shown = match terminal {
-            true => harmless(text),
-            false => text.to_owned(),
-        };
-        let mut out = io::stdout().lock();
-        let written = out.write_all(shown.as_bytes());
-        Ok(unless_gone(written.and_then(|()| out.flush()))?)
+    let write = |text: &str| match args.json || text.is_empty() {
+        true => Ok(true),
+        false => show(text),
     };
     let mut text = Vec::new();
     let mut pending = Vec::new();
@@ -72,6 +61,17 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         pace.written_per_second
     ));
     Ok(())
+}
+
+/// Writes to standard output, and says whether somebody still reads there.
+fn show(text: &str) -> Result<bool> {
+    let mut out = io::stdout().lock();
+    // A model may write control characters, which a terminal would obey.
+    let written = match out.is_terminal() {
+        true => out.write_all(harmless(text).as_bytes()),
+        false => out.write_all(text.as_bytes()),
+    };
+    Ok(unless_gone(written.and_then(|()| out.flush()))?)
 }
 
 /// The text without control characters but for ends of lines and tabs.

@@ -80,7 +80,8 @@ fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
         .map_err(|wrong| Error::refused("--prompt", wrong))
 }
 
-/// A sequence of the task that the model learnt, as its run's recipe says; of the default one for another model of that size.
+/// A sequence of the task that the model learnt, as its run's recipe says; of the default one for another model of that
+/// size.
 fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
     let task = match RunFolder::around(path) {

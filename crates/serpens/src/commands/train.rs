@@ -18,10 +18,9 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         recompute: args.recompute,
         ..args.compute.resolve()?
     };
-    let resumed = match &args.resume {
-        Some(run) => Some(RunFolder::find(run, &args.out)?),
-        None => None,
-    };
+    let resumed = args.resume.as_ref();
+    let resumed = resumed.map(|run| RunFolder::find(run, &args.out));
+    let resumed = resumed.transpose()?;
     let changes = changes(args);
     let mut recipe = match (&resumed, &args.recipe) {
         (Some(folder), _) => Recipe::open(&folder.settings(), &changes)?,

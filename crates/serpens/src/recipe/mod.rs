@@ -61,7 +61,7 @@ pub fn built_in(name: &str) -> Result<&'static str> {
     let text = found.map(|(_, text)| text);
     text.ok_or_else(|| Error::UnknownRecipe {
         name: name.to_owned(),
-        nearest: parse::nearest(name, BUILT_IN.map(|(known, _)| known)),
+        nearest: parse::nearest(name, BUILT_IN.map(|(known, _)| known)).unwrap_or_default(),
     })
 }
 
@@ -87,11 +87,8 @@ impl Recipe {
     /// # Errors
     /// [`Error::Refused`] where the task reads none.
     pub(crate) fn learn_from(&mut self, text: &str) -> Result<()> {
-        let task = self.task.name();
-        let Some(data) = self.task.settings_mut().data() else {
-            return Err(Error::refused("--data", Refusal::NoTextTask(task)));
-        };
-        *data = Some(text.to_owned());
+        let refused = Error::refused("--data", Refusal::NoTextTask(self.task.name()));
+        *self.task.settings_mut().data().ok_or(refused)? = Some(text.to_owned());
         Ok(())
     }
 

@@ -6,12 +6,12 @@ use super::{BUILT_IN, Recipe};
 use crate::refusal::{Refusal, first_line};
 use crate::{Error, Result};
 
-/// The most similar of `known`.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// The most similar of `known`, if there are any.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let similarity = |candidate: &&str| strsim::jaro_winkler(name, candidate);
     let known = known.into_iter();
     let nearest = known.max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    nearest.unwrap_or_default().to_owned()
+    nearest.map(str::to_owned)
 }
 
 pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
@@ -53,26 +53,27 @@ fn parse_value(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// For unknown names, the nearest of those that the deserialiser expected.
 fn explain(origin: String, source: toml::de::Error) -> Error {
-    let line = first_line(&source);
-    let what = match line {
-        line if line.starts_with("unknown field") => "key",
-        line if line.starts_with("unknown variant") => "value",
-        _ => return Error::refused(origin, Box::new(source)),
+    let wrong = unknown_name(first_line(&source));
+    Error::refused(origin, wrong.unwrap_or_else(|| Box::new(source).into()))
+}
+
+/// An unknown name in a deserialiser's message, with the nearest of those it expected.
+fn unknown_name(message: &str) -> Option<Refusal> {
+    let what = match message {
+        _ if message.starts_with("unknown field") => "key",
+        _ if message.starts_with("unknown variant") => "value",
+        _ => return None,
     };
-    let mut quoted = line.split('`').skip(1).step_by(2);
-    let (key, mut known) = (quoted.next().unwrap_or_default(), quoted.peekable());
-    if known.peek().is_none() {
-        return Error::refused(origin, Box::new(source));
-    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let key = quoted.next()?;
+    let nearest = nearest(key, quoted)?;
     let other_table = (what == "key").then(|| elsewhere(key)).flatten();
-    let unknown = Refusal::Unknown {
+    Some(Refusal::Unknown {
         what,
         key: key.to_owned(),
-        nearest: other_table.unwrap_or_else(|| nearest(key, known)),
-    };
-    Error::refused(origin, unknown)
+        nearest: other_table.unwrap_or(nearest),
+    })
 }
 
 /// The whole path of a key that exists, but in another table than where it was given.

@@ -15,14 +15,13 @@ const TRAINED_BYTES: f64 = 16.0;
 pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>> {
     recipe.train.check()?;
     let (settings, tests) = (recipe.task.settings(), &recipe.evaluate);
-    let mut counts = [
+    let counts = [
         ("evaluate.samples", tests.samples),
         ("evaluate.rows", tests.rows),
         ("evaluate.chunk", tests.chunk),
-    ]
-    .into_iter();
-    if let Some((setting, _)) = counts.find(|(_, count)| *count == 0) {
-        return Err(Error::refused(setting, Refusal::Zero));
+    ];
+    if let Some((setting, _)) = counts.iter().find(|(_, count)| *count == 0) {
+        return Err(Error::refused(*setting, Refusal::Zero));
     }
     let task = settings.open(recipe.seed, tests)?;
     let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary());

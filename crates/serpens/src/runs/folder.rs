@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// A recipe for the same run.
 const SETTINGS: &str = "config.toml";
 
-/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`, and `twin/` with the
-/// same of a second model.
+/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`, and
+/// `twin/` with the same of a second model.
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
 }
@@ -65,7 +65,7 @@ impl RunFolder {
         found.ok_or_else(|| Error::refused("--resume", Refusal::NoRun(folders)))
     }
 
-    /// The folder of a run that `path` is, or lies in: a model's or a twin's folder is part of one.
+    /// The folder of a run that `path` is, or lies in: a model's or a twin's folder lies in one.
     pub(crate) fn around(path: &Path) -> Option<Self> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         path.ancestors().take(3).find_map(Self::at)

@@ -48,26 +48,23 @@ impl<'a> Job<'a> {
     pub(super) fn train(&self) -> Result<Trained> {
         fs::create_dir_all(&self.dir).map_err(|e| Error::io("write", &self.dir, e))?;
         let (saved, metrics) = (self.dir.join("model"), self.dir.join("metrics.jsonl"));
-        let newest = newest_checkpoint(&self.dir)?.filter(|_| self.run.resuming);
-        let model = if self.finished_before(&saved, newest.as_ref().map(|(step, _)| *step)) {
+        let run = self.run;
+        let newest = newest_checkpoint(&self.dir)?.filter(|_| run.resuming);
+        let (step, newest) = newest.unzip();
+        // The weights are the last that is written of a model.
+        let whole = saved.join(checkpoint::WEIGHTS_FILE).exists();
+        let at_the_end = step.is_none_or(|step| step >= run.recipe.train.steps);
+        let model = if run.resuming && whole && at_the_end {
             let mut model = load(&saved)?;
-            model.to(self.run.compute.device, self.run.compute.precision)?;
+            model.to(run.compute.device, run.compute.precision)?;
             model
         } else {
-            let trainer = self.trainer(newest.as_ref().map(|(_, dir)| dir.as_path()))?;
+            let trainer = self.trainer(newest.as_deref())?;
             let model = self.train_to_the_end(trainer, &metrics)?;
             checkpoint::save(&model, &saved)?;
             model
         };
         Trained::new(self.name, model, &metrics)
-    }
-
-    /// Whether the run that is gone on with had trained the model to its last step.
-    fn finished_before(&self, saved: &Path, newest: Option<u64>) -> bool {
-        // The weights are the last that is written of a model.
-        let whole = saved.join(checkpoint::WEIGHTS_FILE).exists();
-        let finished = newest.is_none_or(|step| step >= self.run.recipe.train.steps);
-        self.run.resuming && whole && finished
     }
 
     /// A trainer at the newest checkpoint, or at the beginning.

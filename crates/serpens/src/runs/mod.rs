@@ -63,17 +63,13 @@ impl Run {
 
     /// Says which run begins, or goes on, and where it computes.
     fn announce(&self) -> Result<()> {
-        let Compute {
-            device,
-            precision,
-            recompute,
-        } = self.compute;
+        let (device, precision) = (self.compute.device, self.compute.precision);
         let event = serde_json::json!({
             "event": "run",
             "run": self.folder.path.to_string_lossy(),
             "device": device.to_string(),
             "precision": precision,
-            "recompute": recompute,
+            "recompute": self.compute.recompute,
         });
         let run = self.folder.path.display();
         let line = format!("run {run}, on {device} in {precision}");

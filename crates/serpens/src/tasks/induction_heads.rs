@@ -11,7 +11,7 @@ use serpens_train::evaluate;
 use super::results::{Results, percent};
 use super::{Task, TaskSettings, TestConfig, Testing};
 use crate::selection::Sample;
-use crate::trained::Trained;
+use crate::trained::{Trained, chart};
 use crate::{Error, Result};
 
 pub(super) use serpens_data::InductionHeadsConfig;
@@ -130,14 +130,15 @@ impl Induction {
 
     fn table(&self, accuracies: &[Series]) -> Table {
         let tests = &self.tests;
-        let names = accuracies.iter().map(|model| model.name.clone());
+        let mut header = vec!["length".to_owned()];
+        header.extend(accuracies.iter().map(|model| model.name.clone()));
         let rows = tests.lengths.iter().enumerate().map(|(i, length)| {
             let cells = accuracies.iter().map(|model| percent(model.points[i].1));
             std::iter::once(grouped(*length)).chain(cells).collect()
         });
         Table {
             title: "Accuracy against length".into(),
-            header: std::iter::once("length".to_owned()).chain(names).collect(),
+            header,
             rows: rows.collect(),
             caption: format!(
                 "{} sequences of each length, read in pieces of {} with carried state. Trained at length {} or less; \
@@ -161,9 +162,8 @@ impl Induction {
         let beyond = lengths.iter().any(|&length| length > longest);
         let place = if beyond { "beyond it" } else { "within it" };
         let outcome = |Series { name, points }: &Series| {
-            let tested = points
-                .iter()
-                .filter(|(x, _)| !beyond || *x > longest as f64);
+            let counts = |(length, _): &&(f64, f64)| !beyond || *length > longest as f64;
+            let tested = points.iter().filter(counts);
             let tested: Vec<f64> = tested.map(|(_, accuracy)| *accuracy).collect();
             if tested.iter().all(|&accuracy| accuracy >= 0.99) {
                 return format!("{name} answers right at every length tested");
@@ -178,14 +178,11 @@ impl Induction {
 
     fn figure(&self, series: Vec<Series>) -> LineChart {
         LineChart {
-            title: "Accuracy against length".into(),
             x_label: "sequence length".into(),
-            y_label: "accuracy, %".into(),
             x_scale: Scale::Log2,
             y_range: Some((0.0, 1.0)),
-            series,
             reference_lines: vec![("chance".into(), self.chance)],
-            ..LineChart::default()
+            ..chart("Accuracy against length", "accuracy, %", series)
         }
     }
 }

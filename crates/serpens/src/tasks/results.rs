@@ -37,20 +37,19 @@ impl Results {
 
     /// The table for a terminal.
     pub(crate) fn to_text(&self) -> String {
-        let columns = self.table.header.len();
         let rows = || std::iter::once(&self.table.header).chain(&self.table.rows);
-        let width = |i: usize| {
-            let cells = rows().filter_map(|row| row.get(i));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        let mut widths = vec![0; self.table.header.len()];
+        for row in rows() {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths);
+            let cells: Vec<String> = cells.map(|(c, w)| format!("{c:>w$}")).collect();
+            cells.join("  ")
         };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let lines: Vec<String> = rows()
-            .map(|row| {
-                let cells = row.iter().zip(&widths);
-                let cells: Vec<String> = cells.map(|(c, w)| format!("{c:>w$}")).collect();
-                cells.join("  ")
-            })
-            .collect();
+        let lines: Vec<String> = rows().map(line).collect();
         format!("\n{}\n\n{}\n", lines.join("\n"), self.sentence)
     }
 }

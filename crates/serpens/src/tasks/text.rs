@@ -79,11 +79,10 @@ impl TaskSettings for TextConfig {
         if self.prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
-        let prompt = self.prompt.clone();
         let text = Text {
             corpus,
             source,
-            prompt,
+            prompt: self.prompt.clone(),
         };
         text.held_out()?;
         Ok(Box::new(text))
