@@ -42,7 +42,8 @@ impl TensorFile {
         }
     }
 
-    /// Enters a tensor by what the header says of it: its bytes, little-endian and row by row, are at `bytes` of the file.
+    /// Enters a tensor by what the header says of it: its bytes, little-endian and row by row, are at `bytes` of the
+    /// file.
     ///
     /// # Errors
     /// [`Error::Rank`] where it has more axes than any here.
@@ -85,8 +86,8 @@ impl TensorFile {
     /// One tensor, in f32 where it is of a floating-point type and in u32 where it is of that.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device has no room,
-    /// [`Error::Io`].
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device
+    /// has no room, [`Error::Io`].
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::MissingTensor {

@@ -124,10 +124,9 @@ impl Param {
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
     pub fn tensors_mut(&mut self) -> Result<(&mut Tensor, Option<&mut Tensor>)> {
-        match &mut self.value {
-            Some(value) => Ok((value, self.shadow.as_mut())),
-            None => Err(Error::no_value(self.shape)),
-        }
+        let value = self.value.as_mut();
+        let value = value.ok_or_else(|| Error::no_value(self.shape))?;
+        Ok((value, self.shadow.as_mut()))
     }
 
     /// Makes the shadow anew from the value, where products want one.

@@ -79,11 +79,11 @@ fn random(shape: [usize; 3], seed: u64) -> Tensor {
 fn rows(tensor: &Tensor, from: usize, to: usize) -> Tensor {
     let [batch, length, width] = tensor.dims().try_into().unwrap();
     let values = tensor.as_slice::<f32>().unwrap();
-    let part: Vec<f32> = (0..batch)
+    let taken: Vec<f32> = (0..batch)
         .flat_map(|b| &values[(b * length + from) * width..(b * length + to) * width])
         .copied()
         .collect();
-    Tensor::from_slice([batch, to - from, width], &part, Device::cpu()).unwrap()
+    Tensor::from_slice([batch, to - from, width], &taken, Device::cpu()).unwrap()
 }
 
 fn reversed(tensor: &Tensor) -> Tensor {
@@ -133,8 +133,8 @@ proptest! {
             let mut state = mixer.initial_state(batch, Device::cpu()).unwrap();
             for (from, to) in [(0, cut), (cut, length)] {
                 if from == to { continue; }
-                let part: Var = rows(&x, from, to).into();
-                let y = mixer.forward(&part, &Sequence::default(), Some(&mut state)).unwrap();
+                let chunk: Var = rows(&x, from, to).into();
+                let y = mixer.forward(&chunk, &Sequence::default(), Some(&mut state)).unwrap();
                 assert_close(&name, &y.into_tensor().unwrap(), &rows(&whole, from, to));
             }
             let mut state = mixer.initial_state(batch, Device::cpu()).unwrap();
@@ -296,7 +296,7 @@ fn a_plan_is_counted_without_memory_and_has_no_values() {
     }));
     let plan = s4d.plan().unwrap();
     let constants = plan.count(|param| !param.trained).unwrap();
-    assert_eq!(constants, 3 * 2 * 16 * 4, "both parts of B");
+    assert_eq!(constants, 3 * 2 * 16 * 4, "B, real and imaginary");
     let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
     let error = plan.forward(&ids.into(), &Sequence::default(), None);
     assert!(matches!(error, Err(Error::NoValue { name: None, .. })));

@@ -46,8 +46,8 @@ fn is_on(place: f64) -> bool {
 }
 
 impl Axis {
-    /// An axis over the values (those that the scale can place) with at most about `most` ticks
-    /// (2 or more). `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
+    /// An axis over the values (those that the scale can place) with at most about `most` ticks (2 or more).
+    /// `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
     pub(super) fn over(
         scale: Scale,
         values: impl Iterator<Item = f64>,

@@ -14,13 +14,13 @@ use crate::{Error, Result, TensorFile, json};
 /// Opens a safetensors file and reads its header.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Safetensors`] where the header is broken, or the file shorter than it says; [`Error::Rank`] where a
-/// tensor has more axes than any here.
+/// [`Error::Io`]; [`Error::Safetensors`] where the header is broken, or the file shorter than it says; [`Error::Rank`]
+/// where a tensor has more axes than any here.
 pub fn open(path: &Path) -> Result<TensorFile> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     // Mapped to read the header alone, whose check wants to know how long the file is.
-    // SAFETY: the bytes are checked before use; a file that another program cuts off meanwhile ends this one, as for every
-    // program that maps files.
+    // SAFETY: the bytes are checked before use; a file that another program cuts off meanwhile ends this one, as for
+    // every program that maps files.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))?;
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(Error::safetensors(path))?;
     let data = size_of::<u64>() + header;
@@ -40,7 +40,8 @@ pub fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<String, Tens
         .collect()
 }
 
-/// Opens the file, or where it is missing the several that an index beside it (`<path>.index.json`) says its tensors are in.
+/// Opens the file, or where it is missing the several that an index beside it (`<path>.index.json`) says its tensors
+/// are in.
 pub fn open_all(path: &Path) -> Result<Vec<TensorFile>> {
     #[derive(Deserialize)]
     struct Index {

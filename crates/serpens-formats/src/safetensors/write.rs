@@ -22,8 +22,8 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Writes tensors to a safetensors file, which appears complete or not at all. They are brought from their devices one at a
-/// time, as they are written.
+/// Writes tensors to a safetensors file, which appears complete or not at all. They are brought from their devices one
+/// at a time, as they are written.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Core`] where a tensor cannot be brought to the processor.

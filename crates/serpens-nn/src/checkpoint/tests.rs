@@ -176,15 +176,15 @@ fn weights_in_several_files_and_in_half_precision_load() {
     fs::remove_file(&whole).unwrap();
     let mut map = serde_json::Map::new();
     for (i, (name, tensor)) in tensors.iter().enumerate() {
-        let file = format!("part-{}.safetensors", i % 2);
+        let file = format!("half-{}.safetensors", i % 2);
         map.insert(name.clone(), file.into());
         let _ = tensor;
     }
-    for part in 0..2 {
+    for half in 0..2 {
         let halves: Vec<(String, Tensor)> = tensors
             .iter()
             .enumerate()
-            .filter(|(i, _)| i % 2 == part)
+            .filter(|(i, _)| i % 2 == half)
             .map(|(_, (name, tensor))| {
                 let values: Vec<bf16> = tensor
                     .as_slice::<f32>()
@@ -192,13 +192,13 @@ fn weights_in_several_files_and_in_half_precision_load() {
                     .iter()
                     .map(|v| bf16::from_f32(*v))
                     .collect();
-                let half = Tensor::from_slice(tensor.shape(), &values, Device::cpu());
-                (name.clone(), half.unwrap())
+                let tensor = Tensor::from_slice(tensor.shape(), &values, Device::cpu());
+                (name.clone(), tensor.unwrap())
             })
             .collect();
         let halves: Vec<_> = halves.iter().map(|(n, t)| (n.clone(), t)).collect();
         write_tensors(
-            &dir.path().join(format!("part-{part}.safetensors")),
+            &dir.path().join(format!("half-{half}.safetensors")),
             &halves,
         )
         .unwrap();

@@ -23,8 +23,8 @@ pub(super) fn save_parameters(model: &MambaLm, path: &Path) -> Result<()> {
     Ok(write_tensors(path, &tensors)?)
 }
 
-/// Fills a planned model's parameters from the files that hold those of `path`, one after another: no value is in memory
-/// twice.
+/// Fills a planned model's parameters from the files that hold those of `path`, one after another: no value is in
+/// memory twice.
 pub(super) fn load_parameters(
     model: &mut MambaLm,
     path: &Path,

@@ -23,13 +23,9 @@ impl EmbeddingConfig {
     /// Values start normal with mean 0.
     pub fn plan(&self) -> Embedding {
         let start = Start::Normal { std: self.std };
-        let weight = Param::new([self.vocab_size, self.d_model], start);
-        Embedding {
-            weight: match self.tied_head {
-                true => weight.as_matrix(),
-                false => weight,
-            },
-        }
+        let mut weight = Param::new([self.vocab_size, self.d_model], start);
+        weight.matrix = self.tied_head;
+        Embedding { weight }
     }
 }
 

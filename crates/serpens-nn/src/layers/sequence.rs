@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 
+use serpens_core::Var;
+use serpens_core::tape::recompute;
 use serpens_ops::Starts;
 
-use crate::Recompute;
 use crate::ssm::SelectionTrace;
+use crate::{Recompute, Result};
 
 /// How a layer is to read a sequence.
 #[derive(Clone, Copy, Default)]
@@ -20,28 +22,22 @@ pub struct Sequence<'a> {
     pub trace: Option<&'a RefCell<Vec<SelectionTrace>>>,
 }
 
-/// How a sequence is to be read, to be kept for a second reading.
-pub(crate) struct OwnedSequence {
-    starts: Option<Starts>,
-    reverse: bool,
-}
-
 impl Sequence<'_> {
-    /// The same, without what is done once only.
-    pub(crate) fn owned(&self) -> OwnedSequence {
-        OwnedSequence {
-            starts: self.starts.cloned(),
-            reverse: self.reverse,
-        }
-    }
-}
-
-impl OwnedSequence {
-    pub(crate) fn borrow(&self) -> Sequence<'_> {
-        Sequence {
-            starts: self.starts.as_ref(),
-            reverse: self.reverse,
-            ..Sequence::default()
-        }
+    /// What `read` makes of the inputs, of which nothing but these is kept: it reads them once more for the gradients.
+    pub(crate) fn read_twice<const N: usize>(
+        &self,
+        op: &'static str,
+        inputs: &[&Var],
+        read: impl Fn(&[Var], &Sequence<'_>) -> Result<[Var; N]> + 'static,
+    ) -> Result<[Var; N]> {
+        let (starts, reverse) = (self.starts.cloned(), self.reverse);
+        Ok(recompute(op, inputs, move |inputs| {
+            let sequence = Sequence {
+                starts: starts.as_ref(),
+                reverse,
+                ..Sequence::default()
+            };
+            Ok(read(inputs, &sequence)?)
+        })?)
     }
 }

@@ -1,7 +1,6 @@
 //! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection
 //! out.
 
-use serpens_core::tape::recompute;
 use serpens_core::{Device, Var};
 use serpens_ops::elementwise::{mul, silu};
 
@@ -106,9 +105,9 @@ impl Mixer for Gated {
         let inputs = self.in_proj.forward(x)?; // (batch, length, inputs · d_inner)
         let y = match sequence.recompute {
             Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
-                let (mixer, reading) = (self.clone(), sequence.owned());
-                let [y] = recompute("mixer", &[&inputs], move |inputs| {
-                    Ok([mixer.mix(&inputs[0], &reading.borrow(), None)?])
+                let mixer = self.clone();
+                let [y] = sequence.read_twice("mixer", &[&inputs], move |inputs, sequence| {
+                    Ok([mixer.mix(&inputs[0], sequence, None)?])
                 })?;
                 y
             }

@@ -106,12 +106,7 @@ impl MambaLmConfig {
     pub fn plan(&self) -> Result<MambaLm> {
         Error::check("d_model", self.d_model, 1..=usize::MAX)?;
         Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
-        if self.n_layer > MOST_LAYERS {
-            return Err(Error::TooManyLayers {
-                found: self.n_layer,
-                most: MOST_LAYERS,
-            });
-        }
+        Error::check("n_layer", self.n_layer, 0..=MOST_LAYERS)?;
         Error::check("the length of block", self.mixers.len(), 1..=usize::MAX)?;
         let divisor = (self.n_layer.max(1) as f32).sqrt();
         let norm = RmsNormConfig {

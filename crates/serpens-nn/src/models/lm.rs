@@ -1,6 +1,5 @@
 //! The language model: embedding, layers of a normalisation and a mixer, normalisation, head.
 
-use serpens_core::tape::recompute;
 use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
 
@@ -28,12 +27,11 @@ impl Layer {
         state: Option<&mut MixerState>,
     ) -> Result<[Var; 2]> {
         if sequence.recompute == Recompute::Layer && state.is_none() && sequence.trace.is_none() {
-            let (layer, reading) = (self.clone(), sequence.owned());
+            let layer = self.clone();
             let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
-            return Ok(recompute("layer", &inputs, move |inputs| {
-                let (x, residual, reading) = (&inputs[0], inputs.get(1), reading.borrow());
-                Ok(layer.forward(x, residual, activations, &reading, None)?)
-            })?);
+            return sequence.read_twice("layer", &inputs, move |inputs, sequence| {
+                layer.forward(&inputs[0], inputs.get(1), activations, sequence, None)
+            });
         }
         let sum = self.norm.forward(x, residual, activations)?;
         let y = self.mixer.forward(&sum.y, sequence, state)?;

@@ -50,7 +50,7 @@ impl SsmSettings for S4dConfig {
             true => AInit::Complex,
             false => AInit::Real,
         };
-        // A complex C has unit variance shared by its two parts.
+        // The real and the imaginary of a complex C share unit variance.
         let std = if self.complex { 0.5_f32.sqrt() } else { 1.0 };
         let c = || Param::new(shape, Start::Normal { std });
         let slow = |mut param: Param| {

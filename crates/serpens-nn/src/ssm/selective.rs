@@ -39,16 +39,6 @@ mod auto {
     }
 }
 
-impl DtRank {
-    /// The rank for a model of this width.
-    pub fn resolve(self, d_model: usize) -> usize {
-        match self {
-            DtRank::Auto => d_model.div_ceil(16),
-            DtRank::Fixed(rank) => rank,
-        }
-    }
-}
-
 /// Configures a [`SelectiveSsm`]. The defaults are the paper's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -93,9 +83,10 @@ impl SsmSettings for SelectiveSsmConfig {
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
         let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;
-        let rank = match self.selective_dt {
-            true => self.dt_rank.resolve(d_model),
-            false => 0,
+        let rank = match self.dt_rank {
+            _ if !self.selective_dt => 0,
+            DtRank::Auto => d_model.div_ceil(16),
+            DtRank::Fixed(rank) => rank,
         };
         let constant =
             |selective: bool| (!selective).then(|| Param::new([width], Start::Normal { std: 1.0 }));

@@ -139,8 +139,7 @@ fn by_length(name: &str, accuracy: impl Fn(f64) -> f64) -> Series {
     }
 }
 
-/// A run with everything that a report can show.
-pub(crate) fn report() -> Report {
+fn figures() -> Vec<LineChart> {
     let losses = LineChart {
         title: "Loss".into(),
         x_label: "step".into(),
@@ -170,13 +169,17 @@ pub(crate) fn report() -> Report {
         caption: "Trained at length 256, tested up to 65,536.".into(),
         ..LineChart::default()
     };
+    vec![losses, lengths]
+}
+
+fn table() -> Table {
     let strings = |cells: &[&str]| {
         cells
             .iter()
             .map(|cell| cell.to_string())
             .collect::<Vec<_>>()
     };
-    let table = Table {
+    Table {
         title: "Models".into(),
         header: strings(&[
             "model",
@@ -196,15 +199,19 @@ pub(crate) fn report() -> Report {
             strings(&["Mamba block, S4D", "73,984", "91.5 %", "6.7 %", "9.8 min"]),
         ],
         caption: "Both were trained with the same data in the same order.".into(),
-    };
+    }
+}
+
+/// A run with everything that a report can show.
+pub(crate) fn report() -> Report {
     Report {
         title: "Induction heads with a selective SSM".into(),
         summary: "The selective model solves the task at every length up to 65,536, 256 times the length it was trained \
                   at; the time-invariant one falls to chance beyond 256."
             .into(),
         date: "2025-06-01 14:03 UTC".into(),
-        figures: vec![losses, lengths],
-        tables: vec![table],
+        figures: figures(),
+        tables: vec![table()],
         maps: vec![induction_heads(64, 128), prompt()],
         texts: vec![("Sample".into(), "prompt  a b # c d e … #\nanswer  c   (p = 0.9998)\n<b>not bold</b>".into())],
         command: "serpens train --task induction-heads --layers 2 --width 64 --steps 20000 --seed 1".into(),

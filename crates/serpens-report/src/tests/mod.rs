@@ -12,9 +12,9 @@ use crate::text::display_width;
 fn unbalanced(markup: &str) -> Result<(), String> {
     const VOID: [&str; 2] = ["meta", "!DOCTYPE"];
     let mut open: Vec<&str> = Vec::new();
-    for piece in markup.split('<').skip(1) {
-        let Some((tag, _)) = piece.split_once('>') else {
-            return Err(format!("<{piece} is never closed"));
+    for element in markup.split('<').skip(1) {
+        let Some((tag, _)) = element.split_once('>') else {
+            return Err(format!("<{element} is never closed"));
         };
         let name = tag.split([' ', '/']).next().unwrap_or("");
         if let Some(closing) = tag.strip_prefix('/') {
@@ -33,13 +33,13 @@ fn unbalanced(markup: &str) -> Result<(), String> {
 }
 
 fn strip_colour(text: &str) -> String {
-    let pieces = text.split('\x1b').enumerate();
-    pieces
-        .map(|(i, piece)| {
+    let stretches = text.split('\x1b').enumerate();
+    stretches
+        .map(|(i, stretch)| {
             if i == 0 {
-                piece
+                stretch
             } else {
-                piece.split_once('m').map_or("", |p| p.1)
+                stretch.split_once('m').map_or("", |p| p.1)
             }
         })
         .collect()
@@ -231,7 +231,7 @@ fn a_map_says_where_its_selective_tokens_are() {
 
 #[test]
 fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
-    const PIECES: [&str; 9] = [
+    const LETTERS: [&str; 9] = [
         "a",
         "key",
         " ",
@@ -247,7 +247,7 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
         let mut word = |most: usize| -> String {
             let count = rng.random_range(0..=most);
             (0..count)
-                .map(|_| PIECES[rng.random_range(0..PIECES.len())])
+                .map(|_| LETTERS[rng.random_range(0..LETTERS.len())])
                 .collect()
         };
         let (title, name) = (word(12), word(12));
