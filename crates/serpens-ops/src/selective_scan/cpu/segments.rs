@@ -1,4 +1,4 @@
-//! Pieces of time: each segment's last state for a zero initial state, and the product of its decays, give the state between
+//! Segments of time: each one's last state for a zero initial state, and the product of its decays, give the state between
 //! segments in order; then all segments run at once. Likewise λ, the gradient of the state, backwards.
 
 use rayon::prelude::*;

@@ -50,12 +50,12 @@ __device__ __forceinline__ float& slice_sum(Shared& s, int slice, int which, int
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------------
 
-// Starts the copies of a chunk's rows into shared memory, with zeros where there is nothing. The same thread takes the same pieces
+// Starts the copies of a chunk's rows into shared memory, with zeros where there is nothing. The same thread takes the same accesses
 // as in `put_tile`.
-__device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
-    share_out<CHUNK * PIECES>(at, [&](u32 i) {
-        u32 t = i / PIECES, c = i % PIECES * VEC, column = at.first_channel + c, to = swizzled<IO>(t, c);
+    share_out<CHUNK * ACCESSES>(at, [&](u32 i) {
+        u32 t = i / ACCESSES, c = i % ACCESSES * VEC, column = at.first_channel + c, to = swizzled<IO>(t, c);
         u32 row = row_of(p, chunk, min((int)t, chunk.steps - 1));
         bool exists = (int)t < chunk.steps && (int)c < at.count;
         fetch<VEC>(&tile[U][t][to], address(p.u, row, column), exists);
@@ -63,9 +63,9 @@ __device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const Plac
         if (GATE) fetch<VEC>(&tile[Z][t][to], address(p.z, row, column), exists);
         fetch<VEC>(&s.dy[t][to], address(p.dy, row, column), exists);
     });
-    constexpr u32 BC_PIECES = PADDED / BC_VEC;
-    share_out<BC_AHEAD ? CHUNK * BC_PIECES : 0>(at, [&](u32 i) {
-        u32 t = i / BC_PIECES, n = i % BC_PIECES * BC_VEC, column = at.group * p.state + n;
+    constexpr u32 BC_ACCESSES = PADDED / BC_VEC;
+    share_out<BC_AHEAD ? CHUNK * BC_ACCESSES : 0>(at, [&](u32 i) {
+        u32 t = i / BC_ACCESSES, n = i % BC_ACCESSES * BC_VEC, column = at.group * p.state + n;
         u32 row = row_of(p, chunk, min((int)t, chunk.steps - 1));
         bool exists = (int)t < chunk.steps && (int)n < p.state;
         fetch<BC_VEC>(&s.bc_raw[t][0][n], address(p.b, row, column), exists);
@@ -73,10 +73,10 @@ __device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const Plac
     });
 }
 
-__device__ __forceinline__ void put_tile(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void put_tile(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
-    share_out<CHUNK * PIECES>(at, [&](u32 i) {
-        u32 t = i / PIECES, c = i % PIECES * VEC, row = row_of(p, chunk, t), column = at.first_channel + c, from = swizzled<IO>(t, c);
+    share_out<CHUNK * ACCESSES>(at, [&](u32 i) {
+        u32 t = i / ACCESSES, c = i % ACCESSES * VEC, row = row_of(p, chunk, t), column = at.first_channel + c, from = swizzled<IO>(t, c);
         if ((int)t >= chunk.steps || (int)c >= at.count) return;
         put<VEC>(address(p.du, row, column), &tile[U][t][from]);
         put<VEC>(address(p.ddelta, row, column), &tile[DELTA][t][from]);
@@ -87,7 +87,7 @@ __device__ __forceinline__ void put_tile(const ScanBackwardParams& p, const Plac
 constexpr u32 FOURS = PADDED / 2;  // of B and C of a step
 
 // B and C of a chunk as f32, zero for states and steps that do not exist.
-__device__ __forceinline__ void widen_bc(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void widen_bc(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     share_out<CHUNK * FOURS>(at, [&](u32 i) {
         u32 t = i / FOURS, n = i % FOURS * 4;
         float values[4];
@@ -112,7 +112,7 @@ struct Four {
     u32 which, t, n;
     bool exists;
 };
-__device__ __forceinline__ Four own_four(const Place& at, u32 k) {
+__device__ __forceinline__ Four own_four(const ThreadPlace& at, u32 k) {
     constexpr u32 HALF = CHUNK * FOURS / 2;
     u32 i = k * THREADS + at.tid, j = i % HALF;
     return {i / HALF % 2, j / (FOURS / 2), j % (FOURS / 2) * 4, i < 2 * HALF};
@@ -125,16 +125,16 @@ __device__ __forceinline__ void swap(float& x, float& y) {
 }
 
 // The sums over the block's channels of a chunk's dB and dC, from the warps' sums.
-__device__ __forceinline__ void add_bc_sums(const Shared& s, const Place& at, float (&sums)[OWN_FOURS][4]) {
+__device__ __forceinline__ void add_bc_sums(const Shared& s, const ThreadPlace& at, float (&sums)[OWN_FOURS][4]) {
 #pragma unroll
     for (u32 k = 0; k < OWN_FOURS; ++k) {
         Four f = own_four(at, k);
 #pragma unroll
         for (u32 r = 0; r < 4; ++r) sums[k][r] = 0.0f;
 #pragma unroll
-        for (u32 part = 0; part < CHANNEL_WARPS; ++part) {
+        for (u32 warp = 0; warp < CHANNEL_WARPS; ++warp) {
             float more[4];
-            load<4>(&s.bc_sums[f.n / 16 * CHANNEL_WARPS + part][f.which][f.t][f.n % 16], more);
+            load<4>(&s.bc_sums[f.n / 16 * CHANNEL_WARPS + warp][f.which][f.t][f.n % 16], more);
 #pragma unroll
             for (int r = 0; r < 4; ++r) sums[k][r] += more[r];
         }
@@ -145,10 +145,10 @@ __device__ __forceinline__ void add_bc_sums(const Shared& s, const Place& at, fl
     }
 }
 
-__device__ __forceinline__ void put_bc_sums(const ScanBackwardParams& p, const Place& at, const Chunk& chunk,
+__device__ __forceinline__ void put_bc_sums(const ScanBackwardParams& p, const ThreadPlace& at, const Chunk& chunk,
                                             const float (&sums)[OWN_FOURS][4]) {
     u32 width = p.groups * p.state;
-    float* to = p.bc_parts + at.part * p.batch * p.length * 2 * width + at.group * p.state;
+    float* to = p.bc_partials + at.group_block * p.batch * p.length * 2 * width + at.group * p.state;
 #pragma unroll
     for (u32 k = 0; k < OWN_FOURS; ++k) {
         Four f = own_four(at, k);
@@ -165,7 +165,7 @@ __device__ __forceinline__ void put_bc_sums(const ScanBackwardParams& p, const P
 }
 
 // A chunk's gradients, when all its warps have walked over it.
-__device__ __forceinline__ void put_chunk(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void put_chunk(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     float sums[OWN_FOURS][4];
     add_bc_sums(s, at, sums);
     put_tile(p, at, s, chunk);
@@ -175,7 +175,7 @@ __device__ __forceinline__ void put_chunk(const ScanBackwardParams& p, const Pla
 // ---- what is per channel and step --------------------------------------------------------------------------------------------
 
 // Where nothing is, u, z and dy are zeros; steps past the end must also have δ and its slope zero.
-__device__ __forceinline__ void prepare(const ScanBackwardParams& p, const Place& at, Shared& s, const Chunk& chunk) {
+__device__ __forceinline__ void prepare(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     constexpr int COUNT = Prepared::COUNT;
     int channel = prepared_channel(at);
@@ -232,7 +232,7 @@ struct ChannelSums {
 // The gradients of u, Δ and z at K steps, 4 STRIDE apart from t0 + first, from their sums over the states: y, s and p (here with
 // A log2 e for A). Columns are swizzled alike every 8 steps, so t0, which divides by 8, does not count for that.
 template <int K, int STRIDE>
-__device__ __forceinline__ void finish(Shared& s, const Place& at, int buffer, int t0, int first, float d, const float (&y)[K],
+__device__ __forceinline__ void finish(Shared& s, const ThreadPlace& at, int buffer, int t0, int first, float d, const float (&y)[K],
                                        const float (&lambda_b)[K], const float (&p)[K], ChannelSums& sums) {
     auto& tile = s.tiles[buffer];
     float u[K], du[K], ddelta[K], dz[K];
@@ -283,7 +283,7 @@ __device__ __forceinline__ void mma(float (&d)[4], float a0, float a1, float b) 
 }
 
 // The sums over the 4 lanes of a channel of 4 steps' values, each for the lane of that step.
-__device__ __forceinline__ float sum_states(const Place& at, const float* x) {
+__device__ __forceinline__ float sum_states(const ThreadPlace& at, const float* x) {
     bool high = at.state_lane & 2, low = at.state_lane & 1;
     float x0 = exchange(x[0], x[2], 8, high), x1 = exchange(x[1], x[3], 8, high);
     return exchange(x0, x1, 4, low);
@@ -303,7 +303,7 @@ template <int WHICH> struct Products {
         for (int r = 0; r < 4; ++r) x[0][r] = x[1][r] = 0.0f;
     }
     // Step i's values; `weight` is that of the step and the lane's channel, `column_weight` that of the lane's column.
-    __device__ __forceinline__ void add(const Place& at, int i, const float (&values)[4], float weight, float column_weight) {
+    __device__ __forceinline__ void add(const ThreadPlace& at, int i, const float (&values)[4], float weight, float column_weight) {
         if constexpr (EXACT) {
 #pragma unroll
             for (int r = 0; r < 4; ++r) x[i % 2][r] = values[r] * weight;
@@ -314,7 +314,7 @@ template <int WHICH> struct Products {
         }
     }
     // When steps i and i + 1 of the 4 from t0 are done.
-    __device__ __forceinline__ void end(const Place& at, Shared& s, int t0, int i, bool last) const {
+    __device__ __forceinline__ void end(const ThreadPlace& at, Shared& s, int t0, int i, bool last) const {
         if constexpr (EXACT) {
             int t = t0 + i + at.channel_lane / 4;
             u32 place = two_at(t, at.state_lane, at.channel_lane % 4 / 2) + at.channel_lane % 2;
@@ -334,7 +334,7 @@ template <int WHICH> struct Products {
 };
 
 // The weight of a lane's column in the 4 steps from t0: δ u for dB, g for dC.
-template <int WHICH> __device__ __forceinline__ float column_weight(const Place& at, const Shared& s, int t0) {
+template <int WHICH> __device__ __forceinline__ float column_weight(const ThreadPlace& at, const Shared& s, int t0) {
     int channel = at.warp % CHANNEL_WARPS * 8 + at.lane / 4 % 2 * 4 + at.lane % 4, t = t0 + at.lane / 8;
     return WHICH ? s.steps[t].g[channel] : s.steps[t].delta[channel].y;
 }
@@ -354,7 +354,7 @@ struct Carry {
 struct Pair {
     float delta[2], input[2], g[2], b[2][4], c[2][4];
 
-    __device__ __forceinline__ void read(const Place& at, const Shared& s, int t0, int i) {
+    __device__ __forceinline__ void read(const ThreadPlace& at, const Shared& s, int t0, int i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             const Step& step = s.steps[t0 + i + j];
@@ -368,7 +368,7 @@ struct Pair {
 };
 
 // The states before every SUB steps, from the one before the chunk.
-__device__ __forceinline__ void enter(const Place& at, Shared& s, const Carry& carry, float (&h)[4], u32 resets) {
+__device__ __forceinline__ void enter(const ThreadPlace& at, Shared& s, const Carry& carry, float (&h)[4], u32 resets) {
     for (int t0 = 0;; t0 += SUB) {
         store<4>(entry(s, at.warp, at.lane, t0), h);
         if (t0 + SUB == CHUNK) return;
@@ -386,7 +386,7 @@ __device__ __forceinline__ void enter(const Place& at, Shared& s, const Carry& c
 }
 
 // SUB steps forward: the decays, the decayed states, dC and y, of step l of every four. `pair` ends as the last two.
-__device__ __forceinline__ void replay(const Place& at, Shared& s, const Carry& carry, int t0, u32 resets, Pair& pair,
+__device__ __forceinline__ void replay(const ThreadPlace& at, Shared& s, const Carry& carry, int t0, u32 resets, Pair& pair,
                                        float (&a)[SUB][4], float (&w)[SUB][4], float (&y)[SUB / 4]) {
     float h[4], dot[4], weight = column_weight<1>(at, s, t0), next_weight = 0.0f;
     load<4>(entry(s, at.warp, at.lane, t0), h);
@@ -402,14 +402,14 @@ __device__ __forceinline__ void replay(const Place& at, Shared& s, const Carry& 
         if (i % 4 == 0) products.begin();
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            float& y_part = dot[i % 4 + j];
+            float& y_sum = dot[i % 4 + j];
             decays(a[i + j], carry.a, pair.delta[j], resets, t0 + i + j);
-            y_part = 0.0f;
+            y_sum = 0.0f;
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 w[i + j][r] = a[i + j][r] * h[r];
                 h[r] = w[i + j][r] + pair.input[j] * pair.b[j][r];
-                y_part += h[r] * pair.c[j][r];
+                y_sum += h[r] * pair.c[j][r];
             }
             products.add(at, i % 4 + j, h, pair.g[j], weight);
         }
@@ -420,7 +420,7 @@ __device__ __forceinline__ void replay(const Place& at, Shared& s, const Carry& 
 }
 
 // The same steps back: λ, dB, dA and the sums s and p, of step l of every four.
-__device__ __forceinline__ void walk_back(const Place& at, Shared& s, Carry& carry, int t0, Pair& pair, const float (&a)[SUB][4],
+__device__ __forceinline__ void walk_back(const ThreadPlace& at, Shared& s, Carry& carry, int t0, Pair& pair, const float (&a)[SUB][4],
                                           const float (&w)[SUB][4], float (&lambda_b)[SUB / 4], float (&p)[SUB / 4]) {
     float dot_b[4], dot_a[4], weight = column_weight<0>(at, s, t0 + SUB - 4), next_weight = 0.0f;
     Products<0> products;
@@ -433,15 +433,15 @@ __device__ __forceinline__ void walk_back(const Place& at, Shared& s, Carry& car
         if (i % 4 == 2) products.begin();
 #pragma unroll
         for (int j = 1; j >= 0; --j) {
-            float lambda[4], &b_part = dot_b[i % 4 + j], &a_part = dot_a[i % 4 + j];
-            b_part = a_part = 0.0f;
+            float lambda[4], &b_sum = dot_b[i % 4 + j], &a_sum = dot_a[i % 4 + j];
+            b_sum = a_sum = 0.0f;
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 lambda[r] = pair.g[j] * pair.c[j][r] + carry.carry[r];
                 carry.carry[r] = a[i + j][r] * lambda[r];
                 float q = lambda[r] * w[i + j][r];
-                b_part += lambda[r] * pair.b[j][r];
-                a_part += carry.a[r] * q;
+                b_sum += lambda[r] * pair.b[j][r];
+                a_sum += carry.a[r] * q;
                 carry.da[r] += pair.delta[j] * q;
             }
             products.add(at, i % 4 + j, lambda, pair.input[j], weight);
@@ -456,7 +456,7 @@ __device__ __forceinline__ void walk_back(const Place& at, Shared& s, Carry& car
 }
 
 // The rest of a chunk where states lie in several slices: their sums, of the steps that this slice finishes.
-__device__ __forceinline__ void add_slices(const Place& at, Shared& s, Carry& carry, int buffer, float d) {
+__device__ __forceinline__ void add_slices(const ThreadPlace& at, Shared& s, Carry& carry, int buffer, float d) {
     __syncthreads();
     float sums[3][Finished::COUNT];
 #pragma unroll
@@ -472,7 +472,7 @@ __device__ __forceinline__ void add_slices(const Place& at, Shared& s, Carry& ca
 }
 
 // The 32 steps of a chunk, with everything in shared memory.
-__device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& carry, int buffer, float d, float (&h)[4],
+__device__ __forceinline__ void walk_chunk(const ThreadPlace& at, Shared& s, Carry& carry, int buffer, float d, float (&h)[4],
                                            u32 resets) {
     enter(at, s, carry, h, resets);
     for (int t0 = CHUNK - SUB; t0 >= 0; t0 -= SUB) {
@@ -498,7 +498,7 @@ __device__ __forceinline__ void walk_chunk(const Place& at, Shared& s, Carry& ca
 // ---- the kernel -------------------------------------------------------------------------------------------------------------
 
 // The sums of dD and of the bias's gradient over the lanes and slices of a channel.
-__device__ __forceinline__ void put_channel_sums(const ScanBackwardParams& p, const Place& at, Shared& s, const ChannelSums& sums) {
+__device__ __forceinline__ void put_channel_sums(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const ChannelSums& sums) {
     float d = sums.d, bias = sums.bias;
 #pragma unroll
     for (int step = 4; step <= 8; step *= 2) {
@@ -514,21 +514,21 @@ __device__ __forceinline__ void put_channel_sums(const ScanBackwardParams& p, co
     for (u32 i = at.tid; i < 2 * CHANNELS; i += THREADS) {
         float sum = 0.0f;
         for (int slice = 0; slice < SLICES; ++slice) sum += shared[slice * 2 * CHANNELS + i];
-        float* parts = i < CHANNELS ? p.d_parts : p.bias_parts;
-        if (parts && (int)(i % CHANNELS) < at.count)
-            parts[(at.segment * p.batch + at.batch) * p.channels + at.first_channel + i % CHANNELS] = sum;
+        float* partials = i < CHANNELS ? p.d_partials : p.bias_partials;
+        if (partials && (int)(i % CHANNELS) < at.count)
+            partials[(at.segment * p.batch + at.batch) * p.channels + at.first_channel + i % CHANNELS] = sum;
     }
 }
 
 // The own channel's value of D.
-__device__ __forceinline__ float of_channel(const ScanBackwardParams& p, const Place& at, const float* values) {
+__device__ __forceinline__ float of_channel(const ScanBackwardParams& p, const ThreadPlace& at, const float* values) {
     return values && at.channel < at.count ? values[at.first_channel + at.channel] : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_backward(const __grid_constant__ ScanBackwardParams p) {
     extern __shared__ __align__(16) u8 shared_bytes[];
     Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
-    const Place at = place(p);
+    const ThreadPlace at = place(p);
     int first = first_chunk(p.segments, at.segment), last = first + chunks_of(p.segments, at.segment) - 1;
     i64 plane = (i64)p.channels * p.state, slot = at.segment * p.batch + at.batch;
 
@@ -547,7 +547,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
     get_tile(p, at, s, chunk);
     copy_commit();
     for (int number = last; number >= first; --number) {
-        Place here = at;
+        ThreadPlace here = at;
         find_thread(here);
         float h[4], d = of_channel(p, here, p.d);
         load_states(p, here, p.checkpoints + (at.batch * p.chunks + number) * plane, h);
@@ -564,11 +564,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
         copy_commit();
         walk_chunk(at, s, carry, later.buffer, d, h, resets);
     }
-    Place here = at;
+    ThreadPlace here = at;
     find_thread(here);
     __syncthreads();
     put_chunk(p, here, s, later);
-    store_states(p, here, p.a_parts + slot * plane, carry.da);
+    store_states(p, here, p.a_partials + slot * plane, carry.da);
     if (p.dinitial && at.segment == 0) store_states(p, here, p.dinitial + at.batch * plane, carry.carry);
     put_channel_sums(p, here, s, carry.sums);
 }

@@ -17,13 +17,13 @@ constexpr bool EXACT = sizeof(IO) == 4 || SLICES > 4;  // whether sums over chan
 constexpr bool BC_AHEAD = SLICES <= 4;  // whether there is room to copy the next chunk's B and C
 
 // Where a thread is.
-struct Place {
+struct ThreadPlace {
     u32 tid, warp, lane, slice;
     int channel_lane, state_lane;
     int channel;                // among the block's
     int count;                  // channels of the block that exist
     int first_channel;          // of the block
-    int group, part;
+    int group, group_block;  // the latter among those of the group
     i64 batch;
     int segment;
 };
@@ -35,7 +35,7 @@ __device__ __forceinline__ u32 thread_anew() {
     return tid;
 }
 
-__device__ __forceinline__ void find_thread(Place& at) {
+__device__ __forceinline__ void find_thread(ThreadPlace& at) {
     at.tid = thread_anew();
     at.warp = at.tid / 32;
     at.lane = at.tid % 32;
@@ -45,8 +45,8 @@ __device__ __forceinline__ void find_thread(Place& at) {
     at.channel = at.warp % CHANNEL_WARPS * 8 + at.channel_lane;
 }
 
-__device__ __forceinline__ Place place(const ScanBackwardParams& p) {
-    Place at;
+__device__ __forceinline__ ThreadPlace place(const ScanBackwardParams& p) {
+    ThreadPlace at;
     find_thread(at);
     u32 block = blockIdx.x;
     u32 blocks = p.groups * p.group_blocks;
@@ -55,15 +55,15 @@ __device__ __forceinline__ Place place(const ScanBackwardParams& p) {
     at.batch = block % (u32)p.batch;
     at.segment = block / (u32)p.batch;
     at.group = channel_block / p.group_blocks;
-    at.part = channel_block % p.group_blocks;
+    at.group_block = channel_block % p.group_blocks;
     int of_group = p.channels / p.groups;
-    at.first_channel = at.group * of_group + at.part * CHANNELS;
-    at.count = min(CHANNELS, of_group - at.part * CHANNELS);
+    at.first_channel = at.group * of_group + at.group_block * CHANNELS;
+    at.count = min(CHANNELS, of_group - at.group_block * CHANNELS);
     return at;
 }
 
-// Shares COUNT pieces of work out over the block's threads.
-template <u32 COUNT, class Work> __device__ __forceinline__ void share_out(const Place& at, Work work) {
+// Shares COUNT items of work out over the block's threads.
+template <u32 COUNT, class Work> __device__ __forceinline__ void share_out(const ThreadPlace& at, Work work) {
 #pragma unroll
     for (u32 first = 0; first < COUNT; first += THREADS) {
         u32 i = first + at.tid;
@@ -76,7 +76,7 @@ struct Chunk {
     int first, steps, buffer;
 };
 
-__device__ __forceinline__ Chunk chunk_at(const ScanBackwardParams& p, const Place& at, int number) {
+__device__ __forceinline__ Chunk chunk_at(const ScanBackwardParams& p, const ThreadPlace& at, int number) {
     i64 step = (i64)number * CHUNK;
     i64 position = p.reverse ? p.length - 1 - step : step;
     return {(int)(at.batch * p.length + position), (int)min((i64)CHUNK, p.length - step), number & 1};
@@ -86,7 +86,7 @@ __device__ __forceinline__ u32 row_of(const ScanBackwardParams& p, const Chunk& 
     return p.reverse ? chunk.first - t : chunk.first + t;
 }
 
-__device__ __forceinline__ IO* address(const Rows& rows, u32 row, int column) {
+__device__ __forceinline__ IO* address(const ByteRows& rows, u32 row, int column) {
     return reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (u64)row * (u32)rows.stride) + column;
 }
 
@@ -105,7 +105,7 @@ template <int K> __device__ __forceinline__ void put(IO* to, const IO* from) {
     *reinterpret_cast<Word*>(to) = *reinterpret_cast<const Word*>(from);
 }
 
-constexpr u32 PIECES = CHANNELS / VEC;  // of a row of channels
+constexpr u32 ACCESSES = CHANNELS / VEC;  // of a row of channels
 
 // Where a column lies in row t of a matrix of T, so that the lanes of a warp, which take 8 channels of several steps, meet
 // different banks: after every ROWS rows the banks repeat.
@@ -115,7 +115,7 @@ template <class T> __device__ __forceinline__ u32 swizzled(u32 t, u32 column) {
 }
 
 // 4 states of a thread's channel, zero where there are none.
-__device__ __forceinline__ void load_states(const ScanBackwardParams& p, const Place& at, const float* plane, float (&to)[4]) {
+__device__ __forceinline__ void load_states(const ScanBackwardParams& p, const ThreadPlace& at, const float* plane, float (&to)[4]) {
     int n = at.slice * 16 + at.state_lane * 4;
     const float* from = plane + (u64)(u32)(at.first_channel + at.channel) * (u32)p.state + n;
 #pragma unroll
@@ -130,7 +130,7 @@ __device__ __forceinline__ void load_states(const ScanBackwardParams& p, const P
     }
 }
 
-__device__ __forceinline__ void store_states(const ScanBackwardParams& p, const Place& at, float* plane, const float (&from)[4]) {
+__device__ __forceinline__ void store_states(const ScanBackwardParams& p, const ThreadPlace& at, float* plane, const float (&from)[4]) {
     int n = at.slice * 16 + at.state_lane * 4;
     float* to = plane + (i64)(at.first_channel + at.channel) * p.state + n;
     if (at.channel >= at.count) return;
@@ -144,7 +144,7 @@ __device__ __forceinline__ void store_states(const ScanBackwardParams& p, const 
 }
 
 // Bit t: whether the state is zero before step t of the chunk.
-__device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const Place& at, const Chunk& chunk, int number) {
+__device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const ThreadPlace& at, const Chunk& chunk, int number) {
     if (!STARTS) return 0;
     bool resets = false;
     if ((int)at.lane < chunk.steps) {
@@ -160,21 +160,21 @@ template <int STEPS> struct Share {
     static constexpr int COUNT = (CHUNK / STEPS + SLICES - 1) / SLICES;
     static constexpr bool EVEN = CHUNK / STEPS % SLICES == 0;
 
-    static __device__ __forceinline__ int step(const Place& at, int i) {
+    static __device__ __forceinline__ int step(const ThreadPlace& at, int i) {
         int first = STEPS == 8 ? at.lane / 4 : at.state_lane;
         return first + STEPS * (int)(at.slice + SLICES * i);
     }
     // The row of a tile to read for it.
-    static __device__ __forceinline__ int row(const Place& at, int i) { return EVEN ? step(at, i) : step(at, i) % CHUNK; }
+    static __device__ __forceinline__ int row(const ThreadPlace& at, int i) { return EVEN ? step(at, i) : step(at, i) % CHUNK; }
 };
 typedef Share<8> Prepared;
 typedef Share<4> Finished;
 
 // The first of the channels that a thread prepares.
-__device__ __forceinline__ int prepared_channel(const Place& at) { return at.warp % CHANNEL_WARPS * 8 + at.lane % 4 * 2; }
+__device__ __forceinline__ int prepared_channel(const ThreadPlace& at) { return at.warp % CHANNEL_WARPS * 8 + at.lane % 4 * 2; }
 
 // A value of each of them, or zero.
-__device__ __forceinline__ void of_prepared(const ScanBackwardParams& p, const Place& at, const float* values, float (&to)[2]) {
+__device__ __forceinline__ void of_prepared(const ScanBackwardParams& p, const ThreadPlace& at, const float* values, float (&to)[2]) {
     int channel = prepared_channel(at);
 #pragma unroll
     for (int j = 0; j < 2; ++j) to[j] = values && channel + j < at.count ? values[at.first_channel + channel + j] : 0.0f;

@@ -3,11 +3,13 @@
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};
 
-use super::fold::{Folds, Parts, Workspace};
-use super::segments::{Between, CHUNK, Segments, flow_back};
-use super::{Dims, Scan, ScanOperands, flag, grid, in_pieces, ptr, ptr_mut};
+use super::fold::{Folds, Partials, Workspace};
+use super::launch::Segments;
+use super::segments::{Between, flow_back};
+use super::{Dims, Scan, ScanOperands, accessible, flag, grid, ptr, ptr_mut};
 use crate::check;
 use crate::selective_scan::OP;
+use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
     "selective_scan_backward",
@@ -36,7 +38,7 @@ const WIDE_WARPS: usize = 8;
 
 /// How a scan is divided: into blocks of channels, and into segments of time.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+struct BackwardPlan {
     /// Slices of 16 states, each a warp's.
     slices: usize,
     /// Warps beside each other, each with 8 channels.
@@ -57,7 +59,7 @@ struct Card {
     shared_memory: usize,
 }
 
-impl Plan {
+impl BackwardPlan {
     /// Blocks of 4 warps, or, where they fill the multiprocessors as well, of 8, whose partial sums of dB and dC are half as many,
     /// which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once; one does not fit into every
     /// card's shared memory.
@@ -184,9 +186,9 @@ struct KernelOptions {
     starts: bool,
 }
 
-/// `width` if rows of all these views can be read in pieces of so many values that begin at multiples of `columns`, otherwise 1.
+/// `width` if rows of all these views can be read in accesses of so many values that begin at multiples of `columns`, otherwise 1.
 fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
-    if in_pieces(views, columns, width) {
+    if accessible(views, columns, width) {
         width
     } else {
         1
@@ -195,13 +197,13 @@ fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
 
 kernel_params! {
     /// A matrix as the kernels take it, its stride in bytes.
-    struct Rows {
+    struct ByteRows {
         at: DevicePtr,
         stride: i64,
     }
 }
 
-impl Rows {
+impl ByteRows {
     const NONE: Self = Self {
         at: DevicePtr::NULL,
         stride: 0,
@@ -220,15 +222,15 @@ impl Rows {
 
 kernel_params! {
     struct ScanBackwardParams {
-        u: Rows,
-        delta: Rows,
-        z: Rows,
-        dy: Rows,
-        b: Rows,
-        c: Rows,
-        du: Rows,
-        ddelta: Rows,
-        dz: Rows,
+        u: ByteRows,
+        delta: ByteRows,
+        z: ByteRows,
+        dy: ByteRows,
+        b: ByteRows,
+        c: ByteRows,
+        du: ByteRows,
+        ddelta: ByteRows,
+        dz: ByteRows,
         a: DevicePtr as "const float*",
         d: DevicePtr as "const float*",
         bias: DevicePtr as "const float*",
@@ -238,10 +240,10 @@ kernel_params! {
         // (segments, batch, channels, N): what flows back into each segment's last state
         carry: DevicePtr as "const float*",
         dinitial: DevicePtr as "float*",
-        bc_parts: DevicePtr as "float*", // (blocks per group, batch, length, 2, groups N)
-        a_parts: DevicePtr as "float*", // (segments, batch, channels, N)
-        d_parts: DevicePtr as "float*", // (segments, batch, channels)
-        bias_parts: DevicePtr as "float*", // (segments, batch, channels)
+        bc_partials: DevicePtr as "float*", // (blocks per group, batch, length, 2, groups N)
+        a_partials: DevicePtr as "float*", // (segments, batch, channels, N)
+        d_partials: DevicePtr as "float*", // (segments, batch, channels)
+        bias_partials: DevicePtr as "float*", // (segments, batch, channels)
         batch: i64,
         length: i64,
         channels: i32,
@@ -288,7 +290,7 @@ fn kernel_options(
 
 fn params(
     scan: &Scan<'_>,
-    plan: &Plan,
+    plan: &BackwardPlan,
     views: &Views<'_>,
     grads: &ScanOperands<ViewMut<'_>>,
     workspace: &mut Workspace,
@@ -297,20 +299,20 @@ fn params(
     let slots = plan.segments * dims.batch;
     let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
     let states = slots * dims.channels * dims.state;
-    let rows = |view: Option<View<'_>>| view.map_or(Ok(Rows::NONE), Rows::new);
+    let rows = |view: Option<View<'_>>| view.map_or(Ok(ByteRows::NONE), ByteRows::new);
     let of_channels = |given: bool, workspace: &mut Workspace| match given {
         true => workspace.take(slots * dims.channels),
         false => Ok(DevicePtr::NULL),
     };
     Ok(ScanBackwardParams {
-        u: Rows::new(x.u)?,
-        delta: Rows::new(x.delta)?,
+        u: ByteRows::new(x.u)?,
+        delta: ByteRows::new(x.delta)?,
         z: rows(x.z)?,
-        dy: Rows::new(views.dout)?,
-        b: Rows::new(x.b)?,
-        c: Rows::new(x.c)?,
-        du: Rows::new(grads.u.as_view())?,
-        ddelta: Rows::new(grads.delta.as_view())?,
+        dy: ByteRows::new(views.dout)?,
+        b: ByteRows::new(x.b)?,
+        c: ByteRows::new(x.c)?,
+        du: ByteRows::new(grads.u.as_view())?,
+        ddelta: ByteRows::new(grads.delta.as_view())?,
         dz: rows(grads.z.as_ref().map(ViewMut::as_view))?,
         a: x.a.ptr(),
         d: ptr(x.d),
@@ -320,10 +322,10 @@ fn params(
         dlast: ptr(views.dlast),
         carry: workspace.take(states)?,
         dinitial: ptr_mut(&grads.initial_state),
-        bc_parts: workspace.take(bc)?,
-        a_parts: workspace.take(states)?,
-        d_parts: of_channels(grads.d.is_some(), workspace)?,
-        bias_parts: of_channels(grads.delta_bias.is_some(), workspace)?,
+        bc_partials: workspace.take(bc)?,
+        a_partials: workspace.take(states)?,
+        d_partials: of_channels(grads.d.is_some(), workspace)?,
+        bias_partials: of_channels(grads.delta_bias.is_some(), workspace)?,
         batch: dims.batch as i64,
         length: dims.length as i64,
         channels: dims.channels as i32,
@@ -356,7 +358,7 @@ pub fn backward(
         multiprocessors: card.multiprocessors as usize,
         shared_memory: card.shared_memory,
     };
-    let plan = Plan::new(dims, dtype, card);
+    let plan = BackwardPlan::new(dims, dtype, card);
     let options = kernel_options(scan, &views, grads);
     let mut workspace = Workspace {
         device,
@@ -382,24 +384,24 @@ pub fn backward(
         let shared = plan.walk_bytes(dtype) as u32;
         walk.launch(grid, plan.threads() as u32, shared, &params)?;
     }
-    // SAFETY: the parts were allocated for their sizes, which the gradients have.
+    // SAFETY: the partials were allocated for their sizes, which the gradients have.
     unsafe { fold(dims, &plan, &params, grads, (device, dtype)) }
 }
 
-/// Queues the sums of what blocks leave in parts.
+/// Queues the sums of what blocks leave.
 ///
 /// # Safety
 /// The addresses in `params` are valid for their sizes.
 unsafe fn fold(
     dims: &Dims,
-    plan: &Plan,
+    plan: &BackwardPlan,
     params: &ScanBackwardParams,
     grads: &ScanOperands<ViewMut<'_>>,
     (device, dtype): (Device, DType),
 ) -> Result<()> {
     let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
-    let bc = |first: usize| Parts {
-        from: DevicePtr(params.bc_parts.0 + 4 * first as u64),
+    let bc = |first: usize| Partials {
+        from: DevicePtr(params.bc_partials.0 + 4 * first as u64),
         count: plan.group_blocks,
         stride: rows * 2 * width,
         row_stride: 2 * width,
@@ -408,12 +410,12 @@ unsafe fn fold(
     let mut folds = Folds::default();
     folds.add(&bc(0), &grads.b.as_view());
     folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_parts, slots, &grads.a.as_view());
+    folds.add_dense(params.a_partials, slots, &grads.a.as_view());
     if let Some(d) = &grads.d {
-        folds.add_dense(params.d_parts, slots, &d.as_view());
+        folds.add_dense(params.d_partials, slots, &d.as_view());
     }
     if let Some(bias) = &grads.delta_bias {
-        folds.add_dense(params.bias_parts, slots, &bias.as_view());
+        folds.add_dense(params.bias_partials, slots, &bias.as_view());
     }
     // SAFETY: the caller's promise.
     unsafe { folds.launch(device, dtype) }
@@ -453,7 +455,7 @@ mod tests {
                         complex: false,
                         groups: 1,
                     };
-                    let plan = Plan::new(&dims, dtype, card);
+                    let plan = BackwardPlan::new(&dims, dtype, card);
                     assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
                     assert!(plan.group_blocks * plan.channels() >= channels);
                     assert!((1..=plan.chunks).contains(&plan.segments), "{plan:?}");
@@ -487,9 +489,18 @@ mod tests {
                 complex: false,
                 groups: 1,
             };
-            assert_eq!(Plan::new(&dims, DType::BF16, HOPPER).channel_warps, warps);
-            assert_eq!(Plan::new(&dims, DType::F32, HOPPER).channel_warps, 4);
-            assert_eq!(Plan::new(&dims, DType::BF16, SMALL).channel_warps, 4);
+            assert_eq!(
+                BackwardPlan::new(&dims, DType::BF16, HOPPER).channel_warps,
+                warps
+            );
+            assert_eq!(
+                BackwardPlan::new(&dims, DType::F32, HOPPER).channel_warps,
+                4
+            );
+            assert_eq!(
+                BackwardPlan::new(&dims, DType::BF16, SMALL).channel_warps,
+                4
+            );
         }
     }
 

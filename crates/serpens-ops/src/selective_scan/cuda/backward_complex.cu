@@ -81,7 +81,7 @@ struct Walk {
     __device__ __forceinline__ bool resets(i64 t) const {
         return STARTS && t < p.length && (p.reverse ? t > 0 && p.starts[row(t) + 1] : p.starts[row(t)]);
     }
-    __device__ __forceinline__ static IO& value(const Rows& rows, i64 row, int column) {
+    __device__ __forceinline__ static IO& value(const ValueRows& rows, i64 row, int column) {
         return reinterpret_cast<IO*>(rows.at)[row * rows.stride + column];
     }
     // Number n of B or of C, which may be a padded one.
@@ -215,7 +215,7 @@ struct Walk {
             for (int from = 0; from < WARPS; ++from) sum += s.sums[from][step][n];
             bool is_c = n >= 2 * STATE;
             i64 to = (block * rows + row(t + step)) * 2 * width + is_c * (width - 2 * STATE) + group * 2 * STATE + n;
-            p.bc_parts[to] = sum;
+            p.bc_partials[to] = sum;
         }
     }
 
@@ -255,12 +255,12 @@ struct Walk {
         for (int j = 0; j < PER_LANE; ++j) {
             int n = number(j);
             if (n >= STATE) break;
-            p.a_re_parts[at + n] = da[0][j];
-            p.a_im_parts[at + n] = da[1][j];
+            p.a_re_partials[at + n] = da[0][j];
+            p.a_im_partials[at + n] = da[1][j];
             if (p.dinitial) p.dinitial[states + n] = carry[0][j], p.dinitial[states + STATE + n] = carry[1][j];
         }
-        if (part == 0 && p.d_parts) p.d_parts[at / STATE] = dd;
-        if (part == 0 && p.bias_parts) p.bias_parts[at / STATE] = dbias;
+        if (part == 0 && p.d_partials) p.d_partials[at / STATE] = dd;
+        if (part == 0 && p.bias_partials) p.bias_partials[at / STATE] = dbias;
     }
 };
 

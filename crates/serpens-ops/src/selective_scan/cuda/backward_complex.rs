@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
 use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 
-use super::fold::{Folds, Parts, Workspace};
+use super::fold::{Folds, Partials, Workspace};
 use super::{Scan, ScanOperands, flag, grid, ptr, ptr_mut};
 use crate::selective_scan::operands::CHUNK;
 
@@ -26,13 +26,13 @@ static SOURCE: Source = Source::new(
 const SUB: usize = 8;
 
 /// How a block is made; the names are those of the kernel's macros.
-struct Plan {
+struct ComplexBackwardPlan {
     split: usize,
     per_lane: usize,
     warps: usize,
 }
 
-impl Plan {
+impl ComplexBackwardPlan {
     /// A lane for each number of the state as far as a warp goes; at most 32 channels, and what shared memory holds.
     fn new(state: usize) -> Self {
         let padded = state.next_power_of_two();
@@ -73,14 +73,14 @@ impl Plan {
 }
 
 kernel_params! {
-    struct Rows {
+    struct ValueRows {
         at: DevicePtr,
         stride: i64, // in elements
     }
 }
 
-fn rows(view: Option<View<'_>>) -> Rows {
-    Rows {
+fn rows(view: Option<View<'_>>) -> ValueRows {
+    ValueRows {
         at: ptr(view),
         stride: view.map_or(0, |view| view.stride() as i64),
     }
@@ -88,15 +88,15 @@ fn rows(view: Option<View<'_>>) -> Rows {
 
 kernel_params! {
     struct ComplexBackwardParams {
-        u: Rows, // (batch length, channels) or (batch length, groups 2N)
-        delta: Rows,
-        z: Rows,
-        dy: Rows,
-        b: Rows,
-        c: Rows,
-        du: Rows,
-        ddelta: Rows,
-        dz: Rows,
+        u: ValueRows, // (batch length, channels) or (batch length, groups 2N)
+        delta: ValueRows,
+        z: ValueRows,
+        dy: ValueRows,
+        b: ValueRows,
+        c: ValueRows,
+        du: ValueRows,
+        ddelta: ValueRows,
+        dz: ValueRows,
         a_re: DevicePtr as "const float*", // (channels, N)
         a_im: DevicePtr as "const float*",
         d: DevicePtr as "const float*",
@@ -105,11 +105,11 @@ kernel_params! {
         checkpoints: DevicePtr as "const float*", // (batch, chunks, channels, 2N)
         dlast: DevicePtr as "const float*", // (batch, channels, 2N) or null
         dinitial: DevicePtr as "float*", // the same
-        bc_parts: DevicePtr as "float*", // (blocks of a group, batch length, 2, groups 2N)
-        a_re_parts: DevicePtr as "float*", // (batch, channels, N)
-        a_im_parts: DevicePtr as "float*",
-        d_parts: DevicePtr as "float*", // (batch, channels) or null
-        bias_parts: DevicePtr as "float*",
+        bc_partials: DevicePtr as "float*", // (blocks of a group, batch length, 2, groups 2N)
+        a_re_partials: DevicePtr as "float*", // (batch, channels, N)
+        a_im_partials: DevicePtr as "float*",
+        d_partials: DevicePtr as "float*", // (batch, channels) or null
+        bias_partials: DevicePtr as "float*",
         length: i64,
         channels: i32,
         groups: i32,
@@ -128,7 +128,7 @@ pub fn backward(
 ) -> Result<()> {
     let (device, dtype) = (dout.device(), dout.dtype());
     let (dims, x) = (&scan.dims, &scan.operands);
-    let plan = Plan::new(dims.state);
+    let plan = ComplexBackwardPlan::new(dims.state);
     let group_blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
     let grid = grid(dims.batch * dims.groups * group_blocks)?;
     let (places, width) = (dims.batch * dims.length, dims.groups * 2 * dims.state);
@@ -155,11 +155,11 @@ pub fn backward(
         checkpoints: checkpoints.ptr(),
         dlast: ptr(dlast),
         dinitial: ptr_mut(&grads.initial_state),
-        bc_parts: workspace.take(group_blocks * places * 2 * width)?,
-        a_re_parts: workspace.take(channels * dims.state)?,
-        a_im_parts: workspace.take(channels * dims.state)?,
-        d_parts: workspace.take(channels)?,
-        bias_parts: workspace.take(channels)?,
+        bc_partials: workspace.take(group_blocks * places * 2 * width)?,
+        a_re_partials: workspace.take(channels * dims.state)?,
+        a_im_partials: workspace.take(channels * dims.state)?,
+        d_partials: workspace.take(channels)?,
+        bias_partials: workspace.take(channels)?,
         length: dims.length as i64,
         channels: dims.channels as i32,
         groups: dims.groups as i32,
@@ -175,8 +175,8 @@ pub fn backward(
     // was allocated for them.
     unsafe { walk.launch(grid, 32 * plan.warps as u32, shared, &params)? };
 
-    let bc = |first: usize| Parts {
-        from: DevicePtr(params.bc_parts.0 + 4 * first as u64),
+    let bc = |first: usize| Partials {
+        from: DevicePtr(params.bc_partials.0 + 4 * first as u64),
         count: group_blocks,
         stride: places * 2 * width,
         row_stride: 2 * width,
@@ -184,17 +184,17 @@ pub fn backward(
     let mut folds = Folds::default();
     folds.add(&bc(0), &grads.b.as_view());
     folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_re_parts, dims.batch, &grads.a.as_view());
+    folds.add_dense(params.a_re_partials, dims.batch, &grads.a.as_view());
     if let Some(a_im) = &grads.a_im {
-        folds.add_dense(params.a_im_parts, dims.batch, &a_im.as_view());
+        folds.add_dense(params.a_im_partials, dims.batch, &a_im.as_view());
     }
     if let Some(d) = &grads.d {
-        folds.add_dense(params.d_parts, dims.batch, &d.as_view());
+        folds.add_dense(params.d_partials, dims.batch, &d.as_view());
     }
     if let Some(bias) = &grads.delta_bias {
-        folds.add_dense(params.bias_parts, dims.batch, &bias.as_view());
+        folds.add_dense(params.bias_partials, dims.batch, &bias.as_view());
     }
-    // SAFETY: the parts were allocated for these sizes, which the gradients have.
+    // SAFETY: the partials were allocated for these sizes, which the gradients have.
     unsafe { folds.launch(device, dtype) }
 }
 
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn plans_fit_every_state_size() {
         for state in 1..=256 {
-            let plan = Plan::new(state);
+            let plan = ComplexBackwardPlan::new(state);
             assert!(plan.split * plan.per_lane >= state && plan.warps >= 1);
             assert!(plan.channels() <= 32);
             assert!(plan.shared_bytes(state) <= 99 * 1024, "{state}");

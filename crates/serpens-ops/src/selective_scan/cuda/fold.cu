@@ -1,18 +1,18 @@
-// Sums of the parts that the blocks of a backward scan leave, in a fixed order.
+// Sums of what the blocks of a backward scan leave, in a fixed order.
 //
 // Macros: IO.
 
-template <int K> __device__ __forceinline__ void fold_piece(const GradientFold& f, i64 piece) {
-    i64 row = piece / f.row_pieces;
-    int column = (int)(piece % f.row_pieces) * K;
+template <int K> __device__ __forceinline__ void fold_item(const GradientFold& f, i64 item) {
+    i64 row = item / f.row_items;
+    int column = (int)(item % f.row_items) * K;
     const float* from = f.from + row * f.row_stride + column;
     float sum[K];
 #pragma unroll
     for (int r = 0; r < K; ++r) sum[r] = 0.0f;
 #pragma unroll 8
-    for (int part = 0; part < f.parts; ++part) {
+    for (int i = 0; i < f.count; ++i) {
         float more[K];
-        load<K>(from + part * f.part_stride, more);
+        load<K>(from + i * f.stride, more);
 #pragma unroll
         for (int r = 0; r < K; ++r) sum[r] += more[r];
     }
@@ -28,10 +28,10 @@ extern "C" __global__ void __launch_bounds__(FOLD_THREADS) selective_scan_fold(c
     for (int i = 1; i < FOLDS; ++i)
         if (blockIdx.x >= p.folds[i].first_block) which = i;
     const GradientFold& f = p.folds[which];
-    i64 piece = (i64)(blockIdx.x - f.first_block) * FOLD_THREADS + threadIdx.x;
-    if (piece >= f.pieces) return;
+    i64 item = (i64)(blockIdx.x - f.first_block) * FOLD_THREADS + threadIdx.x;
+    if (item >= f.items) return;
     if (f.width == 4)
-        fold_piece<4>(f, piece);
+        fold_item<4>(f, item);
     else
-        fold_piece<1>(f, piece);
+        fold_item<1>(f, item);
 }

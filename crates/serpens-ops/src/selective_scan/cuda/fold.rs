@@ -1,4 +1,4 @@
-//! What the backward scans leave behind in parts: memory for it, and its sums.
+//! What the blocks of a backward scan leave behind: memory for it, and its sums.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
 use serpens_core::{DType, Device, Result, Tensor, View, kernel_params};
@@ -18,13 +18,13 @@ kernel_params! {
     struct GradientFold {
         from: DevicePtr as "const float*",
         to: DevicePtr,
-        part_stride: i64,
+        stride: i64, // of the partials; in values, as the others
         row_stride: i64,
         to_stride: i64,
-        pieces: i64, // of `width` values
-        row_pieces: i32, // in a row
-        parts: i32, // width: 4 where all is aligned to it, or 1
-        width: i32,
+        items: i64, // of `width` values
+        row_items: i32, // in a row
+        count: i32, // of the partials
+        width: i32, // 4 where all is aligned to it, or 1
         is_float: i32, // the type of `to`: f32, or IO
         first_block: i32,
     }
@@ -34,8 +34,8 @@ kernel_params! {
     }
 }
 
-/// The parts of one sum: `count` matrices as large as the sum, in f32.
-pub(super) struct Parts {
+/// The terms of one sum: `count` matrices as large as the sum, in f32.
+pub(super) struct Partials {
     pub from: DevicePtr,
     pub count: usize,
     pub stride: usize,
@@ -50,39 +50,39 @@ pub(super) struct Folds {
 }
 
 impl Folds {
-    /// The sum of `parts`, into `to`.
-    pub(super) fn add(&mut self, parts: &Parts, to: &View<'_>) {
-        let strides = [parts.stride, parts.row_stride, to.cols()];
+    /// The sum of `partials`, into `to`.
+    pub(super) fn add(&mut self, partials: &Partials, to: &View<'_>) {
+        let strides = [partials.stride, partials.row_stride, to.cols()];
         let wide = strides.iter().all(|stride| stride.is_multiple_of(4))
             && to.aligned(4 * to.dtype().size());
         let width = if wide { 4 } else { 1 };
-        let row_pieces = to.cols() / width;
-        let pieces = to.rows() * row_pieces;
+        let row_items = to.cols() / width;
+        let items = to.rows() * row_items;
         self.folds.push(GradientFold {
-            from: parts.from,
+            from: partials.from,
             to: to.ptr(),
-            part_stride: parts.stride as i64,
-            row_stride: parts.row_stride as i64,
+            stride: partials.stride as i64,
+            row_stride: partials.row_stride as i64,
             to_stride: to.stride() as i64,
-            pieces: pieces as i64,
-            row_pieces: row_pieces as i32,
-            parts: parts.count as i32,
+            items: items as i64,
+            row_items: row_items as i32,
+            count: partials.count as i32,
             width: width as i32,
             is_float: (to.dtype() == DType::F32).into(),
             first_block: self.blocks as i32,
         });
-        self.blocks += pieces.div_ceil(FOLD_THREADS);
+        self.blocks += items.div_ceil(FOLD_THREADS);
     }
 
     /// The sum over all sequences and segments of what blocks left without gaps.
     pub(super) fn add_dense(&mut self, from: DevicePtr, count: usize, to: &View<'_>) {
-        let parts = Parts {
+        let partials = Partials {
             from,
             count,
             stride: to.rows() * to.cols(),
             row_stride: to.cols(),
         };
-        self.add(&parts, to);
+        self.add(&partials, to);
     }
 
     /// The kernel's parameter; folds that there are not begin behind the last block.
@@ -90,12 +90,12 @@ impl Folds {
         let nothing = GradientFold {
             from: DevicePtr::NULL,
             to: DevicePtr::NULL,
-            part_stride: 0,
+            stride: 0,
             row_stride: 0,
             to_stride: 0,
-            pieces: 0,
-            row_pieces: 1,
-            parts: 0,
+            items: 0,
+            row_items: 1,
+            count: 0,
             width: 1,
             is_float: 1,
             first_block: i32::MAX,

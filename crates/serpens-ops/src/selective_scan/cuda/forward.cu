@@ -23,7 +23,7 @@ constexpr bool HAS_Z = GATED && PASS != 1;
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
 constexpr int HELPER_THREADS = 32 * HELPERS;
-// Pieces of WIDTH channels in a tile, and of BC_VEC values of B and C, that each helper takes.
+// Runs of WIDTH channels in a tile, and of BC_VEC values of B and C, that each helper takes.
 constexpr int ITEMS = TILE * (CHANNELS / WIDTH) / HELPER_THREADS;
 constexpr int PARTS = COMPLEX ? 2 : 1;  // floats of a number
 constexpr int VALUES = PARTS * STATE;   // floats of a state, and values of B and of C
@@ -132,7 +132,7 @@ __device__ __forceinline__ void save_states(float* to, const State& h, int first
 // Σ δ where the state starts anew.
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
 
-__device__ __forceinline__ void run_states(const ScanParams& p, const Place& at, Shared& s, int tiles) {
+__device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace& at, Shared& s, int tiles) {
     int lane = threadIdx.x % 32;
     int part = lane_part(lane);
     int channel = threadIdx.x / 32 * WARP_CHANNELS + lane_channel(lane);
@@ -244,17 +244,17 @@ struct BcItem {
 struct Helper {
     const ScanParams& p;
     Shared& s;
-    const Place& at;
+    const BlockPlace& at;
     int thread;
     Item items[ITEMS];
     BcItem bc_items[BC_ITEMS];
     i64 u_step, delta_step, z_step, y_step, b_step, c_step;
 
-    __device__ __forceinline__ Helper(const ScanParams& p, const Place& at, Shared& s)
+    __device__ __forceinline__ Helper(const ScanParams& p, const BlockPlace& at, Shared& s)
         : p(p), s(s), at(at), thread(threadIdx.x - 32 * WARPS) {
-        Rows<const IO> u(p.u, p.u_row, at, p), delta(p.delta, p.delta_row, at, p);
-        Rows<const IO> z(p.z, p.z_row, at, p), b(p.b, p.b_row, at, p), c(p.c, p.c_row, at, p);
-        Rows<IO> y(p.y, p.y_row, at, p);
+        StepRows<const IO> u(p.u, p.u_row, at, p), delta(p.delta, p.delta_row, at, p);
+        StepRows<const IO> z(p.z, p.z_row, at, p), b(p.b, p.b_row, at, p), c(p.c, p.c_row, at, p);
+        StepRows<IO> y(p.y, p.y_row, at, p);
         u_step = TILE * u.step, delta_step = TILE * delta.step, z_step = TILE * z.step, y_step = TILE * y.step;
         b_step = TILE * b.step, c_step = TILE * c.step;
 #pragma unroll
@@ -441,7 +441,7 @@ struct Helper {
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ ScanParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    Place at = place<CHANNELS, BACK>(p);
+    BlockPlace at = place<CHANNELS, BACK>(p);
     int tiles = (at.steps + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT * PER_LANE) {
         float* bc = &s.bc_f32[0][0][0][0];

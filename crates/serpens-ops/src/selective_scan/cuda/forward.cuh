@@ -1,7 +1,7 @@
 // What both kernels of the forward scan share. Macros: IO.
 
 // Where a block works.
-struct Place {
+struct BlockPlace {
     i64 batch;
     int channel;   // the first
     int channels;  // that exist, at most as many as a block takes
@@ -13,12 +13,12 @@ struct Place {
 };
 
 // BACK: from the last step of a segment to the first, and of the segments all but the first.
-template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const ScanParams& p) {
+template <int CHANNELS, bool BACK> __device__ __forceinline__ BlockPlace place(const ScanParams& p) {
     int per_group = p.channels / p.groups;
     int blocks = (per_group + CHANNELS - 1) / CHANNELS;
     int block = blockIdx.x % blocks;
     int rest = blockIdx.x / blocks;
-    Place at;
+    BlockPlace at;
     at.group = rest % p.groups;
     at.batch = rest / p.groups % p.batch;
     at.segment = rest / p.groups / p.batch + BACK;
@@ -34,10 +34,10 @@ template <int CHANNELS, bool BACK> __device__ __forceinline__ Place place(const 
 }
 
 // The address of a step of a block, in the order in which it takes them, and the distance to the next.
-template <class E> struct Rows {
+template <class E> struct StepRows {
     E* first;
     i64 step;
-    __device__ __forceinline__ Rows(E* matrix, i64 row, const Place& at, const ScanParams& p)
+    __device__ __forceinline__ StepRows(E* matrix, i64 row, const BlockPlace& at, const ScanParams& p)
         : first(matrix + (at.batch * p.length + at.position) * row), step(at.direction * row) {}
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
@@ -48,12 +48,12 @@ template <int K> __device__ __forceinline__ void load_values(const IO* from, flo
         load<K>(from, to);
     } else {
         constexpr int PAIRS = K / 2 < 4 ? K / 2 : 4;
-        union { typename Words<4 * PAIRS>::type word; u32 pairs[PAIRS]; } piece;
+        union { typename Words<4 * PAIRS>::type word; u32 pairs[PAIRS]; } access;
 #pragma unroll
         for (int i = 0; i < K; i += 2 * PAIRS) {
-            piece.word = *reinterpret_cast<const typename Words<4 * PAIRS>::type*>(from + i);
+            access.word = *reinterpret_cast<const typename Words<4 * PAIRS>::type*>(from + i);
 #pragma unroll
-            for (int j = 0; j < PAIRS; ++j) to[i + 2 * j] = low_f32(piece.pairs[j]), to[i + 2 * j + 1] = high_f32(piece.pairs[j]);
+            for (int j = 0; j < PAIRS; ++j) to[i + 2 * j] = low_f32(access.pairs[j]), to[i + 2 * j + 1] = high_f32(access.pairs[j]);
         }
     }
 }
@@ -72,7 +72,7 @@ __device__ __forceinline__ float step_size(float x) {
 }
 
 // What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts anew before it.
-__device__ __forceinline__ float reset(const ScanParams& p, const Place& at, int step) {
+__device__ __forceinline__ float reset(const ScanParams& p, const BlockPlace& at, int step) {
     i64 position = at.position + at.direction * step, row = at.batch * p.length;
     if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there
     bool anew = step < at.steps && position < p.length && p.starts[row + position];

@@ -1,167 +1,23 @@
-//! The forward scan: its programs, and its launch.
+//! The forward scan: its launch.
 
-use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
-use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};
+use serpens_core::cuda::{DevicePtr, multiprocessors};
+use serpens_core::{Result, View, ViewMut};
 
 use super::fold::Workspace;
-use super::plan::Plan;
-use super::segments::{Segments, carry_over};
-use super::{Dims, Scan, flag, forward_few, grid, in_pieces, ptr};
+use super::launch::{KernelOptions, Pass, ScanParams, Segments, access_width};
+use super::plan::ForwardPlan;
+use super::program::program;
+use super::segments::carry_over;
+use super::{Scan, grid, ptr};
 use crate::check;
 use crate::selective_scan::OP;
-use crate::selective_scan::operands::CHUNK;
-
-static SOURCE: Source = Source::new(
-    "selective_scan_forward",
-    concat!(
-        include_str!("decay.cuh"),
-        include_str!("segments.cuh"),
-        include_str!("forward.cuh"),
-        include_str!("forward.cu")
-    ),
-)
-.params(&[ScanParams::declare])
-.constants(&[("CHUNK", CHUNK as i32)])
-.may_spill(|program| program.number("VEC") == Some(1) || program.number("STATE") > Some(64));
-
-impl Plan {
-    /// The kernel for states that a number of lanes share as planned.
-    pub(super) fn program(&self, dims: &Dims, dtype: DType, options: &KernelOptions) -> Program {
-        if self.for_few_channels(dims) {
-            return forward_few::program(dims.state, dtype, options);
-        }
-        let shared = self.shared_bytes(dims, dtype, options.starts);
-        let defines = vec![
-            ("IO", dtype.cuda_name().to_owned()),
-            ("STATE", dims.state.to_string()),
-            ("SPLIT", self.split.to_string()),
-            ("PER_LANE", self.per_lane.to_string()),
-            ("WARPS", self.warps.to_string()),
-            ("HELPERS", self.helpers.to_string()),
-            ("TILE", self.tile.to_string()),
-            ("STAGES", self.stages.to_string()),
-            ("BLOCKS", self.blocks(shared).to_string()),
-            ("WIDTH", self.width.to_string()),
-            ("VEC", options.vec.min(self.width).to_string()),
-            ("BC_VEC", options.bc_vec.to_string()),
-            ("SHARED_BYTES", shared.to_string()),
-            ("COMPLEX", flag(dims.complex)),
-            ("GATED", flag(options.gated)),
-            ("SOFTPLUS", flag(options.softplus)),
-            ("STARTS", flag(options.starts)),
-            ("PASS", (options.pass as u8).to_string()),
-        ];
-        Program {
-            source: &SOURCE,
-            name: "selective_scan_forward",
-            defines,
-            threads: 32 * (self.warps + self.helpers),
-            shared,
-        }
-    }
-}
-
-/// A kernel and how it is launched.
-#[derive(Clone)]
-pub(super) struct Program {
-    pub source: &'static Source,
-    pub name: &'static str,
-    pub defines: Vec<(&'static str, String)>,
-    /// Of a block.
-    pub threads: usize,
-    pub shared: usize,
-}
-
-impl Program {
-    /// Queues the kernel.
-    ///
-    /// # Safety
-    /// As for [`serpens_core::cuda::Kernel::launch`].
-    pub unsafe fn launch(&self, device: Device, grid: [u32; 3], params: &ScanParams) -> Result<()> {
-        let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
-        let kernel = kernel(device, self.source, self.name, &defines.collect::<Vec<_>>())?;
-        // SAFETY: the caller's promise.
-        unsafe { kernel.launch(grid, self.threads as u32, self.shared as u32, params) }
-    }
-}
-
-/// What a kernel computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
-    /// The scan.
-    Scan,
-    /// Before it, what segments of time leave behind.
-    Left,
-    /// Before the backward scan, what flows back out of them.
-    Back,
-}
-
-/// What a kernel is compiled for beside the plan.
-#[derive(Clone, Copy)]
-pub(super) struct KernelOptions {
-    pub gated: bool,
-    pub softplus: bool,
-    pub starts: bool,
-    pub pass: Pass,
-    pub vec: usize,
-    pub bc_vec: usize,
-}
-
-/// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views whose pieces begin at
-/// multiples of `columns`.
-pub(super) fn access_width(views: &[View<'_>], columns: usize) -> usize {
-    let most = 16 / views[0].dtype().size();
-    let widths = std::iter::successors(Some(most), |width| Some(width / 2));
-    widths
-        .take_while(|&width| width > 1)
-        .find(|&width| in_pieces(views, columns, width))
-        .unwrap_or(1)
-}
-
-kernel_params! {
-    /// The kernels' parameter.
-    #[derive(Default)]
-    pub(super) struct ScanParams {
-        pub u: DevicePtr as "const IO*", // (batch, length, channels), rows apart by u_row; so are the others
-        pub delta: DevicePtr as "const IO*",
-        pub z: DevicePtr as "const IO*",
-        pub y: DevicePtr as "IO*",
-        pub b: DevicePtr as "const IO*", // (batch, length, groups N)
-        pub c: DevicePtr as "const IO*",
-        pub a: DevicePtr as "const float*", // (channels, N)
-        pub a_im: DevicePtr as "const float*", // (channels, N) where complex
-        pub d: DevicePtr as "const float*", // (channels) or null
-        pub delta_bias: DevicePtr as "const float*", // (channels) or null
-        pub initial: DevicePtr as "const float*", // (batch, channels, N) or null
-        pub starts: DevicePtr as "const u8*", // (batch, length) or null
-        pub last: DevicePtr as "float*", // (batch, channels, N)
-        pub checkpoints: DevicePtr as "float*", // (batch, length / 32 rounded up, channels, N) or null
-        // (segments, batch, channels, N): the state before each segment of time, or null where there is one; in the
-        // pass for the gradients what flows back into each
-        pub carry: DevicePtr as "float*",
-        // (segments, batch, channels): of δ, infinite where the state starts anew; or null
-        pub delta_sums: DevicePtr as "float*",
-        pub u_row: i64,
-        pub delta_row: i64,
-        pub z_row: i64,
-        pub y_row: i64,
-        pub b_row: i64,
-        pub c_row: i64,
-        pub length: i64,
-        pub batch: i32,
-        pub channels: i32,
-        pub groups: i32,
-        pub segments: Segments,
-        pub reverse: i32,
-    }
-}
 
 fn params(
     scan: &Scan<'_>,
     out: &ViewMut<'_>,
     last_state: &ViewMut<'_>,
     checkpoints: Option<&ViewMut<'_>>,
-    plan: &Plan,
+    plan: &ForwardPlan,
     [carry, delta_sums]: [DevicePtr; 2],
 ) -> ScanParams {
     let (dims, x) = (&scan.dims, &scan.operands);
@@ -212,7 +68,7 @@ pub fn forward(
     let (device, dtype) = (out.device(), out.dtype());
     let (dims, x) = (&scan.dims, &scan.operands);
     let starts = scan.starts.is_some();
-    let plan = Plan::new(dims, dtype, starts, multiprocessors(device)?);
+    let plan = ForwardPlan::new(dims, dtype, starts, multiprocessors(device)?);
     let mut rows = vec![x.u, x.delta, out.as_view()];
     rows.extend(x.z);
     let options = KernelOptions {
@@ -237,7 +93,7 @@ pub fn forward(
     let between = [of_channels(dims.state)?, of_channels(1)?];
     let checkpoints = checkpoints.as_ref();
     let params = params(scan, &out, &last_state, checkpoints, &plan, between);
-    let program = plan.program(dims, dtype, &options);
+    let program = program(&plan, dims, dtype, &options);
     // SAFETY: the parameters are the kernels'; the views are valid for the sizes, which the caller has checked, the workspace was
     // allocated for them; the kernels were compiled for at most as much shared memory as they are given.
     unsafe {

@@ -30,9 +30,9 @@ constexpr int COPIES = sizeof(IO) == 2 ? 3 : 1;
 constexpr int RAW_BUFFERS = COPIES + 1;
 // Of u and z, from the copy of tile t + AHEAD + COPIES to the end of tile t - 1.
 constexpr int STAGES = AHEAD + COPIES + 2;
-// Pieces of BC_VEC values of B or of C of a step, and of a tile for a helper.
-constexpr int BC_PIECES = STATE / BC_VEC;
-constexpr int BC_ITEMS = (TILE * BC_PIECES + HELPER_THREADS - 1) / HELPER_THREADS;
+// Accesses to B or to C of a step, and to both of a tile for a helper.
+constexpr int BC_ACCESSES = STATE / BC_VEC;
+constexpr int BC_ITEMS = (TILE * BC_ACCESSES + HELPER_THREADS - 1) / HELPER_THREADS;
 constexpr int Y_VEC = VEC < WIDTH ? VEC : WIDTH;
 
 // For bf16 the tensor cores sum over lanes, which cut what they add to 11 bits; that is a quarter of the error of rounding y. They
@@ -183,7 +183,7 @@ struct Runner {
     float* saved;  // null where no checkpoints are wanted
     float* h_last;
 
-    __device__ __forceinline__ Runner(const ScanParams& p, const Place& at, Shared& s) : p(p), s(s) {
+    __device__ __forceinline__ Runner(const ScanParams& p, const BlockPlace& at, Shared& s) : p(p), s(s) {
         lane = threadIdx.x % 32, pair = threadIdx.x / 32 % PAIRS, turn = threadIdx.x / 32 / PAIRS;
         n = lane / 2;
         int channel = 2 * pair + lane % 2;
@@ -253,24 +253,24 @@ template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const
         copy_async_or_zero<BYTES>(to, from, exists);
 }
 
-// What a thread copies of a tile of rows, PIECE elements at a time: its first piece, in the tile that comes next.
-template <int COLUMNS, int PIECE> struct Copy {
-    static constexpr int PIECES = COLUMNS / PIECE;
+// What a thread copies of a tile of rows, ACCESS elements at a time: its first, in the tile that comes next.
+template <int COLUMNS, int ACCESS> struct Copy {
+    static constexpr int ACCESSES = COLUMNS / ACCESS;
     const IO* from;
     i64 step;
 
-    __device__ __forceinline__ Copy(const Rows<const IO>& rows, int thread)
-        : from(rows.at(thread / PIECES) + thread % PIECES * PIECE), step(rows.step) {}
+    __device__ __forceinline__ Copy(const StepRows<const IO>& rows, int thread)
+        : from(rows.at(thread / ACCESSES) + thread % ACCESSES * ACCESS), step(rows.step) {}
 
     // Starts the copy of a tile with `left` steps, with zeros for steps and columns that do not exist.
     __device__ __forceinline__ void next(IO (&to)[TILE][COLUMNS], int thread, int left, int columns) {
 #pragma unroll
-        for (int first = 0; first < TILE * PIECES; first += HELPER_THREADS) {
+        for (int first = 0; first < TILE * ACCESSES; first += HELPER_THREADS) {
             int i = first + thread;
-            int t = i / PIECES, column = i % PIECES * PIECE;
-            const IO* piece = from + (t - thread / PIECES) * step + (column - thread % PIECES * PIECE);
-            if (TILE * PIECES % HELPER_THREADS == 0 || i < TILE * PIECES)
-                copy_elements<PIECE>(&to[t][column], piece, t < left && column < columns);
+            int t = i / ACCESSES, column = i % ACCESSES * ACCESS;
+            const IO* own = from + (t - thread / ACCESSES) * step + (column - thread % ACCESSES * ACCESS);
+            if (TILE * ACCESSES % HELPER_THREADS == 0 || i < TILE * ACCESSES)
+                copy_elements<ACCESS>(&to[t][column], own, t < left && column < columns);
         }
         from += TILE * step;
     }
@@ -278,7 +278,7 @@ template <int COLUMNS, int PIECE> struct Copy {
 
 struct Helper {
     const ScanParams& p;
-    const Place& at;
+    const BlockPlace& at;
     Shared& s;
     int thread;
     int tiles;
@@ -289,16 +289,16 @@ struct Helper {
     i64 y_step;
     float d[WIDTH], bias[WIDTH];
 
-    __device__ __forceinline__ Helper(const ScanParams& p, const Place& at, Shared& s, int tiles)
+    __device__ __forceinline__ Helper(const ScanParams& p, const BlockPlace& at, Shared& s, int tiles)
         : p(p), at(at), s(s), thread(threadIdx.x - 32 * WARPS), tiles(tiles),
-          u(Rows<const IO>(p.u + at.channel, p.u_row, at, p), thread),
-          delta(Rows<const IO>(p.delta + at.channel, p.delta_row, at, p), thread),
-          z(Rows<const IO>(p.z + at.channel, p.z_row, at, p), thread),
-          b(Rows<const IO>(p.b + at.group * STATE, p.b_row, at, p), thread),
-          c(Rows<const IO>(p.c + at.group * STATE, p.c_row, at, p), thread) {
+          u(StepRows<const IO>(p.u + at.channel, p.u_row, at, p), thread),
+          delta(StepRows<const IO>(p.delta + at.channel, p.delta_row, at, p), thread),
+          z(StepRows<const IO>(p.z + at.channel, p.z_row, at, p), thread),
+          b(StepRows<const IO>(p.b + at.group * STATE, p.b_row, at, p), thread),
+          c(StepRows<const IO>(p.c + at.group * STATE, p.c_row, at, p), thread) {
         step = thread / (CHANNELS / WIDTH);
         channel = thread % (CHANNELS / WIDTH) * WIDTH;
-        Rows<IO> rows(p.y + at.channel, p.y_row, at, p);
+        StepRows<IO> rows(p.y + at.channel, p.y_row, at, p);
         y = rows.at(step) + channel;
         y_step = TILE * rows.step;
 #pragma unroll
@@ -342,8 +342,8 @@ struct Helper {
     __device__ __forceinline__ void prepare_bc(int raw, int buffer) const {
 #pragma unroll
         for (int item = 0; item < BC_ITEMS; ++item) {
-            int i = item * HELPER_THREADS + thread, t = i / BC_PIECES, n = i % BC_PIECES * BC_VEC;
-            if (TILE * BC_PIECES % HELPER_THREADS != 0 && t >= TILE) break;
+            int i = item * HELPER_THREADS + thread, t = i / BC_ACCESSES, n = i % BC_ACCESSES * BC_VEC;
+            if (TILE * BC_ACCESSES % HELPER_THREADS != 0 && t >= TILE) break;
             float bs[BC_VEC], cs[BC_VEC];
             load_values<BC_VEC>(&s.raw_bc[raw][0][t][n], bs);
             load_values<BC_VEC>(&s.raw_bc[raw][1][t][n], cs);
@@ -416,7 +416,7 @@ struct Helper {
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), 1) selective_scan_forward_few(const __grid_constant__ ScanParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    Place at = place<CHANNELS, false>(p);
+    BlockPlace at = place<CHANNELS, false>(p);
     int tiles = (p.length + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT) {
         float* bc = &s.bc[0][0][0];

@@ -4,7 +4,7 @@ use serpens_core::DType;
 use serpens_core::cuda::{KernelParams, Source};
 
 use super::flag;
-use super::forward::{KernelOptions, Program, ScanParams};
+use super::launch::{KernelOptions, Program, ScanParams};
 use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(

@@ -5,7 +5,9 @@ mod backward_complex;
 mod fold;
 mod forward;
 mod forward_few;
+mod launch;
 mod plan;
+mod program;
 mod segments;
 
 pub use forward::forward;
@@ -59,8 +61,8 @@ fn grid(blocks: usize) -> Result<[u32; 3]> {
     Ok([blocks as u32, 1, 1])
 }
 
-/// Whether rows of all these views can be read in pieces of `width` values that begin at multiples of `columns`.
-fn in_pieces(views: &[View<'_>], columns: usize, width: usize) -> bool {
+/// Whether rows of all these views can be read in accesses of `width` values, where what is read begins at multiples of `columns`.
+fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
     let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
     columns.is_multiple_of(width) && views.iter().all(aligned)
 }

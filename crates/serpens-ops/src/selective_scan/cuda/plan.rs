@@ -3,7 +3,7 @@
 use serpens_core::DType;
 
 use super::Dims;
-use super::segments::CHUNK;
+use crate::selective_scan::operands::CHUNK;
 
 /// The most shared memory that a block has on every card.
 pub(super) const SHARED_LIMIT: usize = 99 * 1024;
@@ -29,7 +29,7 @@ fn cost(per_lane: usize, blocks: usize) -> usize {
 
 /// How a scan is spread over threads; the names are those of the kernel's macros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct ForwardPlan {
     /// Lanes that share a channel, and the numbers of its state that each holds.
     pub split: usize,
     pub per_lane: usize,
@@ -45,7 +45,7 @@ pub(super) struct Plan {
     pub segments: usize,
 }
 
-impl Plan {
+impl ForwardPlan {
     /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers busy, but lanes
     /// cost more for their sums, and segments a pass before.
     pub fn new(dims: &Dims, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
@@ -206,12 +206,12 @@ impl Plan {
         dims.batch * dims.groups * (dims.channels / dims.groups).div_ceil(self.channels())
     }
 
-    /// The size of the kernel's `Shared`, at most: as if B and C were copied in pieces of 16 bytes.
+    /// The size of the kernel's `Shared`, at most: as if B and C were copied in accesses of 16 bytes.
     pub fn shared_bytes(&self, dims: &Dims, dtype: DType, starts: bool) -> usize {
         let (tile, channels, parts) = (self.tile, self.channels(), dims.parts());
         let own = 3 * self.stages * tile * channels * dtype.size();
-        let pieces = 32 * self.helpers * 16 / dtype.size();
-        let bc = self.stages * (tile * 2 * dims.width()).next_multiple_of(pieces) * dtype.size();
+        let values = 32 * self.helpers * 16 / dtype.size();
+        let bc = self.stages * (tile * 2 * dims.width()).next_multiple_of(values) * dtype.size();
         let steps = 2 * (channels * (tile + 2) + channels.div_ceil(8) * 4) * 8;
         let bc_f32 = 4 * self.split * (tile * parts * self.per_lane + 4) * 4;
         let resets = 2 * if starts { tile } else { 4 } * 4;
@@ -235,7 +235,7 @@ mod tests {
                 complex: false,
                 groups: 1,
             };
-            Plan::new(&dims, DType::BF16, false, 132).split
+            ForwardPlan::new(&dims, DType::BF16, false, 132).split
         };
         assert_eq!(split(1, 1024), 16);
         assert_eq!(split(1, 1536), 8);
@@ -262,7 +262,7 @@ mod tests {
                 complex,
                 groups: 1,
             };
-            let plan = Plan::new(&dims, DType::BF16, false, 132);
+            let plan = ForwardPlan::new(&dims, DType::BF16, false, 132);
             assert_eq!(plan.segments > 1, cut, "{plan:?}");
             assert!(plan.segments <= length.div_ceil(CHUNK), "{plan:?}");
         }
@@ -286,7 +286,7 @@ mod tests {
                         complex,
                         groups: 1,
                     };
-                    let plan = Plan::new(&dims, dtype, true, 132);
+                    let plan = ForwardPlan::new(&dims, dtype, true, 132);
                     assert!(plan.split * plan.per_lane >= state, "{plan:?}");
                     assert!(plan.tile >= plan.split.max(4), "{plan:?}");
                     let values = plan.helpers * 32 * plan.width;

@@ -1,36 +1,14 @@
 //! Segments of time, which long sequences of few channels are cut into: what is carried into each before all are walked at once.
 
 use serpens_core::cuda::{DevicePtr, multiprocessors};
-use serpens_core::{DType, Device, Result, View, kernel_params};
+use serpens_core::{DType, Device, Result, View};
 
-use super::forward::{KernelOptions, Pass, Program, ScanParams, access_width};
-use super::plan::Plan;
+use super::launch::{KernelOptions, Pass, Program, ScanParams, Segments, access_width};
+use super::plan::ForwardPlan;
+use super::program::program;
 use super::{Dims, Scan, grid, ptr};
-pub(super) use crate::selective_scan::operands::CHUNK;
 
 const COMBINE_THREADS: usize = 128;
-
-kernel_params! {
-    /// How a sequence is cut into segments of whole chunks, as the kernels take it: `count` segments
-    /// of `chunks` chunks, the first `longer` of them one more.
-    #[derive(Debug, Default)]
-    pub(super) struct Segments {
-        count: i32,
-        chunks: i32, // of each,
-        longer: i32, // but for so many of the first, which have one more
-    }
-}
-
-impl Segments {
-    pub fn new(count: usize, length: usize) -> Self {
-        let chunks = length.div_ceil(CHUNK);
-        Self {
-            count: count as i32,
-            chunks: (chunks / count) as i32,
-            longer: (chunks % count) as i32,
-        }
-    }
-}
 
 /// Queues the pass over all segments but the last, or back over all but the first, and what turns its results into the true carry
 /// into each.
@@ -40,13 +18,13 @@ impl Segments {
 /// batch, channels).
 pub(super) unsafe fn carry_over(
     device: Device,
-    plan: &Plan,
+    plan: &ForwardPlan,
     dims: &Dims,
     dtype: DType,
     options: KernelOptions,
     params: &ScanParams,
 ) -> Result<()> {
-    let program = plan.program(dims, dtype, &options);
+    let program = program(plan, dims, dtype, &options);
     let segments_grid = grid(plan.blocks_of(dims) * (plan.segments - 1))?;
     let states = dims.batch * dims.channels * dims.state;
     let combine = Program {
@@ -87,7 +65,7 @@ pub(super) unsafe fn flow_back(
 ) -> Result<()> {
     let (dims, x) = (&scan.dims, &scan.operands);
     let (device, dtype, starts) = (dout.device(), dout.dtype(), scan.starts.is_some());
-    let plan = Plan::back(
+    let plan = ForwardPlan::back(
         dims,
         dtype,
         starts,
