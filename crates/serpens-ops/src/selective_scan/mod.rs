@@ -6,20 +6,22 @@
 //! y_t = <C_t, h_t> + D u_t                         out_t = y_t silu(z_t)   (D and z optional)
 //! ```
 //!
-//! Shapes: u, Δ, z, out (batch, length, channels); A (channels, N); B, C (batch, length, groups, N); D, bias (channels);
-//! initial and last state (batch, channels, N). Channel c reads group c / (channels / groups) of B and C.
+//! Shapes: u, Δ, z, out (batch, length, channels); A (channels, N); B, C (batch, length, groups, N); D, bias
+//! (channels); initial and last state (batch, channels, N). Channel c reads group c / (channels / groups) of B and C.
 //!
-//! With complex A the state, B and C are complex and `y_t = 2 Re <C_t, h_t> + D u_t` (no conjugation): every conjugate pair of
-//! states is kept once. B and C then hold 2N values per group, and a state 2N per channel: N real parts, then N imaginary ones.
+//! With complex A the state, B and C are complex and `y_t = 2 Re <C_t, h_t> + D u_t` (no conjugation): every conjugate
+//! pair of states is kept once. B and C then hold 2N values per group, and a state 2N per channel: N real parts, then N
+//! imaginary ones.
 //!
-//! Packed sequences: where `starts` is true the state is zero before that position, so several sequences share one row. In
-//! reverse the recurrence runs from the last position to the first, and the state resets between t + 1 and t where t + 1 starts.
+//! Packed sequences: where `starts` is true the state is zero before that position, so several sequences share one row.
+//! In reverse the recurrence runs from the last position to the first, and the state resets between t + 1 and t where
+//! t + 1 starts.
 //!
-//! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the states from
-//! checkpoints that the forward saved. Results do not depend on the number of threads.
+//! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the
+//! states from checkpoints that the forward saved. Results do not depend on the number of threads.
 //!
-//! On a GPU the backward takes 8 · blocks · batch · length · groups · P N bytes for sums of dB and dC, with a block for every 8
-//! to 32 channels (N to 16: 32), and shared memory that grows with N: a card that has too little says so.
+//! On a GPU the backward takes 8 · blocks · batch · length · groups · P N bytes for sums of dB and dC, with a block for
+//! every 8 to 32 channels (N to 16: 32), and shared memory that grows with N: a card that has too little says so.
 
 pub mod cpu;
 pub mod cuda;
@@ -72,8 +74,8 @@ pub struct ScanOutput {
 /// The selective scan; see the head of this module. Gradients flow to every operand, through both outputs.
 ///
 /// # Errors
-/// Shapes that do not fit; operands of other types than the head of this module says, or on different devices; N outside 1..=256;
-/// groups that do not divide the channels.
+/// Shapes that do not fit; operands of other types than the head of this module says, or on different devices; N
+/// outside 1..=256; groups that do not divide the channels.
 pub fn selective_scan(
     operands: &ScanOperands<&Var>,
     options: &ScanOptions<'_>,

@@ -55,7 +55,8 @@ impl Dims {
 }
 
 operands! {
-    /// What a selective scan reads, or the gradients of that, each as a `T`. P is 1 for a real A and 2 for a complex one.
+    /// What a selective scan reads, or the gradients of that, each as a `T`. P is 1 for a real A and 2 for a complex
+    /// one.
     pub struct ScanOperands(d: Dims) {
         /// (batch, length, channels).
         u: Required "u" Rows [d.batch, d.length, d.channels],
@@ -63,7 +64,8 @@ operands! {
         delta: Required "delta" Rows [d.batch, d.length, d.channels],
         /// The diagonal A or its real parts, negative where the state is to decay: (channels, N).
         a: Required "A" Dense [d.channels, d.state],
-        /// The imaginary parts of A, with which it is complex: (channels, N). On the processor |δ Im A| must stay below 10^4.
+        /// The imaginary parts of A, with which it is complex: (channels, N). On the processor |δ Im A| must stay below
+        /// 10^4.
         a_im: Option "Im A" Dense [d.channels, d.state],
         /// (batch, length, groups P N).
         b: Required "B" Rows [d.batch, d.length, d.groups * d.width()],

@@ -1,5 +1,6 @@
-//! Operands once: an operation writes the names and roles of what it reads in one place, as one type that is generic over what it
-//! holds. Checks, the tape, the kernels of either device, the gradients and the reference all go through that type.
+//! Operands once: an operation writes the names and roles of what it reads in one place, as one type that is generic
+//! over what it holds. Checks, the tape, the kernels of either device, the gradients and the reference all go through
+//! that type.
 
 use serpens_core::{DType, Device, Result, Shape, Var, View};
 
@@ -54,9 +55,9 @@ impl<S> Role<S> {
 /// An operand that must be there.
 pub type Required<T> = T;
 
-/// Declares the operands of an operation as one struct, generic over what it holds of each: see `selective_scan/operands.rs`.
-/// Each is [`Required`] or an `Option`, has a name for errors, a [`Layout`] and a shape that follows from the operation's sizes.
-/// Their order is that of the tape.
+/// Declares the operands of an operation as one struct, generic over what it holds of each: see
+/// `selective_scan/operands.rs`. Each is [`Required`] or an `Option`, has a name for errors, a [`Layout`] and a shape
+/// that follows from the operation's sizes. Their order is that of the tape.
 macro_rules! operands {
     (
         $(#[$docs:meta])*

@@ -1,5 +1,5 @@
-// K neighbouring values as they lie in memory: read in accesses of at most 16 bytes, converted where they are used, so that
-// several reads can be under way and values read ahead take few registers.
+// K neighbouring values as they lie in memory: read in accesses of at most 16 bytes, converted where they are used, so
+// that several reads can be under way and values read ahead take few registers.
 template <int K, class T> struct Packet {
     static constexpr int BYTES = K * (int)sizeof(T), ACCESS = BYTES > 16 ? 16 : BYTES;
     typedef typename Words<ACCESS>::type Word;

@@ -4,8 +4,8 @@ use crate::simd::{LOG2_E, Simd, sin_cos};
 
 /// e^x; relative error below 1.2e-7 for |x| ≤ 20 and 4e-7 for -87 ≤ x ≤ 88, clamped outside.
 ///
-/// Unlike an exp2 of x log2 e it does not round that product. With log2 e multiplied into A beforehand the error would be the
-/// same one at every step, and add up over a long memory.
+/// Unlike an exp2 of x log2 e it does not round that product. With log2 e multiplied into A beforehand the error would
+/// be the same one at every step, and add up over a long memory.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     /// Adding it rounds to an integer, which is left in the low bits.

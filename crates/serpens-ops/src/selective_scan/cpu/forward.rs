@@ -13,8 +13,8 @@ use super::scratch::{self, Arena, room};
 use super::{Dims, Scan, ScanOperands, segments};
 use crate::simd::{Isa, Simd, WithSimd, store};
 
-/// Numbers of the state that one pass over a chunk handles: they and their A stay in registers with AVX-512, and the loop over
-/// them is unrolled.
+/// Numbers of the state that one pass over a chunk handles: they and their A stay in registers with AVX-512, and the
+/// loop over them is unrolled.
 const WIDE: usize = 8;
 
 /// Runs all tasks. `out` is (batch·length, channels).

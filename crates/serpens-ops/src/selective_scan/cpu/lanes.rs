@@ -1,5 +1,5 @@
-//! What forward and backward share: numbers of the state as vectors over channels, real (P = 1) or complex (P = 2), and the
-//! inputs of one tile.
+//! What forward and backward share: numbers of the state as vectors over channels, real (P = 1) or complex (P = 2), and
+//! the inputs of one tile.
 //!
 //! The state of a tile is P·N vectors, number n with its parts at `n` and `N + n`. A number is an array of P vectors.
 
@@ -131,8 +131,8 @@ pub(super) fn gate<S: Simd>(s: S, x: &ScanOperands<Mat>, tile: Tile, row: usize)
     }
 }
 
-/// Asks for the rows of the next chunk of a tile: its channels of one row after another are a stride apart, which the hardware
-/// does not foresee.
+/// Asks for the rows of the next chunk of a tile: its channels of one row after another are a stride apart, which the
+/// hardware does not foresee.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     /// Address of the tile in the first row, and distance of rows.

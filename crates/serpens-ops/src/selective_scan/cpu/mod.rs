@@ -1,8 +1,8 @@
 //! The scan on the CPU: SIMD lanes over channels, threads over batch, channels and, for few channels, segments of time.
 //!
-//! A tile is one vector of channels of one group. Time advances in chunks of 32 steps; within a chunk each tile computes δ
-//! for all steps, then the recurrence for a few states at a time, whose values stay in registers, then the gate. Callers have
-//! checked all shapes.
+//! A tile is one vector of channels of one group. Time advances in chunks of 32 steps; within a chunk each tile
+//! computes δ for all steps, then the recurrence for a few states at a time, whose values stay in registers, then the
+//! gate. Callers have checked all shapes.
 
 mod backward;
 mod decay;
@@ -18,8 +18,8 @@ use super::{Dims, ScanOperands};
 use crate::Layout;
 use crate::simd::Isa;
 
-/// A scan as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is true where a packed
-/// sequence starts.
+/// A scan as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is true
+/// where a packed sequence starts.
 pub type Scan<'a> = super::Scan<Mat<'a>, &'a [bool]>;
 
 fn debug_check(scan: &Scan) {
@@ -40,8 +40,8 @@ fn debug_check(scan: &Scan) {
     debug_assert!(scan.starts.is_none_or(|starts| starts.len() == dims.rows()));
 }
 
-/// Computes `out` (batch·length, channels), and where asked for the state after the last step (batch, channels, P·N) and
-/// the checkpoints that [`backward`] needs ([`super::Dims::checkpoint_len`] values).
+/// Computes `out` (batch·length, channels), and where asked for the state after the last step (batch, channels, P·N)
+/// and the checkpoints that [`backward`] needs ([`super::Dims::checkpoint_len`] values).
 pub fn forward(
     scan: &Scan,
     out: MatMut,
@@ -66,8 +66,8 @@ pub(super) fn forward_on(
     }
 }
 
-/// Computes every gradient from that of `out` and, where given, of the last state, with the checkpoints that [`forward`] left
-/// for the same scan. `grads` are overwritten: one for each operand.
+/// Computes every gradient from that of `out` and, where given, of the last state, with the checkpoints that
+/// [`forward`] left for the same scan. `grads` are overwritten: one for each operand.
 pub fn backward(
     scan: &Scan,
     checkpoints: &[f32],

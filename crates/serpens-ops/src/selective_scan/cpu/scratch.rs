@@ -17,7 +17,8 @@ thread_local! {
 
 /// Runs `f` with `len` aligned values of unspecified content. May be nested.
 pub(super) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    // The largest buffer is last. It is taken out while in use: a thread that waits inside `f` may start on another scan.
+    // The largest buffer is last. It is taken out while in use: a thread that waits inside `f` may start on another
+    // scan.
     let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let lines = len.div_ceil(LINE);
     if buffer.len() < lines {

@@ -1,5 +1,5 @@
-//! Segments of time: each one's last state for a zero initial state, and the product of its decays, give the state between
-//! segments in order; then all segments run at once. Likewise λ, the gradient of the state, backwards.
+//! Segments of time: each one's last state for a zero initial state, and the product of its decays, give the state
+//! between segments in order; then all segments run at once. Likewise λ, the gradient of the state, backwards.
 
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
@@ -218,7 +218,8 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     set_numbers(product, n, products);
 }
 
-/// sum = conj(decay) · (sum + weight · conj(C)) and product = conj(decay) · product, from a chunk's last step to its first.
+/// sum = conj(decay) · (sum + weight · conj(C)) and product = conj(decay) · product, from a chunk's last step to its
+/// first.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,

@@ -1,8 +1,8 @@
 // The walk of the gradients of the selective scan with a real A; see backward.cuh for who does what.
 //
-// Of each chunk the states are computed again from the checkpoint: once up to the last SUB steps, keeping the state before every SUB
-// steps, then, SUB steps at a time from the last to the first, once more with the decays a and the decayed states w = a h kept in
-// registers for the way back:
+// Of each chunk the states are computed again from the checkpoint: once up to the last SUB steps, keeping the state
+// before every SUB steps, then, SUB steps at a time from the last to the first, once more with the decays a and the
+// decayed states w = a h kept in registers for the way back:
 //
 //     forward   h_t = w_t + δ_t u_t B_t                y_t = <C_t, h_t>        dC_t = Σ_channels g_t h_t
 //     back      λ_t = g_t C_t + a_(t+1) λ_(t+1)        q_t = λ_t w_t           dB_t = Σ_channels λ_t δ_t u_t
@@ -13,8 +13,8 @@
 constexpr int RESIDENT_WARPS = SUB == 4 ? 16 : 12;  // by the registers that a and w of SUB steps leave
 constexpr int BLOCKS = WARPS >= RESIDENT_WARPS ? 1 : RESIDENT_WARPS / WARPS;
 
-// What the walk reads of a step. Padded so that 8 channels of 4 steps meet different banks; one after another in memory, so that
-// one uniform register reaches all of a step.
+// What the walk reads of a step. Padded so that 8 channels of 4 steps meet different banks; one after another in
+// memory, so that one uniform register reaches all of a step.
 struct Step {
     float2 delta[CHANNELS + (CHANNELS > 8 ? 12 : 8)];  // δ and δ u
     float g[CHANNELS];            // the gradient of y
@@ -39,8 +39,8 @@ __device__ __forceinline__ float* entry(Shared& s, int warp, int lane, int t0) {
     return s.bc_sums[warp][lane / (4 * SUB)][t0] + lane % (4 * SUB) * 4;
 }
 
-// Where the first or second (half) two of a lane's states lie in row t of `bc_sums`, so that those of four lanes and steps meet in
-// no bank.
+// Where the first or second (half) two of a lane's states lie in row t of `bc_sums`, so that those of four lanes and
+// steps meet in no bank.
 __device__ __forceinline__ u32 two_at(u32 t, u32 state_lane, u32 half) { return state_lane * 4 + (half ^ t / 2 % 2) * 2; }
 
 // Behind it, where there are several slices, each one's y, s and p: (slices, 3, CHUNK, CHANNELS).
@@ -48,10 +48,10 @@ __device__ __forceinline__ float& slice_sum(Shared& s, int slice, int which, int
     return reinterpret_cast<float*>(&s + 1)[((slice * 3 + which) * CHUNK + t) * CHANNELS + swizzled<float>(t, channel)];
 }
 
-// ---- tiles ----------------------------------------------------------------------------------------------------------------
+// ---- tiles ----------------------------------------------------------------------------------------------------------
 
-// Starts the copies of a chunk's rows into shared memory, with zeros where there is nothing. The same thread takes the same accesses
-// as in `put_tile`.
+// Starts the copies of a chunk's rows into shared memory, with zeros where there is nothing. The same thread takes the
+// same accesses as in `put_tile`.
 __device__ __forceinline__ void get_tile(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
     auto& tile = s.tiles[chunk.buffer];
     share_out<CHUNK * ACCESSES>(at, [&](u32 i) {
@@ -172,7 +172,7 @@ __device__ __forceinline__ void put_chunk(const ScanBackwardParams& p, const Thr
     put_bc_sums(p, at, chunk, sums);
 }
 
-// ---- what is per channel and step --------------------------------------------------------------------------------------------
+// ---- what is per channel and step -----------------------------------------------------------------------------------
 
 // Where nothing is, u, z and dy are zeros; steps past the end must also have δ and its slope zero.
 __device__ __forceinline__ void prepare(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const Chunk& chunk) {
@@ -229,8 +229,9 @@ struct ChannelSums {
     float d, bias;
 };
 
-// The gradients of u, Δ and z at K steps, 4 STRIDE apart from t0 + first, from their sums over the states: y, s and p (here with
-// A log2 e for A). Columns are swizzled alike every 8 steps, so t0, which divides by 8, does not count for that.
+// The gradients of u, Δ and z at K steps, 4 STRIDE apart from t0 + first, from their sums over the states: y, s and p
+// (here with A log2 e for A). Columns are swizzled alike every 8 steps, so t0, which divides by 8, does not count for
+// that.
 template <int K, int STRIDE>
 __device__ __forceinline__ void finish(Shared& s, const ThreadPlace& at, int buffer, int t0, int first, float d, const float (&y)[K],
                                        const float (&lambda_b)[K], const float (&p)[K], ChannelSums& sums) {
@@ -261,7 +262,7 @@ __device__ __forceinline__ void finish(Shared& s, const ThreadPlace& at, int buf
     }
 }
 
-// ---- sums over lanes ----------------------------------------------------------------------------------------------------------
+// ---- sums over lanes ------------------------------------------------------------------------------------------------
 
 // The sums over the 8 channels of two steps' values of 4 states: channel lane 4 i + r gets step i's state r.
 __device__ __forceinline__ float sum_channels(const float (&x)[2][4], int channel_lane) {
@@ -273,9 +274,9 @@ __device__ __forceinline__ float sum_channels(const float (&x)[2][4], int channe
     return exchange(y0, y1, 1, low);
 }
 
-// d += a b on the tensor cores, with a of 16 x 4 and b of 4 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l holds rows
-// r and r + 8 of column l of a, row l of column r of b, and rows r (d[0], d[1]) and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1
-// of d.
+// d += a b on the tensor cores, with a of 16 x 4 and b of 4 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l
+// holds rows r and r + 8 of column l of a, row l of column r of b, and rows r (d[0], d[1]) and r + 8 (d[2], d[3]) of
+// columns 2 l and 2 l + 1 of d.
 __device__ __forceinline__ void mma(float (&d)[4], float a0, float a1, float b) {
     asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -291,10 +292,10 @@ __device__ __forceinline__ float sum_states(const ThreadPlace& at, const float* 
 
 // The sums over a warp's channels of 4 steps' values times a weight: dB (WHICH 0) or dC (1).
 //
-// For f32 by shuffles, two steps at once. For bf16 by the tensor cores, finer than the result: a holds the lanes' states as they
-// lie, two at a time, so a lane's channel is column l of a and its half of the channels a bit of the row. The columns of b and d
-// are steps and halves of the channels, 2 step + half, and in b only those of the values' own step are not zero. Of d then only
-// the rows and columns of the same half count.
+// For f32 by shuffles, two steps at once. For bf16 by the tensor cores, finer than the result: a holds the lanes'
+// states as they lie, two at a time, so a lane's channel is column l of a and its half of the channels a bit of the
+// row. The columns of b and d are steps and halves of the channels, 2 step + half, and in b only those of the values'
+// own step are not zero. Of d then only the rows and columns of the same half count.
 template <int WHICH> struct Products {
     float x[2][4];  // EXACT: the products of two steps; else the sums
 
@@ -339,7 +340,7 @@ template <int WHICH> __device__ __forceinline__ float column_weight(const Thread
     return WHICH ? s.steps[t].g[channel] : s.steps[t].delta[channel].y;
 }
 
-// ---- the walk over a chunk --------------------------------------------------------------------------------------------------
+// ---- the walk over a chunk ------------------------------------------------------------------------------------------
 
 // What a thread carries through time.
 struct Carry {
@@ -349,8 +350,8 @@ struct Carry {
     ChannelSums sums;
 };
 
-// What a lane reads of two steps. The next two's are read before this two's sums are written, past which the compiler moves
-// no read.
+// What a lane reads of two steps. The next two's are read before this two's sums are written, past which the compiler
+// moves no read.
 struct Pair {
     float delta[2], input[2], g[2], b[2][4], c[2][4];
 
@@ -495,7 +496,7 @@ __device__ __forceinline__ void walk_chunk(const ThreadPlace& at, Shared& s, Car
     if (SLICES > 1) add_slices(at, s, carry, buffer, d);
 }
 
-// ---- the kernel -------------------------------------------------------------------------------------------------------------
+// ---- the kernel -----------------------------------------------------------------------------------------------------
 
 // The sums of dD and of the bias's gradient over the lanes and slices of a channel.
 __device__ __forceinline__ void put_channel_sums(const ScanBackwardParams& p, const ThreadPlace& at, Shared& s, const ChannelSums& sums) {

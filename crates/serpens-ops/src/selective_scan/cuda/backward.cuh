@@ -1,13 +1,13 @@
 // The scan's gradients (real A): how the work is divided, and how it is reached.
 //
-// A warp holds 8 channels x 16 states: of the 4 lanes of a channel, state lane l has the states 4 l .. 4 l + 3 and, for all that
-// is per channel and step, the steps t = l (mod 4). A block holds CHANNEL_WARPS warps of channels times SLICES slices of 16
-// states, for one sequence and one segment of time, and goes from the last chunk of 32 steps to the first. Steps past the end
-// have δ = g = 0, which changes nothing.
+// A warp holds 8 channels x 16 states: of the 4 lanes of a channel, state lane l has the states 4 l .. 4 l + 3 and, for
+// all that is per channel and step, the steps t = l (mod 4). A block holds CHANNEL_WARPS warps of channels times SLICES
+// slices of 16 states, for one sequence and one segment of time, and goes from the last chunk of 32 steps to the first.
+// Steps past the end have δ = g = 0, which changes nothing.
 //
-// Macros: IO; VEC and BC_VEC, the values that one access to the rows of the channels and of B and C takes (16 bytes, or 1
-// value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; SUB, the steps (4 or 8) that are walked forward
-// and back at once; GATE and STARTS (0 or 1).
+// Macros: IO; VEC and BC_VEC, the values that one access to the rows of the channels and of B and C takes (16 bytes, or
+// 1 value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; SUB, the steps (4 or 8) that are
+// walked forward and back at once; GATE and STARTS (0 or 1).
 
 constexpr int PADDED = 16 * SLICES;
 constexpr int CHANNELS = 8 * CHANNEL_WARPS;
@@ -90,7 +90,7 @@ __device__ __forceinline__ IO* address(const ByteRows& rows, u32 row, int column
     return reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (u64)row * (u32)rows.stride) + column;
 }
 
-// ---- access ---------------------------------------------------------------------------------------------------------------
+// ---- access ---------------------------------------------------------------------------------------------------------
 
 // K values from `from`, or zeros.
 template <int K> __device__ __forceinline__ void fetch(IO* to, const IO* from, bool exists) {
@@ -107,8 +107,8 @@ template <int K> __device__ __forceinline__ void put(IO* to, const IO* from) {
 
 constexpr u32 ACCESSES = CHANNELS / VEC;  // of a row of channels
 
-// Where a column lies in row t of a matrix of T, so that the lanes of a warp, which take 8 channels of several steps, meet
-// different banks: after every ROWS rows the banks repeat.
+// Where a column lies in row t of a matrix of T, so that the lanes of a warp, which take 8 channels of several steps,
+// meet different banks: after every ROWS rows the banks repeat.
 template <class T> __device__ __forceinline__ u32 swizzled(u32 t, u32 column) {
     constexpr u32 WORDS = CHANNELS * sizeof(T) / 4, ROWS = WORDS % 32 == 0 ? 1 : 32 / (WORDS & -WORDS);
     return column ^ (t / ROWS * 8 & 24 & (CHANNELS - 1));
@@ -154,8 +154,8 @@ __device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const Thre
     return __ballot_sync(0xffffffffu, resets);
 }
 
-// The steps of which a thread prepares two neighbouring channels, and those of which it finishes its own channel: all that its lane
-// takes for one slice, its slice's share for more, which may be one too many.
+// The steps of which a thread prepares two neighbouring channels, and those of which it finishes its own channel: all
+// that its lane takes for one slice, its slice's share for more, which may be one too many.
 template <int STEPS> struct Share {
     static constexpr int COUNT = (CHUNK / STEPS + SLICES - 1) / SLICES;
     static constexpr bool EVEN = CHUNK / STEPS % SLICES == 0;
@@ -180,7 +180,7 @@ __device__ __forceinline__ void of_prepared(const ScanBackwardParams& p, const T
     for (int j = 0; j < 2; ++j) to[j] = values && channel + j < at.count ? values[at.first_channel + channel + j] : 0.0f;
 }
 
-// ---- arithmetic -----------------------------------------------------------------------------------------------------------
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float log2_fast(float x) {
     float y;

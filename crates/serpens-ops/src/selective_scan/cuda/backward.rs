@@ -60,9 +60,9 @@ struct Card {
 }
 
 impl BackwardPlan {
-    /// Blocks of 4 warps, or, where they fill the multiprocessors as well, of 8, whose partial sums of dB and dC are half as many,
-    /// which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once; one does not fit into every
-    /// card's shared memory.
+    /// Blocks of 4 warps, or, where they fill the multiprocessors as well, of 8, whose partial sums of dB and dC are
+    /// half as many, which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once;
+    /// one does not fit into every card's shared memory.
     fn new(dims: &Dims, dtype: DType, card: Card) -> Self {
         let of_group = dims.channels / dims.groups;
         let slices = dims.state.div_ceil(WARP_STATES);
@@ -143,9 +143,9 @@ impl BackwardPlan {
 }
 
 /// The segments with which so many blocks, of so many warps each, take the least time, and that time: of the walk of a
-/// segment, and of the pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with all that
-/// it holds and works through its blocks as if one after another; only with fewer than 6 warps it waits. In units of a warp's walk
-/// over a chunk.
+/// segment, and of the pass before it that more than one segment need. A multiprocessor is as fast with 8 warps as with
+/// all that it holds and works through its blocks as if one after another; only with fewer than 6 warps it waits. In
+/// units of a warp's walk over a chunk.
 fn best_segments(
     blocks: usize,
     warps: usize,
@@ -186,7 +186,8 @@ struct KernelOptions {
     starts: bool,
 }
 
-/// `width` if rows of all these views can be read in accesses of so many values that begin at multiples of `columns`, otherwise 1.
+/// `width` if rows of all these views can be read in accesses of so many values that begin at multiples of `columns`,
+/// otherwise 1.
 fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
     if accessible(views, columns, width) {
         width
@@ -375,8 +376,8 @@ pub fn backward(
         segments: plan.segments,
     };
     let walk = kernel(device, &SOURCE, "selective_scan_backward", &defines)?;
-    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and the
-    // workspace was allocated for them; the shared memory is what the kernels lay out.
+    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and
+    // the workspace was allocated for them; the shared memory is what the kernels lay out.
     unsafe {
         if plan.segments > 1 {
             flow_back(scan, dout, dlast, &between)?;

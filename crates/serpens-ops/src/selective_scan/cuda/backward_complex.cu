@@ -1,8 +1,9 @@
 // The gradients of the selective scan with a complex A.
 //
-// SPLIT lanes share a channel and hold PER_LANE numbers of its state each. A block has CHANNELS channels of one sequence and walks
-// from the last chunk of 32 steps to the first. From the checkpoint of a chunk the states before every 8 steps are computed, then
-// 8 steps at a time, from the last to the first, the decays and the decayed states w = a h, and with those the walk back:
+// SPLIT lanes share a channel and hold PER_LANE numbers of its state each. A block has CHANNELS channels of one
+// sequence and walks from the last chunk of 32 steps to the first. From the checkpoint of a chunk the states before
+// every 8 steps are computed, then 8 steps at a time, from the last to the first, the decays and the decayed states
+// w = a h, and with those the walk back:
 //
 //     forward   h_t = w_t + δ_t u_t B_t              y_t = 2 Re <C_t, h_t>
 //     back      λ_t = 2 g_t conj(C_t) + conj(a_(t+1)) λ_(t+1)

@@ -171,8 +171,8 @@ pub fn backward(
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let walk = kernel(device, &SOURCE, "selective_scan_backward_complex", &defines)?;
     let shared = plan.shared_bytes(dims.state) as u32;
-    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked, and the workspace
-    // was allocated for them.
+    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked, and the
+    // workspace was allocated for them.
     unsafe { walk.launch(grid, 32 * plan.warps as u32, shared, &params)? };
 
     let bc = |first: usize| Partials {

@@ -1,6 +1,7 @@
 // exp(δ A), for a real A by ex2.approx, for a complex one with an angle kept in turns.
 
-// ex2.approx gives too little by 1.8e-8 on average for small exponents, which adds up where a state lasts; this raises them by it.
+// ex2.approx gives too little by 1.8e-8 on average for small exponents, which adds up where a state lasts; this raises
+// them by it.
 constexpr float EXP2_LIFT = 2.6e-8f;
 
 // sin and cos of 2π (turns + low).

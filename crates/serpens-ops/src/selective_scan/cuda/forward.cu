@@ -1,22 +1,24 @@
 // The selective scan, forward.
 //
-// SPLIT neighbouring lanes share a channel and hold PER_LANE of its states each, in registers, from the first step to the last.
-// A block has two kinds of warps. WARPS of them run the recurrence of CHANNELS channels, TILE steps at a time, and do nothing
-// else. HELPERS of them prepare the tile that comes next (δ, δu, B and C as f32, in shared memory) and finish the one before
-// (D u, gate, store), so that neither the loads nor the logarithms of softplus nor the gate stand in the way of the recurrence.
+// SPLIT neighbouring lanes share a channel and hold PER_LANE of its states each, in registers, from the first step to
+// the last. A block has two kinds of warps. WARPS of them run the recurrence of CHANNELS channels, TILE steps at a
+// time, and do nothing else. HELPERS of them prepare the tile that comes next (δ, δu, B and C as f32, in shared memory)
+// and finish the one before (D u, gate, store), so that neither the loads nor the logarithms of softplus nor the gate
+// stand in the way of the recurrence.
 //
-// Where channels are so few that 16 lanes share one, forward_few.cu is the better kernel for a real A. What both share lies in
-// forward.cuh.
+// Where channels are so few that 16 lanes share one, forward_few.cu is the better kernel for a real A. What both share
+// lies in forward.cuh.
 //
-// Long sequences of few channels are cut into segments of time: a pass over all of them but the last that computes nothing but what
-// they leave behind from an empty state, then what that makes of the states before them, then the scan over all at once. What flows
-// back into the segments of the backward scan is the same with time reversed, C for B and the gradient g before the gate for δu:
-// carry = decay (carry + g C).
+// Long sequences of few channels are cut into segments of time: a pass over all of them but the last that computes
+// nothing but what they leave behind from an empty state, then what that makes of the states before them, then the scan
+// over all at once. What flows back into the segments of the backward scan is the same with time reversed, C for B and
+// the gradient g before the gate for δu: carry = decay (carry + g C).
 //
-// Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH: channels of
-// one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; COMPLEX (A,
-// and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; PASS: 0 the scan, 1 what segments leave behind, 2 what flows back
-// out of them (u is then the gradient of y, b is C), both for a real A; SHARED_BYTES: at least the size of Shared.
+// Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH:
+// channels of one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC:
+// those of B and C; COMPLEX (A, and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; PASS: 0 the scan, 1
+// what segments leave behind, 2 what flows back out of them (u is then the gradient of y, b is C), both for a real A;
+// SHARED_BYTES: at least the size of Shared.
 
 constexpr bool SCAN = PASS == 0, BACK = PASS == 2;
 constexpr bool HAS_Z = GATED && PASS != 1;
@@ -32,7 +34,8 @@ constexpr int LANE_VALUES = PARTS * PER_LANE;
 constexpr int GROUP = PER_LANE > 2 ? 2 : 4 / PER_LANE;
 constexpr int BC_PER_STEP = 2 * VALUES / BC_VEC;
 constexpr int BC_ITEMS = (TILE * BC_PER_STEP + HELPER_THREADS - 1) / HELPER_THREADS;
-// A tile's copy is under way while the helpers prepare one of AHEAD tiles before it; u and z stay until the tile is finished.
+// A tile's copy is under way while the helpers prepare one of AHEAD tiles before it; u and z stay until the tile is
+// finished.
 constexpr int AHEAD = STAGES - 3;
 static_assert(ITEMS * HELPER_THREADS * WIDTH == TILE * CHANNELS, "the helpers share a tile evenly");
 static_assert(CHUNK % TILE == 0 || TILE % CHUNK == 0, "checkpoints lie at the start of tiles or of parts of them");
@@ -45,7 +48,8 @@ struct Shared {
     IO delta[STAGES][ITEMS][HELPER_THREADS][WIDTH];
     IO z[HAS_Z ? STAGES : 1][ITEMS][HELPER_THREADS][WIDTH];
     IO bc[STAGES][BC_ITEMS][HELPER_THREADS][BC_VEC];
-    // What they prepare: (δ, δu) or (δ, g), and B and C with the states of a lane side by side. Padded against conflicts of banks.
+    // What they prepare: (δ, δu) or (δ, g), and B and C with the states of a lane side by side. Padded against
+    // conflicts of banks.
     float2 steps[2][CHANNELS * (TILE + 2) + (CHANNELS + 7) / 8 * 4];
     float bc_f32[2][2][SPLIT][TILE * LANE_VALUES + 4];
     float resets[2][STARTS ? TILE : 4];
@@ -58,10 +62,11 @@ static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for as much shared 
 // Where the first step of a channel lies in `steps`.
 __device__ __forceinline__ constexpr int first_step(int channel) { return channel * (TILE + 2) + channel / 8 * 4; }
 
-// ---- the recurrence -------------------------------------------------------------------------------------------------------
+// ---- the recurrence -------------------------------------------------------------------------------------------------
 
-// Lanes of one channel are told apart by `part`. Neighbours (lane ^ 1) share a part and lane ^ 2 a channel, so that reads of
-// B and C as well as of δ find pairs of lanes at one address, which halves the passes of a 16-byte read of shared memory.
+// Lanes of one channel are told apart by `part`. Neighbours (lane ^ 1) share a part and lane ^ 2 a channel, so that
+// reads of B and C as well as of δ find pairs of lanes at one address, which halves the passes of a 16-byte read of
+// shared memory.
 __device__ __forceinline__ int lane_channel(int lane) {
     return SPLIT == 1 ? lane : SPLIT == 32 ? 0 : (lane & 1) | ((lane >> 2 & (WARP_CHANNELS / 2 - 1)) << 1);
 }
@@ -74,8 +79,8 @@ struct Exponents {
     Turns im[COMPLEX ? PER_LANE : 1];
 };
 
-// exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or, where the
-// state starts anew, so little that the result is 0.
+// exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or,
+// where the state starts anew, so little that the result is 0.
 struct Decays {
     float re[GROUP][PER_LANE], im[COMPLEX ? GROUP : 1][PER_LANE];
 
@@ -94,7 +99,8 @@ struct Decays {
 
 typedef float State[PARTS][PER_LANE];
 
-// One step: h = decay h + δu B, or back decay (h + g C); the result is the lane's part of Re <C, h>, twice that for the pairs that complex numbers stand for.
+// One step: h = decay h + δu B, or back decay (h + g C); the result is the lane's part of Re <C, h>, twice that for the
+// pairs that complex numbers stand for.
 __device__ __forceinline__ float advance(State& h, const Decays& decays, int i, float delta_u, const float* b, const float* c) {
     float y = 0.0f;
 #pragma unroll
@@ -168,7 +174,8 @@ __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace
         const float* c_tile = s.bc_f32[buffer][1][part];
         const float* resets = s.resets[buffer];
         float* y_tile = &s.y[buffer][part][channel];
-        // While a group of steps goes through the recurrence, the decays of the next are computed, and what those need is loaded.
+        // While a group of steps goes through the recurrence, the decays of the next are computed, and what those need
+        // is loaded.
         float now[2 * GROUP], next[2 * GROUP];
         float b[2][GROUP * LANE_VALUES], c[2][GROUP * LANE_VALUES];
         Decays decays[2];
@@ -216,7 +223,7 @@ __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace
     }
 }
 
-// ---- before and after it --------------------------------------------------------------------------------------------------
+// ---- before and after it --------------------------------------------------------------------------------------------
 
 // Copies COUNT elements, asynchronously where they are at least the 4 bytes that this needs.
 template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const IO* from) {

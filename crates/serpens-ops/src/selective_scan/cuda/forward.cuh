@@ -71,7 +71,8 @@ __device__ __forceinline__ float step_size(float x) {
     return fmaf(q, e, fmaxf(x, 0.0f));
 }
 
-// What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts anew before it.
+// What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts
+// anew before it.
 __device__ __forceinline__ float reset(const ScanParams& p, const BlockPlace& at, int step) {
     i64 position = at.position + at.direction * step, row = at.batch * p.length;
     if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there

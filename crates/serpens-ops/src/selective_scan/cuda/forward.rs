@@ -54,8 +54,9 @@ fn params(
     }
 }
 
-/// Computes `out` (batch·length, channels), the state after the last step (batch, channels, parts·N) and, where asked for, the
-/// checkpoints (batch, ⌈length / 32⌉, channels, parts·N) that [`super::backward`] needs: the state before every 32nd step.
+/// Computes `out` (batch·length, channels), the state after the last step (batch, channels, parts·N) and, where asked
+/// for, the checkpoints (batch, ⌈length / 32⌉, channels, parts·N) that [`super::backward`] needs: the state before
+/// every 32nd step.
 ///
 /// # Errors
 /// Sequences of 2^31 steps and more; a device that fails.
@@ -94,8 +95,8 @@ pub fn forward(
     let checkpoints = checkpoints.as_ref();
     let params = params(scan, &out, &last_state, checkpoints, &plan, between);
     let program = program(&plan, dims, dtype, &options);
-    // SAFETY: the parameters are the kernels'; the views are valid for the sizes, which the caller has checked, the workspace was
-    // allocated for them; the kernels were compiled for at most as much shared memory as they are given.
+    // SAFETY: the parameters are the kernels'; the views are valid for the sizes, which the caller has checked, the
+    // workspace was allocated for them; the kernels were compiled for at most as much shared memory as they are given.
     unsafe {
         if plan.segments > 1 {
             let pass = Pass::Left;

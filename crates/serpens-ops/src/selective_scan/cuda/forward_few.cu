@@ -1,15 +1,15 @@
 // The selective scan, forward, where there are few channels: N up to 16, a real A.
 //
-// 16 lanes share a channel, with one state each. What takes long is then the chain of one channel's steps, and a multiprocessor has
-// no more channels whose chains could fill the waits. So a block's 8 channels are 4 pairs, each of which two warps pass on to each
-// other: while one takes its states through a CHUNK of steps, the other computes the decays and inputs of the steps that follow,
-// which need no state, and <C, h> of those before. Four more warps, the helpers, prepare tiles of steps (δ, δu, B and C, in shared
-// memory) and finish them (D u, gate, store). In forward.cu a warp keeps its channels from the first step to the last, which is
-// better where there are enough of them; one kernel for both would have two recurrences and two kinds of barriers. What the two
-// have in common lies in forward.cuh.
+// 16 lanes share a channel, with one state each. What takes long is then the chain of one channel's steps, and a
+// multiprocessor has no more channels whose chains could fill the waits. So a block's 8 channels are 4 pairs, each of
+// which two warps pass on to each other: while one takes its states through a CHUNK of steps, the other computes the
+// decays and inputs of the steps that follow, which need no state, and <C, h> of those before. Four more warps, the
+// helpers, prepare tiles of steps (δ, δu, B and C, in shared memory) and finish them (D u, gate, store). In forward.cu
+// a warp keeps its channels from the first step to the last, which is better where there are enough of them; one kernel
+// for both would have two recurrences and two kinds of barriers. What the two have in common lies in forward.cuh.
 //
-// Macros: IO, STATE (N); VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; GATED, SOFTPLUS,
-// STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
+// Macros: IO, STATE (N); VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; GATED,
+// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
 
 constexpr int SPLIT = 16;
 constexpr int PAIRS = 4;     // of channels
@@ -22,8 +22,8 @@ constexpr int WIDTH = TILE * CHANNELS / HELPER_THREADS;  // channels of one step
 constexpr int SUM = 8;  // steps whose <C, h> are summed over the lanes together
 // B and C of a state as the halves of one word.
 constexpr bool PACKED = sizeof(IO) == 2;
-// Tiles that are prepared before their turn, and buffers for them; and tiles whose copies are under way before that, as many as
-// there is shared memory for on every card, and buffers for these.
+// Tiles that are prepared before their turn, and buffers for them; and tiles whose copies are under way before that, as
+// many as there is shared memory for on every card, and buffers for these.
 constexpr int AHEAD = 2;
 constexpr int BUFFERS = AHEAD + 1;
 constexpr int COPIES = sizeof(IO) == 2 ? 3 : 1;
@@ -35,9 +35,9 @@ constexpr int BC_ACCESSES = STATE / BC_VEC;
 constexpr int BC_ITEMS = (TILE * BC_ACCESSES + HELPER_THREADS - 1) / HELPER_THREADS;
 constexpr int Y_VEC = VEC < WIDTH ? VEC : WIDTH;
 
-// For bf16 the tensor cores sum over lanes, which cut what they add to 11 bits; that is a quarter of the error of rounding y. They
-// leave four parts of each sum. (They multiply what is not summed by zero: where a state is infinite or none, so are the sums of
-// its pair of channels.)
+// For bf16 the tensor cores sum over lanes, which cut what they add to 11 bits; that is a quarter of the error of
+// rounding y. They leave four parts of each sum. (They multiply what is not summed by zero: where a state is infinite
+// or none, so are the sums of its pair of channels.)
 constexpr bool TENSOR = sizeof(IO) == 2;
 constexpr int Y_PARTS = TENSOR ? 4 : 1;
 constexpr int Y_ROW = CHANNELS * Y_PARTS + (TENSOR ? 8 : 4);
@@ -65,15 +65,15 @@ static_assert(sizeof(Shared) <= SHARED_BYTES, "the host asks for as much shared 
 
 __device__ __forceinline__ constexpr int bc_place(int n) { return n * BC_ROW + n / 8 * 16; }
 
-// ---- barriers ---------------------------------------------------------------------------------------------------------------
+// ---- barriers -------------------------------------------------------------------------------------------------------
 
 // Barriers in shared memory, at which some arrive and others wait: the phases are told apart by their parity.
 __device__ __forceinline__ u32 shared_address(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
 __device__ __forceinline__ void barrier_init(u64* barrier, int arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-// Every thread arrives. One for its warp would do, and be 2 % faster on long sequences, but tools that look for races could not
-// follow it.
+// Every thread arrives. One for its warp would do, and be 2 % faster on long sequences, but tools that look for races
+// could not follow it.
 __device__ __forceinline__ void barrier_arrive(u64* barrier) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");
 }
@@ -107,11 +107,11 @@ struct Ring {
     }
 };
 
-// ---- sums over the lanes of a channel ---------------------------------------------------------------------------------------
+// ---- sums over the lanes of a channel -------------------------------------------------------------------------------
 
-// d += a b on the tensor cores, with a of 16 x 8 and b of 8 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l holds rows
-// r and r + 8 of columns l (a[0], a[1]) and l + 4 (a[2], a[3]) of a, rows l and l + 4 of column r of b, and rows r (d[0], d[1])
-// and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1 of d.
+// d += a b on the tensor cores, with a of 16 x 8 and b of 8 x 8 values, cut to 11 bits, and sums in f32. Lane 4 r + l
+// holds rows r and r + 8 of columns l (a[0], a[1]) and l + 4 (a[2], a[3]) of a, rows l and l + 4 of column r of b, and
+// rows r (d[0], d[1]) and r + 8 (d[2], d[3]) of columns 2 l and 2 l + 1 of d.
 __device__ __forceinline__ void mma(float (&d)[4], const float (&a)[4], float b0, float b1) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -124,9 +124,9 @@ __device__ __forceinline__ float unknown(float x) { return __shfl_xor_sync(0xfff
 
 // Sums of SUM steps over the lanes of each channel.
 //
-// The tensor cores take the values of two steps as b: its columns are groups of four lanes, its rows two channels' two lanes of
-// each step. a adds the lanes of a channel: row 2 t + c of d is step t of four and channel c of the two. A lane has two columns of
-// d and adds them.
+// The tensor cores take the values of two steps as b: its columns are groups of four lanes, its rows two channels' two
+// lanes of each step. a adds the lanes of a channel: row 2 t + c of d is step t of four and channel c of the two. A
+// lane has two columns of d and adds them.
 struct LaneSums {
     float picks[TENSOR ? 2 : 1][4];
     int lane;
@@ -167,10 +167,11 @@ struct LaneSums {
     }
 };
 
-// ---- the recurrence -----------------------------------------------------------------------------------------------------------
+// ---- the recurrence -------------------------------------------------------------------------------------------------
 
-// One warp of a pair of channels: it has one of the two chunks of each tile. Lanes with the same parity share a channel. (So reads
-// of B and C find neighbours at one address, which halves the passes of a 16-byte read of shared memory.)
+// One warp of a pair of channels: it has one of the two chunks of each tile. Lanes with the same parity share a
+// channel. (So reads of B and C find neighbours at one address, which halves the passes of a 16-byte read of shared
+// memory.)
 struct Runner {
     const ScanParams& p;
     Shared& s;
@@ -242,7 +243,7 @@ struct Runner {
     }
 };
 
-// ---- before and after it ----------------------------------------------------------------------------------------------------
+// ---- before and after it --------------------------------------------------------------------------------------------
 
 // Copies COUNT elements, or as many zeros; asynchronously where they are at least the 4 bytes that this needs.
 template <int COUNT> __device__ __forceinline__ void copy_elements(IO* to, const IO* from, bool exists) {
@@ -309,7 +310,8 @@ struct Helper {
         }
     }
 
-    // These three are for a tile with `left` steps, which may be none, in a stage, a buffer for copies and one for what is prepared.
+    // These three are for a tile with `left` steps, which may be none, in a stage, a buffer for copies and one for what
+    // is prepared.
     __device__ __forceinline__ void fetch(int stage, int raw, int left) {
         if (left > 0) {
             u.next(s.u[stage], thread, left, at.channels);

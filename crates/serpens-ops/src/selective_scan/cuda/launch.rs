@@ -52,8 +52,8 @@ pub(super) struct KernelOptions {
     pub bc_vec: usize,
 }
 
-/// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views where what is read
-/// begins at multiples of `columns`.
+/// The most values, a power of two, that one access of at most 16 bytes may take from rows of these views where what is
+/// read begins at multiples of `columns`.
 pub(super) fn access_width(views: &[View<'_>], columns: usize) -> usize {
     let most = 16 / views[0].dtype().size();
     let widths = std::iter::successors(Some(most), |width| Some(width / 2));

@@ -18,12 +18,12 @@ use serpens_core::{Result, View, ViewMut};
 use super::{Dims, OP, ScanOperands};
 use crate::check;
 
-/// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is not zero where
-/// a packed sequence starts.
+/// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is
+/// not zero where a packed sequence starts.
 pub type Scan<'a> = super::Scan<View<'a>, View<'a>>;
 
-/// Computes every gradient from that of `out` and, where given, of the last state, with the checkpoints that [`forward`] left
-/// for the same scan. `grads` are overwritten: one for each operand, in its type.
+/// Computes every gradient from that of `out` and, where given, of the last state, with the checkpoints that
+/// [`forward`] left for the same scan. `grads` are overwritten: one for each operand, in its type.
 ///
 /// # Errors
 /// A device that fails.
@@ -61,7 +61,8 @@ fn grid(blocks: usize) -> Result<[u32; 3]> {
     Ok([blocks as u32, 1, 1])
 }
 
-/// Whether rows of all these views can be read in accesses of `width` values, where what is read begins at multiples of `columns`.
+/// Whether rows of all these views can be read in accesses of `width` values, where what is read begins at multiples of
+/// `columns`.
 fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
     let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
     columns.is_multiple_of(width) && views.iter().all(aligned)

@@ -13,8 +13,8 @@ const MULTIPROCESSOR_SHARED: usize = 228 * 1024;
 /// Of a multiprocessor.
 const SCHEDULERS: usize = 4;
 
-/// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each: microseconds, as
-/// measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
+/// What a multiprocessor with this many blocks takes for 2048 steps, whose lanes have so many numbers each:
+/// microseconds, as measured on an H100 for 16 states, of bfloat16 and a real A. It is for comparing only.
 fn cost(per_lane: usize, blocks: usize) -> usize {
     match (per_lane, blocks) {
         (1, n) => 33 * n,
@@ -46,8 +46,8 @@ pub(super) struct ForwardPlan {
 }
 
 impl ForwardPlan {
-    /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers busy, but lanes
-    /// cost more for their sums, and segments a pass before.
+    /// As many lanes for a channel, and segments of time, as take the least time: more of them keep more schedulers
+    /// busy, but lanes cost more for their sums, and segments a pass before.
     pub fn new(dims: &Dims, dtype: DType, starts: bool, multiprocessors: u32) -> Self {
         let multiprocessors = multiprocessors as usize;
         let plans = Self::of_all_splits(dims, dtype);
@@ -118,8 +118,8 @@ impl ForwardPlan {
         plan.with_helpers(dtype)
     }
 
-    /// This plan whole, and, for a real A and more than one number for a lane, in as many segments as give every multiprocessor one
-    /// to four blocks.
+    /// This plan whole, and, for a real A and more than one number for a lane, in as many segments as give every
+    /// multiprocessor one to four blocks.
     fn in_segments(self, dims: &Dims, multiprocessors: usize) -> Vec<Self> {
         let most = if !dims.complex && self.per_lane > 1 {
             4
@@ -188,8 +188,8 @@ impl ForwardPlan {
         .with_helpers(dtype)
     }
 
-    /// Blocks that a multiprocessor must hold, which limits the registers of a thread: to 80, or to 128 with many numbers, where
-    /// shared memory leaves room for so many blocks.
+    /// Blocks that a multiprocessor must hold, which limits the registers of a thread: to 80, or to 128 with many
+    /// numbers, where shared memory leaves room for so many blocks.
     pub fn blocks(&self, shared_bytes: usize) -> usize {
         let warps = if self.per_lane > 4 { 16 } else { 24 };
         let room = MULTIPROCESSOR_SHARED / (shared_bytes + 1024);

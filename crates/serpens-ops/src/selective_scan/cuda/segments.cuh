@@ -1,4 +1,5 @@
-// Segments of time: long sequences are cut into them, as evenly as chunks of 32 steps, between which the checkpoints lie, allow.
+// Segments of time: long sequences are cut into them, as evenly as chunks of 32 steps, between which the checkpoints
+// lie, allow.
 
 // The chunk that a segment begins with.
 __device__ __forceinline__ int first_chunk(const Segments& segments, int segment) {

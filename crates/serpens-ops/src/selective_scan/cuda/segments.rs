@@ -1,4 +1,5 @@
-//! Segments of time, which long sequences of few channels are cut into: what is carried into each before all are walked at once.
+//! Segments of time, which long sequences of few channels are cut into: what is carried into each before all are walked
+//! at once.
 
 use serpens_core::cuda::{DevicePtr, multiprocessors};
 use serpens_core::{DType, Device, Result, View};
@@ -10,12 +11,12 @@ use super::{Dims, Scan, grid, ptr};
 
 const COMBINE_THREADS: usize = 128;
 
-/// Queues the pass over all segments but the last, or back over all but the first, and what turns its results into the true carry
-/// into each.
+/// Queues the pass over all segments but the last, or back over all but the first, and what turns its results into the
+/// true carry into each.
 ///
 /// # Safety
-/// As for [`Program::launch`]; `params.carry` has room for (segments, batch, channels, N) values, `params.delta_sums` for (segments,
-/// batch, channels).
+/// As for [`Program::launch`]; `params.carry` has room for (segments, batch, channels, N) values, `params.delta_sums`
+/// for (segments, batch, channels).
 pub(super) unsafe fn carry_over(
     device: Device,
     plan: &ForwardPlan,

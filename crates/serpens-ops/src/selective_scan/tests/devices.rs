@@ -436,8 +436,9 @@ fn defined<T: Real>(scan: &Scan<T>, dy: &[T], dlast: &[T]) -> Vec<Vec<T>> {
     [y, last].into_iter().chain(grads).collect()
 }
 
-/// Holds a result to the rule of the processor's kernels: twice the error of the plain evaluation in `dtype`, three times for
-/// complex scans, and a unit in the last place of f32, since among few values the plain evaluation may be exact by luck.
+/// Holds a result to the rule of the processor's kernels: twice the error of the plain evaluation in `dtype`, three
+/// times for complex scans, and a unit in the last place of f32, since among few values the plain evaluation may be
+/// exact by luck.
 fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType, complex: bool) {
     let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
     let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();

@@ -57,7 +57,8 @@ fn selective_scan_has_the_gradients_of_its_definition() {
 
 #[test]
 fn a_scan_of_columns_without_options_has_the_gradients_of_its_definition() {
-    // Δ, B and C side by side in one row, as a projection leaves them; Δ is kept positive by squaring instead of softplus.
+    // Δ, B and C side by side in one row, as a projection leaves them; Δ is kept positive by squaring instead of
+    // softplus.
     let inputs = tensors([[1, 6, 2].into(), [1, 6, 8].into(), [2, 3].into()]);
     let run = |v: &[Var]| -> Result<Var> {
         let delta = v[1].columns(0..2)?;

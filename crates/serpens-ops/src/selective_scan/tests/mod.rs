@@ -134,7 +134,8 @@ impl Case {
         Outcome { out, last, grads }
     }
 
-    /// The kernels, where what may lie in wider rows does: a column into rows with one unused value before and two behind.
+    /// The kernels, where what may lie in wider rows does: a column into rows with one unused value before and two
+    /// behind.
     fn kernels(&self, isa: Isa) -> Outcome<f32> {
         let (dims, x) = (&self.scan.dims, self.scan.operands.cast::<f32>());
         let wider = x.map(|role, x| match role.layout {
@@ -195,8 +196,8 @@ impl Case {
         self.check_against(std::slice::from_ref(self));
     }
 
-    /// As [`Case::check`], where the plain error is the largest over this case and a few that differ by tenths of a percent:
-    /// among few values a single evaluation may be exact by luck.
+    /// As [`Case::check`], where the plain error is the largest over this case and a few that differ by tenths of a
+    /// percent: among few values a single evaluation may be exact by luck.
     fn check_among_neighbours(&self) {
         let neighbour = |step: u32| {
             let mut case = self.clone();

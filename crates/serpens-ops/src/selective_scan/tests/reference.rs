@@ -1,5 +1,5 @@
-//! The scan and its gradients by plain loops over dense tensors, in f64 as the reference that every kernel is held against, and in
-//! f32 as the plain evaluation whose error says what a kernel may have.
+//! The scan and its gradients by plain loops over dense tensors, in f64 as the reference that every kernel is held
+//! against, and in f32 as the plain evaluation whose error says what a kernel may have.
 
 use crate::selective_scan::{self, Dims, ScanOperands};
 use crate::shared::tests::real::Real;

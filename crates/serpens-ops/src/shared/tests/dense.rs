@@ -21,14 +21,15 @@ fn distance(a: &[f32], exact: &[f64]) -> f64 {
     squares.sum::<f64>().sqrt()
 }
 
-/// Asserts that the norm of the error is at most twice that of the plain f32 evaluation of the same definition, or one rounding
-/// where that happens to be exact; a norm of few values is left more room, since in them luck does not average out.
+/// Asserts that the norm of the error is at most twice that of the plain f32 evaluation of the same definition, or one
+/// rounding where that happens to be exact; a norm of few values is left more room, since in them luck does not average
+/// out.
 pub(crate) fn assert_close(computed: &[f32], plain: &[f32], exact: &[f64]) {
     assert_close_sums(computed, plain, exact, exact);
 }
 
-/// As [`assert_close`], of sums whose terms have the magnitudes Σ|x|: one rounding is relative to these, since what a sum that
-/// cancels has lost on the way does not shrink with its result.
+/// As [`assert_close`], of sums whose terms have the magnitudes Σ|x|: one rounding is relative to these, since what a
+/// sum that cancels has lost on the way does not shrink with its result.
 pub(crate) fn assert_close_sums(
     computed: &[f32],
     plain: &[f32],

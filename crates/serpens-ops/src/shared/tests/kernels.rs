@@ -1,5 +1,5 @@
-//! Every program that the operations ask for compiles for every kind of card, and the hot ones keep their values in registers: they
-//! are found by rehearsal of the cases of each operation's `tests/devices.rs`. Needs NVRTC but no GPU.
+//! Every program that the operations ask for compiles for every kind of card, and the hot ones keep their values in
+//! registers: they are found by rehearsal of the cases of each operation's `tests/devices.rs`. Needs NVRTC but no GPU.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! Operands of more than 2^31 values: offsets are 64 bits wide. They need a card with 40 GB; elsewhere the tests say that they were
-//! skipped.
+//! Operands of more than 2^31 values: offsets are 64 bits wide. They need a card with 40 GB; elsewhere the tests say
+//! that they were skipped.
 
 use serpens_core::{Device, Tensor, Var, bf16, cuda};
 

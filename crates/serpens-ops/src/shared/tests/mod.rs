@@ -1,5 +1,6 @@
-//! What the tests of operations share: devices, operands and comparisons. Each operation runs on every device that is present and in
-//! every type it takes there, against its definition in f64. On a machine without a GPU the tests say so and run on the processor only.
+//! What the tests of operations share: devices, operands and comparisons. Each operation runs on every device that is
+//! present and in every type it takes there, against its definition in f64. On a machine without a GPU the tests say so
+//! and run on the processor only.
 
 pub(crate) mod dense;
 pub(crate) mod gradcheck;
@@ -97,8 +98,8 @@ pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
     difference / norm(&mut b.iter().copied()).max(f64::MIN_POSITIVE)
 }
 
-/// Fails unless `got` is as near to the truth as the same mathematics done plainly in `dtype` twice over: `plain` is the f32
-/// evaluation of the definition; with bf16 its results are rounded once, as any kernel's must be.
+/// Fails unless `got` is as near to the truth as the same mathematics done plainly in `dtype` twice over: `plain` is
+/// the f32 evaluation of the definition; with bf16 its results are rounded once, as any kernel's must be.
 pub(crate) fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType) {
     let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
     let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();

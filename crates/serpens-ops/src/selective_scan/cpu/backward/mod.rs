@@ -1,5 +1,5 @@
-//! The backward scan. Each chunk is replayed from its checkpoint, a few numbers of the state at a time; then λ, the gradient of
-//! the state, runs through it from its last step to its first:
+//! The backward scan. Each chunk is replayed from its checkpoint, a few numbers of the state at a time; then λ, the
+//! gradient of the state, runs through it from its last step to its first:
 //!
 //! ```text
 //! λ_t = conj(C_t) g_t + conj(exp(δ_(t+1) A)) λ_(t+1)         g = dL/dy, twice that for complex states
