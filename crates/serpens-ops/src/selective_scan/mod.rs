@@ -139,24 +139,25 @@ fn dims(operands: &ScanOperands<&Var>, groups: usize) -> Result<Dims> {
 }
 
 impl Scan<Var, DeviceStarts> {
-    fn on_cpu(&self) -> Result<cpu::Scan<'_>> {
-        Ok(Scan {
+    /// The same scan over what the kernels of a device take.
+    fn over<T, S>(&self, operands: ScanOperands<T>, starts: Option<S>) -> Scan<T, S> {
+        Scan {
             dims: self.dims,
-            operands: self.operands.mats()?,
-            starts: self.starts.as_ref().and_then(DeviceStarts::flags),
+            operands,
+            starts,
             softplus: self.softplus,
             reverse: self.reverse,
-        })
+        }
+    }
+
+    fn on_cpu(&self) -> Result<cpu::Scan<'_>> {
+        let starts = self.starts.as_ref().and_then(DeviceStarts::flags);
+        Ok(self.over(self.operands.mats()?, starts))
     }
 
     fn on_cuda(&self) -> Result<cuda::Scan<'_>> {
-        Ok(Scan {
-            dims: self.dims,
-            operands: self.operands.views()?,
-            starts: self.starts.as_ref().and_then(DeviceStarts::bytes),
-            softplus: self.softplus,
-            reverse: self.reverse,
-        })
+        let starts = self.starts.as_ref().and_then(DeviceStarts::bytes);
+        Ok(self.over(self.operands.views()?, starts))
     }
 }
 
