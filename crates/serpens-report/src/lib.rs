@@ -58,10 +58,3 @@ pub struct Table {
     /// What the reader should see in it.
     pub caption: String,
 }
-
-impl Report {
-    /// The page as HTML. Any text is escaped; numbers that are not finite are left out of the figures.
-    pub fn to_html(&self) -> String {
-        page::html(self)
-    }
-}

@@ -124,10 +124,8 @@ impl LineChart {
 
     fn y_axis(&self) -> Axis {
         let scale = self.y_scale;
-        let factor = match self.y_label.contains('%') {
-            true => 100.0,
-            false => 1.0,
-        };
+        let percents = self.y_label.contains('%');
+        let factor = if percents { 100.0 } else { 1.0 };
         let usable = |(low, high): &(f64, f64)| {
             scale.apply(*low).is_some() && scale.apply(*low) < scale.apply(*high)
         };
@@ -230,12 +228,8 @@ impl LineChart {
             let points = thin(&series.points, MOST_POINTS).into_iter();
             let places: Vec<_> = points.map(|point| plot.locate(point)).collect();
             let width = if series.has_markers() { 2.0 } else { 1.5 };
-            drawing.stroke(
-                &polyline(&places),
-                style.colour,
-                width,
-                &[ROUND, style.dash],
-            );
+            let (path, dash) = (polyline(&places), [ROUND, style.dash]);
+            drawing.stroke(&path, style.colour, width, &dash);
             if series.has_markers() {
                 let markers = places.iter().flatten().map(|&at| style.marker(at));
                 drawing.fill(&markers.collect::<String>(), style.colour);

@@ -9,37 +9,40 @@ const STYLE: &str = include_str!("page.css");
 const CHART_WIDTH: f64 = 500.0;
 const MAP_WIDTH: f64 = 1040.0;
 
-pub(super) fn html(report: &Report) -> String {
-    let title = escape(&report.title);
-    let charts = report.figures.iter().map(|chart| {
-        let drawn = chart.draw(CHART_WIDTH, &PAGE).inline(&chart.title);
-        figure(&chart.title, &drawn, &chart.caption)
-    });
-    let maps = report.maps.iter().map(|map| {
-        let drawn = map.draw(MAP_WIDTH, &PAGE).inline(&map.title);
-        figure(&map.title, &drawn, &map.caption)
-    });
-    let texts = report.texts.iter();
-    let texts = texts.map(|(heading, text)| listing(heading, "pre", &escape(text)));
-    let sections = [
-        section("charts", "", charts.collect()),
-        section("tables", "", report.tables.iter().map(table).collect()),
-        section("maps", "What the layers select", maps.collect()),
-        section("texts", "", texts.collect()),
-        section("repeat", "How to repeat this run", repeat(report)),
-    ];
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n\
-         :root{{{}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{}}}}}\n{STYLE}</style>\n</head>\n\
-         <body>\n<main>\n<header>\n<h1>{title}</h1>\n{}{}</header>\n{}</main>\n</body>\n</html>\n",
-        LIGHT.declarations(),
-        DARK.declarations(),
-        element("p class=\"date\"", &report.date),
-        element("p class=\"summary\"", &report.summary),
-        sections.concat(),
-    )
+impl Report {
+    /// The page as HTML. Any text is escaped; numbers that are not finite are left out of the figures.
+    pub fn to_html(&self) -> String {
+        let title = escape(&self.title);
+        let charts = self.figures.iter().map(|chart| {
+            let drawn = chart.draw(CHART_WIDTH, &PAGE).inline(&chart.title);
+            figure(&chart.title, &drawn, &chart.caption)
+        });
+        let maps = self.maps.iter().map(|map| {
+            let drawn = map.draw(MAP_WIDTH, &PAGE).inline(&map.title);
+            figure(&map.title, &drawn, &map.caption)
+        });
+        let texts = self.texts.iter();
+        let texts = texts.map(|(heading, text)| listing(heading, "pre", &escape(text)));
+        let sections = [
+            section("charts", "", charts.collect()),
+            section("tables", "", self.tables.iter().map(table).collect()),
+            section("maps", "What the layers select", maps.collect()),
+            section("texts", "", texts.collect()),
+            section("repeat", "How to repeat this run", repeat(self)),
+        ];
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n\
+             :root{{{}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{}}}}}\n{STYLE}</style>\n</head>\n\
+             <body>\n<main>\n<header>\n<h1>{title}</h1>\n{}{}</header>\n{}</main>\n</body>\n</html>\n",
+            LIGHT.declarations(),
+            DARK.declarations(),
+            element("p class=\"date\"", &self.date),
+            element("p class=\"summary\"", &self.summary),
+            sections.concat(),
+        )
+    }
 }
 
 /// A text in an element; nothing where there is no text.

@@ -57,38 +57,40 @@ impl Frame<'_> {
     }
 }
 
-pub(super) fn draw(map: &SelectionMap, width: f64, inks: &Inks) -> Drawing {
-    let mut drawing = Drawing::new(width);
-    let tokens = map.tokens.len();
-    if tokens == 0 || map.layers.is_empty() {
-        let face = Face::new(12.0, inks.muted);
-        drawing.text(0.0, 14.0, &face, "Nothing was recorded.");
-        drawing.height = 20.0;
-        return drawing;
-    }
-    let layers = map.layers.iter().map(|layer| {
-        let order = by_selectivity(layer, tokens);
-        Pooled {
-            layer,
-            delta: pool(&layer.delta, &order, tokens),
-            retention: pool(&layer.retention, &order, tokens),
+impl SelectionMap {
+    pub(crate) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
+        let mut drawing = Drawing::new(width);
+        let tokens = self.tokens.len();
+        if tokens == 0 || self.layers.is_empty() {
+            let face = Face::new(12.0, inks.muted);
+            drawing.text(0.0, 14.0, &face, "Nothing was recorded.");
+            drawing.height = 20.0;
+            return drawing;
         }
-    });
-    let layers: Vec<Pooled> = layers.collect();
-    let columns = columns(tokens);
-    let frame = Frame {
-        map,
-        inks,
-        cell: ((width - LEFT - RIGHT) / columns.len() as f64).min(WIDEST_CELL),
-        columns,
-        steps: step_axis(&layers),
-    };
-    let mut y = legend(&mut drawing, &frame);
-    for layer in &layers {
-        y = draw_layer(&mut drawing, &frame, layer, y) + 22.0;
+        let layers = self.layers.iter().map(|layer| {
+            let order = by_selectivity(layer, tokens);
+            Pooled {
+                layer,
+                delta: pool(&layer.delta, &order, tokens),
+                retention: pool(&layer.retention, &order, tokens),
+            }
+        });
+        let layers: Vec<Pooled> = layers.collect();
+        let columns = columns(tokens);
+        let frame = Frame {
+            map: self,
+            inks,
+            cell: ((width - LEFT - RIGHT) / columns.len() as f64).min(WIDEST_CELL),
+            columns,
+            steps: step_axis(&layers),
+        };
+        let mut y = legend(&mut drawing, &frame);
+        for layer in &layers {
+            y = draw_layer(&mut drawing, &frame, layer, y) + 22.0;
+        }
+        drawing.height = y - 14.0;
+        drawing
     }
-    drawing.height = y - 14.0;
-    drawing
 }
 
 /// A layer, and its heat maps with the channels in order of selectivity.
@@ -286,11 +288,9 @@ fn colour_bar(drawing: &mut Drawing, frame: &Frame, panel: &Panel) {
         drawing.line((end, y), (end + 3.0, y), frame.inks.muted);
         drawing.text(end + 6.0, y + 3.5, &frame.note(), label);
     }
-    let (x, y) = (
-        end + panel.axis.label_width(10.0) + 20.0,
-        panel.top + panel.height / 2.0,
-    );
-    drawing.upward(x, y, &frame.note().with(MIDDLE), panel.name);
+    let middle = panel.top + panel.height / 2.0;
+    let x = end + panel.axis.label_width(10.0) + 20.0;
+    drawing.upward(x, middle, &frame.note().with(MIDDLE), panel.name);
 }
 
 /// The tokens under the panels and their positions counted from 0; returns where the axis ends.

@@ -10,8 +10,8 @@ mod terminal;
 
 use serde::Serialize;
 
-use crate::svg::{Drawing, FILE_WIDTH};
-use crate::theme::{Inks, LIGHT};
+use crate::svg::FILE_WIDTH;
+use crate::theme::LIGHT;
 
 /// The steps of the layers over one sequence of L tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -51,17 +51,6 @@ impl SelectionMap {
     pub fn to_svg(&self) -> String {
         let drawing = self.draw(FILE_WIDTH, &LIGHT);
         drawing.standalone(&self.title, &self.caption, &LIGHT)
-    }
-
-    /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
-    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest. `colour` adds ANSI
-    /// colours of 24 bits.
-    pub fn to_text(&self, width: usize, colour: bool) -> String {
-        terminal::text(self, width, colour)
-    }
-
-    pub(super) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
-        figure::draw(self, width, inks)
     }
 
     fn is_highlighted(&self, token: usize) -> bool {

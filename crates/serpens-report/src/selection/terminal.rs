@@ -20,54 +20,56 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
     }
 }
 
-pub(super) fn text(map: &SelectionMap, width: usize, colour: bool) -> String {
-    let width = width.max(LEAST_WIDTH);
-    let levels = |layer| Levels::of(layer, map.tokens.len());
-    let layers: Vec<Levels> = map.layers.iter().map(levels).collect();
-    let longest = layers.iter().map(|layer| display_width(&layer.name)).max();
-    let gutter = longest.unwrap_or(0).min(width / 3);
-    let label = |name: &str| {
-        let name = truncate(name, gutter);
-        let pad = " ".repeat(gutter - display_width(&name) + 1);
-        name + &pad
-    };
-    let room = width - gutter - 1;
-    let cell = |token: &String| truncate(&printable(token), room);
-    let cells: Vec<String> = map.tokens.iter().map(cell).collect();
-    let gap = usize::from(cells.iter().any(|cell| display_width(cell) > 1));
-
-    let mut out = String::new();
-    if !map.title.is_empty() {
-        let title = truncate(&printable_line(&map.title), width);
-        out += &format!("{}\n", paint(colour, BOLD, &title));
-    }
-    for layer in &layers {
-        out += &format!(
-            "{}{}\n",
-            label(&layer.name),
-            truncate(&layer.legend(), room)
-        );
-    }
-    for line in fill_lines(&cells, gap, room) {
-        let row = |cell: &dyn Fn(usize) -> String| {
-            let row: Vec<String> = line.clone().map(cell).collect();
-            row.join(&" ".repeat(gap)) + "\n"
+impl SelectionMap {
+    /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
+    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest. `colour` adds ANSI
+    /// colours of 24 bits.
+    pub fn to_text(&self, width: usize, colour: bool) -> String {
+        let width = width.max(LEAST_WIDTH);
+        let levels = |layer| Levels::of(layer, self.tokens.len());
+        let layers: Vec<Levels> = self.layers.iter().map(levels).collect();
+        let longest = layers.iter().map(|layer| display_width(&layer.name)).max();
+        let gutter = longest.unwrap_or(0).min(width / 3);
+        let label = |name: &str| {
+            let name = truncate(name, gutter);
+            let pad = " ".repeat(gutter - display_width(&name) + 1);
+            name + &pad
         };
-        out += &format!("\n{}", " ".repeat(gutter + 1));
-        out += &row(&|token| {
-            let highlighted = map.is_highlighted(token);
-            paint(colour && highlighted, HIGHLIGHT, &cells[token])
-        });
-        for layer in &layers {
-            out += &paint(colour, DIM, &label(&layer.name));
-            out += &row(&|token| {
-                let (block, code) = layer.block(token);
-                let bar = block.to_string().repeat(display_width(&cells[token]));
-                paint(colour, &code, &bar)
-            });
+        let room = width - gutter - 1;
+        let cell = |token: &String| truncate(&printable(token), room);
+        let cells: Vec<String> = self.tokens.iter().map(cell).collect();
+        let gap = usize::from(cells.iter().any(|cell| display_width(cell) > 1));
+
+        let mut out = String::new();
+        if !self.title.is_empty() {
+            let title = truncate(&printable_line(&self.title), width);
+            out += &format!("{}\n", paint(colour, BOLD, &title));
         }
+        for layer in &layers {
+            let legend = truncate(&layer.legend(), room);
+            out += &format!("{}{legend}\n", label(&layer.name));
+        }
+        for line in fill_lines(&cells, gap, room) {
+            let row = |cell: &dyn Fn(usize) -> String| {
+                let row: Vec<String> = line.clone().map(cell).collect();
+                row.join(&" ".repeat(gap)) + "\n"
+            };
+            out += &format!("\n{}", " ".repeat(gutter + 1));
+            out += &row(&|token| {
+                let highlighted = self.is_highlighted(token);
+                paint(colour && highlighted, HIGHLIGHT, &cells[token])
+            });
+            for layer in &layers {
+                out += &paint(colour, DIM, &label(&layer.name));
+                out += &row(&|token| {
+                    let (block, code) = layer.block(token);
+                    let bar = block.to_string().repeat(display_width(&cells[token]));
+                    paint(colour, &code, &bar)
+                });
+            }
+        }
+        out
     }
-    out
 }
 
 /// Spaces of a title or name stay spaces; its controls do not reach the terminal.
