@@ -188,11 +188,8 @@ pub enum Error {
         most: usize,
     },
     /// Gradients from an earlier pass do not fit those of this one.
-    #[error("{op}: there is a gradient of another device, type or shape: use new Gradients")]
-    OldGradient {
-        /// The operation.
-        op: &'static str,
-    },
+    #[error("backward: there is a gradient of another device, type or shape: use new Gradients")]
+    OldGradient,
     /// Values recorded on different tapes meet in one operation.
     #[error("{op}: operands belong to different tapes")]
     TapeMismatch {

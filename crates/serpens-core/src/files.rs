@@ -14,8 +14,8 @@ pub enum Durability {
     OnDisk,
 }
 
-/// Writes `path` through a temporary file beside it, which is then renamed: whatever happens to the program, `path` is either as it
-/// was or as `write` made it. The folder must exist.
+/// Writes `path` through a temporary file beside it, which is then renamed: whatever happens to the program, `path` is
+/// either as it was or as `write` made it. The folder must exist.
 ///
 /// # Errors
 /// Those of the system and of `write`; the temporary file is gone then.

@@ -38,8 +38,9 @@ pub struct GradCheck {
     pub ok: bool,
 }
 
-/// Compares, for every value of every f32 input, d/dx Σ r ⊙ f(inputs) from the backward pass with the fourth-order central
-/// difference (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h; r is a fixed pseudo-random tensor. Returns the worst.
+/// Compares, for every value of every f32 input, d/dx Σ r ⊙ f(inputs) from the backward pass with the fourth-order
+/// central difference (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h; r is a fixed pseudo-random tensor. Returns the
+/// worst.
 ///
 /// # Errors
 /// Whatever `f` returns.

@@ -1,13 +1,13 @@
 //! Tensors, memory pools and the gradient tape under Serpens. This crate knows no model.
 //!
-//! - [`Tensor`]: contiguous, row-major, reference-counted values on a [`Device`], from a pool that a training loop stops
-//!   allocating from after its first steps.
+//! - [`Tensor`]: contiguous, row-major, reference-counted values on a [`Device`], from a pool that a training loop
+//!   stops allocating from after its first steps.
 //! - [`tape`]: reverse-mode differentiation over fused operations, open to a user's own through [`tape::Backward`].
 //! - [`gradcheck`]: holds an operation's backward against finite differences.
 //! - [`cuda`]: NVIDIA GPUs, whose libraries are opened at run time.
 //! - [`files`]: files that appear complete or not at all.
-//! - [`View`], [`ViewMut`]: strided matrices on any device, so that a range of columns is never copied; [`Mat`], [`MatMut`]: those
-//!   of f32 on the processor, as its kernels take them.
+//! - [`View`], [`ViewMut`]: strided matrices on any device, so that a range of columns is never copied; [`Mat`],
+//!   [`MatMut`]: those of f32 on the processor, as its kernels take them.
 
 pub mod cuda;
 mod device;

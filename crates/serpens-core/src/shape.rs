@@ -51,9 +51,7 @@ impl Shape {
 
     /// The same shape with the last axis replaced.
     pub fn with_cols(mut self, cols: usize) -> Self {
-        if self.rank == 0 {
-            self.rank = 1;
-        }
+        self.rank = self.rank.max(1);
         self.dims[self.rank - 1] = cols;
         self
     }
@@ -81,11 +79,8 @@ impl From<usize> for Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(")?;
-        for (i, dim) in self.iter().enumerate() {
-            write!(f, "{}{dim}", if i == 0 { "" } else { ", " })?;
-        }
-        f.write_str(")")
+        let dims: Vec<String> = self.iter().map(usize::to_string).collect();
+        write!(f, "({})", dims.join(", "))
     }
 }
 

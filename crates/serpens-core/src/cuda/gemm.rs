@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt. The choice of algorithm is cuBLASLt's first suggestion for a problem, asked for once; no timing
-//! decides, so that two runs give the same bits.
+//! Matrix products by cuBLASLt. The choice of algorithm is cuBLASLt's first suggestion for a problem, asked for once;
+//! no timing decides, so that two runs give the same bits.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -81,8 +81,8 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     let workspace = Buffer::new(WORKSPACE_BYTES, device)?;
     let (alpha, beta) = (1.0_f32, if problem.accumulate { 1.0_f32 } else { 0.0 });
     let address = |operand: &Operand| operand.ptr.0 as *mut c_void;
-    // SAFETY: the plan's descriptors are live and describe these operands; the rest is the caller's promise. A column-major
-    // library sees the transposes: Cᵀ = Bᵀ Aᵀ.
+    // SAFETY: the plan's descriptors are live and describe these operands; the rest is the caller's promise. A
+    // column-major library sees the transposes: Cᵀ = Bᵀ Aᵀ.
     unsafe {
         result::matmul(
             handle,

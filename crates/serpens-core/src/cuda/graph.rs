@@ -9,8 +9,8 @@ use crate::{Device, Result};
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
 unsafe impl Send for Graph {}
 
-/// Recorded work. Its kernels run with the addresses they were recorded with: the memory that the recording took from the pool
-/// belongs to the graph until it is dropped.
+/// Recorded work. Its kernels run with the addresses they were recorded with: the memory that the recording took from
+/// the pool belongs to the graph until it is dropped.
 pub struct Graph {
     device: Device,
     /// Null where the card is pretended.
@@ -21,8 +21,8 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Records what `work` queues on the current stream, without running it. Work that waits for the device, or that reads host memory which is not
-    /// pinned, cannot be recorded.
+    /// Records what `work` queues on the current stream, without running it. Work that waits for the device, or that
+    /// reads host memory which is not pinned, cannot be recorded.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let state = driver::of(device)?.state;
         let replayed = Event::new(device)?;

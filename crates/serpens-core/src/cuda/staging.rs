@@ -11,8 +11,8 @@ use crate::{Device, Element, Error, Result, Tensor};
 // SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
 unsafe impl Send for Staging {}
 
-/// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before the next
-/// is written.
+/// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before
+/// the next is written.
 pub struct Staging {
     device: Device,
     memory: NonNull<u8>,

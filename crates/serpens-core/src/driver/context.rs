@@ -15,7 +15,8 @@ use crate::{Device, Error, LibraryKind, Result, Unusable};
 /// The oldest major compute capability with what kernels use: bf16, TF32, asynchronous copies.
 const OLDEST_MAJOR: u32 = 8;
 
-/// Something that the process keeps of each device, made when it is first asked for. The lock is held to look it up only.
+/// Something that the process keeps of each device, made when it is first asked for. The lock is held to look it up
+/// only.
 pub(crate) struct PerDevice<T: 'static>(Mutex<BTreeMap<Device, &'static T>>);
 
 impl<T: Default> PerDevice<T> {
@@ -43,8 +44,8 @@ pub(crate) struct State {
     /// The stream of threads that are in no other's scope.
     pub(super) default_stream: usize,
     pub(crate) properties: Properties,
-    /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue meanwhile
-    /// would end up in the graph.
+    /// Held for reading while something is queued, and for writing while a graph is recorded: what other threads queue
+    /// meanwhile would end up in the graph.
     queue: RwLock<()>,
 }
 

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use crate::{Error, LibraryKind, Result};
 
-/// Opens a library and says where it was found: a path, or a bare name that the system's loader resolved. What was found once stays
-/// open.
+/// Opens a library and says where it was found: a path, or a bare name that the system's loader resolved. What was
+/// found once stays open.
 ///
 /// # Errors
 /// [`Error::Library`] where it is nowhere, with advice.

@@ -44,7 +44,8 @@ pub(crate) unsafe fn release(device: Device, address: u64) {
     }
 }
 
-/// Copies from host memory and waits: a driver that reads the host's memory in place may still be at it when the copy is queued.
+/// Copies from host memory and waits: a driver that reads the host's memory in place may still be at it when the copy
+/// is queued.
 ///
 /// # Safety
 /// `to` has room for the values on the device.

@@ -1,4 +1,5 @@
-//! NVIDIA's driver: its libraries, the cards, their contexts, streams, events and memory. Nothing here knows of tensors.
+//! NVIDIA's driver: its libraries, the cards, their contexts, streams, events and memory. Nothing here knows of
+//! tensors.
 
 mod context;
 mod event;

@@ -28,7 +28,8 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// An A100, an H200 and a B200: one card of each generation that kernels are written for, to [`rehearse`](crate::cuda::rehearse) on.
+    /// An A100, an H200 and a B200: one card of each generation that kernels are written for, to
+    /// [`rehearse`](crate::cuda::rehearse) on.
     pub fn generations() -> [Self; 3] {
         let card = |name: &str, capability, multiprocessors, mhz, sizes: [usize; 3]| Self {
             name: name.to_owned(),
@@ -47,8 +48,8 @@ impl Properties {
         ]
     }
 
-    /// What the matrix units do in a second at the highest clock, for dense products of bf16 or (as TF32) f32 operands; `None` for a
-    /// card that is not known.
+    /// What the matrix units do in a second at the highest clock, for dense products of bf16 or (as TF32) f32 operands;
+    /// `None` for a card that is not known.
     pub fn peak_flops(&self, dtype: DType) -> Option<f64> {
         // Operations of a multiprocessor per clock with bf16 operands, from NVIDIA's architecture papers.
         let per_clock = match self.capability {

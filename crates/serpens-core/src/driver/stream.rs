@@ -30,12 +30,12 @@ impl State {
     }
 }
 
-/// A queue of work on a device. Work is queued on the device's default stream, unless the thread is in the [`Stream::scope`] of
-/// another.
+/// A queue of work on a device. Work is queued on the device's default stream, unless the thread is in the
+/// [`Stream::scope`] of another.
 ///
-/// Streams run side by side: what one reads of another's results waits for an [`Event`] that was recorded behind them. A tensor's
-/// memory is used again in the order of the stream that it was made on: where another stream reads a tensor, that one has to wait
-/// for the reading before the tensor is dropped.
+/// Streams run side by side: what one reads of another's results waits for an [`Event`] that was recorded behind them.
+/// A tensor's memory is used again in the order of the stream that it was made on: where another stream reads a tensor,
+/// that one has to wait for the reading before the tensor is dropped.
 ///
 /// ```no_run
 /// use serpens_core::cuda::{Event, Stream};
@@ -77,12 +77,12 @@ impl Stream {
         })
     }
 
-    /// A stream that is somebody else's, by the driver's handle: a `CUstream`, or a `cudaStream_t` of the runtime. Those of equal
-    /// handles are one stream.
+    /// A stream that is somebody else's, by the driver's handle: a `CUstream`, or a `cudaStream_t` of the runtime.
+    /// Those of equal handles are one stream.
     ///
     /// # Safety
-    /// The handle is of a live stream of the device's primary context. It stays so while this and what is queued through it lives,
-    /// and its work has run when it ends.
+    /// The handle is of a live stream of the device's primary context. It stays so while this and what is queued
+    /// through it lives, and its work has run when it ends.
     ///
     /// # Errors
     /// As [`Stream::new`].

@@ -8,9 +8,10 @@ use super::kernel::module;
 use super::rehearsal::asked_by;
 use crate::{Device, Result, driver};
 
-/// Compiles and loads the kernels of `work` on all threads at once, before it runs: one after another, at the moment each is first
-/// asked for, they would take the time of all together. `work` is called to learn them: meanwhile kernels and matrix products do
-/// nothing, so that what it leaves in tensors means nothing. Only what is queued by the calling thread counts.
+/// Compiles and loads the kernels of `work` on all threads at once, before it runs: one after another, at the moment
+/// each is first asked for, they would take the time of all together. `work` is called to learn them: meanwhile kernels
+/// and matrix products do nothing, so that what it leaves in tensors means nothing. Only what is queued by the calling
+/// thread counts.
 ///
 /// # Errors
 /// Those of `work`; [`crate::Error::Compile`].

@@ -1,5 +1,6 @@
 //! Compiled programs on disk, under a key of everything that shapes them.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::compile::{PRELUDE, version};
@@ -23,7 +24,8 @@ pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
     Ok(key.0)
 }
 
-/// The program's image under its key: from disk, or compiled and written there. A cache that cannot be read or written costs time only.
+/// The program's image under its key: from disk, or compiled and written there. A cache that cannot be read or written
+/// costs time only.
 pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Result<Vec<u8>> {
     let name = format!("{}-{key:032x}.cubin", program.source.name);
     let path = folder().map(|folder| folder.join(name));
@@ -34,7 +36,10 @@ pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Res
     }
     let (image, _) = program.compile(capability)?;
     if let Some(path) = path {
-        keep(&path, &image);
+        // Failure is no harm.
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let write = |file: &mut dyn Write| file.write_all(&image);
+        let _ = folder.and_then(|()| write_atomically(&path, Durability::Cached, write));
     }
     Ok(image)
 }
@@ -47,13 +52,6 @@ fn folder() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     Some(cache.or_else(home)?.join("serpens/kernels"))
-}
-
-/// Writes a program. Failure is no harm.
-fn keep(path: &Path, image: &[u8]) {
-    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let _ = folder
-        .and_then(|()| write_atomically(path, Durability::Cached, |file| file.write_all(image)));
 }
 
 /// The 128-bit hash of Fowler, Noll and Vo (variant 1a): the same on every machine and in every version.

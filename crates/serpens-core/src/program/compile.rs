@@ -132,8 +132,8 @@ fn c_text(text: String) -> Result<CString> {
     CString::new(text).map_err(|error| Error::inside("compile", error))
 }
 
-/// Reads the assembler's report: of each kernel "Compiling entry function 'NAME' …", then, also of functions that it calls, "N bytes
-/// spill stores, N bytes spill loads", and "Used N registers".
+/// Reads the assembler's report: of each kernel "Compiling entry function 'NAME' …", then, also of functions that it
+/// calls, "N bytes spill stores, N bytes spill loads", and "Used N registers".
 fn resources(log: &str) -> Vec<Resources> {
     let reports = log.split("Compiling entry function '").skip(1);
     let of_kernel = |report: &str| {

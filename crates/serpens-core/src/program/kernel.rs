@@ -52,8 +52,8 @@ pub struct Kernel {
     name: &'static str,
 }
 
-/// The kernel `entry` of a source compiled with these macros. Compiled once for a card and kept on disk, loaded once for a
-/// process.
+/// The kernel `entry` of a source compiled with these macros. Compiled once for a card and kept on disk, loaded once
+/// for a process.
 ///
 /// # Errors
 /// [`Error::Compile`] with the compiler's words; a device that cannot be used.
@@ -93,7 +93,8 @@ pub(super) fn module(state: &State, program: &Program) -> Result<Module> {
     known_or(modules, cache::key(program, capability)?, load)
 }
 
-/// What is known under `key`, or made and known from then on: outside the lock, as several threads may compile at a time.
+/// What is known under `key`, or made and known from then on: outside the lock, as several threads may compile at a
+/// time.
 fn known_or<K: Eq + Hash, V: Copy>(
     known: &Mutex<HashMap<K, V>>,
     key: K,

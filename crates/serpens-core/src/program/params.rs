@@ -1,12 +1,11 @@
-//! Parameter structs of kernels, declared once: [`kernel_params!`](crate::kernel_params) makes the Rust struct and the text of the
-//! same struct for the kernels, with assertions that hold the two layouts together when the program is compiled.
-
-use std::fmt::Write;
+//! Parameter structs of kernels, declared once: [`kernel_params!`](crate::kernel_params) makes the Rust struct and the
+//! text of the same struct for the kernels, with assertions that hold the two layouts together when the program is
+//! compiled.
 
 use crate::driver::DevicePtr;
 
-/// What kernels take: the structs of [`kernel_params!`](crate::kernel_params), and what these may hold, which is numbers that both
-/// sides know, addresses, such structs, and arrays of these.
+/// What kernels take: the structs of [`kernel_params!`](crate::kernel_params), and what these may hold, which is
+/// numbers that both sides know, addresses, such structs, and arrays of these.
 ///
 /// # Safety
 /// After `declare`, a CUDA variable of the type `CUDA` with `dims` behind its name has the layout of the Rust type.
@@ -50,7 +49,8 @@ unsafe impl<T: KernelParams, const N: usize> KernelParams for [T; N] {
 #[derive(Debug, Default)]
 pub struct Declarations {
     declared: Vec<&'static str>,
-    text: String,
+    /// To be compiled before what uses the structs.
+    pub(super) text: String,
 }
 
 /// A field as both sides know it.
@@ -75,41 +75,35 @@ impl Declarations {
             return;
         }
         self.declared.push(name);
-        let members = fields.iter().map(|field| {
+        let (mut members, mut checks) = (String::new(), String::new());
+        for layout in fields {
             let FieldLayout {
-                cuda, name, dims, ..
-            } = field;
-            format!("    {cuda} {name}{dims};\n")
-        });
-        let members: String = members.collect();
-        let checks = fields.iter().map(|field| {
-            let FieldLayout { name: field, offset, size, .. } = field;
-            format!(
+                cuda,
+                name: field,
+                dims,
+                offset,
+                size,
+            } = layout;
+            members += &format!("    {cuda} {field}{dims};\n");
+            checks += &format!(
                 "static_assert(OFFSET_OF({name}, {field}) == {offset} && sizeof({name}::{field}) == {size}, \
                  \"{name}::{field} lies elsewhere in Rust\");\n"
-            )
-        });
-        let checks: String = checks.collect();
-        let whole = format!(
-            "static_assert(sizeof({name}) == {size}, \"{name} has another size in Rust\");\n"
+            );
+        }
+        self.text += &format!(
+            "struct {name} {{\n{members}}};\n{checks}\
+             static_assert(sizeof({name}) == {size}, \"{name} has another size in Rust\");\n"
         );
-        // Writing to a text cannot fail.
-        let _ = write!(self.text, "struct {name} {{\n{members}}};\n{checks}{whole}");
-    }
-
-    /// The text, to be compiled before what uses the structs.
-    pub(super) fn into_text(self) -> String {
-        self.text
     }
 }
 
 /// Declares structs that kernels take as their one parameter, or that lie inside such, once for both sides.
 ///
-/// The Rust structs are `repr(C)` and `Copy`. Named in [`Source::params`](crate::cuda::Source::params), the same structs stand
-/// before the source's text when it is compiled, with assertions that every field lies where Rust has it. A field may be an `i32`,
-/// `i64`, `u32`, `u64`, `f32`, a [`DevicePtr`](crate::cuda::DevicePtr), another declared struct, or an array of these. `as` gives
-/// the CUDA type where it says more than the Rust type does: of an address, what is there. It may name macros of the program, and
-/// structs of the text as `"struct Name*"`.
+/// The Rust structs are `repr(C)` and `Copy`. Named in [`Source::params`](crate::cuda::Source::params), the same
+/// structs stand before the source's text when it is compiled, with assertions that every field lies where Rust has it.
+/// A field may be an `i32`, `i64`, `u32`, `u64`, `f32`, a [`DevicePtr`](crate::cuda::DevicePtr), another declared
+/// struct, or an array of these. `as` gives the CUDA type where it says more than the Rust type does: of an address,
+/// what is there. It may name macros of the program, and structs of the text as `"struct Name*"`.
 ///
 /// ```
 /// use serpens_core::cuda::{DevicePtr, KernelParams, Source};
@@ -192,7 +186,7 @@ extern "C" __global__ void outer(const __grid_constant__ Outer p) {
         let mut declarations = Declarations::default();
         Outer::declare(&mut declarations);
         Inner::declare(&mut declarations);
-        let text = declarations.into_text();
+        let text = declarations.text;
         assert!(
             text.starts_with("struct Inner {\n    const IO* at;\n    i64 stride;\n};\n"),
             "{text}"

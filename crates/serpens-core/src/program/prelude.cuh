@@ -1,5 +1,5 @@
-// What every kernel of Serpens is compiled after: types, conversions, arithmetic, warp sums. No header is included, because
-// NVRTC comes without any on a machine that has no CUDA toolkit.
+// What every kernel of Serpens is compiled after: types, conversions, arithmetic, warp sums. No header is included,
+// because NVRTC comes without any on a machine that has no CUDA toolkit.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -15,7 +15,8 @@ struct __align__(2) bf16 {
     u16 bits;
 };
 
-// ---- conversions ----------------------------------------------------------------------------------------------------------
+// ---- conversions
+// ----------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_f32(float x) { return x; }
 __device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
@@ -37,7 +38,8 @@ template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
     return y;
 }
 
-// ---- vector access: K values from an address aligned to their size, at most 16 bytes an access ------------------------------
+// ---- vector access: K values from an address aligned to their size, at most 16 bytes an access
+// ------------------------------
 
 template <int BYTES> struct Words;
 template <> struct Words<2> { typedef u16 type; };
@@ -85,7 +87,8 @@ template <int K> __device__ __forceinline__ void store(bf16* to, const float (&f
     }
 }
 
-// ---- arithmetic -----------------------------------------------------------------------------------------------------------
+// ---- arithmetic
+// -----------------------------------------------------------------------------------------------------------
 
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
@@ -114,7 +117,8 @@ __device__ __forceinline__ float softplus(float x) {
     return x > 20.0f ? x : log1pf(exp_fast(x));
 }
 
-// ---- sums over the lanes of a warp, in a fixed order --------------------------------------------------------------------------
+// ---- sums over the lanes of a warp, in a fixed order
+// --------------------------------------------------------------------------
 
 // Of two values, the sum over two lanes of the one that this lane keeps: the second where `second` is set.
 __device__ __forceinline__ float exchange(float x0, float x1, int step, bool second) {
@@ -133,7 +137,8 @@ template <int LANES = 32> __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// ---- asynchronous copies from global to shared memory -------------------------------------------------------------------------
+// ---- asynchronous copies from global to shared memory
+// -------------------------------------------------------------------------
 
 template <int BYTES> __device__ __forceinline__ void copy_async(void* shared, const void* global) {
     u32 to = (u32)__cvta_generic_to_shared(shared);

@@ -1,4 +1,5 @@
-//! Rehearsals: work is called to learn which programs it asks for, so that all of them can be compiled at once, or without a card.
+//! Rehearsals: work is called to learn which programs it asks for, so that all of them can be compiled at once, or
+//! without a card.
 
 use std::cell::RefCell;
 
@@ -11,9 +12,9 @@ thread_local! {
     static ASKED: RefCell<Option<Vec<Program>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` on a card of these properties that is not there, and gives the programs that it asked for, each once. No driver is
-/// needed: memory of the device is addresses alone, whatever is queued does nothing, and what is read back is zeros. Only what the
-/// calling thread asks for counts.
+/// Runs `work` on a card of these properties that is not there, and gives the programs that it asked for, each once. No
+/// driver is needed: memory of the device is addresses alone, whatever is queued does nothing, and what is read back is
+/// zeros. Only what the calling thread asks for counts.
 ///
 /// ```
 /// use serpens_core::cuda::{Properties, rehearse};

@@ -4,8 +4,8 @@ use std::hash::{Hash, Hasher};
 
 use super::params::Declarations;
 
-/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and includes
-/// nothing, since NVRTC alone comes without headers.
+/// CUDA C++ of an operation. It is compiled after Serpens' prelude (`prelude.cuh`) and what it shares with Rust, and
+/// includes nothing, since NVRTC alone comes without headers.
 #[derive(Debug)]
 pub struct Source {
     /// The operation, for messages and the cache.
@@ -29,8 +29,8 @@ impl Source {
         }
     }
 
-    /// With the structs that its kernels take, each as the [`declare`](crate::cuda::KernelParams::declare) of a struct of
-    /// [`kernel_params!`](crate::kernel_params).
+    /// With the structs that its kernels take, each as the [`declare`](crate::cuda::KernelParams::declare) of a struct
+    /// of [`kernel_params!`](crate::kernel_params).
     pub const fn params(self, params: &'static [fn(&mut Declarations)]) -> Self {
         Self { params, ..self }
     }
@@ -40,7 +40,8 @@ impl Source {
         Self { constants, ..self }
     }
 
-    /// With those of its programs whose kernels may spill registers to memory: a test holds all others to keep their values in them.
+    /// With those of its programs whose kernels may spill registers to memory: a test holds all others to keep their
+    /// values in them.
     pub const fn may_spill(self, may_spill: fn(&Program) -> bool) -> Self {
         Self { may_spill, ..self }
     }
@@ -53,7 +54,7 @@ impl Source {
         for declare in self.params {
             declare(&mut structs);
         }
-        constants + &structs.into_text()
+        constants + &structs.text
     }
 }
 

@@ -36,7 +36,7 @@ impl Store<'_> {
         match slot {
             Some(buffer) if buffer.fits(input) => {}
             Some(buffer) if !buffer.is_unwritten() => {
-                return Err(Error::OldGradient { op: "backward" });
+                return Err(Error::OldGradient);
             }
             _ => *slot = Some(GradientBuffer::new(input)?),
         }
@@ -97,8 +97,8 @@ pub(super) fn run(node: Node, store: &mut Store<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What [`Backward::backward`] sees: the gradients of its outputs, and where those of its inputs go. Inputs and outputs are
-/// named by their position in [`super::record`].
+/// What [`Backward::backward`] sees: the gradients of its outputs, and where those of its inputs go. Inputs and outputs
+/// are named by their position in [`super::record`].
 pub struct BackwardContext<'c, 'g> {
     inputs: &'c [InputSlot],
     outputs: Vec<Option<Tensor>>,
@@ -130,8 +130,8 @@ impl BackwardContext<'_, '_> {
         self.store.add(&self.inputs[index], gradient)
     }
 
-    /// The matrix of input `index`'s gradient for an operation that can add to what is there: the flag says whether it must
-    /// (otherwise the contents are arbitrary, and it must write every value). `None` where no gradient is wanted.
+    /// The matrix of input `index`'s gradient for an operation that can add to what is there: the flag says whether it
+    /// must (otherwise the contents are arbitrary, and it must write every value). `None` where no gradient is wanted.
     pub fn accumulator(&mut self, index: usize) -> Result<Option<(ViewMut<'_>, bool)>> {
         let input = &self.inputs[index];
         let Some(buffer) = self.store.buffer(input)? else {
@@ -142,8 +142,8 @@ impl BackwardContext<'_, '_> {
         Ok(Some((matrix(buffer, input, &columns)?, accumulate)))
     }
 
-    /// Matrices for the gradients of several inputs, to be overwritten completely. Where an input already has a gradient, its
-    /// matrix is a temporary that is added afterwards; where none is wanted, one that is thrown away.
+    /// Matrices for the gradients of several inputs, to be overwritten completely. Where an input already has a
+    /// gradient, its matrix is a temporary that is added afterwards; where none is wanted, one that is thrown away.
     pub fn overwrite<const K: usize>(&mut self, indices: [usize; K]) -> Result<[ViewMut<'_>; K]> {
         let mut matrices = [const { None }; K];
         for (place, index) in matrices.iter_mut().zip(indices) {
@@ -179,7 +179,8 @@ fn matrix<'a>(
 ) -> Result<ViewMut<'a>> {
     let first = buffer.columns(columns)?.ptr();
     let sizes = [input.rows, input.width(), input.row_width];
-    // SAFETY: the buffer has `rows` rows of `row_width` values and lives in the store, which the context borrows as long as
-    // the matrix; columns handed out together are disjoint, as each is marked written before the next is asked for.
+    // SAFETY: the buffer has `rows` rows of `row_width` values and lives in the store, which the context borrows as
+    // long as the matrix; columns handed out together are disjoint, as each is marked written before the next is asked
+    // for.
     Ok(unsafe { ViewMut::at(first, sizes, input.dtype, input.device) })
 }

@@ -56,7 +56,8 @@ impl GradientBuffer {
         self.written[columns.clone()].fill(true);
     }
 
-    /// Counts `columns` as written from now on. Says whether they hold values to add to; where some of them do, the others are zero.
+    /// Counts `columns` as written from now on. Says whether they hold values to add to; where some of them do, the
+    /// others are zero.
     pub(super) fn occupy(&mut self, columns: &Range<usize>) -> Result<bool> {
         let state = self.state(columns);
         match state {

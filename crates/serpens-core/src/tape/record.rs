@@ -63,8 +63,8 @@ impl Tape {
         buffer.map(GradientBuffer::into_complete).transpose()
     }
 
-    /// Adds `scale · d loss / d p` to the gradient of every parameter p that the one-valued `loss` depends on, and clears
-    /// the record.
+    /// Adds `scale · d loss / d p` to the gradient of every parameter p that the one-valued `loss` depends on, and
+    /// clears the record.
     pub fn backward(&self, loss: &Var, scale: f32, gradients: &mut Gradients) -> Result<()> {
         let seed = Tensor::full(loss.shape(), scale, loss.value.device())?;
         if seed.len() != 1 {
@@ -96,8 +96,8 @@ impl Tape {
     }
 }
 
-/// A tensor, or a range of its columns, that may be tracked by a [`Tape`]. Made from a tensor with `Var::from`, it is not
-/// tracked, and operations on it record nothing: the same code then serves inference.
+/// A tensor, or a range of its columns, that may be tracked by a [`Tape`]. Made from a tensor with `Var::from`, it is
+/// not tracked, and operations on it record nothing: the same code then serves inference.
 #[derive(Clone)]
 pub struct Var {
     pub(super) value: Tensor,
@@ -121,8 +121,8 @@ impl From<Tensor> for Var {
 }
 
 impl Var {
-    /// A parameter's value: operations with it and a value of a tape are recorded there. Its gradient is f32, also where `value`
-    /// is a shadow of the parameter in another type.
+    /// A parameter's value: operations with it and a value of a tape are recorded there. Its gradient is f32, also
+    /// where `value` is a shadow of the parameter in another type.
     pub fn param(id: ParamId, value: Tensor) -> Self {
         Var {
             target: Target::Param(id),
@@ -178,8 +178,8 @@ impl Var {
         self.view().mat()
     }
 
-    /// The same values without gradient or tape: what an operation keeps for its backward, so that the record does not hold
-    /// itself.
+    /// The same values without gradient or tape: what an operation keeps for its backward, so that the record does not
+    /// hold itself.
     pub fn detach(&self) -> Var {
         Var {
             tape: None,
@@ -191,14 +191,16 @@ impl Var {
     /// Columns `range` of every row (of the last axis): shares the values, and its gradient goes into those columns.
     ///
     /// # Errors
-    /// [`Error::Shape`] for columns that are not there, or of a value that needs a gradient and was reshaped to another last axis.
+    /// [`Error::Shape`] for columns that are not there, or of a value that needs a gradient and was reshaped to another
+    /// last axis.
     pub fn columns(&self, range: Range<usize>) -> Result<Var> {
         if range.start >= range.end || range.end > self.shape().cols() {
             let expected = format!("at least {} columns", range.end.max(range.start + 1));
             let got = self.shape();
             return Err(Error::shape("columns", "the tensor", expected, got));
         }
-        // The gradient has the shape under which the value was made: under another last axis these would not be its columns.
+        // The gradient has the shape under which the value was made: under another last axis these would not be its
+        // columns.
         if self.target != Target::None && self.base.cols() != self.value.shape().cols() {
             let (what, expected) = ("a reshaped value", "the last axis that it was made with");
             return Err(Error::shape("columns", what, expected, self.shape()));
@@ -266,8 +268,8 @@ pub fn tracked(inputs: &[Option<&Var>]) -> bool {
     inputs.clone().any(|var| var.tape.is_some()) && inputs.any(|var| var.target != Target::None)
 }
 
-/// Makes variables of an operation's outputs. With `operation` (given where [`tracked`] says so) their gradients will be
-/// passed to it, and it passes gradients on to `inputs`, which it names by their position here.
+/// Makes variables of an operation's outputs. With `operation` (given where [`tracked`] says so) their gradients will
+/// be passed to it, and it passes gradients on to `inputs`, which it names by their position here.
 pub fn record<const K: usize>(
     op: &'static str,
     inputs: &[Option<&Var>],

@@ -11,7 +11,8 @@ impl Device {
     /// An NVIDIA GPU.
     ///
     /// # Errors
-    /// [`Error::Library`] where the driver, NVRTC or cuBLASLt is missing, [`Error::NoDevice`] where there is no such card.
+    /// [`Error::Library`] where the driver, NVRTC or cuBLASLt is missing, [`Error::NoDevice`] where there is no such
+    /// card.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         driver::properties(Device::Cuda(ordinal))?;
         Ok(Device::Cuda(ordinal))

@@ -17,8 +17,8 @@ use crate::error::{expect_device, expect_dtype};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use pool::Buffer;
 
-/// An n-dimensional array. Cloning shares the values; [`Tensor::make_mut`] copies them first where they are shared, so a
-/// tensor never changes under another holder.
+/// An n-dimensional array. Cloning shares the values; [`Tensor::make_mut`] copies them first where they are shared, so
+/// a tensor never changes under another holder.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Shape,
@@ -38,14 +38,15 @@ impl Tensor {
         })
     }
 
-    /// A tensor in memory that is somebody else's, such as another framework's tensor, without a copy. `owner` keeps it alive and is
-    /// dropped with the last tensor that shares it. Writing goes to that memory in place, unless another tensor shares it: then to a
-    /// copy. The other way, [`Tensor::view`] gives the address of a tensor's values, for as long as the tensor lives.
+    /// A tensor in memory that is somebody else's, such as another framework's tensor, without a copy. `owner` keeps it
+    /// alive and is dropped with the last tensor that shares it. Writing goes to that memory in place, unless another
+    /// tensor shares it: then to a copy. The other way, [`Tensor::view`] gives the address of a tensor's values, for as
+    /// long as the tensor lives.
     ///
     /// # Safety
-    /// The values at `address` are contiguous, initialised and of this shape and type, also where there are none; until `owner` is
-    /// dropped they are valid on the device, and nothing else writes them, or reads what is written here, but in order on a stream.
-    /// Work that was queued before the owner is dropped may still be waiting then.
+    /// The values at `address` are contiguous, initialised and of this shape and type, also where there are none; until
+    /// `owner` is dropped they are valid on the device, and nothing else writes them, or reads what is written here,
+    /// but in order on a stream. Work that was queued before the owner is dropped may still be waiting then.
     ///
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Multiple`] for an address that is not aligned to its values.
@@ -180,14 +181,11 @@ impl Tensor {
     /// The values, row by row.
     ///
     /// # Errors
-    /// [`Error::DType`] where they are not of type `T`; [`Error::Device`] where they are not on the processor: copy them with
-    /// [`Tensor::to`] or [`Tensor::to_vec`].
+    /// [`Error::DType`] where they are not of type `T`; [`Error::Device`] where they are not on the processor: copy
+    /// them with [`Tensor::to`] or [`Tensor::to_vec`].
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
-        self.check::<T>("as_slice")?;
-        let address = self.buffer.address() as *const T;
-        // SAFETY: the buffer holds at least `len` values, initialised and aligned, and is written through
-        // `make_mut` only, which needs it unshared and `self` borrowed mutably.
-        Ok(unsafe { std::slice::from_raw_parts(address, self.len()) })
+        expect_dtype("as_slice", "the tensor", T::DTYPE, self.dtype)?;
+        Ok(bytemuck::cast_slice(self.as_bytes()?))
     }
 
     /// The values for writing; they are copied first where another tensor shares them.
@@ -195,11 +193,8 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::as_slice`]; [`Error::OutOfMemory`] where the copy does not fit.
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
-        self.check::<T>("make_mut")?;
-        let len = self.len();
-        let address = self.address_mut()? as *mut T;
-        // SAFETY: as in `as_slice`; the buffer is unshared now and `self` is borrowed mutably.
-        Ok(unsafe { std::slice::from_raw_parts_mut(address, len) })
+        expect_dtype("make_mut", "the tensor", T::DTYPE, self.dtype)?;
+        Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
     }
 
     /// The sizes of the axes, borrowed.
@@ -212,7 +207,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Device`] where they are not on the processor.
     pub fn as_bytes(&self) -> Result<&[u8]> {
-        self.on_cpu("as_bytes")?;
+        expect_device("as_bytes", "the tensor", Device::Cpu, self.device())?;
         // SAFETY: the buffer holds at least that many initialised bytes, written through `make_mut` only.
         Ok(unsafe {
             std::slice::from_raw_parts(self.buffer.address() as *const u8, self.byte_len())
@@ -289,20 +284,11 @@ impl Tensor {
     }
 
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        self.on_cpu("bytes_mut")?;
+        expect_device("bytes_mut", "the tensor", Device::Cpu, self.device())?;
         let bytes = self.byte_len();
         let address = self.address_mut()? as *mut u8;
         // SAFETY: the buffer holds at least `bytes` initialised bytes and is unshared.
         Ok(unsafe { std::slice::from_raw_parts_mut(address, bytes) })
-    }
-
-    fn on_cpu(&self, op: &'static str) -> Result<()> {
-        expect_device(op, "the tensor", Device::Cpu, self.device())
-    }
-
-    fn check<T: Element>(&self, op: &'static str) -> Result<()> {
-        expect_dtype(op, "the tensor", T::DTYPE, self.dtype)?;
-        self.on_cpu(op)
     }
 }
 

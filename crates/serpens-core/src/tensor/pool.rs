@@ -1,6 +1,6 @@
-//! The pools of buffers, one for each device: a freed buffer waits for the next tensor of its size class on the stream that it was
-//! taken on, so that a training loop allocates in its first steps only. Work on a stream runs in the order in which it was queued, so
-//! a buffer may be used again while the kernels that read it are still waiting.
+//! The pools of buffers, one for each device: a freed buffer waits for the next tensor of its size class on the stream
+//! that it was taken on, so that a training loop allocates in its first steps only. Work on a stream runs in the order
+//! in which it was queued, so a buffer may be used again while the kernels that read it are still waiting.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;

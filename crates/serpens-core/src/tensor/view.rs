@@ -7,8 +7,8 @@ use crate::driver::{DevicePtr, memory};
 use crate::error::{expect_device, expect_dtype};
 use crate::{DType, Device, Result};
 
-/// A (rows, cols) matrix whose rows are `stride` values apart, wherever they are: see [`Mat`], [`MatMut`], [`View`], [`ViewMut`]. A
-/// tensor of shape (batch, length, channels) is seen as batch·length rows of `channels` columns.
+/// A (rows, cols) matrix whose rows are `stride` values apart, wherever they are: see [`Mat`], [`MatMut`], [`View`],
+/// [`ViewMut`]. A tensor of shape (batch, length, channels) is seen as batch·length rows of `channels` columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<V> {
     values: V,
@@ -152,7 +152,8 @@ impl<'a, T> MatMut<'a, T> {
     /// A matrix at `data`.
     ///
     /// # Safety
-    /// For 'a, the `cols` values at each of `data + i * stride`, i < rows, are valid, initialised and reached through nothing else.
+    /// For 'a, the `cols` values at each of `data + i * stride`, i < rows, are valid, initialised and reached through
+    /// nothing else.
     pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
         Self {
             values: Unique {
