@@ -1,9 +1,9 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
-use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};
+use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 
-use super::fold::{Folds, Partials, Workspace};
+use super::fold::{ScanPartials, Workspace};
 use super::launch::Segments;
 use super::segments::{Between, flow_back};
 use super::{Dims, Scan, ScanOperands, accessible, flag, grid, ptr, ptr_mut};
@@ -385,41 +385,17 @@ pub fn backward(
         let shared = plan.walk_bytes(dtype) as u32;
         walk.launch(grid, plan.threads() as u32, shared, &params)?;
     }
-    // SAFETY: the partials were allocated for their sizes, which the gradients have.
-    unsafe { fold(dims, &plan, &params, grads, (device, dtype)) }
-}
-
-/// Queues the sums of what blocks leave.
-///
-/// # Safety
-/// The addresses in `params` are valid for their sizes.
-unsafe fn fold(
-    dims: &Dims,
-    plan: &BackwardPlan,
-    params: &ScanBackwardParams,
-    grads: &ScanOperands<ViewMut<'_>>,
-    (device, dtype): (Device, DType),
-) -> Result<()> {
-    let (rows, width) = (dims.batch * dims.length, dims.groups * dims.state);
-    let bc = |first: usize| Partials {
-        from: DevicePtr(params.bc_partials.0 + 4 * first as u64),
-        count: plan.group_blocks,
-        stride: rows * 2 * width,
-        row_stride: 2 * width,
+    let partials = ScanPartials {
+        bc: params.bc_partials,
+        group_blocks: plan.group_blocks,
+        a: params.a_partials,
+        a_im: DevicePtr::NULL,
+        d: params.d_partials,
+        bias: params.bias_partials,
+        slots: plan.segments * dims.batch,
     };
-    let slots = plan.segments * dims.batch;
-    let mut folds = Folds::default();
-    folds.add(&bc(0), &grads.b.as_view());
-    folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_partials, slots, &grads.a.as_view());
-    if let Some(d) = &grads.d {
-        folds.add_dense(params.d_partials, slots, &d.as_view());
-    }
-    if let Some(bias) = &grads.delta_bias {
-        folds.add_dense(params.bias_partials, slots, &bias.as_view());
-    }
-    // SAFETY: the caller's promise.
-    unsafe { folds.launch(device, dtype) }
+    // SAFETY: the partials were allocated for their sizes, which the gradients have.
+    unsafe { partials.fold(dims, grads, (device, dtype)) }
 }
 
 #[cfg(test)]

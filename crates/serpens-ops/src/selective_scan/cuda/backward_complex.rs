@@ -3,7 +3,7 @@
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
 use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 
-use super::fold::{Folds, Partials, Workspace};
+use super::fold::{ScanPartials, Workspace};
 use super::{Scan, ScanOperands, flag, grid, ptr, ptr_mut};
 use crate::selective_scan::operands::CHUNK;
 
@@ -175,27 +175,17 @@ pub fn backward(
     // workspace was allocated for them.
     unsafe { walk.launch(grid, 32 * plan.warps as u32, shared, &params)? };
 
-    let bc = |first: usize| Partials {
-        from: DevicePtr(params.bc_partials.0 + 4 * first as u64),
-        count: group_blocks,
-        stride: places * 2 * width,
-        row_stride: 2 * width,
+    let partials = ScanPartials {
+        bc: params.bc_partials,
+        group_blocks,
+        a: params.a_re_partials,
+        a_im: params.a_im_partials,
+        d: params.d_partials,
+        bias: params.bias_partials,
+        slots: dims.batch,
     };
-    let mut folds = Folds::default();
-    folds.add(&bc(0), &grads.b.as_view());
-    folds.add(&bc(width), &grads.c.as_view());
-    folds.add_dense(params.a_re_partials, dims.batch, &grads.a.as_view());
-    if let Some(a_im) = &grads.a_im {
-        folds.add_dense(params.a_im_partials, dims.batch, &a_im.as_view());
-    }
-    if let Some(d) = &grads.d {
-        folds.add_dense(params.d_partials, dims.batch, &d.as_view());
-    }
-    if let Some(bias) = &grads.delta_bias {
-        folds.add_dense(params.bias_partials, dims.batch, &bias.as_view());
-    }
     // SAFETY: the partials were allocated for these sizes, which the gradients have.
-    unsafe { folds.launch(device, dtype) }
+    unsafe { partials.fold(dims, grads, (device, dtype)) }
 }
 
 #[cfg(test)]
