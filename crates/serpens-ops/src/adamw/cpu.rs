@@ -118,11 +118,11 @@ impl WithSimd for Update<'_> {
 
 /// Σ g², summed in f64 in a fixed order.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
-    let parts: Vec<f64> = g
+    let sums: Vec<f64> = g
         .par_chunks(BLOCK)
-        .map(|part| simd::dispatch(SumOfSquares(part)))
+        .map(|block| simd::dispatch(SumOfSquares(block)))
         .collect();
-    parts.iter().sum()
+    sums.iter().sum()
 }
 
 struct SumOfSquares<'a>(&'a [f32]);
@@ -136,8 +136,8 @@ impl WithSimd for SumOfSquares<'_> {
         let mut total = 0.0;
         for run in self.0.chunks(256 * S::F32_LANES) {
             let mut sums = s.splat_f32s(0.0);
-            for part in run.chunks(S::F32_LANES) {
-                let x = simd::load(s, part);
+            for x in run.chunks(S::F32_LANES) {
+                let x = simd::load(s, x);
                 sums = s.mul_add_f32s(x, x, sums);
             }
             total += f64::from(s.reduce_sum_f32s(sums));

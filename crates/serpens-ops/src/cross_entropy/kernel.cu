@@ -205,10 +205,10 @@ struct Slope {
 
 // Writes a vector that nobody reads soon, so that it does not push rows yet to be read from the cache.
 __device__ __forceinline__ void store_streaming(IO* to, const float (&x)[K]) {
-    union { uint4 word; IO values[K]; } piece;
+    union { uint4 word; IO values[K]; } packet;
 #pragma unroll
-    for (int k = 0; k < K; ++k) piece.values[k] = from_f32<IO>(x[k]);
-    __stcs(reinterpret_cast<uint4*>(to), piece.word);
+    for (int k = 0; k < K; ++k) packet.values[k] = from_f32<IO>(x[k]);
+    __stcs(reinterpret_cast<uint4*>(to), packet.word);
 }
 
 // Writes the gradient over this thread's values, the last vectors first: those are the likeliest to be in the cache.

@@ -113,9 +113,9 @@ pub fn broadcast_rows(x: &Var, shape: Shape) -> Result<Var> {
     let mut y = Tensor::empty(shape, x.dtype(), x.device())?;
     match x.device() {
         Device::Cpu => {
-            let row = check::values(x)?;
-            for part in y.make_mut::<f32>()?.chunks_exact_mut(shape.cols().max(1)) {
-                part.copy_from_slice(row);
+            let values = check::values(x)?;
+            for row in y.make_mut::<f32>()?.chunks_exact_mut(shape.cols().max(1)) {
+                row.copy_from_slice(values);
             }
         }
         Device::Cuda(_) => cuda::convert(x.view(), y.view_mut()?)?,

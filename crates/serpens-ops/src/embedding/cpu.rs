@@ -38,7 +38,9 @@ pub fn backward(ids: &[u32], dy: Mat, dtable: &mut [f32], accumulate: bool) {
         if dtable.len() < SMALL {
             dtable.fill(0.0);
         } else {
-            dtable.par_chunks_mut(SMALL).for_each(|part| part.fill(0.0));
+            dtable
+                .par_chunks_mut(SMALL)
+                .for_each(|values| values.fill(0.0));
         }
     }
     if cols == 0 {

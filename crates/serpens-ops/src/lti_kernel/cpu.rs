@@ -117,7 +117,7 @@ pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>
         .into_par_iter()
         .map(|tile| tile_sums(system, length, dk, tile * TILE))
         .collect();
-    let mut parts = [
+    let mut complex = [
         (grads.a, grads.a_im),
         (grads.b, grads.b_im),
         (grads.c, grads.c_im),
@@ -128,7 +128,7 @@ pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>
             let (s0, s1) = tiles[e / TILE][i * TILE + e % TILE];
             let g = system.discretise(e, i).gradients(system.scale(), s0, s1);
             dt += g.dt;
-            for ((re, im), value) in parts.iter_mut().zip([g.a, g.b, g.c]) {
+            for ((re, im), value) in complex.iter_mut().zip([g.a, g.b, g.c]) {
                 re[e * state + i] = value.re as f32;
                 if let Some(im) = im {
                     im[e * state + i] = -value.im as f32;

@@ -37,8 +37,8 @@ fn dims(op: &'static str, system: &LtiSystem<&Var>) -> Result<LtiDims> {
     let [channels, state] = check::axes(op, "A", "(channels, N)", system.a)?;
     let dims = LtiDims { channels, state };
     system.check(op, &dims)?;
-    for (what, part) in [("Im B", system.b_im), ("Im C", system.c_im)] {
-        match (system.a_im, part) {
+    for (what, imaginary) in [("Im B", system.b_im), ("Im C", system.c_im)] {
+        match (system.a_im, imaginary) {
             (Some(_), None) => return Err(Error::Missing { op, what }),
             (None, Some(_)) => return Err(Error::Surplus { op, what }),
             _ => {}

@@ -7,23 +7,23 @@
 // there is no residual), VEC (values of an access).
 
 constexpr int VALUES = 8; // of a thread
-constexpr int PIECES = VALUES / VEC;
+constexpr int PACKETS = VALUES / VEC;
 
-// The column of the first value of piece `i` of this thread.
+// The column of the first value of packet `i` of this thread.
 __device__ __forceinline__ int column(int i) { return (i * (int)blockDim.x + (int)threadIdx.x) * VEC; }
 
 // The values of a row that this thread has; zeros behind its end.
-template <class T> struct Pieces {
-    Packet<VEC, T> pieces[PIECES];
+template <class T> struct RowPackets {
+    Packet<VEC, T> packets[PACKETS];
 
     __device__ __forceinline__ void read(const T* row, int cols) {
 #pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
-            pieces[i].clear();
-            if (row && column(i) < cols) pieces[i].read(row + column(i));
+        for (int i = 0; i < PACKETS; ++i) {
+            packets[i].clear();
+            if (row && column(i) < cols) packets[i].read(row + column(i));
         }
     }
-    __device__ __forceinline__ const Packet<VEC, T>& operator[](int i) const { return pieces[i]; }
+    __device__ __forceinline__ const Packet<VEC, T>& operator[](int i) const { return packets[i]; }
 };
 
 // Row `row`, or null where the matrix is missing.
@@ -50,13 +50,13 @@ __device__ __forceinline__ float forward_rstd(const RmsNormParams& p, i64 row, f
 
 extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid_constant__ RmsNormParams p) {
     i64 row = blockIdx.x;
-    Pieces<IN> x;
-    Pieces<float> residual;
+    RowPackets<IN> x;
+    RowPackets<float> residual;
     x.read(p.x + row * p.x_stride, p.cols);
     residual.read(row_of(p.residual, row, p.residual_stride), p.cols);
-    float h[PIECES][VEC], squares = 0.0f;
+    float h[PACKETS][VEC], squares = 0.0f;
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
+    for (int i = 0; i < PACKETS; ++i) {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) {
             h[i][v] = x[i][v] + residual[i][v];
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid
     }
     float rstd = forward_rstd(p, row, squares);
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
+    for (int i = 0; i < PACKETS; ++i) {
         if (column(i) >= p.cols) continue;
         float weight[VEC], y[VEC];
         load(p.weight + column(i), weight);
@@ -98,19 +98,19 @@ __device__ __forceinline__ float along_h(const RmsNormBackwardParams& p, float d
 
 // Each block takes every gridDim.x-th row.
 extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __grid_constant__ RmsNormBackwardParams p) {
-    float dweight[PIECES][VEC] = {};
+    float dweight[PACKETS][VEC] = {};
     int turn = 0;
     for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, turn ^= 1) {
-        Pieces<OUT> dy;
-        Pieces<SUM> h;
-        Pieces<float> extra;
+        RowPackets<OUT> dy;
+        RowPackets<SUM> h;
+        RowPackets<float> extra;
         dy.read(p.dy + row * p.cols, p.cols);
         h.read(p.h + row * p.h_stride, p.cols);
         extra.read(row_of(p.dh_extra, row, p.cols), p.cols);
         float rstd = p.rstd[row], dot = 0.0f;
-        float scaled[PIECES][VEC];
+        float scaled[PACKETS][VEC];
 #pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
+        for (int i = 0; i < PACKETS; ++i) {
             float weight[VEC] = {};
             if (column(i) < p.cols) load(p.weight + column(i), weight);
 #pragma unroll
@@ -122,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __gri
         }
         float along = along_h(p, dot, rstd, turn);
 #pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
+        for (int i = 0; i < PACKETS; ++i) {
             if (column(i) >= p.cols) continue;
             float gradient[VEC];
 #pragma unroll
@@ -132,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward(const __gri
         }
     }
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i)
+    for (int i = 0; i < PACKETS; ++i)
         if (column(i) < p.cols) store(p.partials + (i64)blockIdx.x * p.cols + column(i), dweight[i]);
 }
 
