@@ -4,7 +4,7 @@
 //! then only brings the tokens and the learning rate, and reads four numbers back.
 
 use serpens_core::cuda::{self, DevicePtr, Graph};
-use serpens_core::{Device, Gradients, Result, Tape, Tensor};
+use serpens_core::{DType, Device, Gradients, Result, Tape, Tensor};
 use serpens_data::Batch;
 use serpens_nn::Recompute;
 use serpens_ops::cross_entropy::Totals;
@@ -33,12 +33,12 @@ pub(crate) struct Engine<O: Objective> {
     compiled: bool,
 }
 
-/// A recorded step, and where it leaves the loss.
+/// A recorded step, and where it leaves what is told of the loss.
 pub(crate) struct Recorded {
     graph: Graph,
     /// The addresses of the feed that it reads.
     reads: [DevicePtr; 2],
-    totals: Tensor,
+    told: Tensor,
 }
 
 impl<O: Objective> Engine<O> {
@@ -71,15 +71,15 @@ impl<O: Objective> Engine<O> {
     /// A step, operation by operation.
     fn run(&mut self, batches: &[Batch], lr: f32) -> Result<Measured> {
         self.gradients.clear();
-        let (mut totals, mut finite) = (Vec::with_capacity(batches.len()), true);
+        let (mut told, mut finite) = (Vec::with_capacity(batches.len()), true);
         for batch in batches {
             let tokens = self.bring(batch)?;
             self.compile_ahead(&tokens)?;
-            let told = self.add_gradients(&tokens, batches.len())?;
+            let loss = self.add_gradients(&tokens, batches.len())?;
             // A GPU would have to be waited for; where the norm is not finite it changes nothing.
             let on_gpu = self.learner.model.device() != Device::Cpu;
-            finite = on_gpu || Totals::read(&told)?.mean().is_finite();
-            totals.push(told);
+            finite = on_gpu || read(&loss)?.mean().is_finite();
+            told.push(loss);
             if !finite {
                 break;
             }
@@ -91,7 +91,7 @@ impl<O: Objective> Engine<O> {
             true => optimizer.step(model, &mut self.gradients, lr)?,
             false => f64::NAN,
         };
-        let losses = totals.iter().map(Totals::read).collect::<Result<_>>()?;
+        let losses = told.iter().map(read).collect::<Result<_>>()?;
         Ok(Measured { losses, norm })
     }
 
@@ -113,27 +113,23 @@ impl<O: Objective> Engine<O> {
         };
         let recorded = self.recorded.insert(recorded);
         recorded.graph.replay()?;
-        let losses = vec![Totals::read(&recorded.totals)?];
+        let losses = vec![read(&recorded.told)?];
         let norm = self.learner.optimizer.rule.finish()?;
         Ok(Measured { losses, norm })
     }
 
     /// Records a step; it is not run.
     fn record(&mut self, tokens: [Tensor; 2], reads: [DevicePtr; 2]) -> Result<Recorded> {
-        let mut totals = None;
+        let mut told = None;
         let graph = Graph::capture(self.learner.model.device(), || {
             self.gradients.clear();
-            totals = Some(self.add_gradients(&tokens, 1)?);
+            told = Some(self.add_gradients(&tokens, 1)?);
             self.learner.optimizer.rule.launch()
         })?;
-        let Some(totals) = totals else {
-            unreachable!("a recording that succeeded has set the totals");
+        let Some(told) = told else {
+            unreachable!("a recording that succeeded has set it");
         };
-        Ok(Recorded {
-            graph,
-            reads,
-            totals,
-        })
+        Ok(Recorded { graph, reads, told })
     }
 
     /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the same.
@@ -171,7 +167,7 @@ impl<O: Objective> Engine<O> {
         })
     }
 
-    /// Adds the gradients of a batch's loss over `count`, and gives its totals.
+    /// Adds the gradients of a batch's loss over `count`, and gives what is told of it.
     fn add_gradients(&mut self, [inputs, targets]: &[Tensor; 2], count: usize) -> Result<Tensor> {
         let Learner {
             objective, model, ..
@@ -180,6 +176,19 @@ impl<O: Objective> Engine<O> {
         let inputs = tape.constant(inputs.clone());
         let loss = objective.loss(model, &inputs, targets, self.recompute)?;
         tape.backward(&loss.value, 1.0 / count as f32, &mut self.gradients)?;
-        Ok(loss.totals)
+        loss.totals.map_or_else(|| loss.value.into_tensor(), Ok)
     }
+}
+
+/// Totals as they were told, or those of a single target where it was a loss's value.
+fn read(told: &Tensor) -> Result<Totals> {
+    if told.dtype() != DType::F32 {
+        return Totals::read(told);
+    }
+    let values = told.to_vec::<f32>()?.into_iter();
+    Ok(Totals {
+        sum: values.map(f64::from).sum(),
+        count: 1,
+        correct: 0,
+    })
 }

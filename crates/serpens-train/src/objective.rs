@@ -48,8 +48,9 @@ pub trait Objective {
 pub struct Loss {
     /// What is made small: one value, from which gradients flow.
     pub value: Var,
-    /// What is told of it, as [`serpens_ops::cross_entropy::Totals::read`] reads it.
-    pub totals: Tensor,
+    /// What is told of it besides, as [`serpens_ops::cross_entropy::Totals::read`] reads it; `None` where there is the value
+    /// only, as of a regression.
+    pub totals: Option<Tensor>,
 }
 
 /// Cross-entropy of every token's successor: −ln p(target | inputs up to here), averaged over the targets that count.
@@ -91,7 +92,7 @@ impl Objective for NextToken {
         let loss = cross_entropy(logits, targets)?;
         Ok(Loss {
             value: loss.loss,
-            totals: loss.totals,
+            totals: Some(loss.totals),
         })
     }
 }
