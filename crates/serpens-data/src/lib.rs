@@ -1,7 +1,7 @@
 //! What the models read: synthetic tasks and the bytes of files, in a deterministic and resumable order.
 //!
-//! A [`Source`] is an endless stream of [`Batch`]es. Batch `i` is a function of the settings, the seed and `i` alone, so where
-//! a reading stands is a number, and every place costs the same.
+//! A [`Source`] is an endless stream of [`Batch`]es. Batch `i` is a function of the settings, the seed and `i` alone,
+//! so where a reading stands is a number, and every place costs the same.
 //!
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
 //! - [`ByteCorpus`]: the bytes of a file, a folder or a glob. [`ByteSource`] draws training windows from it,

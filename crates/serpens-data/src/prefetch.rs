@@ -9,11 +9,11 @@ use std::thread::{Builder, JoinHandle};
 use crate::error::{Error, Result, check_size};
 use crate::source::{Batch, Bounds, Source};
 
-/// A source read ahead on a thread of its own: once a batch is asked for, those after it are prepared. A reader that asks for
-/// them in order has them at once; one that goes elsewhere starts anew there.
+/// A source read ahead on a thread of its own: once a batch is asked for, those after it are prepared. A reader that
+/// asks for them in order has them at once; one that goes elsewhere starts anew there.
 ///
-/// An error of the source arrives in its place, a panic as an error, and asking again tries again. Dropping it waits for the
-/// thread to end.
+/// An error of the source arrives in its place, a panic as an error, and asking again tries again. Dropping it waits
+/// for the thread to end.
 pub struct Prefetch {
     source: Arc<dyn Source>,
     depth: usize,

@@ -50,8 +50,8 @@ impl Bounds {
     }
 }
 
-/// A deterministic, endless stream of batches. Each is a function of the stream and of its own index alone: an index says where
-/// a reading stands, every place is reached at the same cost, and from any thread.
+/// A deterministic, endless stream of batches. Each is a function of the stream and of its own index alone: an index
+/// says where a reading stands, every place is reached at the same cost, and from any thread.
 pub trait Source: Send + Sync {
     /// Batch `index`. // inputs and targets: (batch, length)
     ///

@@ -1,7 +1,7 @@
 //! Checkpoints of training: a folder each, which appears complete or not at all.
 //!
-//! `checkpoints/step-0001000/` holds the model (`config.json`, `model.safetensors`), the moments (`optimizer.safetensors`) and
-//! `state.json`: the step, the place in the data, the time spent.
+//! `checkpoints/step-0001000/` holds the model (`config.json`, `model.safetensors`), the moments
+//! (`optimizer.safetensors`) and `state.json`: the step, the place in the data, the time spent.
 
 use std::fs;
 use std::io;
@@ -23,8 +23,8 @@ const PREFIX: &str = "step-";
 /// Folders under this name are unfinished.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a checkpoint of the run in `run`, and removes all but the last that the settings keep. Until it is complete it has a name under
-/// which it is never looked for, so that whatever happens, the earlier ones stay.
+/// Writes a checkpoint of the run in `run`, and removes all but the last that the settings keep. Until it is complete
+/// it has a name under which it is never looked for, so that whatever happens, the earlier ones stay.
 pub(crate) fn save<O: Objective>(
     run: &Path,
     learner: &Learner<O>,

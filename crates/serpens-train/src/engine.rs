@@ -1,7 +1,7 @@
 //! One step of training on a device: gradients of some batches, then the optimiser.
 //!
-//! On a GPU a step whose batch has the shape of the last ones is recorded once as a CUDA graph and replayed from then on: the host
-//! then only brings the tokens and the learning rate, and reads four numbers back.
+//! On a GPU a step whose batch has the shape of the last ones is recorded once as a CUDA graph and replayed from then
+//! on: the host then only brings the tokens and the learning rate, and reads four numbers back.
 
 use serpens_core::cuda::{self, DevicePtr, Graph};
 use serpens_core::{DType, Device, Gradients, Result, Tape, Tensor};
@@ -132,7 +132,8 @@ impl<O: Objective> Engine<O> {
         Ok(Recorded { graph, reads, told })
     }
 
-    /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the same.
+    /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the
+    /// same.
     fn bring(&mut self, batch: &Batch) -> Result<[Tensor; 2]> {
         let Learner {
             objective, model, ..

@@ -10,8 +10,8 @@ use serpens_ops::cross_entropy::{Totals, cross_entropy};
 
 use crate::Result;
 
-/// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(byte | the bytes of its row before it), over the
-/// number of bytes predicted, each once.
+/// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(byte | the bytes of its row before it),
+/// over the number of bytes predicted, each once.
 ///
 /// # Errors
 /// Memory, or a model of fewer than 256 tokens.
@@ -24,8 +24,8 @@ pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices) -> Result<f64> {
     Ok(totals.mean() / std::f64::consts::LN_2)
 }
 
-/// The share of the counted targets of these batches that have the largest logit. `chunk` positions are read at a time and the
-/// state is carried on, so that but for the tokens themselves the memory does not depend on the length.
+/// The share of the counted targets of these batches that have the largest logit. `chunk` positions are read at a time
+/// and the state is carried on, so that but for the tokens themselves the memory does not depend on the length.
 ///
 /// # Errors
 /// Those of the batches; tokens that the model does not know, memory.

@@ -10,16 +10,16 @@ use serpens_core::files::{Durability, write_atomically};
 
 use crate::{Error, Event, Observer, Result};
 
-/// Writes a line of JSON for every [`Event::Stepped`] (the fields of [`crate::StepMetrics`]) and every [`Event::Evaluated`]
-/// (`step` and the figures under `evaluation`).
+/// Writes a line of JSON for every [`Event::Stepped`] (the fields of [`crate::StepMetrics`]) and every
+/// [`Event::Evaluated`] (`step` and the figures under `evaluation`).
 pub struct JsonLines {
     path: PathBuf,
     file: File,
 }
 
 impl JsonLines {
-    /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a checkpoint, are
-    /// cut off, as is a line that was not written to its end: every step is there once.
+    /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a
+    /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let old = match fs::read_to_string(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),

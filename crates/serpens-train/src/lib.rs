@@ -1,7 +1,8 @@
 //! The training loop: AdamW, schedules, checkpoints that resume to the bit, metrics and evaluation.
 //!
-//! A [`Trainer`] owns a model, its [`Objective`], its optimiser and a source of batches. [`Trainer::run`] trains it, tells an [`Observer`] what
-//! happens, and keeps checkpoints in a run's folder, from which [`Trainer::resume`] continues as if nothing had been.
+//! A [`Trainer`] owns a model, its [`Objective`], its optimiser and a source of batches. [`Trainer::run`] trains it,
+//! tells an [`Observer`] what happens, and keeps checkpoints in a run's folder, from which [`Trainer::resume`]
+//! continues as if nothing had been.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;

@@ -20,15 +20,15 @@ pub trait Objective {
     /// The model's setting that is too small for these bounds.
     fn check_source(&self, model: &Self::Model, bounds: Bounds) -> Result<()>;
 
-    /// Refuses a batch with ids that the model does not know. It is asked where the batch goes to a GPU, which does not look at
-    /// ids; the processor's operations do.
+    /// Refuses a batch with ids that the model does not know. It is asked where the batch goes to a GPU, which does not
+    /// look at ids; the processor's operations do.
     ///
     /// # Errors
     /// The first such id.
     fn check_batch(&self, model: &Self::Model, batch: &Batch) -> serpens_core::Result<()>;
 
-    /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend on
-    /// shapes only.
+    /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend
+    /// on shapes only.
     ///
     /// # Shapes
     /// inputs and targets as the source's batches have them: (batch, length) of u32
@@ -48,8 +48,8 @@ pub trait Objective {
 pub struct Loss {
     /// What is made small: one value, from which gradients flow.
     pub value: Var,
-    /// What is told of it besides, as [`serpens_ops::cross_entropy::Totals::read`] reads it; `None` where there is the value
-    /// only, as of a regression.
+    /// What is told of it besides, as [`serpens_ops::cross_entropy::Totals::read`] reads it; `None` where there is the
+    /// value only, as of a regression.
     pub totals: Option<Tensor>,
 }
 

@@ -23,7 +23,8 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// Tokens read per second.
     pub tokens_per_second: f64,
-    /// Model FLOP utilisation: the share of the device's peak that the model's matrix products make up; unknown on the processor.
+    /// Model FLOP utilisation: the share of the device's peak that the model's matrix products make up; unknown on the
+    /// processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mfu: Option<f64>,
     /// The most bytes that were in tensors at one time.

@@ -95,8 +95,8 @@ impl AdamW {
         }
     }
 
-    /// One step with learning rate `lr` of a model whose parameters are on one device; gives the norm of all gradients before
-    /// clipping. Where that is not finite, nothing is changed.
+    /// One step with learning rate `lr` of a model whose parameters are on one device; gives the norm of all gradients
+    /// before clipping. Where that is not finite, nothing is changed.
     pub fn step(
         &mut self,
         model: &mut impl Module,

@@ -16,8 +16,8 @@ use crate::objective::{Learner, NextToken, Objective};
 use crate::state::State;
 use crate::{AdamW, Error, Evaluation, Event, Observer, Result, TrainConfig, TrainedModel};
 
-/// Where and how a model is trained: in f32 on the processor where nothing is said. No part of a run: a checkpoint continues
-/// under any of these.
+/// Where and how a model is trained: in f32 on the processor where nothing is said. No part of a run: a checkpoint
+/// continues under any of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compute {
     /// The device.
@@ -86,12 +86,12 @@ impl<O: Objective> Trainer<O> {
         Self::at(learner, source, state, None)
     }
 
-    /// Continues from the newest checkpoint in `dir`. The settings are the checkpoint's, but for the number of steps, which may
-    /// be raised with `steps`.
+    /// Continues from the newest checkpoint in `dir`. The settings are the checkpoint's, but for the number of steps,
+    /// which may be raised with `steps`.
     ///
     /// # Errors
-    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`], and files that
-    /// cannot be read.
+    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`], and files
+    /// that cannot be read.
     pub fn resume(
         objective: O,
         dir: &Path,
@@ -162,12 +162,12 @@ impl<O: Objective> Trainer<O> {
         self.state.step
     }
 
-    /// Trains to the last step, until the stop rule holds, or until the stop flag is set. A checkpoint is written at the end of
-    /// each of these, and the model evaluated, unless the flag ended the run.
+    /// Trains to the last step, until the stop rule holds, or until the stop flag is set. A checkpoint is written at
+    /// the end of each of these, and the model evaluated, unless the flag ended the run.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before stay.
-    /// [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
+    /// [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before
+    /// stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
     pub fn run(&mut self, mut run: Run<'_, O::Model>) -> Result<Outcome> {
         if let Some(dir) = run.dir {
             self.check_folder(dir)?;
@@ -305,7 +305,8 @@ impl<O: Objective> Trainer<O> {
     }
 }
 
-/// Does the work, and once again where memory was short and `free` gave some back; whatever else failed would fail again.
+/// Does the work, and once again where memory was short and `free` gave some back; whatever else failed would fail
+/// again.
 pub(crate) fn with_room<T>(
     mut work: impl FnMut() -> Result<T>,
     free: impl FnOnce() -> bool,

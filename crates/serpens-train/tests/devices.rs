@@ -1,5 +1,5 @@
-//! The same training on every device: curves agree, runs repeat to the bit, checkpoints continue elsewhere. On a machine without a
-//! GPU the tests say what was skipped.
+//! The same training on every device: curves agree, runs repeat to the bit, checkpoints continue elsewhere. On a
+//! machine without a GPU the tests say what was skipped.
 
 use std::io::Write;
 use std::sync::atomic::AtomicBool;

@@ -1,5 +1,5 @@
-//! What a program of its own brings: a source, a model and an objective that this crate knows nothing of. Sequences are counted:
-//! classified by the token that is most frequent, and by regression on the share that one token has.
+//! What a program of its own brings: a source, a model and an objective that this crate knows nothing of. Sequences are
+//! counted: classified by the token that is most frequent, and by regression on the share that one token has.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -227,7 +227,8 @@ impl Objective for Estimate {
     }
 }
 
-/// An operation of this program's own, on the processor: the mean of (estimate − target / length)² over the targets that count.
+/// An operation of this program's own, on the processor: the mean of (estimate − target / length)² over the targets
+/// that count.
 fn mean_squared_error(estimates: &Var, targets: &Tensor) -> serpens_core::Result<Var> {
     let values = estimates.tensor()?.as_slice::<f32>()?.iter();
     let pairs = values.zip(targets.as_slice::<u32>()?);

@@ -67,7 +67,8 @@ impl Observer for Counts {
 
 #[test]
 fn steps_after_the_third_allocate_nothing_large() {
-    // Kernels keep scratch for each thread, from the first work that it gets: of several, one may get its first work late.
+    // Kernels keep scratch for each thread, from the first work that it gets: of several, one may get its first work
+    // late.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
     pool.build_global().unwrap();
     let task = InductionHeads::new(InductionHeadsConfig {

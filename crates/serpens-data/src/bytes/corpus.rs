@@ -142,8 +142,8 @@ impl ByteCorpus {
         }
     }
 
-    /// Appends a row, which the caller knows to be inside the corpus: the `length` bytes from `start` on are inputs, and those
-    /// one later their targets. // (length)
+    /// Appends a row, which the caller knows to be inside the corpus: the `length` bytes from `start` on are inputs,
+    /// and those one later their targets. // (length)
     pub(super) fn push_row(&self, start: usize, length: usize, into: &mut Batch) {
         let mut bytes = vec![0; length + 1];
         self.read(start, &mut bytes);

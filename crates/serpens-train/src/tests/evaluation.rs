@@ -6,7 +6,7 @@ use super::*;
 use crate::evaluate::{accuracy, bits_per_byte};
 
 #[test]
-fn bits_per_byte_read_in_pieces_are_those_of_the_whole_read_at_once() {
+fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("text");
     let text = "it was a bright cold day in April, ".repeat(20);

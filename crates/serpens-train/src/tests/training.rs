@@ -38,14 +38,14 @@ fn two_runs_with_one_seed_have_the_same_bits() {
 /// The batches of the task, each cut into this many of fewer rows.
 struct Cut {
     source: InductionHeads,
-    pieces: usize,
+    cuts: usize,
 }
 
 impl Source for Cut {
     fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
-        let (index, cut) = (index as usize / self.pieces, index as usize % self.pieces);
+        let (index, cut) = (index as usize / self.cuts, index as usize % self.cuts);
         let whole = self.source.batch(index as u64)?;
-        let rows = whole.batch / self.pieces;
+        let rows = whole.batch / self.cuts;
         let values = cut * rows * whole.length..(cut + 1) * rows * whole.length;
         Ok(Batch {
             inputs: whole.inputs[values.clone()].to_vec(),
@@ -60,17 +60,17 @@ impl Source for Cut {
     }
 
     fn description(&self) -> String {
-        format!("{} in {}", self.source.description(), self.pieces)
+        format!("{} in {}", self.source.description(), self.cuts)
     }
 }
 
 #[test]
 fn two_small_batches_make_the_step_of_one_of_twice_the_size() {
-    let norms = [1, 2].map(|pieces| {
+    let norms = [1, 2].map(|cuts| {
         let source = task();
-        let cut = Cut { source, pieces };
+        let cut = Cut { source, cuts };
         let config = TrainConfig {
-            accumulation: pieces as u64,
+            accumulation: cuts as u64,
             ..settings(3)
         };
         let mut trainer = trainer_on(Box::new(cut), config);
