@@ -86,7 +86,7 @@ __device__ __forceinline__ u32 row_of(const ScanBackwardParams& p, const Chunk& 
     return p.reverse ? chunk.first - t : chunk.first + t;
 }
 
-__device__ __forceinline__ IO* address(const ByteRows& rows, u32 row, int column) {
+__device__ __forceinline__ IO* address(const Rows& rows, u32 row, int column) {
     return reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (u64)row * (u32)rows.stride) + column;
 }
 

@@ -1,12 +1,12 @@
 //! The gradients of the scan with a real A: how the work is divided, and the launches.
 
-use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
-use serpens_core::{DType, Result, View, ViewMut, kernel_params};
+use serpens_core::cuda::{KernelParams, Source, properties};
+use serpens_core::{DType, Result, View, ViewMut};
 
-use super::fold::{ScanPartials, Workspace};
-use super::launch::Segments;
+use super::launch::Program;
 use super::segments::{Between, flow_back};
-use super::{Dims, Scan, ScanOperands, accessible, flag, grid, ptr, ptr_mut};
+use super::walk::{BackwardScan, ScanBackwardParams, Walk};
+use super::{Dims, accessible, flag};
 use crate::check;
 use crate::selective_scan::OP;
 use crate::selective_scan::operands::CHUNK;
@@ -47,7 +47,6 @@ struct BackwardPlan {
     steps_at_once: usize,
     /// Blocks of channels in each group.
     group_blocks: usize,
-    chunks: usize,
     segments: usize,
 }
 
@@ -64,7 +63,7 @@ impl BackwardPlan {
     /// half as many, which is worth 2 %. Two of those fit into a multiprocessor where only 4 steps are walked at once;
     /// one does not fit into every card's shared memory.
     fn new(dims: &Dims, dtype: DType, card: Card) -> Self {
-        let of_group = dims.channels / dims.groups;
+        let of_group = dims.group_channels();
         let slices = dims.state.div_ceil(WARP_STATES);
         let most = (4 / slices).max(1);
         let usual = of_group
@@ -91,17 +90,21 @@ impl BackwardPlan {
         multiprocessors: usize,
     ) -> (Self, f64) {
         let slices = dims.state.div_ceil(WARP_STATES);
-        let group_blocks = (dims.channels / dims.groups).div_ceil(WARP_CHANNELS * channel_warps);
-        let chunks = dims.length.div_ceil(CHUNK);
+        let group_blocks = dims
+            .group_channels()
+            .div_ceil(WARP_CHANNELS * channel_warps);
         let blocks = dims.batch * dims.groups * group_blocks;
-        let (segments, time) =
-            best_segments(blocks, slices * channel_warps, chunks, multiprocessors);
+        let (segments, time) = best_segments(
+            blocks,
+            slices * channel_warps,
+            dims.chunks(),
+            multiprocessors,
+        );
         let plan = Self {
             slices,
             channel_warps,
             steps_at_once,
             group_blocks,
-            chunks,
             segments,
         };
         (plan, time)
@@ -196,206 +199,63 @@ fn access_width(views: &[View<'_>], columns: usize, width: usize) -> usize {
     }
 }
 
-kernel_params! {
-    /// A matrix as the kernels take it, its stride in bytes.
-    struct ByteRows {
-        at: DevicePtr,
-        stride: i64,
-    }
-}
-
-impl ByteRows {
-    const NONE: Self = Self {
-        at: DevicePtr::NULL,
-        stride: 0,
-    };
-
-    fn new(view: View<'_>) -> Result<Self> {
-        let stride = view.stride() * view.dtype().size();
-        check::range(OP, "the bytes from row to row", 0..1 << 31, stride)?;
-        check::range(OP, "the number of rows", 0..1 << 31, view.rows())?;
-        Ok(Self {
-            at: view.ptr(),
-            stride: stride as i64,
-        })
-    }
-}
-
-kernel_params! {
-    struct ScanBackwardParams {
-        u: ByteRows,
-        delta: ByteRows,
-        z: ByteRows,
-        dy: ByteRows,
-        b: ByteRows,
-        c: ByteRows,
-        du: ByteRows,
-        ddelta: ByteRows,
-        dz: ByteRows,
-        a: DevicePtr as "const float*",
-        d: DevicePtr as "const float*",
-        bias: DevicePtr as "const float*",
-        starts: DevicePtr as "const u8*",
-        checkpoints: DevicePtr as "const float*", // (batch, chunks, channels, N): the state before every 32nd step
-        dlast: DevicePtr as "const float*", // (batch, channels, N), or null for zero
-        // (segments, batch, channels, N): what flows back into each segment's last state
-        carry: DevicePtr as "const float*",
-        dinitial: DevicePtr as "float*",
-        bc_partials: DevicePtr as "float*", // (blocks per group, batch, length, 2, groups N)
-        a_partials: DevicePtr as "float*", // (segments, batch, channels, N)
-        d_partials: DevicePtr as "float*", // (segments, batch, channels)
-        bias_partials: DevicePtr as "float*", // (segments, batch, channels)
-        batch: i64,
-        length: i64,
-        channels: i32,
-        state: i32,
-        groups: i32,
-        group_blocks: i32,
-        chunks: i32,
-        segments: Segments,
-        softplus: i32,
-        reverse: i32,
-    }
-}
-
-/// What is read and written, beside the operands and their gradients.
-struct Views<'a> {
-    checkpoints: View<'a>,
-    dout: View<'a>,
-    dlast: Option<View<'a>>,
-}
-
-fn kernel_options(
-    scan: &Scan<'_>,
-    views: &Views<'_>,
-    grads: &ScanOperands<ViewMut<'_>>,
-) -> KernelOptions {
+/// What the kernel is compiled for; it reaches rows by 32 bits for their number and for their stride.
+fn kernel_options(back: &BackwardScan<'_>) -> Result<KernelOptions> {
+    let (scan, grads, dout) = (back.scan, &back.grads, back.dout);
     let (dims, x) = (&scan.dims, &scan.operands);
-    let dtype = views.dout.dtype();
-    let wide = 16 / dtype.size();
-    let mut rows = vec![x.u, x.delta, views.dout];
+    let wide = 16 / dout.dtype().size();
+    let mut rows = vec![x.u, x.delta, dout];
     rows.extend([grads.u.as_view(), grads.delta.as_view()]);
     rows.extend(x.z);
     rows.extend(grads.z.as_ref().map(ViewMut::as_view));
-    let mut states = vec![x.a, views.checkpoints];
-    states.extend(views.dlast);
+    let group_rows = [x.b, x.c];
+    for view in rows.iter().chain(&group_rows) {
+        let stride = view.stride() * view.dtype().size();
+        check::range(OP, "the bytes from row to row", 0..1 << 31, stride)?;
+        check::range(OP, "the number of rows", 0..1 << 31, view.rows())?;
+    }
+    let mut states = vec![x.a, back.checkpoints];
+    states.extend(back.dlast);
     states.extend(grads.initial_state.as_ref().map(ViewMut::as_view));
-    KernelOptions {
-        vec: access_width(&rows, dims.channels / dims.groups, wide),
-        bc_vec: access_width(&[x.b, x.c], dims.state, wide),
+    Ok(KernelOptions {
+        vec: access_width(&rows, dims.group_channels(), wide),
+        bc_vec: access_width(&group_rows, dims.state, wide),
         state_vec: access_width(&states, dims.state, 4),
         gated: x.z.is_some(),
         starts: scan.starts.is_some(),
-    }
-}
-
-fn params(
-    scan: &Scan<'_>,
-    plan: &BackwardPlan,
-    views: &Views<'_>,
-    grads: &ScanOperands<ViewMut<'_>>,
-    workspace: &mut Workspace,
-) -> Result<ScanBackwardParams> {
-    let (dims, x) = (&scan.dims, &scan.operands);
-    let slots = plan.segments * dims.batch;
-    let bc = plan.group_blocks * dims.batch * dims.length * 2 * dims.groups * dims.state;
-    let states = slots * dims.channels * dims.state;
-    let rows = |view: Option<View<'_>>| view.map_or(Ok(ByteRows::NONE), ByteRows::new);
-    let of_channels = |given: bool, workspace: &mut Workspace| match given {
-        true => workspace.take(slots * dims.channels),
-        false => Ok(DevicePtr::NULL),
-    };
-    Ok(ScanBackwardParams {
-        u: ByteRows::new(x.u)?,
-        delta: ByteRows::new(x.delta)?,
-        z: rows(x.z)?,
-        dy: ByteRows::new(views.dout)?,
-        b: ByteRows::new(x.b)?,
-        c: ByteRows::new(x.c)?,
-        du: ByteRows::new(grads.u.as_view())?,
-        ddelta: ByteRows::new(grads.delta.as_view())?,
-        dz: rows(grads.z.as_ref().map(ViewMut::as_view))?,
-        a: x.a.ptr(),
-        d: ptr(x.d),
-        bias: ptr(x.delta_bias),
-        starts: ptr(scan.starts),
-        checkpoints: views.checkpoints.ptr(),
-        dlast: ptr(views.dlast),
-        carry: workspace.take(states)?,
-        dinitial: ptr_mut(&grads.initial_state),
-        bc_partials: workspace.take(bc)?,
-        a_partials: workspace.take(states)?,
-        d_partials: of_channels(grads.d.is_some(), workspace)?,
-        bias_partials: of_channels(grads.delta_bias.is_some(), workspace)?,
-        batch: dims.batch as i64,
-        length: dims.length as i64,
-        channels: dims.channels as i32,
-        state: dims.state as i32,
-        groups: dims.groups as i32,
-        group_blocks: plan.group_blocks as i32,
-        chunks: plan.chunks as i32,
-        segments: Segments::new(plan.segments, dims.length),
-        softplus: scan.softplus.into(),
-        reverse: scan.reverse.into(),
     })
 }
 
-/// Computes every gradient; see [`super::backward`].
-pub fn backward(
-    scan: &Scan<'_>,
-    checkpoints: View<'_>,
-    dout: View<'_>,
-    dlast: Option<View<'_>>,
-    grads: &ScanOperands<ViewMut<'_>>,
-) -> Result<()> {
-    let (device, dtype, dims) = (dout.device(), dout.dtype(), &scan.dims);
-    let views = Views {
-        checkpoints,
-        dout,
-        dlast,
-    };
+/// Computes every gradient.
+pub(super) fn backward(back: &BackwardScan<'_>) -> Result<()> {
+    let (device, dtype, dims) = (back.dout.device(), back.dout.dtype(), &back.scan.dims);
     let card = properties(device)?;
     let card = Card {
         multiprocessors: card.multiprocessors as usize,
         shared_memory: card.shared_memory,
     };
     let plan = BackwardPlan::new(dims, dtype, card);
-    let options = kernel_options(scan, &views, grads);
-    let mut workspace = Workspace {
-        device,
-        tensors: Vec::new(),
+    let program = Program {
+        source: &SOURCE,
+        name: "selective_scan_backward",
+        defines: plan.defines(dtype, &kernel_options(back)?),
+        threads: plan.threads(),
+        shared: plan.walk_bytes(dtype),
     };
-    let params = params(scan, &plan, &views, grads, &mut workspace)?;
-    let defines = plan.defines(dtype, &options);
-    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let blocks = dims.groups * plan.group_blocks * dims.batch * plan.segments;
-    let grid = grid(blocks)?;
-    let between = Between {
-        carry: params.carry,
-        delta_sums: workspace.take(plan.segments * dims.batch * dims.channels)?,
-        segments: plan.segments,
-    };
-    let walk = kernel(device, &SOURCE, "selective_scan_backward", &defines)?;
-    // SAFETY: the parameters are the kernels'; the caller's views are valid for the sizes, which have been checked, and
-    // the workspace was allocated for them; the shared memory is what the kernels lay out.
-    unsafe {
-        if plan.segments > 1 {
-            flow_back(scan, dout, dlast, &between)?;
-        }
-        let shared = plan.walk_bytes(dtype) as u32;
-        walk.launch(grid, plan.threads() as u32, shared, &params)?;
+    let mut walk = Walk::new(back, plan.group_blocks, plan.segments)?;
+    if plan.segments > 1 {
+        let between = Between {
+            carry: walk.params.carry,
+            delta_sums: walk
+                .workspace
+                .take(plan.segments * dims.batch * dims.channels)?,
+            segments: plan.segments,
+        };
+        // SAFETY: the caller has checked the sizes of the views, and the workspace was allocated for them.
+        unsafe { flow_back(back.scan, back.dout, back.dlast, &between)? };
     }
-    let partials = ScanPartials {
-        bc: params.bc_partials,
-        group_blocks: plan.group_blocks,
-        a: params.a_partials,
-        a_im: DevicePtr::NULL,
-        d: params.d_partials,
-        bias: params.bias_partials,
-        slots: plan.segments * dims.batch,
-    };
-    // SAFETY: the partials were allocated for their sizes, which the gradients have.
-    unsafe { partials.fold(dims, grads, (device, dtype)) }
+    // SAFETY: the program is the kernel's, with the shared memory that it lays out; the views are valid as above.
+    unsafe { walk.launch(&program) }
 }
 
 #[cfg(test)]
@@ -435,7 +295,7 @@ mod tests {
                     let plan = BackwardPlan::new(&dims, dtype, card);
                     assert!(plan.slices * WARP_STATES >= state, "{plan:?}");
                     assert!(plan.group_blocks * plan.channels() >= channels);
-                    assert!((1..=plan.chunks).contains(&plan.segments), "{plan:?}");
+                    assert!((1..=dims.chunks()).contains(&plan.segments), "{plan:?}");
                     assert!(plan.threads() <= 512, "{plan:?}");
                     // A large N needs the shared memory of the cards that have the most.
                     let most = if state <= 64 || dtype == DType::BF16 && state <= 128 {

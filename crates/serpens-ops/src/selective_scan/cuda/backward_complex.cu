@@ -31,7 +31,7 @@ struct Shared {
 };
 
 struct Walk {
-    const ComplexBackwardParams& p;
+    const ScanBackwardParams& p;
     Shared& s;
     int lane, warp, part, channel;
     int group, block, first_channel, channels;  // of the block; channels that exist
@@ -43,7 +43,7 @@ struct Walk {
     float h[2][PER_LANE], carry[2][PER_LANE], da[2][PER_LANE];
     float d, dd, dbias;
 
-    __device__ __forceinline__ Walk(const ComplexBackwardParams& p, Shared& s) : p(p), s(s), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {
+    __device__ __forceinline__ Walk(const ScanBackwardParams& p, Shared& s) : p(p), s(s), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {
         part = lane % SPLIT;
         channel = warp * WARP_CHANNELS + lane / SPLIT;
         block = blockIdx.x % p.group_blocks;
@@ -60,7 +60,7 @@ struct Walk {
 #pragma unroll
         for (int j = 0; j < PER_LANE; ++j) {
             bool state = number(j) < STATE;
-            a_re[j] = state ? p.a_re[(i64)global * STATE + number(j)] : 0.0f;
+            a_re[j] = state ? p.a[(i64)global * STATE + number(j)] : 0.0f;
             a_im[j] = state ? p.a_im[(i64)global * STATE + number(j)] : 0.0f;
             turns_im[j] = turns(a_im[j]);
             da[0][j] = da[1][j] = carry[0][j] = carry[1][j] = 0.0f;
@@ -82,8 +82,8 @@ struct Walk {
     __device__ __forceinline__ bool resets(i64 t) const {
         return STARTS && t < p.length && (p.reverse ? t > 0 && p.starts[row(t) + 1] : p.starts[row(t)]);
     }
-    __device__ __forceinline__ static IO& value(const ValueRows& rows, i64 row, int column) {
-        return reinterpret_cast<IO*>(rows.at)[row * rows.stride + column];
+    __device__ __forceinline__ static IO& value(const Rows& rows, i64 row, int column) {
+        return *reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (row * rows.stride + column * (int)sizeof(IO)));
     }
     // Number n of B or of C, which may be a padded one.
     __device__ __forceinline__ float bc(int i, int first, int n) const { return n < STATE ? s.bc[i][first + n] : 0.0f; }
@@ -208,7 +208,7 @@ struct Walk {
     // The block's part of the gradients of B and C for SUB steps from t on.
     __device__ __forceinline__ void store_bc(i64 t) {
         __syncthreads();
-        i64 rows = gridDim.x / p.group_blocks / p.groups * p.length, width = (i64)p.groups * 2 * STATE;
+        i64 rows = p.batch * p.length, width = (i64)p.groups * 2 * STATE;
         for (int i = threadIdx.x; i < SUB * BC; i += THREADS) {
             int step = i / BC, n = i % BC;
             if (t + step >= p.length) break;
@@ -221,8 +221,8 @@ struct Walk {
     }
 
     __device__ __forceinline__ void chunk(i64 number) {
-        i64 chunks = (p.length + CHUNK - 1) / CHUNK, first = number * CHUNK;
-        load_states(p.checkpoints + (batch * (chunks - 1) + number) * p.channels * 2 * STATE + states, h);
+        i64 first = number * CHUNK;
+        load_states(p.checkpoints + (batch * (p.chunks - 1) + number) * p.channels * 2 * STATE + states, h);
         float entry[CHUNK / SUB][2][PER_LANE];
 #pragma unroll
         for (int sub = 0; sub < CHUNK / SUB; ++sub) {
@@ -249,14 +249,14 @@ struct Walk {
     }
 
     __device__ __forceinline__ void run() {
-        for (i64 at = (p.length + CHUNK - 1) / CHUNK - 1; at >= 0; --at) chunk(at);
+        for (i64 at = p.chunks - 1; at >= 0; --at) chunk(at);
         if (!exists) return;
         i64 at = states / 2;
 #pragma unroll
         for (int j = 0; j < PER_LANE; ++j) {
             int n = number(j);
             if (n >= STATE) break;
-            p.a_re_partials[at + n] = da[0][j];
+            p.a_partials[at + n] = da[0][j];
             p.a_im_partials[at + n] = da[1][j];
             if (p.dinitial) p.dinitial[states + n] = carry[0][j], p.dinitial[states + STATE + n] = carry[1][j];
         }
@@ -265,7 +265,7 @@ struct Walk {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_backward_complex(const __grid_constant__ ComplexBackwardParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_backward_complex(const __grid_constant__ ScanBackwardParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Walk(p, *reinterpret_cast<Shared*>(memory)).run();
 }

@@ -1,10 +1,11 @@
 //! The gradients of the scan with a complex A: one kernel, and the sums of what its blocks leave.
 
-use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
-use serpens_core::{DType, Result, View, ViewMut, kernel_params};
+use serpens_core::cuda::{KernelParams, Source};
+use serpens_core::{DType, Result};
 
-use super::fold::{ScanPartials, Workspace};
-use super::{Scan, ScanOperands, flag, grid, ptr, ptr_mut};
+use super::flag;
+use super::launch::Program;
+use super::walk::{BackwardScan, ScanBackwardParams, Walk};
 use crate::selective_scan::operands::CHUNK;
 
 static SOURCE: Source = Source::new(
@@ -14,7 +15,7 @@ static SOURCE: Source = Source::new(
         include_str!("backward_complex.cu")
     ),
 )
-.params(&[ComplexBackwardParams::declare])
+.params(&[ScanBackwardParams::declare])
 .constants(&[("CHUNK", CHUNK as i32)])
 // Not the powers of two that models have.
 .may_spill(|program| match program.number("STATE") {
@@ -72,120 +73,22 @@ impl ComplexBackwardPlan {
     }
 }
 
-kernel_params! {
-    struct ValueRows {
-        at: DevicePtr,
-        stride: i64, // in elements
-    }
-}
-
-fn rows(view: Option<View<'_>>) -> ValueRows {
-    ValueRows {
-        at: ptr(view),
-        stride: view.map_or(0, |view| view.stride() as i64),
-    }
-}
-
-kernel_params! {
-    struct ComplexBackwardParams {
-        u: ValueRows, // (batch length, channels) or (batch length, groups 2N)
-        delta: ValueRows,
-        z: ValueRows,
-        dy: ValueRows,
-        b: ValueRows,
-        c: ValueRows,
-        du: ValueRows,
-        ddelta: ValueRows,
-        dz: ValueRows,
-        a_re: DevicePtr as "const float*", // (channels, N)
-        a_im: DevicePtr as "const float*",
-        d: DevicePtr as "const float*",
-        bias: DevicePtr as "const float*",
-        starts: DevicePtr as "const u8*",
-        checkpoints: DevicePtr as "const float*", // (batch, chunks, channels, 2N)
-        dlast: DevicePtr as "const float*", // (batch, channels, 2N) or null
-        dinitial: DevicePtr as "float*", // the same
-        bc_partials: DevicePtr as "float*", // (blocks of a group, batch length, 2, groups 2N)
-        a_re_partials: DevicePtr as "float*", // (batch, channels, N)
-        a_im_partials: DevicePtr as "float*",
-        d_partials: DevicePtr as "float*", // (batch, channels) or null
-        bias_partials: DevicePtr as "float*",
-        length: i64,
-        channels: i32,
-        groups: i32,
-        group_blocks: i32,
-        reverse: i32,
-    }
-}
-
-/// Computes every gradient; see [`super::backward`].
-pub fn backward(
-    scan: &Scan<'_>,
-    checkpoints: View<'_>,
-    dout: View<'_>,
-    dlast: Option<View<'_>>,
-    grads: &ScanOperands<ViewMut<'_>>,
-) -> Result<()> {
-    let (device, dtype) = (dout.device(), dout.dtype());
+/// Computes every gradient.
+pub(super) fn backward(back: &BackwardScan<'_>) -> Result<()> {
+    let scan = back.scan;
     let (dims, x) = (&scan.dims, &scan.operands);
     let plan = ComplexBackwardPlan::new(dims.state);
-    let group_blocks = (dims.channels / dims.groups).div_ceil(plan.channels());
-    let grid = grid(dims.batch * dims.groups * group_blocks)?;
-    let (places, width) = (dims.batch * dims.length, dims.groups * 2 * dims.state);
-    let channels = dims.batch * dims.channels;
-    let mut workspace = Workspace {
-        device,
-        tensors: Vec::new(),
-    };
-    let params = ComplexBackwardParams {
-        u: rows(Some(x.u)),
-        delta: rows(Some(x.delta)),
-        z: rows(x.z),
-        dy: rows(Some(dout)),
-        b: rows(Some(x.b)),
-        c: rows(Some(x.c)),
-        du: rows(Some(grads.u.as_view())),
-        ddelta: rows(Some(grads.delta.as_view())),
-        dz: rows(grads.z.as_ref().map(ViewMut::as_view)),
-        a_re: x.a.ptr(),
-        a_im: ptr(x.a_im),
-        d: ptr(x.d),
-        bias: ptr(x.delta_bias),
-        starts: ptr(scan.starts),
-        checkpoints: checkpoints.ptr(),
-        dlast: ptr(dlast),
-        dinitial: ptr_mut(&grads.initial_state),
-        bc_partials: workspace.take(group_blocks * places * 2 * width)?,
-        a_re_partials: workspace.take(channels * dims.state)?,
-        a_im_partials: workspace.take(channels * dims.state)?,
-        d_partials: workspace.take(channels)?,
-        bias_partials: workspace.take(channels)?,
-        length: dims.length as i64,
-        channels: dims.channels as i32,
-        groups: dims.groups as i32,
-        group_blocks: group_blocks as i32,
-        reverse: scan.reverse.into(),
-    };
+    let group_blocks = dims.group_channels().div_ceil(plan.channels());
     let options = [x.z.is_some(), scan.softplus, scan.starts.is_some()];
-    let defines = plan.defines(dims.state, dtype, options);
-    let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let walk = kernel(device, &SOURCE, "selective_scan_backward_complex", &defines)?;
-    let shared = plan.shared_bytes(dims.state) as u32;
-    // SAFETY: the parameters are the kernel's; the views are valid for the sizes, which the caller has checked, and the
-    // workspace was allocated for them.
-    unsafe { walk.launch(grid, 32 * plan.warps as u32, shared, &params)? };
-
-    let partials = ScanPartials {
-        bc: params.bc_partials,
-        group_blocks,
-        a: params.a_re_partials,
-        a_im: params.a_im_partials,
-        d: params.d_partials,
-        bias: params.bias_partials,
-        slots: dims.batch,
+    let program = Program {
+        source: &SOURCE,
+        name: "selective_scan_backward_complex",
+        defines: plan.defines(dims.state, back.dout.dtype(), options),
+        threads: 32 * plan.warps,
+        shared: plan.shared_bytes(dims.state),
     };
-    // SAFETY: the partials were allocated for these sizes, which the gradients have.
-    unsafe { partials.fold(dims, grads, (device, dtype)) }
+    // SAFETY: the program is the kernel's; the caller has checked the sizes of the views.
+    unsafe { Walk::new(back, group_blocks, 1)?.launch(&program) }
 }
 
 #[cfg(test)]

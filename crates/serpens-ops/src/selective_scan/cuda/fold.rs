@@ -1,9 +1,7 @@
-//! What the blocks of a backward scan leave behind: memory for it, and its sums.
+//! The sums of what the blocks of a backward scan leave behind.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
-use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
-
-use super::{Dims, ScanOperands};
+use serpens_core::{DType, Device, Result, View, kernel_params};
 
 static SOURCE: Source = Source::new("selective_scan_fold", include_str!("fold.cu"))
     .params(&[GradientFoldParams::declare])
@@ -37,23 +35,23 @@ kernel_params! {
 }
 
 /// The terms of one sum: `count` matrices as large as the sum, in f32.
-struct Partials {
-    from: DevicePtr,
-    count: usize,
-    stride: usize,
-    row_stride: usize,
+pub(super) struct Partials {
+    pub from: DevicePtr,
+    pub count: usize,
+    pub stride: usize,
+    pub row_stride: usize,
 }
 
 /// All sums of one backward scan, at most FOLDS.
 #[derive(Default)]
-struct Folds {
+pub(super) struct Folds {
     folds: Vec<GradientFold>,
     blocks: usize,
 }
 
 impl Folds {
     /// The sum of `partials`, into `to`.
-    fn add(&mut self, partials: &Partials, to: &View<'_>) {
+    pub fn add(&mut self, partials: &Partials, to: &View<'_>) {
         let strides = [partials.stride, partials.row_stride, to.cols()];
         let wide = strides.iter().all(|stride| stride.is_multiple_of(4))
             && to.aligned(4 * to.dtype().size());
@@ -77,7 +75,7 @@ impl Folds {
     }
 
     /// The sum over all sequences and segments of what blocks left without gaps.
-    fn add_dense(&mut self, from: DevicePtr, count: usize, to: &View<'_>) {
+    pub fn add_dense(&mut self, from: DevicePtr, count: usize, to: &View<'_>) {
         let partials = Partials {
             from,
             count,
@@ -112,80 +110,11 @@ impl Folds {
     ///
     /// # Safety
     /// All addresses are valid on the device for the sizes given with them.
-    unsafe fn launch(&self, device: Device, io: DType) -> Result<()> {
+    pub unsafe fn launch(&self, device: Device, io: DType) -> Result<()> {
         let defines = [("IO", io.cuda_name())];
         let kernel = kernel(device, &SOURCE, "selective_scan_fold", &defines)?;
         let grid = [self.blocks as u32, 1, 1];
         // SAFETY: the parameters are the kernel's, its addresses valid, as the caller says.
         unsafe { kernel.launch(grid, FOLD_THREADS as u32, 0, &self.params()) }
-    }
-}
-
-/// What the blocks of a backward scan leave of the gradients that are sums over all of them. Slots are the segments of
-/// all sequences.
-pub(super) struct ScanPartials {
-    /// (blocks of a group, batch, length, 2, groups P N): dB, then dC.
-    pub bc: DevicePtr,
-    pub group_blocks: usize,
-    /// (slots, channels, N).
-    pub a: DevicePtr,
-    /// The same, for a complex A.
-    pub a_im: DevicePtr,
-    /// (slots, channels).
-    pub d: DevicePtr,
-    pub bias: DevicePtr,
-    pub slots: usize,
-}
-
-impl ScanPartials {
-    /// Queues the sums.
-    ///
-    /// # Safety
-    /// The addresses are valid on the device for their sizes, where there is a gradient to sum.
-    pub(super) unsafe fn fold(
-        &self,
-        dims: &Dims,
-        grads: &ScanOperands<ViewMut<'_>>,
-        (device, io): (Device, DType),
-    ) -> Result<()> {
-        let width = dims.groups * dims.width();
-        let bc = |first: usize| Partials {
-            from: DevicePtr(self.bc.0 + 4 * first as u64),
-            count: self.group_blocks,
-            stride: dims.rows() * 2 * width,
-            row_stride: 2 * width,
-        };
-        let mut folds = Folds::default();
-        folds.add(&bc(0), &grads.b.as_view());
-        folds.add(&bc(width), &grads.c.as_view());
-        let dense = [
-            (self.a, Some(&grads.a)),
-            (self.a_im, grads.a_im.as_ref()),
-            (self.d, grads.d.as_ref()),
-            (self.bias, grads.delta_bias.as_ref()),
-        ];
-        for (from, to) in dense {
-            if let Some(to) = to {
-                folds.add_dense(from, self.slots, &to.as_view());
-            }
-        }
-        // SAFETY: the caller's promise.
-        unsafe { folds.launch(device, io) }
-    }
-}
-
-/// f32 memory for the time of the launches.
-pub(super) struct Workspace {
-    pub device: Device,
-    pub tensors: Vec<Tensor>,
-}
-
-impl Workspace {
-    /// The address of so many values.
-    pub(super) fn take(&mut self, len: usize) -> Result<DevicePtr> {
-        let mut tensor = Tensor::empty([len], DType::F32, self.device)?;
-        let at = tensor.view_mut()?.ptr();
-        self.tensors.push(tensor);
-        Ok(at)
     }
 }

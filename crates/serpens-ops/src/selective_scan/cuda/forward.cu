@@ -462,8 +462,6 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) sel
 }
 
 #if PASS
-constexpr int COMBINE_THREADS = 128;
-
 // From the first segment to the last, or back, the true carry into each: one thread for each state.
 extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_combine(const __grid_constant__ ScanParams p) {
     i64 plane = (i64)p.channels * STATE, states = p.batch * plane;

@@ -3,8 +3,7 @@
 use serpens_core::cuda::{DevicePtr, multiprocessors};
 use serpens_core::{Result, View, ViewMut};
 
-use super::fold::Workspace;
-use super::launch::{KernelOptions, Pass, ScanParams, Segments, access_width};
+use super::launch::{KernelOptions, Pass, ScanParams, Segments, Workspace, access_width};
 use super::plan::ForwardPlan;
 use super::program::program;
 use super::segments::carry_over;
@@ -83,15 +82,15 @@ pub fn forward(
     let blocks = plan.blocks_of(dims) * plan.segments;
     check::range(OP, "the length", 0..1 << 31, dims.length)?;
     let grid = grid(blocks)?;
-    let mut workspace = Workspace {
-        device,
-        tensors: Vec::new(),
-    };
-    let mut of_channels = |len: usize| match plan.segments {
-        1 => Ok(DevicePtr::NULL),
-        segments => workspace.take(segments * dims.batch * dims.channels * len),
-    };
-    let between = [of_channels(dims.state)?, of_channels(1)?];
+    let mut workspace = Workspace::new(device);
+    let (cut, of_channels) = (
+        plan.segments > 1,
+        plan.segments * dims.batch * dims.channels,
+    );
+    let between = [
+        workspace.take_if(cut, of_channels * dims.state)?,
+        workspace.take_if(cut, of_channels)?,
+    ];
     let checkpoints = checkpoints.as_ref();
     let params = params(scan, &out, &last_state, checkpoints, &plan, between);
     let program = program(&plan, dims, dtype, &options);

@@ -1,7 +1,8 @@
-//! What the kernels of the forward scan, and those of the passes before segments of time, are compiled for and take.
+//! How kernels are launched, and what those of the forward scan and of the passes before segments of time are compiled
+//! for and take.
 
-use serpens_core::cuda::{DevicePtr, Source, kernel};
-use serpens_core::{Device, Result, View, kernel_params};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel};
+use serpens_core::{DType, Device, Result, Tensor, View, kernel_params};
 
 use super::accessible;
 use crate::selective_scan::operands::CHUNK;
@@ -22,11 +23,47 @@ impl Program {
     ///
     /// # Safety
     /// As for [`serpens_core::cuda::Kernel::launch`].
-    pub unsafe fn launch(&self, device: Device, grid: [u32; 3], params: &ScanParams) -> Result<()> {
+    pub unsafe fn launch<P: KernelParams>(
+        &self,
+        device: Device,
+        grid: [u32; 3],
+        params: &P,
+    ) -> Result<()> {
         let defines = self.defines.iter().map(|(k, v)| (*k, v.as_str()));
         let kernel = kernel(device, self.source, self.name, &defines.collect::<Vec<_>>())?;
         // SAFETY: the caller's promise.
         unsafe { kernel.launch(grid, self.threads as u32, self.shared as u32, params) }
+    }
+}
+
+/// f32 memory for the time of the launches.
+pub(super) struct Workspace {
+    device: Device,
+    tensors: Vec<Tensor>,
+}
+
+impl Workspace {
+    pub fn new(device: Device) -> Self {
+        Self {
+            device,
+            tensors: Vec::new(),
+        }
+    }
+
+    /// The address of so many values.
+    pub fn take(&mut self, len: usize) -> Result<DevicePtr> {
+        let mut tensor = Tensor::empty([len], DType::F32, self.device)?;
+        let at = tensor.view_mut()?.ptr();
+        self.tensors.push(tensor);
+        Ok(at)
+    }
+
+    /// The same where they are wanted, or null.
+    pub fn take_if(&mut self, wanted: bool, len: usize) -> Result<DevicePtr> {
+        match wanted {
+            true => self.take(len),
+            false => Ok(DevicePtr::NULL),
+        }
     }
 }
 

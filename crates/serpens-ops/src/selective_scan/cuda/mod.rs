@@ -9,6 +9,7 @@ mod launch;
 mod plan;
 mod program;
 mod segments;
+mod walk;
 
 pub use forward::forward;
 
@@ -17,6 +18,7 @@ use serpens_core::{Result, View, ViewMut};
 
 use super::{Dims, OP, ScanOperands};
 use crate::check;
+use walk::BackwardScan;
 
 /// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is
 /// not zero where a packed sequence starts.
@@ -34,9 +36,16 @@ pub fn backward(
     dlast: Option<View<'_>>,
     grads: ScanOperands<ViewMut<'_>>,
 ) -> Result<()> {
+    let back = BackwardScan {
+        scan,
+        checkpoints,
+        dout,
+        dlast,
+        grads,
+    };
     match scan.dims.complex {
-        false => backward::backward(scan, checkpoints, dout, dlast, &grads),
-        true => backward_complex::backward(scan, checkpoints, dout, dlast, &grads),
+        false => backward::backward(&back),
+        true => backward_complex::backward(&back),
     }
 }
 

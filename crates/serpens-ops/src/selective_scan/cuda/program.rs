@@ -18,8 +18,14 @@ static SOURCE: Source = Source::new(
     ),
 )
 .params(&[ScanParams::declare])
-.constants(&[("CHUNK", CHUNK as i32)])
+.constants(&[
+    ("CHUNK", CHUNK as i32),
+    ("COMBINE_THREADS", COMBINE_THREADS as i32),
+])
 .may_spill(|program| program.number("VEC") == Some(1) || program.number("STATE") > Some(64));
+
+/// Threads of a block of `selective_scan_combine`.
+pub(super) const COMBINE_THREADS: usize = 128;
 
 /// The program of a plan.
 pub(super) fn program(

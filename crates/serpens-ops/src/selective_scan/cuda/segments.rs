@@ -6,10 +6,8 @@ use serpens_core::{DType, Device, Result, View};
 
 use super::launch::{KernelOptions, Pass, Program, ScanParams, Segments, access_width};
 use super::plan::ForwardPlan;
-use super::program::program;
+use super::program::{COMBINE_THREADS, program};
 use super::{Dims, Scan, grid, ptr};
-
-const COMBINE_THREADS: usize = 128;
 
 /// Queues the pass over all segments but the last, or back over all but the first, and what turns its results into the
 /// true carry into each.
