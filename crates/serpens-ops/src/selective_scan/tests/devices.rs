@@ -36,9 +36,17 @@ const PLAIN: Case = Case {
     columns: false,
 };
 
+/// What moves and cuts rows, all at once.
+const MIXED: Case = Case {
+    reverse: true,
+    packed: true,
+    columns: true,
+    ..PLAIN
+};
+
 /// Lengths around every tile, N around every split, and each option in turn.
 fn all() -> Vec<Case> {
-    let mut all: Vec<Case> = [
+    let sizes = [
         (1, 1, 1, 1, 1),
         (3, 2, 5, 1, 1),
         (2, 31, 9, 3, 3),
@@ -50,95 +58,67 @@ fn all() -> Vec<Case> {
         (1, 35, 5, 256, 1),
         (300, 5, 96, 8, 1),
     ]
-    .iter()
-    .map(|&sizes| Case { sizes, ..PLAIN })
-    .collect();
-    let complex: Vec<Case> = all
-        .iter()
-        .map(|&case| Case {
+    .map(|sizes| Case { sizes, ..PLAIN });
+    let real_and_complex = [sizes.as_slice(), &options()].map(|cases| {
+        let complex = cases.iter().map(|&case| Case {
             complex: true,
             ..case
-        })
-        .collect();
-    all.extend(complex);
-    for base in [
-        PLAIN,
-        Case {
-            complex: true,
-            ..PLAIN
-        },
-    ] {
-        all.extend([
-            base,
-            Case {
-                gate: false,
-                ..base
-            },
-            Case {
-                extras: false,
-                ..base
-            },
-            Case {
-                softplus: false,
-                ..base
-            },
-            Case {
-                reverse: true,
-                ..base
-            },
-            Case {
-                packed: true,
-                ..base
-            },
-            Case {
-                reverse: true,
-                packed: true,
-                columns: true,
-                ..base
-            },
-            Case {
-                columns: true,
-                ..base
-            },
-        ]);
-    }
+        });
+        cases.iter().copied().chain(complex).collect::<Vec<_>>()
+    });
+    let mut all = real_and_complex.concat();
     // Enough channels for the widest blocks of a GPU; few, for so long that every buffer of theirs is used again.
     for sizes in [
         (264, 37, 64, 16, 1),
         (1, 577, 12, 16, 1),
         (2, 449, 9, 12, 1),
     ] {
-        let base = Case { sizes, ..PLAIN };
-        all.extend([
-            base,
-            Case {
-                reverse: true,
-                packed: true,
-                columns: true,
-                ..base
-            },
-        ]);
+        all.extend([PLAIN, MIXED].map(|base| Case { sizes, ..base }));
     }
     // Long enough for few channels that a GPU cuts them into segments of time.
-    let long = Case {
-        sizes: (1, 3001, 24, 16, 1),
-        ..PLAIN
-    };
+    let sizes = (1, 3001, 24, 16, 1);
     all.extend([
-        long,
+        Case { sizes, ..PLAIN },
         Case {
             sizes: (2, 4100, 6, 7, 2),
             gate: false,
-            ..long
+            ..PLAIN
+        },
+        Case { sizes, ..MIXED },
+    ]);
+    all
+}
+
+/// Each option in turn.
+fn options() -> [Case; 8] {
+    [
+        PLAIN,
+        Case {
+            gate: false,
+            ..PLAIN
+        },
+        Case {
+            extras: false,
+            ..PLAIN
+        },
+        Case {
+            softplus: false,
+            ..PLAIN
         },
         Case {
             reverse: true,
-            packed: true,
-            columns: true,
-            ..long
+            ..PLAIN
         },
-    ]);
-    all
+        Case {
+            packed: true,
+            ..PLAIN
+        },
+        MIXED,
+        Case {
+            columns: true,
+            ..PLAIN
+        },
+    ]
 }
 
 impl Case {

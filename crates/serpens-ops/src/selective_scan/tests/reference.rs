@@ -212,6 +212,58 @@ impl<T: Real> Channel<'_, T> {
         }
         (before, after)
     }
+
+    /// The gradient of y before the gate from that of the output; sets that of z.
+    fn gate_back(
+        &self,
+        step: usize,
+        dout: T,
+        after: &[Vec<Number<T>>],
+        dz: &mut Option<Vec<T>>,
+    ) -> T {
+        let (Some(z), Some(dz)) = (&self.x.z, dz) else {
+            return dout;
+        };
+        let (at, one) = (self.at(step), T::from_f64(1.0));
+        let (z, sigma) = (z[at], sigmoid(z[at]));
+        dz[at] = dout * self.y(step, after) * sigma * (one + z * (one - sigma));
+        dout * z * sigma
+    }
+
+    /// A step back of number n with its states before and after the step: adds to the gradients of A, B and C, and
+    /// returns <λ, B> and <A, the gradient of the exponent δA>.
+    fn number_back(
+        &self,
+        step: usize,
+        n: usize,
+        g: T,
+        (before, after): (Number<T>, Number<T>),
+        carry: &mut Number<T>,
+        grads: &mut ScanOperands<Vec<T>>,
+    ) -> (T, T) {
+        let (at, in_group) = (self.channel * self.dims.state + n, self.in_group(step, n));
+        let (delta, u) = (self.delta(step), self.x.u[self.at(step)]);
+        let [b, c] = [&self.x.b, &self.x.c].map(|x| self.number(x, in_group));
+        let lambda = carry.plus(c.conj().scaled(g));
+        self.add_to(&mut grads.c, in_group, after.conj().scaled(g));
+        self.add_to(&mut grads.b, in_group, lambda.scaled(delta * u));
+        let next = self.decay(step, n).conj().times(lambda);
+        let dlog = next.times(before.conj());
+        grads.a[at] += delta * dlog.re;
+        if let Some(da) = &mut grads.a_im {
+            da[at] += delta * dlog.im;
+        }
+        *carry = if self.resets(step) {
+            Number::default()
+        } else {
+            next
+        };
+        let a = self.a(n);
+        (
+            lambda.re * b.re + lambda.im * b.im,
+            a.re * dlog.re + a.im * dlog.im,
+        )
+    }
 }
 
 /// `out` (batch, length, channels) and the last state (batch, channels, parts·N).
@@ -240,58 +292,24 @@ pub(super) fn backward<T: Real>(
     dlast: Option<&[T]>,
 ) -> ScanOperands<Vec<T>> {
     let (dims, x, softplus) = (&scan.dims, &scan.operands, scan.softplus);
-    let one = T::from_f64(1.0);
     let mut grads = x.as_ref().map(|_, x| vec![T::default(); x.len()]);
     for_channels(scan, |scan| {
         let parts = T::from_f64(dims.parts() as f64);
         let c = scan.channel;
-        let states: Vec<_> = (0..dims.state).map(|n| scan.states(n)).collect();
-        let after: Vec<_> = states.iter().map(|(_, after)| after.clone()).collect();
+        let (before, after): (Vec<_>, Vec<_>) = (0..dims.state).map(|n| scan.states(n)).unzip();
         let mut carry: Vec<_> = (0..dims.state)
             .map(|n| dlast.map_or_else(Number::default, |d| scan.number(d, scan.in_state(n))))
             .collect();
         for step in (0..dims.length).rev() {
             let at = scan.at(step);
             let (u, delta) = (x.u[at], scan.delta(step));
-            let mut g = dout[at];
-            if let (Some(z), Some(dz)) = (&x.z, &mut grads.z) {
-                let (z, sigma) = (z[at], sigmoid(z[at]));
-                dz[at] = dout[at] * scan.y(step, &after) * sigma * (one + z * (one - sigma));
-                g = g * z * sigma;
-            }
+            let g = scan.gate_back(step, dout[at], &after, &mut grads.z);
             let (mut lambda_b, mut ddelta) = (T::default(), T::default());
-            for n in 0..dims.state {
-                let (b, cc) = (
-                    scan.number(&x.b, scan.in_group(step, n)),
-                    scan.number(&x.c, scan.in_group(step, n)),
-                );
-                let lambda = carry[n].plus(cc.conj().scaled(parts * g));
-                let h = states[n].1[step];
-                scan.add_to(
-                    &mut grads.c,
-                    scan.in_group(step, n),
-                    h.conj().scaled(parts * g),
-                );
-                scan.add_to(
-                    &mut grads.b,
-                    scan.in_group(step, n),
-                    lambda.scaled(delta * u),
-                );
-                lambda_b += lambda.re * b.re + lambda.im * b.im;
-                let next = scan.decay(step, n).conj().times(lambda);
-                // The gradient of the exponent δA.
-                let dlog = next.times(states[n].0[step].conj());
-                let a = scan.a(n);
-                ddelta += a.re * dlog.re + a.im * dlog.im;
-                grads.a[c * dims.state + n] += delta * dlog.re;
-                if let Some(da) = &mut grads.a_im {
-                    da[c * dims.state + n] += delta * dlog.im;
-                }
-                carry[n] = if scan.resets(step) {
-                    Number::default()
-                } else {
-                    next
-                };
+            for (n, carry) in carry.iter_mut().enumerate() {
+                let states = (before[n][step], after[n][step]);
+                let (of_b, of_a) = scan.number_back(step, n, parts * g, states, carry, &mut grads);
+                lambda_b += of_b;
+                ddelta += of_a;
             }
             grads.u[at] = delta * lambda_b;
             if let (Some(d), Some(dd)) = (&x.d, &mut grads.d) {
