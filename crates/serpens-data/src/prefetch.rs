@@ -9,6 +9,9 @@ use std::thread::{Builder, JoinHandle};
 use crate::error::{Error, Result, check_size};
 use crate::source::{Batch, Bounds, Source};
 
+/// What is kept ready lies in memory: more is a mistake.
+const MOST_BATCHES: usize = 1 << 16;
+
 /// A source read ahead on a thread of its own: once a batch is asked for, those after it are prepared. A reader that
 /// asks for them in order has them at once; one that goes elsewhere starts anew there.
 ///
@@ -81,9 +84,9 @@ impl Prefetch {
     /// Reads `source`, keeping up to `depth` batches ready.
     ///
     /// # Errors
-    /// [`Size`](Error::Size) for depth 0.
+    /// [`Size`](Error::Size) for depth 0 or above 65,536.
     pub fn new(source: Arc<dyn Source>, depth: usize) -> Result<Self> {
-        check_size("prefetch", "depth", depth, 1..=usize::MAX)?;
+        check_size("prefetch", "depth", depth, 1..=MOST_BATCHES)?;
         Ok(Prefetch {
             source,
             depth,

@@ -347,7 +347,9 @@ fn impossible_selective_copying_is_refused() {
 
 #[test]
 fn a_prefetch_needs_room_for_a_batch() {
-    let task = InductionHeads::new(InductionHeadsConfig::default()).expect("valid");
-    let error = Prefetch::new(Arc::new(task), 0).err().expect("no room");
+    let task = Arc::new(InductionHeads::new(InductionHeadsConfig::default()).expect("valid"));
+    let error = Prefetch::new(task.clone(), 0).err().expect("no room");
     line(&error, &["prefetch: depth is 0", "at least 1"]);
+    let error = Prefetch::new(task, 1 << 55).err().expect("no memory");
+    line(&error, &["prefetch: depth is ", "at most"]);
 }

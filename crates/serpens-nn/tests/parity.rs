@@ -377,7 +377,11 @@ fn impossible_sizes_are_refused() {
             }),
             "d_conv",
         ),
-        (base.with_mixers([]), "block"),
+        (base.clone().with_mixers([]), "block"),
+        (
+            base.with_mixers([(); 4].map(|()| PlainConfig::default().into())),
+            "block",
+        ),
     ] {
         let error = config.init(Device::cpu(), 1).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serpens_formats::json;
 
 use crate::mixers::{MambaConfig, MixerConfig};
@@ -11,7 +11,11 @@ use crate::{MambaLmConfig, Result};
 
 /// What a file says, by its `model_type`.
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "model_type", rename_all = "lowercase")]
+#[serde(
+    tag = "model_type",
+    rename_all = "lowercase",
+    expecting = "a model's configuration"
+)]
 enum ConfigFile {
     /// Hugging Face's.
     Mamba(HfConfig),
@@ -25,17 +29,31 @@ struct HfConfig {
     hidden_size: usize,
     num_hidden_layers: usize,
     vocab_size: usize,
+    #[serde(default, deserialize_with = "stated")]
     state_size: Option<usize>,
+    #[serde(default, deserialize_with = "stated")]
     conv_kernel: Option<usize>,
+    #[serde(default, deserialize_with = "stated")]
     expand: Option<usize>,
     #[serde(default)]
     time_step_rank: DtRank,
+    #[serde(default, deserialize_with = "stated")]
     use_bias: Option<bool>,
+    #[serde(default, deserialize_with = "stated")]
     use_conv_bias: Option<bool>,
+    #[serde(default, deserialize_with = "stated")]
     layer_norm_epsilon: Option<f32>,
+    #[serde(default, deserialize_with = "stated")]
     tie_word_embeddings: Option<bool>,
     #[serde(default)]
     hidden_act: Activation,
+}
+
+/// What may be left out has a value where it stands: null is none.
+fn stated<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 /// The activations that the kernels have.

@@ -133,6 +133,16 @@ fn foreign_and_missing_files_are_named() {
         fs::write(&path, config.replace("silu", "gelu")).unwrap();
     });
     assert!(text.contains("gelu") && text.contains("silu"), "{text}");
+    for key in ["layer_norm_epsilon", "expand", "state_size", "use_bias"] {
+        let text = error_after(|dir| {
+            let path = dir.join(CONFIG_FILE);
+            let config = fs::read_to_string(&path).unwrap();
+            let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+            config[key] = serde_json::Value::Null;
+            fs::write(&path, config.to_string()).unwrap();
+        });
+        assert!(text.contains("null"), "{key}: {text}");
+    }
     let text = error_after(|dir| fs::write(dir.join(CONFIG_FILE), "{").unwrap());
     assert!(text.contains(CONFIG_FILE), "{text}");
 }

@@ -107,7 +107,9 @@ impl MambaLmConfig {
         Error::check("d_model", self.d_model, 1..=usize::MAX)?;
         Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
         Error::check("n_layer", self.n_layer, 0..=MOST_LAYERS)?;
-        Error::check("the length of block", self.mixers.len(), 1..=usize::MAX)?;
+        // A mixer beyond the last layer would be none, unsaid.
+        let layers = self.n_layer.max(1);
+        Error::check("the length of block", self.mixers.len(), 1..=layers)?;
         let divisor = (self.n_layer.max(1) as f32).sqrt();
         let norm = RmsNormConfig {
             d_model: self.d_model,
