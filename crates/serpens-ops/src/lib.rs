@@ -1,6 +1,7 @@
 //! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
-//! kernels for the processor in `cpu.rs`, those for NVIDIA GPUs in `kernel.cu` and what launches them in `cuda.rs`, and
-//! in `tests` the definition in f64 (`reference.rs`) with what is held against it.
+//! kernels for the processor in `cpu`, those for NVIDIA GPUs in `.cu` files with what launches them in `cuda`, and in
+//! `tests` the definition in f64 (`reference.rs`) with what is held against it. `cpu` and `cuda` are one file each, or a
+//! folder where an operation needs several.
 //!
 //! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its
 //! `cpu` module, for programs with tensors of their own.

@@ -11,15 +11,10 @@
 //! Gradients, given `dy`: both are correlations,
 //! `du[b,s,e] = Σ_{t≥s} k[t-s,e] · dy[b,t,e]` and `dk[s,e] = Σ_b Σ_{t≥s} dy[b,t,e] · u[b,t-s,e]`.
 
-mod complex;
 pub mod cpu;
 pub mod cuda;
-mod direct;
-mod fft;
-mod spectrum;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tile;
 
 use serpens_core::tape::BackwardContext;
 use serpens_core::{DType, Device, Result, Tensor, Var};

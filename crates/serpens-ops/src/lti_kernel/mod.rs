@@ -11,16 +11,13 @@
 //! f32, but on a GPU u and y may both be bf16. Source: A. Gu, A. Gupta, K. Goel and C. Ré, "On the Parameterization and
 //! Initialization of Diagonal State Space Models", arXiv 2206.11893.
 //!
-//! Gradients of the kernel come from S0 = Σ_t dK_t Ā^t and S1 = Σ_t t dK_t Ā^t; see `cpu.rs`.
+//! Gradients of the kernel come from S0 = Σ_t dK_t Ā^t and S1 = Σ_t t dK_t Ā^t; see `cpu`.
 
 pub mod cpu;
 pub mod cuda;
 mod operands;
-mod powers;
-pub mod recurrence;
 #[cfg(test)]
 pub(crate) mod tests;
-mod zero_order_hold;
 
 use serpens_core::tape::BackwardContext;
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
@@ -122,7 +119,7 @@ pub fn lti_recurrence(u: &Var, system: &LtiSystem<&Var>, initial_state: &Var) ->
     let mut y = Tensor::empty(u.shape(), u.dtype(), u.device())?;
     let mut state = initial_state.tensor()?.clone();
     match u.device() {
-        Device::Cpu => recurrence::run(
+        Device::Cpu => cpu::recurrence::run(
             &system.on_cpu()?,
             (batch, length),
             check::values(u)?,

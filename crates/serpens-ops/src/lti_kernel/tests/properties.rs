@@ -9,8 +9,8 @@ use safetensors::SafeTensors;
 
 use super::reference;
 use crate::long_conv::cpu as long_conv;
+use crate::lti_kernel::cpu::recurrence;
 use crate::lti_kernel::cpu::{Grads, System, backward, forward};
-use crate::lti_kernel::recurrence;
 
 /// A system in f32 with room for everything that a [`System`] borrows.
 #[derive(Clone)]

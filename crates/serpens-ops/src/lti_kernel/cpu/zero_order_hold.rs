@@ -2,7 +2,7 @@
 
 use std::ops::{Add, Mul, Sub};
 
-use super::LtiSystem;
+use crate::lti_kernel::LtiSystem;
 
 /// A complex number; a real system has zero imaginary parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

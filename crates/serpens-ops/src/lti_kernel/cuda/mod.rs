@@ -13,18 +13,12 @@ use crate::check;
 
 static KERNEL: Source = Source::new(
     "lti_kernel",
-    concat!(
-        include_str!("cuda/discrete.cuh"),
-        include_str!("cuda/kernel.cu")
-    ),
+    concat!(include_str!("discrete.cuh"), include_str!("kernel.cu")),
 )
 .params(&[LtiKernelParams::declare, LtiGradientsParams::declare]);
 static RECURRENCE: Source = Source::new(
     "lti_recurrence",
-    concat!(
-        include_str!("cuda/discrete.cuh"),
-        include_str!("cuda/recurrence.cu")
-    ),
+    concat!(include_str!("discrete.cuh"), include_str!("recurrence.cu")),
 )
 .params(&[RecurrenceParams::declare]);
 

@@ -3,11 +3,15 @@
 //! Time goes in blocks of 16: Ā^(t0+j) = Ā^t0 · Ā^j, with the second factor from a table and the first folded into the
 //! weight, which leaves one complex multiply-add for each (t, channel, n).
 
+mod powers;
+pub mod recurrence;
+mod zero_order_hold;
+
 use rayon::prelude::*;
 use serpens_core::MatMut;
 
-use super::powers::{BLOCK, Lanes, Powers, TILE};
-use super::zero_order_hold::C64;
+use self::powers::{BLOCK, Lanes, Powers, TILE};
+use self::zero_order_hold::C64;
 use super::{LtiDims, LtiSystem};
 use crate::simd::{self, Simd, WithSimd};
 

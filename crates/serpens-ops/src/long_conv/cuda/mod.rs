@@ -1,7 +1,7 @@
 //! The causal long convolution on a GPU.
 //!
 //! Short sequences are convolved by definition. Longer ones by Fourier transforms of as many complex points as a
-//! sequence has steps (rounded up to a power of two), see `cuda/fft.cuh`: in one block where they fit its shared
+//! sequence has steps (rounded up to a power of two), see `fft.cuh`: in one block where they fit its shared
 //! memory, else as columns and rows with a work array between them. A correlation multiplies by the conjugate spectrum.
 //! Lanes run over channels.
 

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 use serpens_core::MatMut;
 
-use super::LtiDims;
-use super::cpu::System;
+use super::System;
+use crate::lti_kernel::LtiDims;
 use crate::simd::{self, Simd, WithSimd};
 
 /// Channels per task.

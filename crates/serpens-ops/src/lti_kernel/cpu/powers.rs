@@ -1,8 +1,8 @@
 //! Powers of Ā for a tile of channels: a table of the first few in f32, and f64 factors that carry it from block to
 //! block, so that no rounding accumulates along the kernel.
 
-use super::LtiSystem;
 use super::zero_order_hold::{C64, Discrete};
+use crate::lti_kernel::LtiSystem;
 
 /// Steps per block.
 pub(super) const BLOCK: usize = 16;

@@ -4,12 +4,18 @@
 //! number of threads. A correlation is a convolution in reversed time, so forward and backward share one product.
 //! Short sequences are convolved by definition, longer ones by a Fourier transform of at least `2·length - 1` points.
 
+mod complex;
+mod direct;
+mod fft;
+mod spectrum;
+mod tile;
+
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 use serpens_core::MatMut;
 
-use super::tile::{self, Row, Time, WIDTH};
-use super::{direct, fft::TransformPlan, spectrum};
+use self::fft::TransformPlan;
+use self::tile::{Row, Time, WIDTH};
 
 /// The longest sequence convolved by definition; beyond it the Fourier transform is faster (measured on AVX-512 and
 /// AVX2).
