@@ -24,6 +24,23 @@ use crate::record::record;
 
 const OP: &str = "long_conv";
 
+/// The sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongConvDims {
+    /// Sequences in the batch.
+    pub batch: usize,
+    /// Time steps.
+    pub length: usize,
+    /// Channels, contiguous in memory.
+    pub channels: usize,
+}
+
+impl LongConvDims {
+    fn is_empty(self) -> bool {
+        self.batch == 0 || self.length == 0 || self.channels == 0
+    }
+}
+
 /// y_t = Σ_(s ≤ t) k_s ⊙ u_(t-s), each channel by itself.
 ///
 /// # Shapes
@@ -34,7 +51,7 @@ const OP: &str = "long_conv";
 pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
     let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
     check::shape(OP, "k", &[length, channels], k)?;
-    let shape = cpu::Shape {
+    let dims = LongConvDims {
         batch,
         length,
         channels,
@@ -42,17 +59,17 @@ pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
     let device = u.device();
     let mut y = Tensor::empty(u.shape(), u.dtype(), device)?;
     match device {
-        Device::Cpu => cpu::forward(check::values(u)?, check::values(k)?, y.make_mut()?, shape),
-        Device::Cuda(_) => cuda::forward(u.view(), k.view(), y.view_mut()?, shape)?,
+        Device::Cpu => cpu::forward(check::values(u)?, check::values(k)?, y.make_mut()?, dims),
+        Device::Cuda(_) => cuda::forward(u.view(), k.view(), y.view_mut()?, dims)?,
     }
     let operands = [Some(u), Some(k)];
-    let keep = || (u.detach(), k.detach(), shape);
+    let keep = || (u.detach(), k.detach(), dims);
     record(OP, &operands, y, keep, backward)
 }
 
 /// du_s = Σ_(t ≥ s) k_(t-s) ⊙ dy_t, dk_s = Σ_batch Σ_(t ≥ s) dy_t ⊙ u_(t-s).
 fn backward(
-    (u, k, shape): (Var, Var, cpu::Shape),
+    (u, k, dims): (Var, Var, LongConvDims),
     dy: Tensor,
     context: &mut BackwardContext<'_, '_>,
 ) -> Result<()> {
@@ -66,12 +83,12 @@ fn backward(
             dy.as_slice()?,
             wants_du.then_some(du.make_mut()?),
             wants_dk.then_some(dk.make_mut()?),
-            shape,
+            dims,
         ),
         Device::Cuda(_) => {
             let du = wants_du.then_some(du.view_mut()?);
             let dk = wants_dk.then_some(dk.view_mut()?);
-            cuda::backward(u.view(), k.view(), dy.view(), du, dk, shape)?;
+            cuda::backward(u.view(), k.view(), dy.view(), du, dk, dims)?;
         }
     }
     context.add(0, du)?;

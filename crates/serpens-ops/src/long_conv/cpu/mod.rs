@@ -16,6 +16,7 @@ use serpens_core::MatMut;
 
 use self::fft::TransformPlan;
 use self::tile::{Row, Time, WIDTH};
+use super::LongConvDims;
 
 /// The longest sequence convolved by definition; beyond it the Fourier transform is faster (measured on AVX-512 and
 /// AVX2).
@@ -24,22 +25,7 @@ pub(super) const DIRECT_LENGTH: usize = 64;
 /// Batch items whose contributions to `dk` one task adds up.
 const GROUP: usize = 4;
 
-/// The sizes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Sequences in the batch.
-    pub batch: usize,
-    /// Time steps.
-    pub length: usize,
-    /// Channels, contiguous in memory.
-    pub channels: usize,
-}
-
-impl Shape {
-    fn is_empty(self) -> bool {
-        self.batch == 0 || self.length == 0 || self.channels == 0
-    }
-
+impl LongConvDims {
     /// Checks the lengths of `(batch, length, channels)` slices and of `(length, channels)` ones.
     fn check(self, batched: &[&[f32]], kernels: &[&[f32]]) {
         let kernel = self.length * self.channels;
@@ -63,50 +49,50 @@ impl Shape {
 /// `y[b,t,e] = Σ_{s≤t} k[s,e] · u[b,t-s,e]`, with `u`, `y` `(batch, length, channels)` and `k` `(length, channels)`.
 ///
 /// # Panics
-/// If a slice's length does not follow from `shape`.
-pub fn forward(u: &[f32], k: &[f32], y: &mut [f32], shape: Shape) {
-    shape.check(&[u, y], &[k]);
-    convolve(u, k, y, shape, Time::Forward);
+/// If a slice's length does not follow from `dims`.
+pub fn forward(u: &[f32], k: &[f32], y: &mut [f32], dims: LongConvDims) {
+    dims.check(&[u, y], &[k]);
+    convolve(u, k, y, dims, Time::Forward);
 }
 
 /// The gradients `du` `(batch, length, channels)` and `dk` `(length, channels)` for the gradient `dy` of [`forward`]'s
 /// result; what is `None` is not computed. `du` and `dk` are overwritten.
 ///
 /// # Panics
-/// If a slice's length does not follow from `shape`.
+/// If a slice's length does not follow from `dims`.
 pub fn backward(
     u: &[f32],
     k: &[f32],
     dy: &[f32],
     du: Option<&mut [f32]>,
     dk: Option<&mut [f32]>,
-    shape: Shape,
+    dims: LongConvDims,
 ) {
-    shape.check(&[u, dy], &[k]);
+    dims.check(&[u, dy], &[k]);
     match (du, dk) {
         (None, None) => {}
         (Some(du), None) => {
-            shape.check(&[du], &[]);
-            convolve(dy, k, du, shape, Time::Reversed);
+            dims.check(&[du], &[]);
+            convolve(dy, k, du, dims, Time::Reversed);
         }
         (du, Some(dk)) => {
-            du.iter().for_each(|du| shape.check(&[du], &[]));
-            shape.check(&[], &[dk]);
-            correlate(u, k, dy, du, dk, shape);
+            du.iter().for_each(|du| dims.check(&[du], &[]));
+            dims.check(&[], &[dk]);
+            correlate(u, k, dy, du, dk, dims);
         }
     }
 }
 
 /// `y = k * u` along each channel, with both `u` and `y` read in the given direction of time.
-fn convolve(u: &[f32], k: &[f32], y: &mut [f32], shape: Shape, time: Time) {
-    if shape.is_empty() {
+fn convolve(u: &[f32], k: &[f32], y: &mut [f32], dims: LongConvDims, time: Time) {
+    if dims.is_empty() {
         return;
     }
-    let Shape {
+    let LongConvDims {
         batch,
         length,
         channels,
-    } = shape;
+    } = dims;
     let method = Method::new(length);
     let kernel = method.kernel(k, channels);
     let y = MatMut::dense(y, channels);
@@ -146,16 +132,16 @@ fn correlate(
     dy: &[f32],
     du: Option<&mut [f32]>,
     dk: &mut [f32],
-    shape: Shape,
+    dims: LongConvDims,
 ) {
-    if shape.is_empty() {
+    if dims.is_empty() {
         return dk.fill(0.0);
     }
-    let Shape {
+    let LongConvDims {
         batch,
         length,
         channels,
-    } = shape;
+    } = dims;
     let method = Method::new(length);
     let du = du.map(|du| (method.kernel(k, channels), MatMut::dense(du, channels)));
     let groups = batch.div_ceil(GROUP);

@@ -13,8 +13,7 @@ mod tile;
 
 use serpens_core::{DType, Device, Result, View, ViewMut};
 
-use super::OP;
-use super::cpu::Shape;
+use super::{LongConvDims, OP};
 use crate::check;
 
 /// The longest sequence convolved by definition, as the kernels have it.
@@ -25,13 +24,13 @@ const DIRECT_LENGTH: usize = 64;
 const BLOCK_LENGTH: usize = 2048;
 
 /// y = k * u along each channel: u, y (batch · length, channels) of one type, k (length, channels) in f32.
-pub(super) fn forward(u: View<'_>, k: View<'_>, y: ViewMut<'_>, shape: Shape) -> Result<()> {
-    if is_empty(shape) {
+pub(super) fn forward(u: View<'_>, k: View<'_>, y: ViewMut<'_>, dims: LongConvDims) -> Result<()> {
+    if dims.is_empty() {
         return Ok(());
     }
     check::float(OP, "u", u.dtype())?;
-    let job = Job::new(&u, &k, shape)?;
-    match Method::new(shape.length)? {
+    let job = Job::new(&u, &k, dims)?;
+    match Method::new(dims.length)? {
         Method::Direct => direct::convolve(job, u, k, y, false),
         Method::Block { size } => block::convolve(job, size, u, k, y, false),
         Method::Columns(plan) => columns::convolve(job, plan, u, k, y, false),
@@ -46,17 +45,17 @@ pub(super) fn backward(
     dy: View<'_>,
     du: Option<ViewMut<'_>>,
     dk: Option<ViewMut<'_>>,
-    shape: Shape,
+    dims: LongConvDims,
 ) -> Result<()> {
     let Some(dk) = dk else {
-        return du.map_or(Ok(()), |du| backward_input(k, dy, du, shape));
+        return du.map_or(Ok(()), |du| backward_input(k, dy, du, dims));
     };
-    if is_empty(shape) {
+    if dims.is_empty() {
         return groups::zero(dk);
     }
     check::dtype(OP, "dy", u.dtype(), dy.dtype())?;
-    let job = Job::new(&u, &k, shape)?;
-    match Method::new(shape.length)? {
+    let job = Job::new(&u, &k, dims)?;
+    match Method::new(dims.length)? {
         Method::Direct => {
             if let Some(du) = du {
                 direct::convolve(job, dy, k, du, true)?;
@@ -69,20 +68,16 @@ pub(super) fn backward(
 }
 
 /// du alone: the correlation of dy with k.
-fn backward_input(k: View<'_>, dy: View<'_>, du: ViewMut<'_>, shape: Shape) -> Result<()> {
-    if is_empty(shape) {
+fn backward_input(k: View<'_>, dy: View<'_>, du: ViewMut<'_>, dims: LongConvDims) -> Result<()> {
+    if dims.is_empty() {
         return Ok(());
     }
-    let job = Job::new(&dy, &k, shape)?;
-    match Method::new(shape.length)? {
+    let job = Job::new(&dy, &k, dims)?;
+    match Method::new(dims.length)? {
         Method::Direct => direct::convolve(job, dy, k, du, true),
         Method::Block { size } => block::convolve(job, size, dy, k, du, true),
         Method::Columns(plan) => columns::convolve(job, plan, dy, k, du, true),
     }
-}
-
-fn is_empty(shape: Shape) -> bool {
-    shape.batch == 0 || shape.length == 0 || shape.channels == 0
 }
 
 /// What every launch of a convolution needs to know.
@@ -97,13 +92,13 @@ struct Job {
 }
 
 impl Job {
-    fn new(u: &View<'_>, k: &View<'_>, shape: Shape) -> Result<Self> {
+    fn new(u: &View<'_>, k: &View<'_>, dims: LongConvDims) -> Result<Self> {
         let device = u.device();
         check::address(OP, "k", k, DType::F32, device)?;
         Ok(Self {
-            batch: shape.batch,
-            length: check::int(OP, "the length", shape.length)?,
-            channels: check::int(OP, "the number of channels", shape.channels)?,
+            batch: dims.batch,
+            length: check::int(OP, "the length", dims.length)?,
+            channels: check::int(OP, "the number of channels", dims.channels)?,
             device,
             dtype: u.dtype(),
         })

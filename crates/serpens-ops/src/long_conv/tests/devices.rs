@@ -3,13 +3,12 @@
 use serpens_core::{DType, Device, Gradients, Tape, Tensor};
 
 use super::reference;
-use crate::long_conv::cpu::Shape;
-use crate::long_conv::long_conv;
+use crate::long_conv::{LongConvDims, long_conv};
 use crate::shared::tests::real::{Real, zero};
 use crate::shared::tests::{assert_near, cases, read, tensor, values};
 
-const fn shape(batch: usize, length: usize, channels: usize) -> Shape {
-    Shape {
+const fn dims(batch: usize, length: usize, channels: usize) -> LongConvDims {
+    LongConvDims {
         batch,
         length,
         channels,
@@ -17,30 +16,30 @@ const fn shape(batch: usize, length: usize, channels: usize) -> Shape {
 }
 
 /// Lengths around every change of method and of size, channels and batches that are multiples of nothing.
-const SHAPES: [Shape; 16] = [
-    shape(1, 1, 1),
-    shape(3, 7, 37),
-    shape(5, 33, 5),
-    shape(2, 64, 65),
-    shape(3, 65, 37),
-    shape(1, 128, 3),
-    shape(9, 129, 33),
-    shape(2, 255, 7),
-    shape(3, 300, 20),
-    shape(2, 513, 9),
-    shape(1, 1024, 11),
-    shape(3, 1025, 5),
-    shape(2, 2048, 6),
-    shape(3, 2049, 3),
-    shape(2, 4097, 2),
-    shape(2, 8193, 1),
+const SHAPES: [LongConvDims; 16] = [
+    dims(1, 1, 1),
+    dims(3, 7, 37),
+    dims(5, 33, 5),
+    dims(2, 64, 65),
+    dims(3, 65, 37),
+    dims(1, 128, 3),
+    dims(9, 129, 33),
+    dims(2, 255, 7),
+    dims(3, 300, 20),
+    dims(2, 513, 9),
+    dims(1, 1024, 11),
+    dims(3, 1025, 5),
+    dims(2, 2048, 6),
+    dims(3, 2049, 3),
+    dims(2, 4097, 2),
+    dims(2, 8193, 1),
 ];
 
 /// Lengths whose columns are long.
-const LONG: [Shape; 3] = [
-    shape(1, 40_000, 33),
-    shape(1, 300_000, 2),
-    shape(1, 600_001, 1),
+const LONG: [LongConvDims; 3] = [
+    dims(1, 40_000, 33),
+    dims(1, 300_000, 2),
+    dims(1, 600_001, 1),
 ];
 
 fn numbers<R: Real>(values: &[f64]) -> Vec<R> {
@@ -48,7 +47,7 @@ fn numbers<R: Real>(values: &[f64]) -> Vec<R> {
 }
 
 struct Case {
-    shape: Shape,
+    dims: LongConvDims,
     dtype: DType,
     u: Vec<f64>,
     k: Vec<f64>,
@@ -56,24 +55,24 @@ struct Case {
 }
 
 impl Case {
-    fn new(shape: Shape, dtype: DType) -> Self {
-        let batched = [shape.batch, shape.length, shape.channels];
+    fn new(dims: LongConvDims, dtype: DType) -> Self {
+        let batched = [dims.batch, dims.length, dims.channels];
         Self {
-            shape,
+            dims,
             dtype,
             u: values(1, batched, 1.0, dtype),
-            k: values(2, [shape.length, shape.channels], 1.0, DType::F32),
+            k: values(2, [dims.length, dims.channels], 1.0, DType::F32),
             dy: values(3, batched, 1.0, dtype),
         }
     }
 
     /// y, du and dk.
     fn run(&self, device: Device) -> [Vec<f64>; 3] {
-        let Shape {
+        let LongConvDims {
             batch,
             length,
             channels,
-        } = self.shape;
+        } = self.dims;
         let tape = Tape::new();
         let batched = [batch, length, channels];
         let u = tape.leaf(tensor(batched, &self.u, self.dtype, device));
@@ -89,13 +88,13 @@ impl Case {
 
     fn reference<R: Real>(&self) -> [Vec<R>; 3] {
         let [u, k, dy] = [&self.u, &self.k, &self.dy].map(|values| numbers::<R>(values));
-        let (du, dk) = reference::backward(&u, &k, &dy, self.shape);
-        [reference::forward(&u, &k, self.shape), du, dk]
+        let (du, dk) = reference::backward(&u, &k, &dy, self.dims);
+        [reference::forward(&u, &k, self.dims), du, dk]
     }
 
     /// y, du and dk of the first item and channel at some steps, of a batch of one.
     fn reference_at<R: Real>(&self, steps: &[usize]) -> [Vec<R>; 3] {
-        let channels = self.shape.channels;
+        let channels = self.dims.channels;
         let [u, k, dy] = [&self.u, &self.k, &self.dy].map(|values| {
             numbers::<R>(&values.iter().copied().step_by(channels).collect::<Vec<_>>())
         });
@@ -119,21 +118,21 @@ impl Case {
     ) {
         let dtypes = [self.dtype, self.dtype, DType::F32];
         for (i, name) in ["y", "du", "dk"].into_iter().enumerate() {
-            let what = format!("{name} of {:?} on {device} in {}", self.shape, self.dtype);
+            let what = format!("{name} of {:?} on {device} in {}", self.dims, self.dtype);
             assert_near(&what, &got[i], &truth[i], &plain[i], dtypes[i]);
         }
     }
 }
 
-/// Every shape, forward and back, for the programs that it asks for.
+/// All sizes, forward and back, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     let zeros = |shape, dtype| Tensor::zeros(shape, dtype, device).unwrap();
-    for shape in SHAPES.into_iter().chain(LONG) {
-        let Shape {
+    for dims in SHAPES.into_iter().chain(LONG) {
+        let LongConvDims {
             batch,
             length,
             channels,
-        } = shape;
+        } = dims;
         let tape = Tape::new();
         let u = tape.leaf(zeros([batch, length, channels].into(), dtype));
         let k = tape.leaf(zeros([length, channels].into(), DType::F32));
@@ -147,8 +146,8 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
 #[test]
 fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
-        for shape in SHAPES {
-            let case = Case::new(shape, dtype);
+        for dims in SHAPES {
+            let case = Case::new(dims, dtype);
             let got = case.run(device);
             case.assert_near(device, &got, &case.reference(), &case.reference());
         }
@@ -158,9 +157,9 @@ fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
 #[test]
 fn long_sequences_agree_with_the_definition_wherever_one_looks() {
     for (device, dtype) in cases() {
-        for shape in LONG {
-            let case = Case::new(shape, dtype);
-            let (length, channels) = (shape.length, shape.channels);
+        for dims in LONG {
+            let case = Case::new(dims, dtype);
+            let (length, channels) = (dims.length, dims.channels);
             let steps: Vec<usize> = (0..50).map(|i| i * (length - 1) / 49).collect();
             let got = case
                 .run(device)
@@ -178,9 +177,9 @@ fn long_sequences_agree_with_the_definition_wherever_one_looks() {
 #[test]
 fn two_runs_give_the_same_bits_on_every_device() {
     for (device, dtype) in cases() {
-        for shape in SHAPES {
-            let case = Case::new(shape, dtype);
-            assert_eq!(case.run(device), case.run(device), "{shape:?} on {device}");
+        for dims in SHAPES {
+            let case = Case::new(dims, dtype);
+            assert_eq!(case.run(device), case.run(device), "{dims:?} on {device}");
         }
     }
 }
@@ -192,7 +191,7 @@ fn columns_of_a_wider_tensor_are_convolved_where_they_lie() {
             continue; // takes contiguous operands
         }
         for (length, channels) in [(40, 13), (300, 13), (2100, 13)] {
-            let case = Case::new(shape(2, length, channels), dtype);
+            let case = Case::new(dims(2, length, channels), dtype);
             let wide = channels + 3;
             let row = |row: &[f64]| [&[50.0, 50.0], row, &[50.0]].concat();
             let around: Vec<f64> = case.u.chunks(channels).flat_map(row).collect();

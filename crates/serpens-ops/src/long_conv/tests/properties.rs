@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::reference;
-use crate::long_conv::cpu::{Shape, backward, forward};
+use crate::long_conv::LongConvDims;
+use crate::long_conv::cpu::{backward, forward};
 
 fn noise(seed: u64, len: usize) -> Vec<f32> {
     use rand::{RngExt, SeedableRng};
@@ -31,7 +32,7 @@ fn relative_error(got: &[f32], want: &[f64]) -> f64 {
 }
 
 struct Case {
-    shape: Shape,
+    dims: LongConvDims,
     u: Vec<f32>,
     k: Vec<f32>,
     dy: Vec<f32>,
@@ -39,14 +40,14 @@ struct Case {
 
 impl Case {
     fn new(batch: usize, length: usize, channels: usize) -> Case {
-        let shape = Shape {
+        let dims = LongConvDims {
             batch,
             length,
             channels,
         };
         let n = length * channels;
         Case {
-            shape,
+            dims,
             u: noise(1, batch * n),
             k: noise(2, n),
             dy: noise(3, batch * n),
@@ -55,7 +56,7 @@ impl Case {
 
     fn forward(&self) -> Vec<f32> {
         let mut y = vec![f32::NAN; self.u.len()];
-        forward(&self.u, &self.k, &mut y, self.shape);
+        forward(&self.u, &self.k, &mut y, self.dims);
         y
     }
 
@@ -67,16 +68,16 @@ impl Case {
             &self.dy,
             Some(&mut du),
             Some(&mut dk),
-            self.shape,
+            self.dims,
         );
         (du, dk)
     }
 
     fn check(&self) {
         let (u, k, dy) = (to_f64(&self.u), to_f64(&self.k), to_f64(&self.dy));
-        let want = reference::forward(&u, &k, self.shape);
-        let (want_du, want_dk) = reference::backward(&u, &k, &dy, self.shape);
-        let plain = relative_error(&reference::forward(&self.u, &self.k, self.shape), &want);
+        let want = reference::forward(&u, &k, self.dims);
+        let (want_du, want_dk) = reference::backward(&u, &k, &dy, self.dims);
+        let plain = relative_error(&reference::forward(&self.u, &self.k, self.dims), &want);
         // A sum of one or two terms may be exact by luck; one rounding is always allowed.
         let allowed = 2.0 * plain.max(f64::from(f32::EPSILON));
         let (du, dk) = self.backward();
@@ -88,7 +89,7 @@ impl Case {
             assert!(
                 error <= allowed,
                 "{name} of {:?}: error {error:e}, plain f32 {plain:e}",
-                self.shape
+                self.dims
             );
         }
     }
@@ -122,16 +123,16 @@ proptest! {
 
 #[test]
 fn reference_gradients_agree_with_finite_differences() {
-    let Case { shape, u, k, dy } = Case::new(2, 6, 3);
+    let Case { dims, u, k, dy } = Case::new(2, 6, 3);
     let (u, k, dy) = (to_f64(&u), to_f64(&k), to_f64(&dy));
     let loss = |u: &[f64], k: &[f64]| -> f64 {
-        reference::forward(u, k, shape)
+        reference::forward(u, k, dims)
             .iter()
             .zip(&dy)
             .map(|(y, g)| y * g)
             .sum()
     };
-    let (du, dk) = reference::backward(&u, &k, &dy, shape);
+    let (du, dk) = reference::backward(&u, &k, &dy, dims);
     let step = 1e-3; // the loss is bilinear, so a central difference is exact
     for i in 0..u.len() {
         let moved = |by: f64| loss(&[&u[..i], &[u[i] + by], &u[i + 1..]].concat(), &k);
@@ -155,7 +156,7 @@ fn either_gradient_alone_equals_the_pair() {
             &case.dy,
             Some(&mut du_alone),
             None,
-            case.shape,
+            case.dims,
         );
         backward(
             &case.u,
@@ -163,7 +164,7 @@ fn either_gradient_alone_equals_the_pair() {
             &case.dy,
             None,
             Some(&mut dk_alone),
-            case.shape,
+            case.dims,
         );
         assert_eq!(du, du_alone);
         assert_eq!(dk, dk_alone);
@@ -202,7 +203,7 @@ fn empty_shapes_leave_a_zero_kernel_gradient() {
         &[],
         Some(&mut []),
         Some(&mut dk),
-        Shape {
+        LongConvDims {
             batch: 0,
             length: 3,
             channels: 2,

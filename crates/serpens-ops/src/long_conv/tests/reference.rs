@@ -1,16 +1,16 @@
 //! The definition of the causal long convolution, one plain loop per formula: in `f64` what results are held against,
 //! in `f32` the yardstick for their errors.
 
-use crate::long_conv::cpu::Shape;
+use crate::long_conv::LongConvDims;
 use crate::shared::tests::real::{Real, zero};
 
 /// `y[b,t,e] = Σ_{s≤t} k[s,e] · u[b,t-s,e]`, with `u` `(batch, length, channels)` and `k` `(length, channels)`.
-pub fn forward<R: Real>(u: &[R], k: &[R], shape: Shape) -> Vec<R> {
-    let Shape {
+pub fn forward<R: Real>(u: &[R], k: &[R], dims: LongConvDims) -> Vec<R> {
+    let LongConvDims {
         batch,
         length,
         channels,
-    } = shape;
+    } = dims;
     let mut y = vec![zero::<R>(); u.len()]; // (batch, length, channels)
     for b in 0..batch {
         for t in 0..length {
@@ -26,12 +26,12 @@ pub fn forward<R: Real>(u: &[R], k: &[R], shape: Shape) -> Vec<R> {
 }
 
 /// `(du, dk)` for the gradient `dy` `(batch, length, channels)` of [`forward`]'s result.
-pub fn backward<R: Real>(u: &[R], k: &[R], dy: &[R], shape: Shape) -> (Vec<R>, Vec<R>) {
-    let Shape {
+pub fn backward<R: Real>(u: &[R], k: &[R], dy: &[R], dims: LongConvDims) -> (Vec<R>, Vec<R>) {
+    let LongConvDims {
         batch,
         length,
         channels,
-    } = shape;
+    } = dims;
     let mut du = vec![zero::<R>(); u.len()]; // (batch, length, channels)
     let mut dk = vec![zero::<R>(); k.len()]; // (length, channels)
     for b in 0..batch {

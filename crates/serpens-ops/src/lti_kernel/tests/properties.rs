@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use safetensors::SafeTensors;
 
 use super::reference;
+use crate::long_conv::LongConvDims;
 use crate::long_conv::cpu as long_conv;
 use crate::lti_kernel::cpu::recurrence;
 use crate::lti_kernel::cpu::{Grads, System, backward, forward};
@@ -186,8 +187,8 @@ proptest! {
         let system = Owned::random(channels, 4, complex, seed);
         let u = noise(batch * length * channels, seed);
         let (mut by_kernel, mut by_steps) = (vec![0.0; u.len()], vec![0.0; u.len()]);
-        let shape = long_conv::Shape { batch, length, channels };
-        long_conv::forward(&u, &system.kernel(length), &mut by_kernel, shape);
+        let dims = LongConvDims { batch, length, channels };
+        long_conv::forward(&u, &system.kernel(length), &mut by_kernel, dims);
         let mut h = vec![0.0; batch * channels * if complex { 8 } else { 4 }];
         recurrence::run(&system.system(), (batch, length), &u, &mut by_steps, &mut h);
         let want: Vec<f64> = by_steps.iter().map(|v| f64::from(*v)).collect();
@@ -323,12 +324,12 @@ fn the_reference_vectors_are_met_by_kernel_convolution_and_recurrence() {
         assert_close("K", &system.kernel(length), &doubles(&file, "kernel"), 2e-6);
         let u = narrow("u");
         let mut y = vec![0.0; u.len()];
-        let shape = long_conv::Shape {
+        let dims = LongConvDims {
             batch,
             length,
             channels,
         };
-        long_conv::forward(&u, &system.kernel(length), &mut y, shape);
+        long_conv::forward(&u, &system.kernel(length), &mut y, dims);
         assert_close("y by convolution", &y, &doubles(&file, "y"), 3e-6);
         let planes = if complex { 2 } else { 1 };
         let mut h = vec![0.0; batch * channels * planes * system.state];
