@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
-use serpens_core::files::{Durability, sync_folder, write_atomically};
+use serpens_core::files::sync_folder;
+use serpens_formats::json;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 
 use crate::objective::Learner;
@@ -55,12 +56,7 @@ pub(crate) fn save<O: Objective>(
 fn write_all<O: Objective>(dir: &Path, learner: &Learner<O>, state: &State) -> Result<()> {
     learner.model.save(dir)?;
     write_tensors(&dir.join(OPTIMIZER_FILE), &learner.optimizer.state())?;
-    let path = dir.join(STATE_FILE);
-    let text = serde_json::to_string_pretty(state).map_err(|e| Error::damaged(&path, e))?;
-    write_atomically(&path, Durability::OnDisk, |file| {
-        file.write_all(text.as_bytes())
-    })
-    .map_err(|e| Error::io("write", &path, e))
+    Ok(json::write(&dir.join(STATE_FILE), state)?)
 }
 
 fn remove(dir: &Path) -> Result<()> {
@@ -103,9 +99,11 @@ pub(crate) fn load_newest<O: Objective>(run: &Path, objective: O) -> Result<(Lea
             path: run.join(CHECKPOINTS_DIR),
         });
     };
-    let path = dir.join(STATE_FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let state: State = serde_json::from_str(&text).map_err(|e| Error::damaged(&path, e))?;
+    let state = json::read(&dir.join(STATE_FILE), "state of training");
+    let state: State = state.map_err(|error| match error {
+        serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
+        other => other.into(),
+    })?;
     let model = O::Model::load(&dir)?;
     let path = dir.join(OPTIMIZER_FILE);
     let moments = read_tensors(&path, Device::cpu())?;

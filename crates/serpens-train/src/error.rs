@@ -18,7 +18,7 @@ pub enum Error {
     /// A model or its files failed.
     #[error(transparent)]
     Model(#[from] serpens_nn::Error),
-    /// A file of tensors cannot be read or written.
+    /// A file of tensors or settings cannot be read or written.
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
     /// The data failed.

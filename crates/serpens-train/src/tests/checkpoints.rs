@@ -84,6 +84,8 @@ fn a_truncated_file_of_the_newest_checkpoint_is_named() {
             text.contains(path.to_str().unwrap()) && !text.contains('\n'),
             "{text}"
         );
+        let advice = "remove its folder to resume from an earlier one";
+        assert!(file != "state.json" || text.ends_with(advice), "{text}");
         // As the message says: without it, the run resumes from an earlier one.
         fs::remove_dir_all(newest(run_dir.path())).unwrap();
         assert_eq!(resume(run_dir.path(), 7).unwrap().step(), 5);
@@ -97,7 +99,11 @@ fn a_missing_file_is_named() {
     fs::remove_file(&path).unwrap();
     let error = resume(run_dir.path(), 7).err().unwrap();
     assert!(
-        matches!(&error, Error::Io { action: "read", path: p, .. } if *p == path),
+        matches!(
+            &error,
+            Error::Format(serpens_formats::Error::Io { action: "read", path: p, source })
+                if *p == path && source.kind() == std::io::ErrorKind::NotFound
+        ),
         "{error}"
     );
 }
