@@ -259,8 +259,11 @@ pub(crate) fn refused<E: Into<Refusal>>(what: &'static str) -> impl FnOnce(E) ->
     }
 }
 
-/// Holds a type against the one that is needed.
-pub(crate) fn expect_dtype(
+/// Holds an operand's type against the one that is needed.
+///
+/// # Errors
+/// [`Error::DType`] where they differ.
+pub fn expect_dtype(
     op: &'static str,
     what: &'static str,
     expected: DType,
@@ -277,8 +280,11 @@ pub(crate) fn expect_dtype(
     }
 }
 
-/// Holds a device against the one that is needed.
-pub(crate) fn expect_device(
+/// Holds an operand's device against the one that is needed.
+///
+/// # Errors
+/// [`Error::Device`] where they differ.
+pub fn expect_device(
     op: &'static str,
     what: &'static str,
     expected: Device,

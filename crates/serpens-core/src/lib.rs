@@ -24,7 +24,7 @@ mod tensor;
 
 pub use device::Device;
 pub use dtype::{DType, Element};
-pub use error::{Error, Refusal, Result, Unusable};
+pub use error::{Error, Refusal, Result, Unusable, expect_device, expect_dtype};
 pub use gradcheck::{GradCheck, GradCheckOptions, gradcheck};
 pub use half::bf16;
 use library::LibraryKind;

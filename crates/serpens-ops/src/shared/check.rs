@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{DType, Device, Error, Result, Var, View};
+pub(crate) use serpens_core::{expect_device as device, expect_dtype as dtype};
 
 /// The sizes of the axes of `var`, which must be K.
 pub(crate) fn axes<const K: usize>(
@@ -40,42 +41,6 @@ pub(crate) fn optional(
     var: Option<&Var>,
 ) -> Result<()> {
     var.map_or(Ok(()), |var| shape(op, what, expected, var))
-}
-
-/// Fails unless an operand is on the device of the others.
-pub(crate) fn device(
-    op: &'static str,
-    what: &'static str,
-    expected: Device,
-    got: Device,
-) -> Result<()> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(Error::Device {
-        op,
-        what,
-        expected,
-        got,
-    })
-}
-
-/// Fails unless an operand has this type.
-pub(crate) fn dtype(
-    op: &'static str,
-    what: &'static str,
-    expected: DType,
-    got: DType,
-) -> Result<()> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(Error::DType {
-        op,
-        what,
-        expected,
-        got,
-    })
 }
 
 /// Fails unless an operand is f32 or bf16.
