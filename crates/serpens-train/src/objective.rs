@@ -1,13 +1,16 @@
 //! What a model is trained to do.
 
 use serpens_core::{Tensor, Var};
-use serpens_data::{Batch, Bounds};
+use serpens_data::{Batch, Bounds, IGNORE};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{MambaLm, Recompute};
 use serpens_ops::cross_entropy::{check_targets, cross_entropy};
 use serpens_ops::embedding::check_ids;
 
 use crate::{AdamW, Error, Result, TrainedModel};
+
+// What batches leave out of the loss is what the loss leaves out; neither crate sees the other.
+const _: () = assert!(IGNORE == serpens_ops::cross_entropy::IGNORE);
 
 /// What a model is trained to do: which batches it can learn from, and how wrong it is on one.
 pub trait Objective {
