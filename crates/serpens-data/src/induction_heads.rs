@@ -1,4 +1,4 @@
-//! Induction heads (section 4.1.2 of arXiv 2312.00752): what followed the special token the last time?
+//! Induction heads (section 4.1.2 of arXiv 2312.00752): what followed the special token the first time?
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;

@@ -69,11 +69,6 @@ impl ByteSource {
         })
     }
 
-    /// Windows of an epoch: `windows_per_epoch / batch` batches see the text once.
-    pub fn windows_per_epoch(&self) -> u64 {
-        self.windows
-    }
-
     /// The place in the text where the `number`-th window since the beginning of the stream starts.
     fn start(&self, number: u128) -> usize {
         let windows = u128::from(self.windows);

@@ -1,5 +1,5 @@
 //! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which
-//! one it has.
+//! one it has, but for Hugging Face's configuration, which has words for Mamba alone.
 
 mod gated;
 mod h3;

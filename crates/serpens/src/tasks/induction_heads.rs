@@ -141,7 +141,7 @@ impl Induction {
             header,
             rows: rows.collect(),
             caption: format!(
-                "{} sequences of each length, read in pieces of {} with carried state. Trained at length {} or less; \
+                "{} sequences of each length, read in chunks of {} with carried state. Trained at length {} or less; \
                  answering at random is right in {}.",
                 tests.samples,
                 tests.chunk,

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::Place;
+use crate::support::TestFolder;
 
 /// Runs both commands that read a model.
-fn both_refuse(place: &Place, model: &str, words: &[&str]) {
+fn both_refuse(place: &TestFolder, model: &str, words: &[&str]) {
     place
         .run(&["generate", "--model", model])
         .is_refused(1, words);
@@ -22,7 +22,7 @@ fn truncate(path: &Path) {
 
 #[test]
 fn folders_without_a_model_are_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     fs::create_dir(place.path("empty")).unwrap();
     both_refuse(&place, "empty", &["holds no model", "config.json"]);
     both_refuse(&place, "missing", &["missing"]);
@@ -32,7 +32,7 @@ fn folders_without_a_model_are_refused() {
 
 #[test]
 fn damaged_and_foreign_models_are_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train_text(&["--quiet", "--name", "a"]).succeeds();
     let (config, weights) = (
         place.path("runs/a/model/config.json"),
@@ -90,7 +90,7 @@ fn damaged_and_foreign_models_are_refused() {
 
 #[test]
 fn damaged_checkpoints_are_refused_and_left_as_they_are() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     fs::remove_dir_all(place.path("runs/a/model")).unwrap();
     let checkpoint = place.path("runs/a/checkpoints/step-0000004");
@@ -142,7 +142,7 @@ fn damaged_checkpoints_are_refused_and_left_as_they_are() {
 
 #[test]
 fn an_unfinished_run_is_told_from_a_folder_without_a_model() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     fs::remove_dir_all(place.path("runs/a/model")).unwrap();
     let inspect = |model: &str| place.run(&["inspect", "--model", model]);
@@ -156,7 +156,7 @@ fn an_unfinished_run_is_told_from_a_folder_without_a_model() {
 
 #[test]
 fn only_runs_are_resumed() {
-    let place = Place::new();
+    let place = TestFolder::new();
     fs::create_dir_all(place.path("runs/empty")).unwrap();
     for run in ["empty", "missing", "runs/empty"] {
         place
@@ -172,7 +172,7 @@ fn only_runs_are_resumed() {
 
 #[test]
 fn a_run_is_not_resumed_with_other_data() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train_text(&["--quiet", "--name", "a"]).succeeds();
     fs::remove_dir_all(place.path("runs/a/model")).unwrap();
     place.write("other.txt", "quite another text. ".repeat(300));

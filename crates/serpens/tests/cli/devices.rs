@@ -4,7 +4,7 @@ use std::fs;
 
 use serpens::core::Device;
 
-use crate::support::{Place, Ran};
+use crate::support::{Ran, TestFolder};
 
 /// Whether there is a GPU to use; says so where a test cannot do its half.
 fn gpu(test: &str) -> bool {
@@ -15,7 +15,7 @@ fn gpu(test: &str) -> bool {
 
 #[test]
 fn a_device_that_is_not_there_is_refused_with_what_is_missing() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let reason = match Device::cuda(9) {
         Ok(_) => return println!("skipped: this machine has ten GPUs"),
         Err(reason) => reason.to_string(),
@@ -34,7 +34,7 @@ fn a_device_that_is_not_there_is_refused_with_what_is_missing() {
 
 #[test]
 fn the_processor_refuses_the_precisions_of_a_gpu() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for precision in ["bf16", "tf32"] {
         let ran = place.run(&["train", "--device", "cpu", "--precision", precision]);
         ran.is_refused(2, &["--precision", precision, "--device cuda"]);
@@ -49,7 +49,7 @@ fn the_processor_refuses_the_precisions_of_a_gpu() {
 
 #[test]
 fn unknown_names_are_answered_with_the_known_ones() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let cases = [
         ("--device", "gpu", "auto, cpu, cuda and cuda:N"),
         ("--device", "cuda:first", "auto, cpu, cuda and cuda:N"),
@@ -70,7 +70,7 @@ fn unknown_names_are_answered_with_the_known_ones() {
 
 #[test]
 fn benches_of_a_gpu_are_refused_on_the_processor() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for words in [
         ["conv", "--quick"],
         ["block", "--quick"],
@@ -85,7 +85,7 @@ fn benches_of_a_gpu_are_refused_on_the_processor() {
 
 #[test]
 fn recomputing_changes_no_bit_of_a_model_trained_on_the_processor() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for recompute in ["none", "scan", "block"] {
         let more = [
             "--name",
@@ -105,7 +105,7 @@ fn recomputing_changes_no_bit_of_a_model_trained_on_the_processor() {
 
 #[test]
 fn a_run_tells_where_it_computes() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let device = Device::best();
     let precision = if device == Device::Cpu { "f32" } else { "bf16" };
     let ran = place.train(&["--name", "a"]).succeeds();
@@ -127,7 +127,7 @@ fn a_run_goes_on_on_another_device() {
     if !gpu("a_run_goes_on_on_another_device") {
         return;
     }
-    let place = Place::new();
+    let place = TestFolder::new();
     let losses = |ran: &Ran| -> Vec<f64> {
         let events = ran.json_lines();
         let steps = events.iter().filter(|event| event["event"] == "stepped");
@@ -185,7 +185,7 @@ fn a_run_goes_on_on_another_device() {
 
 #[test]
 fn the_doctor_says_whether_a_gpu_can_be_used() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place.run(&["doctor", "--json"]).succeeds();
     let told = &ran.json_lines()[0]["gpu"];
     let usable = Device::cuda(0).is_ok();

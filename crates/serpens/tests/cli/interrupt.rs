@@ -4,10 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::{Place, Ran, TINY, assert_same_file, files, with_settings};
+use crate::support::{Ran, TINY, TestFolder, assert_same_file, files, with_settings};
 
 /// Starts a run, sends SIGINT once `event` was told, and waits for its end.
-fn interrupt_at(place: &Place, args: &[&str], event: &str) -> Ran {
+fn interrupt_at(place: &TestFolder, args: &[&str], event: &str) -> Ran {
     let mut child = place
         .command(args)
         .stdout(Stdio::piped())
@@ -32,7 +32,7 @@ fn interrupt_at(place: &Place, args: &[&str], event: &str) -> Ran {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_model() {
-    let place = Place::new();
+    let place = TestFolder::new();
     // More lines than a pipe holds: the run cannot end before the signal is sent, and the reading goes on after it.
     let long = ["--steps", "600", "--set", "train.checkpoint_every=0"];
     let whole = [&long[..], &["--quiet", "--name", "whole"]].concat();
@@ -67,7 +67,7 @@ fn an_interrupted_run_goes_on_to_the_same_model() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_is_heard_while_models_are_tested() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let lengths = format!("evaluate.lengths={:?}", vec![4096; 2000]);
     let more = ["--json", "--name", "cut", "--set", &lengths];
     let args = with_settings(&["train", "induction-heads"], TINY, &more);
@@ -79,7 +79,7 @@ fn an_interrupt_is_heard_while_models_are_tested() {
 
 #[test]
 fn a_finished_run_is_tested_and_reported_again() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let weights = || files(&place.path("runs/a/model"));
     let before = weights();
@@ -92,7 +92,7 @@ fn a_finished_run_is_tested_and_reported_again() {
 
 #[test]
 fn a_finished_run_goes_on_when_given_more_steps() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let constant = ["--quiet", "--set", "train.schedule=constant"];
     place
         .train(&[&constant[..], &["--name", "a"]].concat())
@@ -117,7 +117,7 @@ fn a_finished_run_goes_on_when_given_more_steps() {
 
 #[test]
 fn a_model_that_was_saved_in_part_is_saved_again() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let weights = place.path("runs/a/model/model.safetensors");
     let before = fs::read(&weights).unwrap();

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::support::{Place, Ran, with_settings};
+use crate::support::{Ran, TestFolder, with_settings};
 
 #[test]
 fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place.train_text(&["--name", "a"]).succeeds();
     assert!(
         ran.stdout.contains("Bits per byte on held-out text"),
@@ -88,7 +88,7 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
 
 #[test]
 fn a_model_of_a_task_is_inspected_and_writes_no_text() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     place
         .run(&["generate", "--model", "runs/a"])
@@ -137,7 +137,7 @@ fn a_model_of_a_task_is_inspected_and_writes_no_text() {
 
 #[test]
 fn a_selection_map_holds_step_sizes_and_what_is_kept_of_each_token() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train_text(&["--quiet", "--name", "a"]).succeeds();
     let args = [
         "inspect", "--model", "runs/a", "--prompt", "the fox", "--json",
@@ -159,7 +159,7 @@ fn a_selection_map_holds_step_sizes_and_what_is_kept_of_each_token() {
 
 #[test]
 fn a_sample_is_one_of_the_task_that_the_run_learnt() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let tiny = [
         "task.batch=1",
         "task.length=12",
@@ -189,7 +189,7 @@ fn a_sample_is_one_of_the_task_that_the_run_learnt() {
 
 #[test]
 fn recipes_are_listed_and_shown_as_they_can_be_used() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let list = place.run(&["recipes"]).succeeds().stdout;
     for name in [
         "induction-heads",
@@ -220,7 +220,7 @@ fn recipes_are_listed_and_shown_as_they_can_be_used() {
 
 #[test]
 fn the_doctor_speaks_to_people_and_programs() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let text = place.run(&["doctor"]).succeeds().stdout;
     assert!(
         text.contains("cores") && text.contains("memory reading"),

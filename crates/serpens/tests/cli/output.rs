@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::process::Stdio;
 
-use crate::support::{Place, Ran, TINY, files, with_settings};
+use crate::support::{Ran, TINY, TestFolder, files, with_settings};
 
 /// Commands that print, on a trained model called `a`.
 const PRINTING: [&[&str]; 6] = [
@@ -17,7 +17,7 @@ const PRINTING: [&[&str]; 6] = [
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let tiny = with_settings(&["train", "induction-heads"], TINY, &["--json"]);
     for args in PRINTING.into_iter().chain([&tiny[..]]) {
@@ -36,7 +36,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_told() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     place.train_text(&["--quiet", "--name", "b"]).succeeds();
     let tiny = with_settings(&["train", "induction-heads"], TINY, &["--json"]);
@@ -63,7 +63,7 @@ fn a_full_disk_is_told() {
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let before = files(&place.path("runs/a"));
     let resume = ["train", "--quiet", "--resume", "a", "--steps", "6"];
@@ -102,7 +102,7 @@ fn a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole() {
 fn folders_may_have_names_that_are_no_text() {
     use std::os::unix::ffi::OsStrExt;
 
-    let place = Place::new();
+    let place = TestFolder::new();
     let name = std::ffi::OsStr::from_bytes(b"runs \xff");
     for form in ["--json", "--quiet"] {
         let args = with_settings(&["train", "induction-heads"], TINY, &[form]);
@@ -117,7 +117,7 @@ fn folders_may_have_names_that_are_no_text() {
 /// What is drawn nearly at random is hardly ever UTF-8.
 #[test]
 fn what_a_model_writes_is_text_whatever_bytes_it_draws() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train_text(&["--quiet", "--name", "a"]).succeeds();
     let prompt = "größe ".repeat(300); // longer than what is read in one pass
     let generate = |more: &[&str]| {
@@ -146,7 +146,7 @@ fn what_a_model_writes_is_text_whatever_bytes_it_draws() {
 
 #[test]
 fn a_run_whose_folder_is_spoilt_ends_in_one_line() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     fs::remove_dir_all(place.path("runs/a/model")).unwrap();
     place.write("runs/a/model", "a file in the way");

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::support::Place;
+use crate::support::TestFolder;
 
 #[test]
 fn data_that_cannot_be_read_is_refused_in_one_line() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.write("empty.txt", "");
     place.write("short.txt", "0123456789");
     fs::create_dir(place.path("nothing")).unwrap();
@@ -32,7 +32,7 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
 
 #[test]
 fn data_for_a_task_without_text_is_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.text();
     let ran = place.run(&["train", "--data", "text.txt"]);
     ran.is_refused(2, &["--data", "induction-heads", "train text"]);
@@ -41,7 +41,7 @@ fn data_for_a_task_without_text_is_refused() {
 
 #[test]
 fn a_misspelt_key_is_answered_with_the_nearest() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place.run(&["train", "--set", "train.setps=5"]);
     ran.is_refused(2, &["--set train.setps=5", "\"setps\"", "\"steps\""]);
     let ran = place.run(&["train", "--set", "model.block.kind=mambo"]);
@@ -78,7 +78,7 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
 
 #[test]
 fn a_recipe_that_cannot_be_read_is_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.write("broken.toml", "seed = 0\n[task\n");
     place.write("binary.toml", [0xff, 0xfe, 0x00]);
     place.write("empty.toml", "");
@@ -102,7 +102,7 @@ fn a_recipe_that_cannot_be_read_is_refused() {
 
 #[test]
 fn impossible_settings_are_refused_and_leave_no_folder() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let cases = [
         ("model.d_model=0", "d_model"),
         ("model.d_model=-8", "-8"),
@@ -163,7 +163,7 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
 
 #[test]
 fn impossible_settings_of_a_text_task_are_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.text();
     let cases = [
         ("task.batch=0", "batch"),
@@ -188,7 +188,7 @@ fn impossible_settings_of_a_text_task_are_refused() {
 
 #[test]
 fn options_that_contradict_or_cannot_be_are_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place
         .run(&["train", "--threads", "0"])
         .is_refused(2, &["--threads"]);
@@ -226,7 +226,7 @@ fn options_that_contradict_or_cannot_be_are_refused() {
 
 #[test]
 fn a_folder_that_cannot_be_made_is_refused() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.write("file", "kept");
     place
         .train(&["--out", "file/x"])

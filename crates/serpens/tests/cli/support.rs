@@ -38,11 +38,11 @@ pub const TINY_TEXT: &[&str] = &[
 ];
 
 /// A folder of its own for a test.
-pub struct Place {
+pub struct TestFolder {
     dir: TempDir,
 }
 
-impl Place {
+impl TestFolder {
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().expect("a temporary folder can be made"),
@@ -87,7 +87,7 @@ impl Place {
         self.run(&with_settings(&["train", "induction-heads"], TINY, args))
     }
 
-    /// `serpens train text`, tiny, on [`Place::text`], with more arguments.
+    /// `serpens train text`, tiny, on [`TestFolder::text`], with more arguments.
     pub fn train_text(&self, args: &[&str]) -> Ran {
         self.text();
         let start = ["train", "text", "--data", "text.txt"];

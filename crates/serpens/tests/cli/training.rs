@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::support::{Place, assert_same_file, files};
+use crate::support::{TestFolder, assert_same_file, files};
 
 #[test]
 fn a_run_leaves_its_settings_metrics_checkpoints_models_and_report() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place.train(&[]).succeeds();
     for words in ["length", "S6", "S4D", "16", "32", "Trained at length 16"] {
         assert!(
@@ -60,7 +60,7 @@ fn a_run_leaves_its_settings_metrics_checkpoints_models_and_report() {
 
 #[test]
 fn the_settings_of_a_run_are_a_recipe_for_the_same_run() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place
         .train(&["--quiet", "--name", "first", "--seed", "7"])
         .succeeds();
@@ -90,7 +90,7 @@ fn the_settings_of_a_run_are_a_recipe_for_the_same_run() {
 
 #[test]
 fn the_report_needs_nothing_from_elsewhere() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let page = fs::read_to_string(place.path("runs/a/report.html")).unwrap();
     let page = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
@@ -109,7 +109,7 @@ fn the_report_needs_nothing_from_elsewhere() {
 
 #[test]
 fn json_is_all_there_is_on_standard_output() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place.train(&["--json", "--name", "a"]).succeeds();
     let lines = ran.json_lines();
     let events: Vec<&str> = lines
@@ -142,7 +142,7 @@ fn json_is_all_there_is_on_standard_output() {
 
 #[test]
 fn a_name_is_given_once() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "mine"]).succeeds();
     let before = files(&place.path("runs"));
     let ran = place.train(&["--name", "mine"]);
@@ -152,7 +152,7 @@ fn a_name_is_given_once() {
 
 #[test]
 fn selective_copying_trains_too() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let settings = [
         "model.d_model=8",
         "model.n_layer=1",
@@ -170,7 +170,7 @@ fn selective_copying_trains_too() {
 
 #[test]
 fn a_run_tested_no_further_than_trained_claims_no_more() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let ran = place
         .train(&["--quiet", "--set", "evaluate.lengths=[16]"])
         .succeeds();
@@ -183,7 +183,7 @@ fn a_run_tested_no_further_than_trained_claims_no_more() {
 
 #[test]
 fn an_evaluation_that_is_no_number_ends_the_run() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let absurd = [
         "--set",
         "train.optimizer.lr=1e30",
@@ -199,7 +199,7 @@ fn an_evaluation_that_is_no_number_ends_the_run() {
 
 #[test]
 fn a_run_of_no_steps_saves_the_model_as_it_began() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place
         .train(&["--quiet", "--steps", "0", "--name", "a"])
         .succeeds();
@@ -209,7 +209,7 @@ fn a_run_of_no_steps_saves_the_model_as_it_began() {
 
 #[test]
 fn the_number_of_threads_does_not_change_the_model() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place
         .train(&["--quiet", "--name", "many", "--threads", "3"])
         .succeeds();
@@ -226,7 +226,7 @@ fn the_number_of_threads_does_not_change_the_model() {
 
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.train(&["--quiet", "--name", "good"]).succeeds();
     let absurd = [
         "--set",
