@@ -1,53 +1,14 @@
 //! Elementwise kernels: lanes over the columns, threads over blocks of values.
 
-use std::cell::RefCell;
-
-use rayon::prelude::*;
 use serpens_core::{Mat, MatMut, bf16};
 
+use crate::shared::scratch::with_scratch;
+use crate::shared::tasks::{for_each_task, reduction_block};
 use crate::simd::{self, Simd, WithSimd, load, store};
-
-/// Below this many values a kernel stays on the calling thread: waking others costs more than the work.
-pub(crate) const SMALL: usize = 16 * 1024;
 
 /// Values of one block of an elementwise kernel: a few pages, so that the blocks of any large matrix occupy every
 /// thread.
 const BLOCK: usize = 16 * 1024;
-
-/// Largest number of row blocks whose partial sums a reduction combines.
-const PARTIALS: usize = 64;
-
-/// Runs `task(0..tasks)`, on all threads where the tasks touch at least [`SMALL`] `values` together.
-pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + Sync) {
-    if values < SMALL || tasks < 2 {
-        (0..tasks).for_each(&task);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
-    }
-}
-
-/// Lends `len` values of scratch that live on between calls of the same thread; what they hold at first is left over.
-///
-/// The buffers form a stack and none is borrowed while `f` runs, because a thread that waits for others inside `f` may
-/// be given a task that asks for scratch too.
-pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-    }
-    let mut buffer = BUFFERS.with_borrow_mut(|stack| stack.pop().unwrap_or_default());
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    let result = f(&mut buffer[..len]);
-    BUFFERS.with_borrow_mut(|stack| stack.push(buffer));
-    result
-}
-
-/// Rows of one block of a reduction over `rows` rows: a function of the shape alone, so that the order of summation,
-/// and with it every bit of the result, is the same for any number of threads.
-pub(crate) fn reduction_block(rows: usize) -> usize {
-    rows.div_ceil(PARTIALS).next_multiple_of(8).max(32)
-}
 
 /// A function of I matrices that gives O matrices, value by value.
 trait Function<const I: usize, const O: usize>: Copy + Send + Sync {

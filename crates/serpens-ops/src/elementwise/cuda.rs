@@ -3,8 +3,8 @@
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
 use serpens_core::{DType, Device, Error, Result, Shape, Tensor, View, ViewMut, kernel_params};
 
-use super::cpu::reduction_block;
 use crate::check;
+use crate::shared::tasks::reduction_block;
 
 static SOURCE: Source = Source::new("elementwise", include_str!("kernel.cu"))
     .params(&[ElementwiseParams::declare, RowSumParams::declare]);

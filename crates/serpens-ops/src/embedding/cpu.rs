@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
-use crate::elementwise::cpu::{SMALL, for_each_task};
+use crate::shared::tasks::{SMALL, for_each_task};
 use crate::simd::{self, Simd, WithSimd, load, store};
 
 /// Columns of one task of the backward pass: whole cache lines, few enough that a usual width occupies every thread.

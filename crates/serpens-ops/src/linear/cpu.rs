@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 use serpens_core::{Mat, MatMut};
 
-use crate::elementwise::cpu::{SMALL, for_each_task};
+use crate::shared::tasks::{SMALL, for_each_task};
 use crate::simd::{self, Simd, WithSimd, load};
 
 /// Multiplications below which a product stays on the calling thread.

@@ -2,7 +2,9 @@
 
 use serpens_core::{Mat, MatMut};
 
-use crate::elementwise::cpu::{SMALL, for_each_task, reduction_block, sum_rows, with_scratch};
+use crate::elementwise::cpu::sum_rows;
+use crate::shared::scratch::with_scratch;
+use crate::shared::tasks::{SMALL, for_each_task, reduction_block};
 use crate::simd::{self, Simd, WithSimd, load, store};
 
 /// Partial sums of a row kept apart, so that the additions of consecutive vectors do not wait for each other.

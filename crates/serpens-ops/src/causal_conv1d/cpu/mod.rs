@@ -14,7 +14,9 @@ use self::backward::Backward;
 use self::forward::Forward;
 use self::sequence::Sequence;
 use super::{ConvDims, ConvOperands};
-use crate::elementwise::cpu::{for_each_task, reduction_block, sum_rows, with_scratch};
+use crate::elementwise::cpu::sum_rows;
+use crate::shared::scratch::with_scratch;
+use crate::shared::tasks::{for_each_task, reduction_block};
 use crate::simd;
 
 /// A convolution as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is

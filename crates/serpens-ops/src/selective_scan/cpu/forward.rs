@@ -3,14 +3,15 @@
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
+use super::arena::{Arena, room};
 use super::decay::decay;
 use super::lanes::{
     Ahead, Group, Tile, add_real_product, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
 };
 use super::plan::{CHUNK, Chunk, ScanPlan, Task};
-use super::scratch::{self, Arena, room};
 use super::{Dims, Scan, ScanOperands, segments};
+use crate::shared::scratch::with_scratch;
 use crate::simd::{Isa, Simd, WithSimd, store};
 
 /// Numbers of the state that one pass over a chunk handles: they and their A stay in registers with AVX-512, and the
@@ -35,7 +36,7 @@ pub(super) fn run<const P: usize>(
     } else {
         0
     };
-    scratch::with(starts_len, |segment_states| {
+    with_scratch(starts_len, |segment_states| {
         if plan.segments > 1 {
             segments::initial_states::<P>(isa, scan, &plan, segment_states);
         }
@@ -46,7 +47,7 @@ pub(super) fn run<const P: usize>(
         };
         plan.tasks.par_iter().for_each(|task| {
             let room = scratch_len::<P>(dims, &plan, isa.lanes());
-            scratch::with(room, |scratch| {
+            with_scratch(room, |scratch| {
                 isa.run(Forward::<P> {
                     scan,
                     task,

@@ -4,12 +4,12 @@
 //! computes δ for all steps, then the recurrence for a few states at a time, whose values stay in registers, then the
 //! gate. Callers have checked all shapes.
 
+mod arena;
 mod backward;
 mod decay;
 mod forward;
 mod lanes;
 mod plan;
-mod scratch;
 mod segments;
 
 use serpens_core::{Mat, MatMut};

@@ -5,13 +5,14 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::Scan;
+use super::arena::{Arena, room};
 use super::decay::decay;
 use super::lanes::{
     Group, Tile, add_conj, conj_mul, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
 };
 use super::plan::{CHUNK, Chunk, ScanPlan, Task};
-use super::scratch::{self, Arena, room};
+use crate::shared::scratch::with_scratch;
 use crate::simd::{Isa, Simd, WithSimd};
 
 /// Writes the state before each segment to `states` (batch, segments, channels, P·N).
@@ -47,12 +48,12 @@ fn through_segments<const P: usize>(
 ) {
     let dims = &scan.dims;
     let row = dims.channels * P * dims.state;
-    scratch::with(2 * states.len(), |summaries| {
+    with_scratch(2 * states.len(), |summaries| {
         let summaries = MatMut::dense(summaries, 2 * row);
         plan.tasks.par_iter().for_each(|task| {
             let lanes = isa.lanes();
             let size = room(P * dims.state * lanes);
-            scratch::with(3 * size + 2 * room(CHUNK * lanes), |scratch| {
+            with_scratch(3 * size + 2 * room(CHUNK * lanes), |scratch| {
                 isa.run(Summary::<P> {
                     scan,
                     task,

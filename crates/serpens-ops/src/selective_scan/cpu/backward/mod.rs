@@ -10,10 +10,11 @@ mod chunk;
 use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
+use super::arena::{Arena, room};
 use super::lanes::{Ahead, Group, Tile, for_numbers, numbers};
 use super::plan::{CHUNK, Chunk, ROUND, ScanPlan, Task};
-use super::scratch::{self, Arena, room};
 use super::{Dims, Scan, ScanOperands, segments};
+use crate::shared::scratch::with_scratch;
 use crate::simd::{Isa, Simd, WithSimd};
 use chunk::{
     Pass, STEP_VECTORS, Steps, begin, finish, load_checkpoint, pass_vectors, reduce, replay,
@@ -44,7 +45,7 @@ pub(super) fn run<const P: usize>(
         segments * dims.channels,
         plan.tasks.len() * group_len,
     ];
-    scratch::with(lengths.into_iter().map(room).sum(), |buffer| {
+    with_scratch(lengths.into_iter().map(room).sum(), |buffer| {
         let mut arena = Arena(buffer);
         let [carry, da, dd, dbias, dgroup] = lengths.map(|len| arena.take(len));
         if plan.segments > 1 {
@@ -75,7 +76,7 @@ pub(super) fn run<const P: usize>(
             plan.tasks.par_iter().enumerate().for_each(|(index, task)| {
                 let lanes = isa.lanes();
                 let (from, to) = round_of(task, round);
-                scratch::with(scratch_len::<P>(dims, &plan, lanes), |scratch| {
+                with_scratch(scratch_len::<P>(dims, &plan, lanes), |scratch| {
                     isa.run(Backward::<P> {
                         scan,
                         task,
