@@ -8,23 +8,19 @@ use serpens_core::cuda::{LibraryKind, Program, Properties, find, rehearse};
 use serpens_core::{DType, Device, Error};
 
 use super::tell;
-use crate::{
-    adamw, causal_conv1d, cross_entropy, elementwise, embedding, linear, long_conv, lti_kernel,
-    rms_norm, selective_scan,
-};
 
 /// Runs the cases of each operation with kernels, with activations of a type.
-const OPERATIONS: [fn(Device, DType); 10] = [
-    adamw::tests::devices::run_all,
-    causal_conv1d::tests::devices::run_all,
-    cross_entropy::tests::devices::run_all,
-    elementwise::tests::devices::run_all,
-    embedding::tests::devices::run_all,
-    linear::tests::devices::run_all,
-    long_conv::tests::devices::run_all,
-    lti_kernel::tests::devices::run_all,
-    rms_norm::tests::devices::run_all,
-    selective_scan::tests::devices::run_all,
+const OPERATIONS: &[fn(Device, DType)] = &[
+    crate::adamw::tests::devices::run_all,
+    crate::causal_conv1d::tests::devices::run_all,
+    crate::cross_entropy::tests::devices::run_all,
+    crate::elementwise::tests::devices::run_all,
+    crate::embedding::tests::devices::run_all,
+    crate::linear::tests::devices::run_all,
+    crate::long_conv::tests::devices::run_all,
+    crate::lti_kernel::tests::devices::run_all,
+    crate::rms_norm::tests::devices::run_all,
+    crate::selective_scan::tests::devices::run_all,
 ];
 
 /// Set where a machine without NVRTC must not pass, such as CI.
