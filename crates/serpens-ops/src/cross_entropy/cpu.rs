@@ -1,4 +1,4 @@
-//! Cross-entropy on the CPU: lanes over the vocabulary, threads over rows.
+//! Cross-entropy on the processor: lanes over the vocabulary, threads over rows.
 
 use crate::simd::{Simd, WithSimd, dispatch, exp, load, store};
 
@@ -70,16 +70,6 @@ pub fn forward(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -
     forward_tree(logits, targets, vocab, lse)
 }
 
-/// −ln p(target) of each row in `nll` `(rows)`, in nats; 0 for ignored rows. For measures that sum over parts of the
-/// rows, such as bits per byte; no gradient follows from it.
-///
-/// # Panics
-/// Like [`forward`].
-pub fn negative_log_likelihood(logits: &[f32], targets: &[u32], vocab: usize, nll: &mut [f32]) {
-    assert_shapes(logits.len(), targets.len(), vocab, nll.len());
-    nll_tree(logits, targets, vocab, nll);
-}
-
 /// Turns `logits` `(rows, vocab)` into `scale` · ∂(Σ_r nll_r)/∂logits in place, given the `lse` `(rows)` of
 /// [`forward`]. With `scale` = upstream / count this is the gradient of the mean.
 ///
@@ -118,24 +108,6 @@ fn forward_tree(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) 
         || forward_tree(other_logits, other_targets, vocab, other_lse),
     );
     loss.merge(other)
-}
-
-fn nll_tree(logits: &[f32], targets: &[u32], vocab: usize, nll: &mut [f32]) {
-    let Some(half) = split(targets.len(), vocab) else {
-        return dispatch(NegativeLogLikelihood {
-            logits,
-            targets,
-            vocab,
-            nll,
-        });
-    };
-    let (logits, other_logits) = logits.split_at(half * vocab);
-    let (targets, other_targets) = targets.split_at(half);
-    let (nll, other_nll) = nll.split_at_mut(half);
-    rayon::join(
-        || nll_tree(logits, targets, vocab, nll),
-        || nll_tree(other_logits, other_targets, vocab, other_nll),
-    );
 }
 
 fn backward_tree(logits: &mut [f32], targets: &[u32], vocab: usize, lse: &[f32], scale: f32) {
@@ -187,29 +159,6 @@ impl WithSimd for Forward<'_> {
             loss.correct += usize::from(first);
         }
         loss
-    }
-}
-
-/// [`negative_log_likelihood`] on one block of rows.
-struct NegativeLogLikelihood<'a> {
-    logits: &'a [f32],
-    targets: &'a [u32],
-    vocab: usize,
-    nll: &'a mut [f32],
-}
-
-impl WithSimd for NegativeLogLikelihood<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        for (r, (&target, nll)) in self.targets.iter().zip(self.nll).enumerate() {
-            *nll = 0.0;
-            if target != IGNORE {
-                let row = &self.logits[r * self.vocab..][..self.vocab];
-                *nll = LogSumExp::of(s, row).nll(row[target as usize]) as f32;
-            }
-        }
     }
 }
 

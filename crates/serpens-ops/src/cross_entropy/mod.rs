@@ -18,7 +18,7 @@
 //! the partial sums are added in f64 along the same tree. On a GPU a row's sum is f32, the sum over rows f64.
 
 pub mod cpu;
-pub mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -12,8 +12,8 @@ const BLOCK: usize = 16 * 1024;
 
 /// A function of I matrices that gives O matrices, value by value.
 trait Function<const I: usize, const O: usize>: Copy + Send + Sync {
-    /// The new values, from the inputs `x` and from what the outputs held before.
-    fn apply<S: Simd>(self, s: S, x: [S::f32s; I], old: [S::f32s; O]) -> [S::f32s; O];
+    /// The values of the outputs from those of the inputs.
+    fn apply<S: Simd>(self, s: S, x: [S::f32s; I]) -> [S::f32s; O];
 }
 
 struct Rows<'a, F, const I: usize, const O: usize> {
@@ -29,16 +29,12 @@ impl<F: Function<I, O>, const I: usize, const O: usize> WithSimd for Rows<'_, F,
     fn with_simd<S: Simd>(self, s: S) {
         let Self { f, x, mut y } = self;
         for c in (0..y[0].len()).step_by(S::F32_LANES) {
-            // Loops, not closures: a closure is compiled without the instruction set of its surroundings.
+            // A loop, not a closure: a closure is compiled without the instruction set of its surroundings.
             let mut values = [s.splat_f32s(0.0); I];
             for (values, x) in values.iter_mut().zip(x) {
                 *values = load(s, &x[c..]);
             }
-            let mut old = [s.splat_f32s(0.0); O];
-            for (old, y) in old.iter_mut().zip(&y) {
-                *old = load(s, &y[c..]);
-            }
-            let new = f.apply(s, values, old);
+            let new = f.apply(s, values);
             for (y, new) in y.iter_mut().zip(new) {
                 store(s, &mut y[c..], new);
             }
@@ -96,39 +92,34 @@ fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
     );
 }
 
-/// Declares a [`Function`]: its name, its fields, and its outputs from `s`, the inputs and what the outputs held.
+/// Declares a [`Function`]: its name, and its outputs from `s` and the inputs.
 macro_rules! function {
-    ($name:ident($($k:ident)?) |$s:ident, $x:pat_param, $old:pat_param| -> $i:literal to $o:literal $body:block) => {
+    ($name:ident |$s:ident, $x:pat_param| -> $i:literal to $o:literal $body:block) => {
         #[derive(Clone, Copy)]
-        struct $name {
-            $($k: f32,)?
-        }
+        struct $name;
         impl Function<$i, $o> for $name {
             #[inline(always)]
-            fn apply<S: Simd>(self, $s: S, $x: [S::f32s; $i], $old: [S::f32s; $o]) -> [S::f32s; $o] {
-                $(let $k = $s.splat_f32s(self.$k);)?
+            fn apply<S: Simd>(self, $s: S, $x: [S::f32s; $i]) -> [S::f32s; $o] {
                 $body
             }
         }
     };
 }
 
-function!(Add() |s, [a, b], _| -> 2 to 1 { [s.add_f32s(a, b)] });
-function!(AddScaled(k) |s, [x], [y]| -> 1 to 1 { [s.mul_add_f32s(k, x, y)] });
-function!(Scale(k) |s, [x], _| -> 1 to 1 { [s.mul_f32s(k, x)] });
-function!(Mul() |s, [a, b], _| -> 2 to 1 { [s.mul_f32s(a, b)] });
-function!(MulBackward() |s, [dy, a, b], _| -> 3 to 2 { [s.mul_f32s(dy, b), s.mul_f32s(dy, a)] });
-function!(Silu() |s, [x], _| -> 1 to 1 { [silu_lanes(s, x)] });
-function!(SiluBackward() |s, [dy, x], _| -> 2 to 1 { [s.mul_f32s(dy, silu_slope(s, x))] });
-function!(SiluMul() |s, [a, z], _| -> 2 to 1 { [s.mul_f32s(a, silu_lanes(s, z))] });
-function!(SiluMulBackward() |s, [dy, a, z], _| -> 3 to 2 {
+function!(Add |s, [a, b]| -> 2 to 1 { [s.add_f32s(a, b)] });
+function!(Mul |s, [a, b]| -> 2 to 1 { [s.mul_f32s(a, b)] });
+function!(MulBackward |s, [dy, a, b]| -> 3 to 2 { [s.mul_f32s(dy, b), s.mul_f32s(dy, a)] });
+function!(Silu |s, [x]| -> 1 to 1 { [silu_lanes(s, x)] });
+function!(SiluBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, silu_slope(s, x))] });
+function!(SiluMul |s, [a, z]| -> 2 to 1 { [s.mul_f32s(a, silu_lanes(s, z))] });
+function!(SiluMulBackward |s, [dy, a, z]| -> 3 to 2 {
     let sigmoid = simd::sigmoid(s, z);
     let silu = s.mul_f32s(z, sigmoid);
     let slope = slope_from(s, sigmoid, silu);
     [s.mul_f32s(dy, silu), s.mul_f32s(s.mul_f32s(dy, a), slope)]
 });
-function!(Exp() |s, [x], _| -> 1 to 1 { [simd::exp(s, x)] });
-function!(NegExp() |s, [x], _| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
+function!(Exp |s, [x]| -> 1 to 1 { [simd::exp(s, x)] });
+function!(NegExp |s, [x]| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
 
 /// silu(x) = x·σ(x).
 #[inline(always)]
@@ -150,57 +141,47 @@ fn slope_from<S: Simd>(s: S, sigmoid: S::f32s, silu: S::f32s) -> S::f32s {
 
 /// y = a + b.
 pub fn add(a: Mat, b: Mat, y: MatMut) {
-    evaluate(Add {}, [a, b], [y]);
-}
-
-/// y ← y + k·x.
-pub fn add_scaled(x: Mat, k: f32, y: MatMut) {
-    evaluate(AddScaled { k }, [x], [y]);
-}
-
-/// y = k·x.
-pub fn scale(x: Mat, k: f32, y: MatMut) {
-    evaluate(Scale { k }, [x], [y]);
+    evaluate(Add, [a, b], [y]);
 }
 
 /// y = a ⊙ b.
 pub fn mul(a: Mat, b: Mat, y: MatMut) {
-    evaluate(Mul {}, [a, b], [y]);
+    evaluate(Mul, [a, b], [y]);
 }
 
 /// da = dy ⊙ b, db = dy ⊙ a.
 pub fn mul_backward(dy: Mat, a: Mat, b: Mat, da: MatMut, db: MatMut) {
-    evaluate(MulBackward {}, [dy, a, b], [da, db]);
+    evaluate(MulBackward, [dy, a, b], [da, db]);
 }
 
 /// y = silu(x).
 pub fn silu(x: Mat, y: MatMut) {
-    evaluate(Silu {}, [x], [y]);
+    evaluate(Silu, [x], [y]);
 }
 
 /// dx = dy ⊙ silu'(x).
 pub fn silu_backward(dy: Mat, x: Mat, dx: MatMut) {
-    evaluate(SiluBackward {}, [dy, x], [dx]);
+    evaluate(SiluBackward, [dy, x], [dx]);
 }
 
 /// y = a ⊙ silu(z).
 pub fn silu_mul(a: Mat, z: Mat, y: MatMut) {
-    evaluate(SiluMul {}, [a, z], [y]);
+    evaluate(SiluMul, [a, z], [y]);
 }
 
 /// da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z).
 pub fn silu_mul_backward(dy: Mat, a: Mat, z: Mat, da: MatMut, dz: MatMut) {
-    evaluate(SiluMulBackward {}, [dy, a, z], [da, dz]);
+    evaluate(SiluMulBackward, [dy, a, z], [da, dz]);
 }
 
 /// y = e^x; its gradient is [`mul`] of dy and y.
 pub fn exp(x: Mat, y: MatMut) {
-    evaluate(Exp {}, [x], [y]);
+    evaluate(Exp, [x], [y]);
 }
 
 /// y = −e^x; its gradient is [`mul`] of dy and y.
 pub fn neg_exp(x: Mat, y: MatMut) {
-    evaluate(NegExp {}, [x], [y]);
+    evaluate(NegExp, [x], [y]);
 }
 
 /// y = x rounded to bf16, row by row.

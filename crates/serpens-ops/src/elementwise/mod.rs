@@ -17,7 +17,7 @@
 //! alike. σ is the logistic function. [`cast`] changes the type.
 
 pub mod cpu;
-pub mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod views;

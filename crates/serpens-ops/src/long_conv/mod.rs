@@ -12,7 +12,7 @@
 //! `du[b,s,e] = Σ_{t≥s} k[t-s,e] · dy[b,t,e]` and `dk[s,e] = Σ_b Σ_{t≥s} dy[b,t,e] · u[b,t-s,e]`.
 
 pub mod cpu;
-pub mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -14,7 +14,7 @@
 //! Gradients of the kernel come from S0 = Σ_t dK_t Ā^t and S1 = Σ_t t dK_t Ā^t; see `cpu`.
 
 pub mod cpu;
-pub mod cuda;
+pub(crate) mod cuda;
 mod operands;
 #[cfg(test)]
 pub(crate) mod tests;
