@@ -203,10 +203,8 @@ __device__ __forceinline__ float softplus_and_slope(float x, float& slope) {
 }
 
 __device__ __forceinline__ void decays(float (&a)[4], const float (&a2)[4], float delta, u32 resets, int t) {
-    // ex2.approx gives too little by 1.8e-8 on average for small exponents, which for f32 counts where a state lasts.
-    constexpr float LIFT = 2.6e-8f;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) a[r] = exp2_fast(sizeof(IO) == 4 ? fmaf(delta, a2[r], LIFT) : delta * a2[r]);
+    for (int r = 0; r < 4; ++r) a[r] = sizeof(IO) == 4 ? decay_of(delta, a2[r]) : decay_unlifted(delta, a2[r]);
     if (STARTS && (resets >> t & 1)) {
 #pragma unroll
         for (int r = 0; r < 4; ++r) a[r] = 0.0f;

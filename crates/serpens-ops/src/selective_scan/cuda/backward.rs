@@ -14,6 +14,7 @@ use crate::selective_scan::operands::CHUNK;
 static SOURCE: Source = Source::new(
     "selective_scan_backward",
     concat!(
+        include_str!("decay.cuh"),
         include_str!("segments.cuh"),
         include_str!("backward.cuh"),
         include_str!("backward.cu")

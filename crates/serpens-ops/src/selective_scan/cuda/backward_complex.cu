@@ -126,7 +126,7 @@ struct Walk {
     // exp(δ A), or 0 where the state starts anew, and with it w = exp(δ A) h and the next h.
     __device__ __forceinline__ void advance(int i, bool reset, int j, float (&decay)[2], float (&w)[2]) {
         const Step& step = s.steps[i][channel];
-        float size = reset ? 0.0f : exp2_fast(fmaf(step.delta, a_re[j] * LOG2_E, EXP2_LIFT));
+        float size = reset ? 0.0f : decay_of(step.delta, a_re[j] * LOG2_E);
         turn(step.delta, turns_im[j], size, decay[0], decay[1]);
         float input = step.delta * step.u;
         w[0] = decay[0] * h[0][j] - decay[1] * h[1][j];

@@ -1,8 +1,21 @@
-// exp(δ A), for a real A by ex2.approx, for a complex one with an angle kept in turns.
+// The decay of a state, exp(δ A): of a real A `decay_of`, of a complex one that of the real part, `turn`ed by the angle
+// δ im A, which is kept in turns. `a2` is A, or its real part, times log2 e.
 
-// ex2.approx gives too little by 1.8e-8 on average for small exponents, which adds up where a state lasts; this raises
-// them by it.
+// What is added to δ a2. ex2.approx gives too little by 1.8e-8 on average for small exponents, which adds up where a
+// state lasts; the lift makes up for it. With EXP2_NONE, where the state starts anew, the decay is 0.
 constexpr float EXP2_LIFT = 2.6e-8f;
+constexpr float EXP2_NONE = -1e30f;
+
+__device__ __forceinline__ float decay_of(float delta, float a2, float lift = EXP2_LIFT) {
+    return exp2_fast(fmaf(delta, a2, lift));
+}
+
+// Without the lift: for one factor in place of many (a whole segment's, where `delta` is Σ δ), and for the backward
+// scan of a real A in bf16. That takes the states anew from the checkpoint of every chunk, so only their gradients
+// could gather the 1.8e-8 of each step, and over 10^5 steps that is still less than one rounding to bf16, 2e-3. The
+// forward scan has the lift in bf16 too: its states go through the whole sequence, and the checkpoints and the last
+// are f32.
+__device__ __forceinline__ float decay_unlifted(float delta, float a2) { return exp2_fast(delta * a2); }
 
 // sin and cos of 2π (turns + low).
 __device__ __forceinline__ void sin_cos(float turns, float low, float& sine, float& cosine) {
@@ -26,7 +39,7 @@ __device__ __forceinline__ Turns turns(float im) {
     return {high, fmaf(im, TURN, -high) + im * TURN_LOW};
 }
 
-// exp(i δ im) times `size`.
+// exp(i δ im) times `size`: with the decay of the real part exp(δ A).
 __device__ __forceinline__ void turn(float delta, Turns im, float size, float& re_out, float& im_out) {
     float sine, cosine, product = delta * im.high;
     sin_cos(product, fmaf(delta, im.high, -product) + delta * im.low, sine, cosine);

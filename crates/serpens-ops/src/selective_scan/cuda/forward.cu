@@ -79,8 +79,8 @@ struct Exponents {
     Turns im[COMPLEX ? PER_LANE : 1];
 };
 
-// exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or,
-// where the state starts anew, so little that the result is 0.
+// exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or
+// EXP2_NONE where the state starts anew.
 struct Decays {
     float re[GROUP][PER_LANE], im[COMPLEX ? GROUP : 1][PER_LANE];
 
@@ -90,7 +90,7 @@ struct Decays {
             float delta = steps[2 * i];
 #pragma unroll
             for (int j = 0; j < PER_LANE; ++j) {
-                re[i][j] = exp2_fast(fmaf(delta, a.re[j], STARTS ? resets[i] : EXP2_LIFT));
+                re[i][j] = decay_of(delta, a.re[j], STARTS ? resets[i] : EXP2_LIFT);
                 if constexpr (COMPLEX) turn(delta, a.im[j], re[i][j], re[i][j], im[i][j]);
             }
         }
@@ -474,7 +474,7 @@ extern "C" __global__ void __launch_bounds__(COMBINE_THREADS) selective_scan_com
         bool last = number + 1 == p.segments.count;  // whose own is not known, nor wanted
         float left = last ? 0.0f : *carry, sum = last ? 0.0f : p.delta_sums[segment * p.batch * p.channels + i / STATE];
         *carry = h;
-        h = sum == infinite() ? left : fmaf(exp2_fast(a * sum), h, left);
+        h = sum == infinite() ? left : fmaf(decay_unlifted(sum, a), h, left);
     }
 }
 #endif

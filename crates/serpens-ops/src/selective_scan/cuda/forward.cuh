@@ -71,11 +71,10 @@ __device__ __forceinline__ float step_size(float x) {
     return fmaf(q, e, fmaxf(x, 0.0f));
 }
 
-// What is added to the exponent of the decays of a block's step: so little that they are zero where the state starts
-// anew before it.
+// What is added to the exponent of the decays of a block's step: EXP2_NONE where the state starts anew before it.
 __device__ __forceinline__ float reset(const ScanParams& p, const BlockPlace& at, int step) {
     i64 position = at.position + at.direction * step, row = at.batch * p.length;
     if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there
     bool anew = step < at.steps && position < p.length && p.starts[row + position];
-    return anew ? -1e30f : EXP2_LIFT;
+    return anew ? EXP2_NONE : EXP2_LIFT;
 }

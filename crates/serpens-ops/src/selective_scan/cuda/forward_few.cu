@@ -208,7 +208,7 @@ struct Runner {
 #pragma unroll
         for (int i = 0; i < CHUNK; ++i) {
             if (PACKED) c[i] = high_f32(__float_as_uint(b[i])), b[i] = low_f32(__float_as_uint(b[i]));
-            decays[i] = exp2_fast(fmaf(steps[2 * i], a, STARTS ? s.resets[buffer][STARTS ? first + i : 0] : EXP2_LIFT));
+            decays[i] = decay_of(steps[2 * i], a, STARTS ? s.resets[buffer][STARTS ? first + i : 0] : EXP2_LIFT);
             x[i] = steps[2 * i + 1] * b[i];
         }
         if (chunk > 0) receive();
