@@ -10,9 +10,9 @@
 //
 // where λ holds the gradients of the real and of the imaginary part of h, and g that of y before the gate.
 //
-// Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS; GATED, SOFTPLUS, STARTS: 0 or 1.
+// Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS; GATED, SOFTPLUS, STARTS: 0 or 1. From the host too: SUB, the steps of
+// which all is in registers and in shared memory.
 
-constexpr int SUB = 8;  // steps of which all is in registers and in shared memory
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
 constexpr int THREADS = 32 * WARPS;

@@ -16,14 +16,14 @@ static SOURCE: Source = Source::new(
     ),
 )
 .params(&[ScanBackwardParams::declare])
-.constants(&[("CHUNK", CHUNK as i32)])
+.constants(&[("CHUNK", CHUNK as i32), ("SUB", SUB as i32)])
 // Not the powers of two that models have.
 .may_spill(|program| match program.number("STATE") {
     Some(state) => state > 64 || state.count_ones() > 1,
     None => false,
 });
 
-/// Steps that are in shared memory at a time.
+/// Steps of which all is in registers and in shared memory.
 const SUB: usize = 8;
 
 /// How a block is made; the names are those of the kernel's macros.

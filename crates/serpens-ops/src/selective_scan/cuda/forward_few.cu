@@ -9,23 +9,19 @@
 // for both would have two recurrences and two kinds of barriers. What the two have in common lies in forward.cuh.
 //
 // Macros: IO, STATE (N); VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; GATED,
-// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared.
+// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared. From the host too: CHANNELS, WARPS, HELPERS, TILE
+// (steps) and BUFFERS.
 
 constexpr int SPLIT = 16;
-constexpr int PAIRS = 4;     // of channels
-constexpr int CHANNELS = 2 * PAIRS;
-constexpr int WARPS = 2 * PAIRS;
-constexpr int HELPERS = 4;
+constexpr int PAIRS = CHANNELS / 2;
 constexpr int HELPER_THREADS = 32 * HELPERS;
-constexpr int TILE = 2 * CHUNK;
 constexpr int WIDTH = TILE * CHANNELS / HELPER_THREADS;  // channels of one step that a helper takes
 constexpr int SUM = 8;  // steps whose <C, h> are summed over the lanes together
 // B and C of a state as the halves of one word.
 constexpr bool PACKED = sizeof(IO) == 2;
-// Tiles that are prepared before their turn, and buffers for them; and tiles whose copies are under way before that, as
-// many as there is shared memory for on every card, and buffers for these.
-constexpr int AHEAD = 2;
-constexpr int BUFFERS = AHEAD + 1;
+// Tiles that are prepared before their turn; and tiles whose copies are under way before that, as many as there is
+// shared memory for on every card, and buffers for these.
+constexpr int AHEAD = BUFFERS - 1;
 constexpr int COPIES = sizeof(IO) == 2 ? 3 : 1;
 constexpr int RAW_BUFFERS = COPIES + 1;
 // Of u and z, from the copy of tile t + AHEAD + COPIES to the end of tile t - 1.

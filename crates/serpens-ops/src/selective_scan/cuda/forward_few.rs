@@ -17,20 +17,31 @@ static SOURCE: Source = Source::new(
     ),
 )
 .params(&[ScanParams::declare])
-.constants(&[("CHUNK", CHUNK as i32)])
+.constants(&[
+    ("CHUNK", CHUNK as i32),
+    ("CHANNELS", CHANNELS as i32),
+    ("WARPS", WARPS as i32),
+    ("HELPERS", HELPERS as i32),
+    ("TILE", TILE as i32),
+    ("BUFFERS", BUFFERS as i32),
+])
 .may_spill(|program| program.number("VEC") == Some(1));
 
-// The kernel's constants of these names.
+/// Channels of a block, in pairs.
 const CHANNELS: usize = 8;
-const WARPS: usize = 8;
+/// Warps that hold states: two for each pair of channels.
+const WARPS: usize = CHANNELS;
+/// Warps that prepare tiles and finish them.
 const HELPERS: usize = 4;
-const TILE: usize = 64;
+/// Steps that are prepared at once: a chunk for each of the two warps.
+const TILE: usize = 2 * CHUNK;
+/// Of prepared tiles.
 const BUFFERS: usize = 3;
 
 /// The size of the kernel's `Shared`, at most.
 fn shared_bytes(dtype: DType) -> usize {
     let copies = if dtype == DType::BF16 { 3 } else { 1 };
-    let (raw_buffers, stages) = (copies + 1, copies + 4);
+    let (raw_buffers, stages) = (copies + 1, copies + BUFFERS + 1);
     let raw = TILE * ((2 * stages + raw_buffers) * CHANNELS + raw_buffers * 2 * 16);
     let steps = CHANNELS * (TILE + 2) * 8;
     let bc = dtype.size() / 2 * (16 * (TILE + 4) + 32) * 4;
