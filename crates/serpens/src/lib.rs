@@ -32,19 +32,14 @@
 pub mod cli;
 mod commands;
 mod compute;
-mod continuation;
 mod error;
 mod machine;
-mod models;
 mod output;
 mod progress;
 pub mod recipe;
 pub mod refusal;
 mod runs;
-mod selection;
-mod size;
 pub mod tasks;
-mod trained;
 
 pub use commands::run;
 pub use error::{Error, Result};

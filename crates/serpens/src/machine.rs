@@ -1,10 +1,11 @@
-//! Facts about the machine and the moment, for reports.
+//! Facts about the machine and the moment: for reports, and for what has to fit.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
+use serpens_core::{Device, cuda};
 use serpens_ops::simd::Isa;
 
 /// Name and value of what defines a machine's speed.
@@ -42,6 +43,24 @@ pub(crate) fn memory() -> Option<u64> {
     ];
     let share = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
     shares.into_iter().filter_map(share).chain(machine).min()
+}
+
+/// Whether this many bytes fit the device, asked before they are allocated; in f64, as no product of sizes overflows it.
+/// True where the system does not tell its memory.
+pub(crate) fn fits(bytes: f64, device: Device) -> bool {
+    let memory = match device {
+        Device::Cpu => memory(),
+        Device::Cuda(_) => cuda::properties(device).ok().map(|card| card.memory as u64),
+    };
+    memory.is_none_or(|memory| bytes <= memory as f64)
+}
+
+/// Whose memory it is, in words.
+pub(crate) fn memory_owner(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "this machine's memory",
+        Device::Cuda(_) => "the GPU's memory",
+    }
 }
 
 /// The most bytes that this process has had in main memory, where the system tells them.

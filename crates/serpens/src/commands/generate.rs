@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;
-use crate::continuation::continue_text;
-use crate::models::{load, model_dir};
 use crate::output::{say, tell, unless_gone};
 use crate::refusal::{Refusal, WrongModel};
+use crate::runs::models::{load, model_dir};
+use crate::tasks::continuation::continue_text;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {

@@ -9,13 +9,13 @@ use serpens_report::{Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::models::{load, model_dir};
 use crate::output::{command_line, say};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
-use crate::selection::{Sample, selection_map};
+use crate::runs::models::{load, model_dir};
 use crate::tasks::TaskConfig;
+use crate::tasks::selection::{Sample, selection_map};
 use crate::{Error, Result};
 
 /// Columns of the figure in letters.

@@ -6,7 +6,7 @@ use serpens_train::Compute;
 use crate::recipe::Recipe;
 use crate::refusal::Refusal;
 use crate::tasks::Task;
-use crate::{Error, Result, size};
+use crate::{Error, Result, machine};
 
 /// Bytes of a trained value: itself, its gradient and two moments, in f32.
 const TRAINED_BYTES: f64 = 16.0;
@@ -38,14 +38,14 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
 
 /// Refuses models and batches that cannot be held in memory, and models that would not begin with numbers.
 fn check_model(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
-    let (device, memory) = (compute.device, size::owner(compute.device));
+    let (device, memory) = (compute.device, machine::memory_owner(compute.device));
     let plan = model.plan()?;
     let trained = TRAINED_BYTES * plan.count(|param| param.trained)? as f64;
-    if !size::fits(trained, device) {
+    if !machine::fits(trained, device) {
         return Err(Error::refused("model", Refusal::Model(memory)));
     }
     let kept = tokens * plan.kept_per_token(compute.recompute);
-    if !size::fits(kept * compute.precision.activations().size() as f64, device) {
+    if !machine::fits(kept * compute.precision.activations().size() as f64, device) {
         return Err(Error::refused("task.batch", Refusal::Batch(memory)));
     }
     if !(model.norm_eps.is_finite() && model.norm_eps >= 0.0) {

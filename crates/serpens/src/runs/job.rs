@@ -8,10 +8,10 @@ use serpens_data::Prefetch;
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
 use serpens_train::{Evaluate, JsonLines, NextToken, Trainer, newest_checkpoint};
 
+use super::models::{check_loadable, load};
 use super::{Run, STOP};
-use crate::models::{check_loadable, load};
 use crate::progress::Progress;
-use crate::trained::Trained;
+use crate::tasks::trained::Trained;
 use crate::{Error, Result};
 
 /// Batches that are prepared ahead.

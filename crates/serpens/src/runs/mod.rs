@@ -3,6 +3,7 @@
 mod check;
 mod folder;
 mod job;
+pub(crate) mod models;
 mod report;
 
 use std::sync::atomic::{AtomicBool, Ordering};

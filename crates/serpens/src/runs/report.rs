@@ -7,9 +7,9 @@ use crate::Result;
 use crate::compute;
 use crate::machine;
 use crate::output::{command_line, duration};
-use crate::selection::{Sample, selection_map};
 use crate::tasks::Results;
-use crate::trained::{Trained, chart, series};
+use crate::tasks::selection::{Sample, selection_map};
+use crate::tasks::trained::{Trained, chart, series};
 
 /// Characters of a text whose selection is shown.
 const SHOWN: usize = 96;

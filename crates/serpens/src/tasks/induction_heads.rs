@@ -9,9 +9,9 @@ use serpens_report::{LineChart, Scale, Series, Table, grouped};
 use serpens_train::evaluate;
 
 use super::results::{Results, percent};
+use super::selection::Sample;
+use super::trained::{Trained, chart};
 use super::{Task, TaskSettings, TestConfig, Testing};
-use crate::selection::Sample;
-use crate::trained::{Trained, chart};
 use crate::{Error, Result};
 
 pub(super) use serpens_data::InductionHeadsConfig;

@@ -1,9 +1,12 @@
 //! What can be trained: a file for each task, and the one list of them.
 
+pub(crate) mod continuation;
 mod induction_heads;
 mod results;
+pub(crate) mod selection;
 mod selective_copying;
 mod text;
+pub(crate) mod trained;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,8 +19,8 @@ use serpens_train::{Evaluate, StepMetrics};
 
 use crate::Result;
 use crate::output::OutputMode;
-use crate::selection::Sample;
-use crate::trained::{Trained, chart, series};
+use selection::Sample;
+use trained::{Trained, chart, series};
 
 pub(crate) use results::Results;
 
@@ -73,17 +76,17 @@ impl Default for TaskConfig {
     }
 }
 
-/// How a model is tested.
+/// How a model is tested: a table of the recipe in which each task finds what it reads; text reads none of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TestConfig {
-    /// Lengths of induction-heads sequences.
+    /// Lengths of test sequences, for induction heads.
     pub lengths: Vec<usize>,
-    /// Sequences of each length; batches for selective copying.
+    /// How many are drawn: sequences of each length for induction heads, batches for selective copying.
     pub samples: usize,
-    /// Sequences read side by side.
+    /// Sequences read side by side, for induction heads.
     pub rows: usize,
-    /// Positions read at a time, with carried state.
+    /// Positions read at a time, with carried state, for induction heads.
     pub chunk: usize,
 }
 

@@ -8,9 +8,9 @@ use serpens_report::Table;
 use serpens_train::evaluate;
 
 use super::results::{Results, percent};
+use super::selection::Sample;
 use super::{READ_LENGTH, Task, TaskSettings, TestConfig, Testing};
 use crate::Result;
-use crate::selection::Sample;
 
 pub(super) use serpens_data::SelectiveCopyingConfig;
 

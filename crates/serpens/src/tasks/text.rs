@@ -11,10 +11,10 @@ use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate};
 
+use super::continuation::continue_text;
+use super::trained::{Trained, chart, series};
 use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Testing};
-use crate::continuation::continue_text;
 use crate::refusal::Refusal;
-use crate::trained::{Trained, chart, series};
 use crate::{Error, Result};
 
 /// Rows in which held-out text is read.

@@ -45,7 +45,7 @@ fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
     )?;
     let row = |pass: &str, seconds: f64, flops: f64, beside| {
         let work = format!("{pass}, D {width}, B {batch}, L {length}, {precision}");
-        let of_products = flops / seconds / bench.machine.products(precision);
+        let of_products = flops / seconds / bench.limits.products(precision);
         let row = Row::new(work, 1e3 * seconds, "ms");
         bench.beside(row, beside).with("of products", of_products)
     };

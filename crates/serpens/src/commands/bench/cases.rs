@@ -7,7 +7,7 @@ use serpens_core::{DType, Device, Shape, Tensor, bf16, cuda};
 use serpens_nn::{Precision, Recompute};
 
 use super::published::Published;
-use super::{Clock, Machine, Row};
+use super::{Clock, Limits, Row};
 use crate::Result;
 use crate::compute::recompute;
 
@@ -83,7 +83,7 @@ pub(super) struct Case {
 /// What is measured, and with what.
 pub(super) struct Bench<'a> {
     pub(super) clock: Clock,
-    pub(super) machine: Machine,
+    pub(super) limits: Limits,
     pub(super) precision: Precision,
     pub(super) shapes: &'a Shapes,
     /// Whether neither a shape nor a precision was named: then the published rows are measured.
@@ -137,7 +137,7 @@ impl Bench<'_> {
         bytes: usize,
         published: Published,
     ) -> Row {
-        let of_copying = bytes as f64 / seconds / self.machine.memory;
+        let of_copying = bytes as f64 / seconds / self.limits.memory;
         self.beside(Row::new(work, 1e3 * seconds, "ms"), published)
             .with("of copying", of_copying)
     }

@@ -4,7 +4,7 @@ mod block;
 mod cases;
 mod clock;
 mod conv;
-mod machine;
+mod limits;
 mod prompt;
 mod published;
 mod scan;
@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 use crate::{Error, Result};
 use cases::{Bench, Shapes};
 use clock::Clock;
-use machine::Machine;
+use limits::Limits;
 use table::{Row, Table};
 
 /// Arguments of `serpens bench`.
@@ -85,9 +85,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         refuse_what_needs_a_gpu(args)?;
     }
     let clock = Clock { device, runs };
-    let (machine, limits) = Machine::measure(&clock)?;
+    let (limits, table) = Limits::measure(&clock)?;
     let bench = Bench {
-        machine,
+        limits,
         clock,
         precision: compute.precision,
         shapes: &args.shapes,
@@ -103,7 +103,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         device.release_unused();
         Ok::<_, Error>(())
     };
-    add(limits)?;
+    add(table)?;
     for (work, measure) in measurements {
         if args.what.is_empty() || args.what.contains(work) {
             add(measure(&bench)?)?;

@@ -76,5 +76,5 @@ fn read(bench: &Bench<'_>, model: &MambaLm, batch: usize, length: usize) -> Resu
     let rate = (batch * length) as f64 / seconds;
     let head = 2.0 * (width * vocabulary) as f64; // reads the last position only
     let flops = model.flops_per_token()? - head;
-    Ok((rate, rate * flops / bench.machine.products(bench.precision)))
+    Ok((rate, rate * flops / bench.limits.products(bench.precision)))
 }

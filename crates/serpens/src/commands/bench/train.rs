@@ -28,7 +28,7 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
         let config = MambaLmConfig::new(width, layers, vocabulary);
         let flops = 3.0 * config.plan()?.flops_per_token()?;
         let trained = measure(bench, &config, batch, length, 4)?;
-        let of_peak = trained.rate * flops / bench.machine.products(bench.precision);
+        let of_peak = trained.rate * flops / bench.limits.products(bench.precision);
         let work =
             format!("{name}: {layers} × {width}, V {vocabulary}, batch {batch}, length {length}");
         Ok(Row::new(work, trained.rate, "tokens/s")

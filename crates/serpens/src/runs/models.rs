@@ -6,7 +6,7 @@ use serpens_core::Device;
 use serpens_nn::{MambaLm, Module, checkpoint};
 
 use crate::refusal::{NoModel, WrongModel};
-use crate::{Error, Result, size};
+use crate::{Error, Result, machine};
 
 /// The model's folder, given that or a run's.
 pub(crate) fn model_dir(path: &Path) -> Result<PathBuf> {
@@ -50,7 +50,7 @@ pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
     let plan = checkpoint::load_config(dir).and_then(|config| config.plan());
     let plan = plan.map_err(|error| wrong_config(dir, error))?;
     let bytes = 4.0 * plan.count(|param| param.trained)? as f64;
-    if size::fits(bytes, Device::Cpu) {
+    if machine::fits(bytes, Device::Cpu) {
         return Ok(());
     }
     let config = dir.join(checkpoint::CONFIG_FILE);

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::machine::read_bandwidth;
 
 /// What the machine does at its best.
-pub(super) struct Machine {
+pub(super) struct Limits {
     /// Bytes per second: that all threads read, or that a card's copy reads and writes together.
     pub(super) memory: f64,
     /// Operations per second of matrix products, of the processor by all threads.
@@ -24,8 +24,8 @@ const SQUARE: [usize; 3] = [8192; 3];
 /// Bytes that a card copies, far more than any cache holds.
 const COPIED: usize = 1 << 30;
 
-impl Machine {
-    /// The machine, and the table of it.
+impl Limits {
+    /// The machine's limits, and the table of them.
     pub(super) fn measure(clock: &Clock) -> Result<(Self, Table)> {
         match clock.device {
             Device::Cpu => Self::processor(clock),
