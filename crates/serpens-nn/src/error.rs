@@ -30,6 +30,14 @@ pub enum Error {
         /// Those it may have.
         allowed: RangeInclusive<usize>,
     },
+    /// More layers than any memory holds, even as a plan.
+    #[error("n_layer = {found} is not possible: no memory holds more than {most} layers")]
+    TooManyLayers {
+        /// The number of layers.
+        found: usize,
+        /// The largest.
+        most: usize,
+    },
     /// The processor computes in f32 alone.
     #[error("precision = {precision} is not possible: the processor computes in f32")]
     Precision {
@@ -119,7 +127,11 @@ impl Error {
 
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        matches!(self, Error::Config { .. } | Error::Precision { .. })
+        use Error::{Config, Precision, TooManyLayers};
+        matches!(
+            self,
+            Config { .. } | TooManyLayers { .. } | Precision { .. }
+        )
     }
 
     /// The sizes of the axes of an operand that must have so many.

@@ -106,7 +106,12 @@ impl MambaLmConfig {
     pub fn plan(&self) -> Result<MambaLm> {
         Error::check("d_model", self.d_model, 1..=usize::MAX)?;
         Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
-        Error::check("n_layer", self.n_layer, 0..=MOST_LAYERS)?;
+        if self.n_layer > MOST_LAYERS {
+            return Err(Error::TooManyLayers {
+                found: self.n_layer,
+                most: MOST_LAYERS,
+            });
+        }
         // A mixer beyond the last layer would be none, unsaid.
         let layers = self.n_layer.max(1);
         Error::check("the length of block", self.mixers.len(), 1..=layers)?;
