@@ -1,4 +1,4 @@
-//! One parameter's step on the CPU: lanes over its values, threads over blocks of them.
+//! One parameter's step on the processor: lanes over its values, threads over blocks of them.
 
 use rayon::prelude::*;
 use serpens_core::{Result, Tensor};

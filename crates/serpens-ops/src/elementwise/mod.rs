@@ -1,17 +1,15 @@
-//! Functions applied value by value to matrices of equal shape, and the sum over rows.
+//! Functions applied value by value to matrices of equal shape, and a vector repeated for every row.
 //!
-//! | function     | value                    | gradient                                                          |
-//! |--------------|--------------------------|-------------------------------------------------------------------|
-//! | `add`        | y = a + b                | da = db = dy                                                      |
-//! | `add_scaled` | y ← y + k·x              |                                                                   |
-//! | `scale`      | y = k·x                  | dx = k·dy                                                         |
-//! | `mul`        | y = a ⊙ b                | da = dy ⊙ b, db = dy ⊙ a                                          |
-//! | `silu`       | y = x·σ(x)               | dx = dy ⊙ σ(x)·(1 + x·(1 − σ(x)))                                 |
-//! | `silu_mul`   | y = a ⊙ silu(z)          | da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z)                         |
-//! | `exp`        | y = e^x                  | dx = dy ⊙ y                                                       |
-//! | `neg_exp`    | y = −e^x                 | dx = dy ⊙ y                                                       |
-//! | `cast`       | y = x in another type    | dx = dy in the type of x                                          |
-//! | `sum_rows`   | out\[c\] = Σ_r x\[r, c\] | dx\[r, c\] = dout\[c\]                                            |
+//! | function         | value                 | gradient                                  |
+//! |------------------|-----------------------|-------------------------------------------|
+//! | `add`            | y = a + b             | da = db = dy                              |
+//! | `mul`            | y = a ⊙ b             | da = dy ⊙ b, db = dy ⊙ a                  |
+//! | `silu`           | y = x·σ(x)            | dx = dy ⊙ σ(x)·(1 + x·(1 − σ(x)))         |
+//! | `silu_mul`       | y = a ⊙ silu(z)       | da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z) |
+//! | `exp`            | y = e^x               | dx = dy ⊙ y                               |
+//! | `neg_exp`        | y = −e^x              | dx = dy ⊙ y                               |
+//! | `broadcast_rows` | y\[r, c\] = x\[c\]    | dx\[c\] = Σ_r dy\[r, c\]                  |
+//! | `cast`           | y = x in another type | dx = dy in the type of x                  |
 //!
 //! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call
 //! alike. σ is the logistic function. [`cast`] changes the type.

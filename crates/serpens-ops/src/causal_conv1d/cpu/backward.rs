@@ -1,8 +1,8 @@
-//! The backward pass of one chunk of a sequence.
+//! The backward pass of one segment of a sequence.
 
 use serpens_core::{Mat, MatMut};
 
-use super::sequence::{BLOCK, Sequence, WIDEST, WINDOW, add_product, add_row, filter, load_rows};
+use super::sequence::{BLOCK, SEEN, Sequence, WIDEST, add_product, add_row, filter, load_rows};
 use crate::elementwise::cpu::silu_slope;
 use crate::simd::{Simd, WithSimd, load, store};
 
@@ -101,7 +101,7 @@ impl Backward<'_> {
     #[inline(always)]
     fn block<S: Simd, const W: usize>(&mut self, s: S, first: usize) {
         let (sequence, channels) = (self.sequence, self.dx.cols());
-        let x = sequence.window(first);
+        let x = sequence.seen(first);
         let dy: [&[f32]; BLOCK] = std::array::from_fn(|r| self.dy.row(sequence.row(first + r)));
         let taps: [&[f32]; W] = std::array::from_fn(|k| sequence.taps.row(k));
         let bias = sequence.taps.row(W);
@@ -114,8 +114,8 @@ impl Backward<'_> {
         for c in (0..channels).step_by(S::F32_LANES) {
             let to = channels.min(c + S::F32_LANES);
             let weight = load_rows::<S, W>(s, &taps, c);
-            let x = load_rows::<S, WINDOW>(s, &x[..BLOCK + W - 1], c);
-            let mut g = load_rows::<S, WINDOW>(s, &dy, c);
+            let x = load_rows::<S, SEEN>(s, &x[..BLOCK + W - 1], c);
+            let mut g = load_rows::<S, SEEN>(s, &dy, c);
             if sequence.silu {
                 let bias = load(s, &bias[c..]);
                 for r in 0..BLOCK {

@@ -1,8 +1,8 @@
-//! The forward pass of one chunk of a sequence.
+//! The forward pass of one segment of a sequence.
 
 use serpens_core::MatMut;
 
-use super::sequence::{BLOCK, Sequence, WIDEST, WINDOW, filter, load_rows};
+use super::sequence::{BLOCK, SEEN, Sequence, WIDEST, filter, load_rows};
 use crate::elementwise::cpu::silu_lanes;
 use crate::simd::{Simd, WithSimd, load, store};
 
@@ -53,7 +53,7 @@ impl Forward<'_> {
     #[inline(always)]
     fn block<S: Simd, const W: usize>(&self, s: S, first: usize) {
         let channels = self.y.cols();
-        let x = self.sequence.window(first);
+        let x = self.sequence.seen(first);
         let taps: [&[f32]; W] = std::array::from_fn(|k| self.sequence.taps.row(k));
         let bias = self.sequence.taps.row(W);
         let y: [&mut [f32]; BLOCK] = std::array::from_fn(|r| {
@@ -63,7 +63,7 @@ impl Forward<'_> {
         for c in (0..channels).step_by(S::F32_LANES) {
             let weight = load_rows::<S, W>(s, &taps, c);
             let bias = load(s, &bias[c..]);
-            let x = load_rows::<S, WINDOW>(s, &x[..BLOCK + W - 1], c);
+            let x = load_rows::<S, SEEN>(s, &x[..BLOCK + W - 1], c);
             for r in 0..BLOCK {
                 let sum = filter(s, bias, &weight, &x[r..r + W]);
                 let value = if self.sequence.silu {

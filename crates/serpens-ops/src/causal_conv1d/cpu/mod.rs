@@ -1,4 +1,4 @@
-//! Convolution kernels: lanes over channels, threads over (sequence, chunk of time).
+//! Convolution kernels: lanes over channels, threads over (sequence, segment of time).
 //!
 //! Time is counted in steps in the direction of the convolution, so that the two directions differ in `Sequence::row`
 //! alone. Widths 2, 3 and 4 go by blocks of `BLOCK` steps whose inputs are loaded once; the steps beside a boundary,
@@ -55,7 +55,7 @@ impl<'a> Conv<'a> {
     }
 
     /// Steps of one task, a function of the shape alone.
-    fn chunk(&self) -> usize {
+    fn segment(&self) -> usize {
         reduction_block(self.dims.batch * self.dims.length).max(64)
     }
 
@@ -110,13 +110,13 @@ pub fn forward(conv: &Conv, y: MatMut, mut final_state: Option<&mut [f32]>) {
     assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "y");
     let ConvDims { batch, length, .. } = conv.dims;
     conv.with_taps(|taps| {
-        let chunk = conv.chunk();
-        let chunks = length.div_ceil(chunk);
-        for_each_task(x.rows() * x.cols(), batch * chunks, |task| {
-            let from = task % chunks * chunk;
+        let segment = conv.segment();
+        let segments = length.div_ceil(segment);
+        for_each_task(x.rows() * x.cols(), batch * segments, |task| {
+            let from = task % segments * segment;
             simd::dispatch(Forward {
-                sequence: conv.sequence(taps, task / chunks),
-                steps: (from, length.min(from + chunk)),
+                sequence: conv.sequence(taps, task / segments),
+                steps: (from, length.min(from + segment)),
                 y: &y,
             });
         });
@@ -154,9 +154,9 @@ pub fn backward(
     } = conv.dims;
     let (history, parameters) = (conv.history(), (width + 1) * channels);
     // An empty sequence still hands the gradient of its final state to its initial one.
-    let chunk = conv.chunk();
-    let chunks = length.div_ceil(chunk).max(1);
-    let tasks = batch * chunks;
+    let segment = conv.segment();
+    let segments = length.div_ceil(segment).max(1);
+    let tasks = batch * segments;
     let dinitial_state = grads.initial_state.map(|all| {
         let all = all.into_slice();
         let len = all.len();
@@ -167,12 +167,12 @@ pub fn backward(
             let (partials, total) = partials.split_at_mut(tasks * parameters);
             let shared = MatMut::new(partials, tasks, parameters, parameters, 0);
             for_each_task(x.rows() * channels, tasks, |task| {
-                let (b, from) = (task / chunks, task % chunks * chunk);
+                let (b, from) = (task / segments, task % segments * segment);
                 let state = b * history..(b + 1) * history;
                 with_scratch(width * channels, |ring| {
                     simd::dispatch(Backward {
                         sequence: conv.sequence(taps, b),
-                        steps: (from, length.min(from + chunk)),
+                        steps: (from, length.min(from + segment)),
                         dy,
                         d_final_state: d_final_state.map(|all| &all[state.clone()]),
                         dx: &grads.x,

@@ -11,7 +11,7 @@ pub(super) const BLOCK: usize = 8;
 pub(super) const WIDEST: usize = 4;
 
 /// Rows that the outputs of one block see.
-pub(super) const WINDOW: usize = BLOCK + WIDEST - 1;
+pub(super) const SEEN: usize = BLOCK + WIDEST - 1;
 
 /// One sequence as the convolution meets it, step by step.
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ impl<'a> Sequence<'a> {
 
     /// The rows of x that a plain block from `first` on sees, the earliest first; the surplus ones are empty.
     #[inline(always)]
-    pub(super) fn window(&self, first: usize) -> [&'a [f32]; WINDOW] {
+    pub(super) fn seen(&self, first: usize) -> [&'a [f32]; SEEN] {
         let rows = BLOCK + self.width - 1;
         std::array::from_fn(|i| match i < rows {
             true => self.x.row(self.row(first + i + 1 - self.width)),

@@ -6,7 +6,7 @@ use serpens_core::{Mat, MatMut};
 use super::reference;
 use crate::causal_conv1d::{ConvDims, ConvOperands, cpu};
 use crate::shared::tests::dense::{
-    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
 
 /// Values as one row.
@@ -47,7 +47,7 @@ impl Case {
         seed: u64,
     ) -> Self {
         let rows = batch * length;
-        let starts = values(seed ^ 5, rows)
+        let starts = uniform(seed ^ 5, rows)
             .0
             .into_iter()
             .map(|v| ((v.abs() * 1e4) as usize).is_multiple_of(every.max(1)));
@@ -56,13 +56,13 @@ impl Case {
             length,
             channels,
             width,
-            weight: values(seed ^ 1, channels * width),
-            bias: (seed & 1 == 0).then(|| values(seed ^ 2, channels)),
-            state: (seed & 2 == 0).then(|| values(seed ^ 3, batch * (width - 1) * channels)),
+            weight: uniform(seed ^ 1, channels * width),
+            bias: (seed & 1 == 0).then(|| uniform(seed ^ 2, channels)),
+            state: (seed & 2 == 0).then(|| uniform(seed ^ 3, batch * (width - 1) * channels)),
             starts: (every > 0).then(|| starts.collect()),
             reverse: seed & 4 == 0,
             silu: seed & 8 == 0,
-            x: values(seed ^ 4, rows * channels),
+            x: uniform(seed ^ 4, rows * channels),
             margin: (seed >> 4) as usize % 3,
         }
     }
@@ -182,8 +182,8 @@ impl Case {
         assert_close(&y, &plain.0, &truth.0);
         assert_eq!(state, plain.1, "final state");
 
-        let (dy, exact_dy) = values(seed ^ 6, self.x.0.len());
-        let (dstate, exact_dstate) = values(seed ^ 7, self.state_len());
+        let (dy, exact_dy) = uniform(seed ^ 6, self.x.0.len());
+        let (dstate, exact_dstate) = uniform(seed ^ 7, self.state_len());
         let grads = self.backward(&dy, Some(&dstate), false);
         let plain = reference::backward(&self.plain(), &self.x.0, &dy, &dstate);
         let truth = reference::backward(&self.exact(), &self.x.1, &exact_dy, &exact_dstate);
@@ -310,8 +310,8 @@ proptest! {
         prop_assert_eq!(flipped(&mirrored, channels), y);
         prop_assert_eq!(mirrored_state, state);
 
-        let dy = values(seed ^ 9, length * channels).0;
-        let dstate = values(seed ^ 8, forward.state_len()).0;
+        let dy = uniform(seed ^ 9, length * channels).0;
+        let dstate = uniform(seed ^ 8, forward.state_len()).0;
         let grads = forward.backward(&dy, Some(&dstate), false);
         let mirrored = backward.backward(&flipped(&dy, channels), Some(&dstate), false);
         prop_assert_eq!(flipped(&mirrored.dx, channels), grads.dx);
@@ -337,11 +337,11 @@ fn sequences_of_several_chunks_agree_with_the_definition() {
 #[test]
 fn an_empty_sequence_hands_its_state_on() {
     let case = Case {
-        state: Some(values(1, 12)),
+        state: Some(uniform(1, 12)),
         ..Case::new(2, 0, 2, 4, 0, 0)
     };
     assert_eq!(case.forward(), (vec![], case.state.clone().unwrap().0));
-    let dstate = values(2, 12).0;
+    let dstate = uniform(2, 12).0;
     assert_eq!(
         case.backward(&[], Some(&dstate), false).dinitial_state,
         dstate
@@ -351,7 +351,7 @@ fn an_empty_sequence_hands_its_state_on() {
 #[test]
 fn parameter_gradients_are_added_where_asked() {
     let case = Case::new(1, 20, 5, 4, 0, 3);
-    let dy = values(1, 100).0;
+    let dy = uniform(1, 100).0;
     let (fresh, added) = (
         case.backward(&dy, None, false),
         case.backward(&dy, None, true),
@@ -366,7 +366,7 @@ fn the_gradients_of_the_definition_are_those_of_finite_differences() {
     for seed in [0, 4, 8, 16] {
         let case = Case::new(2, 5, 2, 3, 4, seed);
         let conv = case.exact();
-        let (dy, dstate) = (values(seed + 1, 20).1, values(seed + 2, 8).1);
+        let (dy, dstate) = (uniform(seed + 1, 20).1, uniform(seed + 2, 8).1);
         let grads = reference::backward(&conv, &case.x.1, &dy, &dstate);
         let loss = |conv: &reference::Conv<f64>, x: &[f64]| {
             let (y, state) = reference::forward(conv, x);
@@ -407,7 +407,7 @@ fn the_gradients_of_the_definition_are_those_of_finite_differences() {
 #[test]
 fn large_batches_have_the_same_bits_on_any_number_of_threads() {
     let case = Case::new(3, 200, 50, 4, 40, 0);
-    let (dy, dstate) = (values(1, 3 * 200 * 50).0, values(2, case.state_len()).0);
+    let (dy, dstate) = (uniform(1, 3 * 200 * 50).0, uniform(2, case.state_len()).0);
     assert_same_bits_on_any_number_of_threads(|| {
         let (y, state) = case.forward();
         let grads = case.backward(&dy, Some(&dstate), false);

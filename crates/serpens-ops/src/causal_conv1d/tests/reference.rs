@@ -43,7 +43,7 @@ pub struct Gradients<R> {
 
 /// Where an input lies.
 #[derive(Clone, Copy)]
-enum Place {
+enum InputPlace {
     X(usize),
     State(usize),
 }
@@ -51,11 +51,11 @@ enum Place {
 impl<R: Real> Conv<'_, R> {
     /// The input of channel `e` at `step`, counted in the direction of the convolution; before 0 lies the initial
     /// state.
-    fn place(&self, b: usize, step: isize, e: usize) -> Place {
+    fn place(&self, b: usize, step: isize, e: usize) -> InputPlace {
         let history = self.width as isize - 1;
         if step < 0 {
             let row = b as isize * history + history + step;
-            return Place::State(row as usize * self.channels + e);
+            return InputPlace::State(row as usize * self.channels + e);
         }
         let step = step as usize;
         let t = if self.reverse {
@@ -63,7 +63,7 @@ impl<R: Real> Conv<'_, R> {
         } else {
             step
         };
-        Place::X((b * self.length + t) * self.channels + e)
+        InputPlace::X((b * self.length + t) * self.channels + e)
     }
 
     /// Whether a sequence ends between the steps `step − 1` and `step`.
@@ -84,15 +84,15 @@ impl<R: Real> Conv<'_, R> {
         (0..=from).all(|step| (step as isize) <= to || !self.boundary(b, step))
     }
 
-    fn input(&self, x: &[R], place: Place) -> R {
+    fn input(&self, x: &[R], place: InputPlace) -> R {
         match place {
-            Place::X(i) => x[i],
-            Place::State(i) => self.initial_state.map_or(zero(), |state| state[i]),
+            InputPlace::X(i) => x[i],
+            InputPlace::State(i) => self.initial_state.map_or(zero(), |state| state[i]),
         }
     }
 
     /// The taps (k, place) that the output at `step` sums.
-    fn taps(&self, b: usize, step: usize, e: usize) -> Vec<(usize, Place)> {
+    fn taps(&self, b: usize, step: usize, e: usize) -> Vec<(usize, InputPlace)> {
         (0..self.width)
             .map(|k| (k, (step + k) as isize + 1 - self.width as isize))
             .filter(|&(_, at)| self.sees(b, step, at))
@@ -116,7 +116,7 @@ impl<R: Real> Conv<'_, R> {
     }
 
     /// Every (index in the final state, place of the input it holds), hidden inputs left out.
-    fn carried(&self) -> Vec<(usize, Place)> {
+    fn carried(&self) -> Vec<(usize, InputPlace)> {
         let history = self.width - 1;
         let mut carried = Vec::new();
         for (b, j) in (0..self.batch * history).map(|i| (i / history, i % history)) {
@@ -139,7 +139,7 @@ pub fn forward<R: Real>(conv: &Conv<R>, x: &[R]) -> (Vec<R>, Vec<R>) {
     let mut y = vec![zero(); x.len()];
     for (b, step, e) in conv.positions() {
         let sum = conv.sum(x, b, step, e);
-        if let Place::X(i) = conv.place(b, step as isize, e) {
+        if let InputPlace::X(i) = conv.place(b, step as isize, e) {
             y[i] = if conv.silu { silu(sum) } else { sum };
         }
     }
@@ -159,11 +159,11 @@ pub fn backward<R: Real>(conv: &Conv<R>, x: &[R], dy: &[R], d_final_state: &[R])
         dinitial_state: vec![zero(); d_final_state.len()],
     };
     let add = |grads: &mut Gradients<R>, place, value| match place {
-        Place::X(i) => grads.dx[i] += value,
-        Place::State(i) => grads.dinitial_state[i] += value,
+        InputPlace::X(i) => grads.dx[i] += value,
+        InputPlace::State(i) => grads.dinitial_state[i] += value,
     };
     for (b, step, e) in conv.positions() {
-        let Place::X(i) = conv.place(b, step as isize, e) else {
+        let InputPlace::X(i) = conv.place(b, step as isize, e) else {
             continue;
         };
         let slope = match conv.silu {

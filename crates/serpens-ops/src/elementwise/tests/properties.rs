@@ -7,7 +7,7 @@ use super::reference;
 use crate::elementwise::cpu;
 use crate::shared::tests::dense::{
     Wide, assert_close, assert_close_sums, assert_gradient,
-    assert_same_bits_on_any_number_of_threads, dot, values,
+    assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
 
 /// The output of a kernel of one input on a matrix with margins.
@@ -26,7 +26,7 @@ proptest! {
 
     #[test]
     fn maps_of_one_matrix_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
-        let (x, exact) = values(seed, rows * cols);
+        let (x, exact) = uniform(seed, rows * cols);
         let shape = (rows, cols, margin);
         let check = |kernel: fn(Mat, MatMut), plain: fn(f32) -> f32, truth: fn(f64) -> f64| {
             let plain: Vec<f32> = x.iter().copied().map(plain).collect();
@@ -41,7 +41,7 @@ proptest! {
     #[test]
     fn maps_of_two_matrices_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
         let len = rows * cols;
-        let ((a, exact_a), (b, exact_b)) = (values(seed, len), values(seed ^ 1, len));
+        let ((a, exact_a), (b, exact_b)) = (uniform(seed, len), uniform(seed ^ 1, len));
         let (wide_a, wide_b) = (Wide::new(&a, rows, cols, margin), Wide::new(&b, rows, cols, 1));
         let check = |kernel: fn(Mat, Mat, MatMut), plain: fn(f32, f32) -> f32, truth: fn(f64, f64) -> f64| {
             let mut y = Wide::blank(rows, cols, margin);
@@ -59,8 +59,8 @@ proptest! {
     #[test]
     fn gradients_of_products_agree_with_their_definitions(rows in 1usize..5, cols in 1usize..70, margin in 0usize..3, seed: u64) {
         let len = rows * cols;
-        let (dy, exact_dy) = values(seed, len);
-        let ((a, exact_a), (z, exact_z)) = (values(seed ^ 1, len), values(seed ^ 2, len));
+        let (dy, exact_dy) = uniform(seed, len);
+        let ((a, exact_a), (z, exact_z)) = (uniform(seed ^ 1, len), uniform(seed ^ 2, len));
         let wide = [&dy, &a, &z].map(|m| Wide::new(m, rows, cols, margin));
         let (mut da, mut dz) = (Wide::blank(rows, cols, margin), Wide::blank(rows, cols, 2));
 
@@ -78,7 +78,7 @@ proptest! {
 
     #[test]
     fn sums_over_rows_agree_with_the_definition(rows in 0usize..200, cols in 1usize..40, margin in 0usize..3, seed: u64) {
-        let (x, exact) = values(seed, rows * cols);
+        let (x, exact) = uniform(seed, rows * cols);
         let mut out = vec![3.0; cols];
         cpu::sum_rows(Wide::new(&x, rows, cols, margin).mat(), &mut out, false);
         let (plain, truth) = (reference::sum_rows(&x, cols), reference::sum_rows(&exact, cols));
@@ -96,7 +96,7 @@ proptest! {
 
 #[test]
 fn conversions_round_to_the_nearest_of_two_the_even_one() {
-    let (x, exact) = values(4, 60);
+    let (x, exact) = uniform(4, 60);
     let mut narrow = vec![bf16::ZERO; 60];
     cpu::to_bf16(Wide::new(&x, 5, 12, 2).mat(), &mut narrow);
     let mut back = vec![0.0; 60];
@@ -114,7 +114,7 @@ fn conversions_round_to_the_nearest_of_two_the_even_one() {
 
 #[test]
 fn slopes_are_those_of_finite_differences() {
-    let ((_, a), (_, z), (_, dy)) = (values(1, 12), values(2, 12), values(3, 12));
+    let ((_, a), (_, z), (_, dy)) = (uniform(1, 12), uniform(2, 12), uniform(3, 12));
     let (da, dz) = reference::silu_mul_backward(&dy, &a, &z);
     assert_gradient(&da, &a, |a| dot(&dy, &reference::silu_mul(a, &z)));
     assert_gradient(&dz, &z, |z| dot(&dy, &reference::silu_mul(&a, z)));
@@ -125,7 +125,7 @@ fn slopes_are_those_of_finite_differences() {
 #[test]
 fn large_matrices_have_the_same_bits_on_any_number_of_threads() {
     let (rows, cols) = (1000, 67);
-    let ((a, _), (z, _)) = (values(1, rows * cols), values(2, rows * cols));
+    let ((a, _), (z, _)) = (uniform(1, rows * cols), uniform(2, rows * cols));
     assert_same_bits_on_any_number_of_threads(|| {
         let mut out = vec![0.0; cols];
         cpu::sum_rows(Mat::dense(&a, cols), &mut out, false);

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::reference;
 use crate::embedding::cpu;
 use crate::shared::tests::dense::{
-    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
 
 fn some_ids(seed: u64, len: usize, vocabulary: usize) -> Vec<u32> {
-    let values = values(seed, len).0.into_iter();
+    let values = uniform(seed, len).0.into_iter();
     values
         .map(|v| (v.abs() * 1e4) as u32 % vocabulary as u32)
         .collect()
@@ -23,12 +23,12 @@ proptest! {
         rows in 0usize..40, vocabulary in 1usize..9, cols in 1usize..150, margin in 0usize..3, seed: u64,
     ) {
         let ids = some_ids(seed, rows, vocabulary);
-        let (table, _) = values(seed, vocabulary * cols);
+        let (table, _) = uniform(seed, vocabulary * cols);
         let mut out = Wide::blank(rows, cols, margin);
         cpu::forward(&ids, &table, out.mat_mut());
         prop_assert_eq!(out.dense(), reference::forward(&ids, &table, cols));
 
-        let (dy, exact) = values(seed ^ 1, rows * cols);
+        let (dy, exact) = uniform(seed ^ 1, rows * cols);
         let wide = Wide::new(&dy, rows, cols, margin);
         let mut dtable = vec![5.0; vocabulary * cols];
         cpu::backward(&ids, wide.mat(), &mut dtable, false);
@@ -45,7 +45,7 @@ proptest! {
 
 #[test]
 fn the_gradient_of_the_definition_is_that_of_finite_differences() {
-    let (ids, (_, table), (_, dy)) = ([2, 0, 2, 3], values(1, 20), values(2, 16));
+    let (ids, (_, table), (_, dy)) = ([2, 0, 2, 3], uniform(1, 20), uniform(2, 16));
     let gradient = reference::backward(&ids, &dy, 5, 4);
     assert_gradient(&gradient, &table, |t| {
         dot(&dy, &reference::forward(&ids, t, 4))
@@ -56,7 +56,7 @@ fn the_gradient_of_the_definition_is_that_of_finite_differences() {
 fn large_batches_have_the_same_bits_on_any_number_of_threads() {
     let (rows, cols, vocabulary) = (700, 200, 100);
     let ids = some_ids(7, rows, vocabulary);
-    let dy = Wide::new(&values(1, rows * cols).0, rows, cols, 0);
+    let dy = Wide::new(&uniform(1, rows * cols).0, rows, cols, 0);
     assert_same_bits_on_any_number_of_threads(|| {
         let mut dtable = vec![1.0; vocabulary * cols];
         cpu::backward(&ids, dy.mat(), &mut dtable, false);

@@ -6,7 +6,7 @@ use super::reference;
 use crate::elementwise::tests::reference::sum_rows;
 use crate::linear::cpu;
 use crate::shared::tests::dense::{
-    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
 use crate::shared::tests::real::{Real, one};
 
@@ -22,8 +22,8 @@ proptest! {
     fn products_agree_with_the_definition(
         rows in prop_oneof![0usize..20, 125usize..135], d_in in 1usize..70, d_out in 1usize..70, margin in 0usize..3, accumulate: bool, seed: u64,
     ) {
-        let ((x, exact_x), (w, exact_w)) = (values(seed, rows * d_in), values(seed ^ 1, d_out * d_in));
-        let ((b, exact_b), (dy, exact_dy)) = (values(seed ^ 2, d_out), values(seed ^ 3, rows * d_out));
+        let ((x, exact_x), (w, exact_w)) = (uniform(seed, rows * d_in), uniform(seed ^ 1, d_out * d_in));
+        let ((b, exact_b), (dy, exact_dy)) = (uniform(seed ^ 2, d_out), uniform(seed ^ 3, rows * d_out));
         let (wide_x, wide_dy) = (Wide::new(&x, rows, d_in, margin), Wide::new(&dy, rows, d_out, margin));
 
         let mut y = Wide::blank(rows, d_out, margin);
@@ -57,8 +57,8 @@ proptest! {
 #[test]
 fn the_gradients_of_the_definition_are_those_of_finite_differences() {
     let (rows, d_in, d_out) = (3, 4, 5);
-    let ((_, x), (_, w)) = (values(1, rows * d_in), values(2, d_out * d_in));
-    let ((_, b), (_, dy)) = (values(3, d_out), values(4, rows * d_out));
+    let ((_, x), (_, w)) = (uniform(1, rows * d_in), uniform(2, d_out * d_in));
+    let ((_, b), (_, dy)) = (uniform(3, d_out), uniform(4, rows * d_out));
     let loss = |x: &[f64], w: &[f64], b: &[f64]| {
         dot(&dy, &reference::forward(x, w, Some(b), d_in, d_out, rows))
     };
@@ -97,10 +97,10 @@ fn large_products_have_the_same_bits_on_any_number_of_threads() {
     for rows in [1, 3, 300] {
         let (d_in, d_out) = (130, 200);
         let (x, w) = (
-            Wide::new(&values(1, rows * d_in).0, rows, d_in, 1),
-            values(2, d_in * d_out).0,
+            Wide::new(&uniform(1, rows * d_in).0, rows, d_in, 1),
+            uniform(2, d_in * d_out).0,
         );
-        let dy = Wide::new(&values(3, rows * d_out).0, rows, d_out, 0);
+        let dy = Wide::new(&uniform(3, rows * d_out).0, rows, d_out, 0);
         assert_same_bits_on_any_number_of_threads(|| {
             let (mut y, mut dx) = (Wide::blank(rows, d_out, 0), Wide::blank(rows, d_in, 0));
             let (mut dw, mut db) = (vec![0.0; d_in * d_out], vec![0.0; d_out]);

@@ -1,4 +1,4 @@
-//! The causal long convolution on the CPU.
+//! The causal long convolution on the processor.
 //!
 //! Tasks are tiles of 32 channels by one batch item (or a fixed group of items), so the result does not depend on the
 //! number of threads. A correlation is a convolution in reversed time, so forward and backward share one product.

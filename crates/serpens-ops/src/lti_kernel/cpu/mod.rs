@@ -1,4 +1,4 @@
-//! The kernel and its gradients on the CPU: lanes and threads over channels.
+//! The kernel and its gradients on the processor: lanes and threads over channels.
 //!
 //! Time goes in blocks of 16: Ā^(t0+j) = Ā^t0 · Ā^j, with the second factor from a table and the first folded into the
 //! weight, which leaves one complex multiply-add for each (t, channel, n).

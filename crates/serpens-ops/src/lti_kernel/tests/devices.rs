@@ -7,7 +7,7 @@ use crate::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 use crate::shared::tests::real::Real;
 use crate::shared::tests::{assert_near, cases, read, tensor, values};
 
-/// A system and a length; lengths reach over several blocks of the kernel and parts of the gradients.
+/// A system and a length; lengths reach over several blocks of the kernel and segments of the gradients.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     channels: usize,
@@ -239,11 +239,11 @@ fn the_recurrence_agrees_with_the_definition_on_every_device_whole_and_in_chunks
             let mut state = start;
             for (from, to) in [(0, cut), (cut, steps)] {
                 let rows = u.chunks(steps * channels);
-                let part: Vec<f64> = rows
+                let inputs: Vec<f64> = rows
                     .flat_map(|row| row[from * channels..to * channels].to_vec())
                     .collect();
-                let part = tensor(of_u(to - from), &part, dtype, device);
-                state = run(part.into(), &state).last_state;
+                let inputs = tensor(of_u(to - from), &inputs, dtype, device);
+                state = run(inputs.into(), &state).last_state;
             }
             assert_eq!(read(state.tensor().unwrap()), last, "{}", what("h"));
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::reference;
 use crate::rms_norm::cpu;
 use crate::shared::tests::dense::{
-    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, values,
+    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
 
 const EPS: f32 = 1e-5;
@@ -17,8 +17,8 @@ proptest! {
     fn values_agree_with_the_definition(
         rows in 0usize..9, cols in 1usize..140, margin in 0usize..3, with_residual: bool, with_h: bool, seed: u64,
     ) {
-        let ((x, exact_x), (residual, exact_residual)) = (values(seed, rows * cols), values(seed ^ 1, rows * cols));
-        let (w, exact_w) = values(seed ^ 2, cols);
+        let ((x, exact_x), (residual, exact_residual)) = (uniform(seed, rows * cols), uniform(seed ^ 1, rows * cols));
+        let (w, exact_w) = uniform(seed ^ 2, cols);
         let (wide_x, wide_residual) = (Wide::new(&x, rows, cols, margin), Wide::new(&residual, rows, cols, 1));
         let (mut h, mut y) = (Wide::blank(rows, cols, 2), Wide::blank(rows, cols, margin));
         let mut rstd = vec![f32::NAN; rows];
@@ -41,10 +41,10 @@ proptest! {
     ) {
         let len = rows * cols;
         // Away from zero: a row of one small value divides by it, and the two terms of its gradient then cancel.
-        let h: Vec<f32> = values(seed, len).0.iter().map(|v| v + v.signum() * 0.5).collect();
+        let h: Vec<f32> = uniform(seed, len).0.iter().map(|v| v + v.signum() * 0.5).collect();
         let exact_h: Vec<f64> = h.iter().map(|h| f64::from(*h)).collect();
-        let ((dy, exact_dy), (extra, exact_extra)) = (values(seed ^ 1, len), values(seed ^ 2, len));
-        let (w, exact_w) = values(seed ^ 3, cols);
+        let ((dy, exact_dy), (extra, exact_extra)) = (uniform(seed ^ 1, len), uniform(seed ^ 2, len));
+        let (w, exact_w) = uniform(seed ^ 3, cols);
         let exact_r = reference::forward(&exact_h, None, &exact_w, f64::from(EPS)).2;
         let r: Vec<f32> = exact_r.iter().map(|r| *r as f32).collect();
         let [wide_h, wide_dy, wide_extra] = [&h, &dy, &extra].map(|m| Wide::new(m, rows, cols, margin));
@@ -68,8 +68,8 @@ proptest! {
 
 #[test]
 fn the_gradients_of_the_definition_are_those_of_finite_differences() {
-    let ((_, h), (_, w)) = (values(1, 21), values(2, 7));
-    let ((_, dy), (_, extra)) = (values(3, 21), values(4, 21));
+    let ((_, h), (_, w)) = (uniform(1, 21), uniform(2, 7));
+    let ((_, dy), (_, extra)) = (uniform(3, 21), uniform(4, 21));
     let eps = f64::from(EPS);
     let r = reference::forward(&h, None, &w, eps).2;
     let (dh, dw) = reference::backward(&dy, Some(&extra), &h, &w, &r);
@@ -84,8 +84,8 @@ fn the_gradients_of_the_definition_are_those_of_finite_differences() {
 #[test]
 fn large_batches_have_the_same_bits_on_any_number_of_threads() {
     let (rows, cols) = (500, 100);
-    let [x, dy] = [1, 2].map(|seed| Wide::new(&values(seed, rows * cols).0, rows, cols, 1));
-    let w = values(3, cols).0;
+    let [x, dy] = [1, 2].map(|seed| Wide::new(&uniform(seed, rows * cols).0, rows, cols, 1));
+    let w = uniform(3, cols).0;
     assert_same_bits_on_any_number_of_threads(|| {
         let (mut y, mut dx) = (Wide::blank(rows, cols, 0), Wide::blank(rows, cols, 0));
         let (mut rstd, mut dw) = (vec![0.0; rows], vec![0.0; cols]);

@@ -1,4 +1,5 @@
-//! The scan on the CPU: SIMD lanes over channels, threads over batch, channels and, for few channels, segments of time.
+//! The scan on the processor: SIMD lanes over channels, threads over batch, channels and, for few channels, segments of
+//! time.
 //!
 //! A tile is one vector of channels of one group. Time advances in chunks of 32 steps; within a chunk each tile
 //! computes δ for all steps, then the recurrence for a few states at a time, whose values stay in registers, then the

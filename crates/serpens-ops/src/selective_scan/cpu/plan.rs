@@ -13,7 +13,7 @@ const TASKS: usize = 16;
 /// Tiles of one task at most, so that what it works on stays in the second-level cache.
 const MAX_TILES: usize = 16;
 
-/// With fewer tiles than this in all, long sequences are cut in segments of time, which costs a second pass.
+/// With so few tiles in all, or fewer, long sequences are cut in segments of time, which costs a second pass.
 const FEW_TILES: usize = 2;
 
 /// Shortest segment of time, and the most segments.

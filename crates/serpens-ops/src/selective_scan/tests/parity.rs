@@ -55,14 +55,14 @@ fn chunks_with_carried_state_equal_the_whole() {
                 let carried = late.grads.initial_state.as_ref().unwrap();
                 early.dlast = Some(wide(carried));
                 let early = early.kernels(isa);
-                for (x, from, to, part) in [
+                for (x, from, to, got) in [
                     (&whole.out, 0, cut, &early.out),
                     (&whole.out, cut, 90, &late.out),
                     (&whole.grads.u, 0, cut, &early.grads.u),
                     (&whole.grads.delta, cut, 90, &late.grads.delta),
                     (&whole.grads.b, 0, cut, &early.grads.b),
                 ] {
-                    assert_close(part, &positions(x, &case.scan.dims, from, to), 1e-6);
+                    assert_close(got, &positions(x, &case.scan.dims, from, to), 1e-6);
                 }
                 assert_close(&late.last, &whole.last, 1e-6);
                 let [early, whole] = [&early, &whole].map(|case| case.grads.initial_state.as_ref());
@@ -118,11 +118,11 @@ fn packed_sequences_equal_separate_ones() {
                 let mut alone = case.cut(bounds[0], bounds[1], None);
                 alone.scan.starts = None;
                 let alone = alone.kernels(isa);
-                let part = |x: &[f32]| positions(x, &case.scan.dims, bounds[0], bounds[1]);
-                assert_close(&alone.out, &part(&packed.out), 1e-6);
+                let steps = |x: &[f32]| positions(x, &case.scan.dims, bounds[0], bounds[1]);
+                assert_close(&alone.out, &steps(&packed.out), 1e-6);
                 for ((role, alone), (_, packed)) in alone.grads.iter().zip(packed.grads.iter()) {
                     if role.layout == Layout::Rows {
-                        assert_close(alone, &part(packed), 1e-6);
+                        assert_close(alone, &steps(packed), 1e-6);
                     }
                 }
             }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serpens_core::{Mat, MatMut};
 
 /// `len` values uniform in [-2, 2), and the same in f64.
-pub(crate) fn values(seed: u64, len: usize) -> (Vec<f32>, Vec<f64>) {
+pub(crate) fn uniform(seed: u64, len: usize) -> (Vec<f32>, Vec<f64>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f32> = (0..len).map(|_| rng.random_range(-2.0..2.0)).collect();
     let exact = values.iter().map(|v| f64::from(*v)).collect();
