@@ -5,8 +5,8 @@ use serpens_nn::Module;
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{MambaConfig, MixerSettings};
 
-use super::cases::{Case, values};
-use super::published::BLOCKS;
+use super::cases::values;
+use super::published::{BLOCKS, Case};
 use super::{Bench, Row, Table};
 use crate::Result;
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serpens_core::{DType, Device, Shape, Tensor, bf16, cuda};
 use serpens_nn::{Precision, Recompute};
 
-use super::published::Published;
+use super::published::{Case, Published};
 use super::{Clock, Limits, Row};
 use crate::Result;
 use crate::compute::recompute;
@@ -68,16 +68,6 @@ impl Shapes {
             lengths => lengths.to_vec(),
         }
     }
-}
-
-/// A forward pass and its backward to measure.
-#[derive(Clone, Copy)]
-pub(super) struct Case {
-    /// (batch, length, width)
-    pub(super) shape: [usize; 3],
-    pub(super) dtype: DType,
-    /// What the rows of this shape are held against where they are as published.
-    pub(super) published: [Published; 2],
 }
 
 /// What is measured, and with what.

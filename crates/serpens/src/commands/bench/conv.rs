@@ -3,8 +3,8 @@
 use serpens_core::{DType, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
-use super::cases::{Case, values};
-use super::published::CONVOLUTIONS;
+use super::cases::values;
+use super::published::{CONVOLUTIONS, Case};
 use super::{Bench, Row, Table};
 use crate::Result;
 

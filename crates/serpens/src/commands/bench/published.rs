@@ -4,10 +4,18 @@
 
 use serpens_core::DType::{self, BF16, F32};
 
-use super::cases::Case;
-
 /// (official, wanted) of some work; the unit is the row's.
 pub(super) type Published = (f64, f64);
+
+/// A forward pass and its backward to measure.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    /// (batch, length, width)
+    pub(super) shape: [usize; 3],
+    pub(super) dtype: DType,
+    /// What the rows of this shape are held against where they are as published.
+    pub(super) published: [Published; 2],
+}
 
 /// States of each channel in all of them.
 pub(super) const STATES: usize = 16;

@@ -3,8 +3,8 @@
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 
-use super::cases::{Case, values};
-use super::published::{SCANS, STATES};
+use super::cases::values;
+use super::published::{Case, SCANS, STATES};
 use super::{Bench, Row, Table, with_threads};
 use crate::Result;
 
