@@ -1,9 +1,95 @@
-//! Files that appear complete or not at all.
+//! Files that appear complete or not at all, and reading those of others within bounds.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The most bytes of a file that is read whole: settings, recipes, an index of weights.
+pub const MOST_WHOLE: u64 = 64 << 20;
+
+/// What a path may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// A regular file: for what lies in a folder, which may be somebody else's.
+    Files,
+    /// Whatever can be read, such as a pipe or `/dev/stdin`: for what a user names.
+    Streams,
+}
+
+/// Why a file that the system would read is not read: what [`open`], [`read`] and [`text`] put into an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unread {
+    /// A folder, a pipe, a socket or a device.
+    #[error("it is no regular file")]
+    NoFile,
+    /// It is larger than what it should be can be.
+    #[error("it has more than {} MiB", most >> 20)]
+    TooLarge {
+        /// The most bytes it may have.
+        most: u64,
+    },
+    /// It is not UTF-8.
+    #[error("it is not text in UTF-8 ({0})")]
+    NoText(#[from] std::str::Utf8Error),
+}
+
+impl From<Unread> for io::Error {
+    fn from(why: Unread) -> Self {
+        let kind = match why {
+            Unread::NoFile => io::ErrorKind::InvalidInput,
+            Unread::TooLarge { .. } => io::ErrorKind::FileTooLarge,
+            Unread::NoText(_) => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, why)
+    }
+}
+
+/// Opens what `path` leads to, to read it. What is not accepted is not opened either, for that may wait (a pipe) or act
+/// (a device).
+///
+/// # Errors
+/// Those of the system; [`Unread::NoFile`].
+pub fn open(path: &Path, accept: Accept) -> io::Result<File> {
+    if accept == Accept::Files && !fs::metadata(path)?.is_file() {
+        return Err(Unread::NoFile.into());
+    }
+    File::open(path)
+}
+
+/// All that is left to read, which is at most so many bytes.
+///
+/// # Errors
+/// Those of the system; [`Unread::TooLarge`].
+pub fn read(from: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(Unread::TooLarge { most }.into()),
+        false => Ok(bytes),
+    }
+}
+
+/// Bytes as text, without the mark that some editors put before it.
+///
+/// # Errors
+/// [`Unread::NoText`].
+pub fn text(mut bytes: Vec<u8>) -> io::Result<String> {
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    let text = String::from_utf8(bytes).map_err(|error| Unread::NoText(error.utf8_error()));
+    Ok(text?)
+}
+
+/// The text that `path` leads to, of at most [`MOST_WHOLE`] bytes.
+///
+/// # Errors
+/// Those of [`open`], [`read`] and [`text`].
+pub fn read_text(path: &Path, accept: Accept) -> io::Result<String> {
+    text(read(open(path, accept)?, MOST_WHOLE)?)
+}
 
 /// What a crash of the machine just after a write may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +163,66 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("serpens-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
+    }
+
+    /// What was put into an error of the system.
+    fn why<T: std::fmt::Debug>(read: io::Result<T>) -> Unread {
+        let inner = read.unwrap_err().into_inner().expect("a reason of ours");
+        *inner.downcast().expect("a reason of ours")
+    }
+
+    #[test]
+    fn text_is_read_with_or_without_a_mark_and_bytes_that_are_none_are_refused() {
+        let folder = folder("text");
+        let path = folder.join("file");
+        for (bytes, expected) in [
+            (&b"seed = 1"[..], "seed = 1"),
+            (b"\xef\xbb\xbfseed", "seed"),
+            (b"", ""),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(read_text(&path, Accept::Files).unwrap(), expected);
+        }
+        fs::write(&path, b"abc\xff").unwrap();
+        let Unread::NoText(error) = why(read_text(&path, Accept::Files)) else {
+            panic!("read");
+        };
+        assert_eq!(error.valid_up_to(), 3);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_allowed() {
+        assert_eq!(read(&b"1234"[..], 4).unwrap(), b"1234");
+        assert_eq!(read(&b"1234"[..], u64::MAX).unwrap(), b"1234");
+        let endless = why(read(io::repeat(0), 4));
+        assert!(matches!(endless, Unread::TooLarge { most: 4 }));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_devices_are_read_only_where_they_are_meant() {
+        let folder = folder("special");
+        assert!(matches!(why(open(&folder, Accept::Files)), Unread::NoFile));
+        let pipe = folder.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        // Opening it would wait for a writer that never comes.
+        let refused = why(read_text(&pipe, Accept::Files));
+        assert!(matches!(refused, Unread::NoFile));
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, "seed = 1")
+        });
+        assert_eq!(read_text(&pipe, Accept::Streams).unwrap(), "seed = 1");
+        writer.join().unwrap().unwrap();
+        let endless = folder.join("endless");
+        std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+        let refused = why(read_text(&endless, Accept::Files));
+        assert!(matches!(refused, Unread::NoFile));
+        let refused = why(read_text(&endless, Accept::Streams));
+        assert!(matches!(refused, Unread::TooLarge { most: MOST_WHOLE }));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

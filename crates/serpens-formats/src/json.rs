@@ -1,11 +1,10 @@
 //! Settings in JSON files.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serpens_core::files::{Durability, write_atomically};
+use serpens_core::files::{Accept, Durability, read_text, write_atomically};
 
 use crate::{Error, Result};
 
@@ -14,7 +13,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`]; [`Error::Json`] where it is something else.
 pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = read_text(path, Accept::Files).map_err(Error::io("read", path))?;
     serde_json::from_str(&text).map_err(|source| Error::Json {
         path: path.to_owned(),
         what,

@@ -1,12 +1,12 @@
 //! The metrics of a run as a file of JSON lines.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use serpens_core::files::{Durability, write_atomically};
+use serpens_core::files::{self, Accept, Durability, write_atomically};
 
 use crate::{Error, Event, Observer, Result};
 
@@ -21,7 +21,8 @@ impl JsonLines {
     /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a
     /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let old = match fs::read_to_string(path) {
+        let file = files::open(path, Accept::Files);
+        let old = match file.and_then(|file| files::text(files::read(file, u64::MAX)?)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
             old => old.map_err(|e| Error::io("read", path, e))?,
         };

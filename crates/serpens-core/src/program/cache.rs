@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::compile::{PRELUDE, version};
 use super::source::Program;
 use crate::Result;
-use crate::files::{Durability, write_atomically};
+use crate::files::{self, Durability, write_atomically};
 
 /// What names a program: everything that shapes it.
 pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
@@ -30,7 +30,10 @@ pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Res
     let name = format!("{}-{key:032x}.cubin", program.source.name);
     let path = folder().map(|folder| folder.join(name));
     // What the loader refuses would be refused for ever: an empty or torn file is not a program.
-    let kept = path.as_ref().and_then(|path| std::fs::read(path).ok());
+    let kept = path.as_ref().and_then(|path| {
+        let file = files::open(path, files::Accept::Files).ok()?;
+        files::read(file, files::MOST_WHOLE).ok()
+    });
     if let Some(image) = kept.filter(|image| image.starts_with(b"\x7fELF")) {
         return Ok(image);
     }

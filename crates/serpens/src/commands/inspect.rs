@@ -4,6 +4,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 
+use serpens_core::files::Accept;
 use serpens_nn::MambaLm;
 use serpens_report::{Report, SelectionMap};
 
@@ -85,7 +86,7 @@ fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
 fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
     let task = match RunFolder::around(path) {
-        Some(run) => Some(Recipe::open(&run.settings(), &[])?.task),
+        Some(run) => Some(Recipe::open(&run.settings(), Accept::Files, &[])?.task),
         None => Some(TaskConfig::default())
             .filter(|task| *task.settings().vocabulary().start() == vocabulary),
     };

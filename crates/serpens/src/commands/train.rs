@@ -1,5 +1,6 @@
 //! `serpens train`: from its arguments to a run.
 
+use serpens_core::files::Accept;
 use serpens_train::Compute;
 
 use crate::Result;
@@ -23,8 +24,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let resumed = resumed.transpose()?;
     let changes = changes(args);
     let mut recipe = match (&resumed, &args.recipe) {
-        (Some(folder), _) => Recipe::open(&folder.settings(), &changes)?,
-        (None, Some(file)) => Recipe::open(file, &changes)?,
+        (Some(folder), _) => Recipe::open(&folder.settings(), Accept::Files, &changes)?,
+        (None, Some(file)) => Recipe::open(file, Accept::Streams, &changes)?,
         (None, None) => {
             let name = &args.recipe_name;
             Recipe::read(&format!("recipe {name}"), built_in(name)?, &changes)?

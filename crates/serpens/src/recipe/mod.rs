@@ -4,10 +4,10 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serpens_core::files::{Accept, read_text};
 use serpens_nn::MambaLmConfig;
 use serpens_nn::ssm::SsmConfig;
 use serpens_train::TrainConfig;
@@ -76,9 +76,9 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// [`Recipe::read`] of a file.
-    pub fn open(path: &Path, changes: &[String]) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    /// [`Recipe::read`] of a file, or of what else is accepted.
+    pub fn open(path: &Path, accept: Accept, changes: &[String]) -> Result<Self> {
+        let text = read_text(path, accept).map_err(|e| Error::io("read", path, e))?;
         Self::read(&path.display().to_string(), &text, changes)
     }
 

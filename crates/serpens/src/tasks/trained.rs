@@ -1,10 +1,10 @@
 //! Trained models and the story of their training.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serpens_core::files;
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series};
 use serpens_train::StepMetrics;
@@ -29,7 +29,9 @@ pub(crate) struct EvaluationLine {
 impl Trained {
     /// The model with what its file of metrics tells.
     pub(crate) fn new(name: &'static str, model: MambaLm, metrics: &Path) -> Result<Self> {
-        let text = fs::read_to_string(metrics).map_err(|e| Error::io("read", metrics, e))?;
+        let file = files::open(metrics, files::Accept::Files);
+        let text = file.and_then(|file| files::text(files::read(file, u64::MAX)?));
+        let text = text.map_err(|e| Error::io("read", metrics, e))?;
         Ok(Self {
             name,
             model,
