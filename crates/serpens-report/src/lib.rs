@@ -9,6 +9,7 @@ mod axis;
 mod line_chart;
 mod page;
 mod selection;
+mod share;
 mod svg;
 mod text;
 mod theme;
@@ -19,6 +20,7 @@ mod tests;
 pub use axis::Scale;
 pub use line_chart::{LineChart, Series};
 pub use selection::{LayerSelection, SelectionMap};
+pub use share::Share;
 pub use text::grouped;
 
 /// Everything that one page shows about a run, in the order of the page.

@@ -41,11 +41,25 @@ pub struct Series {
     pub name: String,
     /// (x, y) in the order of x.
     pub points: Vec<(f64, f64)>,
+    /// The ends of each point's interval on the y axis, as [`crate::Share::interval`] gives; may be empty.
+    pub intervals: Vec<(f64, f64)>,
 }
 
 impl Series {
     fn has_markers(&self) -> bool {
         self.points.len() <= MOST_MARKERS
+    }
+
+    /// A bar with caps at each point, from end to end of its interval.
+    fn interval_bars(&self, plot: &Plot) -> String {
+        let bar = |(&(x, _), &(low, high)): (&(f64, f64), &(f64, f64))| {
+            let (at, from) = plot.locate((x, low))?;
+            let (_, to) = plot.locate((x, high))?;
+            let [x, from, to] = [at - 3.0, from, to].map(short);
+            Some(format!("M{x} {from}h6m-3 0V{to}m-3 0h6"))
+        };
+        let bars = self.points.iter().zip(&self.intervals);
+        bars.filter_map(bar).collect()
     }
 }
 
@@ -231,6 +245,8 @@ impl LineChart {
             let (path, dash) = (polyline(&places), [ROUND, style.dash]);
             drawing.stroke(&path, style.colour, width, &dash);
             if series.has_markers() {
+                let bars = series.interval_bars(plot);
+                drawing.stroke(&bars, style.colour, 1.2, &[r#" stroke-opacity="0.6""#]);
                 let markers = places.iter().flatten().map(|&at| style.marker(at));
                 drawing.fill(&markers.collect::<String>(), style.colour);
             }
@@ -339,12 +355,34 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_a_bar_from_its_low_end_to_its_high_end() {
+        let series = Series {
+            points: vec![(1.0, 0.5), (2.0, 1.0), (3.0, f64::NAN)],
+            intervals: vec![(0.25, 0.75), (0.9, 1.0)],
+            ..Series::default()
+        };
+        let plot = Plot {
+            left: 0.0,
+            top: 0.0,
+            width: 100.0,
+            height: 100.0,
+            x: Axis::over(Scale::Linear, [1.0, 3.0].into_iter(), 2, false, 1.0),
+            y: Axis::over(Scale::Linear, [0.0, 1.0].into_iter(), 2, false, 1.0),
+        };
+        assert_eq!(
+            series.interval_bars(&plot),
+            "M-3 75h6m-3 0V25m-3 0h6M47 10h6m-3 0V0m-3 0h6"
+        );
+    }
+
+    #[test]
     fn a_value_that_is_not_finite_breaks_its_curve() {
         let points = vec![(1.0, 1.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, 3.0)];
         let chart = LineChart {
             series: vec![Series {
                 name: "a".into(),
                 points,
+                ..Series::default()
             }],
             ..LineChart::default()
         };

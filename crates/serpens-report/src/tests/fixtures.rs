@@ -126,6 +126,7 @@ fn loss(name: &str, steps: usize, every: usize, floor: f64, noise: f64, seed: u6
     Series {
         name: name.into(),
         points: (0..=steps).step_by(every).map(&mut point).collect(),
+        ..Series::default()
     }
 }
 
@@ -136,6 +137,7 @@ fn by_length(name: &str, accuracy: impl Fn(f64) -> f64) -> Series {
             .map(|e| 2f64.powi(e))
             .map(|l| (l, accuracy(l)))
             .collect(),
+        ..Series::default()
     }
 }
 

@@ -167,6 +167,7 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
             let series = vec![
                 Series {
                     name: "a".into(),
+                    intervals: points.clone(),
                     points: points.clone(),
                 },
                 Series::default(),

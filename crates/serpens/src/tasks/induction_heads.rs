@@ -106,6 +106,7 @@ impl Task for Induction {
             accuracies.push(Series {
                 name: (*name).to_owned(),
                 points,
+                ..Series::default()
             });
         }
         Ok(Results {
@@ -161,7 +162,7 @@ impl Induction {
         }
         let beyond = lengths.iter().any(|&length| length > longest);
         let place = if beyond { "beyond it" } else { "within it" };
-        let outcome = |Series { name, points }: &Series| {
+        let outcome = |Series { name, points, .. }: &Series| {
             let counts = |(length, _): &&(f64, f64)| !beyond || *length > longest as f64;
             let tested = points.iter().filter(counts);
             let tested: Vec<f64> = tested.map(|(_, accuracy)| *accuracy).collect();

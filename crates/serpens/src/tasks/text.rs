@@ -150,6 +150,7 @@ impl Task for Text {
             Series {
                 name: format!("{} held out", model.name),
                 points: points.collect(),
+                ..Series::default()
             }
         }));
         vec![chart("Bits per byte", "bits per byte", all)]

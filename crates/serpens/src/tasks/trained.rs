@@ -54,6 +54,7 @@ pub(crate) fn series(trained: &[Trained], value: fn(&StepMetrics) -> f64) -> Vec
         points: (model.steps.iter())
             .map(|line| (line.step as f64, value(line)))
             .collect(),
+        ..Series::default()
     };
     trained.iter().map(of).collect()
 }
