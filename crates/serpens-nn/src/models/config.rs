@@ -99,13 +99,10 @@ impl MambaLmConfig {
         }
     }
 
-    /// The model without values; every mixer's projection out starts divided by √n_layer.
-    ///
-    /// # Errors
-    /// [`Error::Config`] and its neighbours for sizes that no model can have.
-    pub fn plan(&self) -> Result<MambaLm> {
+    fn check(&self) -> Result<()> {
         Error::check("d_model", self.d_model, 1..=usize::MAX)?;
         Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
+        Error::check("n_layer", self.n_layer, 1..=usize::MAX)?;
         if self.n_layer > MOST_LAYERS {
             return Err(Error::TooManyLayers {
                 found: self.n_layer,
@@ -113,9 +110,16 @@ impl MambaLmConfig {
             });
         }
         // A mixer beyond the last layer would be none, unsaid.
-        let layers = self.n_layer.max(1);
-        Error::check("the length of block", self.mixers.len(), 1..=layers)?;
-        let divisor = (self.n_layer.max(1) as f32).sqrt();
+        Error::check("the length of block", self.mixers.len(), 1..=self.n_layer)
+    }
+
+    /// The model without values; every mixer's projection out starts divided by √n_layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and its neighbours for sizes that no model can have.
+    pub fn plan(&self) -> Result<MambaLm> {
+        self.check()?;
+        let divisor = (self.n_layer as f32).sqrt();
         let norm = RmsNormConfig {
             d_model: self.d_model,
             eps: self.norm_eps,
@@ -142,6 +146,30 @@ impl MambaLmConfig {
             config: self.clone(),
             precision: Precision::F32,
         })
+    }
+
+    /// Number of values of its trained parameters, told without a plan of all layers; the largest number where it is
+    /// above that.
+    ///
+    /// # Errors
+    /// Those of [`MambaLmConfig::plan`].
+    pub fn parameters(&self) -> Result<u64> {
+        self.check()?;
+        let once = Self {
+            n_layer: self.mixers.len(),
+            ..self.clone()
+        };
+        let plan = once.plan()?;
+        let count = |module: &dyn Module| -> Result<u128> {
+            Ok(module.count(|param| param.trained)? as u128)
+        };
+        let mut sum = count(&plan)?;
+        // The plan has each mixer once, the model again and again until it has all its layers.
+        for (i, layer) in plan.layers.iter().enumerate() {
+            let again = (self.n_layer - 1 - i) / self.mixers.len();
+            sum += count(layer)? * again as u128;
+        }
+        Ok(sum.try_into().unwrap_or(u64::MAX))
     }
 
     /// The model with the random values it starts with; see [`Module::fill`].
