@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AdamWConfig, Error, Result};
 
-/// How the learning rate goes on after the warm-up.
+/// How the learning rate goes on after the warm-up. Where it falls, the last step has exactly `min_lr`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
@@ -15,6 +15,33 @@ pub enum Schedule {
     Constant,
     /// It falls along half a cosine to `min_lr`.
     Cosine,
+    /// It falls along a straight line to `min_lr`.
+    Linear,
+    /// Warm-up, stable, decay: it stays, and falls along a straight line to `min_lr` in the last steps, `decay`.
+    Wsd,
+}
+
+/// How long a phase of training is: `200` steps, or with a decimal point a share of all steps, such as `0.25`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a number of steps, or a share of all steps such as 0.25"
+)]
+pub enum Phase {
+    /// So many steps.
+    Steps(u64),
+    /// This share of all steps, in 0..=1.
+    Share(f64),
+}
+
+impl Phase {
+    /// Its length in steps, of a training of `steps` steps.
+    pub fn of(self, steps: u64) -> u64 {
+        match self {
+            Self::Steps(count) => count,
+            Self::Share(share) => (share * steps as f64).round() as u64,
+        }
+    }
 }
 
 /// Ends training before its last step.
@@ -35,11 +62,13 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Batches whose gradients make one step.
     pub accumulation: u64,
-    /// Steps over which the learning rate rises to `optimizer.lr`.
-    pub warmup: u64,
+    /// How long the learning rate rises to `optimizer.lr`.
+    pub warmup: Phase,
     /// What it does then.
     pub schedule: Schedule,
-    /// Where a cosine ends.
+    /// How long it falls at the end of [`Schedule::Wsd`].
+    pub decay: Phase,
+    /// The learning rate of the last step, where the schedule falls.
     pub min_lr: f32,
     /// The optimiser.
     pub optimizer: AdamWConfig,
@@ -60,8 +89,9 @@ impl Default for TrainConfig {
         Self {
             steps: 1000,
             accumulation: 1,
-            warmup: 0,
+            warmup: Phase::Steps(0),
             schedule: Schedule::Constant,
+            decay: Phase::Share(0.2),
             min_lr: 0.0,
             optimizer: AdamWConfig::default(),
             log_every: 10,
@@ -76,20 +106,24 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// The learning rate of step `step` (from 0): linear warm-up, then the schedule.
     pub fn learning_rate(&self, step: u64) -> f32 {
-        let peak = f64::from(self.optimizer.lr);
-        if step < self.warmup {
-            return (peak * (step + 1) as f64 / self.warmup as f64) as f32;
+        let (peak, end) = (f64::from(self.optimizer.lr), f64::from(self.min_lr));
+        let (step, steps) = (step + 1, self.steps);
+        let warmup = self.warmup.of(steps);
+        if step <= warmup {
+            return (peak * step as f64 / warmup as f64) as f32;
         }
-        match self.schedule {
-            Schedule::Constant => self.optimizer.lr,
-            Schedule::Cosine => {
-                let steps = self.steps.saturating_sub(self.warmup).max(1) as f64;
-                let done = ((step - self.warmup) as f64 / steps).min(1.0);
-                let falling = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-                let end = f64::from(self.min_lr);
-                (end + (peak - end) * falling) as f32
-            }
-        }
+        let stable = match self.schedule {
+            Schedule::Constant => u64::MAX,
+            Schedule::Cosine | Schedule::Linear => warmup,
+            Schedule::Wsd => steps.saturating_sub(self.decay.of(steps)).max(warmup),
+        };
+        let falling = steps.saturating_sub(stable).max(1) as f64;
+        let done = (step.saturating_sub(stable) as f64 / falling).min(1.0);
+        let left = match self.schedule {
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            _ => 1.0 - done,
+        };
+        (end + (peak - end) * left) as f32
     }
 
     /// Refuses what no training can have.
@@ -101,9 +135,15 @@ impl TrainConfig {
         let (lr, weight_decay) = (o.lr, o.weight_decay);
         let up_to_peak = (0.0..=lr.into(), "it lies between 0 and optimizer.lr");
         let stop = |rule: StopRule| (rule.accuracy, rule.steps);
-        let (share, steps) = self.stop.map_or((1.0, 1), stop);
+        let (accuracy, steps) = self.stop.map_or((1.0, 1), stop);
+        let share = |phase: Phase| match phase {
+            Phase::Steps(_) => 0.0,
+            Phase::Share(share) => share,
+        };
         let rules = [
-            ("accumulation", self.accumulation as f64, AT_LEAST_ONE),
+            ("accumulation", self.accumulation as f64, BATCHES),
+            ("warmup", share(self.warmup), SHARE),
+            ("decay", share(self.decay), SHARE),
             ("log_every", self.log_every as f64, AT_LEAST_ONE),
             ("keep", self.keep as f64, AT_LEAST_ONE),
             ("optimizer.lr", lr.into(), POSITIVE),
@@ -115,7 +155,7 @@ impl TrainConfig {
             ("optimizer.clip", o.clip.into(), NOT_NEGATIVE),
             ("min_lr", self.min_lr.into(), up_to_peak),
             ("stop.steps", steps as f64, AT_LEAST_ONE),
-            ("stop.accuracy", share, SHARE),
+            ("stop.accuracy", accuracy, SHARE),
         ];
         let is_broken = |(_, value, rule): &(_, f64, Rule)| !rule.0.contains(value);
         match rules.into_iter().find(is_broken) {
@@ -132,6 +172,10 @@ impl TrainConfig {
 /// The values that are allowed, and what to say of others.
 type Rule = (RangeInclusive<f64>, &'static str);
 
+const BATCHES: Rule = (
+    1.0..=65536.0,
+    "a step is made of at least 1 batch and at most 65,536",
+);
 const AT_LEAST_ONE: Rule = (1.0..=f64::MAX, "it must be at least 1");
 const POSITIVE: Rule = (f64::MIN_POSITIVE..=f64::MAX, "it must be above 0");
 const NOT_NEGATIVE: Rule = (0.0..=f64::MAX, "it must not be negative");

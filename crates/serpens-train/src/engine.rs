@@ -4,19 +4,21 @@
 //! on: the host then only brings the tokens and the learning rate, and reads four numbers back.
 
 use serpens_core::cuda::{self, DevicePtr, Graph};
-use serpens_core::{DType, Device, Gradients, Result, Tape, Tensor};
+use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor};
 use serpens_data::Batch;
 use serpens_nn::Recompute;
 use serpens_ops::cross_entropy::Totals;
 
 use crate::feed::{Feed, addresses};
 use crate::objective::Learner;
-use crate::{Objective, TrainedModel};
+use crate::{Objective, Result, TrainedModel};
 
 /// What a step measured.
 pub(crate) struct Measured {
     /// Of each batch.
     pub(crate) losses: Vec<Totals>,
+    /// Of all batches.
+    pub(crate) tokens: usize,
     /// The gradients' norm before clipping; nothing was changed where it is not finite, or a loss is not.
     pub(crate) norm: f64,
 }
@@ -53,29 +55,28 @@ impl<O: Objective> Engine<O> {
         }
     }
 
-    /// A step with learning rate `lr` on the mean of the batches' losses.
-    pub(crate) fn step(&mut self, batches: &[Batch], lr: f32) -> Result<Measured> {
-        match batches {
-            [batch] if self.is_settled(batch) => self.replay(batch, lr),
-            _ => self.run(batches, lr),
-        }
-    }
-
-    /// Whether the last steps had the shape of this batch often enough, on a GPU, to replay a recorded one.
-    fn is_settled(&self, batch: &Batch) -> bool {
-        let shape = [batch.batch, batch.length];
-        let settled = |feed: &Feed| feed.fits(shape) && feed.is_settled();
-        self.feed.as_ref().is_some_and(settled)
-    }
-
-    /// A step, operation by operation.
-    fn run(&mut self, batches: &[Batch], lr: f32) -> Result<Measured> {
+    /// A step with learning rate `lr` on the mean of the batches' losses. An error of theirs leaves no trace.
+    pub(crate) fn step(
+        &mut self,
+        batches: impl ExactSizeIterator<Item = Result<Batch>>,
+        lr: f32,
+    ) -> Result<Measured> {
+        let count = batches.len();
         self.gradients.clear();
-        let (mut told, mut finite) = (Vec::with_capacity(batches.len()), true);
+        let (mut told, mut tokens, mut finite) = (Vec::with_capacity(count), 0, true);
         for batch in batches {
-            let tokens = self.bring(batch)?;
-            self.compile_ahead(&tokens)?;
-            let loss = self.add_gradients(&tokens, batches.len())?;
+            let batch = batch?;
+            tokens += batch.inputs.len();
+            if count == 1 && self.is_settled(&batch) {
+                let (loss, norm) = self.replay(&batch, lr)?;
+                let losses = vec![loss];
+                return Ok(Measured {
+                    losses,
+                    tokens,
+                    norm,
+                });
+            }
+            let loss = self.run(&batch, count)?;
             // A GPU would have to be waited for; where the norm is not finite it changes nothing.
             let on_gpu = self.learner.model.device() != Device::Cpu;
             finite = on_gpu || read(&loss)?.mean().is_finite();
@@ -91,12 +92,30 @@ impl<O: Objective> Engine<O> {
             true => optimizer.step(model, &mut self.gradients, lr)?,
             false => f64::NAN,
         };
-        let losses = told.iter().map(read).collect::<Result<_>>()?;
-        Ok(Measured { losses, norm })
+        let losses = told.iter().map(read).collect::<CoreResult<_>>()?;
+        Ok(Measured {
+            losses,
+            tokens,
+            norm,
+        })
+    }
+
+    /// Whether the last steps had the shape of this batch often enough, on a GPU, to replay a recorded one.
+    fn is_settled(&self, batch: &Batch) -> bool {
+        let shape = [batch.batch, batch.length];
+        let settled = |feed: &Feed| feed.fits(shape) && feed.is_settled();
+        self.feed.as_ref().is_some_and(settled)
+    }
+
+    /// The gradients of one of `count` batches, operation by operation.
+    fn run(&mut self, batch: &Batch, count: usize) -> CoreResult<Tensor> {
+        let tokens = self.bring(batch)?;
+        self.compile_ahead(&tokens)?;
+        self.add_gradients(&tokens, count)
     }
 
     /// A step that is recorded, where it is not yet, and replayed.
-    fn replay(&mut self, batch: &Batch, lr: f32) -> Result<Measured> {
+    fn replay(&mut self, batch: &Batch, lr: f32) -> CoreResult<(Totals, f64)> {
         let tokens = self.bring(batch)?;
         let reads = addresses(&tokens);
         let Learner {
@@ -113,13 +132,12 @@ impl<O: Objective> Engine<O> {
         };
         let recorded = self.recorded.insert(recorded);
         recorded.graph.replay()?;
-        let losses = vec![read(&recorded.told)?];
-        let norm = self.learner.optimizer.rule.finish()?;
-        Ok(Measured { losses, norm })
+        let loss = read(&recorded.told)?;
+        Ok((loss, self.learner.optimizer.rule.finish()?))
     }
 
     /// Records a step; it is not run.
-    fn record(&mut self, tokens: [Tensor; 2], reads: [DevicePtr; 2]) -> Result<Recorded> {
+    fn record(&mut self, tokens: [Tensor; 2], reads: [DevicePtr; 2]) -> CoreResult<Recorded> {
         let mut told = None;
         let graph = Graph::capture(self.learner.model.device(), || {
             self.gradients.clear();
@@ -134,7 +152,7 @@ impl<O: Objective> Engine<O> {
 
     /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the
     /// same.
-    fn bring(&mut self, batch: &Batch) -> Result<[Tensor; 2]> {
+    fn bring(&mut self, batch: &Batch) -> CoreResult<[Tensor; 2]> {
         let Learner {
             objective, model, ..
         } = &self.learner;
@@ -156,7 +174,7 @@ impl<O: Objective> Engine<O> {
     }
 
     /// Compiles what the gradients need on a GPU, all at once, before the first step.
-    fn compile_ahead(&mut self, tokens: &[Tensor; 2]) -> Result<()> {
+    fn compile_ahead(&mut self, tokens: &[Tensor; 2]) -> CoreResult<()> {
         let device = self.learner.model.device();
         if device == Device::Cpu || std::mem::replace(&mut self.compiled, true) {
             return Ok(());
@@ -169,7 +187,11 @@ impl<O: Objective> Engine<O> {
     }
 
     /// Adds the gradients of a batch's loss over `count`, and gives what is told of it.
-    fn add_gradients(&mut self, [inputs, targets]: &[Tensor; 2], count: usize) -> Result<Tensor> {
+    fn add_gradients(
+        &mut self,
+        [inputs, targets]: &[Tensor; 2],
+        count: usize,
+    ) -> CoreResult<Tensor> {
         let Learner {
             objective, model, ..
         } = &self.learner;
@@ -182,7 +204,7 @@ impl<O: Objective> Engine<O> {
 }
 
 /// Totals as they were told, or those of a single target where it was a loss's value.
-fn read(told: &Tensor) -> Result<Totals> {
+fn read(told: &Tensor) -> CoreResult<Totals> {
     if told.dtype() != DType::F32 {
         return Totals::read(told);
     }

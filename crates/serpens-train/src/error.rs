@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serpens_core::{DType, Shape};
 
@@ -36,6 +37,9 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// A stop flag was set before the work was done.
+    #[error("stopped as asked before it was done: begin again where it is needed")]
+    Stopped,
     /// A setting that no training can have.
     #[error("train.{field} = {value} is not possible: {reason}")]
     Config {
@@ -147,5 +151,13 @@ impl Error {
             path: path.into(),
             source,
         }
+    }
+}
+
+/// [`Error::Stopped`] once the flag is set.
+pub(crate) fn go_on(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped),
+        false => Ok(()),
     }
 }

@@ -65,7 +65,11 @@ impl Observer for JsonLines {
                 let values: BTreeMap<_, _> = values.collect();
                 self.write(&serde_json::json!({ "step": step, "evaluation": values }))
             }
-            Event::Started { .. } | Event::Checkpointed { .. } => Ok(()),
+            Event::Checkpointing { .. } => {
+                let synced = self.file.sync_data();
+                synced.map_err(|e| Error::io("write", &self.path, e))
+            }
+            Event::Started { .. } | Event::Checkpointed { .. } | Event::Warned(_) => Ok(()),
         }
     }
 }

@@ -48,7 +48,7 @@ mod tests;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
-pub use config::{Schedule, StopRule, TrainConfig};
+pub use config::{Phase, Schedule, StopRule, TrainConfig};
 pub use error::{Damage, Error, Result};
 pub use json_lines::JsonLines;
 pub use model::TrainedModel;

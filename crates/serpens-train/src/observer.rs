@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Figures of the steps since the last event of this kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,12 @@ pub enum Event<'a> {
         /// The result.
         evaluation: &'a Evaluation,
     },
+    /// A checkpoint is about to be written. What was heard before is not told again by a run that resumes from it: who
+    /// keeps it brings it to disk now.
+    Checkpointing {
+        /// Steps done.
+        step: u64,
+    },
     /// A checkpoint was written.
     Checkpointed {
         /// Steps done.
@@ -77,6 +83,8 @@ pub enum Event<'a> {
         /// Its folder.
         path: &'a Path,
     },
+    /// Something failed without ending the run.
+    Warned(&'a Error),
 }
 
 /// Hears the events of a run.

@@ -1,7 +1,7 @@
 //! The loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serpens_core::{Device, cuda};
@@ -11,6 +11,7 @@ use serpens_ops::cross_entropy::Totals;
 
 use crate::checkpoint;
 use crate::engine::Engine;
+use crate::error::go_on;
 use crate::interval::{Interval, Machine};
 use crate::objective::{Learner, NextToken, Objective};
 use crate::state::State;
@@ -38,7 +39,7 @@ pub struct Trainer<O: Objective = NextToken> {
     saved: Option<u64>,
 }
 
-/// Says how good a model is.
+/// Says how good a model is; [`Error::Stopped`] where it was asked to end before it knew.
 pub type Evaluate<'a, M> = dyn FnMut(&M) -> Result<Evaluation> + 'a;
 
 /// What surrounds a run.
@@ -47,7 +48,8 @@ pub struct Run<'a, M> {
     pub dir: Option<&'a Path>,
     /// Hears what happens.
     pub observer: &'a mut dyn Observer,
-    /// Once set, the run saves a checkpoint and ends.
+    /// Once set, the run saves a checkpoint and ends: after the current batch, not the current step, whose batches are
+    /// read again when it goes on.
     pub stop: &'a AtomicBool,
     /// Called every `eval_every` steps and at the end.
     pub evaluate: Option<&'a mut Evaluate<'a, M>>,
@@ -177,30 +179,10 @@ impl<O: Objective> Trainer<O> {
             steps: self.state.config.steps,
             parameters: self.model().count(|param| param.trained)?,
         })?;
-        while !self.state.is_finished() && !run.stop.load(Ordering::Relaxed) {
-            self.take_step()?;
-            let (step, config) = (self.step(), &self.state.config);
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            let (log, evaluate) = (due(config.log_every), due(config.eval_every));
-            let save = due(config.checkpoint_every);
-            if log {
-                self.report(&mut run)?;
-            }
-            if self.state.is_finished() {
-                break;
-            }
-            if evaluate {
-                self.evaluate(&mut run)?;
-            }
-            if save {
-                self.checkpoint(&mut run)?;
-            }
-        }
-        self.report(&mut run)?;
-        let interrupted = !self.state.is_finished();
-        if !interrupted {
-            self.evaluate(&mut run)?;
-        }
+        let interrupted = match self.train(&mut run) {
+            Err(Error::Stopped) => true,
+            trained => trained.map(|()| false)?,
+        };
         self.checkpoint(&mut run)?;
         Ok(Outcome {
             step: self.step(),
@@ -208,6 +190,31 @@ impl<O: Objective> Trainer<O> {
             evaluation: self.state.evaluation.as_ref().map(|(_, last)| last.clone()),
             seconds: self.state.seconds,
         })
+    }
+
+    /// Takes all steps that are left, after what is due at this one: an interrupted run may have left it undone.
+    fn train(&mut self, run: &mut Run<'_, O::Model>) -> Result<()> {
+        loop {
+            let (step, config) = (self.step(), &self.state.config);
+            let due = |every: u64| step > 0 && every > 0 && step.is_multiple_of(every);
+            let finished = self.state.is_finished();
+            let (log, evaluate) = (due(config.log_every), due(config.eval_every));
+            let save = due(config.checkpoint_every);
+            if finished || log {
+                self.report(run)?;
+            }
+            if finished || evaluate {
+                self.evaluate(run)?;
+            }
+            if finished {
+                return Ok(());
+            }
+            if save {
+                self.checkpoint(run)?;
+            }
+            go_on(run.stop)?;
+            self.take_step(run.stop)?;
+        }
     }
 
     /// Refuses a folder with checkpoints that are not this run's.
@@ -263,6 +270,7 @@ impl<O: Objective> Trainer<O> {
         if step == 0 || self.saved == Some(step) {
             return Ok(());
         }
+        run.observer.event(&Event::Checkpointing { step })?;
         let path = self.save(dir)?;
         run.observer
             .event(&Event::Checkpointed { step, path: &path })
@@ -276,15 +284,16 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// Gradients of `accumulation` batches, and a step of the optimiser. What failed before leaves no trace in it.
-    pub(crate) fn take_step(&mut self) -> Result<()> {
+    pub(crate) fn take_step(&mut self, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         let (done, config) = (self.step(), &self.state.config);
-        let first = self.state.position.batches;
-        let batches = (0..config.accumulation)
-            .map(|i| self.source.batch(first.wrapping_add(i)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (source, first) = (&self.source, self.state.position.batches);
+        let batches = (0..config.accumulation as usize).map(|i| {
+            go_on(stop)?;
+            Ok(source.batch(first.wrapping_add(i as u64))?)
+        });
         let lr = config.learning_rate(done);
-        let measured = self.engine.step(&batches, lr)?;
+        let measured = self.engine.step(batches, lr)?;
         for loss in &measured.losses {
             require_finite("the loss", loss.mean(), done + 1)?;
         }
@@ -292,8 +301,8 @@ impl<O: Objective> Trainer<O> {
         let losses = measured.losses.iter();
         self.state.add(&Interval {
             steps: 1,
-            batches: batches.len(),
-            tokens: batches.iter().map(|batch| batch.batch * batch.length).sum(),
+            batches: losses.len(),
+            tokens: measured.tokens,
             loss: losses.clone().map(Totals::mean).sum(),
             correct: losses.clone().map(|totals| totals.correct).sum(),
             counted: losses.map(|totals| totals.count).sum(),

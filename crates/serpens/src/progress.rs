@@ -102,7 +102,11 @@ impl Observer for Progress<'_> {
                 let line = format!("{}: step {step}: {}", self.name, texts.join("  "));
                 self.bar.suspend(|| tell(&line)); // a line that stays, above the bar
             }
-            Event::Checkpointed { .. } => {}
+            Event::Checkpointing { .. } | Event::Checkpointed { .. } => {}
+            Event::Warned(error) => {
+                let line = format!("warning: {error}");
+                self.bar.suspend(|| tell(&line));
+            }
         }
         Ok(())
     }
@@ -122,6 +126,8 @@ fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
         Event::Checkpointed { step, path } => {
             json!({ "event": "checkpointed", "step": step, "path": path.to_string_lossy() })
         }
+        Event::Checkpointing { .. } => return Ok(()),
+        Event::Warned(error) => json!({ "event": "warned", "warning": error.to_string() }),
     };
     value["model"] = name.into();
     print_line(&value.to_string())

@@ -21,6 +21,9 @@ use crate::{
 
 const VOCAB: usize = 8;
 
+/// A stop flag that nobody sets.
+static ON: AtomicBool = AtomicBool::new(false);
+
 fn model(vocab: usize) -> MambaLm {
     let config = MambaLmConfig::new(16, 2, vocab);
     config.init(Device::cpu(), 1).unwrap()
@@ -63,17 +66,19 @@ struct Heard {
     steps: Vec<StepMetrics>,
     evaluations: Vec<(u64, Evaluation)>,
     checkpoints: Vec<u64>,
+    warnings: Vec<String>,
 }
 
 impl Observer for Heard {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Checkpointing { .. } => {}
             Event::Stepped(metrics) => self.steps.push((*metrics).clone()),
             Event::Evaluated { step, evaluation } => {
                 self.evaluations.push((*step, (*evaluation).clone()));
             }
             Event::Checkpointed { step, .. } => self.checkpoints.push(*step),
+            Event::Warned(error) => self.warnings.push(error.to_string()),
         }
         Ok(())
     }
@@ -100,7 +105,7 @@ fn run(trainer: &mut Trainer, dir: Option<&Path>) -> Result<Heard> {
     trainer.run(Run {
         dir,
         observer: &mut heard,
-        stop: &AtomicBool::new(false),
+        stop: &ON,
         evaluate: None,
     })?;
     Ok(heard)

@@ -42,7 +42,7 @@ fn a_resumed_run_is_the_unbroken_one_to_the_bit() {
 fn a_resumed_run_with_accumulation_and_a_prefetched_source_is_the_unbroken_one_to_the_bit() {
     let config = TrainConfig {
         accumulation: 2,
-        warmup: 15,
+        warmup: crate::Phase::Steps(15),
         ..settings(0)
     };
     assert_resumes_to_the_bit(config, || {
@@ -65,7 +65,7 @@ fn averages_go_on_across_a_kill_between_two_reports() {
         if killed.step() == 4 {
             killed.state.interval = Default::default(); // told of
         }
-        killed.take_step().unwrap();
+        killed.take_step(&ON).unwrap();
     }
     killed.save(run_dir.path()).unwrap();
     let mut resumed = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
@@ -88,7 +88,7 @@ fn a_file_of_metrics_has_every_step_once() {
             .run(Run {
                 dir: Some(run_dir.path()),
                 observer: &mut lines,
-                stop: &AtomicBool::new(false),
+                stop: &ON,
                 evaluate: Some(&mut evaluate),
             })
             .unwrap()

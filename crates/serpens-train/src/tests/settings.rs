@@ -1,33 +1,70 @@
-use crate::{AdamWConfig, Error, Schedule, StopRule, TrainConfig};
+use crate::{AdamWConfig, Error, Phase, Schedule, StopRule, TrainConfig};
+
+fn rates(config: &TrainConfig) -> Vec<f32> {
+    (0..config.steps)
+        .map(|step| config.learning_rate(step))
+        .collect()
+}
+
+/// 100 steps whose learning rate rises to 1 in 10.
+fn hundred(schedule: Schedule) -> TrainConfig {
+    TrainConfig {
+        steps: 100,
+        warmup: Phase::Steps(10),
+        schedule,
+        min_lr: 0.2,
+        optimizer: AdamWConfig {
+            lr: 1.0,
+            ..AdamWConfig::default()
+        },
+        ..TrainConfig::default()
+    }
+}
 
 #[test]
-fn the_learning_rate_rises_and_falls_as_configured() {
-    let optimizer = AdamWConfig {
-        lr: 1.0,
-        ..AdamWConfig::default()
-    };
-    let constant = TrainConfig {
-        steps: 100,
-        warmup: 10,
-        optimizer,
-        ..TrainConfig::default()
-    };
-    let cosine = TrainConfig {
-        schedule: Schedule::Cosine,
-        min_lr: 0.2,
-        ..constant.clone()
-    };
-    for config in [&constant, &cosine] {
-        assert!((config.learning_rate(0) - 0.1).abs() < 1e-6);
-        assert_eq!(config.learning_rate(9), 1.0);
-        assert_eq!(config.learning_rate(10), 1.0);
+fn the_learning_rate_rises_to_the_peak_and_ends_at_exactly_the_lowest() {
+    use Schedule::{Constant, Cosine, Linear, Wsd};
+    for schedule in [Constant, Cosine, Linear, Wsd] {
+        let rates = rates(&hundred(schedule));
+        assert!((rates[0] - 0.1).abs() < 1e-6);
+        assert!(rates[..10].is_sorted_by(|a, b| a < b));
+        assert_eq!(rates[9], 1.0, "{schedule:?}");
+        let (last, falling) = match schedule {
+            Constant => (1.0, 100..100),
+            Cosine | Linear => (0.2, 9..100),
+            Wsd => (0.2, 79..100), // a fifth of the steps
+        };
+        assert_eq!(rates[99], last, "{schedule:?}");
+        assert!(rates[9..falling.start].iter().all(|&rate| rate == 1.0));
+        assert!(rates[falling].is_sorted_by(|a, b| a > b), "{schedule:?}");
     }
-    assert_eq!(constant.learning_rate(99), 1.0);
-    assert!((cosine.learning_rate(55) - 0.6).abs() < 1e-6, "half way");
-    assert!((cosine.learning_rate(100) - 0.2).abs() < 1e-6);
-    assert!((cosine.learning_rate(1_000_000) - 0.2).abs() < 1e-6);
-    let rates: Vec<f32> = (10..100).map(|step| cosine.learning_rate(step)).collect();
-    assert!(rates.is_sorted_by(|a, b| a > b));
+    let half = 54; // 45 of the 90 steps after the warm-up
+    assert!((rates(&hundred(Cosine))[half] - 0.6).abs() < 1e-6);
+    assert!((rates(&hundred(Linear))[half] - 0.6).abs() < 1e-6);
+    let quarter = (1.0 + (std::f64::consts::PI * 23.0 / 90.0).cos()) / 2.0;
+    let quarter = (0.2 + 0.8 * quarter) as f32;
+    assert!((rates(&hundred(Cosine))[9 + 23] - quarter).abs() < 1e-6);
+    assert!((rates(&hundred(Wsd))[89] - 0.6).abs() < 1e-6);
+    // Beyond its end, as where a run stands that has been given fewer steps.
+    assert_eq!(hundred(Cosine).learning_rate(1_000_000), 0.2);
+}
+
+#[test]
+fn phases_are_steps_or_a_share_of_all() {
+    let read = |text: &str| serde_json::from_str::<TrainConfig>(text);
+    let warmup = |text| read(text).unwrap().warmup;
+    assert_eq!(warmup(r#"{ "warmup": 1 }"#), Phase::Steps(1));
+    assert_eq!(warmup(r#"{ "warmup": 0.25 }"#), Phase::Share(0.25));
+    let error = read(r#"{ "warmup": "long" }"#).unwrap_err().to_string();
+    assert!(error.contains("share of all steps such as 0.25"), "{error}");
+    let mut config = hundred(Schedule::Linear);
+    config.warmup = Phase::Share(0.25);
+    for steps in [4, 100, 1000] {
+        config.steps = steps;
+        let rates = rates(&config);
+        assert_eq!(rates[steps as usize / 4 - 1], 1.0, "of {steps} steps");
+        assert_eq!(rates[steps as usize - 1], 0.2, "of {steps} steps");
+    }
 }
 
 #[test]
@@ -42,6 +79,9 @@ fn impossible_settings_are_refused_by_name() {
         }
     };
     assert_eq!(with(|c| c.accumulation = 0), "accumulation");
+    assert_eq!(with(|c| c.accumulation = 1_000_000_000_000), "accumulation");
+    assert_eq!(with(|c| c.warmup = Phase::Share(1.5)), "warmup");
+    assert_eq!(with(|c| c.decay = Phase::Share(f64::NAN)), "decay");
     assert_eq!(with(|c| c.log_every = 0), "log_every");
     assert_eq!(with(|c| c.keep = 0), "keep");
     assert_eq!(with(|c| c.optimizer.lr = f32::NAN), "optimizer.lr");
@@ -49,6 +89,7 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(with(|c| c.optimizer.beta2 = 1.0), "optimizer.beta2");
     assert_eq!(with(|c| c.optimizer.eps = 0.0), "optimizer.eps");
     assert_eq!(with(|c| c.optimizer.clip = -1.0), "optimizer.clip");
+    assert_eq!(with(|c| c.optimizer.clip = f32::NAN), "optimizer.clip");
     assert_eq!(
         with(|c| c.stop = Some(StopRule {
             accuracy: 1.5,

@@ -5,7 +5,7 @@ use serpens_nn::Module;
 
 use super::*;
 use crate::trainer::with_room;
-use crate::{Error, StopRule};
+use crate::{Error, Silent, StopRule};
 
 #[test]
 fn the_loss_on_induction_heads_falls() {
@@ -180,6 +180,75 @@ fn the_stop_flag_saves_a_checkpoint_and_ends_the_run() {
 }
 
 #[test]
+fn the_stop_flag_is_looked_at_between_the_batches_of_a_step() {
+    /// Sets the flag while its third batch is read.
+    struct Stopping(InductionHeads, &'static AtomicBool);
+    impl Source for Stopping {
+        fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+            self.1.store(index == 2, Ordering::Relaxed);
+            self.0.batch(index)
+        }
+        fn bounds(&self) -> Bounds {
+            self.0.bounds()
+        }
+        fn description(&self) -> String {
+            self.0.description()
+        }
+    }
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let config = TrainConfig {
+        accumulation: 60_000,
+        ..settings(2)
+    };
+    let mut trainer = trainer_on(Box::new(Stopping(task(), &STOP)), config);
+    let before = bits(trainer.model());
+    let outcome = trainer.run(Run {
+        dir: None,
+        observer: &mut Silent,
+        stop: &STOP,
+        evaluate: None,
+    });
+    let outcome = outcome.unwrap();
+    assert!(outcome.interrupted && outcome.step == 0);
+    assert_eq!(trainer.state.position.batches, 0, "it is read again");
+    assert_eq!(bits(trainer.model()), before);
+}
+
+#[test]
+fn an_evaluation_that_was_stopped_is_made_when_the_run_goes_on() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        eval_every: 2,
+        ..settings(4)
+    };
+    let stop = AtomicBool::new(false);
+    let mut stopped = |_: &MambaLm| {
+        stop.store(true, Ordering::Relaxed); // as Ctrl-C would
+        Err(Error::Stopped)
+    };
+    let outcome = trainer(config).run(Run {
+        dir: Some(run_dir.path()),
+        observer: &mut Silent,
+        stop: &stop,
+        evaluate: Some(&mut stopped),
+    });
+    let outcome = outcome.unwrap();
+    assert!(outcome.interrupted && outcome.step == 2 && outcome.evaluation.is_none());
+    let mut resumed = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
+    let mut heard = Heard::default();
+    let mut evaluate = |_: &MambaLm| Ok(Evaluation::default());
+    let run = Run {
+        dir: None,
+        observer: &mut heard,
+        stop: &ON,
+        evaluate: Some(&mut evaluate),
+    };
+    resumed.run(run).unwrap();
+    let steps: Vec<u64> = heard.evaluations.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [2, 4]);
+}
+
+#[test]
 fn the_stop_rule_ends_the_run_once_enough_steps_are_accurate() {
     let stop = Some(StopRule {
         accuracy: 0.0,
@@ -217,7 +286,7 @@ fn evaluations_come_when_due_and_once_at_the_end() {
         .run(Run {
             dir: None,
             observer: &mut heard,
-            stop: &AtomicBool::new(false),
+            stop: &ON,
             evaluate: Some(&mut evaluate),
         })
         .unwrap();
