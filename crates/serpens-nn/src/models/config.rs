@@ -7,7 +7,7 @@ use super::lm::{Layer, MambaLm};
 use crate::layers::{EmbeddingConfig, LinearConfig, RmsNormConfig};
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::SsmConfig;
-use crate::{Error, Module, Precision, Result};
+use crate::{Error, Module, Precision, Result, Start};
 
 /// More layers than any model has: their plan alone would take memory.
 const MOST_LAYERS: usize = 1 << 14;
@@ -131,6 +131,8 @@ impl MambaLmConfig {
             tied_head: self.tie_embeddings,
         };
         let head = LinearConfig::new(self.d_model, self.vocab_size);
+        let mut norm_f = norm.plan();
+        norm_f.weight.start = Start::Constant(self.norm_f_start());
         let layer = |mixer: &MixerConfig| {
             Ok(Layer {
                 norm: norm.plan(),
@@ -141,7 +143,7 @@ impl MambaLmConfig {
         Ok(MambaLm {
             embeddings: embeddings.plan(),
             layers: mixers.map(layer).collect::<Result<_>>()?,
-            norm_f: norm.plan(),
+            norm_f,
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
             precision: Precision::F32,
@@ -170,6 +172,17 @@ impl MambaLmConfig {
             sum += count(layer)? * again as u128;
         }
         Ok(sum.try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows
+    /// are long. The residual stream holds a token's own row at first, whose product with itself would be the logit
+    /// that outweighs all others: it is d_model · std² times this.
+    fn norm_f_start(&self) -> f32 {
+        let squared_length = self.d_model as f32 * self.embedding_std * self.embedding_std;
+        match self.tie_embeddings {
+            true => squared_length.max(1.0).recip(),
+            false => 1.0,
+        }
     }
 
     /// The model with the random values it starts with; see [`Module::fill`].
