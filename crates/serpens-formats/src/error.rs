@@ -44,6 +44,29 @@ pub enum Error {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// An index of weights names no file, or one that does not lie in its folder.
+    #[error("{} {}", path.display(), match outside {
+        Some(file) => format!("names {file:?}, which does not lie in its folder"),
+        None => "names no file of weights".into(),
+    })]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// The file outside.
+        outside: Option<String>,
+    },
+    /// A tensor's bytes are not those that were written.
+    #[error("{}: tensor {name} is damaged (its digest is {found}, not {expected}): take another copy of the file, or read it without verifying", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The digest that the file says it has.
+        expected: String,
+        /// Its digest.
+        found: String,
+    },
     /// A file has no tensor of this name.
     #[error("{} holds no tensor {name}", path.display())]
     MissingTensor {

@@ -12,10 +12,18 @@ use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use serpens_core::{Device, Element, MAX_RANK, Shape, Tensor, bf16};
 
+use crate::digest::{self, CHUNK};
 use crate::{Error, Result};
 
-/// Values that a thread reads at once: they stay in its cache until they are converted.
-const READ_AT_ONCE: usize = 1 << 16;
+/// What is verified of the tensors that are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Their digests, where the file has such.
+    #[default]
+    Digests,
+    /// Nothing: the way around, for a file that is damaged, or was changed on purpose.
+    Nothing,
+}
 
 /// An open file of tensors.
 pub struct TensorFile {
@@ -30,6 +38,8 @@ struct Entry {
     shape: Shape,
     /// Its bytes' place in the file.
     bytes: Range<usize>,
+    /// The digest to verify.
+    digest: Option<String>,
 }
 
 impl TensorFile {
@@ -43,21 +53,22 @@ impl TensorFile {
     }
 
     /// Enters a tensor by what the header says of it: its bytes, little-endian and row by row, are at `bytes` of the
-    /// file.
+    /// file, and have this digest, if there is one to verify.
     ///
     /// # Errors
     /// [`Error::Rank`] where it has more axes than any here.
     pub(crate) fn enter(
         &mut self,
-        name: String,
+        name: &str,
         dtype: Dtype,
         shape: &[usize],
         bytes: Range<usize>,
+        digest: Option<&str>,
     ) -> Result<()> {
         if shape.len() > MAX_RANK {
             return Err(Error::Rank {
                 path: self.path.clone(),
-                name,
+                name: name.to_owned(),
                 found: shape.len(),
             });
         }
@@ -66,8 +77,9 @@ impl TensorFile {
             dtype,
             shape,
             bytes,
+            digest: digest.map(str::to_owned),
         };
-        self.tensors.insert(name, entry);
+        self.tensors.insert(name.to_owned(), entry);
         Ok(())
     }
 
@@ -87,7 +99,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device
-    /// has no room, [`Error::Io`].
+    /// has no room, [`Error::Io`], [`Error::Digest`] for damage.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::MissingTensor {
@@ -95,7 +107,7 @@ impl TensorFile {
                 name: name.to_owned(),
             });
         };
-        let tensor = match entry.dtype {
+        let (tensor, chunks) = match entry.dtype {
             Dtype::F32 => self.read(entry, |value: f32| value)?,
             Dtype::U32 => self.read(entry, |value: u32| value)?,
             Dtype::BF16 => self.read(entry, bf16::to_f32)?,
@@ -108,29 +120,46 @@ impl TensorFile {
                 });
             }
         };
+        if let Some(expected) = &entry.digest {
+            let found = digest::of_tensor(name, entry.dtype, &entry.shape, &chunks);
+            if found != *expected {
+                return Err(Error::Digest {
+                    path: self.path.clone(),
+                    name: name.to_owned(),
+                    expected: expected.clone(),
+                    found,
+                });
+            }
+        }
         Ok(tensor.to(device)?)
     }
 
-    /// The values of a tensor, each converted. All threads read, and nothing of the file stays in the program's memory.
+    /// The values of a tensor, each converted, and the hashes of the chunks that they were read in, where there is a
+    /// digest to verify. All threads read, and nothing of the file stays in the program's memory.
     fn read<T: Pod, U: Element>(
         &self,
         entry: &Entry,
         convert: impl Fn(T) -> U + Sync,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Vec<u64>)> {
         let mut tensor = Tensor::empty(entry.shape, U::DTYPE, Device::Cpu)?;
+        let mut hashes = vec![0; entry.bytes.len().div_ceil(CHUNK)];
         let values = tensor.make_mut::<U>()?;
-        let tasks = values.par_chunks_mut(READ_AT_ONCE).enumerate();
-        let read = tasks.try_for_each_init(Vec::new, |stored: &mut Vec<T>, (i, values)| {
+        let values = values.par_chunks_mut(CHUNK / size_of::<T>());
+        let tasks = values.zip(&mut hashes).enumerate();
+        let read = tasks.try_for_each_init(Vec::new, |stored: &mut Vec<T>, (i, (values, hash))| {
             stored.resize(values.len(), T::zeroed());
-            let from = entry.bytes.start + i * READ_AT_ONCE * size_of::<T>();
-            read_at(&self.file, bytemuck::cast_slice_mut(stored), from as u64)?;
+            let bytes = bytemuck::cast_slice_mut(stored);
+            read_at(&self.file, bytes, (entry.bytes.start + i * CHUNK) as u64)?;
+            if entry.digest.is_some() {
+                *hash = digest::of_chunk(bytes);
+            }
             for (value, &stored) in values.iter_mut().zip(stored.iter()) {
                 *value = convert(stored);
             }
             Ok(())
         });
         read.map_err(Error::io("read", &self.path))?;
-        Ok(tensor)
+        Ok((tensor, hashes))
     }
 }
 

@@ -4,8 +4,9 @@
 //! `cargo run --release -p serpens-nn --example language_model`
 
 use serpens_core::{Device, Tensor};
+use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLmConfig, Module, Result, checkpoint};
+use serpens_nn::{MambaLmConfig, Module, Result};
 
 fn main() -> Result<()> {
     let config = MambaLmConfig::new(64, 2, 256); // d_model, layers, tokens
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
 
     let folder = std::env::temp_dir().join(format!("serpens-example-{}", std::process::id()));
     checkpoint::save(&model, &folder)?;
-    let loaded = checkpoint::load(&folder, Device::cpu())?;
+    let loaded = checkpoint::load(&folder, Device::cpu(), Verify::Digests)?;
     println!("loaded: {} layers", loaded.config().n_layer);
     std::fs::remove_dir_all(&folder).expect("the folder was just written");
     Ok(())

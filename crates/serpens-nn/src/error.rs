@@ -86,6 +86,24 @@ pub enum Error {
         /// The parameter.
         name: String,
     },
+    /// Two files of a checkpoint have a parameter of the same name.
+    #[error("{}: parameter {name} is in another file of the checkpoint too", path.display())]
+    RepeatedParameter {
+        /// The second file.
+        path: PathBuf,
+        /// The parameter.
+        name: String,
+    },
+    /// A checkpoint has fewer tensors than its model has layers.
+    #[error("{} holds {tensors} tensors, too few for the {layers} layers of its config.json", path.display())]
+    TooFewTensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The configuration's layers.
+        layers: usize,
+        /// The tensors there are.
+        tensors: usize,
+    },
     /// A parameter has another shape in the checkpoint than in the model.
     #[error("{}: parameter {name} has shape {got}, the model needs {expected}", path.display())]
     ParameterShape {

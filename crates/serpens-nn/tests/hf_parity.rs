@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
 use serpens_core::{Device, Gradients, Tape, Tensor};
+use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLm, Module, checkpoint};
+use serpens_nn::{MambaLm, Module};
 use serpens_ops::cross_entropy::{IGNORE, cross_entropy};
 
 fn fixture(name: &str) -> PathBuf {
@@ -81,7 +82,7 @@ fn shifted(shape: &[usize], ids: &[u32]) -> Vec<u32> {
 }
 
 fn check(name: &str) {
-    let model = checkpoint::load(&fixture(name), Device::cpu()).unwrap();
+    let model = checkpoint::load(&fixture(name), Device::cpu(), Verify::Digests).unwrap();
     let expected = expected(name);
     let (shape, tokens) = &expected.ints["input_ids"];
     let tape = Tape::new();

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
 use serpens_core::files::sync_folder;
-use serpens_formats::json;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
+use serpens_formats::{Verify, json};
 
 use crate::objective::Learner;
 use crate::state::State;
@@ -104,9 +104,9 @@ pub(crate) fn load_newest<O: Objective>(run: &Path, objective: O) -> Result<(Lea
         serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
         other => other.into(),
     })?;
-    let model = O::Model::load(&dir)?;
+    let model = O::Model::load(&dir, Verify::Digests)?;
     let path = dir.join(OPTIMIZER_FILE);
-    let moments = read_tensors(&path, Device::cpu())?;
+    let moments = read_tensors(&path, Device::cpu(), Verify::Digests)?;
     let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model)
         .map_err(|e| Error::damaged(&path, e))?;
     let learner = Learner {

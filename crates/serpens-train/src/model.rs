@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use serpens_core::Device;
-use serpens_nn::{MambaLm, Module, Precision, Result, checkpoint};
+use serpens_nn::checkpoint::{self, Verify};
+use serpens_nn::{MambaLm, Module, Precision, Result};
 
 /// A model that can be trained: it moves between devices, and is kept in checkpoints.
 pub trait TrainedModel: Module + Sized {
@@ -25,11 +26,12 @@ pub trait TrainedModel: Module + Sized {
     /// What the file system says.
     fn save(&self, dir: &Path) -> Result<()>;
 
-    /// Reads the model in the folder `dir`, onto the processor.
+    /// Reads the model in the folder `dir`, onto the processor, and verifies the digests of its files where that is
+    /// asked.
     ///
     /// # Errors
     /// A file that is missing, damaged or foreign.
-    fn load(dir: &Path) -> Result<Self>;
+    fn load(dir: &Path, verify: Verify) -> Result<Self>;
 }
 
 impl TrainedModel for MambaLm {
@@ -49,7 +51,7 @@ impl TrainedModel for MambaLm {
         checkpoint::save(self, dir)
     }
 
-    fn load(dir: &Path) -> Result<Self> {
-        checkpoint::load(dir, Device::cpu())
+    fn load(dir: &Path, verify: Verify) -> Result<Self> {
+        checkpoint::load(dir, Device::cpu(), verify)
     }
 }

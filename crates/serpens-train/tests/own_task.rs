@@ -8,6 +8,7 @@ use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{Device, Tensor, Var};
 use serpens_data::{Batch, Bounds, IGNORE, Source};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
+use serpens_nn::checkpoint::Verify;
 use serpens_nn::layers::{Linear, LinearConfig, Sequence};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, Precision, Recompute, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
@@ -148,10 +149,10 @@ impl TrainedModel for Reader {
         Ok(write_tensors(&dir.join("head.safetensors"), &head)?)
     }
 
-    fn load(dir: &Path) -> serpens_nn::Result<Self> {
-        let mut values = read_tensors(&dir.join("head.safetensors"), Device::Cpu)?;
+    fn load(dir: &Path, verify: Verify) -> serpens_nn::Result<Self> {
+        let mut values = read_tensors(&dir.join("head.safetensors"), Device::Cpu, verify)?;
         let answers = values["weight"].shape()[0];
-        let mut reader = Self::of(checkpoint::load(dir, Device::Cpu)?, answers);
+        let mut reader = Self::of(checkpoint::load(dir, Device::Cpu, verify)?, answers);
         reader.head.visit_mut("", &mut |name, param| {
             param.set(values.remove(name).expect("`save` wrote it"))
         })?;

@@ -41,8 +41,8 @@ pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Res
     if let Some(path) = path {
         // Failure is no harm.
         let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let write = |file: &mut dyn Write| file.write_all(&image);
-        let _ = folder.and_then(|()| write_atomically(&path, Durability::Cached, write));
+        let write = || write_atomically(&path, Durability::Cached, |file| file.write_all(&image));
+        let _ = folder.and_then(|()| write());
     }
     Ok(image)
 }

@@ -1,5 +1,6 @@
 //! The safetensors format: a header with the name, type, shape and place of every tensor, then their bytes.
 
+mod header;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -1,40 +1,43 @@
 //! Reading: what the header says is where.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path};
 
-use memmap2::Mmap;
-use safetensors::tensor::SafeTensors;
 use serde::Deserialize;
+use serpens_core::files::{self, Accept};
 use serpens_core::{Device, Tensor};
 
-use crate::{Error, Result, TensorFile, json};
+use super::header::Header;
+use crate::{Error, Result, TensorFile, Verify, json};
 
 /// Opens a safetensors file and reads its header.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Safetensors`] where the header is broken, or the file shorter than it says; [`Error::Rank`]
 /// where a tensor has more axes than any here.
-pub fn open(path: &Path) -> Result<TensorFile> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    // Mapped to read the header alone, whose check wants to know how long the file is.
-    // SAFETY: the bytes are checked before use; a file that another program cuts off meanwhile ends this one, as for
-    // every program that maps files.
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))?;
-    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(Error::safetensors(path))?;
-    let data = size_of::<u64>() + header;
+pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
+    let file = files::open(path, Accept::Files).map_err(Error::io("read", path))?;
+    let bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let (header, data) = Header::read(&file, bytes).map_err(Error::safetensors(path))?;
+    let mut digests = header.digests().filter(|_| verify == Verify::Digests);
     let mut opened = TensorFile::new(path, file);
-    for (name, info) in metadata.tensors() {
+    for (name, info) in &header.tensors {
         let (from, to) = info.data_offsets;
-        opened.enter(name, info.dtype, &info.shape, data + from..data + to)?;
+        // One that is missing among others is damage, as one that differs is.
+        let digest = digests.as_mut().map(|all| all.next().unwrap_or_default());
+        let bytes = data + from..data + to;
+        opened.enter(name, info.dtype, &info.shape, bytes, digest)?;
     }
     Ok(opened)
 }
 
 /// Reads every tensor of a safetensors file.
-pub fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<String, Tensor>> {
-    let file = open(path)?;
+pub fn read_tensors(
+    path: &Path,
+    device: Device,
+    verify: Verify,
+) -> Result<BTreeMap<String, Tensor>> {
+    let file = open(path, verify)?;
     file.tensors()
         .map(|(name, _)| Ok((name.to_owned(), file.tensor(name, device)?)))
         .collect()
@@ -42,22 +45,38 @@ pub fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<String, Tens
 
 /// Opens the file, or where it is missing the several that an index beside it (`<path>.index.json`) says its tensors
 /// are in.
-pub fn open_all(path: &Path) -> Result<Vec<TensorFile>> {
+///
+/// # Errors
+/// Those of [`open`]; [`Error::Json`], [`Error::Index`] where the index names no file, or one outside its folder.
+pub fn open_all(path: &Path, verify: Verify) -> Result<Vec<TensorFile>> {
     #[derive(Deserialize)]
     struct Index {
-        weight_map: BTreeMap<String, PathBuf>,
+        weight_map: BTreeMap<String, String>,
     }
 
     let mut index = path.as_os_str().to_owned();
     index.push(".index.json");
     let index = Path::new(&index);
     if path.exists() || !index.exists() {
-        return Ok(vec![open(path)?]);
+        return Ok(vec![open(path, verify)?]);
     }
     let Index { weight_map } = json::read(index, "index of weights")?;
-    let files: BTreeSet<PathBuf> = weight_map.into_values().collect();
+    let files: BTreeSet<String> = weight_map.into_values().collect();
+    let outside = files.iter().find(|file| !lies_inside(file)).cloned();
+    if files.is_empty() || outside.is_some() {
+        return Err(Error::Index {
+            path: index.to_owned(),
+            outside,
+        });
+    }
     files
         .iter()
-        .map(|file| open(&index.with_file_name(file)))
+        .map(|file| open(&index.with_file_name(file), verify))
         .collect()
+}
+
+/// Whether a name cannot lead out of a folder.
+fn lies_inside(name: &str) -> bool {
+    let mut names = Path::new(name).components();
+    !name.is_empty() && names.all(|name| matches!(name, Component::Normal(_)))
 }

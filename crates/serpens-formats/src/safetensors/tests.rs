@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serpens_core::files::Unread;
 use serpens_core::{Device, Tensor, bf16};
+use twox_hash::XxHash3_64;
 
 use super::*;
-use crate::Error;
+use crate::{Error, Verify};
 
 fn tensors() -> Vec<(&'static str, Tensor)> {
     let halves = [1.0, -2.5, 3e30].map(bf16::from_f32);
@@ -31,25 +33,40 @@ fn tensors() -> Vec<(&'static str, Tensor)> {
     ]
 }
 
-/// The bytes that the format's own library makes of the tensors.
-fn by_the_library(tensors: &[(&str, Tensor)]) -> Vec<u8> {
+/// The tensors as the format's own library takes them.
+fn views<'a>(tensors: &'a [(&'a str, Tensor)]) -> impl Iterator<Item = (&'a str, TensorView<'a>)> {
     let types = [Dtype::BF16, Dtype::F32, Dtype::U32, Dtype::F32];
-    let views = tensors.iter().zip(types).map(|((name, tensor), dtype)| {
+    tensors.iter().zip(types).map(|((name, tensor), dtype)| {
         let bytes = tensor.as_bytes().unwrap();
         let view = TensorView::new(dtype, tensor.dims().to_vec(), bytes).unwrap();
         (*name, view)
-    });
-    safetensors::serialize(views, None).unwrap()
+    })
+}
+
+/// Where the tensors' bytes begin.
+fn data_start(file: &[u8]) -> usize {
+    8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
 }
 
 #[test]
-fn a_file_has_the_bytes_that_the_formats_own_library_writes() {
+fn the_formats_own_library_reads_a_file_and_would_write_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
     for count in 0..=tensors().len() {
         let tensors = &tensors()[..count];
         write_tensors(&path, tensors).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), by_the_library(tensors));
+        let ours = fs::read(&path).unwrap();
+        let theirs = safetensors::serialize(views(tensors), None).unwrap();
+        let (from, their_from) = (data_start(&ours), data_start(&theirs));
+        assert_eq!(ours[from..], theirs[their_from..]);
+        assert!(from.is_multiple_of(8), "whole words");
+        let (_, header) = SafeTensors::read_metadata(&ours).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+        let read = SafeTensors::deserialize(&ours).unwrap();
+        assert_eq!(read.len(), count);
+        for (name, view) in views(tensors) {
+            assert_eq!(read.tensor(name).unwrap(), view);
+        }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
 }
@@ -59,7 +76,7 @@ fn tensors_come_back_to_the_bit_and_halves_in_full_width() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
     write_tensors(&path, &tensors()).unwrap();
-    let read = read_tensors(&path, Device::Cpu).unwrap();
+    let read = read_tensors(&path, Device::Cpu, Verify::Digests).unwrap();
     assert_eq!(read.keys().collect::<Vec<_>>(), ["a", "b", "ids", "later"]);
     for (name, before) in tensors() {
         let after = &read[name];
@@ -89,7 +106,7 @@ fn tensors_that_are_not_aligned_and_f16_are_read() {
     let path = dir.path().join("x.safetensors");
     let header = r#"{"h":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"f":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#;
     write_raw(&path, header, 6);
-    let read = read_tensors(&path, Device::Cpu).unwrap();
+    let read = read_tensors(&path, Device::Cpu, Verify::Digests).unwrap();
     let value = |name: &str| read[name].as_slice::<f32>().unwrap()[0];
     assert_eq!(value("f"), f32::from_le_bytes([2, 3, 4, 5]));
     assert_eq!(value("h"), half::f16::from_le_bytes([0, 1]).to_f32());
@@ -101,7 +118,7 @@ fn a_file_cut_off_after_it_was_opened_is_an_error_of_reading() {
     let path = dir.path().join("x.safetensors");
     let header = r#"{"f":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     write_raw(&path, header, 8);
-    let file = open(&path).unwrap();
+    let file = open(&path, Verify::Digests).unwrap();
     let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
     writer.set_len(8 + header.len() as u64 + 4).unwrap();
     assert!(matches!(
@@ -120,7 +137,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
         r#"{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
         8,
     );
-    let file = open(&path).unwrap();
+    let file = open(&path, Verify::Digests).unwrap();
     assert!(matches!(
         file.tensor("d", Device::Cpu),
         Err(Error::DType { name, found: Dtype::F64, .. }) if name == "d"
@@ -136,7 +153,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
         1,
     );
     assert!(matches!(
-        open(&path),
+        open(&path, Verify::Digests),
         Err(Error::Rank { name, found: 99, .. }) if name == "r"
     ));
     write_raw(
@@ -144,7 +161,10 @@ fn what_is_not_read_says_which_tensor_and_why() {
         r#"{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
         7,
     );
-    assert!(matches!(open(&path), Err(Error::Safetensors { .. })));
+    assert!(matches!(
+        open(&path, Verify::Digests),
+        Err(Error::Safetensors { .. })
+    ));
 }
 
 #[test]
@@ -160,7 +180,7 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
     )
     .unwrap();
     let names = |path: &Path| -> Vec<String> {
-        let files = open_all(path).unwrap();
+        let files = open_all(path, Verify::Digests).unwrap();
         files
             .iter()
             .flat_map(|file| file.tensors().map(|(name, _)| name.to_owned()))
@@ -168,10 +188,111 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
     };
     assert_eq!(names(&path), ["later", "a", "b", "ids"]);
     fs::write(&index, "{}").unwrap();
-    assert!(matches!(open_all(&path), Err(Error::Json { path, .. }) if path == index));
+    assert!(
+        matches!(open_all(&path, Verify::Digests), Err(Error::Json { path, .. }) if path == index)
+    );
     write_tensors(&path, &tensors()[3..]).unwrap();
     assert_eq!(names(&path), ["a"]);
     fs::remove_file(&path).unwrap();
+    fs::write(&index, r#"{"weight_map": {}}"#).unwrap();
+    assert!(matches!(
+        open_all(&path, Verify::Digests),
+        Err(Error::Index { path, outside: None }) if path == index
+    ));
+    let elsewhere = dir.path().join("one").to_string_lossy().into_owned();
+    for file in ["../one", "a/../../one", &elsewhere, ".", ""] {
+        let text = serde_json::json!({ "weight_map": { "a": "two", "later": file } });
+        fs::write(&index, text.to_string()).unwrap();
+        assert!(matches!(
+            open_all(&path, Verify::Digests),
+            Err(Error::Index { outside: Some(named), .. }) if named == file
+        ));
+    }
     fs::remove_file(&index).unwrap();
-    assert!(matches!(open_all(&path), Err(Error::Io { .. })));
+    assert!(matches!(
+        open_all(&path, Verify::Digests),
+        Err(Error::Io { .. })
+    ));
+}
+
+#[test]
+fn two_tensors_of_one_name_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let entry = r#""a":{"dtype":"U8","shape":[1],"data_offsets":"#;
+    write_raw(&path, &format!("{{{entry}[0,1]}},{entry}[1,2]}}}}"), 2);
+    let error = open(&path, Verify::Digests).err().unwrap();
+    assert!(matches!(error, Error::Safetensors { .. }));
+    let text = error.to_string();
+    assert!(text.contains("two entries are called \"a\""), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let index = dir.path().join("y.index.json");
+    std::os::unix::fs::symlink("/dev/zero", &index).unwrap();
+    for (path, named) in [(&path, &path), (&dir.path().join("y"), &index)] {
+        let error = open_all(path, Verify::Digests).err().unwrap();
+        let Error::Io { path, source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(path, *named);
+        let reason = source.into_inner().unwrap().downcast::<Unread>();
+        assert!(matches!(*reason.unwrap(), Unread::NoFile));
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_or_changes_nothing_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    write_tensors(&path, &tensors()).unwrap();
+    let good = fs::read(&path).unwrap();
+    let values = |verify| {
+        let read = read_tensors(&path, Device::Cpu, verify)?.into_iter();
+        let read = read.map(|(name, value)| {
+            let bytes = value.as_bytes().unwrap().to_vec();
+            (name, value.shape(), bytes)
+        });
+        Ok::<Vec<_>, Error>(read.collect())
+    };
+    let expected = values(Verify::Digests).unwrap();
+    let mut unnoticed = 0;
+    for bit in 0..8 * good.len() {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bad).unwrap();
+        match values(Verify::Digests) {
+            Ok(read) => assert_eq!(read, expected, "bit {bit}"),
+            Err(Error::Digest { path: named, .. }) => assert_eq!(named, path),
+            Err(Error::Safetensors { .. } | Error::DType { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        unnoticed += usize::from(values(Verify::Nothing).is_ok_and(|read| read != expected));
+    }
+    assert!(unnoticed > 8 * 30, "the way around reads what is there");
+}
+
+#[test]
+fn a_digest_is_that_of_the_chunks_the_type_the_shape_and_the_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let values: Vec<u32> = (0..100_000).collect(); // a chunk and a half
+    let tensor = Tensor::from_slice([100, 1000], &values, Device::Cpu).unwrap();
+    write_tensors(&path, &[("a", &tensor)]).unwrap();
+    let bytes = tensor.as_bytes().unwrap();
+    let mut hashed = Vec::new();
+    for chunk in [&bytes[..256 << 10], &bytes[256 << 10..]] {
+        hashed.extend(XxHash3_64::oneshot(chunk).to_le_bytes());
+    }
+    hashed.extend(b"U32 [100, 1000] a");
+    let digest = format!("{:016x}", XxHash3_64::oneshot(&hashed));
+    let file = fs::read(&path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&file).unwrap();
+    assert_eq!(header.metadata().as_ref().unwrap()["serpens.xxh3"], digest);
 }

@@ -1,14 +1,15 @@
-//! Writing: the header, then tensor by tensor.
+//! Writing: the header, tensor by tensor, and then the header again, with their digests.
 
 use std::borrow::Borrow;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::{Dtype, TensorInfo};
 use serpens_core::files::{Durability, write_atomically};
 use serpens_core::{DType, Device, Tensor};
 
-use crate::{Error, Result};
+use super::header::Header;
+use crate::{Error, Result, digest};
 
 /// Why a file was not written, before its path is known.
 enum Failed {
@@ -23,7 +24,7 @@ impl From<io::Error> for Failed {
 }
 
 /// Writes tensors to a safetensors file, which appears complete or not at all. They are brought from their devices one
-/// at a time, as they are written.
+/// at a time, as they are written. The file says `{"format": "pt"}` of itself, and has a digest of each tensor.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Core`] where a tensor cannot be brought to the processor.
@@ -40,15 +41,21 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
         let order = stored(other.dtype()).cmp(&stored(tensor.dtype()));
         order.then(name.cmp(other_name))
     });
-    let header = header(&sorted).map_err(Error::safetensors(path))?;
+    let mut header = Header::new(infos(&sorted)).map_err(Error::safetensors(path))?;
+    let mut digests = vec!["0".repeat(16); sorted.len()]; // as long as those that replace them
+    header.set_digests(&digests);
     let written = write_atomically(path, Durability::OnDisk, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for (_, tensor) in &sorted {
+        file.write_all(&header.to_bytes())?;
+        for ((name, tensor), digest) in sorted.iter().zip(&mut digests) {
             let here = tensor.to(Device::Cpu).map_err(Failed::Core)?;
-            file.write_all(here.as_bytes().map_err(Failed::Core)?)?;
+            let bytes = here.as_bytes().map_err(Failed::Core)?;
+            file.write_all(bytes)?;
+            let chunks = digest::of_chunks(bytes);
+            *digest = digest::of_tensor(name, stored(tensor.dtype()), tensor.dims(), &chunks);
         }
-        Ok(())
+        header.set_digests(&digests);
+        file.rewind()?;
+        Ok(file.write_all(&header.to_bytes())?)
     });
     written.map_err(|failed| match failed {
         Failed::Io(source) => Error::io("write", path)(source),
@@ -56,8 +63,8 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
     })
 }
 
-/// The header of these tensors in this order, filled up to whole words.
-fn header(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+/// What the header says of these tensors in this order.
+fn infos(tensors: &[(&str, &Tensor)]) -> Vec<(String, TensorInfo)> {
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let from = end;
@@ -69,10 +76,7 @@ fn header(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, safetensors::SafeTenso
         };
         ((*name).to_owned(), info)
     });
-    let metadata = Metadata::new(None, infos.collect())?;
-    let mut header = serde_json::to_vec(&metadata)?;
-    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
-    Ok(header)
+    infos.collect()
 }
 
 /// The format's name of a type.

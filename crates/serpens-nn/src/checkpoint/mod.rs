@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use serpens_core::Device;
+pub use serpens_formats::Verify;
 use serpens_formats::safetensors::open_all;
 
 use crate::{MambaLm, MambaLmConfig, Result};
@@ -24,16 +25,27 @@ pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
     hf::read(&dir.join(CONFIG_FILE))
 }
 
-/// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
+/// The model in the folder `dir` without its values, which are those that its files say they hold: only headers are
+/// read.
 ///
 /// # Errors
 /// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the
 /// configuration's.
-pub fn load(dir: &Path, device: Device) -> Result<MambaLm> {
-    let mut model = load_config(dir)?.plan()?;
-    let path = dir.join(WEIGHTS_FILE);
-    weights::load_parameters(&mut model, &path, &open_all(&path)?, device)?;
-    Ok(model)
+pub fn plan(dir: &Path) -> Result<MambaLm> {
+    let (config, path) = (load_config(dir)?, dir.join(WEIGHTS_FILE));
+    let files = open_all(&path, Verify::Nothing)?;
+    Ok(weights::Located::new(config, &path, &files)?.plan)
+}
+
+/// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
+///
+/// # Errors
+/// Those of [`plan`]; a tensor that is damaged, where that is verified and its file has digests, as those that
+/// [`save`] writes.
+pub fn load(dir: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
+    let (config, path) = (load_config(dir)?, dir.join(WEIGHTS_FILE));
+    let files = open_all(&path, verify)?;
+    weights::Located::new(config, &path, &files)?.fill(device)
 }
 
 /// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.

@@ -7,9 +7,9 @@ use serpens_formats::safetensors::{read_tensors, write_tensors};
 use tempfile::TempDir;
 
 use super::*;
-use crate::Module;
 use crate::mixers::{H3Config, MambaConfig, PlainConfig};
 use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
+use crate::{Error, Module};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
     config.init(Device::cpu(), 3).unwrap()
@@ -73,7 +73,7 @@ fn every_kind_of_model_comes_back_as_it_was_saved() {
         let dir = TempDir::new().unwrap();
         let saved = model(&config);
         save(&saved, dir.path()).unwrap();
-        let loaded = load(dir.path(), Device::cpu()).unwrap();
+        let loaded = load(dir.path(), Device::cpu(), Verify::Digests).unwrap();
         assert_eq!(parameters(&saved), parameters(&loaded), "{config:?}");
         assert_eq!(loaded.config(), &config);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "leftovers");
@@ -95,7 +95,7 @@ fn error_after(spoil: impl FnOnce(&Path)) -> String {
     let dir = TempDir::new().unwrap();
     save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
     spoil(dir.path());
-    let error = load(dir.path(), Device::cpu()).expect_err("it must not load");
+    let error = load(dir.path(), Device::cpu(), Verify::Digests).expect_err("it must not load");
     let text = error.to_string();
     assert_eq!(text.lines().count(), 1, "{text}");
     text
@@ -152,7 +152,7 @@ fn shapes_and_names_that_do_not_fit_are_named() {
     let rewrite = |change: fn(&mut Vec<(String, Tensor)>)| {
         error_after(|dir| {
             let path = dir.join(WEIGHTS_FILE);
-            let mut tensors: Vec<_> = read_tensors(&path, Device::cpu())
+            let mut tensors: Vec<_> = read_tensors(&path, Device::cpu(), Verify::Digests)
                 .unwrap()
                 .into_iter()
                 .collect();
@@ -175,6 +175,81 @@ fn shapes_and_names_that_do_not_fit_are_named() {
     assert!(text.contains("backbone.stranger"), "{text}");
 }
 
+/// The error of loading the folder of a saved model that `spoil` changed.
+fn refused(spoil: impl FnOnce(&Path)) -> Error {
+    let dir = TempDir::new().unwrap();
+    save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
+    spoil(dir.path());
+    let planned = plan(dir.path()).map(drop);
+    let error = load(dir.path(), Device::cpu(), Verify::Digests).expect_err("it must not load");
+    if let Err(planned) = planned {
+        assert_eq!(planned.to_string(), error.to_string());
+    }
+    error
+}
+
+#[test]
+fn more_layers_than_tensors_are_refused_before_they_are_planned() {
+    let error = refused(|dir| {
+        let path = dir.join(CONFIG_FILE);
+        let config = fs::read_to_string(&path).unwrap();
+        let many = config.replace(
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 4000000000",
+        );
+        assert!(many != config);
+        fs::write(&path, many).unwrap();
+    });
+    assert!(
+        matches!(
+            error,
+            Error::TooFewTensors {
+                layers: 4_000_000_000,
+                tensors: 22,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn parameters_that_two_files_have_are_refused() {
+    let error = refused(|dir| {
+        let whole = dir.join(WEIGHTS_FILE);
+        fs::copy(&whole, dir.join("one")).unwrap();
+        fs::rename(&whole, dir.join("two")).unwrap();
+        let index = r#"{"weight_map": {"a": "one", "b": "two"}}"#;
+        fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+    });
+    assert!(
+        matches!(&error, Error::RepeatedParameter { path, .. } if path.ends_with("two")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_tensor_is_named_and_loaded_only_without_verifying() {
+    let dir = TempDir::new().unwrap();
+    save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
+    let path = dir.path().join(WEIGHTS_FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1; // the lowest bit but 16 of a mantissa
+    fs::write(&path, bytes).unwrap();
+    let load = |verify| load(dir.path(), Device::cpu(), verify);
+    let error = load(Verify::Digests).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Format(serpens_formats::Error::Digest { path: named, name, .. })
+                if *named == path && name == "backbone.norm_f.weight"
+        ),
+        "{error}"
+    );
+    load(Verify::Nothing).unwrap();
+}
+
 #[test]
 fn weights_in_several_files_and_in_half_precision_load() {
     use serpens_core::bf16;
@@ -182,7 +257,7 @@ fn weights_in_several_files_and_in_half_precision_load() {
     let saved = model(&MambaLmConfig::new(8, 2, 11));
     save(&saved, dir.path()).unwrap();
     let whole = dir.path().join(WEIGHTS_FILE);
-    let tensors = read_tensors(&whole, Device::cpu()).unwrap();
+    let tensors = read_tensors(&whole, Device::cpu(), Verify::Digests).unwrap();
     fs::remove_file(&whole).unwrap();
     let mut map = serde_json::Map::new();
     for (i, (name, tensor)) in tensors.iter().enumerate() {
@@ -215,7 +290,7 @@ fn weights_in_several_files_and_in_half_precision_load() {
     }
     let index = serde_json::json!({ "weight_map": map }).to_string();
     fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
-    let loaded = load(dir.path(), Device::cpu()).unwrap();
+    let loaded = load(dir.path(), Device::cpu(), Verify::Digests).unwrap();
     for ((name, before), (_, after)) in parameters(&saved).iter().zip(parameters(&loaded)) {
         for (b, a) in before.iter().zip(after) {
             assert_eq!(bf16::from_f32(*b).to_f32(), a, "{name}");

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serpens_formats::Verify;
+
 use super::*;
 use crate::{CHECKPOINTS_DIR, Damage, Error, newest_checkpoint};
 
@@ -37,7 +39,9 @@ fn newest(run_dir: &Path) -> PathBuf {
 fn the_last_checkpoints_are_kept_and_hold_the_model() {
     let (run_dir, trainer) = six_steps();
     assert_eq!(names(run_dir.path()), ["step-0000005", "step-0000006"]);
-    let model = serpens_nn::checkpoint::load(&newest(run_dir.path()), Device::cpu()).unwrap();
+    let model =
+        serpens_nn::checkpoint::load(&newest(run_dir.path()), Device::cpu(), Verify::Digests)
+            .unwrap();
     assert_eq!(bits(&model), bits(trainer.model()));
 }
 

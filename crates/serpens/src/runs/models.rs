@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
-use serpens_nn::{MambaLm, Module, checkpoint};
+use serpens_nn::checkpoint::{self, Verify};
+use serpens_nn::{MambaLm, Module};
 
 use crate::refusal::{NoModel, WrongModel};
 use crate::{Error, Result, machine};
@@ -35,7 +36,7 @@ fn why_no_model(path: &Path) -> NoModel {
 /// Reads the model in this folder.
 pub(crate) fn load(dir: &Path) -> Result<MambaLm> {
     check_loadable(dir)?;
-    checkpoint::load(dir, Device::cpu()).map_err(|error| wrong_config(dir, error))
+    checkpoint::load(dir, Device::cpu(), Verify::Digests).map_err(|error| wrong_config(dir, error))
 }
 
 fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
@@ -47,8 +48,7 @@ fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
 
 /// Refuses a model that the memory cannot hold, before anything is allocated for it.
 pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
-    let plan = checkpoint::load_config(dir).and_then(|config| config.plan());
-    let plan = plan.map_err(|error| wrong_config(dir, error))?;
+    let plan = checkpoint::plan(dir).map_err(|error| wrong_config(dir, error))?;
     let bytes = 4.0 * plan.count(|param| param.trained)? as f64;
     if machine::fits(bytes, Device::Cpu) {
         return Ok(());

@@ -66,13 +66,15 @@ fn damaged_and_foreign_models_are_refused() {
     both_refuse(&place, "runs/a", &["model.safetensors", "shape"]);
     set("num_hidden_layers", 2.into());
     both_refuse(&place, "runs/a", &["model.safetensors", "missing"]);
-    for (key, value) in [
-        ("hidden_size", 100_000_000_u64),
-        ("num_hidden_layers", u64::MAX),
-        ("expand", 1 << 40),
+    // Compared with the weights' header, before anything is made of it.
+    for (key, value, word) in [
+        ("hidden_size", 100_000_000_u64, "shape"),
+        ("num_hidden_layers", 1_000_000, "too few"),
+        ("num_hidden_layers", u64::MAX, "too few"),
+        ("expand", 1 << 40, "shape"),
     ] {
         set(key, value.into());
-        both_refuse(&place, "runs/a", &["config.json", "memory"]);
+        both_refuse(&place, "runs/a", &["model.safetensors", word]);
     }
     for key in [
         "hidden_size",
@@ -135,7 +137,7 @@ fn damaged_checkpoints_are_refused_and_left_as_they_are() {
         )
         .unwrap();
     };
-    damage("config.json", &huge, &["config.json", "memory"]);
+    damage("config.json", &huge, &["model.safetensors", "shape"]);
     resume().succeeds();
 }
 
