@@ -19,7 +19,7 @@ pub enum Error {
         /// The path as given.
         path: PathBuf,
     },
-    /// The system refused to open, list or map a path.
+    /// The system refused to open, list or read a path.
     #[error("cannot read `{}` ({source}): check that it still exists and that this user may read it", path.display())]
     Unreadable {
         /// The file or folder concerned.
@@ -31,6 +31,12 @@ pub enum Error {
     #[error("`{}` is neither a file nor a folder: write its contents to a file first and give that", path.display())]
     NotAFile {
         /// The path as given.
+        path: PathBuf,
+    },
+    /// A file of an open corpus was cut short, or another one took its place.
+    #[error("`{}` was cut short or replaced after it was opened: give a copy that stays as it is", path.display())]
+    Changed {
+        /// The file.
         path: PathBuf,
     },
     /// The file exists but holds no bytes.

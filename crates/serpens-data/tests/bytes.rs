@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use proptest::prelude::*;
-use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, Source, Split};
+use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, Error, IGNORE, Source, Split};
 use tempfile::TempDir;
 
 /// Files with the given names and contents.
@@ -47,6 +47,7 @@ fn content(corpus: &ByteCorpus) -> Vec<u8> {
         .slices(Split::Train, 1, 7)
         .expect("more than one byte")
     {
+        let batch = batch.expect("readable");
         if bytes.is_empty() {
             bytes.push(batch.inputs[0] as u8);
         }
@@ -82,6 +83,70 @@ fn globs_choose_files() {
     assert_eq!(content(&open(&folder.path().join("*.txt"))), b"AB");
     assert_eq!(content(&open(&folder.path().join("**/*.txt"))), b"ABE");
     assert_eq!(content(&open(&folder.path().join("[bc].*"))), b"BC");
+}
+
+#[test]
+fn globs_go_through_folders_and_name_hidden_ones_only_where_they_say_so() {
+    let folder = folder(&[
+        ("a/x/1.txt", b"1,"),
+        ("a/y/2.txt", b"2,"),
+        ("b/x/3.txt", b"3,"),
+        ("b/file", b"no"),
+        ("a/.hidden/4.txt", b"4,"),
+        (".h/5.txt", b"5,"),
+    ]);
+    let read = |pattern: &str| content(&open(&folder.path().join(pattern)));
+    assert_eq!(read("*/x/*.txt"), b"1,3,");
+    assert_eq!(read("*/*/?.txt"), b"1,2,3,");
+    assert_eq!(read("**/x/**/*.txt"), b"1,3,");
+    assert_eq!(read("**/[2-3].txt"), b"2,3,");
+    assert_eq!(read("*/.hidden/*"), b"4,");
+    assert_eq!(read(".h*/*"), b"5,");
+    assert_eq!(read("a/../b/x/*"), b"3,");
+    assert_eq!(read("**/**/1.*"), b"1,", "each file once");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf_8_are_matched_and_read() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder(&[("b.txt", b"B")]);
+    let name = std::ffi::OsStr::from_bytes(b"a\xff.txt");
+    fs::write(folder.path().join(name), "A").expect("a file");
+    for pattern in ["*.txt", "?*.txt", "**/*"] {
+        assert_eq!(content(&open(&folder.path().join(pattern))), b"AB");
+    }
+    assert_eq!(content(&open(folder.path())), b"AB");
+}
+
+#[test]
+fn a_file_that_is_cut_short_or_replaced_is_named_and_one_that_grows_is_read_on() {
+    let large = vec![b'x'; 100_000];
+    let folder = folder(&[("log", &large)]);
+    let path = folder.path().join("log");
+    let corpus = open(&path);
+    let read = |index| {
+        let mut slices = corpus.slices(Split::Train, 1, 1000).expect("long enough");
+        slices.nth(index).expect("there are more").map(drop)
+    };
+    let file = fs::OpenOptions::new().append(true).open(&path);
+    let mut file = file.expect("a file");
+    std::io::Write::write_all(&mut file, b"more").expect("written");
+    read(80).expect("what was there is there");
+    file.set_len(50_000).expect("cut");
+    for index in [0, 80] {
+        let error = read(index).expect_err("it is shorter");
+        assert!(matches!(&error, Error::Changed { path: named } if *named == path));
+        assert!(error.to_string().contains("cut short or replaced"));
+    }
+    let other = folder.path().join("other");
+    fs::write(&other, vec![b'y'; 200_000]).expect("a file");
+    fs::rename(&other, &path).expect("replaced");
+    // Where the system does not know when a file was made, another one cannot be told from it.
+    let told = fs::metadata(&path).is_ok_and(|metadata| metadata.created().is_ok());
+    assert_eq!(matches!(read(0), Err(Error::Changed { .. })), told);
+    fs::remove_file(&path).expect("removed");
+    assert!(matches!(read(0), Err(Error::Unreadable { .. })));
 }
 
 #[test]
@@ -180,7 +245,8 @@ proptest! {
             };
             let mut rows = vec![Vec::new(); batch];
             let promised = slices.len();
-            let batches: Vec<Batch> = slices.collect();
+            let batches: Result<Vec<Batch>, _> = slices.collect();
+            let batches = batches.expect("readable");
             prop_assert_eq!(batches.len(), promised);
             for slice in &batches {
                 prop_assert_eq!(slice.inputs.len(), batch * slice.length);
@@ -210,6 +276,7 @@ fn validation_windows_cover_the_last_tenth() {
     let windows: Vec<Batch> = corpus
         .slices(Split::Validation, 1, 32)
         .expect("long enough")
+        .map(|window| window.expect("readable"))
         .collect();
     let lengths: Vec<usize> = windows.iter().map(|window| window.length).collect();
     assert_eq!(lengths, [32, 32, 32, 4]);

@@ -14,11 +14,12 @@ use crate::Result;
 /// over the number of bytes predicted, each once.
 ///
 /// # Errors
-/// Memory, or a model of fewer than 256 tokens.
+/// Text that cannot be read, memory, or a model of fewer than 256 tokens.
 pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices) -> Result<f64> {
     let mut state = model.initial_state(slices.rows())?;
     let mut totals = Totals::default();
     for slice in slices {
+        let slice = slice?;
         totals = totals.merge(read(model, &slice, 0..slice.length, &mut state)?);
     }
     Ok(totals.mean() / std::f64::consts::LN_2)

@@ -1,19 +1,14 @@
 //! All the bytes of a set of files, as if they were one.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
-use super::files::{self, unreadable};
+use super::files::{self, Found};
 use crate::error::{Error, Result};
 use crate::source::Batch;
 
-/// Files below this size are read and joined, larger ones mapped: a folder of source code has more files than a
-/// process may have mappings (65530 on Linux), and each mapping costs whole pages.
-const LEAST_MAPPED: u64 = 64 * 1024;
+/// Files below this size are read at once and joined, for opening one costs as much as reading so many bytes.
+const MOST_JOINED: u64 = 64 * 1024;
 
 /// The share of the corpus that is kept for validation unless set otherwise.
 const VALIDATION_FRACTION: f64 = 0.1;
@@ -39,9 +34,9 @@ impl fmt::Display for Split {
 /// The bytes of a file, of a folder or of the matches of a glob, one after the other in the order of their paths,
 /// with nothing in between.
 ///
-/// Large files are mapped into memory, so a corpus may be larger than the memory, and cloning is cheap. The files
-/// must not be changed while in use: a mapped file that is cut short ends the process (SIGBUS) when the missing
-/// bytes are read.
+/// Of large files only what is asked for is read, so a corpus may be larger than the memory, and cloning is cheap. They
+/// must stay what they are while in use: one that was cut short or replaced is [`Error::Changed`] where it is read;
+/// one that has grown is read as far as it went before.
 ///
 /// The last tenth of the whole is the validation part, the rest is the training part;
 /// [`with_validation_fraction`](ByteCorpus::with_validation_fraction) moves the border.
@@ -61,15 +56,25 @@ struct Extent {
 
 #[derive(Debug)]
 enum Content {
-    Mapped(Mmap),
-    Read(Vec<u8>),
+    File(Found),
+    Joined(Vec<u8>),
 }
 
 impl Content {
-    fn bytes(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Content::Mapped(map) => map,
-            Content::Read(bytes) => bytes,
+            Content::File(file) => file.bytes as usize,
+            Content::Joined(bytes) => bytes.len(),
+        }
+    }
+
+    fn read(&self, start: usize, into: &mut [u8]) -> Result<()> {
+        match self {
+            Content::File(file) => file.read(start as u64, into),
+            Content::Joined(bytes) => {
+                into.copy_from_slice(&bytes[start..start + into.len()]);
+                Ok(())
+            }
         }
     }
 }
@@ -90,14 +95,18 @@ impl ByteCorpus {
         let mut extents: Vec<Extent> = Vec::new();
         let mut bytes = 0;
         for found in files::find(pattern)? {
-            let content = match found.bytes {
-                LEAST_MAPPED.. => Content::Mapped(map(&found.path)?),
-                _ => Content::Read(fs::read(&found.path).map_err(unreadable(&found.path))?),
-            };
             let start = bytes;
-            bytes += content.bytes().len();
+            bytes += found.bytes as usize;
+            let content = match found.bytes {
+                MOST_JOINED.. => Content::File(found),
+                _ => {
+                    let mut read = vec![0; found.bytes as usize];
+                    found.read(0, &mut read)?;
+                    Content::Joined(read)
+                }
+            };
             match (content, extents.last_mut().map(|last| &mut last.content)) {
-                (Content::Read(more), Some(Content::Read(joined))) => joined.extend(more),
+                (Content::Joined(more), Some(Content::Joined(joined))) => joined.extend(more),
                 (content, _) => extents.push(Extent { start, content }),
             }
         }
@@ -144,33 +153,35 @@ impl ByteCorpus {
 
     /// Appends a row, which the caller knows to be inside the corpus: the `length` bytes from `start` on are inputs,
     /// and those one later their targets. // (length)
-    pub(super) fn push_row(&self, start: usize, length: usize, into: &mut Batch) {
+    pub(super) fn push_row(&self, start: usize, length: usize, into: &mut Batch) -> Result<()> {
         let mut bytes = vec![0; length + 1];
-        self.read(start, &mut bytes);
+        self.read(start, &mut bytes)?;
         let (inputs, targets) = (&bytes[..length], &bytes[1..]);
         into.inputs.extend(inputs.iter().copied().map(u32::from));
         into.targets.extend(targets.iter().copied().map(u32::from));
+        Ok(())
     }
 
     /// Fills `into` with the bytes from `start` on, which the caller knows to be inside the corpus.
-    fn read(&self, start: usize, mut into: &mut [u8]) {
+    fn read(&self, start: usize, mut into: &mut [u8]) -> Result<()> {
         let first = self.extents.partition_point(|extent| extent.start <= start) - 1;
         let mut skip = start - self.extents[first].start;
         for extent in &self.extents[first..] {
-            let available = &extent.content.bytes()[skip..];
-            let (now, later) = into.split_at_mut(available.len().min(into.len()));
-            now.copy_from_slice(&available[..now.len()]);
+            let available = extent.content.len() - skip;
+            let (now, later) = into.split_at_mut(available.min(into.len()));
+            extent.content.read(skip, now)?;
             if later.is_empty() {
-                return;
+                break;
             }
             into = later;
             skip = 0;
         }
+        Ok(())
     }
 
     /// A fingerprint of the content: its size and 16 bytes at each of 64 places spread evenly over it, enough to
     /// notice another text or another order of files without reading it all.
-    pub(super) fn fingerprint(&self) -> u64 {
+    pub(super) fn fingerprint(&self) -> Result<u64> {
         let mut hash = 0xcbf2_9ce4_8422_2325; // FNV-1a
         let mut absorb = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         (self.bytes as u64)
@@ -181,16 +192,9 @@ impl ByteCorpus {
         let sample = &mut sample[..self.bytes.min(16)];
         let last = self.bytes - sample.len();
         for place in 0..64 {
-            self.read((last as u128 * place / 63) as usize, sample);
+            self.read((last as u128 * place / 63) as usize, sample)?;
             sample.iter().copied().for_each(&mut absorb);
         }
-        hash
+        Ok(hash)
     }
-}
-
-fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(unreadable(path))?;
-    // SAFETY: the map is private and only read, as plain bytes for which every value is valid; that the file is
-    // not changed meanwhile is the condition stated at `ByteCorpus`.
-    unsafe { Mmap::map(&file) }.map_err(unreadable(path))
 }

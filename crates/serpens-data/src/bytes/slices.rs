@@ -29,6 +29,7 @@ impl ByteCorpus {
     /// later stretches end early their rows are filled up with input 0 and target [`IGNORE`](crate::IGNORE).
     ///
     /// # Errors
+    /// Of each batch: [`Unreadable`](Error::Unreadable) and [`Changed`](Error::Changed) files. Here
     /// [`Size`](Error::Size) for an empty batch or length and for sizes beyond memory, [`TooShort`](Error::TooShort) if
     /// the part holds nothing to predict.
     pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<ByteSlices> {
@@ -64,32 +65,32 @@ impl ByteSlices {
     }
 
     /// Appends a row's inputs and targets: `length` of each. // (length)
-    fn push_row(&self, row: usize, length: usize, into: &mut Batch) {
+    fn push_row(&self, row: usize, length: usize, into: &mut Batch) -> Result<()> {
         let start = (self.targets.start + row * self.stretch + self.done).min(self.targets.end);
         let real = length.min(self.targets.end - start);
         if real > 0 {
-            self.corpus.push_row(start - 1, real, into);
+            self.corpus.push_row(start - 1, real, into)?;
         }
         into.inputs.extend(std::iter::repeat_n(0, length - real));
         into.targets
             .extend(std::iter::repeat_n(IGNORE, length - real));
+        Ok(())
     }
 }
 
 impl Iterator for ByteSlices {
-    type Item = Batch;
+    type Item = Result<Batch>;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<Result<Batch>> {
         let length = self.length.min(self.stretch - self.done);
         if length == 0 {
             return None;
         }
         let mut batch = Batch::with_room(self.batch, length);
-        for row in 0..self.batch {
-            self.push_row(row, length, &mut batch);
-        }
+        let mut rows = 0..self.batch;
+        let filled = rows.try_for_each(|row| self.push_row(row, length, &mut batch));
         self.done += length;
-        Some(batch)
+        Some(filled.map(|()| batch))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

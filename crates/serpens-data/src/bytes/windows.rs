@@ -38,6 +38,7 @@ pub struct ByteSource {
     config: ByteSourceConfig,
     windows: u64,
     largest_offset: usize,
+    fingerprint: u64,
 }
 
 impl ByteSource {
@@ -45,7 +46,8 @@ impl ByteSource {
     ///
     /// # Errors
     /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` bytes,
-    /// [`Size`](Error::Size) for impossible sizes.
+    /// [`Size`](Error::Size) for impossible sizes, [`Unreadable`](Error::Unreadable) and [`Changed`](Error::Changed) for
+    /// the files, as in every batch.
     pub fn new(corpus: &ByteCorpus, config: ByteSourceConfig) -> Result<Self> {
         let length = config.length;
         check_size(PLACE, "length", length, 1..=usize::MAX)?;
@@ -66,6 +68,7 @@ impl ByteSource {
             config,
             windows: windows as u64,
             largest_offset,
+            fingerprint: corpus.fingerprint()?,
         })
     }
 
@@ -86,8 +89,8 @@ impl Source for ByteSource {
         let first = u128::from(index) * batch as u128;
         let mut drawn = Batch::with_room(batch, length);
         for row in 0..batch as u128 {
-            self.corpus
-                .push_row(self.start(first + row), length, &mut drawn);
+            let start = self.start(first + row);
+            self.corpus.push_row(start, length, &mut drawn)?;
         }
         Ok(drawn)
     }
@@ -103,7 +106,7 @@ impl Source for ByteSource {
             seed,
         } = self.config;
         let available = self.corpus.split_bytes(Split::Train);
-        let text = self.corpus.fingerprint();
+        let text = self.fingerprint;
         format!(
             "bytes, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
         )
