@@ -1,10 +1,13 @@
 //! Axes: from values to places, and the ticks that a reader expects.
 
+use serde::{Deserialize, Serialize};
+
 use crate::svg::text_width;
-use crate::text::number;
+use crate::text::{is_far, number, short_number, superscript};
 
 /// How a value becomes a place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scale {
     /// In proportion.
     #[default]
@@ -46,8 +49,8 @@ fn is_on(place: f64) -> bool {
 }
 
 impl Axis {
-    /// An axis over the values (those that the scale can place) with at most about `most` ticks (2 or more).
-    /// `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
+    /// An axis over the values (those that the scale can place) with at most about `most` ticks (2 or more), one of them
+    /// at the top. `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
     pub(super) fn over(
         scale: Scale,
         values: impl Iterator<Item = f64>,
@@ -77,7 +80,7 @@ impl Axis {
         };
         match scale {
             Scale::Linear => axis.linear_ticks(most, whole_steps, factor),
-            Scale::Log10 => axis.decade_ticks(most, factor),
+            Scale::Log10 => axis.decade_ticks(most, whole_steps, factor),
             Scale::Log2 => axis.octave_ticks(most),
         }
         axis
@@ -93,9 +96,9 @@ impl Axis {
         self.place(value).filter(|&place| is_on(place))
     }
 
-    /// The width of its widest label, in letters of this size.
-    pub(super) fn label_width(&self, size: f64) -> f64 {
-        let widths = self.ticks.iter().map(|(_, label)| text_width(label, size));
+    /// The width of its widest label.
+    pub(super) fn label_width(&self) -> f64 {
+        let widths = self.ticks.iter().map(|(_, label)| text_width(label));
         widths.fold(0.0, f64::max)
     }
 
@@ -104,81 +107,100 @@ impl Axis {
     }
 
     fn linear_ticks(&mut self, most: usize, whole_steps: bool, factor: f64) {
-        let step = nice_step((self.high - self.low) / most as f64);
+        let step = nice_step((self.high - self.low) / most as f64, self.high);
         if whole_steps {
             self.low = (self.low / step + 1e-6).floor() * step;
             self.high = (self.high / step - 1e-6).ceil() * step;
         }
         let first = (self.low / step - 1e-6).ceil();
-        let decimals = (-(step * factor).log10().floor()).clamp(0.0, 12.0) as usize;
         let values = (0..=2 * most).map(|i| (first + i as f64) * step);
-        let values = values.take_while(|value| *value <= self.high + 1e-6 * step);
-        let tick = |value| (self.between(value), number(value * factor, decimals));
-        self.ticks = values.map(tick).collect();
+        // The top has a label of its own, and what is too close to it has none.
+        let values = values.take_while(|value| *value < self.high - 0.7 * step);
+        let values: Vec<f64> = values.chain([self.high]).collect();
+        let steps = self.high.abs().max(self.low.abs()) / step;
+        let digits = 2 + steps.log10().ceil().clamp(0.0, 12.0) as usize;
+        let places = values.iter().map(|value| self.between(*value));
+        self.ticks = places.zip(labels(&values, factor, digits)).collect();
     }
 
-    /// Powers of ten, and between them as many round values as `most` has room for.
-    fn decade_ticks(&mut self, most: usize, factor: f64) {
+    /// Powers of ten, and between them as many round values as `most` has room for, or only every second, third, …
+    fn decade_ticks(&mut self, most: usize, whole_steps: bool, factor: f64) {
         const DENSITIES: [&[f64]; 4] = [
             &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
             &[1.0, 2.0, 5.0],
             &[1.0, 3.0],
             &[1.0],
         ];
-        for mantissas in DENSITIES {
-            self.ticks = self.log_ticks(mantissas, factor);
-            if self.ticks.len() <= most {
-                return;
-            }
+        let denser = DENSITIES.into_iter().map(|mantissas| (mantissas, 1));
+        let mut choices = denser.chain((2..).map(|stride| (DENSITIES[3], stride)));
+        let fitting = choices.find_map(|(mantissas, stride)| {
+            let places = self.round_places(mantissas, stride, whole_steps);
+            (places.len() <= most).then_some(places)
+        });
+        let places = fitting.expect("a stride is longer than the axis");
+        if let (true, [low, .., high]) = (whole_steps, &places[..]) {
+            (self.low, self.high) = (*low, *high);
         }
-        // Only powers of ten are left: every second, third, … of them.
-        let stride = self.ticks.len().div_ceil(most);
-        self.ticks = self.ticks.drain(..).step_by(stride).collect();
+        let values: Vec<f64> = places.iter().map(|place| 10f64.powf(*place)).collect();
+        let places = places.iter().map(|place| self.between(*place));
+        self.ticks = places.zip(labels(&values, factor, 2)).collect();
     }
 
-    /// The ticks at `mantissas` times the powers of ten in reach.
-    fn log_ticks(&self, mantissas: &[f64], factor: f64) -> Vec<(f64, String)> {
-        let mut ticks = Vec::new();
-        for exponent in self.low.floor() as i32..=self.high.ceil() as i32 {
-            for mantissa in mantissas {
-                let place = self.between(f64::from(exponent) + mantissa.log10());
-                if is_on(place) {
-                    let value = mantissa * 10f64.powi(exponent) * factor;
-                    let decimals = (-(value * (1.0 + 1e-9)).log10().floor()).max(0.0) as usize
-                        + usize::from(mantissa.fract() > 0.0);
-                    ticks.push((place, number(value, decimals)));
-                }
-            }
-        }
-        ticks
+    /// On the scale's line, the `mantissas` times every `stride`-th power of ten down from the top: those on the axis,
+    /// and if `whole_steps` the next beyond an end that is none of them.
+    fn round_places(&self, mantissas: &[f64], stride: i32, whole_steps: bool) -> Vec<f64> {
+        let (first, last) = (self.low.floor() as i32, self.high.ceil() as i32);
+        let first = last - ((last - first) / stride + 1) * stride;
+        let powers = (first..=last).step_by(stride as usize);
+        let of = |power: i32| mantissas.iter().map(move |m| f64::from(power) + m.log10());
+        let places: Vec<f64> = powers.flat_map(of).collect();
+        let count = |end: f64| places.partition_point(|place| *place < end);
+        let (more, slack) = if whole_steps { (1, 1e-9) } else { (0, -1e-9) };
+        let from = count(self.low + slack).saturating_sub(more);
+        let to = (count(self.high - slack) + more).min(places.len());
+        places[from..to].to_vec()
     }
 
-    /// Powers of two, every first, second, … so that they are not too many. Where every second one has a label, the
-    /// others stand between them without.
+    /// Powers of two, every first, second, … down from the top so that they are not too many. Where every second one has
+    /// a label, the others stand between them without.
     fn octave_ticks(&mut self, most: usize) {
         let first = (self.low - 1e-9).ceil() as i64;
         let last = (self.high + 1e-9).floor() as i64;
         let stride = (last - first + 1).max(1).div_euclid(most as i64 + 1) + 1;
         let apart = if stride == 2 { 1 } else { stride };
-        for exponent in (first..=last).step_by(apart as usize) {
+        for exponent in (first..=last).rev().step_by(apart as usize) {
             let label = match exponent {
-                _ if (exponent - first) % stride != 0 => String::new(),
+                _ if (last - exponent) % stride != 0 => String::new(),
                 0..=29 => number(2f64.powi(exponent as i32), 0),
                 -4..=-1 => format!("{}", 2f64.powi(exponent as i32)),
-                _ => format!("2^{exponent}"),
+                _ => format!("2{}", superscript(&exponent.to_string())),
             };
             self.ticks.push((self.between(exponent as f64), label));
         }
+        self.ticks.reverse();
     }
 }
 
-/// The smallest of 1, 2, 5 times a power of ten that is at least `rough`.
-fn nice_step(rough: f64) -> f64 {
+/// What ticks at these values say, all in one form.
+fn labels(values: &[f64], factor: f64, digits: usize) -> Vec<String> {
+    let values: Vec<f64> = values.iter().map(|value| value * factor).collect();
+    let far = values.iter().any(|value| is_far(*value));
+    let label = |value: &f64| short_number(*value, digits, far);
+    values.iter().map(label).collect()
+}
+
+/// The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`; up to twice as much where that divides
+/// `top`.
+fn nice_step(rough: f64, top: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
-    let mantissa = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|m| m * power >= rough * (1.0 - 1e-9));
-    mantissa.unwrap_or(10.0) * power
+    let steps = [1.0, 2.0, 2.5, 5.0, 10.0, 20.0].map(|m| m * power);
+    let large = |step: &&f64| **step >= rough * (1.0 - 1e-9);
+    let divides = |step: &&f64| {
+        let times = top / **step;
+        **step < 2.2 * rough && (times - times.round()).abs() < 1e-6
+    };
+    let steps = || steps.iter().filter(large);
+    *steps().find(divides).or(steps().next()).unwrap_or(&power)
 }
 
 #[cfg(test)]
@@ -204,6 +226,48 @@ mod tests {
         );
         assert_eq!(axis.place(2048.0), Some(0.5));
         assert_eq!(axis.place(0.0), None);
+    }
+
+    #[test]
+    fn the_top_of_an_axis_has_a_label() {
+        for (scale, low, high, top) in [
+            (Scale::Linear, 20.0, 1500.0, "1,500"),
+            (Scale::Linear, 10.0, 3750.0, "3,750"),
+            (Scale::Log2, 64.0, 32768.0, "32,768"),
+        ] {
+            let axis = Axis::over(scale, [low, high].into_iter(), 6, false, 1.0);
+            assert_eq!(labels(&axis).pop(), Some(top), "{:?}", axis.ticks);
+            assert_eq!(axis.ticks.last().map(|tick| tick.0), Some(1.0));
+        }
+        let axis = Axis::over(Scale::Log10, [3e-3, 60.0].into_iter(), 6, true, 1.0);
+        assert_eq!(labels(&axis), ["0.001", "0.01", "0.1", "1", "10", "100"]);
+        assert!(axis.place_on(60.0).is_some());
+    }
+
+    #[test]
+    fn labels_of_one_axis_have_one_form() {
+        let form = |scale, low: f64, high, whole| {
+            let axis = Axis::over(scale, [low, high].into_iter(), 7, whole, 1.0);
+            labels(&axis).join(" ")
+        };
+        let (log, linear) = (Scale::Log10, Scale::Linear);
+        assert_eq!(
+            form(log, 3e-9, 60.0, true),
+            "10⁻¹⁰ 10⁻⁸ 10⁻⁶ 10⁻⁴ 10⁻² 10⁰ 10²"
+        );
+        assert_eq!(
+            form(log, 2e-4, 0.1, true),
+            "0.0001 0.0003 0.001 0.003 0.01 0.03 0.1"
+        );
+        assert_eq!(form(log, 1e-5, 1e-4, true), "10⁻⁵ 2·10⁻⁵ 5·10⁻⁵ 10⁻⁴");
+        assert_eq!(
+            form(linear, 0.0, 1e-4, true),
+            "0 2·10⁻⁵ 4·10⁻⁵ 6·10⁻⁵ 8·10⁻⁵ 10⁻⁴"
+        );
+        assert_eq!(
+            form(linear, 0.0, 0.0035, false),
+            "0 0.0005 0.001 0.0015 0.002 0.0025 0.003 0.0035"
+        );
     }
 
     #[test]

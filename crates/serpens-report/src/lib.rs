@@ -2,12 +2,58 @@
 //!
 //! A [`Report`] holds plain data: curves, tables, selection maps, samples and what is needed to repeat the run.
 //! [`Report::to_html`] turns it into a page without scripts, fonts or links to elsewhere; figures are inline SVG and
-//! follow the reader's light or dark mode. [`SelectionMap`] and [`LineChart`] also draw themselves as SVG files of
-//! their own, for a README or a paper, and a selection map prints to a terminal.
+//! follow the reader's light or dark mode. [`LineChart`] and [`SelectionFigure`] also draw themselves as SVG files of
+//! their own, for a README or a paper, and a [`SelectionMap`] prints to a terminal. All of it is kept with serde and
+//! drawn again, whatever a file says.
+//!
+//! ```
+//! use serpens_report::{Form, LayerSelection, LineChart, Report, SelectionMap, Series, Share};
+//!
+//! // Of 32 sequences of each length so many were answered rightly.
+//! let shares = [(64.0, 32), (128.0, 31), (256.0, 17)].map(|(x, right)| (x, Share { right, of: 32 }));
+//! let accuracy = Series {
+//!     name: "a model".into(),
+//!     points: shares.iter().map(|(x, share)| (*x, share.value())).collect(),
+//!     intervals: shares.iter().map(|(_, share)| share.interval()).collect(),
+//! };
+//! let chart = LineChart {
+//!     title: "Accuracy against length".into(),
+//!     y_label: "accuracy, %".into(),
+//!     y_range: Some((0.0, 1.0)),
+//!     series: vec![accuracy],
+//!     reference_lines: vec![("chance".into(), 1.0 / 15.0)],
+//!     ..LineChart::default()
+//! };
+//! assert!(chart.to_svg(Form::Paper(3.3)).contains("width=\"3.3in\""));
+//!
+//! let map = SelectionMap {
+//!     tokens: ["a", "key", "here"].map(String::from).to_vec(),
+//!     layers: vec![LayerSelection {
+//!         name: "layer 1".into(),
+//!         channels: 2,
+//!         delta: vec![0.01, 0.02, 2.0, 0.5, 0.02, 0.01], // (length, channels)
+//!         ..LayerSelection::default()
+//!     }],
+//!     ..SelectionMap::default()
+//! };
+//! println!("{}", map.to_text(80, true));
+//! assert!(map.to_text(80, false).contains("mean Δ from 0.015 ▁ to 1.2 █"));
+//!
+//! let report = Report {
+//!     title: "A run".into(),
+//!     figures: vec![chart],
+//!     maps: vec![map.figure()],
+//!     ..Report::default()
+//! };
+//! let page = report.to_html();
+//! assert!(page.starts_with("<!DOCTYPE html>"));
+//! ```
 
 mod axis;
 mod line_chart;
 mod page;
+#[cfg(feature = "paper")]
+pub mod paper;
 mod selection;
 mod share;
 mod svg;
@@ -17,14 +63,17 @@ mod theme;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 pub use axis::Scale;
 pub use line_chart::{LineChart, Series};
-pub use selection::{LayerSelection, SelectionMap};
+pub use selection::{LayerSelection, SelectionFigure, SelectionMap};
 pub use share::Share;
+pub use svg::Form;
 pub use text::grouped;
 
 /// Everything that one page shows about a run, in the order of the page.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Heading of the page.
     pub title: String,
@@ -37,7 +86,7 @@ pub struct Report {
     /// Tables of results.
     pub tables: Vec<Table>,
     /// What the selective layers did with example sequences.
-    pub maps: Vec<SelectionMap>,
+    pub maps: Vec<SelectionFigure>,
     /// Preformatted texts, each with a heading: samples, logs.
     pub texts: Vec<(String, String)>,
     /// The exact command that repeats the run.
@@ -49,7 +98,7 @@ pub struct Report {
 }
 
 /// A table of results. Columns whose cells are all numbers are set flush right.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// Heading above the table.
     pub title: String,

@@ -1,7 +1,9 @@
 //! Line charts: curves over steps or lengths.
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 use crate::axis::{Axis, Scale};
-use crate::svg::{Drawing, END, FILE_WIDTH, Face, MIDDLE, ROUND, segment, short, text_width};
+use crate::svg::{Drawing, END, Face, Form, MIDDLE, ROUND, segment, short, text_width};
 use crate::text::truncate;
 use crate::theme::{Inks, LIGHT};
 
@@ -12,7 +14,7 @@ const MOST_MARKERS: usize = 40;
 
 /// One or more curves over a common axis. Points that are not finite, or not positive on a logarithmic axis,
 /// are left out and break their curve.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LineChart {
     /// Heading.
     pub title: String,
@@ -35,14 +37,23 @@ pub struct LineChart {
 }
 
 /// A curve.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// Name in the legend.
     pub name: String,
     /// (x, y) in the order of x.
+    #[serde(deserialize_with = "or_nan")]
     pub points: Vec<(f64, f64)>,
     /// The ends of each point's interval on the y axis, as [`crate::Share::interval`] gives; may be empty.
+    #[serde(deserialize_with = "or_nan")]
     pub intervals: Vec<(f64, f64)>,
+}
+
+/// JSON has no numbers that are not finite: they are `null` there.
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(f64, f64)>, D::Error> {
+    let pairs = Vec::<(Option<f64>, Option<f64>)>::deserialize(from)?.into_iter();
+    let known = |value: Option<f64>| value.unwrap_or(f64::NAN);
+    Ok(pairs.map(|(x, y)| (known(x), known(y))).collect())
 }
 
 impl Series {
@@ -98,10 +109,10 @@ impl Plot {
 }
 
 impl LineChart {
-    /// The chart as an SVG file of its own, with title, caption and background.
-    pub fn to_svg(&self) -> String {
-        let drawing = self.draw(FILE_WIDTH, &LIGHT);
-        drawing.standalone(&self.title, &self.caption, &LIGHT)
+    /// The chart as an SVG file of its own.
+    pub fn to_svg(&self, form: Form) -> String {
+        let drawing = self.draw(form.width(), &LIGHT);
+        drawing.into_file(form, &self.title, &self.caption)
     }
 
     pub(super) fn draw(&self, width: f64, inks: &Inks) -> Drawing {
@@ -117,17 +128,17 @@ impl LineChart {
 
     fn lay_out(&self, width: f64, legend: f64) -> Plot {
         let y = self.y_axis();
-        let left = y.label_width(11.0).max(14.0) + 10.0;
+        let left = y.label_width().max(14.0) + 10.0;
         let plot_width = width - left - 22.0;
         let x_axis = |most| Axis::over(self.x_scale, self.points().map(|p| p.0), most, false, 1.0);
         // Wide labels leave room for fewer ticks.
-        let most = (plot_width / (x_axis(10).label_width(11.0) + 18.0)).clamp(2.0, 10.0) as usize;
+        let most = (plot_width / (x_axis(10).label_width() + 18.0)) as usize;
         Plot {
             left,
             top: legend + 24.0,
             width: plot_width,
             height: (width * 0.46).clamp(190.0, 420.0),
-            x: x_axis(most),
+            x: x_axis(most.clamp(2, 10)),
             y,
         }
     }
@@ -148,37 +159,43 @@ impl LineChart {
             None => {
                 let levels = self.reference_lines.iter().map(|(_, y)| *y);
                 let ys = self.points().map(|p| p.1).chain(levels);
-                Axis::over(scale, ys, 6, true, factor)
+                Axis::over(scale, ys, 7, true, factor)
             }
         }
     }
 
-    /// Names the curves in rows on top; returns the height that this took. A lone curve is named by the y axis.
+    /// Names the curves, and the levels to compare with, in rows on top; returns the height that this took. A lone curve
+    /// is named by the y axis.
     fn legend(&self, drawing: &mut Drawing, inks: &Inks) -> f64 {
-        if self.series.len() < 2 {
-            return 0.0;
-        }
+        let curves = self
+            .series
+            .iter()
+            .enumerate()
+            .filter(|_| self.series.len() > 1);
+        let curves =
+            curves.map(|(i, curve)| (&curve.name, Style::of(i, inks), curve.has_markers()));
+        let levels = self.reference_lines.iter().enumerate();
+        let levels = levels.map(|(i, (name, _))| (name, Style::of_level(i, inks), false));
         let (mut x, mut y) = (2.0, 14.0);
-        for (index, series) in self.series.iter().enumerate() {
-            let name = truncate(&series.name, 36);
-            let width = 34.0 + text_width(&name, 12.0) + 14.0;
+        for (name, style, has_markers) in curves.chain(levels) {
+            let name = truncate(name, 36);
+            let width = 31.0 + text_width(&name) + 14.0;
             if x > 2.0 && x + width > drawing.width {
-                (x, y) = (2.0, y + 19.0);
+                (x, y) = (2.0, y + 18.0);
             }
-            let style = Style::of(index, inks);
             let sample = format!("M{} {}h24", short(x), short(y - 4.0));
-            drawing.stroke(&sample, style.colour, 2.0, &[ROUND, style.dash]);
-            if series.has_markers() {
+            drawing.stroke(&sample, style.colour, style.width, &[ROUND, style.dash]);
+            if has_markers {
                 drawing.fill(&style.marker((x + 12.0, y - 4.0)), style.colour);
             }
-            drawing.text(x + 31.0, y, &Face::new(12.0, inks.ink), &name);
+            drawing.text(x + 31.0, y, &Face::new(inks.ink), &name);
             x += width;
         }
-        y + 10.0
+        if x > 2.0 { y + 10.0 } else { 0.0 }
     }
 
     fn frame(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
-        let label = Face::new(11.0, inks.muted);
+        let label = Face::new(inks.muted);
         let (left, right, bottom) = (plot.left, plot.right(), plot.bottom());
         let (middle, end) = (label.with(MIDDLE), label.with(END));
         drawing.text(0.0, plot.top - 12.0, &label, &self.y_label);
@@ -198,36 +215,13 @@ impl LineChart {
     }
 
     fn references(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
-        for (name, level) in &self.reference_lines {
-            let Some(place) = plot.y.place_on(*level) else {
-                continue;
-            };
-            let y = plot.y_at(place);
-            let line = segment((plot.left, y), (plot.right(), y));
-            drawing.stroke(&line, inks.muted, 1.2, &[r#" stroke-dasharray="5 4""#]);
-            let name = truncate(name, 40);
-            let (x, baseline, anchor) = self.free_place(plot, y, text_width(&name, 11.0));
-            let face = Face::new(11.0, inks.muted).with(anchor);
-            drawing.text(x, baseline, &face, &name);
+        for (index, (_, level)) in self.reference_lines.iter().enumerate() {
+            if let Some(place) = plot.y.place_on(*level) {
+                let (style, y) = (Style::of_level(index, inks), plot.y_at(place));
+                let line = segment((plot.left, y), (plot.right(), y));
+                drawing.stroke(&line, style.colour, style.width, &[style.dash]);
+            }
         }
-    }
-
-    /// Where a level's name hides the fewest points: above or below its line, at either end of it.
-    fn free_place(&self, plot: &Plot, y: f64, width: f64) -> (f64, f64, &'static str) {
-        let points: Vec<_> = self.points().filter_map(|p| plot.locate(p)).collect();
-        let (left, right) = (plot.left + 6.0, plot.right() - 4.0);
-        let ends = |baseline| [(right, baseline, END), (left, baseline, "")];
-        let places = [y - 6.0, y + 14.0].into_iter().flat_map(ends);
-        let hidden = |&(x, baseline, anchor): &(f64, f64, &str)| {
-            let from = if anchor == END { x - width } else { x } - 8.0;
-            let outside = baseline > plot.bottom() - 2.0 || baseline < plot.top + 8.0;
-            let covers = |p: &&(f64, f64)| {
-                (from..from + width + 16.0).contains(&p.0)
-                    && (baseline - 14.0..baseline + 6.0).contains(&p.1)
-            };
-            points.iter().filter(covers).count() + if outside { 100_000 } else { 0 }
-        };
-        places.min_by_key(hidden).expect("there are four")
     }
 
     fn curves(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
@@ -241,9 +235,8 @@ impl LineChart {
             let style = Style::of(index, inks);
             let points = thin(&series.points, MOST_POINTS).into_iter();
             let places: Vec<_> = points.map(|point| plot.locate(point)).collect();
-            let width = if series.has_markers() { 2.0 } else { 1.5 };
             let (path, dash) = (polyline(&places), [ROUND, style.dash]);
-            drawing.stroke(&path, style.colour, width, &dash);
+            drawing.stroke(&path, style.colour, 1.5, &dash);
             if series.has_markers() {
                 let bars = series.interval_bars(plot);
                 drawing.stroke(&bars, style.colour, 1.2, &[r#" stroke-opacity="0.6""#]);
@@ -274,9 +267,17 @@ fn polyline(places: &[Option<(f64, f64)>]) -> String {
 /// How a curve is told from the others: by colour, by marker, and by dashes once the colours are used up.
 struct Style {
     colour: &'static str,
+    width: f64,
     dash: &'static str,
     shape: usize,
 }
+
+/// Patterns of dashes, the first of none.
+const DASHES: [&str; 3] = [
+    "",
+    r#" stroke-dasharray="7 4""#,
+    r#" stroke-dasharray="2 4""#,
+];
 
 impl Style {
     fn of(index: usize, inks: &Inks) -> Self {
@@ -284,12 +285,19 @@ impl Style {
         let round = index / colours.len();
         Style {
             colour: colours[index % colours.len()],
-            dash: [
-                "",
-                r#" stroke-dasharray="7 4""#,
-                r#" stroke-dasharray="2 4""#,
-            ][round % 3],
+            width: 2.0,
+            dash: DASHES[round % 3],
             shape: (index + round) % 4,
+        }
+    }
+
+    /// A level to compare with: thin and dashed.
+    fn of_level(index: usize, inks: &Inks) -> Self {
+        Style {
+            colour: inks.muted,
+            width: 1.2,
+            dash: DASHES[1 + index % 2],
+            shape: 0,
         }
     }
 
@@ -386,7 +394,7 @@ mod tests {
             }],
             ..LineChart::default()
         };
-        let svg = chart.to_svg();
+        let svg = chart.to_svg(Form::Page);
         let curve = svg
             .lines()
             .find(|line| line.contains("stroke-linejoin"))

@@ -2,14 +2,29 @@
 
 use crate::text::escape;
 use crate::theme::{DARK, LIGHT, PAGE};
-use crate::{Report, Table};
+use crate::{Form, Report, Table};
 
 const STYLE: &str = include_str!("page.css");
-/// Widths at which the figures are drawn; the page scales them down where it is narrower.
-const CHART_WIDTH: f64 = 500.0;
+/// Width at which charts are drawn; the page scales them.
+const CHART_WIDTH: f64 = 420.0;
+/// Width in which maps are drawn if their tokens fit; the page scrolls them where it is narrower.
 const MAP_WIDTH: f64 = 1040.0;
 
 impl Report {
+    /// The figures as SVG files, each with a name made of its title.
+    pub fn to_files(&self, form: Form) -> Vec<(String, String)> {
+        let charts = self.figures.iter();
+        let charts = charts.map(|chart| (&chart.title, chart.to_svg(form)));
+        let maps = self.maps.iter().map(|map| (&map.title, map.to_svg(form)));
+        let dashed = |title: &String| {
+            title
+                .to_lowercase()
+                .replace(|c: char| !c.is_alphanumeric(), "-")
+        };
+        let files = charts.chain(maps);
+        files.map(|(title, svg)| (dashed(title), svg)).collect()
+    }
+
     /// The page as HTML. Any text is escaped; numbers that are not finite are left out of the figures.
     pub fn to_html(&self) -> String {
         let title = escape(&self.title);
@@ -18,8 +33,12 @@ impl Report {
             figure(&chart.title, &drawn, &chart.caption)
         });
         let maps = self.maps.iter().map(|map| {
-            let drawn = map.draw(MAP_WIDTH, &PAGE).inline(&map.title);
-            figure(&map.title, &drawn, &map.caption)
+            let drawn = map.draw(MAP_WIDTH, &PAGE, true).inline(&map.title);
+            figure(
+                &map.title,
+                &format!("<div class=\"wide\">{drawn}</div>\n"),
+                &map.caption,
+            )
         });
         let texts = self.texts.iter();
         let texts = texts.map(|(heading, text)| listing(heading, "pre", &escape(text)));

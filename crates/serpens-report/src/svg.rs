@@ -1,13 +1,37 @@
 //! A small writer of SVG: the few shapes that the figures need, numbers kept short and always finite.
 
 use crate::text::{display_width, escape, wrap};
-use crate::theme::Inks;
+use crate::theme::{DARK, LIGHT};
 
+const XMLNS: &str = r#" xmlns="http://www.w3.org/2000/svg""#;
 const SANS: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";
 /// Space around a figure that is a file of its own.
 const MARGIN: f64 = 16.0;
+/// Size of all letters but titles, in pixels; on paper they have [`PAPER_LETTER`].
+pub(super) const LETTER: f64 = 11.0;
+/// Size of the letters on paper, in inches: 8 points.
+const PAPER_LETTER: f64 = 8.0 / 72.0;
 /// Width of what such a file shows between its margins; the file has 960 pixels.
-pub(super) const FILE_WIDTH: f64 = 960.0 - 2.0 * MARGIN;
+const FILE_WIDTH: f64 = 960.0 - 2.0 * MARGIN;
+
+/// Where a figure that is a file of its own will be seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// On a page, be it light or dark: 960 pixels wide, with title, caption and background.
+    Page,
+    /// In a paper, so many inches wide: letters have 8 points, title and caption are the paper's.
+    Paper(f64),
+}
+
+impl Form {
+    /// The width in a [`Drawing`]'s pixels.
+    pub(super) fn width(self) -> f64 {
+        match self {
+            Form::Page => FILE_WIDTH,
+            Form::Paper(inches) => inches.clamp(1.5, 20.0) / PAPER_LETTER * LETTER,
+        }
+    }
+}
 
 /// In the middle of its point, rather than from there on.
 pub(super) const MIDDLE: &str = r#" text-anchor="middle""#;
@@ -23,7 +47,11 @@ pub(super) const ROUND: &str = r#" stroke-linejoin="round" stroke-linecap="round
 pub(super) struct Face(String);
 
 impl Face {
-    pub(super) fn new(size: f64, fill: &str) -> Self {
+    pub(super) fn new(fill: &str) -> Self {
+        Self::sized(LETTER, fill)
+    }
+
+    fn sized(size: f64, fill: &str) -> Self {
         Face(format!(r#" font-size="{}" fill="{fill}""#, short(size)))
     }
 
@@ -88,25 +116,34 @@ impl Drawing {
         self.text(x, y, &face.with(&turn), text);
     }
 
-    /// The figure as part of a page, which sets the font, the background, the title and the caption.
+    /// The figure as part of a page, which sets the background, the title and the caption.
     pub(super) fn inline(self, label: &str) -> String {
-        element("", label, (self.width, self.height), &self.shapes)
+        let (size, more) = ((self.width, self.height), size(self.width, self.height, ""));
+        element(&more, label, size, &self.shapes)
     }
 
-    /// The figure as a file of its own, with background, title and caption.
-    pub(super) fn standalone(self, title: &str, caption: &str, inks: &Inks) -> String {
-        let lines = wrap(caption, (self.width / text_width("x", 12.0)) as usize);
+    /// The figure, drawn with [`LIGHT`] at the width of its form, as a file of its own.
+    pub(super) fn into_file(self, form: Form, title: &str, caption: &str) -> String {
+        if let Form::Paper(_) = form {
+            let [width, height] =
+                [self.width, self.height].map(|pixels| pixels / LETTER * PAPER_LETTER);
+            let size = XMLNS.to_owned() + &size(width, height, "in");
+            return element(&size, title, (self.width, self.height), &self.shapes);
+        }
+        let lines = wrap(caption, (self.width / text_width("x")) as usize);
         let top = MARGIN + if title.is_empty() { 0.0 } else { 30.0 };
         let bottom = top + self.height + 8.0;
         let width = self.width + 2.0 * MARGIN;
         let height = bottom + 17.0 * lines.len() as f64 + MARGIN - 8.0;
         let mut page = Drawing::new(width);
-        page.rect(0.0, 0.0, width, height, inks.paper);
-        let face = Face::new(16.0, inks.ink).with(BOLD);
+        let dark = LIGHT.turned(&DARK);
+        page.shapes = format!("<style>@media (prefers-color-scheme:dark){{{dark}}}</style>\n");
+        page.rect(0.0, 0.0, width, height, LIGHT.paper);
+        let face = Face::sized(16.0, LIGHT.ink).with(BOLD);
         page.text(MARGIN, MARGIN + 14.0, &face, title);
         for (i, line) in (1..).zip(&lines) {
             let baseline = bottom + 17.0 * f64::from(i) - 4.0;
-            page.text(MARGIN, baseline, &Face::new(12.0, inks.muted), line);
+            page.text(MARGIN, baseline, &Face::new(LIGHT.muted), line);
         }
         page.shapes += &format!(
             "<g transform=\"translate({} {})\">\n{}</g>\n",
@@ -114,10 +151,14 @@ impl Drawing {
             short(top),
             self.shapes
         );
-        let [w, h] = [width, height].map(short);
-        let file = format!(r#" xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}""#);
+        let file = XMLNS.to_owned() + &size(width, height, "");
         element(&file, title, (width, height), &page.shapes)
     }
+}
+
+fn size(width: f64, height: f64, unit: &str) -> String {
+    let [width, height] = [width, height].map(short);
+    format!(r#" width="{width}{unit}" height="{height}{unit}""#)
 }
 
 fn element(attributes: &str, label: &str, (width, height): (f64, f64), shapes: &str) -> String {
@@ -145,9 +186,9 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// About how wide a text is in the sans face, in pixels: figures are laid out without knowing the reader's font.
-pub(super) fn text_width(text: &str, size: f64) -> f64 {
-    display_width(text) as f64 * size * 0.56
+/// About how wide a text of [`LETTER`]s is in the sans face, in pixels: figures are laid out without knowing the reader's font.
+pub(super) fn text_width(text: &str) -> f64 {
+    display_width(text) as f64 * LETTER * 0.56
 }
 
 #[cfg(test)]
@@ -167,8 +208,15 @@ mod tests {
     fn a_figure_of_its_own_has_the_size_that_it_says() {
         let mut drawing = Drawing::new(FILE_WIDTH);
         drawing.height = 100.0;
-        let file = drawing.standalone("", "", &crate::theme::LIGHT);
+        let file = drawing.into_file(Form::Page, "", "");
         let size = r#" width="960" height="132" viewBox="0 0 960 132""#;
         assert!(file.contains(size), "{file}");
+        let form = Form::Paper(3.3);
+        let mut drawing = Drawing::new(form.width());
+        drawing.height = drawing.width / 2.0;
+        let file = drawing.into_file(form, "", "");
+        // 8 points are 1 / 29.7 of 3.3 inches.
+        let size = r#" width="3.3in" height="1.65in" viewBox="0 0 326.7 163.35""#;
+        assert!(file.contains(size) && LETTER * 29.7 == 326.7, "{file}");
     }
 }

@@ -101,11 +101,56 @@ pub(super) fn fill_lines(
     lines
 }
 
-/// `value` with `decimals` digits and thousands set apart by commas; far from 1 in scientific form.
-pub(super) fn number(value: f64, decimals: usize) -> String {
-    if value != 0.0 && (value.abs() < 1e-4 || value.abs() >= 1e9) {
-        return format!("{value:.1e}").replace(".0e", "e");
+/// Whether a value is so far from 1 that it needs a power of ten.
+pub(super) fn is_far(value: f64) -> bool {
+    value != 0.0 && !(0.999e-4..0.999e9).contains(&value.abs())
+}
+
+/// `value` in so many significant digits, without zeros at its end; as `2·10⁻⁷` if it is `far`.
+pub(super) fn short_number(value: f64, digits: usize, far: bool) -> String {
+    let power = value.abs().log10().floor().max(-400.0) as i32;
+    if value == 0.0 {
+        return "0".to_string();
+    } else if !far {
+        return trimmed(number(
+            value,
+            (digits as i32 - 1 - power).clamp(0, 12) as usize,
+        ));
     }
+    let scientific = format!("{value:.*e}", digits - 1);
+    let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let ten = "10".to_owned() + &superscript(power);
+    match trimmed(mantissa.replace('-', "−")).as_str() {
+        "1" => ten,
+        mantissa => format!("{mantissa}·{ten}"),
+    }
+}
+
+/// Without zeros after a decimal point that say nothing.
+fn trimmed(number: String) -> String {
+    match number.contains('.') {
+        true => number
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned(),
+        false => number,
+    }
+}
+
+/// `value` in two significant digits.
+pub(super) fn rounded(value: f64) -> String {
+    short_number(value, 2, is_far(value))
+}
+
+/// Digits and signs, small and raised.
+pub(super) fn superscript(number: &str) -> String {
+    const RAISED: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let raised = |c: char| c.to_digit(10).map_or('⁻', |digit| RAISED[digit as usize]);
+    number.chars().map(raised).collect()
+}
+
+/// `value` with `decimals` digits and thousands set apart by commas.
+pub(super) fn number(value: f64, decimals: usize) -> String {
     let plain = format!("{:.*}", decimals, value.abs());
     let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
     let negative = value < 0.0 && plain.contains(|c| matches!(c, '1'..='9'));
@@ -160,6 +205,15 @@ mod tests {
         assert_eq!(number(65536.0, 0), "65,536");
         assert_eq!(number(-1234.5, 1), "−1,234.5");
         assert_eq!(number(-0.001, 1), "0.0");
-        assert_eq!(number(2e-7, 2), "2e-7");
+    }
+
+    #[test]
+    fn significant_digits_are_kept_and_no_zeros_after_them() {
+        let cases = [(0.0214, "0.021"), (19.7, "20"), (0.5, "0.5"), (1.0, "1")];
+        let far = [(2.04e-7, "2·10⁻⁷"), (1.25e12, "1.2·10¹²"), (0.0, "0")];
+        for (value, text) in cases.into_iter().chain(far) {
+            assert_eq!(rounded(value), text);
+        }
+        assert_eq!(superscript("-12"), "⁻¹²");
     }
 }

@@ -18,6 +18,12 @@ macro_rules! inks {
         pub(super) const PAGE: Inks = Inks { $($name: concat!("var(--", stringify!($name), ")"),)* };
 
         impl Inks {
+            /// CSS that shows a figure drawn with these colours in the others.
+            pub(super) fn turned(&self, others: &Inks) -> String {
+                let rule = |from, to| format!("[fill=\"{from}\"]{{fill:{to}}}[stroke=\"{from}\"]{{stroke:{to}}}");
+                [$(rule(self.$name, others.$name)),*].concat()
+            }
+
             /// CSS declarations that give the variables of [`PAGE`] these colours.
             pub(super) fn declarations(&self) -> String {
                 [$(format!("--{}:{};", stringify!($name), self.$name)),*].concat()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serpens_nn::Recompute;
 
 use crate::commands::bench::BenchArgs;
@@ -43,6 +43,8 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<RecipesAction>,
     },
+    /// Draw the figures of a run's report for a paper: letters of 8 points, no title.
+    Report(ReportArgs),
 }
 
 /// Numbers that a recipe's TOML can hold.
@@ -141,6 +143,39 @@ pub struct InspectArgs {
     /// One JSON object instead of the figure in letters.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `serpens report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run's folder, or its name below runs.
+    pub run: PathBuf,
+    /// What is drawn; png and pdf need a build with --features paper, and fonts.
+    #[arg(long, value_enum, default_value = "svg")]
+    pub format: FigureFormat,
+    /// The width, from 1.5 to 20.
+    #[arg(long, value_name = "INCHES", value_parser = inches, default_value = "3.3")]
+    pub width: f64,
+    /// The folder for the files; otherwise paper in the run's folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+fn inches(text: &str) -> Result<f64, String> {
+    let width = text.parse().ok();
+    let width = width.filter(|width| (1.5..=20.0).contains(width));
+    width.ok_or_else(|| "expected inches, from 1.5 to 20".to_owned())
+}
+
+/// Files of figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FigureFormat {
+    /// Lines and letters, which a program for drawing can change.
+    Svg,
+    /// Pixels, 300 to an inch.
+    Png,
+    /// Lines and letters for LaTeX, fonts embedded.
+    Pdf,
 }
 
 /// What `serpens recipes` does.

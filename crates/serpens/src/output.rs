@@ -69,10 +69,10 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A file of this text, which appears complete or not at all.
-pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
+/// A file of these bytes, which appears complete or not at all.
+pub(crate) fn save(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     write_atomically(path, Durability::OnDisk, |file| {
-        file.write_all(text.as_bytes())
+        file.write_all(bytes.as_ref())
     })
     .map_err(|e| Error::io("write", path, e))
 }

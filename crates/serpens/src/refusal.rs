@@ -40,6 +40,20 @@ pub enum Refusal {
     /// A file of another kind than the command draws.
     #[error("{} must end in .svg or .html", .0.display())]
     FileEnding(PathBuf),
+    /// A run that has not come to its end.
+    #[error("{} is not there; `serpens train --resume` brings the run to its end", .0.display())]
+    NoReport(PathBuf),
+    /// A file that is no report.
+    #[error("report.json is broken ({0}); `serpens train --resume` writes it anew")]
+    BrokenReport(#[from] serde_json::Error),
+    /// Pictures that this build does not make.
+    #[cfg(not(feature = "paper"))]
+    #[error("this build draws svg only; build it with --features paper")]
+    NoPaper,
+    /// A picture that could not be made.
+    #[cfg(feature = "paper")]
+    #[error(transparent)]
+    Paper(#[from] Box<serpens_report::paper::PaperError>),
     /// No threads.
     #[error("0 threads cannot work, give at least 1")]
     NoThreads,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::LayerSelection;
+use super::layer::LayerFigure;
 
 /// Rows of a heat map at most.
 const MOST_BANDS: usize = 48;
@@ -11,9 +12,8 @@ const MOST_COLUMNS: usize = 256;
 
 /// The value at (token, channel); not a number if it is missing.
 pub(super) fn value(values: &[f32], channels: usize, token: usize, channel: usize) -> f64 {
-    values
-        .get(token * channels + channel)
-        .map_or(f64::NAN, |v| f64::from(*v))
+    let index = token.saturating_mul(channels).saturating_add(channel);
+    values.get(index).map_or(f64::NAN, |v| f64::from(*v))
 }
 
 /// The mean of the values that are finite.
@@ -42,14 +42,32 @@ pub(super) fn columns(tokens: usize) -> Vec<Range<usize>> {
 }
 
 /// The cells of a heat map; a cell without a value is none. // (bands, columns)
-pub(super) type Grid = Vec<Vec<Option<f64>>>;
+pub(super) type Grid = Vec<Vec<Option<f32>>>;
 
-/// Means over bands of channels, taken in `order`, and over groups of tokens.
-pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
+/// What is drawn of a layer.
+pub(super) fn pooled(layer: &LayerSelection, tokens: usize) -> LayerFigure {
+    let order = by_selectivity(layer, tokens);
+    let means = layer.mean_deltas(tokens);
+    let columns = columns(tokens).into_iter();
+    let bar = |column: Range<usize>| mean(means[column].iter().flatten().copied());
+    LayerFigure {
+        name: layer.name.clone(),
+        channels: layer.channels,
+        means: columns.map(|column| Some(bar(column)? as f32)).collect(),
+        delta: pool(&layer.delta, layer.channels, &order, tokens),
+        retention: pool(&layer.retention, layer.channels, &order, tokens),
+    }
+}
+
+/// Means over bands of channels, taken in `order`, and over groups of tokens; nothing where there are no values.
+fn pool(values: &[f32], channels: usize, order: &[usize], tokens: usize) -> Grid {
+    if values.is_empty() {
+        return Grid::new();
+    }
     let columns = columns(tokens);
     let cell = |band: &[usize], column: Range<usize>| {
-        let channels = |t| band.iter().map(move |&c| value(values, order.len(), t, c));
-        mean(column.flat_map(channels))
+        let channels = |t| band.iter().map(move |&c| value(values, channels, t, c));
+        mean(column.flat_map(channels)).map(|mean| mean as f32)
     };
     let row = |band: Range<usize>| {
         let columns = columns.iter().cloned();
@@ -61,7 +79,7 @@ pub(super) fn pool(values: &[f32], order: &[usize], tokens: usize) -> Grid {
 }
 
 /// The channels, those first whose ln Δ varies most over the tokens.
-pub(super) fn by_selectivity(layer: &LayerSelection, tokens: usize) -> Vec<usize> {
+fn by_selectivity(layer: &LayerSelection, tokens: usize) -> Vec<usize> {
     let spread = |channel: usize| {
         let logs = || {
             let steps = (0..tokens).map(|t| value(&layer.delta, layer.channels, t, channel));
@@ -70,8 +88,8 @@ pub(super) fn by_selectivity(layer: &LayerSelection, tokens: usize) -> Vec<usize
         let centre = mean(logs()).unwrap_or(0.0);
         mean(logs().map(|log| (log - centre).powi(2))).unwrap_or(0.0)
     };
-    let spreads: Vec<f64> = (0..layer.channels).map(spread).collect();
-    let mut order: Vec<usize> = (0..layer.channels).collect();
+    let spreads: Vec<f64> = (0..layer.known_channels(tokens)).map(spread).collect();
+    let mut order: Vec<usize> = (0..spreads.len()).collect();
     order.sort_by(|&a, &b| spreads[b].total_cmp(&spreads[a]));
     order
 }
@@ -99,7 +117,7 @@ mod tests {
         values[0] = f32::NAN;
         (values[2], values[3]) = (f32::INFINITY, f32::NAN);
         let order: Vec<usize> = (0..channels).collect();
-        let grid = pool(&values, &order, 2);
+        let grid = pool(&values, channels, &order, 2);
         assert_eq!((grid.len(), grid[47].len()), (48, 2));
         assert_eq!(grid[0], [Some(1.0), Some(96.5)]);
         assert_eq!(grid[1], [None, Some(98.5)]);

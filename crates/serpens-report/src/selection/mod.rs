@@ -6,12 +6,12 @@
 
 mod bands;
 mod figure;
+mod layer;
 mod terminal;
 
 use serde::Serialize;
 
-use crate::svg::FILE_WIDTH;
-use crate::theme::LIGHT;
+pub use figure::SelectionFigure;
 
 /// The steps of the layers over one sequence of L tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -43,14 +43,19 @@ pub struct LayerSelection {
 }
 
 impl SelectionMap {
-    /// The map as an SVG file of its own, with title, caption and background.
-    ///
-    /// Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale that all layers share, and retention.
-    /// Channels stand in order of how much they select, the standard deviation of ln Δ over the tokens, in at most 48
-    /// bands of as many channels each; more than 256 tokens are drawn in groups. Bands and groups show means.
-    pub fn to_svg(&self) -> String {
-        let drawing = self.draw(FILE_WIDTH, &LIGHT);
-        drawing.standalone(&self.title, &self.caption, &LIGHT)
+    /// What a figure shows of the map. Channels stand in order of how much they select, the standard deviation of ln Δ
+    /// over the tokens, in at most 48 bands of as many channels each; more than 256 tokens are taken in groups. Bands
+    /// and groups show means.
+    pub fn figure(&self) -> SelectionFigure {
+        let tokens = self.tokens.len();
+        let layers = self.layers.iter();
+        SelectionFigure {
+            title: self.title.clone(),
+            caption: self.caption.clone(),
+            tokens: self.tokens.clone(),
+            highlight: self.highlight.clone(),
+            layers: layers.map(|layer| bands::pooled(layer, tokens)).collect(),
+        }
     }
 
     fn is_highlighted(&self, token: usize) -> bool {
@@ -59,9 +64,18 @@ impl SelectionMap {
 }
 
 impl LayerSelection {
-    /// Mean of Δ over the channels at one token; none if no channel has a finite value there.
-    fn mean_delta(&self, token: usize) -> Option<f64> {
-        let channels = 0..self.channels;
-        bands::mean(channels.map(|c| bands::value(&self.delta, self.channels, token, c)))
+    /// Channels that have a value at all.
+    fn known_channels(&self, tokens: usize) -> usize {
+        self.channels.min(self.delta.len().div_ceil(tokens.max(1)))
+    }
+
+    /// Mean of Δ over the channels at each token; none where no channel has a finite value.
+    fn mean_deltas(&self, tokens: usize) -> Vec<Option<f64>> {
+        let channels = 0..self.known_channels(tokens);
+        let at = |token| {
+            let steps = channels.clone();
+            bands::mean(steps.map(|c| bands::value(&self.delta, self.channels, token, c)))
+        };
+        (0..tokens).map(at).collect()
     }
 }

@@ -1,11 +1,13 @@
 //! The selection map in a terminal.
 
 use super::{LayerSelection, SelectionMap};
-use crate::text::{display_width, fill_lines, number, printable, truncate};
+use crate::text::{display_width, fill_lines, printable, rounded, truncate};
 use crate::theme::STEP;
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LEAST_WIDTH: usize = 24;
+/// From the lowest to the highest block, Δ grows at least by this factor: what hardly varies must not look as if it did.
+const LEAST_RANGE: f64 = 10.0;
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -22,8 +24,8 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
 
 impl SelectionMap {
     /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
-    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest. `colour` adds ANSI
-    /// colours of 24 bits.
+    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest, or over a factor of
+    /// ten. `colour` adds ANSI colours of 24 bits.
     pub fn to_text(&self, width: usize, colour: bool) -> String {
         let width = width.max(LEAST_WIDTH);
         let levels = |layer| Levels::of(layer, self.tokens.len());
@@ -87,8 +89,8 @@ struct Levels {
 
 impl Levels {
     fn of(layer: &LayerSelection, tokens: usize) -> Self {
-        let positive = |token| layer.mean_delta(token).filter(|step| *step > 0.0);
-        let means: Vec<Option<f64>> = (0..tokens).map(positive).collect();
+        let means = layer.mean_deltas(tokens).into_iter();
+        let means: Vec<Option<f64>> = means.map(|mean| mean.filter(|step| *step > 0.0)).collect();
         let known = || means.iter().flatten().copied();
         Levels {
             name: printable_line(&layer.name),
@@ -102,23 +104,21 @@ impl Levels {
         if self.low > self.high {
             return "no Δ".to_string();
         }
-        let [low, high] = [self.low, self.high].map(|step| {
-            let digits = (1.0 - step.log10().floor()).clamp(0.0, 6.0) as usize;
-            number(step, digits)
-        });
-        format!("mean Δ from {low} ▁ to {high} █")
+        let [low, high] = [self.low, self.high];
+        let [low, high] =
+            [low, high].map(|step| format!("{} {}", rounded(step), self.block_of(step).0));
+        format!("mean Δ from {low} to {high}")
     }
 
-    /// The block of a token and its colour. A layer that does not select is a flat line of middle height.
+    /// The block of a token and its colour.
     fn block(&self, token: usize) -> (char, String) {
-        let Some(mean) = self.means[token] else {
-            return ('·', DIM.to_string());
-        };
-        let range = (self.high / self.low).ln();
-        let t = match range < 0.01 {
-            true => 0.45,
-            false => (mean / self.low).ln() / range,
-        };
+        self.means[token].map_or(('·', DIM.to_string()), |mean| self.block_of(mean))
+    }
+
+    fn block_of(&self, mean: f64) -> (char, String) {
+        let range = (self.high / self.low).max(LEAST_RANGE).ln();
+        let middle = (self.high.ln() + self.low.ln()) / 2.0;
+        let t = 0.5 + (mean.ln() - middle) / range;
         // The darkest colours of the palette would vanish on a dark terminal.
         let [r, g, b] = STEP.rgb(0.35 + 0.55 * t);
         let block = BLOCKS[((t * 8.0) as usize).min(7)];

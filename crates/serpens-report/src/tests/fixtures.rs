@@ -214,7 +214,7 @@ pub(crate) fn report() -> Report {
         date: "2025-06-01 14:03 UTC".into(),
         figures: figures(),
         tables: vec![table()],
-        maps: vec![induction_heads(64, 128), prompt()],
+        maps: vec![induction_heads(64, 128).figure(), prompt().figure()],
         texts: vec![("Sample".into(), "prompt  a b # c d e … #\nanswer  c   (p = 0.9998)\n<b>not bold</b>".into())],
         command: "serpens train --task induction-heads --layers 2 --width 64 --steps 20000 --seed 1".into(),
         machine: vec![

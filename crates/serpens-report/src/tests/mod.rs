@@ -92,11 +92,12 @@ fn an_empty_report_is_balanced() {
         ],
         tables: vec![Table::default()],
         maps: vec![
-            SelectionMap::default(),
+            SelectionFigure::default(),
             SelectionMap {
                 layers: vec![LayerSelection::default()],
                 ..fixtures::prompt()
-            },
+            }
+            .figure(),
         ],
         ..Report::default()
     };
@@ -131,10 +132,10 @@ fn text_from_outside_never_becomes_markup() {
         table.header[0],
         table.rows[0][0],
     ) = (evil.clone(), evil.clone(), evil.clone(), evil.clone());
-    for map in &mut report.maps {
-        (map.title, map.caption, map.layers[0].name, map.tokens[0]) =
-            (evil.clone(), evil.clone(), evil.clone(), evil.clone());
-    }
+    let mut map = fixtures::prompt();
+    (map.title, map.caption, map.layers[0].name, map.tokens[0]) =
+        (evil.clone(), evil.clone(), evil.clone(), evil.clone());
+    report.maps = vec![map.figure()];
     report.texts = vec![(evil.clone(), evil.clone())];
     report.machine = vec![(evil.clone(), evil)];
     let html = report.to_html();
@@ -181,7 +182,7 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
                 reference_lines,
                 ..LineChart::default()
             };
-            let svg = chart.to_svg();
+            let svg = chart.to_svg(Form::Page);
             unbalanced(&svg).unwrap();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
@@ -198,7 +199,7 @@ fn a_map_of_hostile_numbers_draws_and_prints() {
         .collect();
     map.layers[0].retention.truncate(1000);
     map.layers[1].delta = vec![f32::NAN; 36 * 768];
-    let svg = map.to_svg();
+    let svg = map.figure().to_svg(Form::Page);
     unbalanced(&svg).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("inf\""));
     let text = map.to_text(80, false);
@@ -208,9 +209,12 @@ fn a_map_of_hostile_numbers_draws_and_prints() {
 #[test]
 fn the_largest_map_stays_under_300_kilobytes_a_layer() {
     let map = fixtures::induction_heads(256, 1536);
-    let bytes = map.to_svg().len();
+    let bytes = map.figure().to_svg(Form::Page).len();
     assert!(bytes < 300_000 * map.layers.len(), "{bytes}");
-    let long = fixtures::induction_heads(4000, 64).to_svg().len();
+    let long = fixtures::induction_heads(4000, 64)
+        .figure()
+        .to_svg(Form::Page)
+        .len();
     assert!(long < 300_000 * 2, "{long}");
 }
 
@@ -277,4 +281,89 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
         assert!(!plain.contains('\x1b'), "{plain:?}");
         assert_eq!(strip_colour(&map.to_text(width, true)), plain);
     }
+}
+
+#[test]
+fn a_report_that_was_kept_is_drawn_the_same() {
+    let mut report = fixtures::report();
+    report.figures[0].series[0].points[3].1 = f64::NAN;
+    let kept = serde_json::to_string(&report).unwrap();
+    let again: Report = serde_json::from_str(&kept).unwrap();
+    assert!(report.to_html() == again.to_html());
+    assert!(kept.len() < 600_000, "{}", kept.len());
+}
+
+/// A file may say what no run would.
+#[test]
+fn a_hostile_report_is_drawn() {
+    let mut kept = serde_json::to_value(fixtures::report()).unwrap();
+    let hostile = serde_json::json!([[null, 1e300, -1.0, 3e38], [], [0.0], [1.0, 1e-45]]);
+    for layer in kept["maps"][0]["layers"].as_array_mut().unwrap() {
+        layer["delta"] = hostile.clone();
+        layer["retention"] = serde_json::json!([[1e300], vec![0.5; 1000]]);
+        layer["means"] = serde_json::json!(vec![1e300; 500]);
+        layer["channels"] = serde_json::json!(u64::MAX);
+    }
+    kept["maps"][1]["layers"][0]["means"] = serde_json::json!([]);
+    kept["maps"][1]["tokens"] = serde_json::json!(vec!["\u{202e}<x>"; 3000]);
+    kept["maps"][1]["highlight"] = serde_json::json!(vec![true; 5000]);
+    let report: Report = serde_json::from_value(kept).unwrap();
+    let files = [Form::Page, Form::Paper(0.0)].map(|form| report.to_files(form));
+    let drawn = files.concat().into_iter().map(|(_, svg)| svg);
+    for svg in drawn.chain([report.to_html()]) {
+        unbalanced(&svg).unwrap();
+        assert!(
+            !svg.contains("NaN") && !svg.contains("inf\"") && !svg.contains(">inf"),
+            "{svg}"
+        );
+    }
+}
+
+#[test]
+fn a_file_follows_a_dark_page_and_a_paper_stays_white() {
+    let report = fixtures::report();
+    let (page, paper) = (
+        report.to_files(Form::Page),
+        report.to_files(Form::Paper(3.3)),
+    );
+    for ((_, page), (_, paper)) in page.iter().zip(&paper) {
+        let dark = r##"@media (prefers-color-scheme:dark){[fill="#ffffff"]{fill:#14171b}"##;
+        assert!(page.contains(dark) && !paper.contains("<style"));
+        // Every colour of the drawing that is no value's is turned.
+        for ink in ["#1b1f24", "#5d6670"] {
+            assert!(page.contains(&format!("[fill=\"{ink}\"]")), "{ink}");
+        }
+        assert!(!paper.contains(&report.figures[0].caption) && !paper.contains("#ffffff"));
+    }
+}
+
+#[test]
+fn a_page_scrolls_a_long_map_and_explains_its_tokens() {
+    let report = Report {
+        maps: vec![fixtures::induction_heads(256, 16).figure()],
+        ..Report::default()
+    };
+    let html = report.to_html();
+    let svg = &html[html.find("<div class=\"wide\"><svg").unwrap()..];
+    let width = svg.split("width=\"").nth(1).unwrap().split('"').next();
+    assert!(
+        width.unwrap().parse::<f64>().unwrap() > 256.0 * 11.0,
+        "{width:?}"
+    );
+    // Both layers explain each token; the largest bar is named.
+    assert_eq!(html.matches("</title></path>").count(), 2 * 256);
+    assert!(html.contains("“#” at position 85: mean Δ"));
+    assert!(html.contains("mean Δ over the channels, at most "));
+}
+
+#[test]
+fn levels_to_compare_with_are_named_away_from_the_points() {
+    let svg = fixtures::report().figures[1].to_svg(Form::Page);
+    let plot = svg.find("<svg x=").unwrap();
+    let name = svg.find("chance, 1/15").unwrap();
+    let first_tick = svg.find(">20</text>").unwrap();
+    assert!(
+        name < first_tick && first_tick < plot,
+        "the name stands in the legend"
+    );
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serpens_core::files::Accept;
 use serpens_nn::MambaLm;
-use serpens_report::{Report, SelectionMap};
+use serpens_report::{Form, Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -106,7 +106,7 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
 /// How a file is drawn, by the ending of its name.
 fn drawing(path: &Path) -> Result<fn(&SelectionMap) -> String> {
     match path.extension().and_then(|ending| ending.to_str()) {
-        Some("svg") => Ok(SelectionMap::to_svg),
+        Some("svg") => Ok(|map| map.figure().to_svg(Form::Page)),
         Some("html") => Ok(page),
         _ => Err(Error::refused("--out", Refusal::FileEnding(path.into()))),
     }
@@ -118,7 +118,7 @@ fn page(map: &SelectionMap) -> String {
         date: machine::now(),
         command: command_line(),
         machine: machine::facts(),
-        maps: vec![map.clone()],
+        maps: vec![map.figure()],
         ..Report::default()
     }
     .to_html()

@@ -5,6 +5,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod recipes;
+mod report;
 mod train;
 
 use crate::cli::{Cli, Command};
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Doctor { json } => doctor::run(json),
         Command::Recipes { action } => recipes::run(action),
+        Command::Report(args) => report::run(&args),
     }
 }
 

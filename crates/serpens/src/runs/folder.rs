@@ -1,9 +1,11 @@
 //! The folder of a run.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serpens_report::Report;
+use serpens_core::files::{Accept, read_text};
+use serpens_report::{Form, Report};
 
 use crate::output::save;
 use crate::recipe::Recipe;
@@ -12,9 +14,11 @@ use crate::{Error, Result};
 
 /// A recipe for the same run.
 const SETTINGS: &str = "config.toml";
+/// What the page shows, for programs.
+const REPORT: &str = "report.json";
 
-/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`, and
-/// `twin/` with the same of a second model.
+/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`,
+/// `report.json`, and `twin/` with the same of a second model.
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
 }
@@ -82,20 +86,28 @@ impl RunFolder {
     }
 
     pub(super) fn save_settings(&self, recipe: &Recipe) -> Result<()> {
-        save(&self.settings(), &recipe.to_toml())
+        save(&self.settings(), recipe.to_toml())
     }
 
-    /// Writes the page, and its figures as files of their own, for papers and other pages.
+    /// The report that [`save_report`](Self::save_report) kept.
+    pub(crate) fn report(&self) -> Result<Report> {
+        let path = self.path.join(REPORT);
+        let text = read_text(&path, Accept::Files).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::refused("report", Refusal::NoReport(path.clone())),
+            _ => Error::io("read", &path, error),
+        })?;
+        let report = serde_json::from_str(&text);
+        report.map_err(|error| Error::refused(self.path.display().to_string(), error))
+    }
+
+    /// Writes the page, what [`report`](Self::report) reads, and the figures as files of their own, for other pages.
     pub(super) fn save_report(&self, report: &Report) -> Result<()> {
-        save(&self.path.join("report.html"), &report.to_html())?;
+        save(&self.path.join("report.html"), report.to_html())?;
+        let kept = serde_json::to_string(report).expect("a report has names and numbers");
+        save(&self.path.join(REPORT), kept)?;
         let dir = self.path.join("figures");
         fs::create_dir_all(&dir).map_err(|e| Error::io("write", &dir, e))?;
-        let charts = report.figures.iter();
-        let charts = charts.map(|chart| (&chart.title, chart.to_svg()));
-        let maps = report.maps.iter().map(|map| (&map.title, map.to_svg()));
-        for (title, svg) in charts.chain(maps) {
-            let name = title.to_ascii_lowercase();
-            let name = name.replace(|c: char| !c.is_alphanumeric(), "-");
+        for (name, svg) in report.to_files(Form::Page) {
             save(&dir.join(format!("{name}.svg")), &svg)?;
         }
         Ok(())

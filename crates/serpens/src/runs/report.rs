@@ -1,6 +1,6 @@
 //! The report of a run.
 
-use serpens_report::{LineChart, Report};
+use serpens_report::{LineChart, Report, Scale};
 
 use super::Run;
 use crate::Result;
@@ -18,6 +18,14 @@ impl Run {
     pub(super) fn report(&self, trained: &[Trained], results: &Results) -> Result<Report> {
         let mut figures: Vec<LineChart> = results.figure.clone().into_iter().collect();
         figures.extend(self.task.curves(trained));
+        let norm = series(trained, |line| line.grad_norm);
+        figures.push(LineChart {
+            y_scale: Scale::Log10,
+            ..chart("Gradient norm", "norm before clipping", norm)
+        });
+        // All models of a run have the same.
+        let rate = series(&trained[..1], |line| line.lr.into());
+        figures.push(chart("Learning rate", "learning rate", rate));
         let speed = series(trained, |line| line.tokens_per_second);
         figures.push(chart("Speed", "tokens per second", speed));
         let texts = self.task.texts(trained)?;
@@ -30,7 +38,7 @@ impl Run {
         if let Some(sample) = sample.or_else(|| texts.first().map(beginning)) {
             for Trained { name, model, .. } in trained {
                 let title = format!("What {name} selects");
-                maps.extend(selection_map(model, &sample, title)?);
+                maps.extend(selection_map(model, &sample, title)?.map(|map| map.figure()));
             }
         }
         let path = self.folder.path.display();

@@ -5,6 +5,7 @@ mod devices;
 mod interrupt;
 mod models;
 mod output;
+mod pictures;
 mod refusals;
 mod support;
 mod training;

@@ -1,0 +1,273 @@
+//! One layer of a selection map: bars of the mean Δ, a heat map of Δ and one of what is kept.
+
+use serde::{Deserialize, Serialize};
+
+use super::bands::{Grid, mean};
+use super::figure::{Frame, LEFT};
+use crate::axis::{Axis, Scale};
+use crate::svg::{BOLD, Drawing, END, Face, LETTER, MIDDLE, short, text_width};
+use crate::text::{escape, number, rounded, truncate, wrap};
+use crate::theme::{MEMORY, Palette, STEP};
+
+const STRIP_HEIGHT: f64 = 46.0;
+/// Three pixels for each of 48 bands.
+const MAP_HEIGHT: f64 = 144.0;
+/// The line of a heat map's name and colours.
+const KEY_HEIGHT: f64 = 23.0;
+/// Colours of a heat map; neighbours differ by less than the eye sees.
+const SHADES: usize = 64;
+
+/// What is drawn of a layer: in columns of one token each, or of a group of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct LayerFigure {
+    pub name: String,
+    pub channels: usize,
+    /// The mean Δ over the channels. // (columns)
+    pub means: Vec<Option<f32>>,
+    pub delta: Grid,
+    pub retention: Grid,
+}
+
+impl LayerFigure {
+    /// From `top` down; returns where it ends.
+    pub(super) fn draw(&self, drawing: &mut Drawing, frame: &Frame, top: f64) -> f64 {
+        let name = Face::new(frame.inks.ink).with(BOLD);
+        drawing.text(LEFT, top + 12.0, &name, &truncate(&self.name, 40));
+        let mut y = top + 12.0;
+        let room = ((frame.room - LEFT) / text_width("x")) as usize;
+        for line in wrap(&self.about_bars(frame), room) {
+            y += 15.0;
+            drawing.text(LEFT, y, &frame.note(), &line);
+        }
+        let first = y + 8.0;
+        self.strip(drawing, frame, first);
+        y = first + STRIP_HEIGHT + 4.0;
+        let channels = number(self.channels as f64, 0) + " channels";
+        let panel = Panel {
+            name: "step size Δ (log)",
+            palette: &STEP,
+            range: Range::of_steps(&self.delta),
+        };
+        y = panel.draw(drawing, frame, &self.delta, &channels, y);
+        if !self.retention.is_empty() {
+            let panel = Panel {
+                name: "kept at the end",
+                palette: &MEMORY,
+                range: Range::new(0.0, 1.0, false),
+            };
+            y = panel.draw(drawing, frame, &self.retention, &channels, y);
+        }
+        if frame.scrolls {
+            self.tooltips(drawing, frame, first, y);
+        }
+        y
+    }
+
+    /// The mean Δ of a column, where it is known.
+    fn bar(&self, column: usize) -> Option<f64> {
+        let mean = f64::from((*self.means.get(column)?)?);
+        Some(mean).filter(|mean| mean.is_finite())
+    }
+
+    fn about_bars(&self, frame: &Frame) -> String {
+        let bars = (0..frame.columns.len()).filter_map(|column| Some((column, self.bar(column)?)));
+        match bars.max_by(|(_, a), (_, b)| a.total_cmp(b)) {
+            Some((column, largest)) => format!(
+                "mean Δ over the channels, at most {}: {}",
+                rounded(largest),
+                frame.name_of(column)
+            ),
+            None => "no Δ".to_string(),
+        }
+    }
+
+    /// Bars of the mean Δ per token, from zero.
+    fn strip(&self, drawing: &mut Drawing, frame: &Frame, top: f64) {
+        let columns = 0..frame.columns.len();
+        let values = columns.clone().filter_map(|column| self.bar(column));
+        let axis = Axis::over(Scale::Linear, values.chain([0.0]), 3, true, 1.0);
+        let bottom = top + STRIP_HEIGHT;
+        for (place, label) in &axis.ticks {
+            let y = bottom - place * STRIP_HEIGHT;
+            drawing.line((LEFT, y), (frame.right(), y), frame.inks.grid);
+            drawing.text(LEFT - 6.0, y + 4.0, &frame.note().with(END), label);
+        }
+        let gap = (frame.cell * 0.16).min(2.0);
+        let bar = |column: usize| {
+            let height = (axis.place(self.bar(column)?)? * STRIP_HEIGHT).max(0.5);
+            let x = LEFT + column as f64 * frame.cell + gap / 2.0;
+            let [x, y, width, height] = [x, bottom, frame.cell - gap, height].map(short);
+            Some(format!("M{x} {y}h{width}v-{height}h-{width}z"))
+        };
+        for (highlighted, fill) in [(false, frame.inks.quiet), (true, frame.inks.accent)] {
+            let bars = columns.clone();
+            let bars = bars.filter(|column| frame.is_highlighted(*column) == highlighted);
+            drawing.fill(&bars.filter_map(bar).collect::<String>(), fill);
+        }
+    }
+
+    /// What a pointer that rests on a column is told.
+    fn tooltips(&self, drawing: &mut Drawing, frame: &Frame, top: f64, bottom: f64) {
+        let [width, height, top] = [frame.cell, bottom - top, top].map(short);
+        drawing.shapes += "<g fill=\"transparent\">\n";
+        for column in 0..frame.columns.len() {
+            let x = short(LEFT + column as f64 * frame.cell);
+            let kept = self.retention.iter().filter_map(|row| *row.get(column)?);
+            let kept = mean(kept.map(f64::from));
+            let kept = kept.map(|kept| format!(", {:.0} % kept", 100.0 * kept));
+            let step = self
+                .bar(column)
+                .map(|mean| format!(": mean Δ {}", rounded(mean)));
+            let facts = [Some(frame.name_of(column)), step, kept];
+            let facts = escape(&facts.into_iter().flatten().collect::<String>());
+            drawing.shapes += &format!(
+                "<path d=\"M{x} {top}h{width}v{height}h-{width}z\"><title>{facts}</title></path>\n"
+            );
+        }
+        drawing.shapes += "</g>\n";
+    }
+}
+
+/// The values of the first and the last colour.
+struct Range {
+    low: f64,
+    high: f64,
+    is_log: bool,
+}
+
+impl Range {
+    fn new(low: f64, high: f64, is_log: bool) -> Self {
+        Self { low, high, is_log }
+    }
+
+    /// At most four decades down from the largest step, as below all look alike, and one decade at least, as what hardly
+    /// varies must not look as if it did.
+    fn of_steps(grid: &Grid) -> Self {
+        let steps = || grid.iter().flatten().flatten().map(|step| f64::from(*step));
+        let steps = || steps().filter(|step| *step > 0.0 && step.is_finite());
+        let high = steps().fold(0.0, f64::max);
+        let low = steps().fold(high, f64::min).max(high * 1e-4);
+        if high == 0.0 {
+            return Self::new(0.1, 1.0, true);
+        }
+        let pad = (10.0 * low / high).max(1.0).sqrt();
+        Self::new(low / pad, high * pad, true)
+    }
+
+    /// 0 at the low end, 1 at the high one, none for a value that is not finite.
+    fn place(&self, value: f64) -> Option<f64> {
+        let place = match self.is_log {
+            true => (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln(),
+            false => value,
+        };
+        value.is_finite().then_some(place.clamp(0.0, 1.0))
+    }
+}
+
+/// How a heat map is drawn.
+struct Panel<'a> {
+    name: &'a str,
+    palette: &'a Palette,
+    range: Range,
+}
+
+impl Panel<'_> {
+    /// From `top` down; returns where it ends.
+    fn draw(&self, drawing: &mut Drawing, frame: &Frame, grid: &Grid, rows: &str, top: f64) -> f64 {
+        self.key(drawing, frame, top + 16.0);
+        let top = top + KEY_HEIGHT;
+        drawing.rect(LEFT, top, frame.width(), MAP_HEIGHT, frame.inks.empty);
+        for (line, x) in [(rows, LEFT - 24.0), ("more selective →", LEFT - 10.0)] {
+            drawing.upward(x, top + MAP_HEIGHT / 2.0, &frame.note().with(MIDDLE), line);
+        }
+        let row_height = MAP_HEIGHT / grid.len().max(1) as f64;
+        // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a file,
+        // whose reader may blend all the same, neighbours overlap.
+        let overlap = if frame.scrolls { 0.0 } else { 0.1 };
+        drawing.shapes += &format!(
+            "<g transform=\"translate({} {}) scale({:.4} {row_height:.4})\" stroke-width=\"{}\" fill=\"none\" shape-rendering=\"crispEdges\">\n",
+            short(LEFT),
+            short(top + row_height / 2.0),
+            frame.cell,
+            1.0 + overlap,
+        );
+        for (index, path) in self
+            .runs(grid, frame.columns.len(), overlap)
+            .iter()
+            .enumerate()
+        {
+            if !path.is_empty() {
+                let colour = self.colour(index);
+                drawing.shapes += &format!("<path stroke=\"{colour}\" d=\"{path}\"/>\n");
+            }
+        }
+        drawing.shapes += "</g>\n";
+        top + MAP_HEIGHT
+    }
+
+    fn colour(&self, shade: usize) -> String {
+        self.palette.hex(shade as f64 / (SHADES - 1) as f64)
+    }
+
+    /// The name, and the colours between the values of their ends.
+    fn key(&self, drawing: &mut Drawing, frame: &Frame, baseline: f64) {
+        let mut x = LEFT;
+        let [low, high] = [self.range.low, self.range.high].map(rounded);
+        for text in [self.name, &low] {
+            drawing.text(x, baseline, &frame.note(), text);
+            x += text_width(text) + 12.0;
+        }
+        drawing.shapes += "<g shape-rendering=\"crispEdges\">\n";
+        for shade in 0..SHADES {
+            let (x, colour) = (x - 6.0 + shade as f64, self.colour(shade));
+            drawing.rect(x, baseline - LETTER + 2.0, 1.5, LETTER - 2.0, &colour);
+        }
+        drawing.shapes += "</g>\n";
+        drawing.text(x + SHADES as f64, baseline, &frame.note(), &high);
+    }
+
+    /// For each shade, the cells of that shade as horizontal lines one row thick; neighbours in a row are one line.
+    fn runs(&self, grid: &Grid, columns: usize, overlap: f64) -> Vec<String> {
+        let shade = |value: &Option<f32>| {
+            let place = self.range.place(f64::from((*value)?))?;
+            Some((place * (SHADES - 1) as f64).round() as usize)
+        };
+        let mut paths = vec![String::new(); SHADES];
+        for (band, cells) in grid.iter().enumerate() {
+            let shades: Vec<_> = cells.iter().take(columns).map(shade).collect();
+            let mut start = 0;
+            for run in shades.chunk_by(|a, b| a == b) {
+                if let Some(shade) = run[0] {
+                    let length = short(run.len() as f64 + overlap);
+                    paths[shade] += &format!("M{start} {band}h{length}");
+                }
+                start += run.len();
+            }
+        }
+        paths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hardly_varies_is_drawn_in_neighbouring_colours() {
+        let steps = Range::of_steps(&vec![vec![Some(0.02), None, Some(0.022)]]);
+        assert!((steps.high / steps.low - 10.0).abs() < 1e-6);
+        let places = [0.02, 0.022].map(|step| steps.place(step).unwrap());
+        assert!(0.4 < places[0] && places[0] < 0.5 && 0.5 < places[1] && places[1] < 0.6);
+    }
+
+    #[test]
+    fn colours_span_the_layers_own_steps() {
+        let grid = vec![vec![Some(0.25), Some(f32::INFINITY)], vec![Some(16.0)]];
+        let steps = Range::of_steps(&grid);
+        assert_eq!((steps.low, steps.high), (0.25, 16.0));
+        let places = [0.25, 2.0, 16.0, f64::INFINITY].map(|step| steps.place(step));
+        assert_eq!(places, [Some(0.0), Some(0.5), Some(1.0), None]);
+        let wide = Range::of_steps(&vec![vec![Some(1e-9), Some(0.0), Some(2.0)]]);
+        assert!((wide.high / wide.low - 1e4).abs() < 1e-6);
+    }
+}
