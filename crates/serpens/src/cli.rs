@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serpens_nn::Recompute;
 
 use crate::commands::bench::BenchArgs;
@@ -10,7 +11,7 @@ use crate::compute::{self, ComputeArgs};
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version = env!("SERPENS_VERSION"), about, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -45,6 +46,16 @@ pub enum Command {
     },
     /// Draw the figures of a run's report for a paper: letters of 8 points, no title.
     Report(ReportArgs),
+    /// Print what a shell needs to complete the command.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual: a page for the command and for each of its commands.
+    Man {
+        /// The folder, such as ~/.local/share/man/man1.
+        dir: PathBuf,
+    },
 }
 
 /// Numbers that a recipe's TOML can hold.

@@ -17,7 +17,7 @@ pub(crate) fn facts() -> Vec<(String, String)> {
         ("SIMD", Some(Isa::current().name().to_owned())),
         ("memory", memory),
         ("system", Some(format!("{OS} {ARCH}"))),
-        ("serpens", Some(env!("CARGO_PKG_VERSION").to_owned())),
+        ("serpens", Some(env!("SERPENS_VERSION").to_owned())),
     ];
     let known = facts.into_iter();
     let known = known.filter_map(|(name, value)| Some((name.to_owned(), value?)));

@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod recipes;
 mod report;
+mod system;
 mod train;
 
 use crate::cli::{Cli, Command};
@@ -28,6 +29,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Doctor { json } => doctor::run(json),
         Command::Recipes { action } => recipes::run(action),
         Command::Report(args) => report::run(&args),
+        Command::Completions { shell } => system::completions(shell),
+        Command::Man { dir } => system::man(&dir),
     }
 }
 

@@ -6,7 +6,8 @@ use std::process::Stdio;
 use crate::support::{Ran, TINY, TestFolder, files, with_settings};
 
 /// Commands that print, on a trained model called `a`.
-const PRINTING: [&[&str]; 7] = [
+const PRINTING: [&[&str]; 8] = [
+    &["completions", "zsh"],
     &["report", "a"],
     &["recipes"],
     &["recipes", "show", "text"],

@@ -1,4 +1,4 @@
-//! Reports drawn again.
+//! Reports drawn again, and what shells and manuals learn of the command.
 
 use std::fs;
 
@@ -46,4 +46,33 @@ fn a_report_that_is_not_there_or_broken_is_told() {
         let ran = place.run(&["report", "b", "--format", "pdf"]);
         ran.is_refused(2, &["--format", "--features paper"]);
     }
+}
+
+#[test]
+fn shells_and_manuals_learn_every_command() {
+    let place = TestFolder::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = place.run(&["completions", shell]).succeeds().stdout;
+        for word in ["generate", "inspect", "resume"] {
+            assert!(script.contains(word), "{shell} does not learn {word}");
+        }
+    }
+    place.run(&["man", "pages/man1"]).succeeds();
+    for (page, word) in [
+        ("serpens.1", "Selective state space models"),
+        ("serpens-train.1", "optimiser"),
+        ("serpens-recipes-show.1", "Print a recipe"),
+    ] {
+        let text = fs::read_to_string(place.path(&format!("pages/man1/{page}"))).unwrap();
+        assert!(text.contains(word), "{page} lacks {word:?}");
+    }
+    place.write("file", "");
+    let ran = place.run(&["man", "file"]);
+    ran.is_refused(1, &["cannot write file"]);
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = TestFolder::new().run(&["--version"]).succeeds().stdout;
+    assert!(version.starts_with(concat!("serpens ", env!("CARGO_PKG_VERSION"))));
 }
