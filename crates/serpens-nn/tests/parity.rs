@@ -1,9 +1,11 @@
 //! Every mixer reads a sequence the same way whole, in chunks with carried state, token by token, packed, and reversed.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serpens_core::{Device, GradCheckOptions, Tensor, Var, gradcheck};
+use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
@@ -104,6 +106,38 @@ fn read(mixer: &dyn Mixer, x: &Tensor, sequence: &Sequence<'_>) -> Tensor {
     y.into_tensor().unwrap()
 }
 
+/// What a mixer makes of a packed row in these chunks, each with the state that the one before it left, and the
+/// gradient of the row from that of the outputs.
+fn read_packed(
+    mixer: &dyn Mixer,
+    [x, dy]: [&Tensor; 2],
+    starts: &Starts,
+    reverse: bool,
+    chunks: &[Range<usize>],
+) -> Vec<[Tensor; 2]> {
+    let tape = Tape::new();
+    let mut state = mixer.initial_state(1, Device::cpu()).unwrap();
+    let read = |chunk: &Range<usize>| {
+        let leaf = tape.leaf(rows(x, chunk.start, chunk.end));
+        let starts = starts.chunk(chunk.clone()).unwrap();
+        let sequence = Sequence {
+            starts: Some(&starts),
+            reverse,
+            ..Sequence::default()
+        };
+        let y = mixer.forward(&leaf, &sequence, Some(&mut state)).unwrap();
+        (leaf, y, rows(dy, chunk.start, chunk.end))
+    };
+    let outputs: Vec<_> = chunks.iter().map(read).collect();
+    let seeds = outputs.iter().map(|(_, y, dy)| (y, dy.clone())).collect();
+    tape.backward_from(seeds, &mut Gradients::new()).unwrap();
+    let results = outputs.iter().map(|(leaf, y, _)| {
+        let dx = tape.gradient(leaf).unwrap().unwrap();
+        [y.tensor().unwrap().clone(), dx]
+    });
+    results.collect()
+}
+
 fn assert_close(what: &str, got: &Tensor, expected: &Tensor) {
     let (got, expected) = (
         got.as_slice::<f32>().unwrap(),
@@ -161,6 +195,36 @@ proptest! {
                     let alone = Sequence { reverse, ..Sequence::default() };
                     let y = read(mixer.as_ref(), &rows(&x, from, to), &alone);
                     assert_close(&name, &y, &rows(&together, from, to));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packed_rows_in_chunks_with_carried_state_equal_the_whole(
+        lengths in prop::collection::vec(0..9_usize, 2..6), cut in 0.0..1.0_f64, seed in any::<u64>()
+    ) {
+        let length = lengths.iter().sum::<usize>() + 2;
+        let cut = 1 + ((length - 2) as f64 * cut) as usize;
+        let starts = Starts::from_lengths(&[&lengths[..], &[2]].concat());
+        let (x, dy) = (random([1, length, WIDTH], seed), random([1, length, WIDTH], !seed));
+        for reverse in [false, true] {
+            let mut chunks = [0..cut, cut..length];
+            if reverse {
+                chunks.reverse();
+            }
+            for (name, mixer, selective) in mixers() {
+                if !selective { continue; }
+                let read = |chunks: &[_]| read_packed(mixer.as_ref(), [&x, &dy], &starts, reverse, chunks);
+                let row = 0..length;
+                let row = [row];
+                let whole = &read(&row)[0];
+                let packed = Sequence { starts: Some(&starts), reverse, ..Sequence::default() };
+                assert_close(&name, &self::read(mixer.as_ref(), &x, &packed), &whole[0]);
+                for (chunk, got) in chunks.iter().zip(read(&chunks)) {
+                    for (got, whole) in got.iter().zip(whole) {
+                        assert_close(&name, got, &rows(whole, chunk.start, chunk.end));
+                    }
                 }
             }
         }
@@ -239,6 +303,43 @@ fn a_model_of_several_mixers_reads_whole_in_chunks_and_token_by_token_alike() {
         let got = model.step(&token, &mut state).unwrap();
         assert_close("steps", &got, &rows(&whole, t, t + 1));
     }
+}
+
+#[test]
+fn a_model_reads_a_packed_row_whole_and_in_chunks_alike_and_refuses_a_state_before_whole_rows() {
+    let model = MambaLmConfig::new(WIDTH, 2, 11)
+        .init(Device::cpu(), 3)
+        .unwrap();
+    let lengths = [0, 5, 1, 9, 0, 6];
+    let (starts, length) = (Starts::from_lengths(&lengths), 21);
+    let logits = |positions: Range<usize>, starts: &Starts, state: Option<&mut LmState>| {
+        let ids: Vec<u32> = positions.map(|i| (i * 7 % 11) as u32).collect();
+        let ids = Tensor::from_slice([1, ids.len()], &ids, Device::cpu()).unwrap();
+        let sequence = Sequence {
+            starts: Some(starts),
+            ..Sequence::default()
+        };
+        let logits = model.forward(&ids.into(), &sequence, state)?;
+        Ok::<_, Error>(logits.into_tensor()?)
+    };
+    let whole = logits(0..length, &starts, None).unwrap();
+    let mut state = model.initial_state(1).unwrap();
+    for (from, to) in [(0, 4), (4, 6), (6, 13), (13, 21)] {
+        let chunk = starts.chunk(from..to).unwrap();
+        let got = logits(from..to, &chunk, Some(&mut state)).unwrap();
+        assert_close("chunks", &got, &rows(&whole, from, to));
+    }
+    let refused = logits(0..length, &starts, Some(&mut state)).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            Error::Core(serpens_core::Error::Surplus {
+                op: "causal_conv1d",
+                ..
+            })
+        ),
+        "{refused}"
+    );
 }
 
 #[test]

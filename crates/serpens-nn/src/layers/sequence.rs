@@ -12,7 +12,8 @@ use crate::{Recompute, Result};
 /// How a layer is to read a sequence.
 #[derive(Clone, Copy, Default)]
 pub struct Sequence<'a> {
-    /// Where packed sequences start: nothing is remembered across these positions.
+    /// Where packed sequences start: nothing is remembered across these positions. With a state, those of a chunk
+    /// ([`Starts::chunk`]): whole rows go on from none.
     pub starts: Option<&'a Starts>,
     /// From the last position to the first.
     pub reverse: bool,

@@ -23,7 +23,7 @@ const LANES: usize = 32;
 const SHORTEST: usize = 16;
 
 /// A convolution as the kernels of a GPU take it: sequences as batch·length rows, and for each a byte that is not zero
-/// where a packed sequence starts.
+/// where a packed sequence starts, as time runs ([`crate::Starts::bytes`]).
 pub type Conv<'a> = super::Conv<View<'a>, View<'a>>;
 
 kernel_params! {

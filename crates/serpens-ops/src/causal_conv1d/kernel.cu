@@ -62,11 +62,9 @@ template <class T> __device__ __forceinline__ T* state_row(const ConvParams& p, 
     return state + (at.sequence * PAST + row) * p.channels + at.channel;
 }
 
-// Whether a sequence ends between `step` - 1 and `step`.
+// Whether a sequence ends between `step` - 1 and `step` of the row.
 __device__ __forceinline__ bool boundary(const ConvParams& p, const ConvPlace& at, int step) {
-    if (!STARTS) return false;
-    int t = p.reverse ? p.length - step : step;
-    return t < p.length && p.starts[at.sequence * p.length + t] != 0;
+    return STARTS && p.starts[at.sequence * p.length + (p.reverse ? p.length - 1 - step : step)] != 0;
 }
 
 struct Filter {
@@ -168,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) causal_con
     }
     if (!q.final_state || step < p.length) return;
     float unused[VEC] = {};
-    window.push(unused, boundary(p, at, p.length));
+    window.push(unused, false);
 #pragma unroll TAPS
     for (int k = 0; k < PAST; ++k) store(state_row(p, at, q.final_state, k), window.x[k]);
 }
@@ -248,7 +246,7 @@ __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const
     for (int v = 0; v < VEC; ++v) gradient[v] = sums.x[0][v];
     if (q.dfinal_state && done >= p.length - PAST) {
         bool hidden = false;
-        for (int later = max(done + 1, 0); later <= p.length; ++later) hidden = hidden || boundary(p, at, later);
+        for (int later = max(done + 1, 0); later < p.length; ++later) hidden = hidden || boundary(p, at, later);
         float more[VEC];
         load(state_row(p, at, q.dfinal_state, done - (p.length - PAST)), more);
 #pragma unroll

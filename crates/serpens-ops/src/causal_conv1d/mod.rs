@@ -8,12 +8,12 @@
 //! - `initial_state`: (batch, W − 1, channels), the inputs before t = 0, the oldest first; zeros where it is absent.
 //!   The final state has the same layout and holds the last W − 1 inputs, those of the initial state among them where
 //!   length < W − 1.
-//! - `starts`: (batch, length), true where a packed sequence begins: from there on no earlier input of the row is seen,
-//!   neither of x nor of the initial state. Inputs that the last start hides are zero in the final state, so that a
-//!   sequence cut in chunks stays the same sequence.
-//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where the next sequence starts; the state holds
-//!   the inputs behind the end, the farthest first, and the final state the first inputs. It equals flipping every
-//!   sequence in time, convolving forward and flipping back.
+//! - `starts`: where packed sequences start: from there on no earlier input of the row is seen, neither of x nor of the
+//!   initial state. Inputs that the last start hides are zero in the final state. Whole rows begin with a sequence, so
+//!   that they have no initial state; chunks of them ([`Starts::chunk`]) go on from it, and are the same sequences.
+//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where its sequence ends; the state holds the inputs
+//!   behind the end, the farthest first, and the final state the first inputs. It equals flipping every sequence in
+//!   time, convolving forward and flipping back.
 //!
 //! The backward pass computes the value before the activation anew from x, so that nothing is stored for it.
 
@@ -37,7 +37,7 @@ const OP: &str = "causal_conv1d";
 pub struct ConvOptions<'a> {
     /// Whether SiLU is applied to the sum.
     pub silu: bool,
-    /// Where packed sequences start.
+    /// Where packed sequences start; of whole rows only where there is no initial state.
     pub starts: Option<&'a Starts>,
     /// From the last position to the first: position t sees t to t + width - 1.
     pub reverse: bool,
@@ -58,7 +58,8 @@ pub struct ConvOutput {
 /// channels)
 ///
 /// # Errors
-/// Shapes that do not fit; operands of other types than the head of this module says; a width of 0.
+/// Shapes that do not fit; operands of other types than the head of this module says; a width of 0; an initial state
+/// before whole packed rows ([`serpens_core::Error::Surplus`]).
 pub fn causal_conv1d(
     x: &Var,
     weight: &Var,
@@ -83,14 +84,13 @@ pub fn causal_conv1d(
     };
     operands.check(OP, &dims)?;
     let device = x.device();
-    let starts = options
-        .starts
-        .map(|starts| DeviceStarts::new(starts, OP, [batch, length], device));
+    let (sizes, reverse) = ([batch, length], options.reverse);
+    let starts = DeviceStarts::new(options.starts, OP, sizes, reverse, initial_state, device)?;
     let conv = Conv {
         dims,
         operands: operands.map(|_, operand| operand.detach()),
-        starts: starts.transpose()?,
-        reverse: options.reverse,
+        starts,
+        reverse,
         silu: options.silu,
     };
     let mut y = Tensor::empty(x.shape(), x.dtype(), device)?;

@@ -36,7 +36,7 @@ pub struct Conv<T, S> {
     pub dims: ConvDims,
     /// What is read.
     pub operands: ConvOperands<T>,
-    /// (batch, length): where packed sequences start.
+    /// (batch, length): where packed sequences start, as time runs: in reverse at their last position.
     pub starts: Option<S>,
     /// Whether a position sees those behind it instead of those before it.
     pub reverse: bool,

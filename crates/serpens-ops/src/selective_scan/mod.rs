@@ -13,9 +13,10 @@
 //! pair of states is kept once. B and C then hold 2N values per group, and a state 2N per channel: N real parts, then N
 //! imaginary ones.
 //!
-//! Packed sequences: where `starts` is true the state is zero before that position, so several sequences share one row.
-//! In reverse the recurrence runs from the last position to the first, and the state resets between t + 1 and t where
-//! t + 1 starts.
+//! Packed sequences: where one starts the state is zero before that position, so several sequences share one row. In
+//! reverse the recurrence runs from the last position to the first, and the state is zero before it enters a sequence at
+//! its end. A row that begins with a sequence takes nothing of the initial state, whose gradient is zero there; whole
+//! rows do, so that they have none: chunks of them ([`Starts::chunk`]) go on from it.
 //!
 //! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the
 //! states from checkpoints that the forward saved. Results do not depend on the number of threads.
@@ -47,7 +48,7 @@ pub struct ScanOptions<'a> {
     pub softplus: bool,
     /// Whether time runs from the last position to the first.
     pub reverse: bool,
-    /// Where packed sequences start.
+    /// Where packed sequences start; of whole rows only where there is no initial state.
     pub starts: Option<&'a Starts>,
 }
 
@@ -75,7 +76,8 @@ pub struct ScanOutput {
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says, or on different devices; N
-/// outside 1..=256; groups that do not divide the channels.
+/// outside 1..=256; groups that do not divide the channels; an initial state before whole packed rows
+/// ([`Error::Surplus`]).
 pub fn selective_scan(
     operands: &ScanOperands<&Var>,
     options: &ScanOptions<'_>,
@@ -83,13 +85,12 @@ pub fn selective_scan(
     let dims = dims(operands, options.groups)?;
     operands.check(OP, &dims)?;
     let (u, device) = (operands.u, operands.u.device());
-    let starts = options
-        .starts
-        .map(|starts| DeviceStarts::new(starts, OP, [dims.batch, dims.length], device));
+    let (sizes, state) = ([dims.batch, dims.length], operands.initial_state);
+    let starts = DeviceStarts::new(options.starts, OP, sizes, options.reverse, state, device)?;
     let scan = Scan {
         dims,
         operands: operands.map(|_, operand| operand.detach()),
-        starts: starts.transpose()?,
+        starts,
         softplus: options.softplus,
         reverse: options.reverse,
     };

@@ -89,7 +89,7 @@ pub struct Scan<T, S> {
     pub dims: Dims,
     /// What is read.
     pub operands: ScanOperands<T>,
-    /// Where packed sequences start.
+    /// (batch, length): where packed sequences start, as time runs: in reverse at their last position.
     pub starts: Option<S>,
     /// Whether δ = softplus(Δ + bias) or δ = Δ + bias.
     pub softplus: bool,

@@ -20,7 +20,7 @@ use crate::shared::tasks::{for_each_task, reduction_block};
 use crate::simd;
 
 /// A convolution as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is
-/// true where a packed sequence starts.
+/// true where a packed sequence starts, as time runs ([`crate::Starts::flags`]).
 pub type Conv<'a> = super::Conv<Mat<'a>, &'a [bool]>;
 
 impl<'a> Conv<'a> {

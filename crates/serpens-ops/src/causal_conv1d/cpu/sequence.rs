@@ -55,13 +55,8 @@ impl<'a> Sequence<'a> {
     /// Whether a sequence ends between the steps `step − 1` and `step` ≤ length.
     #[inline(always)]
     pub(super) fn boundary(&self, step: usize) -> bool {
-        let t = if self.reverse {
-            self.length - step
-        } else {
-            step
-        };
-        self.starts
-            .is_some_and(|starts| t < self.length && starts[t])
+        let at = |starts: &[bool]| starts[self.row(step) - self.first_row];
+        step < self.length && self.starts.is_some_and(at)
     }
 
     /// How many of the width − 1 inputs before `step` it sees.

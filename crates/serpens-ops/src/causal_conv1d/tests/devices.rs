@@ -1,12 +1,14 @@
 //! Causal convolution with silu, states and packed sequences.
 
+use std::ops::Range;
+
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
 
 use super::reference;
 use crate::Starts;
 use crate::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
 use crate::shared::tests::real::Real;
-use crate::shared::tests::{assert_near, cases, large, read, tensor, values};
+use crate::shared::tests::{assert_near, cases, joined, large, positions, read, tensor, values};
 
 /// One problem; x lies at `margin` in rows that are `2 · margin` wider.
 #[derive(Clone, Copy, Debug)]
@@ -118,13 +120,16 @@ impl Case {
         [self.batch, self.width - 1, self.channels]
     }
 
+    /// Of rows that are a position longer on both sides.
     fn sequence_ids(&self) -> Vec<u32> {
-        (0..self.rows() as u32).map(|i| i * i / 90).collect()
+        let positions = self.batch * (self.length + 2);
+        (0..positions).map(|i| (i * i / 90) as u32).collect()
     }
 
     fn starts(&self) -> Option<Starts> {
         let starts = Starts::from_sequence_ids(&self.sequence_ids(), self.batch);
-        self.packed.then(|| starts.unwrap())
+        let inner = |starts: Starts| starts.chunk(1..self.length + 1).unwrap();
+        self.packed.then(|| inner(starts.unwrap()))
     }
 
     /// x, weight, bias, initial state, dy and the gradient of the final state.
@@ -140,53 +145,77 @@ impl Case {
     }
 
     fn run(&self, device: Device, dtype: DType) -> Outcome {
+        let whole = 0..self.length;
+        self.run_in(&[whole], device, dtype)
+    }
+
+    /// The rows in these chunks, in the order in which time runs.
+    fn run_in(&self, chunks: &[Range<usize>], device: Device, dtype: DType) -> Outcome {
         let [x, weight, bias, state, dy, dstate] = self.operands(dtype);
         let f32s_on = |shape: &[usize], values: &[f64]| {
             let shape = serpens_core::Shape::new(shape);
             tensor(shape, values, DType::F32, device)
         };
         let tape = Tape::new();
+        let ids = [ParamId::fresh(), ParamId::fresh()];
+        let weight = f32s_on(&[self.channels, 1, self.width], &weight);
+        let weight = Var::param(ids[0], weight);
+        let bias = Var::param(ids[1], f32s_on(&[self.channels], &bias));
+        let bias = self.bias.then_some(&bias);
+        let state = tape.leaf(f32s_on(&self.state_shape(), &state));
+        let mut carried = self.state.then(|| state.clone());
+        let (mut outputs, mut leaves, mut seeds) = (vec![], vec![], vec![]);
+        for chunk in chunks {
+            let own = |block: &[f64]| positions(block, [self.batch, self.length], chunk);
+            let wide_x = tape.leaf(self.around(&own(&x), dtype, device));
+            let columns = wide_x.columns(self.margin..self.margin + self.channels);
+            let starts = self.starts().map(|all| all.chunk(chunk.clone()).unwrap());
+            let options = ConvOptions {
+                silu: self.silu,
+                starts: starts.as_ref(),
+                reverse: self.reverse,
+            };
+            let output =
+                causal_conv1d(&columns.unwrap(), &weight, bias, carried.as_ref(), &options);
+            let ConvOutput { y, final_state } = output.unwrap();
+            seeds.push((y.clone(), tensor(y.shape(), &own(&dy), dtype, device)));
+            outputs.push((chunk.clone(), read(y.tensor().unwrap())));
+            leaves.push((chunk.clone(), wide_x));
+            carried = Some(final_state);
+        }
+        let last = carried.unwrap();
+        let dlast = f32s_on(&self.state_shape(), &dstate);
+        let mut gradients = Gradients::new();
+        let seeds = seeds.iter().map(|(y, dy)| (y, dy.clone()));
+        let seeds = seeds.chain([(&last, dlast)]).collect();
+        tape.backward_from(seeds, &mut gradients).unwrap();
+        let inputs = leaves.into_iter().map(|(chunk, leaf)| {
+            let dx = tape.gradient(&leaf).unwrap().unwrap();
+            assert_eq!(dx.dtype(), dtype);
+            (chunk, self.inner(&read(&dx)))
+        });
+        let of = |gradient: Option<Tensor>| gradient.map_or(vec![], |tensor| read(&tensor));
+        [
+            joined(outputs, self.batch),
+            read(last.tensor().unwrap()),
+            joined(inputs.collect(), self.batch),
+            of(gradients.get(ids[0]).unwrap()),
+            of(gradients.get(ids[1]).unwrap()),
+            of(tape.gradient(&state).unwrap()),
+        ]
+    }
+
+    /// Values of x inside the wider rows.
+    fn around(&self, x: &[f64], dtype: DType, device: Device) -> Tensor {
         let wide = self.channels + 2 * self.margin;
-        let around: Vec<f64> = (0..self.rows() * wide)
+        let length = x.len() / self.channels / self.batch;
+        let around: Vec<f64> = (0..self.batch * length * wide)
             .map(|i| match (i % wide).checked_sub(self.margin) {
                 Some(e) if e < self.channels => x[i / wide * self.channels + e],
                 _ => 100.0,
             })
             .collect();
-        let shape = [self.batch, self.length, wide];
-        let wide_x = tape.leaf(tensor(shape, &around, dtype, device));
-        let x = wide_x.columns(self.margin..self.margin + self.channels);
-        let ids = [ParamId::fresh(), ParamId::fresh()];
-        let weight = f32s_on(&[self.channels, 1, self.width], &weight);
-        let weight = Var::param(ids[0], weight);
-        let bias = Var::param(ids[1], f32s_on(&[self.channels], &bias));
-        let state = tape.leaf(f32s_on(&self.state_shape(), &state));
-        let starts = self.starts();
-        let options = ConvOptions {
-            silu: self.silu,
-            starts: starts.as_ref(),
-            reverse: self.reverse,
-        };
-        let bias = self.bias.then_some(&bias);
-        let initial = self.state.then_some(&state);
-        let ConvOutput { y, final_state } =
-            causal_conv1d(&x.unwrap(), &weight, bias, initial, &options).unwrap();
-        let dy = tensor(y.shape(), &dy, dtype, device);
-        let dstate = f32s_on(&self.state_shape(), &dstate);
-        let mut gradients = Gradients::new();
-        let seeds = vec![(&y, dy), (&final_state, dstate)];
-        tape.backward_from(seeds, &mut gradients).unwrap();
-        let wide_dx = tape.gradient(&wide_x).unwrap().unwrap();
-        assert_eq!(wide_dx.dtype(), dtype);
-        let of = |gradient: Option<Tensor>| gradient.map_or(vec![], |tensor| read(&tensor));
-        [
-            read(y.tensor().unwrap()),
-            read(final_state.tensor().unwrap()),
-            self.inner(&read(&wide_dx)),
-            of(gradients.get(ids[0]).unwrap()),
-            of(gradients.get(ids[1]).unwrap()),
-            of(tape.gradient(&state).unwrap()),
-        ]
+        tensor([self.batch, length, wide], &around, dtype, device)
     }
 
     /// The columns of x; those beside them must be zero.
@@ -205,9 +234,11 @@ impl Case {
         let [x, weight, bias, state, dy, dstate] = self
             .operands(dtype)
             .map(|v| v.iter().map(|&v| R::from(v as f32)).collect::<Vec<R>>());
+        // A sequence starts where the position before it, as time runs, has another id.
         let ids = self.sequence_ids();
         let starts: Vec<bool> = (0..self.rows())
-            .map(|i| i.is_multiple_of(self.length) || ids[i] != ids[i - 1])
+            .map(|i| i / self.length * (self.length + 2) + 1 + i % self.length)
+            .map(|i| ids[i] != ids[if self.reverse { i + 1 } else { i - 1 }])
             .collect();
         let conv = reference::Conv {
             batch: self.batch,
@@ -242,8 +273,10 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
     }
 }
 
-#[test]
-fn values_and_gradients_agree_with_the_definition_on_every_device() {
+fn assert_agrees(case: &Case, chunks: &[Range<usize>], device: Device, dtype: DType) {
+    let got = case.run_in(chunks, device, dtype);
+    let truth = case.reference::<f64>(dtype);
+    let plain = case.reference::<f32>(dtype);
     let names = [
         "y",
         "the final state",
@@ -252,20 +285,45 @@ fn values_and_gradients_agree_with_the_definition_on_every_device() {
         "db",
         "the state's gradient",
     ];
+    for (i, name) in names.iter().enumerate() {
+        let what = format!("{name} of {case:?} in {chunks:?} on {device} in {dtype}");
+        let dtype = if [0, 2].contains(&i) {
+            dtype
+        } else {
+            DType::F32
+        };
+        assert_near(&what, &got[i], &truth[i], &plain[i], dtype);
+    }
+}
+
+#[test]
+fn values_and_gradients_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
         for case in problems() {
-            let got = case.run(device, dtype);
-            let truth = case.reference::<f64>(dtype);
-            let plain = case.reference::<f32>(dtype);
-            for (i, name) in names.iter().enumerate() {
-                let what = format!("{name} of {case:?} on {device} in {dtype}");
-                let dtype = if [0, 2].contains(&i) {
-                    dtype
-                } else {
-                    DType::F32
-                };
-                assert_near(&what, &got[i], &truth[i], &plain[i], dtype);
+            let whole = 0..case.length;
+            assert_agrees(&case, &[whole], device, dtype);
+        }
+    }
+}
+
+#[test]
+fn packed_rows_in_chunks_that_carry_the_state_are_the_same_rows_on_every_device() {
+    for (device, dtype) in cases() {
+        for (reverse, cut) in [1, 2, 33, 64, 149]
+            .into_iter()
+            .flat_map(|cut| [(false, cut), (true, cut)])
+        {
+            let case = Case {
+                state: true,
+                packed: true,
+                reverse,
+                ..PLAIN
+            };
+            let mut chunks = [0..cut, cut..case.length];
+            if reverse {
+                chunks.reverse();
             }
+            assert_agrees(&case, &chunks, device, dtype);
         }
     }
 }

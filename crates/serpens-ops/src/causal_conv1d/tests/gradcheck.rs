@@ -14,10 +14,14 @@ fn causal_conv1d_has_the_gradients_of_its_definition() {
         [3].into(),
         [2, 3, 3].into(),
     ]);
-    let starts = Starts::from_sequence_ids(&[0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 2], 2).unwrap();
+    // Forward the first row begins with a sequence and the second goes on; in reverse the other way round.
+    let ids = [9, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 2, 2, 2, 3];
+    let starts = Starts::from_sequence_ids(&ids, 2).unwrap();
+    let starts = starts.chunk(1..7).unwrap();
     let cases = [
         (true, false, false),
         (false, true, false),
+        (true, false, true),
         (true, true, true),
     ];
     for (silu, reverse, packed) in cases {

@@ -20,7 +20,7 @@ pub struct Conv<'a, R> {
     pub bias: Option<&'a [R]>,
     /// (batch, width − 1, channels).
     pub initial_state: Option<&'a [R]>,
-    /// (batch, length).
+    /// (batch, length): where sequences start, as time runs.
     pub starts: Option<&'a [bool]>,
     /// Whether a position sees those behind it instead of those before it.
     pub reverse: bool,
@@ -68,15 +68,16 @@ impl<R: Real> Conv<'_, R> {
 
     /// Whether a sequence ends between the steps `step − 1` and `step`.
     fn boundary(&self, b: usize, step: usize) -> bool {
-        let Some(starts) = self.starts else {
+        if step == self.length {
             return false;
-        };
+        }
         let t = if self.reverse {
-            self.length - step
+            self.length - 1 - step
         } else {
             step
         };
-        t < self.length && starts[b * self.length + t]
+        self.starts
+            .is_some_and(|starts| starts[b * self.length + t])
     }
 
     /// Whether `from` sees the earlier step `to`: no boundary lies between.

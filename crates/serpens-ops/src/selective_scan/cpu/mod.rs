@@ -20,7 +20,7 @@ use crate::Layout;
 use crate::simd::Isa;
 
 /// A scan as the kernels of the processor take it: sequences as batch·length rows, and for each a flag that is true
-/// where a packed sequence starts.
+/// where a packed sequence starts, as time runs ([`crate::Starts::flags`]).
 pub type Scan<'a> = super::Scan<Mat<'a>, &'a [bool]>;
 
 fn debug_check(scan: &Scan) {

@@ -121,12 +121,7 @@ impl Chunk {
         };
         if let Some(starts) = scan.starts {
             for i in 0..chunk.steps {
-                let row = chunk.row(i);
-                chunk.resets[i] = if scan.reverse {
-                    from + i > 0 && starts[row + 1]
-                } else {
-                    starts[row]
-                };
+                chunk.resets[i] = starts[chunk.row(i)];
             }
         }
         chunk

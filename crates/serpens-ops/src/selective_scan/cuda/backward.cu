@@ -552,7 +552,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
         find_thread(here);
         float h[4], d = of_channel(p, here, p.d);
         load_states(p, here, p.checkpoints + (at.batch * p.chunks + number) * plane, h);
-        u32 resets = resets_of(p, here, chunk, number);
+        u32 resets = resets_of(p, here, chunk);
         copy_wait<0>();
         __syncthreads();
         if (number < last) put_chunk(p, here, s, later);

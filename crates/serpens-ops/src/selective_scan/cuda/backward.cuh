@@ -144,14 +144,9 @@ __device__ __forceinline__ void store_states(const ScanBackwardParams& p, const 
 }
 
 // Bit t: whether the state is zero before step t of the chunk.
-__device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const ThreadPlace& at, const Chunk& chunk, int number) {
+__device__ __forceinline__ u32 resets_of(const ScanBackwardParams& p, const ThreadPlace& at, const Chunk& chunk) {
     if (!STARTS) return 0;
-    bool resets = false;
-    if ((int)at.lane < chunk.steps) {
-        bool first = number == 0 && at.lane == 0;
-        resets = p.reverse ? !first && p.starts[row_of(p, chunk, at.lane) + 1] : p.starts[row_of(p, chunk, at.lane)];
-    }
-    return __ballot_sync(0xffffffffu, resets);
+    return __ballot_sync(0xffffffffu, (int)at.lane < chunk.steps && p.starts[row_of(p, chunk, at.lane)]);
 }
 
 // The steps of which a thread prepares two neighbouring channels, and those of which it finishes its own channel: all

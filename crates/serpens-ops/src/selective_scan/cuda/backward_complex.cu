@@ -80,7 +80,7 @@ struct Walk {
     // The position of a step.
     __device__ __forceinline__ i64 row(i64 t) const { return batch * p.length + (p.reverse ? p.length - 1 - t : t); }
     __device__ __forceinline__ bool resets(i64 t) const {
-        return STARTS && t < p.length && (p.reverse ? t > 0 && p.starts[row(t) + 1] : p.starts[row(t)]);
+        return STARTS && t < p.length && p.starts[row(t)];
     }
     __device__ __forceinline__ static IO& value(const Rows& rows, i64 row, int column) {
         return *reinterpret_cast<IO*>(static_cast<u8*>(rows.at) + (row * rows.stride + column * (int)sizeof(IO)));

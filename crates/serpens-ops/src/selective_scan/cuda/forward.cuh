@@ -73,8 +73,6 @@ __device__ __forceinline__ float step_size(float x) {
 
 // What is added to the exponent of the decays of a block's step: EXP2_NONE where the state starts anew before it.
 __device__ __forceinline__ float reset(const ScanParams& p, const BlockPlace& at, int step) {
-    i64 position = at.position + at.direction * step, row = at.batch * p.length;
-    if (p.reverse) ++position;  // of the step before, which belongs to another sequence if one starts there
-    bool anew = step < at.steps && position < p.length && p.starts[row + position];
+    bool anew = step < at.steps && p.starts[at.batch * p.length + at.position + at.direction * step];
     return anew ? EXP2_NONE : EXP2_LIFT;
 }

@@ -21,7 +21,7 @@ use crate::check;
 use walk::BackwardScan;
 
 /// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is
-/// not zero where a packed sequence starts.
+/// not zero where a packed sequence starts, as time runs ([`crate::Starts::bytes`]).
 pub type Scan<'a> = super::Scan<View<'a>, View<'a>>;
 
 /// Computes every gradient from that of `out` and, where given, of the last state, with the checkpoints that

@@ -1,12 +1,18 @@
 //! The selective scan: every optional part, both directions, real and complex, sizes that are multiples of nothing.
 
-use rayon::prelude::*;
-use serpens_core::{DType, Device, Gradients, ParamId, Shape, Tape, Tensor, Var};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
+use rayon::prelude::*;
+use serpens_core::{DType, Device, Gradients, Tape, Tensor, Var};
+
+use super::leaf::Leaf;
 use super::reference::{self, Scan};
 use crate::selective_scan::{Dims, ScanOperands, ScanOptions, selective_scan};
 use crate::shared::tests::real::Real;
-use crate::shared::tests::{cases, distance, f32s, large, read, round, tensor, values};
+use crate::shared::tests::{
+    cases, distance, f32s, joined, large, positions, read, round, tensor, values,
+};
 use crate::{Layout, Role, Starts};
 
 /// A scan and what of it is present.
@@ -184,28 +190,37 @@ impl Case {
                 .iter_mut()
                 .for_each(|value| *value = value.abs());
         }
-        let flags = |starts: Starts| {
-            starts
-                .flags("the test", dims.batch, dims.length)
-                .unwrap()
-                .to_vec()
-        };
         Scan {
             dims,
             operands,
-            starts: self.starts().map(flags),
+            starts: self.packed.then(|| self.flags()),
             softplus: self.softplus,
             reverse: self.reverse,
         }
     }
 
+    /// Of rows that are a position longer on both sides.
+    fn sequence_ids(&self) -> Vec<u32> {
+        let (batch, length, ..) = self.sizes;
+        (0..batch * (length + 2))
+            .map(|i| (i * i / 97 + i / 13) as u32)
+            .collect()
+    }
+
     fn starts(&self) -> Option<Starts> {
         let (batch, length, ..) = self.sizes;
-        let ids: Vec<u32> = (0..batch * length)
-            .map(|i| (i * i / 97 + i / 13) as u32)
-            .collect();
-        self.packed
-            .then(|| Starts::from_sequence_ids(&ids, batch).unwrap())
+        let starts = Starts::from_sequence_ids(&self.sequence_ids(), batch);
+        let inner = |starts: Starts| starts.chunk(1..length + 1).unwrap();
+        self.packed.then(|| inner(starts.unwrap()))
+    }
+
+    /// The same by the definition: a sequence starts where the position before it, as time runs, has another id.
+    fn flags(&self) -> Vec<bool> {
+        let ((batch, length, ..), ids) = (self.sizes, self.sequence_ids());
+        (0..batch * length)
+            .map(|i| i / length * (length + 2) + 1 + i % length)
+            .map(|i| ids[i] != ids[if self.reverse { i + 1 } else { i - 1 }])
+            .collect()
     }
 
     fn options<'a>(&self, starts: Option<&'a Starts>) -> ScanOptions<'a> {
@@ -236,101 +251,61 @@ fn dtype_of(role: &Role<Dims>, dtype: DType) -> DType {
     }
 }
 
-/// An operand that wants a gradient: a parameter, or a leaf of the tape, inside wider rows where asked for.
-struct Leaf {
-    operand: Var,
-    whole: Var,
-    param: Option<ParamId>,
-}
-
-impl Leaf {
-    fn new(
-        tape: &Tape,
-        shape: Shape,
-        from: &[f64],
-        inside: bool,
-        device: Device,
-        dtype: DType,
-    ) -> Self {
-        if !inside {
-            let whole = tape.leaf(tensor(shape, from, dtype, device));
-            return Self {
-                operand: whole.clone(),
-                whole,
-                param: None,
-            };
-        }
-        let cols = shape.cols();
-        let rows = from.chunks(cols);
-        let wider: Vec<f64> = rows
-            .flat_map(|row| {
-                [9.0]
-                    .into_iter()
-                    .chain(row.iter().copied())
-                    .chain([-9.0, 9.0])
-            })
-            .collect();
-        let whole = tape.leaf(tensor(shape.with_cols(cols + 3), &wider, dtype, device));
-        Self {
-            operand: whole.columns(1..cols + 1).unwrap(),
-            whole,
-            param: None,
-        }
-    }
-
-    fn param(shape: Shape, from: &[f64], device: Device) -> Self {
-        let id = ParamId::fresh();
-        let var = Var::param(id, tensor(shape, from, DType::F32, device));
-        Self {
-            operand: var.clone(),
-            whole: var,
-            param: Some(id),
-        }
-    }
-
-    /// The gradient, of the columns alone.
-    fn gradient(&self, tape: &Tape, gradients: &mut Gradients) -> (DType, Vec<f64>) {
-        let gradient = match self.param {
-            Some(id) => gradients.get(id),
-            None => tape.gradient(&self.whole),
-        };
-        let gradient = gradient.unwrap().unwrap();
-        let (cols, stride) = (self.operand.shape().cols(), gradient.shape().cols());
-        let from = stride - cols - if stride > cols { 2 } else { 0 };
-        let all = read(&gradient);
-        let rows = all.chunks(stride);
-        let inner = rows.flat_map(|row| row[from..from + cols].to_vec());
-        (gradient.dtype(), inner.collect())
-    }
-}
-
 /// Names with values: y, the last state and every gradient.
 type Outcome = Vec<(&'static str, Vec<f64>)>;
 
 fn run(case: &Case, device: Device, dtype: DType) -> Outcome {
+    let whole = 0..case.sizes.1;
+    run_in(case, &[whole], device, dtype)
+}
+
+/// The rows in these chunks, in the order in which time runs.
+fn run_in(case: &Case, chunks: &[Range<usize>], device: Device, dtype: DType) -> Outcome {
     let (scan, tape, starts) = (case.scan(dtype), Tape::new(), case.starts());
-    let leaves = scan.operands.map(|role, values| {
-        let shape = (role.shape)(&scan.dims);
-        match role.layout {
-            Layout::Rows => Leaf::new(&tape, shape, &values, case.columns, device, dtype),
-            Layout::Dense => Leaf::param(shape, &values, device),
-        }
-    });
-    let operands = leaves.as_ref().map(|_, leaf| &leaf.operand);
-    let output = selective_scan(&operands, &case.options(starts.as_ref())).unwrap();
-    let (dy, dlast) = case.upstream(dtype);
-    let dy = tensor(output.y.shape(), &dy, dtype, device);
-    let dlast = tensor(output.last_state.shape(), &dlast, DType::F32, device);
+    let (dims, (dy, dlast)) = (scan.dims, case.upstream(dtype));
+    let mut params = BTreeMap::new();
+    let (mut all_leaves, mut ys, mut state) = (vec![], vec![], None);
+    for chunk in chunks {
+        let own = |block: &[f64]| positions(block, [dims.batch, dims.length], chunk);
+        let length = chunk.len();
+        let leaves = scan.operands.as_ref().map(|role, values| {
+            let shape = (role.shape)(&Dims { length, ..dims });
+            let param = || Leaf::param(shape, values, device);
+            match role.layout {
+                Layout::Rows => Leaf::new(&tape, shape, &own(values), case.columns, device, dtype),
+                Layout::Dense => params.entry(role.name).or_insert_with(param).clone(),
+            }
+        });
+        let starts = starts.as_ref().map(|all| all.chunk(chunk.clone()).unwrap());
+        let mut operands = leaves.as_ref().map(|_, leaf| &leaf.operand);
+        operands.initial_state = state.as_ref().or(operands.initial_state);
+        let output = selective_scan(&operands, &case.options(starts.as_ref())).unwrap();
+        let dy = tensor(output.y.shape(), &own(&dy), dtype, device);
+        ys.push((chunk.clone(), output.y, dy));
+        state = Some(output.last_state);
+        all_leaves.push((chunk.clone(), leaves));
+    }
+    let last = state.unwrap();
+    let dlast = tensor(last.shape(), &dlast, DType::F32, device);
+    let upstream = ys.iter().map(|(_, y, dy)| (y, dy.clone()));
+    let upstream = upstream.chain([(&last, dlast)]).collect();
     let mut gradients = Gradients::new();
-    let upstream = vec![(&output.y, dy), (&output.last_state, dlast)];
     tape.backward_from(upstream, &mut gradients).unwrap();
-    let mut outcome = vec![
-        ("y", read(output.y.tensor().unwrap())),
-        ("last", read(output.last_state.tensor().unwrap())),
-    ];
-    for (role, leaf) in leaves.iter() {
-        let (found, gradient) = leaf.gradient(&tape, &mut gradients);
-        assert_eq!(found, dtype_of(role, dtype));
+    let joined = |blocks| joined(blocks, dims.batch);
+    let of_y = |(chunk, y, _): (Range<usize>, Var, Tensor)| (chunk, read(y.tensor().unwrap()));
+    let y = joined(ys.iter().cloned().map(of_y).collect());
+    let mut outcome = vec![("y", y), ("last", read(last.tensor().unwrap()))];
+    for (i, (role, _)) in all_leaves[0].1.iter().enumerate() {
+        let mut of = |(chunk, leaves): &(Range<usize>, ScanOperands<Leaf>)| {
+            let leaf = leaves.iter().nth(i).unwrap().1;
+            let (found, gradient) = leaf.gradient(&tape, &mut gradients);
+            assert_eq!(found, dtype_of(role, dtype));
+            (chunk.clone(), gradient)
+        };
+        let gradient = match role.layout {
+            Layout::Rows => joined(all_leaves.iter().map(of).collect()),
+            Layout::Dense => of(&all_leaves[0]).1,
+        };
         outcome.push((role.name, gradient));
     }
     outcome
@@ -442,21 +417,54 @@ fn everywhere(check: impl Fn(&Case, Device, DType) + Sync) {
         .for_each(|(device, dtype, case)| check(case, *device, *dtype));
 }
 
-fn assert_agrees(case: &Case, device: Device, dtype: DType) {
+fn assert_agrees(case: &Case, chunks: &[Range<usize>], device: Device, dtype: DType) {
     let (scan, (dy, dlast)) = (case.scan(dtype), case.upstream(dtype));
     let truths = defined(&scan, &dy, &dlast);
     let plains = defined(&scan.cast::<f32>(), &f32s(&dy), &f32s(&dlast));
-    let got = run(case, device, dtype);
+    let got = run_in(case, chunks, device, dtype);
     assert_eq!((got.len(), got.len()), (truths.len(), plains.len()));
     for ((name, got), (truth, plain)) in got.iter().zip(truths.iter().zip(&plains)) {
-        let what = format!("{name} on {device} in {dtype}, {case:?}");
+        let what = format!("{name} on {device} in {dtype}, {case:?} in {chunks:?}");
         assert_near(&what, got, truth, plain, dtype, case.complex);
     }
 }
 
 #[test]
 fn outputs_and_gradients_agree_with_the_definition_on_every_device() {
-    everywhere(assert_agrees);
+    everywhere(|case, device, dtype| {
+        let whole = 0..case.sizes.1;
+        assert_agrees(case, &[whole], device, dtype);
+    });
+}
+
+#[test]
+fn packed_rows_in_chunks_that_carry_the_state_are_the_same_rows_on_every_device() {
+    let cuts = |length: usize| [1, 32, 39, length - 1];
+    let mut all = Vec::new();
+    for (device, dtype) in cases() {
+        // Few channels, more of them, segments of time.
+        for sizes in [(2, 77, 40, 16, 1), (33, 40, 64, 7, 1), (1, 3001, 24, 16, 1)] {
+            for (complex, reverse) in [(false, false), (false, true), (true, false), (true, true)] {
+                let case = Case {
+                    sizes,
+                    complex,
+                    reverse,
+                    packed: true,
+                    ..PLAIN
+                };
+                let few = if sizes.1 * sizes.0 > 200 { 1 } else { 4 };
+                let cuts = cuts(sizes.1).into_iter().rev().take(few);
+                all.extend(cuts.map(|cut| (case, cut, device, dtype)));
+            }
+        }
+    }
+    all.par_iter().for_each(|&(case, cut, device, dtype)| {
+        let mut chunks = [0..cut, cut..case.sizes.1];
+        if case.reverse {
+            chunks.reverse();
+        }
+        assert_agrees(&case, &chunks, device, dtype);
+    });
 }
 
 #[test]

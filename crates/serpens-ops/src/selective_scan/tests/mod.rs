@@ -4,6 +4,7 @@ mod definition;
 pub(crate) mod devices;
 mod fixtures;
 mod gradcheck;
+mod leaf;
 mod parity;
 mod reference;
 mod shapes;

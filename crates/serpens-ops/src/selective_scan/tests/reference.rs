@@ -4,7 +4,7 @@
 use crate::selective_scan::{self, Dims, ScanOperands};
 use crate::shared::tests::real::Real;
 
-/// A scan of dense values; where packed sequences start: (batch, length).
+/// A scan of dense values; where packed sequences start, as time runs: (batch, length).
 pub(super) type Scan<T> = selective_scan::Scan<Vec<T>, Vec<bool>>;
 
 impl<T> ScanOperands<Vec<T>> {
@@ -109,11 +109,7 @@ impl<T: Real> Channel<'_, T> {
     /// Whether the state is zero before a step.
     fn resets(&self, step: usize) -> bool {
         let at = self.batch * self.dims.length + self.position(step);
-        match (&self.scan.starts, self.scan.reverse) {
-            (None, _) => false,
-            (Some(starts), false) => starts[at],
-            (Some(starts), true) => step > 0 && starts[at + 1],
-        }
+        self.scan.starts.as_ref().is_some_and(|starts| starts[at])
     }
 
     /// Index into u, Δ, z, out.

@@ -7,8 +7,10 @@ pub(crate) mod gradcheck;
 mod kernels;
 pub(crate) mod large;
 pub(crate) mod real;
+mod starts;
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Once;
 
 use rand_chacha::ChaCha8Rng;
@@ -88,6 +90,35 @@ pub(crate) fn read(tensor: &Tensor) -> Vec<f64> {
             values.iter().map(|&value| value.into()).collect()
         }
     }
+}
+
+/// These positions of every row of a (batch, length, …) block.
+pub(crate) fn positions(
+    block: &[f64],
+    [batch, length]: [usize; 2],
+    chunk: &Range<usize>,
+) -> Vec<f64> {
+    let wide = block.len() / (batch * length);
+    let rows = block.chunks_exact(length * wide);
+    rows.flat_map(|row| &row[chunk.start * wide..chunk.end * wide])
+        .copied()
+        .collect()
+}
+
+/// The block that such chunks are of.
+pub(crate) fn joined(mut chunks: Vec<(Range<usize>, Vec<f64>)>, batch: usize) -> Vec<f64> {
+    chunks.sort_by_key(|(positions, _)| positions.start);
+    let row = |b: usize| {
+        let of = |block: &Vec<f64>| {
+            let row = block.len() / batch;
+            block[b * row..(b + 1) * row].to_vec()
+        };
+        chunks
+            .iter()
+            .flat_map(|(_, block)| of(block))
+            .collect::<Vec<_>>()
+    };
+    (0..batch).flat_map(row).collect()
 }
 
 /// ‖a - b‖ / ‖b‖.
