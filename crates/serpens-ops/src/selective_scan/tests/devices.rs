@@ -11,7 +11,7 @@ use super::reference::{self, Scan};
 use crate::selective_scan::{Dims, ScanOperands, ScanOptions, selective_scan};
 use crate::shared::tests::real::Real;
 use crate::shared::tests::{
-    cases, distance, f32s, joined, large, positions, read, round, tensor, values,
+    cases, f32s, joined, large, near, positions, read, round, tensor, values,
 };
 use crate::{Layout, Role, Starts};
 
@@ -395,15 +395,11 @@ fn defined<T: Real>(scan: &Scan<T>, dy: &[T], dlast: &[T]) -> Vec<Vec<T>> {
 /// times for complex scans, and a unit in the last place of f32, since among few values the plain evaluation may be
 /// exact by luck.
 fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType, complex: bool) {
-    let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
-    let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();
     let factor = if complex { 3.0 } else { 2.0 };
-    let allowed = factor * distance(&plain, truth).max(distance(&rounded, truth)) + 1.2e-7;
-    let error = distance(got, truth);
-    assert!(
-        error <= allowed,
-        "{what}: error {error:.3e}, allowed {allowed:.3e}"
-    );
+    let allowed = |plainly| factor * plainly + 1.2e-7;
+    if let Err(error) = near(got, truth, plain, dtype, factor, allowed) {
+        panic!("{what}: {error}");
+    }
 }
 
 /// Checks every case on every device; on threads, since each case has kernels of its own to compile.

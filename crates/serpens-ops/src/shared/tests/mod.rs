@@ -2,12 +2,15 @@
 //! present and in every type it takes there, against its definition in f64. On a machine without a GPU the tests say so
 //! and run on the processor only.
 
+mod compare;
 pub(crate) mod dense;
 pub(crate) mod gradcheck;
 mod kernels;
 pub(crate) mod large;
 pub(crate) mod real;
 mod starts;
+
+pub(crate) use compare::{assert_near, distance, near};
 
 use std::io::Write;
 use std::ops::Range;
@@ -119,29 +122,6 @@ pub(crate) fn joined(mut chunks: Vec<(Range<usize>, Vec<f64>)>, batch: usize) ->
             .collect::<Vec<_>>()
     };
     (0..batch).flat_map(row).collect()
-}
-
-/// ‖a - b‖ / ‖b‖.
-pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    difference / norm(&mut b.iter().copied()).max(f64::MIN_POSITIVE)
-}
-
-/// Fails unless `got` is as near to the truth as the same mathematics done plainly in `dtype` twice over: `plain` is
-/// the f32 evaluation of the definition; with bf16 its results are rounded once, as any kernel's must be.
-pub(crate) fn assert_near(what: &str, got: &[f64], truth: &[f64], plain: &[f32], dtype: DType) {
-    let plain: Vec<f64> = plain.iter().map(|&v| round(v.into(), dtype)).collect();
-    let rounded: Vec<f64> = truth.iter().map(|&v| round(v, dtype)).collect();
-    // Sums of few terms may be exact by luck: one rounding is always allowed, as on the processor.
-    let plainly = distance(&plain, truth).max(distance(&rounded, truth));
-    let allowed = 2.0 * plainly.max(f64::from(f32::EPSILON));
-    let error = distance(got, truth);
-    assert!(
-        error <= allowed,
-        "{what}: error {error:.3e}, allowed {allowed:.3e}"
-    );
 }
 
 /// The same values in single precision.
