@@ -87,8 +87,14 @@ __device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
 __device__ __forceinline__ void meet(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
+// Racecheck does not follow one warp's arrival to another's wait. For it FULL_BARRIERS makes both wait, which orders the
+// same accesses by the same barriers.
 __device__ __forceinline__ void announce(int number, int threads) {
+#ifdef FULL_BARRIERS
+    meet(number, threads);
+#else
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+#endif
 }
 
 template <int COUNT> __device__ __forceinline__ int following(int number) { return number + 1 == COUNT ? 0 : number + 1; }
@@ -217,7 +223,10 @@ struct Runner {
 #pragma unroll
         for (int i = 0; i < CHUNK; i += SUM) sums.put(&s.y[buffer][(first + i) * Y_ROW + 2 * pair * Y_PARTS], x + i);
     }
-    // Takes the state over from the other warp of the pair, and gives it back.
+    // Takes the state over from the other warp of the pair, and gives it back. Each warp has a place of its own in
+    // `states` and a barrier of its own: what is sent is stored before the sender arrives and read after the receiver's
+    // wait. The place is written again only after the sender's own next wait, for which the receiver arrives when it
+    // has computed, from what it read, the state that it sends.
     __device__ __forceinline__ void receive() {
         meet(2 + 2 * pair + turn, 64);
         h = s.states[2 * pair + turn][lane];

@@ -52,19 +52,22 @@ fn shared_bytes(dtype: DType) -> usize {
 
 pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Program {
     let shared = shared_bytes(dtype);
+    let defines = vec![
+        ("IO", dtype.cuda_name().to_owned()),
+        ("STATE", state.to_string()),
+        ("VEC", options.vec.to_string()),
+        ("BC_VEC", options.bc_vec.to_string()),
+        ("GATED", flag(options.gated)),
+        ("SOFTPLUS", flag(options.softplus)),
+        ("STARTS", flag(options.starts)),
+        ("SHARED_BYTES", shared.to_string()),
+    ];
+    #[cfg(test)]
+    let defines = [defines, tests::full_barriers()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward_few",
-        defines: vec![
-            ("IO", dtype.cuda_name().to_owned()),
-            ("STATE", state.to_string()),
-            ("VEC", options.vec.to_string()),
-            ("BC_VEC", options.bc_vec.to_string()),
-            ("GATED", flag(options.gated)),
-            ("SOFTPLUS", flag(options.softplus)),
-            ("STARTS", flag(options.starts)),
-            ("SHARED_BYTES", shared.to_string()),
-        ],
+        defines,
         threads: 32 * (WARPS + HELPERS),
         shared,
     }
@@ -73,6 +76,15 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The macro with which racecheck can follow the kernel, where `.ci/sanitize` asks for it.
+    pub(super) fn full_barriers() -> Vec<(&'static str, String)> {
+        let asked = std::env::var_os("SERPENS_FULL_BARRIERS").is_some();
+        asked
+            .then(|| ("FULL_BARRIERS", flag(true)))
+            .into_iter()
+            .collect()
+    }
 
     #[test]
     fn every_card_has_the_shared_memory() {

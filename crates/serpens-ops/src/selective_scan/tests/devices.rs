@@ -17,7 +17,7 @@ use crate::{Layout, Role, Starts};
 
 /// A scan and what of it is present.
 #[derive(Clone, Copy, Debug)]
-struct Case {
+pub(super) struct Case {
     /// (batch, length, channels, N, groups).
     sizes: (usize, usize, usize, usize, usize),
     complex: bool,
@@ -158,7 +158,7 @@ impl Case {
     }
 
     /// With operands that are exact in `dtype` where they come in it.
-    fn scan(&self, dtype: DType) -> Scan<f64> {
+    pub(super) fn scan(&self, dtype: DType) -> Scan<f64> {
         let dims = self.dims();
         let extra = |scale, shift| self.extras.then_some((scale, shift));
         let ranges = ScanOperands {
@@ -207,7 +207,7 @@ impl Case {
             .collect()
     }
 
-    fn starts(&self) -> Option<Starts> {
+    pub(super) fn starts(&self) -> Option<Starts> {
         let (batch, length, ..) = self.sizes;
         let starts = Starts::from_sequence_ids(&self.sequence_ids(), batch);
         let inner = |starts: Starts| starts.chunk(1..length + 1).unwrap();
@@ -223,7 +223,7 @@ impl Case {
             .collect()
     }
 
-    fn options<'a>(&self, starts: Option<&'a Starts>) -> ScanOptions<'a> {
+    pub(super) fn options<'a>(&self, starts: Option<&'a Starts>) -> ScanOptions<'a> {
         ScanOptions {
             groups: self.sizes.4,
             softplus: self.softplus,
@@ -233,7 +233,7 @@ impl Case {
     }
 
     /// The gradients of y and of the last state.
-    fn upstream(&self, dtype: DType) -> (Vec<f64>, Vec<f64>) {
+    pub(super) fn upstream(&self, dtype: DType) -> (Vec<f64>, Vec<f64>) {
         let dims = self.dims();
         let last = [dims.batch, dims.channels, dims.width()];
         (
@@ -244,7 +244,7 @@ impl Case {
 }
 
 /// The type of an operand where u is of `dtype`.
-fn dtype_of(role: &Role<Dims>, dtype: DType) -> DType {
+pub(super) fn dtype_of(role: &Role<Dims>, dtype: DType) -> DType {
     match role.layout {
         Layout::Rows => dtype,
         Layout::Dense => DType::F32,
@@ -331,6 +331,38 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
         let dlast = zeros(output.last_state.shape(), DType::F32);
         let upstream = vec![(&output.y, dy), (&output.last_state, dlast)];
         tape.backward_from(upstream, &mut Gradients::new()).unwrap();
+    }
+}
+
+/// One of each kernel, and of each way through it.
+pub(super) fn small() -> Vec<Case> {
+    let sized = |sizes| Case { sizes, ..PLAIN };
+    let large = (1, 257, 12, 64, 2);
+    let mut all = vec![
+        PLAIN,
+        MIXED,
+        sized(large),
+        // Few channels whose buffers are used again; wide blocks; segments of time.
+        sized((1, 577, 12, 16, 1)),
+        sized((2, 449, 9, 12, 1)),
+        sized((264, 37, 64, 16, 1)),
+        sized((1, 3001, 24, 16, 1)),
+    ];
+    let complex = [PLAIN, MIXED, sized(large)].map(|case| Case {
+        complex: true,
+        ..case
+    });
+    all.extend(complex);
+    for sizes in [(2, 449, 9, 12, 1), (1, 3001, 24, 16, 1)] {
+        all.push(Case { sizes, ..MIXED });
+    }
+    all
+}
+
+/// These, with values.
+pub(crate) fn run_small(device: Device, dtype: DType) {
+    for case in small() {
+        run(&case, device, dtype);
     }
 }
 

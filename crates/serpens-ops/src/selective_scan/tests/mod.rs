@@ -7,6 +7,7 @@ mod gradcheck;
 mod leaf;
 mod parity;
 mod reference;
+mod replays;
 mod shapes;
 
 use rand::{RngExt, SeedableRng};

@@ -10,7 +10,7 @@ use serpens_core::{DType, Device, Error};
 use super::tell;
 
 /// Runs the cases of each operation with kernels, with activations of a type.
-const OPERATIONS: &[fn(Device, DType)] = &[
+pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::adamw::tests::devices::run_all,
     crate::causal_conv1d::tests::devices::run_all,
     crate::cross_entropy::tests::devices::run_all,

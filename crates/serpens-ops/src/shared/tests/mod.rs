@@ -8,6 +8,7 @@ pub(crate) mod gradcheck;
 mod kernels;
 pub(crate) mod large;
 pub(crate) mod real;
+mod sanitize;
 mod starts;
 
 pub(crate) use compare::{assert_near, distance, near};
