@@ -17,9 +17,9 @@ static SOURCE: Source = Source::new(
 
 /// Threads of a block, as the kernels have them.
 const THREADS: usize = 128;
-/// Threads side by side over the channels: more would leave fewer chunks to a block without reading faster.
+/// Threads side by side over the channels: more would leave fewer segments to a block without reading faster.
 const LANES: usize = 32;
-/// Steps below which a chunk is not cut: each reads the `width − 1` steps around it once more.
+/// Steps below which a segment is not cut: each reads the `width − 1` steps around it once more.
 const SHORTEST: usize = 16;
 
 /// A convolution as the kernels of a GPU take it: sequences as batch·length rows, and for each a byte that is not zero
@@ -37,8 +37,8 @@ kernel_params! {
         batch: i64,
         channels: i64,
         length: i32,
-        chunk: i32, // steps of a thread
-        chunks: i32, // of a sequence
+        segment: i32, // steps of a thread
+        segments: i32, // of a sequence
         lanes: i32,
         reverse: i32,
     }
@@ -126,8 +126,8 @@ struct Problem<'a> {
 
 /// How a kernel is launched.
 struct Launch {
-    chunk: usize,
-    chunks: usize,
+    segment: usize,
+    segments: usize,
     lanes: usize,
     grid: [u32; 3],
 }
@@ -161,7 +161,7 @@ impl<'a> Problem<'a> {
         kernel(self.device, &SOURCE, entry, &defines)
     }
 
-    /// Cuts the sequences so that the threads fill the device once: shorter chunks read more twice.
+    /// Cuts the sequences so that the threads fill the device once: shorter segments read more twice.
     fn launch(&self, kernel: &Kernel) -> Result<Launch> {
         let ConvDims {
             batch,
@@ -176,14 +176,14 @@ impl<'a> Problem<'a> {
         let resident = kernel.blocks_per_multiprocessor(THREADS as u32, 0)?;
         let blocks = (resident * multiprocessors(self.device)?) as usize / slabs;
         let wanted = (blocks * rows / batch.max(1)).max(1);
-        let chunk = length.div_ceil(wanted).max(SHORTEST);
-        let chunk = chunk.next_multiple_of(steps(self.vec, width));
+        let segment = length.div_ceil(wanted).max(SHORTEST);
+        let segment = segment.next_multiple_of(steps(self.vec, width));
         // An empty sequence still hands its state on.
-        let chunks = length.div_ceil(chunk).max(1);
-        let grid = [(batch * chunks).div_ceil(rows), groups.div_ceil(lanes), 1];
+        let segments = length.div_ceil(segment).max(1);
+        let grid = [(batch * segments).div_ceil(rows), groups.div_ceil(lanes), 1];
         Ok(Launch {
-            chunk,
-            chunks,
+            segment,
+            segments,
             lanes,
             grid: grid.map(|blocks| blocks as u32),
         })
@@ -206,8 +206,8 @@ impl<'a> Problem<'a> {
             batch: dims.batch as i64,
             channels: dims.channels as i64,
             length: dims.length as i32,
-            chunk: launch.chunk as i32,
-            chunks: launch.chunks as i32,
+            segment: launch.segment as i32,
+            segments: launch.segments as i32,
             lanes: launch.lanes as i32,
             reverse: self.conv.reverse.into(),
         })

@@ -1,10 +1,10 @@
 // Causal depthwise convolution with silu: y_t = act(bias + Σ_k weight_k · x_(t - WIDTH + 1 + k)), as mod.rs defines it.
 // After packet.cuh.
 //
-// A thread has VEC neighbouring channels and walks a chunk of steps; steps count in the direction of the convolution,
+// A thread has VEC neighbouring channels and walks a segment of steps; steps count in the direction of the convolution,
 // so that both directions differ in the sign of a stride alone. The last inputs stay in registers, those before the
-// chunk are read again; the inputs of the next steps are under way while those of the current ones are worked on. A
-// block is `lanes` threads side by side over the channels times as many chunks as fit.
+// segment are read again; the inputs of the next steps are under way while those of the current ones are worked on. A
+// block is `lanes` threads side by side over the channels times as many segments as fit.
 //
 // Macros: IO, VEC, WIDTH, SILU (0 or 1: whether silu follows the sum), STARTS (0 or 1: whether packed sequences start
 // inside), STEPS (steps whose inputs are read together).
@@ -25,10 +25,10 @@ struct ConvPlace {
     __device__ __forceinline__ ConvPlace(const ConvParams& p) {
         int lane = threadIdx.x % p.lanes, row = threadIdx.x / p.lanes, rows = THREADS / p.lanes;
         i64 item = (i64)blockIdx.x * rows + row;
-        sequence = item / p.chunks;
+        sequence = item / p.segments;
         channel = ((i64)blockIdx.y * p.lanes + lane) * VEC;
-        first = (int)(item % p.chunks) * p.chunk;
-        last = min(p.length, first + p.chunk);
+        first = (int)(item % p.segments) * p.segment;
+        last = min(p.length, first + p.segment);
         valid = row < rows && sequence < p.batch && channel < p.channels;
     }
 };
@@ -178,7 +178,7 @@ struct Gathered {
     float x[WIDTH][VEC]; // of the inputs in the window, as far as the steps so far go
     int reach;           // how many earlier inputs the step sees
 
-    // Adds what a step with gradient `g` of its sum gives; its chunk counts it towards the parameters if it is `own`.
+    // Adds what a step with gradient `g` of its sum gives; its segment counts it towards the parameters if it is `own`.
     __device__ __forceinline__ void add(const float (&g)[VEC], const Filter& filter, const Window& window, bool hide, bool own) {
         reach = STARTS && hide ? 0 : min(reach + 1, PAST);
 #pragma unroll TAPS
@@ -205,7 +205,7 @@ __device__ __forceinline__ float slope(const Filter& filter, const Window& windo
     return SILU ? dy * silu_slope(window.sum(filter, v)) : dy;
 }
 
-// STEPS steps of the chunk's own, at least PAST behind the start of the sequence.
+// STEPS steps of the segment's own, at least PAST behind the start of the sequence.
 __device__ __forceinline__ void backward_steps(const ConvParams& p, const ConvPlace& at, int step, const Steps<STEPS>& x,
                                                const Steps<STEPS>& dy, const Column<IO>& output, const Filter& filter,
                                                Window& window, Gathered& sums) {
@@ -223,7 +223,7 @@ __device__ __forceinline__ void backward_steps(const ConvParams& p, const ConvPl
     }
 }
 
-// One step of whatever kind: at the start of the sequence, in the next chunk, where it matters for this chunk's inputs
+// One step of whatever kind: at the start of the sequence, in the next segment, where it matters for this segment's inputs
 // alone, or behind the end.
 __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const ConvPlace& at, int step, const Column<const IO>& input,
                                               const Column<const IO>& arriving, const Column<IO>& output,
@@ -258,7 +258,7 @@ __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const
         store(state_row(p, at, q.dinitial_state, PAST + done), gradient);
 }
 
-// Adds the threads of each lane in the order of their chunks and writes the sums to the block's row of `to`.
+// Adds the threads of each lane in the order of their segments and writes the sums to the block's row of `to`.
 __device__ __forceinline__ void gather(const ConvParams& p, const ConvPlace& at, const float (&values)[VEC], float* to) {
     __shared__ float shared[VEC][THREADS];
     __syncthreads();

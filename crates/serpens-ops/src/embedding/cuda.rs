@@ -21,9 +21,9 @@ const TILE: usize = 2048;
 /// Values of a digit.
 const DIGITS: usize = 256;
 /// Rows that a block sums, at least.
-const WINDOW: usize = 32;
-/// Windows at most: longer ones follow from more positions.
-const WINDOWS: usize = 1024;
+const SEGMENT: usize = 32;
+/// Segments at most: longer ones follow from more positions.
+const SEGMENTS: usize = 1024;
 
 kernel_params! {
     struct GatherParams {
@@ -51,11 +51,11 @@ kernel_params! {
         positions: DevicePtr as "const u32*", // (count)
         dy: DevicePtr as "const DY*", // (count, width)
         dtable: DevicePtr as "float*", // (vocabulary, width)
-        // (windows, 2, width): of a run from the window before; of one that goes on in the next
+        // (segments, 2, width): of a run from the segment before; of one that goes on in the next
         sums: DevicePtr as "float*",
         width: i64,
         count: u32,
-        window: u32,
+        segment: u32,
         vocabulary: u32,
         accumulate: u32,
     }
@@ -165,9 +165,9 @@ fn sum(
     accumulate: bool,
 ) -> Result<()> {
     let (count, width) = (sorted.ids.len(), dtable.cols());
-    let window = count.div_ceil(WINDOWS).next_power_of_two().max(WINDOW);
-    let windows = count.div_ceil(window);
-    let mut sums = Tensor::empty([windows, 2, width], DType::F32, dy.device())?;
+    let segment = count.div_ceil(SEGMENTS).next_power_of_two().max(SEGMENT);
+    let segments = count.div_ceil(segment);
+    let mut sums = Tensor::empty([segments, 2, width], DType::F32, dy.device())?;
     let params = RunSumParams {
         keys: sorted.ids.view().ptr(),
         positions: sorted.positions.view().ptr(),
@@ -176,16 +176,16 @@ fn sum(
         sums: sums.view_mut()?.ptr(),
         width: width as i64,
         count: count as u32,
-        window: window as u32,
+        segment: segment as u32,
         vocabulary: dtable.rows() as u32,
         accumulate: accumulate.into(),
     };
     let threads = width.div_ceil(vector);
     let block = threads.next_multiple_of(32).min(BLOCK);
-    let grid = [windows as u32, threads.div_ceil(block) as u32, 1];
+    let grid = [segments as u32, threads.div_ceil(block) as u32, 1];
     for entry in ["embedding_sum", "embedding_fold"] {
         let kernel = program(dy.device(), entry, dy.dtype(), vector)?;
-        // SAFETY: the parameters are the kernel's; dy has a row for each position, `sums` two for each window.
+        // SAFETY: the parameters are the kernel's; dy has a row for each position, `sums` two for each segment.
         unsafe { kernel.launch(grid, block as u32, 0, &params)? };
     }
     Ok(())

@@ -3,7 +3,7 @@
 // Macros: DY, the type of the gradient (float | bf16); VEC, values an access moves (4 | 1).
 //
 // The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted
-// positions are cut in windows; one block sums the rows of a window run by run. A run that lies in one window goes to
+// positions are cut in segments; one block sums the rows of a segment run by run. A run that lies in one segment goes to
 // the table at once; the sums of a run that passes through several are added up, in order, by a last kernel.
 
 constexpr u32 ALL = 0xffffffffu;
@@ -126,11 +126,11 @@ template <class T> __device__ __forceinline__ void load_or_zero(bool there, cons
     if (there) load<VEC>(from, to);
 }
 
-// One window (grid x) and the columns of a block (grid y).
+// One segment (grid x) and the columns of a block (grid y).
 extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_constant__ RunSumParams p) {
     i64 c = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     if (c >= p.width) return;
-    u32 from = blockIdx.x * p.window, to = min(from + p.window, p.count);
+    u32 from = blockIdx.x * p.segment, to = min(from + p.segment, p.count);
     float* head = p.sums + (i64)blockIdx.x * 2 * p.width + c;
     float* tail = head + p.width;
     float sum[VEC] = {};
@@ -167,10 +167,10 @@ extern "C" __global__ void __launch_bounds__(256) embedding_sum(const __grid_con
     }
 }
 
-// Adds up the run that begins in one window (grid x) and goes on in the next ones.
+// Adds up the run that begins in one segment (grid x) and goes on in the next ones.
 extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_constant__ RunSumParams p) {
     i64 c = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
-    i64 from = (i64)blockIdx.x * p.window, next = from + p.window;
+    i64 from = (i64)blockIdx.x * p.segment, next = from + p.segment;
     if (c >= p.width || next >= p.count) return;
     u32 key = p.keys[next - 1];
     bool goes_on = key == p.keys[next], begins_here = from == 0 || p.keys[from - 1] != key;
@@ -178,12 +178,12 @@ extern "C" __global__ void __launch_bounds__(256) embedding_fold(const __grid_co
     const float* head = p.sums + (i64)blockIdx.x * 2 * p.width + c;
     float sum[VEC];
     load<VEC>(head + p.width, sum);
-    for (bool going = true; going; next += BATCH * p.window) {
+    for (bool going = true; going; next += BATCH * p.segment) {
         float x[BATCH][VEC];
         bool there[BATCH];
 #pragma unroll
         for (int k = 0; k < BATCH; ++k) {
-            i64 begin = next + (i64)k * p.window;
+            i64 begin = next + (i64)k * p.segment;
             there[k] = begin < p.count && p.keys[begin] == key;
             head += 2 * p.width;
             load_or_zero(there[k], head, x[k]);

@@ -38,7 +38,7 @@ const PLAIN: Case = Case {
     silu: true,
 };
 
-/// Shapes that are multiples of nothing, every alignment, chunks that end anywhere, filters longer than the sequence.
+/// Shapes that are multiples of nothing, every alignment, segments that end anywhere, filters longer than the sequence.
 fn problems() -> Vec<Case> {
     let states = |case: Case| Case {
         state: true,

@@ -320,7 +320,7 @@ proptest! {
 }
 
 #[test]
-fn sequences_of_several_chunks_agree_with_the_definition() {
+fn sequences_of_several_segments_agree_with_the_definition() {
     for (seed, width, every) in [
         (0, 4, 0),
         (1, 4, 30),

@@ -6,7 +6,7 @@ use super::reference;
 use crate::embedding::{cuda, embedding};
 use crate::shared::tests::{assert_near, cases, f32s, read, tensor, values};
 
-/// (positions, vocabulary, width): runs of one id that end in one window, in the next, and many later.
+/// (positions, vocabulary, width): runs of one id that end in one segment, in the next, and many later.
 const SIZES: [(usize, usize, usize); 7] = [
     (1, 3, 129),
     (37, 3, 7),
