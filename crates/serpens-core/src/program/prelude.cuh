@@ -114,7 +114,7 @@ __device__ __forceinline__ float silu_slope(float x) {
 }
 // log(1 + e^x), exact to a few ulp for every x; its derivative is sigmoid(x).
 __device__ __forceinline__ float softplus(float x) {
-    return x > 20.0f ? x : log1pf(exp_fast(x));
+    return x > 20.0f ? x : log1pf(expf(x));
 }
 
 // ---- sums over the lanes of a warp, in a fixed order

@@ -240,7 +240,7 @@ struct Softplus;
 impl simd::Elementwise for Softplus {
     #[inline(always)]
     fn apply<S: simd::Simd>(self, s: S, x: S::f32s) -> S::f32s {
-        simd::softplus(s, x)
+        simd::softplus(s, x).0
     }
 }
 

@@ -14,9 +14,6 @@ const SUM_BLOCK: usize = 1024;
 /// The largest `S::F32_LANES` of any instruction set.
 const MAX_LANES: usize = 16;
 
-/// Below this the vector exponential leaves its exact range; the true value, under 5e-38, counts as zero.
-const LOWEST_EXPONENT: f32 = -86.0;
-
 /// What a forward pass says about its rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
@@ -60,29 +57,32 @@ pub fn check_targets(targets: &[u32], vocab: usize) -> Result<(), usize> {
     }
 }
 
-/// The loss of `logits` `(rows, vocab)` against `targets` `(rows)`, and the log-sum-exp of each row for [`backward`]
-/// in `lse` `(rows)`; 0 is written there for ignored rows.
+/// The loss of `logits` `(rows, vocab)` against `targets` `(rows)`, and in `norms` `(rows)` for [`backward`] each row's
+/// largest logit and Σ exp(x − largest). They stay apart, since a float that holds their log-sum-exp may be too large to
+/// hold the second of them. Zeros are written there for ignored rows.
 ///
 /// # Panics
 /// If the lengths disagree, or where [`check_targets`] finds an error.
-pub fn forward(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Totals {
-    assert_shapes(logits.len(), targets.len(), vocab, lse.len());
-    forward_tree(logits, targets, vocab, lse)
+pub fn forward(logits: &[f32], targets: &[u32], vocab: usize, norms: &mut [[f32; 2]]) -> Totals {
+    assert_shapes(logits.len(), targets, vocab, norms.len());
+    forward_tree(logits, targets, vocab, norms)
 }
 
-/// Turns `logits` `(rows, vocab)` into `scale` · ∂(Σ_r nll_r)/∂logits in place, given the `lse` `(rows)` of
-/// [`forward`]. With `scale` = upstream / count this is the gradient of the mean.
+/// Turns `logits` `(rows, vocab)` into `scale` · ∂(Σ_r nll_r)/∂logits in place, given the `norms` `(rows)`
+/// of [`forward`]. With `scale` = upstream / count this is the gradient of the mean.
 ///
 /// # Panics
 /// Like [`forward`].
-pub fn backward(logits: &mut [f32], targets: &[u32], vocab: usize, lse: &[f32], scale: f32) {
-    assert_shapes(logits.len(), targets.len(), vocab, lse.len());
-    backward_tree(logits, targets, vocab, lse, scale);
+pub fn backward(logits: &mut [f32], targets: &[u32], vocab: usize, norms: &[[f32; 2]], scale: f32) {
+    assert_shapes(logits.len(), targets, vocab, norms.len());
+    backward_tree(logits, targets, vocab, norms, scale);
 }
 
-fn assert_shapes(logits: usize, rows: usize, vocab: usize, per_row: usize) {
+fn assert_shapes(logits: usize, targets: &[u32], vocab: usize, norms: usize) {
+    let rows = targets.len();
     assert_eq!(logits, rows * vocab, "logits are (rows, vocab)");
-    assert_eq!(per_row, rows, "one value for each row");
+    assert_eq!(norms, rows, "one pair for each row");
+    assert_eq!(check_targets(targets, vocab), Ok(()), "targets");
 }
 
 /// Where to halve `rows`; nothing where they are one block. Depends on the shape only, and so do all results.
@@ -91,41 +91,47 @@ fn split(rows: usize, vocab: usize) -> Option<usize> {
     (rows > block).then(|| (rows / 2).next_multiple_of(block))
 }
 
-fn forward_tree(logits: &[f32], targets: &[u32], vocab: usize, lse: &mut [f32]) -> Totals {
+fn forward_tree(logits: &[f32], targets: &[u32], vocab: usize, norms: &mut [[f32; 2]]) -> Totals {
     let Some(half) = split(targets.len(), vocab) else {
         return dispatch(Forward {
             logits,
             targets,
             vocab,
-            lse,
+            norms,
         });
     };
     let (logits, other_logits) = logits.split_at(half * vocab);
     let (targets, other_targets) = targets.split_at(half);
-    let (lse, other_lse) = lse.split_at_mut(half);
+    let (norms, other_norms) = norms.split_at_mut(half);
     let (loss, other) = rayon::join(
-        || forward_tree(logits, targets, vocab, lse),
-        || forward_tree(other_logits, other_targets, vocab, other_lse),
+        || forward_tree(logits, targets, vocab, norms),
+        || forward_tree(other_logits, other_targets, vocab, other_norms),
     );
     loss.merge(other)
 }
 
-fn backward_tree(logits: &mut [f32], targets: &[u32], vocab: usize, lse: &[f32], scale: f32) {
+fn backward_tree(
+    logits: &mut [f32],
+    targets: &[u32],
+    vocab: usize,
+    norms: &[[f32; 2]],
+    scale: f32,
+) {
     let Some(half) = split(targets.len(), vocab) else {
         return dispatch(Backward {
             logits,
             targets,
             vocab,
-            lse,
+            norms,
             scale,
         });
     };
     let (logits, other_logits) = logits.split_at_mut(half * vocab);
     let (targets, other_targets) = targets.split_at(half);
-    let (lse, other_lse) = lse.split_at(half);
+    let (norms, other_norms) = norms.split_at(half);
     rayon::join(
-        || backward_tree(logits, targets, vocab, lse, scale),
-        || backward_tree(other_logits, other_targets, vocab, other_lse, scale),
+        || backward_tree(logits, targets, vocab, norms, scale),
+        || backward_tree(other_logits, other_targets, vocab, other_norms, scale),
     );
 }
 
@@ -134,7 +140,7 @@ pub(super) struct Forward<'a> {
     pub logits: &'a [f32],
     pub targets: &'a [u32],
     pub vocab: usize,
-    pub lse: &'a mut [f32],
+    pub norms: &'a mut [[f32; 2]],
 }
 
 impl WithSimd for Forward<'_> {
@@ -143,19 +149,20 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) -> Totals {
         let mut loss = Totals::default();
-        for (r, (&target, lse)) in self.targets.iter().zip(self.lse).enumerate() {
-            *lse = 0.0;
+        for (r, (&target, norm)) in self.targets.iter().zip(self.norms).enumerate() {
+            *norm = [0.0; 2];
             if target == IGNORE {
                 continue;
             }
             let row = &self.logits[r * self.vocab..][..self.vocab];
             let target = target as usize;
-            let norm = LogSumExp::of(s, row);
-            *lse = norm.value();
-            loss.sum += norm.nll(row[target]);
+            let max = maximum(s, row);
+            let sum = sum_exp(s, row, max);
+            *norm = [max, sum as f32];
+            loss.sum += f64::from(max) - f64::from(row[target]) + sum.ln();
             loss.count += 1;
             // The target is the first maximum; the scan before it runs only where it is a maximum at all.
-            let first = row[target] == norm.max && row[..target].iter().all(|&x| x < norm.max);
+            let first = row[target] == max && row[..target].iter().all(|&x| x < max);
             loss.correct += usize::from(first);
         }
         loss
@@ -167,7 +174,7 @@ pub(super) struct Backward<'a> {
     pub logits: &'a mut [f32],
     pub targets: &'a [u32],
     pub vocab: usize,
-    pub lse: &'a [f32],
+    pub norms: &'a [[f32; 2]],
     pub scale: f32,
 }
 
@@ -176,47 +183,19 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let scale = s.splat_f32s(self.scale);
-        for (r, (&target, &lse)) in self.targets.iter().zip(self.lse).enumerate() {
+        for (r, (&target, &[max, sum])) in self.targets.iter().zip(self.norms).enumerate() {
             let row = &mut self.logits[r * self.vocab..][..self.vocab];
             if target == IGNORE {
                 row.fill(0.0);
                 continue;
             }
-            let lse = s.splat_f32s(lse);
+            let (max, factor) = (s.splat_f32s(max), s.splat_f32s(self.scale / sum));
             for x in row.chunks_mut(S::F32_LANES) {
-                let p = exp_or_zero(s, s.sub_f32s(load(s, x), lse));
-                store(s, x, s.mul_f32s(p, scale));
+                let power = exp(s, s.sub_f32s(load(s, x), max));
+                store(s, x, s.mul_f32s(power, factor));
             }
             row[target as usize] -= self.scale;
         }
-    }
-}
-
-/// ln Σ exp(x) of one row, kept as its two parts: their sum may be too large for f32 to hold the smaller one.
-struct LogSumExp {
-    max: f32,
-    /// ln Σ exp(x − max).
-    log_sum: f64,
-}
-
-impl LogSumExp {
-    #[inline(always)]
-    fn of<S: Simd>(s: S, row: &[f32]) -> Self {
-        let max = maximum(s, row);
-        let log_sum = sum_exp(s, row, max).ln();
-        LogSumExp { max, log_sum }
-    }
-
-    #[inline(always)]
-    fn value(&self) -> f32 {
-        (f64::from(self.max) + self.log_sum) as f32
-    }
-
-    /// −ln p of a value of the row.
-    #[inline(always)]
-    fn nll(&self, x: f32) -> f64 {
-        f64::from(self.max) - f64::from(x) + self.log_sum
     }
 }
 
@@ -225,7 +204,7 @@ const CHAINS: usize = 4;
 
 /// The largest value of `x`, −∞ for none; a NaN may pass unseen.
 #[inline(always)]
-pub(crate) fn maximum<S: Simd>(s: S, x: &[f32]) -> f32 {
+fn maximum<S: Simd>(s: S, x: &[f32]) -> f32 {
     let mut max = [s.splat_f32s(f32::NEG_INFINITY); CHAINS];
     let mut groups = x.chunks_exact(CHAINS * S::F32_LANES);
     for group in groups.by_ref() {
@@ -250,26 +229,17 @@ fn sum_exp<S: Simd>(s: S, x: &[f32], max: f32) -> f64 {
         let mut groups = block.chunks_exact(CHAINS * S::F32_LANES);
         for group in groups.by_ref() {
             for (sum, x) in sums.iter_mut().zip(group.chunks_exact(S::F32_LANES)) {
-                *sum = s.add_f32s(*sum, exp_or_zero(s, s.sub_f32s(load(s, x), max)));
+                *sum = s.add_f32s(*sum, exp(s, s.sub_f32s(load(s, x), max)));
             }
         }
         for x in groups.remainder().chunks(S::F32_LANES) {
             let shifted = s.sub_f32s(load_or_lowest(s, x), max);
-            sums[0] = s.add_f32s(sums[0], exp_or_zero(s, shifted));
+            sums[0] = s.add_f32s(sums[0], exp(s, shifted));
         }
         let sum = s.add_f32s(s.add_f32s(sums[0], sums[1]), s.add_f32s(sums[2], sums[3]));
         total += f64::from(s.reduce_sum_f32s(sum));
     }
     total
-}
-
-/// e^x, exactly 0 for very small x (a subnormal gradient would slow down whatever follows), and NaN for NaN on every
-/// instruction set.
-#[inline(always)]
-pub(crate) fn exp_or_zero<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let lowest = s.splat_f32s(LOWEST_EXPONENT);
-    let zero_or_nan = s.select_f32s(s.less_than_f32s(x, lowest), s.splat_f32s(0.0), x);
-    s.select_f32s(s.less_than_or_equal_f32s(lowest, x), exp(s, x), zero_or_nan)
 }
 
 /// Like [`load`], with −∞ in the missing lanes.

@@ -192,15 +192,11 @@ __device__ __forceinline__ u32 least(u32 x) {
 
 // scale · softmax of a value, from the row's maximum and sum.
 struct Slope {
-    float shift, factor;
+    Exponential power;
+    float factor; // not log2 of it in the exponent, where large logits leave no room for it
     __device__ __forceinline__ Slope(Exponential power, float sum, float scale)
-        : shift(power.shift + (sizeof(IO) == 2 ? log2f(scale / sum) : 0.0f)), factor(scale / sum) {}
-    __device__ __forceinline__ float operator()(float x) const {
-        if constexpr (sizeof(IO) == 2)
-            return exp2_fast(fmaf(x, LOG2_E, shift));
-        else
-            return expf(x - shift) * factor;
-    }
+        : power(power), factor(scale / sum) {}
+    __device__ __forceinline__ float operator()(float x) const { return power(x) * factor; }
 };
 
 // Writes a vector that nobody reads soon, so that it does not push rows yet to be read from the cache.

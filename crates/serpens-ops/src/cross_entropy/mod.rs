@@ -137,14 +137,15 @@ fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {
     let vocabulary = logits.shape().cols();
     let ids = targets.as_slice::<u32>()?;
     check_targets(ids, vocabulary)?;
-    let mut lse = Tensor::empty([ids.len()], DType::F32, Device::Cpu)?;
+    let mut norms = Tensor::empty([ids.len(), 2], DType::F32, Device::Cpu)?;
     let values = logits.tensor()?.as_slice()?;
-    let totals = cpu::forward(values, ids, vocabulary, lse.make_mut()?);
+    let (rows, _) = norms.make_mut()?.as_chunks_mut();
+    let totals = cpu::forward(values, ids, vocabulary, rows);
     let loss = Tensor::full([1], totals.mean() as f32, Device::Cpu)?;
     let keep = || CpuKept {
         logits: logits.detach(),
         targets: targets.clone(),
-        lse,
+        norms,
         count: totals.count,
     };
     let loss = record(OP, &[Some(logits)], loss, keep, backward_on_cpu)?;
@@ -155,7 +156,8 @@ fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {
 struct CpuKept {
     logits: Var,
     targets: Tensor,
-    lse: Tensor,
+    /// (rows, 2)
+    norms: Tensor,
     count: usize,
 }
 
@@ -172,7 +174,7 @@ fn backward_on_cpu(
         gradient.make_mut()?,
         kept.targets.as_slice()?,
         vocabulary,
-        kept.lse.as_slice()?,
+        kept.norms.as_slice()?.as_chunks().0,
         scale,
     );
     context.add(0, gradient)

@@ -1,7 +1,7 @@
 //! Vector forms of the functions that the kernels need. Errors are against the exact value and are held by the tests.
 //! Polynomials are minimax fits (Remez) of relative error on the reduced range.
 
-use super::{LOG2_E, Simd};
+use super::Simd;
 
 /// Evaluates `c[0] + c[1] x + c[2] x² + …` by Horner's rule.
 #[inline(always)]
@@ -13,39 +13,109 @@ fn polynomial<S: Simd, const K: usize>(s: S, x: S::f32s, c: [f32; K]) -> S::f32s
     sum
 }
 
-/// Adding it rounds a float of magnitude below 2^22 to an integer, left in the low mantissa bits.
+/// Adding it rounds a float of magnitude below 2^21 to an integer, left in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// 2^x; relative error below 1.2e-7 for -125 ≤ x ≤ 127. Clamped outside: small results stop at 1.6e-38, large ones at
-/// 2.4e38.
+/// As [`ROUND`], with the bias of a float's exponent added: shifted left by [`MANTISSA`] the sum is 2 to that integer.
+const ROUND_BIASED: f32 = ROUND + 127.0;
+
+/// Bits of a float below its exponent.
+const MANTISSA: u32 = 23;
+
+/// log2(e) is this and [`LOG2_E_REST`].
+pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// What [`LOG2_E`] lacks.
+pub(crate) const LOG2_E_REST: f32 = 1.925_963e-8;
+
+/// `x` between two bounds; NaN stays.
 #[inline(always)]
-pub fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let x = s.min_f32s(s.splat_f32s(127.499), s.max_f32s(s.splat_f32s(-125.5), x));
-    let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
-    let fraction = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
-    let mantissa = polynomial(
-        s,
-        fraction,
-        [
-            1.000_000_000_554_166_3,
-            std::f32::consts::LN_2,
-            0.240_226_46,
-            0.055_503_286,
-            0.009_618_489,
-            0.001_339_993_1,
-            0.000_153_458_12,
-        ],
-    );
-    // The integer part sits in the low bits of `shifted`; shifted left by 23 it adds to the exponent, and the bits of
-    // ROUND fall out.
-    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
-    s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), exponent))
+pub(crate) fn clamp<S: Simd>(s: S, x: S::f32s, [low, high]: [f32; 2]) -> S::f32s {
+    let inside = s.min_f32s(s.splat_f32s(high), s.max_f32s(s.splat_f32s(low), x));
+    if S::F32_LANES == 1 {
+        // Vectors keep a NaN in the second operand, the portable form drops it.
+        s.select_f32s(s.equal_f32s(x, x), inside, x)
+    } else {
+        inside
+    }
 }
 
-/// e^x; relative error below 2e-7 · max(1, |x|/2), clamped like [`exp2`].
+/// 2^f for |f| ≤ ½.
+#[inline(always)]
+fn exp2_fraction<S: Simd>(s: S, f: S::f32s) -> S::f32s {
+    let coefficients = [
+        1.0,
+        std::f32::consts::LN_2,
+        0.240_226_46,
+        0.055_503_286,
+        0.009_618_489,
+        0.001_339_993_1,
+        0.000_153_458_12,
+    ];
+    polynomial(s, f, coefficients)
+}
+
+/// 2^(x (a + rest)), where `rest` is small beside a and no product is rounded; relative error below 1.1e-7. Where the
+/// caller knows that the exponent lies within ±120 it is `BOUNDED`, which is faster. Otherwise the result is 0 below
+/// 2^-126.5 and ∞ from 2^127.5 on, and NaN stays; wherever both are right they give the same bits.
+#[inline(always)]
+pub fn exp2_product<S: Simd, const BOUNDED: bool>(
+    s: S,
+    x: S::f32s,
+    a: S::f32s,
+    rest: S::f32s,
+) -> S::f32s {
+    let round = if BOUNDED { ROUND } else { ROUND_BIASED };
+    // Infinity times no rest would be NaN.
+    let x = if BOUNDED {
+        x
+    } else {
+        clamp(s, x, [f32::MIN, f32::MAX])
+    };
+    let mut shifted = s.mul_add_f32s(x, a, s.splat_f32s(round));
+    if !BOUNDED {
+        shifted = clamp(s, shifted, [ROUND, ROUND + 255.0]);
+    }
+    let mut fraction = s.mul_add_f32s(x, a, s.sub_f32s(s.splat_f32s(round), shifted));
+    if !BOUNDED {
+        fraction = clamp(s, fraction, [-1.0, 1.0]);
+    }
+    fraction = s.mul_add_f32s(x, rest, fraction);
+    if !BOUNDED {
+        fraction = clamp(s, fraction, [-1.0, 1.0]);
+    }
+    let mantissa = exp2_fraction(s, fraction);
+    let power = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(MANTISSA));
+    if BOUNDED {
+        s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), power))
+    } else {
+        s.mul_f32s(mantissa, s.transmute_f32s_u32s(power))
+    }
+}
+
+/// e^x; relative error below 1.1e-7 where it is a normal number. 0 where it is less than half the smallest of these, ∞
+/// where it is more than the largest, NaN for NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    exp2(s, s.mul_f32s(x, s.splat_f32s(LOG2_E)))
+    // The integer -127 for the lower bound, 128 for the upper one.
+    let x = clamp(s, x, [-88.0, 89.0]);
+    let (log2_e, rest) = (s.splat_f32s(LOG2_E), s.splat_f32s(LOG2_E_REST));
+    let shifted = s.mul_add_f32s(x, log2_e, s.splat_f32s(ROUND_BIASED));
+    let minus_integer = s.sub_f32s(s.splat_f32s(ROUND_BIASED), shifted);
+    let fraction = s.mul_add_f32s(x, log2_e, minus_integer);
+    let mantissa = exp2_fraction(s, s.mul_add_f32s(x, rest, fraction));
+    // The exponents reach from a subnormal number's to beyond the largest: one half is added to that of the mantissa,
+    // the other is the biased exponent of a factor, 0 for the lower bound.
+    let exponent = s.transmute_u32s_f32s(shifted);
+    let half = s.wrapping_dyn_shr_u32s(exponent, s.splat_u32s(1));
+    let first = s.wrapping_dyn_shl_u32s(half, s.splat_u32s(MANTISSA));
+    let second = s.wrapping_dyn_shl_u32s(s.sub_u32s(exponent, half), s.splat_u32s(MANTISSA));
+    let scaled = s.add_u32s(s.transmute_u32s_f32s(mantissa), first);
+    // x - x carries a NaN past the integers.
+    s.mul_add_f32s(
+        s.transmute_f32s_u32s(scaled),
+        s.transmute_f32s_u32s(second),
+        s.sub_f32s(x, x),
+    )
 }
 
 /// ln(x) for positive normal x; relative error below 3e-7 away from 1, absolute error below 1e-7 near it.
@@ -82,34 +152,32 @@ pub fn ln<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.mul_add_f32s(k, s.splat_f32s(std::f32::consts::LN_2), log_m)
 }
 
-/// ln(1 + x) for 0 ≤ x ≤ 1; relative error below 3e-7.
+/// ln(1 + x) for 0 ≤ x ≤ 1; relative error below 2e-7.
 #[inline(always)]
 pub fn log1p<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     // ln(1 + x) = 2 artanh(x / (2 + x)), and the argument is at most 1/3.
     let ratio = s.div_f32s(x, s.add_f32s(x, s.splat_f32s(2.0)));
     let square = s.mul_f32s(ratio, ratio);
-    let series = polynomial(
-        s,
-        square,
-        [
-            1.000_000_003_960_524_4,
-            0.333_331_58,
-            0.200_124_55,
-            0.139_803,
-            0.140_891_67,
-        ],
-    );
-    s.mul_f32s(s.add_f32s(ratio, ratio), series)
+    let coefficients = [0.333_331_58, 0.200_124_55, 0.139_803, 0.140_891_67];
+    let series = s.mul_f32s(square, polynomial(s, square, coefficients));
+    let double = s.add_f32s(ratio, ratio);
+    s.mul_add_f32s(double, series, double)
 }
 
-/// softplus(x) = ln(1 + e^x), without overflow; relative error below 6e-7 for x > -80.
+/// softplus(x) = ln(1 + e^x) and its slope, the logistic function of x; relative error of both below 6e-7 where they
+/// are normal numbers.
 #[inline(always)]
-pub fn softplus<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub fn softplus<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let (zero, one) = (s.splat_f32s(0.0), s.splat_f32s(1.0));
     let small = exp(s, s.neg_f32s(s.abs_f32s(x)));
-    s.add_f32s(s.max_f32s(s.splat_f32s(0.0), x), log1p(s, small))
+    let value = s.add_f32s(s.max_f32s(zero, x), log1p(s, small));
+    let high = s.div_f32s(one, s.add_f32s(one, small));
+    let low = s.mul_f32s(small, high);
+    let negative = s.less_than_f32s(x, zero);
+    (value, s.select_f32s(negative, low, high))
 }
 
-/// 1 / (1 + e^-x); relative error below 6e-7 for x > -80.
+/// 1 / (1 + e^-x); relative error below 6e-7 where it is a normal number.
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let one = s.splat_f32s(1.0);

@@ -11,11 +11,9 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub use math::{exp, exp2, ln, log1p, sigmoid, sin_cos, softplus};
+pub(crate) use math::{LOG2_E, LOG2_E_REST, clamp};
+pub use math::{exp, exp2_product, ln, log1p, sigmoid, sin_cos, softplus};
 pub use pulp::{Simd, WithSimd};
-
-/// log2(e): `exp(x) = exp2(x * LOG2_E)`.
-pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

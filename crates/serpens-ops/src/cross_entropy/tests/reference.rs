@@ -1,43 +1,43 @@
-//! The definition in f64.
+//! The definition: in f64 the truth, in f32 the yardstick of a kernel's error. The largest logit and the sum of a row stay
+//! apart, since what is rounded to hold both loses the second where the first is large.
 
 use crate::cross_entropy::cpu::{IGNORE, Totals};
+use crate::shared::tests::real::{Real, one, zero};
 
-/// ln Σ exp(x) of one row.
-pub fn log_sum_exp(row: &[f64]) -> f64 {
-    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    max + row.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
+/// The largest value of a row, and Σ exp(x − largest).
+fn norm<R: Real>(row: &[R]) -> (R, R) {
+    let larger = |a, b| if b > a { b } else { a };
+    let max = row.iter().copied().fold(R::from(f32::NEG_INFINITY), larger);
+    (max, row.iter().map(|x| (*x - max).exp()).sum())
 }
 
 /// The loss of `logits` `(rows, vocab)` against `targets` `(rows)`.
-pub fn forward(logits: &[f64], targets: &[u32], vocab: usize) -> Totals {
-    let mut loss = Totals::default();
+pub fn forward<R: Real>(logits: &[R], targets: &[u32], vocab: usize) -> Totals {
+    let (mut nll, mut totals) = (zero::<R>(), Totals::default());
     for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
         if target == IGNORE {
             continue;
         }
+        let (max, sum) = norm(row);
         let target = target as usize;
-        loss.sum += log_sum_exp(row) - row[target];
-        loss.count += 1;
-        let mut best = 0;
-        for (j, &x) in row.iter().enumerate() {
-            if x > row[best] {
-                best = j;
-            }
-        }
-        loss.correct += usize::from(best == target);
+        nll += max - row[target] + sum.ln();
+        totals.count += 1;
+        let first = row.iter().position(|x| *x == max);
+        totals.correct += usize::from(first == Some(target));
     }
-    loss
+    totals.sum = nll.into();
+    totals
 }
 
 /// `scale` · ∂(Σ nll)/∂logits `(rows, vocab)`.
-pub fn backward(logits: &[f64], targets: &[u32], vocab: usize, scale: f64) -> Vec<f64> {
+pub fn backward<R: Real>(logits: &[R], targets: &[u32], vocab: usize, scale: R) -> Vec<R> {
     let mut gradient = Vec::with_capacity(logits.len());
     for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
-        let lse = log_sum_exp(row);
+        let (max, sum) = norm(row);
         for (j, &x) in row.iter().enumerate() {
-            let one_hot = if j == target as usize { 1.0 } else { 0.0 };
-            let counted = if target == IGNORE { 0.0 } else { scale };
-            gradient.push(((x - lse).exp() - one_hot) * counted);
+            let one_hot = if j == target as usize { one() } else { zero() };
+            let counted = if target == IGNORE { zero() } else { scale };
+            gradient.push(((x - max).exp() / sum - one_hot) * counted);
         }
     }
     gradient

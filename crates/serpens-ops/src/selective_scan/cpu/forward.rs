@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::arena::{Arena, room};
-use super::decay::decay;
+use super::decay::{Rates, bounded, decay};
 use super::lanes::{
     Ahead, Group, Tile, add_real_product, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -141,6 +141,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                     }
                 }
                 tile.load_steps(s, scan, &chunk, steps.delta, steps.delta_u, None);
+                let bounded = bounded(s, &steps.delta[..chunk.steps], &a[..dims.state]);
                 steps.y.fill(s.splat_f32s(0.0));
                 for_numbers!(dims.state, WIDE, |n, W| {
                     let ahead = (n == 0).then(|| {
@@ -151,7 +152,11 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
                             scan.reverse,
                         )
                     });
-                    advance::<S, P, W>(s, &chunk, group, n, a, h, &mut steps, ahead);
+                    if bounded {
+                        advance::<S, P, W, true>(s, &chunk, group, n, a, h, &mut steps, ahead);
+                    } else {
+                        advance::<S, P, W, false>(s, &chunk, group, n, a, h, &mut steps, ahead);
+                    }
                 });
                 finish::<S, P>(s, x, &chunk, tile, steps.y, self.out);
             }
@@ -180,7 +185,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn advance<S: Simd, const P: usize, const W: usize>(
+fn advance<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -190,7 +195,7 @@ fn advance<S: Simd, const P: usize, const W: usize>(
     steps: &mut Steps<S::f32s>,
     ahead: Option<Ahead>,
 ) {
-    let a = numbers::<_, P, W>(a, n);
+    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
     let mut state = numbers::<_, P, W>(h, n);
     for i in 0..chunk.steps {
         if chunk.resets[i] {
@@ -208,7 +213,7 @@ fn advance<S: Simd, const P: usize, const W: usize>(
         // Two sums, so that one addition need not wait for the one before.
         let mut sums = [steps.y[i], s.splat_f32s(0.0)];
         for j in 0..W {
-            let decay = decay(s, delta, pick(&a, j));
+            let decay = decay::<S, P, W, BOUNDED>(s, delta, &rates, j);
             let input = scaled(s, delta_u, splat(s, &b, j));
             let next = mul_add(s, decay, pick(&state, j), input);
             put(next, &mut state, j);

@@ -5,10 +5,9 @@
 
 use serpens_core::{Mat, MatMut};
 
-use super::decay::exp;
 use super::plan::{CHUNK, Chunk};
 use super::{Dims, Scan, ScanOperands};
-use crate::simd::{Simd, load, log1p, sigmoid};
+use crate::simd::{Simd, load, sigmoid, softplus};
 
 /// One vector of channels of one group, or fewer at the group's end.
 #[derive(Clone, Copy)]
@@ -103,20 +102,6 @@ impl Tile {
             delta_u[i] = s.mul_f32s(delta[i], self.of(s, x.u, row));
         }
     }
-}
-
-/// softplus(x) = ln(1 + e^x) and its derivative, the logistic function of x.
-#[inline(always)]
-pub(super) fn softplus<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
-    let (zero, one) = (s.splat_f32s(0.0), s.splat_f32s(1.0));
-    let small = exp(s, s.neg_f32s(s.abs_f32s(x)));
-    let value = s.add_f32s(s.max_f32s(zero, x), log1p(s, small));
-    let high = s.div_f32s(one, s.add_f32s(one, small));
-    let negative = s.less_than_f32s(x, zero);
-    (
-        value,
-        s.select_f32s(negative, s.mul_f32s(small, high), high),
-    )
 }
 
 /// silu(z) of the tile at `row`, one where there is no gate.

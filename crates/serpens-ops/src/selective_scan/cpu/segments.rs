@@ -6,7 +6,7 @@ use serpens_core::{Mat, MatMut};
 
 use super::Scan;
 use super::arena::{Arena, room};
-use super::decay::decay;
+use super::decay::{Rates, bounded, decay};
 use super::lanes::{
     Group, Tile, add_conj, conj_mul, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -150,19 +150,32 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
                 let from = task.from + index * CHUNK;
                 let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(task.to));
                 tile.load_steps(s, scan, &chunk, delta, weight, None);
+                let bounded = bounded(s, &delta[..chunk.steps], &a[..dims.state]);
                 if let Some(dout) = self.dout {
                     for (i, weight) in weight.iter_mut().enumerate().take(chunk.steps) {
                         let row = chunk.row(i);
                         let g = s.mul_f32s(tile.of(s, dout, row), gate(s, x, tile, row));
                         *weight = s.mul_f32s(g, s.splat_f32s(P as f32));
                     }
-                    for_numbers!(dims.state, 4, |n, W| backward::<S, P, W>(
-                        s, &chunk, group, n, a, sum, product, delta, weight
-                    ));
+                    for_numbers!(dims.state, 4, |n, W| if bounded {
+                        backward::<S, P, W, true>(
+                            s, &chunk, group, n, a, sum, product, delta, weight,
+                        )
+                    } else {
+                        backward::<S, P, W, false>(
+                            s, &chunk, group, n, a, sum, product, delta, weight,
+                        )
+                    });
                 } else {
-                    for_numbers!(dims.state, 4, |n, W| forward::<S, P, W>(
-                        s, &chunk, group, n, a, sum, product, delta, weight
-                    ));
+                    for_numbers!(dims.state, 4, |n, W| if bounded {
+                        forward::<S, P, W, true>(
+                            s, &chunk, group, n, a, sum, product, delta, weight,
+                        )
+                    } else {
+                        forward::<S, P, W, false>(
+                            s, &chunk, group, n, a, sum, product, delta, weight,
+                        )
+                    });
                 }
             }
             let half = dims.channels * size;
@@ -185,7 +198,7 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn forward<S: Simd, const P: usize, const W: usize>(
+fn forward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -197,7 +210,7 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
-    let a = numbers::<_, P, W>(a, n);
+    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
     for i in 0..chunk.steps {
         if chunk.resets[i] {
@@ -205,7 +218,7 @@ fn forward<S: Simd, const P: usize, const W: usize>(
         }
         let b = numbers::<_, P, W>(group.b(chunk.row(i)), n);
         for j in 0..W {
-            let decay = decay(s, delta[i], pick(&a, j));
+            let decay = decay::<S, P, W, BOUNDED>(s, delta[i], &rates, j);
             let input = scaled(s, weight[i], splat(s, &b, j));
             put(mul_add(s, decay, pick(&sums, j), input), &mut sums, j);
             put(
@@ -226,7 +239,7 @@ fn forward<S: Simd, const P: usize, const W: usize>(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn backward<S: Simd, const P: usize, const W: usize>(
+fn backward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -238,12 +251,12 @@ fn backward<S: Simd, const P: usize, const W: usize>(
     weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
-    let a = numbers::<_, P, W>(a, n);
+    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
     for i in (0..chunk.steps).rev() {
         let c = numbers::<_, P, W>(group.c(chunk.row(i)), n);
         for j in 0..W {
-            let decay = decay(s, delta[i], pick(&a, j));
+            let decay = decay::<S, P, W, BOUNDED>(s, delta[i], &rates, j);
             let lambda = add_conj(s, pick(&sums, j), weight[i], splat(s, &c, j));
             put(conj_mul(s, decay, lambda), &mut sums, j);
             put(conj_mul(s, decay, pick(&products, j)), &mut products, j);

@@ -22,6 +22,8 @@ pub(crate) trait Real:
     fn from_f64(x: f64) -> Self;
     /// e^self.
     fn exp(self) -> Self;
+    /// ln(self).
+    fn ln(self) -> Self;
     /// ln(1 + self).
     fn ln_1p(self) -> Self;
     /// The square root.
@@ -38,6 +40,9 @@ macro_rules! real {
             }
             fn exp(self) -> Self {
                 self.exp()
+            }
+            fn ln(self) -> Self {
+                self.ln()
             }
             fn ln_1p(self) -> Self {
                 self.ln_1p()

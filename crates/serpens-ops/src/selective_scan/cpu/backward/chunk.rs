@@ -5,7 +5,7 @@ use serpens_core::Mat;
 use super::{Sums, WIDE};
 use crate::selective_scan::ScanOperands;
 use crate::selective_scan::cpu::Scan;
-use crate::selective_scan::cpu::decay::decay;
+use crate::selective_scan::cpu::decay::{Rates, bounded, decay};
 use crate::selective_scan::cpu::lanes::{
     Ahead, Group, Tile, add_conj, add_real_product, conj_mul, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -87,7 +87,7 @@ impl<'a, V, const W: usize> Pass<'a, V, W> {
     }
 }
 
-/// The steps' inputs, and zero for their sums.
+/// The steps' inputs, and zero for their sums. Tells whether the decays with re A are bounded.
 #[inline(always)]
 pub(super) fn begin<S: Simd, const P: usize>(
     s: S,
@@ -95,8 +95,9 @@ pub(super) fn begin<S: Simd, const P: usize>(
     dout: Mat,
     chunk: &Chunk,
     tile: Tile,
+    a: &[S::f32s],
     steps: &mut Steps<S::f32s>,
-) {
+) -> bool {
     tile.load_steps(
         s,
         scan,
@@ -124,6 +125,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
     for sums in [&mut *steps.y, steps.lambda_b, steps.lambda_a] {
         sums.fill(s.splat_f32s(0.0));
     }
+    bounded(s, &steps.delta[..chunk.steps], a)
 }
 
 /// The state before a chunk, as the forward saved it.
@@ -149,7 +151,7 @@ pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
+pub(super) fn replay<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -159,6 +161,7 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
     pass: &mut Pass<S::f32s, W>,
     ahead: Option<Ahead>,
 ) {
+    let rates = Rates::new(s, a);
     let zero = [[s.splat_f32s(0.0); W]; P];
     let mut state = zero;
     state.copy_from_slice(&pass.h[..P]);
@@ -178,7 +181,7 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize>(
         let mut y = steps.y[i];
         let mut decays = zero;
         for j in 0..W {
-            let decay = decay(s, delta, pick(a, j));
+            let decay = decay::<S, P, W, BOUNDED>(s, delta, &rates, j);
             let input = scaled(s, delta_u, splat(s, &b, j));
             let next = mul_add(s, decay, pick(&state, j), input);
             put(next, &mut state, j);

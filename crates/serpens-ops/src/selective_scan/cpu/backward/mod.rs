@@ -256,10 +256,12 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
         for index in (0..(self.to - self.from).div_ceil(CHUNK)).rev() {
             let from = self.from + index * CHUNK;
             let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(self.to));
+            let mut bounded = true;
             for i in 0..tiles {
                 let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
                 let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                begin::<S, P>(s, scan, self.dout, &chunk, tile, &mut steps);
+                let a = &a[i * size..][..dims.state];
+                bounded &= begin::<S, P>(s, scan, self.dout, &chunk, tile, a, &mut steps);
             }
             let dgroup_from = (from - self.from) * 2 * size;
             // SAFETY: the row belongs to this task alone.
@@ -295,9 +297,14 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
                         ];
                         Ahead::new(tile, &reads, &writes, !scan.reverse)
                     });
-                    replay::<S, P, W>(s, &chunk, group, n, &a, &mut steps, &mut pass, ahead);
+                    let (steps, pass) = (&mut steps, &mut pass);
+                    if bounded {
+                        replay::<S, P, W, true>(s, &chunk, group, n, &a, steps, pass, ahead);
+                    } else {
+                        replay::<S, P, W, false>(s, &chunk, group, n, &a, steps, pass, ahead);
+                    }
                     let (carry, da) = (&mut carry[range.clone()], &mut da[range]);
-                    retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, &mut steps, &mut pass);
+                    retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, steps, pass);
                 }
                 reduce::<S, P, W>(s, dims.state, n, &pass, dgroup);
             });
