@@ -118,11 +118,16 @@ impl WithSimd for Update<'_> {
 
 /// Σ g², summed in f64 in a fixed order.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
-    let sums: Vec<f64> = g
-        .par_chunks(BLOCK)
-        .map(|block| simd::dispatch(SumOfSquares(block)))
-        .collect();
-    sums.iter().sum()
+    let over_blocks = |f: fn(&[f32]) -> f64| -> f64 {
+        let sums: Vec<f64> = g.par_chunks(BLOCK).map(f).collect();
+        sums.iter().sum()
+    };
+    let sum = over_blocks(|block| simd::dispatch(SumOfSquares(block)));
+    if (1e-30..=f64::MAX).contains(&sum) {
+        return sum;
+    }
+    // The squares may have been too large or too small for f32.
+    over_blocks(|block| block.iter().map(|&g| f64::from(g).powi(2)).sum())
 }
 
 struct SumOfSquares<'a>(&'a [f32]);

@@ -58,17 +58,37 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid
     p.partials[blockIdx.x] = sum;
 }
 
+// The sum over a block of 1024 of a value of each thread, in all of them.
+__device__ __forceinline__ double block_fold(double x, double (&warps)[32]) {
+    x = warp_fold(x);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = warp_fold(warps[threadIdx.x % 32]);
+    __syncthreads();
+    return x;
+}
+
+// This thread's share of Σ g² over all gradients, for those whose squares are too large or too small for f32.
+__device__ __noinline__ double squares_in_double(const AdamWParams& p) {
+    double sum = 0.0;
+    for (u32 t = 0; t < p.count; ++t) {
+        Task task = p.tasks[t];
+        AdamWEntry s = p.entries[task.entry];
+        i64 from = (i64)task.index * TASK;
+        for (i64 i = from + threadIdx.x; i < min(from + TASK, s.len); i += 1024)
+            sum += (double)s.gradient[i] * (double)s.gradient[i];
+    }
+    return sum;
+}
+
 // The norm of all gradients, and the factor that brings it down to the limit. One block of 1024.
 extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ AdamWParams p) {
     __shared__ double warps[32];
     double sum = 0.0;
 #pragma unroll 8
     for (u32 i = threadIdx.x; i < p.count; i += 1024) sum += p.partials[i];
-    sum = warp_fold(sum);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-    sum = warp_fold(warps[threadIdx.x]);
+    sum = block_fold(sum, warps);
+    if (sum < 1e-30 || sum > 1e300) sum = block_fold(squares_in_double(p), warps);
     if (threadIdx.x > 0) return;
     double norm = sqrt(sum), clip = (double)p.scalars->clip;
     float factor = clip > 0.0 ? (float)fmin(1.0, clip / (norm + 1e-6)) : 1.0f;

@@ -1,5 +1,7 @@
 //! Normalisation kernels: lanes over the channels of a row, threads over blocks of rows.
 
+use std::ops::RangeInclusive;
+
 use serpens_core::{Mat, MatMut};
 
 use crate::elementwise::cpu::sum_rows;
@@ -51,6 +53,22 @@ pub fn forward(
     });
 }
 
+/// What the mean square of a row may be for f32 to hold all squares that matter in it.
+const SQUARES: RangeInclusive<f32> = 1e-36..=f32::MAX;
+
+/// The `rstd` of rows whose gradient f32 can hold on the way too, where it is cubed.
+const RSTD: RangeInclusive<f32> = 1e-8..=1e8;
+
+/// The row y, which holds h, times its rstd and w, for the few rows that are too large or too small for f32.
+fn normalise_in_f64(y: &mut [f32], w: &[f32], eps: f32) -> f32 {
+    let squares: f64 = y.iter().map(|&h| f64::from(h).powi(2)).sum();
+    let rstd = (squares / y.len() as f64 + f64::from(eps)).sqrt().recip();
+    for (y, &w) in y.iter_mut().zip(w) {
+        *y = (f64::from(*y) * rstd * f64::from(w)) as f32;
+    }
+    rstd as f32
+}
+
 struct ForwardRow<'a> {
     x: &'a [f32],
     residual: Option<&'a [f32]>,
@@ -89,6 +107,10 @@ impl WithSimd for ForwardRow<'_> {
             sums[i % CHAINS] = s.mul_add_f32s(value, value, sums[i % CHAINS]);
         }
         let mean_square = reduce(s, sums) / x.len() as f32;
+        if !SQUARES.contains(&(mean_square + eps)) {
+            *rstd = normalise_in_f64(y, w, eps);
+            return;
+        }
         *rstd = (mean_square + eps).sqrt().recip();
         let r = s.splat_f32s(*rstd);
         for c in (0..x.len()).step_by(S::F32_LANES) {
@@ -145,7 +167,7 @@ pub fn backward(
             let dw = unsafe { shared.part(task, 0, cols) };
             dw.fill(0.0);
             for r in task * block..rows.min((task + 1) * block) {
-                simd::dispatch(BackwardRow {
+                let row = BackwardRow {
                     dy: dy.row(r),
                     dh_extra: dh_extra.map(|m| m.row(r)),
                     h: saved.h.row(r),
@@ -154,7 +176,11 @@ pub fn backward(
                     // SAFETY: each task has its own rows.
                     dx: unsafe { dx.part(r, 0, cols) },
                     dw,
-                });
+                };
+                match RSTD.contains(&saved.rstd[r]) {
+                    true => simd::dispatch(row),
+                    false => row.in_f64(),
+                }
             }
         });
         sum_rows(Mat::new(partials, blocks, cols, cols, 0), dw, accumulate);
@@ -169,6 +195,22 @@ struct BackwardRow<'a> {
     rstd: f32,
     dx: &'a mut [f32],
     dw: &'a mut [f32],
+}
+
+impl BackwardRow<'_> {
+    /// For the few rows that are too large or too small for f32.
+    fn in_f64(self) {
+        let wide = |x: &[f32], c: usize| f64::from(x[c]);
+        let (r, cols) = (f64::from(self.rstd), self.dy.len());
+        let weighted = |c| wide(self.w, c) * wide(self.dy, c);
+        let normal = |c| wide(self.h, c) * r;
+        let mean = (0..cols).map(|c| weighted(c) * normal(c)).sum::<f64>() / cols as f64;
+        for c in 0..cols {
+            self.dw[c] += (wide(self.dy, c) * normal(c)) as f32;
+            let extra = self.dh_extra.map_or(0.0, |extra| wide(extra, c));
+            self.dx[c] = (extra + r * (weighted(c) - normal(c) * mean)) as f32;
+        }
+    }
 }
 
 impl WithSimd for BackwardRow<'_> {

@@ -7,7 +7,7 @@ use serpens_core::{DType, Device, Error, Result, Tensor, bf16};
 
 use super::reference;
 use crate::adamw::{AdamW, AdamWSettings, Parameter, Parameters, cpu};
-use crate::shared::tests::{assert_near, read, tensor, values};
+use crate::shared::tests::{assert_near, read, round, tensor, values};
 
 /// Values of each parameter: tails of every kind, and more than one task.
 const SIZES: [usize; 6] = [129, 515, 8192, 8193, 20_000, 257];
@@ -209,6 +209,30 @@ fn steps_follow_the_definition_on_every_device() {
                 let what = format!("{name} of {size} values on {device}");
                 assert_near(&what, &got[i][k], &exact[i][k], &plain[i][k], DType::F32);
             }
+        }
+    }
+}
+
+#[test]
+fn the_norm_of_gradients_of_any_size_is_exact_on_every_device() {
+    for device in Device::available() {
+        for size in [1e-30, 1e-20, 3e19, 1e36] {
+            let mut run = Run::new(device);
+            let mut squares = 0.0;
+            for (i, to) in run.parameters.gradients.iter_mut().enumerate() {
+                let g: Vec<f64> = gradient(i, 1)
+                    .iter()
+                    .map(|g| round(g * size, DType::F32))
+                    .collect();
+                squares += g.iter().map(|g| g * g).sum::<f64>();
+                *to = tensor([SIZES[i]], &g, DType::F32, device);
+            }
+            let norm = run.step();
+            assert!(
+                (norm / squares.sqrt() - 1.0).abs() < 1e-6,
+                "{norm} on {device}"
+            );
+            assert_eq!(run.optimizer.steps(), 1, "{size} on {device}");
         }
     }
 }

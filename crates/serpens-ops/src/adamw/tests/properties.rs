@@ -58,6 +58,13 @@ fn sums_of_squares_are_exact_to_single_precision_whatever_the_threads() {
     assert!((sum(1) - exact).abs() < 1e-6 * exact);
     assert_eq!(sum(1).to_bits(), sum(3).to_bits());
     assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan());
+    assert_eq!(sum_of_squares(&[1.0, f32::INFINITY]), f64::INFINITY);
+    for size in [1e-44, 1e-25, 2e19, f32::MAX] {
+        let g: Vec<f32> = g.iter().map(|g| g * size).collect();
+        let exact: f64 = wide(&g).iter().map(|g| g * g).sum();
+        let sum = sum_of_squares(&g);
+        assert!((sum - exact).abs() <= 1e-6 * exact, "{size}: {sum}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The kernels against the definition.
 
 use proptest::prelude::*;
+use serpens_core::{Mat, MatMut};
 
 use super::reference;
 use crate::rms_norm::cpu;
@@ -63,6 +64,65 @@ proptest! {
         for (added, sum) in added.iter().zip(&dw) {
             prop_assert!((added - 1.0 - sum).abs() < 1e-5 * (1.0 + sum.abs()));
         }
+    }
+}
+
+#[test]
+fn rows_of_any_size_are_exact() {
+    let cols = 100;
+    let ((w, exact_w), (dy, exact_dy)) = (uniform(2, cols), uniform(3, cols));
+    let near = |what: &str, size: f32, got: &[f32], truth: &[f64]| {
+        let largest = truth.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+        for (got, truth) in got.iter().zip(truth) {
+            let error = (f64::from(*got) - truth).abs();
+            assert!(
+                error <= 4e-7 * largest,
+                "{what} at {size:e}: {got:e}, {truth:e}"
+            );
+        }
+    };
+    for (size, eps) in [
+        (1e-37, 0.0),
+        (1e-20, 0.0),
+        (1e-20, EPS),
+        (1e9, EPS),
+        (2e19, EPS),
+        (1.7e38, EPS),
+    ] {
+        let h: Vec<f32> = uniform(1, cols).0.iter().map(|h| h * size).collect();
+        let exact_h: Vec<f64> = h.iter().map(|h| f64::from(*h)).collect();
+        let truth = reference::forward(&exact_h, None, &exact_w, f64::from(eps));
+        let (mut y, mut rstd) = (vec![f32::NAN; cols], [f32::NAN]);
+        let mat = Mat::dense(&h, cols);
+        cpu::forward(
+            mat,
+            None,
+            &w,
+            eps,
+            None,
+            MatMut::dense(&mut y, cols),
+            &mut rstd,
+        );
+        near("y", size, &y, &truth.1);
+        near("rstd", size, &rstd, &truth.2);
+        let (mut dx, mut dw) = (vec![f32::NAN; cols], vec![f32::NAN; cols]);
+        let saved = cpu::Saved {
+            h: mat,
+            w: &w,
+            rstd: &rstd,
+        };
+        let dy = Mat::dense(&dy, cols);
+        cpu::backward(
+            dy,
+            None,
+            saved,
+            MatMut::dense(&mut dx, cols),
+            &mut dw,
+            false,
+        );
+        let truth = reference::backward(&exact_dy, None, &exact_h, &exact_w, &truth.2);
+        near("dx", size, &dx, &truth.0);
+        near("dw", size, &dw, &truth.1);
     }
 }
 
