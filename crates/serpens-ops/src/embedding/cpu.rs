@@ -16,6 +16,7 @@ const COLUMNS: usize = 64;
 pub fn forward(ids: &[u32], table: &[f32], out: MatMut) {
     let cols = out.cols();
     assert_eq!(ids.len(), out.rows(), "one row for each id");
+    assert_ids(ids, table.len(), cols);
     let block = (SMALL / cols.max(1)).max(1);
     for_each_task(ids.len() * cols, ids.len().div_ceil(block), |task| {
         let from = task * block;
@@ -27,6 +28,12 @@ pub fn forward(ids: &[u32], table: &[f32], out: MatMut) {
     });
 }
 
+fn assert_ids(ids: &[u32], values: usize, cols: usize) {
+    let vocabulary = values.checked_div(cols).unwrap_or(usize::MAX);
+    let below = ids.iter().all(|&id| (id as usize) < vocabulary);
+    assert!(below, "an id is not below the vocabulary");
+}
+
 /// dtable\[ids\[i\]\] += dy\[i\] for every i in order; `dtable` is set to zero first unless `accumulate`.
 ///
 /// # Panics
@@ -34,6 +41,7 @@ pub fn forward(ids: &[u32], table: &[f32], out: MatMut) {
 pub fn backward(ids: &[u32], dy: Mat, dtable: &mut [f32], accumulate: bool) {
     let cols = dy.cols();
     assert_eq!(ids.len(), dy.rows(), "one row for each id");
+    assert_ids(ids, dtable.len(), cols);
     if !accumulate {
         if dtable.len() < SMALL {
             dtable.fill(0.0);

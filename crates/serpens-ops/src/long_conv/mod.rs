@@ -8,6 +8,9 @@
 //! may both be `bf16`, and `u` a range of columns. With `K = (CB̄, CĀB̄, …)` as `k` this is the convolutional form of a
 //! linear time-invariant state space model (Gu and Dao, arXiv 2312.00752, section 2).
 //!
+//! A NaN or an infinity in `u` reaches every output of its sequence, those before it too, and of a channel that shares
+//! its transform: beyond some length the sum is a product of Fourier transforms, which know no order of time.
+//!
 //! Gradients, given `dy`: both are correlations,
 //! `du[b,s,e] = Σ_{t≥s} k[t-s,e] · dy[b,t,e]` and `dk[s,e] = Σ_b Σ_{t≥s} dy[b,t,e] · u[b,t-s,e]`.
 

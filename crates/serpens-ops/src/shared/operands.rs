@@ -2,7 +2,7 @@
 //! over what it holds. Checks, the tape, the kernels of either device, the gradients and the reference all go through
 //! that type.
 
-use serpens_core::{DType, Device, Result, Shape, Var, View};
+use serpens_core::{DType, Device, Matrix, Result, Shape, Var, View};
 
 use super::check;
 
@@ -38,6 +38,18 @@ impl<S> Role<S> {
             }
             _ => check::dtype(op, self.name, DType::F32, var.dtype()),
         }
+    }
+
+    /// Panics unless `matrix` has its shape, and no gaps where there may be none: for kernels on plain slices, before
+    /// any work, so that no thread but the caller's panics.
+    pub(crate) fn assert_fits<V>(&self, sizes: &S, matrix: &Matrix<V>) {
+        let (shape, rows, cols) = ((self.shape)(sizes), matrix.rows(), matrix.cols());
+        let fits = rows * cols == shape.count()
+            && match self.layout {
+                Layout::Rows => rows * cols == 0 || cols == shape.cols(),
+                Layout::Dense => rows <= 1 || matrix.stride() == cols,
+            };
+        assert!(fits, "{} is not {shape}", self.name);
     }
 
     /// The values as kernels take them.

@@ -28,8 +28,7 @@ impl<'a> Conv<'a> {
         let dims = &self.dims;
         assert!(dims.width > 0, "width");
         for (role, mat) in self.operands.iter() {
-            let count = (role.shape)(dims).count();
-            assert_eq!(mat.rows() * mat.cols(), count, "{}", role.name);
+            role.assert_fits(dims, mat);
         }
         let rows = dims.batch * dims.length;
         assert!(self.starts.is_none_or(|s| s.len() == rows), "starts");
@@ -44,8 +43,7 @@ impl<'a> Conv<'a> {
         let x = self.operands.x;
         assert_eq!((dy.rows(), dy.cols()), (x.rows(), x.cols()), "dy");
         for (role, grad) in grads.iter() {
-            let count = (role.shape)(&self.dims).count();
-            assert_eq!(grad.rows() * grad.cols(), count, "d{}", role.name);
+            role.assert_fits(&self.dims, grad);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The kernels against the definition.
 
 use proptest::prelude::*;
+use serpens_core::MatMut;
 
 use super::reference;
 use crate::embedding::cpu;
@@ -62,4 +63,11 @@ fn large_batches_have_the_same_bits_on_any_number_of_threads() {
         cpu::backward(&ids, dy.mat(), &mut dtable, false);
         dtable
     });
+}
+
+#[test]
+#[should_panic(expected = "an id is not below the vocabulary")]
+fn ids_outside_the_vocabulary_are_refused_before_any_work() {
+    let mut out = [0.0; 4];
+    cpu::forward(&[1, 3], &[0.0; 6], MatMut::dense(&mut out, 2));
 }

@@ -111,6 +111,10 @@ impl WithSimd for BlockOfKernel<'_> {
 pub fn backward(system: &System<'_>, length: usize, dk: &[f32], grads: Grads<'_>) {
     let LtiDims { channels, state } = checked(system);
     assert_eq!(dk.len(), length * channels, "dK");
+    for (role, grad) in grads.iter() {
+        let count = (role.shape)(&system.dims()).count();
+        assert_eq!(grad.len(), count, "the gradient of {}", role.name);
+    }
     if let Some(dd) = grads.d {
         match dk.get(..channels) {
             Some(first) => dd.copy_from_slice(first),

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serpens_core::MatMut;
 
-use super::System;
+use super::{System, checked};
 use crate::lti_kernel::LtiDims;
 use crate::simd::{self, Simd, WithSimd};
 
@@ -28,7 +28,7 @@ pub fn run(
     let LtiDims {
         channels,
         state: states,
-    } = system.dims();
+    } = checked(system);
     let planes = system.scale() as usize;
     let width = planes * states;
     assert_eq!(u.len(), batch * length * channels, "u");

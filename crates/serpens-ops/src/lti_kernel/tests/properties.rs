@@ -351,3 +351,12 @@ fn the_number_of_threads_does_not_change_the_bits() {
     };
     assert_eq!(run(1), run(3));
 }
+
+#[test]
+#[should_panic(expected = "C")]
+fn short_slices_are_refused_before_any_work() {
+    let owned = Owned::random(3, 2, false, 1);
+    let mut system = owned.system();
+    system.c = &system.c[1..];
+    recurrence::run(&system, (1, 1), &[0.0; 3], &mut [0.0; 3], &mut [0.0; 6]);
+}

@@ -30,6 +30,85 @@ proptest! {
 }
 
 #[test]
+fn short_slices_are_refused_before_any_work() {
+    let with = Parts {
+        complex: true,
+        packed: true,
+        ..Parts::ALL
+    };
+    let case = Case::random(dims(2, 9, 6, 3, 2), with, 11);
+    let dims = &case.scan.dims;
+    let values = case.scan.operands.cast::<f32>();
+    // The forward scan with the first of these one row or value short.
+    let run = |short: &str, out: &mut [f32]| {
+        let less = |name: &str| usize::from(name == short);
+        let operands = values.as_ref().map(|role, x| {
+            let cols = (role.shape)(dims).cols();
+            Mat::new(x, x.len() / cols - less(role.name), cols, cols, 0)
+        });
+        let starts = case.scan.starts.as_deref();
+        let scan = cpu::Scan {
+            dims: *dims,
+            operands,
+            starts: starts.map(|starts| &starts[less("starts")..]),
+            softplus: true,
+            reverse: false,
+        };
+        let mut last =
+            vec![0.0; dims.batch * dims.channels * dims.width() - less("the last state")];
+        let mut saved = vec![0.0; dims.checkpoint_len() - less("checkpoints")];
+        let out = MatMut::new(
+            out,
+            dims.rows() - less("out"),
+            dims.channels,
+            dims.channels,
+            0,
+        );
+        cpu::forward_on(
+            Isa::current(),
+            &scan,
+            out,
+            Some(&mut last),
+            Some(&mut saved),
+        );
+    };
+    let roles = ScanOperands::<f32>::roles().iter().map(|role| role.name);
+    for short in roles.chain(["starts", "the last state", "checkpoints", "out"]) {
+        let mut out = vec![-7.0; dims.rows() * dims.channels];
+        let refusal =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(short, &mut out)));
+        let refusal = refusal.expect_err(short);
+        let message = refusal.downcast_ref::<String>().map(String::as_str);
+        let message = message.or(refusal.downcast_ref::<&str>().copied());
+        assert!(message.unwrap().contains(short), "{short}: {message:?}");
+        assert!(out.iter().all(|&x| x == -7.0), "{short}");
+    }
+    run("none", &mut vec![0.0; dims.rows() * dims.channels]);
+}
+
+#[test]
+fn large_exponents_beside_small_ones_are_exact() {
+    let mut case = Case::random(dims(1, 100, 40, 5, 1), Parts::ALL, 12);
+    for step in [3, 40, 99] {
+        // exp(δ A) is 0 for some of the numbers of these steps, and leaves its usual path for all.
+        case.scan.operands.delta[step * 40 + 17] = 200.0;
+        case.scan.operands.delta[step * 40 + 18] = f64::from(1e30_f32);
+    }
+    case.scan.operands.a[3] = f64::from(f32::NEG_INFINITY);
+    let exact = case.plain::<f64>();
+    for isa in Isa::available() {
+        let out = case.kernels(isa).out;
+        for (i, (out, exact)) in out.iter().zip(&exact.out).enumerate() {
+            let right = match i % 40 {
+                18 => out.is_finite(), // what is left of 1e30 is rounded too
+                _ => (f64::from(*out) - exact).abs() <= 1e-4 * exact.abs().max(1.0),
+            };
+            assert!(right, "{} at {i}: {out}, {exact}", isa.name());
+        }
+    }
+}
+
+#[test]
 fn many_tiles_and_rounds_are_exact() {
     for packed in [false, true] {
         let with = Parts {
