@@ -264,6 +264,28 @@ proptest! {
 }
 
 #[test]
+fn a_sample_of_a_part_is_the_beginning_of_each_of_its_rows() {
+    let (_folder, corpus) = counters(1003);
+    let whole = corpus.slices(Split::Validation, 8, 5).expect("long enough");
+    assert_eq!(whole.bytes(), 100);
+    let text = content(&corpus);
+    for (most, each) in [(64, 8), (71, 8), (72, 9), (8, 1), (0, 1)] {
+        let sample = whole.clone().at_most(most);
+        assert_eq!(sample.bytes(), 8 * each);
+        let batches: Vec<Batch> = sample.map(Result::unwrap).collect();
+        for row in 0..8 {
+            let targets = batches
+                .iter()
+                .flat_map(|b| &b.targets[row * b.length..][..b.length]);
+            let targets: Vec<u8> = targets.map(|&token| token as u8).collect();
+            // 100 bytes are 13 for each of seven rows, and 9 for the last.
+            assert_eq!(targets, text[903 + 13 * row..][..each]);
+        }
+    }
+    assert_eq!(whole.clone().at_most(1000).bytes(), 100);
+}
+
+#[test]
 fn validation_windows_cover_the_last_tenth() {
     let (_folder, corpus) = counters(1003);
     assert_eq!(

@@ -10,41 +10,50 @@ use serpens_ops::cross_entropy::{Totals, cross_entropy};
 
 use crate::Result;
 
+/// Told before each window how many positions were read before it. Its error ends the reading, such as
+/// [`Error::Stopped`](crate::Error::Stopped).
+pub type Watch<'a> = dyn FnMut(usize) -> Result<()> + 'a;
+
 /// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(byte | the bytes of its row before it),
 /// over the number of bytes predicted, each once.
 ///
 /// # Errors
-/// Text that cannot be read, memory, or a model of fewer than 256 tokens.
-pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices) -> Result<f64> {
+/// Text that cannot be read, memory, or a model of fewer than 256 tokens; those of `watch`.
+pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices, watch: &mut Watch<'_>) -> Result<f64> {
     let mut state = model.initial_state(slices.rows())?;
-    let mut totals = Totals::default();
+    let (mut totals, mut done) = (Totals::default(), 0);
     for slice in slices {
+        watch(done)?;
         let slice = slice?;
         totals = totals.merge(read(model, &slice, 0..slice.length, &mut state)?);
+        done += slice.batch * slice.length;
     }
     Ok(totals.mean() / std::f64::consts::LN_2)
 }
 
-/// The share of the counted targets of these batches that have the largest logit. `chunk` positions are read at a time
-/// and the state is carried on, so that but for the tokens themselves the memory does not depend on the length.
+/// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a
+/// time and the state is carried on, so that but for the tokens themselves the memory does not depend on the length.
 ///
 /// # Errors
-/// Those of the batches; tokens that the model does not know, memory.
-pub fn accuracy(
+/// Those of the batches and of `watch`; tokens that the model does not know, memory.
+pub fn answers(
     model: &MambaLm,
     batches: impl IntoIterator<Item = serpens_data::Result<Batch>>,
     chunk: usize,
-) -> Result<f64> {
-    let (mut totals, chunk) = (Totals::default(), chunk.max(1));
+    watch: &mut Watch<'_>,
+) -> Result<Totals> {
+    let (mut totals, mut done, chunk) = (Totals::default(), 0, chunk.max(1));
     for batch in batches {
         let batch = batch?;
         let mut state = model.initial_state(batch.batch)?;
         for from in (0..batch.length).step_by(chunk) {
+            watch(done)?;
             let to = batch.length.min(from + chunk);
             totals = totals.merge(read(model, &batch, from..to, &mut state)?);
+            done += batch.batch * (to - from);
         }
     }
-    Ok(totals.correct as f64 / totals.count.max(1) as f64)
+    Ok(totals)
 }
 
 /// Reads some positions of every row; logits are computed where a target counts only.

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use clap::error::ContextValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_nn::Recompute;
 
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
+use crate::output::one_line;
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
@@ -19,6 +21,23 @@ pub struct Cli {
     /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+impl Cli {
+    /// Reads the command line. Where it is none, says so and ends the process; what was given is shown as
+    /// [`crate::tell`] shows it.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            let shown = error.context().filter_map(|(kind, value)| match value {
+                ContextValue::String(text) => Some((kind, ContextValue::String(one_line(text)))),
+                _ => None,
+            });
+            for (kind, value) in shown.collect::<Vec<_>>() {
+                error.insert(kind, value);
+            }
+            error.exit()
+        })
+    }
 }
 
 /// What the command does.

@@ -39,6 +39,7 @@ mod progress;
 pub mod recipe;
 pub mod refusal;
 mod runs;
+mod stop;
 pub mod tasks;
 
 pub use commands::run;

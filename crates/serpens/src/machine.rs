@@ -68,12 +68,26 @@ pub(crate) fn peak_resident() -> Option<u64> {
     status_value("/proc/self/status", "VmHWM:")
 }
 
+/// The signals that this process ignores, bit 0 for signal 1, where the system tells them.
+#[cfg(unix)]
+pub(crate) fn ignored_signals() -> u64 {
+    let mask = status("/proc/self/status", "SigIgn:");
+    let mask = mask.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    mask.unwrap_or_default()
+}
+
 /// A value in kB of one of Linux's status files, in bytes.
 fn status_value(path: &str, name: &str) -> Option<u64> {
+    let value = status(path, name)?;
+    let kilobytes: u64 = value.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// What stands after a name in one of Linux's status files.
+fn status(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+    Some(line.trim().to_owned())
 }
 
 /// GB/s that all threads together read from an array far larger than the caches: the best of some runs.

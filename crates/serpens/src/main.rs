@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use serpens::cli::Cli;
 
 fn main() -> ExitCode {
-    match serpens::run(Cli::parse()) {
+    match serpens::run(Cli::read()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             serpens::tell(&format!("error: {error}"));

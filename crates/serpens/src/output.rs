@@ -1,21 +1,63 @@
 //! The two streams that the command writes to, and its files.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+use std::sync::LazyLock;
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use serpens_core::files::{Durability, write_atomically};
 
 use crate::{Error, Result};
 
-/// A line on standard output. A reader that went away is no error: it has seen what it wanted.
-pub(crate) fn say(line: &str) -> Result<()> {
-    Ok(print_line(line)?)
+/// The bars on standard error; there are none where it is no terminal, or one that only knows lines.
+pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    MultiProgress::with_draw_target(match dumb {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    })
+});
+
+/// The text as it may be shown: what a terminal would obey, and what turns the order of letters, as `\u` and four digits
+/// (so that JSON stays what it says); ends of lines and tabs as they are.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| match c {
+        '\n' | '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    };
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let shown = |c: char| match obeyed(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+/// [`harmless`], on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
+/// A text and the end of its line on standard output. A reader that went away is no error: it has seen what it wanted.
+pub(crate) fn say(text: &str) -> Result<()> {
+    Ok(print_line(text)?)
 }
 
 /// [`say`], within a training run.
-pub(crate) fn print_line(line: &str) -> serpens_train::Result<()> {
+pub(crate) fn print_line(text: &str) -> serpens_train::Result<()> {
+    print_drawn(&harmless(text))
+}
+
+/// A figure as it is, which has colours, of texts that are [`harmless`].
+pub(crate) fn print_drawn(figure: &str) -> serpens_train::Result<()> {
     let mut out = io::stdout().lock();
-    unless_gone(writeln!(out, "{line}").and_then(|()| out.flush())).map(drop)
+    unless_gone(writeln!(out, "{figure}").and_then(|()| out.flush())).map(drop)
 }
 
 /// Whether the reader of standard output is still there; an error where the writing failed for another reason.
@@ -31,9 +73,11 @@ pub(crate) fn unless_gone(written: io::Result<()>) -> serpens_train::Result<bool
     }
 }
 
-/// A line on standard error, for people: where it cannot be written, the work goes on.
+/// A line on standard error, for people, above the bars: where it cannot be written, the work goes on.
 pub fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // They are drawn again with their next change. Not with `suspend`: it panics where the terminal went away.
+    let _ = BARS.clear();
+    let _ = writeln!(io::stderr(), "{}", one_line(line));
 }
 
 /// How a command shows what it does.
@@ -50,12 +94,18 @@ pub(crate) enum OutputMode {
 impl OutputMode {
     /// Tells something that people read while the work goes on, or programs as an event.
     pub(crate) fn announce(self, line: &str, event: &serde_json::Value) -> Result<()> {
-        match self {
-            OutputMode::Terminal => tell(line),
-            OutputMode::Json => say(&event.to_string())?,
-            OutputMode::Quiet => {}
+        if self == OutputMode::Terminal {
+            tell(line);
         }
-        Ok(())
+        self.event(event)
+    }
+
+    /// Tells programs of an event.
+    pub(crate) fn event(self, event: &serde_json::Value) -> Result<()> {
+        match self {
+            OutputMode::Json => say(&event.to_string()),
+            OutputMode::Terminal | OutputMode::Quiet => Ok(()),
+        }
     }
 }
 
@@ -109,5 +159,19 @@ mod tests {
         ] {
             assert_eq!(shell_word(text), word);
         }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        let tricks =
+            "a\tb\né\u{1b}[31m\r\u{7}\u{7f}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}";
+        let shown =
+            "a\tb\né\\u001b[31m\\u000d\\u0007\\u007f\\u009b2J\\u202e\\u2066\\u200f\\u061c\\u2028";
+        assert_eq!(harmless(tricks), shown);
+        assert_eq!(one_line("a\nerror: b\t"), "a\\nerror: b\\t");
+        // JSON says the same with it.
+        let value = serde_json::Value::from(tricks);
+        let read: serde_json::Value = serde_json::from_str(&harmless(&value.to_string())).unwrap();
+        assert_eq!(read, value);
     }
 }

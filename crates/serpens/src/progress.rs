@@ -7,11 +7,74 @@ use serde_json::json;
 use serpens_core::Device;
 use serpens_train::{Event, Observer, StepMetrics};
 
-use crate::output::{OutputMode, duration, print_line, tell};
+use crate::output::{BARS, OutputMode, duration, print_line, tell};
+use crate::stop;
 use crate::tasks::Task;
 
 /// Seconds between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is done within this time shows no bar.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// A bar below those there are; on a narrow terminal the end of its message is cut.
+fn bar(name: &str, length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {bar:12} {pos}/{len}  {wide_msg}")
+        .expect("the template is well formed");
+    let bar = ProgressBar::new(length)
+        .with_style(style.progress_chars("━╸─"))
+        .with_prefix(name.to_owned());
+    BARS.add(bar)
+}
+
+/// Shows how far a work is that may take a while, and ends it once an end was asked for.
+pub(crate) struct Meter {
+    mode: OutputMode,
+    name: String,
+    length: usize,
+    begun: Instant,
+    last_line: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Meter {
+    /// Of a work of this length.
+    pub(crate) fn new(mode: OutputMode, name: String, length: usize) -> Self {
+        Self {
+            mode,
+            name,
+            length,
+            begun: Instant::now(),
+            last_line: Instant::now(),
+            bar: None,
+        }
+    }
+
+    /// So much is done.
+    ///
+    /// # Errors
+    /// [`serpens_train::Error::Stopped`] once an end was asked for.
+    pub(crate) fn at(&mut self, done: usize) -> serpens_train::Result<()> {
+        stop::check()?;
+        if self.mode != OutputMode::Terminal || self.begun.elapsed() < MOMENT {
+            return Ok(());
+        }
+        let (name, length) = (&self.name, self.length as u64);
+        let bar = self.bar.get_or_insert_with(|| bar(name, length));
+        bar.set_position(done as u64);
+        if bar.is_hidden() && self.last_line.elapsed() >= PLAIN_INTERVAL {
+            self.last_line = Instant::now();
+            tell(&format!("{name}: {done}/{length}"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
 
 /// Shows the events of one model's training.
 pub(crate) struct Progress<'a> {
@@ -40,11 +103,7 @@ impl<'a> Progress<'a> {
     fn start(&mut self, step: u64, steps: u64, parameters: usize) {
         let name = self.name;
         tell(&format!("{name}: {parameters} parameters, {steps} steps"));
-        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}  {msg}")
-            .expect("the template is well formed");
-        self.bar = ProgressBar::new(steps)
-            .with_style(style.progress_chars("━╸─"))
-            .with_prefix(name.to_owned());
+        self.bar = bar(name, steps);
         self.bar.set_position(step);
     }
 
@@ -62,17 +121,18 @@ impl<'a> Progress<'a> {
     }
 
     fn describe(&self, metrics: &StepMetrics) -> String {
+        let time = match metrics.step == metrics.steps {
+            true => duration(metrics.seconds),
+            false => format!("{} left", duration(metrics.seconds_left)),
+        };
         let pace = format!("{:.1}k tokens/s", metrics.tokens_per_second / 1e3);
-        let mut figures = vec![self.task.quality(metrics), pace];
+        // A narrow terminal shows the first of them.
+        let mut figures = vec![self.task.quality(metrics), time, pace];
         if self.device != Device::Cpu {
             let mfu = metrics.mfu.map(|mfu| format!("MFU {:.1} %", 100.0 * mfu));
             figures.extend(mfu);
             figures.push(format!("{:.1} GB", metrics.memory as f64 / 1e9));
         }
-        figures.push(match metrics.step == metrics.steps {
-            true => duration(metrics.seconds),
-            false => format!("{} left", duration(metrics.seconds_left)),
-        });
         figures.join("  ")
     }
 
@@ -99,8 +159,7 @@ impl Observer for Progress<'_> {
             Event::Evaluated { step, evaluation } => {
                 let values = evaluation.values.iter();
                 let texts: Vec<String> = values.map(|(n, v)| format!("{n} {v:.4}")).collect();
-                let line = format!("{}: step {step}: {}", self.name, texts.join("  "));
-                self.bar.suspend(|| tell(&line)); // a line that stays, above the bar
+                tell(&format!("{}: step {step}: {}", self.name, texts.join("  ")));
             }
             Event::Checkpointing { .. } | Event::Checkpointed { .. } => {}
             Event::Warned(error) => {

@@ -16,6 +16,8 @@ pub struct ByteSlices {
     targets: std::ops::Range<usize>,
     /// Targets of one row: row `b` has those from `targets.start + b · stretch` on.
     stretch: usize,
+    /// How many of them are yielded.
+    read: usize,
     /// Targets of each row that have been yielded.
     done: usize,
 }
@@ -53,6 +55,7 @@ impl ByteCorpus {
             length,
             targets,
             stretch,
+            read: stretch,
             done: 0,
         })
     }
@@ -62,6 +65,20 @@ impl ByteSlices {
     /// Rows of every batch.
     pub fn rows(&self) -> usize {
         self.batch
+    }
+
+    /// The same reading with `most` targets at most, but one of each row: every row ends early, so that what is read lies
+    /// spread evenly over the part.
+    pub fn at_most(self, most: usize) -> Self {
+        let read = self.read.min(most / self.batch).max(1);
+        ByteSlices { read, ..self }
+    }
+
+    /// Targets of all batches together that are not [`IGNORE`].
+    pub fn bytes(&self) -> usize {
+        let starts = (0..self.batch).map(|row| row * self.stretch);
+        let left = starts.map(|start| self.targets.len().saturating_sub(start));
+        left.map(|left| left.min(self.read)).sum()
     }
 
     /// Appends a row's inputs and targets: `length` of each. // (length)
@@ -82,7 +99,7 @@ impl Iterator for ByteSlices {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
-        let length = self.length.min(self.stretch - self.done);
+        let length = self.length.min(self.read - self.done);
         if length == 0 {
             return None;
         }
@@ -94,7 +111,7 @@ impl Iterator for ByteSlices {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = (self.stretch - self.done).div_ceil(self.length);
+        let left = (self.read - self.done).div_ceil(self.length);
         (left, Some(left))
     }
 }

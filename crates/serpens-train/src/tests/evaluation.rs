@@ -3,7 +3,8 @@ use serpens_data::{ByteCorpus, IGNORE, SelectiveCopying, SelectiveCopyingConfig,
 use serpens_nn::layers::Sequence;
 
 use super::*;
-use crate::evaluate::{accuracy, bits_per_byte};
+use crate::Error;
+use crate::evaluate::{answers, bits_per_byte};
 
 #[test]
 fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
@@ -30,7 +31,7 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let expected = (0..count).map(bits).sum::<f64>() / count as f64;
     for length in [1, 7, 64, 1000] {
         let slices = corpus.slices(Split::Validation, 1, length).unwrap();
-        let got = bits_per_byte(&model, slices).unwrap();
+        let got = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
         assert!(
             (got - expected).abs() < 1e-5,
             "length {length}: {got} and {expected}"
@@ -38,8 +39,18 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     }
     // Rows side by side lose the context of their first bytes only.
     let slices = corpus.slices(Split::Validation, 3, 5).unwrap();
-    let rows = bits_per_byte(&model, slices).unwrap();
+    let rows = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
+}
+
+/// The share of right answers.
+fn accuracy(
+    model: &MambaLm,
+    batches: impl IntoIterator<Item = serpens_data::Result<serpens_data::Batch>>,
+    chunk: usize,
+) -> f64 {
+    let totals = answers(model, batches, chunk, &mut |_| Ok(())).unwrap();
+    totals.correct as f64 / totals.count as f64
 }
 
 /// The share of right answers, from whole sequences and all their logits.
@@ -81,12 +92,12 @@ fn accuracy_does_not_depend_on_how_the_sequences_are_read() {
         "a figure that tells something: {expected}"
     );
     for chunk in [1, 16, 50, 64] {
-        let got = accuracy(model, [task().evaluation_batch(64, 50, 0)], chunk).unwrap();
+        let got = accuracy(model, [task().evaluation_batch(64, 50, 0)], chunk);
         assert_eq!(got, expected, "chunk {chunk}");
     }
     let uneven = [(4, 0), (4, 1), (2, 2)];
     let batches = uneven.map(|(rows, index)| task().evaluation_batch(rows, 50, index).unwrap());
-    let got = accuracy(model, batches.clone().map(Ok), 16).unwrap();
+    let got = accuracy(model, batches.clone().map(Ok), 16);
     assert_eq!(got, plain_accuracy(model, &batches));
 }
 
@@ -103,5 +114,20 @@ fn accuracy_on_selective_copying_counts_the_answers() {
     let model = model(VOCAB);
     let batches = [0, 1].map(|index| task.evaluation_batch(index));
     let expected = plain_accuracy(&model, &batches);
-    assert_eq!(accuracy(&model, batches.map(Ok), 512).unwrap(), expected);
+    assert_eq!(accuracy(&model, batches.map(Ok), 512), expected);
+}
+
+#[test]
+fn a_reading_is_watched_and_ends_when_it_should() {
+    let batch = task().evaluation_batch(4, 50, 0).unwrap();
+    let mut told = Vec::new();
+    let ended = answers(&model(VOCAB), [Ok(batch)], 16, &mut |done| {
+        told.push(done);
+        match done {
+            0..128 => Ok(()),
+            _ => Err(Error::Stopped),
+        }
+    });
+    assert!(matches!(ended, Err(Error::Stopped)));
+    assert_eq!(told, [0, 64, 128]);
 }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;
-use crate::output::{say, tell, unless_gone};
+use crate::output::{harmless, say, tell, unless_gone};
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::models::{load, model_dir};
 use crate::tasks::continuation::continue_text;
@@ -66,18 +66,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
 /// Writes to standard output, and says whether somebody still reads there.
 fn show(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
-    // A model may write control characters, which a terminal would obey.
+    // A model may write what a terminal would obey; a file gets what it wrote.
     let written = match out.is_terminal() {
         true => out.write_all(harmless(text).as_bytes()),
         false => out.write_all(text.as_bytes()),
     };
     Ok(unless_gone(written.and_then(|()| out.flush()))?)
-}
-
-/// The text without control characters but for ends of lines and tabs.
-fn harmless(text: &str) -> String {
-    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-    text.replace(obeyed, "\u{fffd}")
 }
 
 /// Takes what is complete of a text whose last character may still lack bytes; bytes that are no text become `�`.
@@ -106,13 +100,5 @@ mod tests {
         }
         assert_eq!(shown, ["a", "", "é", "", "", "€", "\u{fffd}", "b", ""]);
         assert_eq!(pending, [0xe2]);
-    }
-
-    #[test]
-    fn a_terminal_is_shown_no_control_characters() {
-        assert_eq!(
-            harmless("a\tb\n\u{1b}[31m\u{7}é"),
-            "a\tb\n\u{fffd}[31m\u{fffd}é"
-        );
     }
 }

@@ -10,7 +10,7 @@ use serpens_report::{Form, Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, say};
+use crate::output::{command_line, harmless, print_drawn, say};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
@@ -35,6 +35,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         None => sample_of_task(&model, &args.model)?,
     };
     let title = format!("Selection map of {}", args.model.display());
+    let title = harmless(&title).into_owned();
     let Some(map) = selection_map(&model, &sample, title)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
@@ -44,7 +45,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             fs::write(path, draw(&map)).map_err(|e| Error::io("write", path, e))?;
         }
         None if args.json => {}
-        None => say(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
+        None => print_drawn(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
     }
     if args.json {
         say(&serde_json::json!(map).to_string())?;

@@ -16,10 +16,15 @@ use crate::{Error, Result};
 /// More threads than this would only exhaust the system.
 const MOST_THREADS: usize = 1024;
 
+/// Where Rayon finds the number of threads; 0 means one for each core.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.threads {
-        set_threads(threads)?;
+        set_threads("--threads", threads)?;
+    } else if let Some(threads) = environment(THREADS).filter(|&threads| threads > 0) {
+        set_threads(THREADS, threads)?;
     }
     match cli.command {
         Command::Train(args) => train::run(&args),
@@ -34,7 +39,12 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn set_threads(threads: usize) -> Result<()> {
+/// A number that a variable of the environment holds.
+fn environment(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn set_threads(option: &str, threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let set = match threads {
         0 => Err(Refusal::NoThreads),
@@ -44,5 +54,5 @@ fn set_threads(threads: usize) -> Result<()> {
             most: MOST_THREADS,
         }),
     };
-    set.map_err(|wrong| Error::refused("--threads", wrong))
+    set.map_err(|wrong| Error::refused(option, wrong))
 }

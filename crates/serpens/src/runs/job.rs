@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use serpens_core::Device;
 use serpens_data::Prefetch;
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
-use serpens_train::{Evaluate, JsonLines, NextToken, Trainer, newest_checkpoint};
+use serpens_train::{Evaluate, Evaluation, JsonLines, NextToken, Trainer, newest_checkpoint};
 
+use super::Run;
 use super::models::{check_loadable, load};
-use super::{Run, STOP};
 use crate::progress::Progress;
+use crate::stop::STOP;
 use crate::tasks::trained::Trained;
 use crate::{Error, Result};
 
@@ -54,17 +55,17 @@ impl<'a> Job<'a> {
         // The weights are the last that is written of a model.
         let whole = saved.join(checkpoint::WEIGHTS_FILE).exists();
         let at_the_end = step.is_none_or(|step| step >= run.recipe.train.steps);
-        let model = if run.resuming && whole && at_the_end {
+        let (model, evaluation) = if run.resuming && whole && at_the_end {
             let mut model = load(&saved)?;
             model.to(run.compute.device, run.compute.precision)?;
-            model
+            (model, None)
         } else {
             let trainer = self.trainer(newest.as_deref())?;
-            let model = self.train_to_the_end(trainer, &metrics)?;
+            let (model, evaluation) = self.train_to_the_end(trainer, &metrics)?;
             checkpoint::save(&model, &saved)?;
-            model
+            (model, evaluation)
         };
-        Trained::new(self.name, model, &metrics)
+        Trained::new(self.name, model, evaluation, &metrics)
     }
 
     /// A trainer at the newest checkpoint, or at the beginning.
@@ -87,11 +88,16 @@ impl<'a> Job<'a> {
         Ok(trainer.on(run.compute)?)
     }
 
-    fn train_to_the_end(&self, mut trainer: Trainer, metrics: &Path) -> Result<MambaLm> {
+    /// The trained model, and its evaluation after the last step.
+    fn train_to_the_end(
+        &self,
+        mut trainer: Trainer,
+        metrics: &Path,
+    ) -> Result<(MambaLm, Option<Evaluation>)> {
         let (run, task) = (self.run, &*self.run.task);
         let progress = Progress::new(run.mode, self.name, task, run.compute.device);
         let mut heard_by = (progress, JsonLines::open(metrics, trainer.step())?);
-        let mut validation = task.validation();
+        let mut validation = task.validation(self.name, run.mode);
         let outcome = trainer.run(serpens_train::Run {
             dir: Some(&self.dir),
             observer: &mut heard_by,
@@ -101,7 +107,7 @@ impl<'a> Job<'a> {
         heard_by.0.finish();
         match outcome.interrupted {
             true => Err(run.interrupted(outcome.step)),
-            false => Ok(trainer.into_model()),
+            false => Ok((trainer.into_model(), outcome.evaluation)),
         }
     }
 }

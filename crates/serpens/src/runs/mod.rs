@@ -6,21 +6,18 @@ mod job;
 pub(crate) mod models;
 mod report;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use serpens_train::{Compute, Error as TrainError};
 
-use serpens_train::Compute;
-
-use crate::output::{OutputMode, say, tell};
+use crate::output::{OutputMode, say};
 use crate::recipe::Recipe;
+use crate::stop;
+use crate::tasks::trained::Trained;
 use crate::tasks::{Results, Task, Testing};
 use crate::{Error, Result};
 use job::Job;
 
 pub(crate) use check::check;
 pub(crate) use folder::RunFolder;
-
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// A run that has been checked and has its folder.
 pub(crate) struct Run {
@@ -38,19 +35,25 @@ pub(crate) struct Run {
 impl Run {
     /// Trains what is not trained yet, tests it, and writes the report.
     pub(crate) fn go(&self) -> Result<()> {
-        stop_on_ctrl_c();
+        stop::listen();
         self.announce()?;
         let trained = Job::all(self).map(|job| job.train());
         let trained = trained.collect::<Result<Vec<_>>>()?;
+        match self.conclude(&trained) {
+            Err(Error::Train(TrainError::Stopped)) => {
+                Err(self.interrupted(self.recipe.train.steps))
+            }
+            concluded => concluded,
+        }
+    }
+
+    /// Tests what was trained, and writes the report.
+    fn conclude(&self, trained: &[Trained]) -> Result<()> {
         let results = self.task.test(&Testing {
-            models: &trained,
+            models: trained,
             mode: self.mode,
-            go_on: &|| match STOP.load(Ordering::Relaxed) {
-                false => Ok(()),
-                true => Err(self.interrupted(self.recipe.train.steps)),
-            },
         })?;
-        self.folder.save_report(&self.report(&trained, &results)?)?;
+        self.folder.save_report(&self.report(trained, &results)?)?;
         self.finish(&results)
     }
 
@@ -95,17 +98,5 @@ impl Run {
                 say(&format!("report  {}", report.display()))
             }
         }
-    }
-}
-
-fn stop_on_ctrl_c() {
-    let handler = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        tell("\nstopping, with everything saved; press Ctrl-C again to leave at once");
-    });
-    if handler.is_err() {
-        tell("warning: Ctrl-C cannot be caught here; checkpoints are written as the recipe says");
     }
 }

@@ -4,14 +4,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serpens_data::{InductionHeads, Source};
-use serpens_nn::MambaLm;
-use serpens_report::{LineChart, Scale, Series, Table, grouped};
+use serpens_report::{LineChart, Scale, Series, Share, Table, grouped};
 use serpens_train::evaluate;
 
-use super::results::{Results, percent};
+use super::results::{Results, percent, share};
 use super::selection::Sample;
 use super::trained::{Trained, chart};
 use super::{Task, TaskSettings, TestConfig, Testing};
+use crate::output::OutputMode;
+use crate::progress::Meter;
 use crate::{Error, Result};
 
 pub(super) use serpens_data::InductionHeadsConfig;
@@ -89,28 +90,12 @@ impl Task for Induction {
     }
 
     fn test(&self, testing: &Testing<'_>) -> Result<Results> {
-        let mut accuracies = Vec::new();
-        for Trained { name, model, .. } in testing.models {
-            let mut points = Vec::new();
-            for &length in &self.tests.lengths {
-                (testing.go_on)()?;
-                let accuracy = self.accuracy(model, length)?;
-                let event = serde_json::json!({
-                    "event": "tested", "model": name, "length": length, "accuracy": accuracy,
-                });
-                let (at, share) = (grouped(length), percent(accuracy));
-                let line = format!("{name}: length {at}: {share}");
-                testing.mode.announce(&line, &event)?;
-                points.push((length as f64, accuracy));
-            }
-            accuracies.push(Series {
-                name: (*name).to_owned(),
-                points,
-                ..Series::default()
-            });
-        }
+        let tested = testing.models.iter();
+        let tested = tested.map(|trained| self.tested(trained, testing.mode));
+        let (shares, accuracies): (Vec<_>, Vec<_>) =
+            tested.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         Ok(Results {
-            table: self.table(&accuracies),
+            table: self.table(&accuracies, &shares),
             sentence: self.sentence(&accuracies),
             figure: Some(self.figure(accuracies)),
         })
@@ -119,22 +104,44 @@ impl Task for Induction {
 
 /// A model's accuracies are a series over the tests' lengths.
 impl Induction {
-    fn accuracy(&self, model: &MambaLm, length: usize) -> Result<f64> {
-        let tests = &self.tests;
-        let batches = (0..tests.samples).step_by(tests.rows).enumerate();
-        let batches = batches.map(|(index, drawn)| {
-            let rows = tests.rows.min(tests.samples - drawn);
-            self.data.evaluation_batch(rows, length, index as u64)
-        });
-        Ok(evaluate::accuracy(model, batches, tests.chunk)?)
+    /// A model's answers at each length.
+    fn tested(&self, trained: &Trained, mode: OutputMode) -> Result<(Vec<Share>, Series)> {
+        let (tests, name) = (&self.tests, trained.name);
+        let positions = |length: &usize| length * tests.samples;
+        let all = tests.lengths.iter().map(positions).sum();
+        let mut meter = Meter::new(mode, format!("{name}, tests"), all);
+        let (mut before, mut shares) = (0, Vec::new());
+        let mut series = Series {
+            name: name.to_owned(),
+            ..Series::default()
+        };
+        for &length in &tests.lengths {
+            let batches = (0..tests.samples).step_by(tests.rows).enumerate();
+            let batches = batches.map(|(index, drawn)| {
+                let rows = tests.rows.min(tests.samples - drawn);
+                self.data.evaluation_batch(rows, length, index as u64)
+            });
+            let watch = &mut |done| meter.at(before + done);
+            let totals = evaluate::answers(&trained.model, batches, tests.chunk, watch)?;
+            let share = share(&totals);
+            mode.event(&serde_json::json!({
+                "event": "tested", "model": name, "length": length,
+                "accuracy": share.value(), "interval": share.interval(),
+            }))?;
+            series.points.push((length as f64, share.value()));
+            series.intervals.push(share.interval());
+            shares.push(share);
+            before += positions(&length);
+        }
+        Ok((shares, series))
     }
 
-    fn table(&self, accuracies: &[Series]) -> Table {
+    fn table(&self, accuracies: &[Series], shares: &[Vec<Share>]) -> Table {
         let tests = &self.tests;
         let mut header = vec!["length".to_owned()];
         header.extend(accuracies.iter().map(|model| model.name.clone()));
         let rows = tests.lengths.iter().enumerate().map(|(i, length)| {
-            let cells = accuracies.iter().map(|model| percent(model.points[i].1));
+            let cells = shares.iter().map(|model| model[i].to_string());
             std::iter::once(grouped(*length)).chain(cells).collect()
         });
         Table {
@@ -142,11 +149,10 @@ impl Induction {
             header,
             rows: rows.collect(),
             caption: format!(
-                "{} sequences of each length, read in chunks of {} with carried state. Trained at length {} or less; \
-                 answering at random is right in {}.",
+                "{} sequences of each length, read in chunks of {} with carried state; the 95 % interval in brackets. \
+                 Chance is {}.",
                 tests.samples,
                 tests.chunk,
-                self.longest,
                 percent(self.chance)
             ),
         }

@@ -76,7 +76,7 @@ impl Default for TaskConfig {
     }
 }
 
-/// How a model is tested: a table of the recipe in which each task finds what it reads; text reads none of it.
+/// How a model is tested: a table of the recipe in which each task finds what it reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TestConfig {
@@ -88,6 +88,8 @@ pub struct TestConfig {
     pub rows: usize,
     /// Positions read at a time, with carried state, for induction heads.
     pub chunk: usize,
+    /// Bytes of held-out text that are read at most, spread evenly over it, while training and at its end, for text.
+    pub tokens: usize,
 }
 
 impl Default for TestConfig {
@@ -97,6 +99,7 @@ impl Default for TestConfig {
             samples: 16,
             rows: 8,
             chunk: READ_LENGTH,
+            tokens: 500_000,
         }
     }
 }
@@ -134,8 +137,12 @@ pub(crate) trait Task {
     /// The training batches.
     fn source(&self) -> Arc<dyn Source>;
 
-    /// What tells how good a model is while it is trained, if anything does.
-    fn validation(&self) -> Option<Box<Evaluate<'_, MambaLm>>> {
+    /// What tells how good a model of this name is while it is trained, if anything does.
+    fn validation(
+        &self,
+        _name: &'static str,
+        _mode: OutputMode,
+    ) -> Option<Box<Evaluate<'_, MambaLm>>> {
         None
     }
 
@@ -174,6 +181,4 @@ pub(crate) trait Task {
 pub(crate) struct Testing<'a> {
     pub(crate) models: &'a [Trained],
     pub(crate) mode: OutputMode,
-    /// Asked before each share of the work; fails where the run was interrupted.
-    pub(crate) go_on: &'a dyn Fn() -> Result<()>,
 }

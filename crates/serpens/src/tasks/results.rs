@@ -1,9 +1,10 @@
 //! What comes of a run.
 
-use serpens_nn::MambaLm;
-use serpens_report::{LineChart, Table};
+use serpens_ops::cross_entropy::Totals;
+use serpens_report::{LineChart, Share, Table};
 
 use super::Testing;
+use super::trained::Trained;
 use crate::Result;
 
 /// The end of a run: a table, and a figure where it helps.
@@ -20,11 +21,10 @@ impl Results {
         testing: &Testing<'_>,
         mut table: Table,
         outcome: &str,
-        test: impl Fn(&MambaLm) -> Result<String>,
+        test: impl Fn(&Trained) -> Result<String>,
     ) -> Result<Self> {
         for model in testing.models {
-            (testing.go_on)()?;
-            let row = vec![model.name.to_owned(), test(&model.model)?];
+            let row = vec![model.name.to_owned(), test(model)?];
             table.rows.push(row);
         }
         let figures: Vec<String> = table.rows.iter().map(|row| row.join(" ")).collect();
@@ -50,7 +50,16 @@ impl Results {
             cells.join("  ")
         };
         let lines: Vec<String> = rows().map(line).collect();
-        format!("\n{}\n\n{}\n", lines.join("\n"), self.sentence)
+        let (table, caption) = (lines.join("\n"), &self.table.caption);
+        format!("\n{table}\n\n{caption}\n{}\n", self.sentence)
+    }
+}
+
+/// How many of the answers were right.
+pub(super) fn share(totals: &Totals) -> Share {
+    Share {
+        right: totals.correct as u64,
+        of: totals.count as u64,
     }
 }
 

@@ -7,10 +7,11 @@ use serpens_data::{SelectiveCopying, Source};
 use serpens_report::Table;
 use serpens_train::evaluate;
 
-use super::results::{Results, percent};
+use super::results::{Results, share};
 use super::selection::Sample;
 use super::{READ_LENGTH, Task, TaskSettings, TestConfig, Testing};
 use crate::Result;
+use crate::progress::Meter;
 
 pub(super) use serpens_data::SelectiveCopyingConfig;
 
@@ -50,6 +51,7 @@ impl TaskSettings for SelectiveCopyingConfig {
         Ok(Box::new(Copying {
             data: SelectiveCopying::new(self.clone())?,
             batches: tests.samples as u64,
+            read: self.largest_batch().iter().product(),
         }))
     }
 }
@@ -58,6 +60,8 @@ struct Copying {
     data: SelectiveCopying,
     /// How many batches models are tested on.
     batches: u64,
+    /// Positions of each.
+    read: usize,
 }
 
 impl Task for Copying {
@@ -70,11 +74,15 @@ impl Task for Copying {
             title: "Accuracy on new sequences".into(),
             header: vec!["model".into(), "accuracy".into()],
             rows: Vec::new(),
-            caption: "The share of the data tokens that are repeated in their order.".into(),
+            caption: "The share of the data tokens that are repeated in their order, and its 95 % interval.".into(),
         };
-        Results::one_each(testing, table, "Answers right", |model| {
+        Results::one_each(testing, table, "Answers right", |trained| {
             let batches = (0..self.batches).map(|index| Ok(self.data.evaluation_batch(index)));
-            Ok(percent(evaluate::accuracy(model, batches, READ_LENGTH)?))
+            let name = format!("{}, test", trained.name);
+            let mut meter = Meter::new(testing.mode, name, self.batches as usize * self.read);
+            let watch = &mut |done| meter.at(done);
+            let totals = evaluate::answers(&trained.model, batches, READ_LENGTH, watch)?;
+            Ok(share(&totals).to_string())
         })
     }
 }

@@ -14,7 +14,10 @@ use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate};
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
 use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Testing};
+use crate::output::OutputMode;
+use crate::progress::Meter;
 use crate::refusal::Refusal;
+use crate::stop;
 use crate::{Error, Result};
 
 /// Rows in which held-out text is read.
@@ -34,7 +37,7 @@ pub struct TextConfig {
     pub batch: usize,
     /// Bytes of a row.
     pub length: usize,
-    /// The share at the end that is held out.
+    /// The share at the end that is held out; 0 for none.
     pub validation: f64,
     /// What a sample of the trained model continues.
     pub prompt: String,
@@ -65,7 +68,7 @@ impl TaskSettings for TextConfig {
         [self.batch, self.length]
     }
 
-    fn open(&self, seed: u64, _tests: &TestConfig) -> Result<Box<dyn Task>> {
+    fn open(&self, seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
         let Some(data) = &self.data else {
             return Err(Error::refused("--data", Refusal::NoText));
         };
@@ -79,27 +82,51 @@ impl TaskSettings for TextConfig {
         if self.prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
-        let text = Text {
+        let held_out = (self.validation > 0.0)
+            .then(|| corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH));
+        Ok(Box::new(Text {
+            held_out: held_out
+                .transpose()?
+                .map(|slices| slices.at_most(tests.tokens)),
             corpus,
             source,
             prompt: self.prompt.clone(),
-        };
-        text.held_out()?;
-        Ok(Box::new(text))
+        }))
     }
 }
 
 struct Text {
     corpus: ByteCorpus,
     source: ByteSource,
+    /// What is read of the held-out text, where there is any.
+    held_out: Option<ByteSlices>,
     prompt: String,
 }
 
 impl Text {
-    /// The held-out text, in order.
-    fn held_out(&self) -> serpens_data::Result<ByteSlices> {
-        self.corpus
-            .slices(Split::Validation, READ_ROWS, READ_LENGTH)
+    /// How well a model predicts the held-out text.
+    fn bits(
+        &self,
+        name: &str,
+        model: &MambaLm,
+        held_out: &ByteSlices,
+        mode: OutputMode,
+    ) -> serpens_train::Result<f64> {
+        let name = format!("{name}, held-out text");
+        let mut meter = Meter::new(mode, name, held_out.bytes());
+        evaluate::bits_per_byte(model, held_out.clone(), &mut |done| meter.at(done))
+    }
+
+    fn what_is_read(&self, held_out: &ByteSlices) -> String {
+        let (read, all) = (held_out.bytes(), self.corpus.split_bytes(Split::Validation));
+        let (read, of) = match read < all {
+            true => (
+                grouped(read),
+                format!(", spread evenly over the {} held out", grouped(all)),
+            ),
+            false => (grouped(all), String::new()),
+        };
+        format!("{read} bytes that training never saw{of}, read in order with carried state.")
     }
 
     /// Text that a model writes.
@@ -112,6 +139,7 @@ impl Text {
         let mut bytes = Vec::new();
         let prompt = self.prompt.as_bytes();
         continue_text(model, prompt, SAMPLE_BYTES, &mut sampler, 0, |byte| {
+            stop::check()?;
             bytes.push(byte);
             Ok(true)
         })?;
@@ -124,9 +152,14 @@ impl Task for Text {
         Arc::new(self.source.clone())
     }
 
-    fn validation(&self) -> Option<Box<Evaluate<'_, MambaLm>>> {
-        Some(Box::new(|model| {
-            let bits = evaluate::bits_per_byte(model, self.held_out()?)?;
+    fn validation(
+        &self,
+        name: &'static str,
+        mode: OutputMode,
+    ) -> Option<Box<Evaluate<'_, MambaLm>>> {
+        let held_out = self.held_out.as_ref()?;
+        Some(Box::new(move |model| {
+            let bits = self.bits(name, model, held_out, mode)?;
             Ok(Evaluation {
                 values: vec![(BITS.into(), bits)],
             })
@@ -157,18 +190,32 @@ impl Task for Text {
     }
 
     fn test(&self, testing: &Testing<'_>) -> Result<Results> {
-        let held_out = grouped(self.corpus.split_bytes(Split::Validation));
-        let table = Table {
-            title: "Held-out text".into(),
-            header: vec!["model".into(), "bits per byte".into()],
-            rows: Vec::new(),
-            caption: format!(
-                "{held_out} bytes that training never saw, read in order with carried state."
+        let (title, outcome, caption) = match &self.held_out {
+            Some(held_out) => (
+                "Held-out text",
+                "Bits per byte on held-out text",
+                self.what_is_read(held_out),
+            ),
+            None => (
+                "Training text",
+                "Bits per byte in training",
+                "Nothing was held out: what the last steps were trained on.".into(),
             ),
         };
-        let outcome = "Bits per byte on held-out text";
-        Results::one_each(testing, table, outcome, |model| {
-            let bits = evaluate::bits_per_byte(model, self.held_out()?)?;
+        let table = Table {
+            title: title.into(),
+            header: vec!["model".into(), "bits per byte".into()],
+            rows: Vec::new(),
+            caption,
+        };
+        Results::one_each(testing, table, outcome, |trained| {
+            let bits = match (trained.evaluated(BITS), &self.held_out) {
+                (Some(bits), _) => bits,
+                (None, Some(held_out)) => {
+                    self.bits(trained.name, &trained.model, held_out, testing.mode)?
+                }
+                (None, None) => trained.steps.last().map_or(f64::NAN, StepMetrics::bits),
+            };
             Ok(format!("{bits:.3}"))
         })
     }

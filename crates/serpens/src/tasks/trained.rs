@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serpens_core::files;
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series};
-use serpens_train::StepMetrics;
+use serpens_train::{Evaluation, StepMetrics};
 
 use crate::{Error, Result};
 
@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub(crate) struct Trained {
     pub(crate) name: &'static str,
     pub(crate) model: MambaLm,
+    /// Of the model as it is, where its training ended now.
+    pub(crate) evaluation: Option<Evaluation>,
     pub(crate) steps: Vec<StepMetrics>,
     pub(crate) evaluations: Vec<EvaluationLine>,
 }
@@ -28,16 +30,29 @@ pub(crate) struct EvaluationLine {
 
 impl Trained {
     /// The model with what its file of metrics tells.
-    pub(crate) fn new(name: &'static str, model: MambaLm, metrics: &Path) -> Result<Self> {
+    pub(crate) fn new(
+        name: &'static str,
+        model: MambaLm,
+        evaluation: Option<Evaluation>,
+        metrics: &Path,
+    ) -> Result<Self> {
         let file = files::open(metrics, files::Accept::Files);
         let text = file.and_then(|file| files::text(files::read(file, u64::MAX)?));
         let text = text.map_err(|e| Error::io("read", metrics, e))?;
         Ok(Self {
             name,
             model,
+            evaluation,
             steps: lines(&text),
             evaluations: lines(&text),
         })
+    }
+
+    /// A figure of the model's evaluation, where it has one.
+    pub(super) fn evaluated(&self, name: &str) -> Option<f64> {
+        let figures = &self.evaluation.as_ref()?.values;
+        let figure = figures.iter().find(|(known, _)| known == name);
+        figure.map(|(_, value)| *value)
     }
 }
 

@@ -4,12 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::{Ran, TINY, TestFolder, assert_same_file, files, with_settings};
+use crate::support::{Ran, TINY, TINY_TEXT, TestFolder, assert_same_file, files, with_settings};
 
 /// Starts a run, sends SIGINT once `event` was told, and waits for its end.
 fn interrupt_at(place: &TestFolder, args: &[&str], event: &str) -> Ran {
-    let mut child = place
-        .command(args)
+    signal_at(place.command(args), args, event, "INT")
+}
+
+/// Starts a run, sends a signal once `event` was told, and waits for its end.
+fn signal_at(mut command: Command, args: &[&str], event: &str, signal: &str) -> Ran {
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -22,7 +26,7 @@ fn interrupt_at(place: &TestFolder, args: &[&str], event: &str) -> Ran {
         .any(|line| line.contains(event));
     assert!(seen, "{event} was never told");
     let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([&format!("-{signal}"), &child.id().to_string()])
         .status();
     assert!(kill.expect("kill is there").success());
     lines.for_each(drop); // a full pipe would hold the run up
@@ -75,6 +79,63 @@ fn an_interrupt_is_heard_while_models_are_tested() {
     let ran = interrupt_at(&place, &args, "twin/checkpoints/step-0000004");
     ran.fails(130, &["interrupted", "--resume runs/cut"]);
     assert!(place.path("runs/cut/model/model.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_is_heard_while_a_text_is_read() {
+    let place = TestFolder::new();
+    place.write("text.txt", "many words, again and again; ".repeat(400_000));
+    let more = [
+        &["--data", "text.txt", "--json", "--name", "cut"][..],
+        &[
+            "--set",
+            "evaluate.tokens=10000000",
+            "--set",
+            "train.eval_every=0",
+        ],
+        &["--set", "task.validation=0.9"],
+    ];
+    let args = with_settings(&["train", "text"], TINY_TEXT, &more.concat());
+    let ran = interrupt_at(&place, &args, "\"step\":3,");
+    ran.fails(130, &["interrupted after step 3", "--resume runs/cut"]);
+    // It ended before the text was read to its end, and after everything was saved.
+    let metrics = fs::read_to_string(place.path("runs/cut/metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("bits_per_byte"), "{metrics}");
+    let checkpoint = "runs/cut/checkpoints/step-0000003/state.json";
+    assert!(place.path(checkpoint).exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_whose_terminal_goes_away_is_saved_as_after_an_interrupt() {
+    let place = TestFolder::new();
+    let more = ["--steps", "600", "--json", "--name", "a"];
+    let args = with_settings(&["train", "induction-heads"], TINY, &more);
+    for signal in ["HUP", "TERM"] {
+        let ran = signal_at(place.command(&args), &args, "\"step\":5,", signal);
+        ran.fails(130, &["interrupted after step", "--resume runs/a"]);
+        fs::remove_dir_all(place.path("runs")).unwrap();
+    }
+}
+
+/// As under nohup, which starts a command with the signal ignored.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_survives_the_signals_that_were_ignored_when_it_began() {
+    let place = TestFolder::new();
+    let more = ["--steps", "300", "--json", "--name", "a"];
+    let args = with_settings(&["train", "induction-heads"], TINY, &more);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_serpens"))
+        .args(&args)
+        .current_dir(place.path("."))
+        .stdin(Stdio::null());
+    let ran = signal_at(command, &args, "\"step\":5,", "HUP").succeeds();
+    assert_eq!(ran.stderr, "");
+    assert!(place.path("runs/a/report.html").exists());
 }
 
 #[test]

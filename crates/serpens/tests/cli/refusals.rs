@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::TestFolder;
+use crate::support::{Ran, TestFolder};
 
 #[test]
 fn data_that_cannot_be_read_is_refused_in_one_line() {
@@ -179,10 +179,9 @@ fn impossible_settings_of_a_text_task_are_refused() {
         let ran = place.run(&["train", "text", "--data", "text.txt", "--set", setting]);
         ran.is_refused(2, &[word]);
     }
-    for setting in ["task.validation=0", "task.validation=1"] {
-        let ran = place.run(&["train", "text", "--data", "text.txt", "--set", setting]);
-        ran.is_refused(1, &["part has 0 bytes"]);
-    }
+    let whole = ["train", "text", "--data", "text.txt"];
+    let ran = place.run(&[&whole[..], &["--set", "task.validation=1"]].concat());
+    ran.is_refused(1, &["part has 0 bytes"]);
     assert!(!place.path("runs").exists());
 }
 
@@ -198,6 +197,10 @@ fn options_that_contradict_or_cannot_be_are_refused() {
     place
         .run(&["doctor", "--threads", "100000"])
         .is_refused(2, &["--threads", "1024"]);
+    let mut many = place.command(&["doctor"]);
+    let ran = many.env("RAYON_NUM_THREADS", "100000").output();
+    let ran = Ran::new(&["doctor"], ran.expect("the command starts"));
+    ran.is_refused(2, &["RAYON_NUM_THREADS", "1024"]);
     for name in ["", ".", "..", "a/b", "/abs"] {
         place
             .run(&["train", "--name", name])
@@ -222,6 +225,45 @@ fn options_that_contradict_or_cannot_be_are_refused() {
         assert_eq!(ran.stdout, "");
     }
     assert!(!place.path("runs").exists());
+}
+
+/// A name that would clear the screen and forge an error of its own, and its words the other way round.
+const FORGED: &str = "x\u{1b}[2J\r\nerror: all is lost\u{202e}";
+
+#[test]
+fn what_a_terminal_would_obey_is_shown_in_errors() {
+    let place = TestFolder::new();
+    place.text();
+    let shown = "x\\u001b[2J\\u000d\\nerror: all is lost\\u202e";
+    let setting = format!("train.{FORGED}=1");
+    for (code, args) in [
+        (1, ["generate", "--model", FORGED]),
+        (1, ["inspect", "--model", FORGED]),
+        (2, ["train", "--set", &setting]),
+        (2, ["train", "--resume", FORGED]),
+    ] {
+        place.run(&args).is_refused(code, &[shown]);
+    }
+    // The parser's own.
+    for args in [
+        ["train", "--steps", FORGED],
+        ["train", "--device", FORGED],
+        ["train", "text", FORGED],
+        ["recipes", FORGED, "x"],
+    ] {
+        let ran = place.run(&args);
+        assert!(ran.stderr.contains(shown), "{args:?}\n{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("\nerror: ").count(), 0, "{}", ran.stderr);
+    }
+    // On standard output: tables keep their lines, JSON what it says.
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    fs::rename(place.path("runs/a"), place.path(FORGED)).unwrap();
+    let text = place.run(&["inspect", "--model", FORGED]).succeeds().stdout;
+    assert!(text.contains("x\\u001b[2J") && !text.contains(['\u{1b}', '\u{202e}']));
+    let json = place.run(&["inspect", "--model", FORGED, "--json"]);
+    let json = json.succeeds();
+    assert!(!json.stdout.contains(['\u{1b}', '\u{202e}']));
+    json.json_lines();
 }
 
 #[test]

@@ -169,6 +169,52 @@ fn selective_copying_trains_too() {
 }
 
 #[test]
+fn a_text_is_learnt_without_held_out_text() {
+    let place = TestFolder::new();
+    let ran = place.train_text(&["--set", "task.validation=0", "--name", "a"]);
+    let ran = ran.succeeds();
+    assert!(ran.stdout.contains("Bits per byte in training"));
+    assert!(ran.stdout.contains("Nothing was held out"));
+    let metrics = fs::read_to_string(place.path("runs/a/metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("bits_per_byte"));
+}
+
+#[test]
+fn a_long_held_out_text_is_read_in_samples() {
+    let place = TestFolder::new();
+    let more = ["--set", "evaluate.tokens=80", "--name", "a"];
+    let ran = place.train_text(&more).succeeds();
+    let words = "80 bytes that training never saw, spread evenly over the 410 held out";
+    assert!(ran.stdout.contains(words), "{}", ran.stdout);
+    // What was said while it was trained is what is said of it.
+    let metrics = fs::read_to_string(place.path("runs/a/metrics.jsonl")).unwrap();
+    let last = metrics.lines().last().unwrap();
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    let bits = last["evaluation"]["bits_per_byte"].as_f64().unwrap();
+    let told = format!("{bits:.3}");
+    assert!(ran.stdout.contains(&told), "{told}\n{}", ran.stdout);
+}
+
+#[test]
+fn shares_are_told_with_their_interval() {
+    let place = TestFolder::new();
+    let ran = place.train(&["--json", "--name", "a"]).succeeds();
+    let events = ran.json_lines();
+    let tested = events.iter().filter(|event| event["event"] == "tested");
+    for event in tested {
+        let [low, high] = [0, 1].map(|end| event["interval"][end].as_f64().unwrap());
+        let accuracy = event["accuracy"].as_f64().unwrap();
+        // Of 4 sequences: Wilson's interval is wide.
+        assert!(
+            low <= accuracy && accuracy <= high && high - low > 0.4,
+            "{event}"
+        );
+    }
+    let cell = &events.last().unwrap()["table"]["rows"][0][1];
+    assert!(cell.as_str().unwrap().contains('–'), "{cell}");
+}
+
+#[test]
 fn a_run_tested_no_further_than_trained_claims_no_more() {
     let place = TestFolder::new();
     let ran = place
