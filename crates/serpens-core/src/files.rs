@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The most bytes of a file that is read whole: settings, recipes, an index of weights.
@@ -136,6 +136,43 @@ pub fn write_atomically<E: From<io::Error>>(
     written
 }
 
+/// Whether a file of this name is one that [`write_atomically`] writes to until it is renamed.
+pub fn is_temporary(name: &str) -> bool {
+    let start = name.strip_suffix(".tmp");
+    let numbers = start.and_then(|start| start.rsplit_once('.')?.1.split_once('-'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
+}
+
+/// Removes the temporary files below a folder, which programs left that were killed; nobody may be writing there. Gives
+/// those that could not be removed, and why.
+pub fn remove_temporary(folder: &Path) -> Vec<(PathBuf, io::Error)> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            left.extend(remove_temporary(&path));
+        } else if is_temporary(&entry.file_name().to_string_lossy()) {
+            let failed = fs::remove_file(&path).err();
+            left.extend(failed.map(|error| (path, error)));
+        }
+    }
+    left
+}
+
+/// Makes a folder, and those above it that are missing, and brings their names to disk.
+///
+/// # Errors
+/// Those of the system.
+pub fn make_folders(folder: &Path) -> io::Result<()> {
+    let above = folder.ancestors();
+    let missing = above.take_while(|at| !at.as_os_str().is_empty() && !at.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(folder)?;
+    let mut parents = missing.iter().filter_map(|at| at.parent());
+    parents.try_for_each(sync_folder)
+}
+
 /// Brings the names in a folder to disk, such as after a rename; the empty path is the current folder.
 #[cfg(unix)]
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -152,7 +189,6 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -223,6 +259,22 @@ mod tests {
         assert!(matches!(refused, Unread::NoFile));
         let refused = why(read_text(&endless, Accept::Streams));
         assert!(matches!(refused, Unread::TooLarge { most: MOST_WHOLE }));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_removed_and_nothing_else() {
+        let folder = folder("left");
+        let deep = folder.join("a/b");
+        make_folders(&deep).unwrap();
+        let left = ["config.toml.12-0.tmp", "a/b/x.json.4194304-31.tmp"];
+        let others = ["notes.tmp", "x.-1.tmp", "x.1-.tmp", "x.1-2", "a/1-2.tmp.x"];
+        for file in left.iter().chain(&others) {
+            fs::write(folder.join(file), "").unwrap();
+        }
+        assert!(remove_temporary(&folder).is_empty());
+        assert!(!left.iter().any(|file| folder.join(file).exists()));
+        assert!(others.iter().all(|file| folder.join(file).exists()));
         fs::remove_dir_all(&folder).unwrap();
     }
 

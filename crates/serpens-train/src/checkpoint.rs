@@ -1,44 +1,47 @@
 //! Checkpoints of training: a folder each, which appears complete or not at all.
 //!
 //! `checkpoints/step-0001000/` holds the model (`config.json`, `model.safetensors`), the moments
-//! (`optimizer.safetensors`) and `state.json`: the step, the place in the data, the time spent.
+//! (`optimizer.safetensors`) and `state.json`: the step, the place in the data, the time spent, the settings, and
+//! digests of it all.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serpens_core::Device;
-use serpens_core::files::sync_folder;
-use serpens_formats::safetensors::{read_tensors, write_tensors};
+use serpens_core::files::{make_folders, sync_folder};
 use serpens_formats::{Verify, json};
 
 use crate::objective::Learner;
 use crate::state::State;
-use crate::{AdamW, Error, Objective, Result, TrainedModel};
+use crate::{AdamW, Damage, Error, Objective, Result, TrainedModel, seal};
 
 /// The folder of a run that holds its checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-const STATE_FILE: &str = "state.json";
+pub(crate) const STATE_FILE: &str = "state.json";
 const PREFIX: &str = "step-";
-/// Folders under this name are unfinished.
+/// Folders under this name are unfinished, or are being removed.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a checkpoint of the run in `run`, and removes all but the last that the settings keep. Until it is complete
-/// it has a name under which it is never looked for, so that whatever happens, the earlier ones stay.
+/// Writes a checkpoint of the run in `run` in place of others of this step and later ones, which a run that went on
+/// from an earlier one does not lead to, and removes all but the last that the settings keep. Until it is complete it
+/// has a name under which it is never looked for, so that whatever happens, the earlier ones stay.
+///
+/// Gives its folder, and why old ones could not be removed.
 pub(crate) fn save<O: Objective>(
     run: &Path,
     learner: &Learner<O>,
     state: &State,
-) -> Result<PathBuf> {
+) -> Result<(PathBuf, Vec<Error>)> {
     let parent = run.join(CHECKPOINTS_DIR);
-    let name = format!("{PREFIX}{:07}", state.step);
-    let unfinished = parent.join(format!("{UNFINISHED}{name}"));
-    let path = parent.join(name);
-    for (_, left) in entries(&parent, UNFINISHED)? {
-        remove(&left)?; // of a run that was killed while writing
-    }
+    make_folders(&parent).map_err(|e| Error::io("write", &parent, e))?;
+    let path = folder(run, state.step);
+    let unfinished = hidden(&path, "");
+    let mut left = Vec::new();
     let written = write_all(&unfinished, learner, state).and_then(|()| {
+        if path.exists() {
+            left.extend(remove(&path).err());
+        }
         let renamed = fs::rename(&unfinished, &path).and_then(|()| sync_folder(&parent));
         renamed.map_err(|e| Error::io("write", &path, e))
     });
@@ -47,20 +50,66 @@ pub(crate) fn save<O: Objective>(
         let _ = fs::remove_dir_all(&unfinished);
         return Err(error);
     }
-    for (_, old) in complete(&parent)?.iter().rev().skip(state.config.keep) {
-        remove(old)?;
-    }
-    Ok(path)
+    let all = complete(run)?.into_iter().rev();
+    let (later, earlier): (Vec<_>, Vec<_>) = all.partition(|(step, _)| *step > state.step);
+    let best = state.best.map(|best| best.step);
+    let old = earlier.into_iter().skip(state.config.keep);
+    let old = old.filter(|(step, _)| Some(*step) != best);
+    left.extend(
+        later
+            .into_iter()
+            .chain(old)
+            .filter_map(|(_, old)| remove(&old).err()),
+    );
+    Ok((path, left))
 }
 
 fn write_all<O: Objective>(dir: &Path, learner: &Learner<O>, state: &State) -> Result<()> {
     learner.model.save(dir)?;
-    write_tensors(&dir.join(OPTIMIZER_FILE), &learner.optimizer.state())?;
-    Ok(json::write(&dir.join(STATE_FILE), state)?)
+    learner.optimizer.save(&dir.join(OPTIMIZER_FILE))?;
+    write_state(dir, state)
 }
 
-fn remove(dir: &Path) -> Result<()> {
-    fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))
+/// Writes the state of a checkpoint anew, whose tensors stay.
+pub(crate) fn write_state(dir: &Path, state: &State) -> Result<()> {
+    Ok(json::write(
+        &dir.join(STATE_FILE),
+        &seal::seal(dir, state)?,
+    )?)
+}
+
+/// The folder of a run's checkpoint of this step.
+pub(crate) fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join(CHECKPOINTS_DIR).join(format!("{PREFIX}{step:07}"))
+}
+
+fn hidden(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{UNFINISHED}{what}{name}"))
+}
+
+/// Removes a checkpoint, which nobody takes for one once that has begun.
+fn remove(path: &Path) -> Result<()> {
+    let hidden = hidden(path, "removed-");
+    let removed = fs::rename(path, &hidden).and_then(|()| remove_any(&hidden));
+    removed.map_err(|e| Error::io("remove", path, e))
+}
+
+fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// Removes what a run left unfinished that was killed, and gives why that failed where it did.
+pub(crate) fn sweep(run: &Path) -> Result<Vec<Error>> {
+    let left = entries(&run.join(CHECKPOINTS_DIR), UNFINISHED)?.into_iter();
+    let removed = left.map(|(_, path)| {
+        let removed = remove_any(&path);
+        removed.map_err(|e| Error::io("remove", path, e))
+    });
+    Ok(removed.filter_map(Result::err).collect())
 }
 
 /// What lies in `dir` under names that begin with `prefix`, by the rest of the name; nothing where `dir` is missing.
@@ -78,10 +127,13 @@ fn entries(dir: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
     Ok(listing.filter_map(named).collect())
 }
 
-/// Complete checkpoints by step, the newest last.
-fn complete(parent: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let entries = entries(parent, PREFIX)?.into_iter();
-    let by_step = entries.filter_map(|(step, path)| Some((step.parse().ok()?, path)));
+/// Complete checkpoints of the run in `run` by step, the newest last.
+pub(crate) fn complete(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = entries(&run.join(CHECKPOINTS_DIR), PREFIX)?.into_iter();
+    let by_step = entries.filter_map(|(step, path)| {
+        let step = step.parse().ok()?;
+        path.is_dir().then_some((step, path))
+    });
     let mut found: Vec<_> = by_step.collect();
     found.sort();
     Ok(found)
@@ -89,30 +141,66 @@ fn complete(parent: &Path) -> Result<Vec<(u64, PathBuf)>> {
 
 /// The newest complete checkpoint of the run in `run`, if there is one: its step and its folder.
 pub fn newest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
-    Ok(complete(&run.join(CHECKPOINTS_DIR))?.pop())
+    Ok(complete(run)?.pop())
 }
 
-/// Reads the newest checkpoint of the run in `run`, onto the processor.
-pub(crate) fn load_newest<O: Objective>(run: &Path, objective: O) -> Result<(Learner<O>, State)> {
-    let Some((_, dir)) = newest(run)? else {
-        return Err(Error::NoCheckpoint {
+/// Reads the newest checkpoint of the run in `run` that is whole, onto the processor, and gives why newer ones were
+/// passed over.
+pub(crate) fn load_newest<O: Objective>(
+    run: &Path,
+    objective: O,
+) -> Result<(Learner<O>, State, Vec<Error>)> {
+    let mut passed = Vec::new();
+    for (step, path) in complete(run)?.into_iter().rev() {
+        match load::<O>(step, &path) {
+            Ok((model, optimizer, state)) => {
+                let learner = Learner {
+                    objective,
+                    model,
+                    optimizer,
+                };
+                return Ok((learner, state, passed));
+            }
+            Err(error) if error.is_out_of_memory() => return Err(error),
+            Err(error) => passed.push(Error::PassedOver {
+                path,
+                source: Box::new(error),
+            }),
+        }
+    }
+    Err(match passed.into_iter().next() {
+        Some(Error::PassedOver { source, .. }) => *source,
+        _ => Error::NoCheckpoint {
             path: run.join(CHECKPOINTS_DIR),
-        });
-    };
-    let state = json::read(&dir.join(STATE_FILE), "state of training");
+        },
+    })
+}
+
+pub(crate) fn load<O: Objective>(step: u64, dir: &Path) -> Result<(O::Model, AdamW, State)> {
+    let state = read_state(step, dir)?;
+    let model = O::Model::load(dir, Verify::Digests)?;
+    let path = dir.join(OPTIMIZER_FILE);
+    let optimizer = AdamW::load(state.config.optimizer, state.step, &path, &model)?;
+    Ok((model, optimizer, state))
+}
+
+/// The state in the checkpoint of this step.
+pub(crate) fn read_state(step: u64, dir: &Path) -> Result<State> {
+    let path = dir.join(STATE_FILE);
+    let state = json::read(&path, "state of training");
     let state: State = state.map_err(|error| match error {
         serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
         other => other.into(),
     })?;
-    let model = O::Model::load(&dir, Verify::Digests)?;
-    let path = dir.join(OPTIMIZER_FILE);
-    let moments = read_tensors(&path, Device::cpu(), Verify::Digests)?;
-    let optimizer = AdamW::restore(state.config.optimizer, state.step, moments, &model)
-        .map_err(|e| Error::damaged(&path, e))?;
-    let learner = Learner {
-        objective,
-        model,
-        optimizer,
-    };
-    Ok((learner, state))
+    seal::check(dir, &state)?;
+    if state.step != step {
+        let found = state.step;
+        return Err(Error::damaged(&path, Damage::Step { found }));
+    }
+    let batches = step.wrapping_mul(state.config.accumulation);
+    if state.position.batches != batches {
+        let found = state.position.batches;
+        return Err(Error::damaged(&path, Damage::Position { found, batches }));
+    }
+    Ok(state)
 }

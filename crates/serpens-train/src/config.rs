@@ -54,6 +54,16 @@ pub struct StopRule {
     pub steps: usize,
 }
 
+/// Which evaluation was the best, by its first figure. Its checkpoint is kept beside the last ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BestRule {
+    /// Whether more is better, as of an accuracy, or less, as of a loss.
+    pub more: bool,
+    /// Evaluations in a row without a better one that end the training; 0 for none.
+    pub patience: u64,
+}
+
 /// Settings of a [`crate::Trainer`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -82,6 +92,8 @@ pub struct TrainConfig {
     pub keep: usize,
     /// Ends training early.
     pub stop: Option<StopRule>,
+    /// Keeps the best model, which is the one that the training is for.
+    pub best: Option<BestRule>,
 }
 
 impl Default for TrainConfig {
@@ -99,6 +111,7 @@ impl Default for TrainConfig {
             checkpoint_every: 0,
             keep: 2,
             stop: None,
+            best: None,
         }
     }
 }

@@ -61,12 +61,51 @@ pub enum Error {
         source: io::Error,
     },
     /// A checkpoint's file is not what its name says.
-    #[error("{} is not a usable checkpoint file: {source}; remove its folder to resume from an earlier one", path.display())]
+    #[error("{} is not a usable checkpoint file: {source}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: Damage,
+    },
+    /// A checkpoint that is not whole; an earlier one was taken.
+    #[error("{} is damaged, so that an earlier checkpoint is gone on with: {source}", path.display())]
+    PassedOver {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// Lines of metrics that tell nothing.
+    #[error("{}: {count} broken line(s) of metrics are left out", path.display())]
+    BrokenLines {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+    },
+    /// Another process writes to the folder.
+    #[error("{} is in use by {}: wait for it to end, or choose another folder", path.display(), match holder {
+        Some(process) => format!("process {process}"),
+        None => "another process".into(),
+    })]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The number of the process, where it is told.
+        holder: Option<u32>,
+    },
+    /// A setting is not that of the run that is to go on.
+    #[error(
+        "{field} is {here}, but the run was trained with {saved}: set it back, or begin another run; only the steps and the learning rate may change"
+    )]
+    OtherSettings {
+        /// The setting.
+        field: String,
+        /// What the checkpoint says, in JSON.
+        saved: String,
+        /// What it was to go on with.
+        here: String,
     },
     /// A new run would mix its checkpoints with those of an older one.
     #[error("{} already holds a run's checkpoints: resume it, or choose another folder", path.display())]
@@ -99,6 +138,28 @@ pub enum Damage {
     /// It is not what `state.json` should be.
     #[error("{0}")]
     State(#[from] serde_json::Error),
+    /// It is not as it was written, or is of another checkpoint.
+    #[error("its digest is {found}, not {expected}: it was damaged or changed")]
+    Digest {
+        /// The digest that was written with the checkpoint.
+        expected: String,
+        /// Its digest.
+        found: String,
+    },
+    /// Its folder's name says another step.
+    #[error("it is of step {found}, which its folder's name does not say")]
+    Step {
+        /// The step that it says.
+        found: u64,
+    },
+    /// Its place in the data is not where its steps lead.
+    #[error("it stands after {found} batches, but its steps took {batches}")]
+    Position {
+        /// The batches that it says were read.
+        found: u64,
+        /// Those of its steps.
+        batches: u64,
+    },
     /// The parameters of its model cannot be read.
     #[error(transparent)]
     Model(#[from] Box<serpens_nn::Error>),

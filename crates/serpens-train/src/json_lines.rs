@@ -11,34 +11,52 @@ use serpens_core::files::{self, Accept, Durability, write_atomically};
 use crate::{Error, Event, Observer, Result};
 
 /// Writes a line of JSON for every [`Event::Stepped`] (the fields of [`crate::StepMetrics`]) and every
-/// [`Event::Evaluated`] (`step` and the figures under `evaluation`).
+/// [`Event::Evaluated`] (`step` and the figures under `evaluation`). They are on disk before a checkpoint is.
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    broken: usize,
 }
 
 impl JsonLines {
     /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a
-    /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once.
+    /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once. Other lines
+    /// that tell nothing are left out, which [`JsonLines::broken`] says.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let file = files::open(path, Accept::Files);
-        let old = match file.and_then(|file| files::text(files::read(file, u64::MAX)?)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        let old = match file.and_then(|file| files::read(file, u64::MAX)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             old => old.map_err(|e| Error::io("read", path, e))?,
         };
-        let done = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
-        let kept: String = old.split_inclusive('\n').filter(done).collect();
+        let (mut kept, mut broken) = (Vec::new(), 0);
+        let whole = |line: &&[u8]| line.ends_with(b"\n");
+        for line in old.split_inclusive(|&byte| byte == b'\n').filter(whole) {
+            match step_of(line) {
+                Some(of) if of <= step => kept.extend_from_slice(line),
+                Some(_) => {}
+                None => broken += 1,
+            }
+        }
         if kept != old {
-            write_atomically(path, Durability::OnDisk, |file| {
-                file.write_all(kept.as_bytes())
-            })
-            .map_err(|e| Error::io("write", path, e))?;
+            write_atomically(path, Durability::OnDisk, |file| file.write_all(&kept))
+                .map_err(|e| Error::io("write", path, e))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.and_then(|file| {
+            files::sync_folder(path.parent().unwrap_or(Path::new("")))?;
+            Ok(file)
+        });
         Ok(Self {
             file: file.map_err(|e| Error::io("write", path, e))?,
             path: path.to_owned(),
+            broken,
         })
+    }
+
+    /// [`Error::BrokenLines`] where lines were left out that told nothing.
+    pub fn broken(&self) -> Option<Error> {
+        let (path, count) = (self.path.clone(), self.broken);
+        (count > 0).then_some(Error::BrokenLines { path, count })
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {
@@ -49,8 +67,8 @@ impl JsonLines {
 }
 
 /// The step that a line speaks of.
-fn step_of(line: &str) -> Option<u64> {
-    serde_json::from_str::<Value>(line)
+fn step_of(line: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<Value>(line)
         .ok()?
         .get("step")?
         .as_u64()

@@ -10,7 +10,7 @@
 //! use serpens_core::Device;
 //! use serpens_data::{InductionHeads, InductionHeadsConfig};
 //! use serpens_nn::MambaLmConfig;
-//! use serpens_train::{NextToken, Run, Silent, TrainConfig, Trainer};
+//! use serpens_train::{Changes, NextToken, Run, Silent, TrainConfig, Trainer};
 //!
 //! # fn main() -> serpens_train::Result<()> {
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
@@ -23,7 +23,7 @@
 //! trainer.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //!
 //! // Five steps more, from the checkpoint that the first sitting left.
-//! let mut resumed = Trainer::resume(NextToken, dir, Box::new(task), Some(10))?;
+//! let mut resumed = Trainer::resume(NextToken, dir, Box::new(task), Changes::steps(10))?;
 //! let outcome = resumed.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //! assert_eq!(outcome.step, 10);
 //! # Ok(())
@@ -38,21 +38,26 @@ pub mod evaluate;
 mod feed;
 mod interval;
 mod json_lines;
+mod lock;
 mod model;
 mod objective;
 mod observer;
 mod optimizer;
+mod saved;
+mod seal;
 mod state;
 #[cfg(test)]
 mod tests;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
-pub use config::{Phase, Schedule, StopRule, TrainConfig};
+pub use config::{BestRule, Phase, Schedule, StopRule, TrainConfig};
 pub use error::{Damage, Error, Result};
 pub use json_lines::JsonLines;
+pub use lock::Lock;
 pub use model::TrainedModel;
 pub use objective::{Loss, NextToken, Objective};
 pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
 pub use optimizer::{AdamW, AdamWConfig};
+pub use saved::{Changes, Saved};
 pub use trainer::{Compute, Evaluate, Outcome, Run, Trainer};

@@ -1,13 +1,16 @@
 //! AdamW over all parameters of a model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Gradients, Result as CoreResult, Tensor};
+use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tensor};
+use serpens_formats::Verify;
+use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::Module;
 use serpens_ops::adamw::{self, AdamWSettings, Parameter, Parameters};
 
-use crate::{Damage, Result};
+use crate::{Damage, Error, Result};
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +123,37 @@ impl AdamW {
         }
     }
 
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.rule.steps()
+    }
+
+    /// Moves the moments to `device`, where the model is.
+    ///
+    /// # Errors
+    /// Memory of the device.
+    pub fn to(&mut self, device: Device) -> CoreResult<()> {
+        self.rule.to(device)
+    }
+
+    /// Writes the moments to a safetensors file; how many steps made them is for the caller to keep.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        Ok(write_tensors(path, &self.state())?)
+    }
+
+    /// The optimiser of `model` as [`AdamW::save`] wrote it after `steps` steps, onto the processor.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a moment without its other half, without a parameter, or of another shape than that; a
+    /// file that cannot be read.
+    pub fn load(config: AdamWConfig, steps: u64, path: &Path, model: &impl Module) -> Result<Self> {
+        let moments = read_tensors(path, Device::cpu(), Verify::Digests)?;
+        Self::restore(config, steps, moments, model).map_err(|e| Error::damaged(path, e))
+    }
+
     /// The moments as named tensors: `m.NAME` and `v.NAME`.
     pub(crate) fn state(&self) -> Vec<(String, &Tensor)> {
         let moments = self.rule.moments().iter();
@@ -128,11 +162,7 @@ impl AdamW {
             .collect()
     }
 
-    /// The optimiser of `model` as it was after `steps` steps.
-    ///
-    /// # Errors
-    /// A moment without its other half, without a parameter, or of another shape than that.
-    pub(crate) fn restore(
+    fn restore(
         config: AdamWConfig,
         steps: u64,
         mut state: BTreeMap<String, Tensor>,

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::interval::Interval;
-use crate::{Evaluation, TrainConfig};
+use crate::seal::Seal;
+use crate::{Error, Evaluation, Result, TrainConfig};
 
 /// A place in a source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,6 +17,16 @@ pub(crate) struct Position {
     pub(crate) source: String,
     /// Batches read, which is the index of the next.
     pub(crate) batches: u64,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    figure: f64,
+    /// Evaluations after it.
+    since: u64,
 }
 
 /// What a training is besides its tensors; a checkpoint holds it as it is.
@@ -28,12 +40,20 @@ pub(crate) struct State {
     /// Spent in training steps, over all sittings.
     pub(crate) seconds: f64,
     /// (correct, counted) of the last steps, for the stop rule.
-    recent: VecDeque<(usize, usize)>,
+    pub(crate) recent: VecDeque<(usize, usize)>,
     /// Sums since the last event of metrics.
     pub(crate) interval: Interval,
     /// The last evaluation and its step.
     pub(crate) evaluation: Option<(u64, Evaluation)>,
+    #[serde(default)]
+    pub(crate) best: Option<Best>,
     pub(crate) config: TrainConfig,
+    /// What the program that trains says of the run besides.
+    #[serde(default)]
+    pub(crate) recipe: Value,
+    /// Digests, in a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
 }
 
 impl State {
@@ -45,7 +65,22 @@ impl State {
             recent: VecDeque::new(),
             interval: Interval::default(),
             evaluation: None,
+            best: None,
             config,
+            recipe: Value::Null,
+            seal: None,
+        }
+    }
+
+    /// Refuses to go on with another source.
+    pub(crate) fn check_source(&self, here: &str) -> Result<()> {
+        let saved = &self.position.source;
+        match saved == here {
+            true => Ok(()),
+            false => Err(Error::OtherSource {
+                saved: saved.clone(),
+                here: here.to_owned(),
+            }),
         }
     }
 
@@ -64,9 +99,39 @@ impl State {
         }
     }
 
+    /// Takes the result of an evaluation after this step.
+    pub(crate) fn evaluated(&mut self, evaluation: Evaluation) {
+        let figure = evaluation.values.first().map(|(_, figure)| *figure);
+        if let (Some(rule), Some(figure)) = (self.config.best, figure) {
+            let better = |than: f64| (figure != than) && (figure > than) == rule.more;
+            let step = self.step;
+            match &mut self.best {
+                Some(best) if !better(best.figure) => best.since += 1,
+                best => {
+                    *best = Some(Best {
+                        step,
+                        figure,
+                        since: 0,
+                    })
+                }
+            }
+        }
+        self.evaluation = Some((self.step, evaluation));
+    }
+
+    /// What tells one checkpoint from another: its step, and that of its last evaluation.
+    pub(crate) fn saved_as(&self) -> (u64, Option<u64>) {
+        (self.step, self.evaluation.as_ref().map(|(at, _)| *at))
+    }
+
     /// Whether there is nothing more to do.
     pub(crate) fn is_finished(&self) -> bool {
-        self.step >= self.config.steps || self.stop_rule_holds()
+        self.step >= self.config.steps || self.stop_rule_holds() || self.patience_is_lost()
+    }
+
+    fn patience_is_lost(&self) -> bool {
+        let rule = self.config.best.filter(|rule| rule.patience > 0);
+        rule.is_some_and(|rule| self.best.is_some_and(|best| best.since >= rule.patience))
     }
 
     fn stop_rule_holds(&self) -> bool {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use serde::Serialize;
 use serpens_core::{Device, cuda};
 use serpens_data::Source;
 use serpens_nn::{Module, Precision, Recompute};
@@ -14,8 +15,11 @@ use crate::engine::Engine;
 use crate::error::go_on;
 use crate::interval::{Interval, Machine};
 use crate::objective::{Learner, NextToken, Objective};
+use crate::saved::plain;
 use crate::state::State;
-use crate::{AdamW, Error, Evaluation, Event, Observer, Result, TrainConfig, TrainedModel};
+use crate::{
+    AdamW, Changes, Error, Evaluation, Event, Observer, Result, TrainConfig, TrainedModel,
+};
 
 /// Where and how a model is trained: in f32 on the processor where nothing is said. No part of a run: a checkpoint
 /// continues under any of these.
@@ -35,8 +39,10 @@ pub struct Trainer<O: Objective = NextToken> {
     machine: Machine,
     source: Box<dyn Source>,
     pub(crate) state: State,
-    /// The step of the last checkpoint read or written.
-    saved: Option<u64>,
+    /// The last checkpoint read or written: its step, and that of the evaluation in it.
+    saved: Option<(u64, Option<u64>)>,
+    /// Why newer checkpoints were passed over; told when the run begins.
+    passed: Vec<Error>,
 }
 
 /// Says how good a model is; [`Error::Stopped`] where it was asked to end before it knew.
@@ -66,6 +72,8 @@ pub struct Outcome {
     pub evaluation: Option<Evaluation>,
     /// Seconds spent in training steps, over all sittings.
     pub seconds: f64,
+    /// The checkpoint of the best evaluation, where the settings ask for it.
+    pub best: Option<PathBuf>,
 }
 
 impl<O: Objective> Trainer<O> {
@@ -85,37 +93,31 @@ impl<O: Objective> Trainer<O> {
             optimizer: AdamW::new(config.optimizer),
         };
         let state = State::new(source.description(), config);
-        Self::at(learner, source, state, None)
+        Self::at(learner, source, state)
     }
 
-    /// Continues from the newest checkpoint in `dir`. The settings are the checkpoint's, but for the number of steps,
-    /// which may be raised with `steps`.
+    /// Continues from the newest checkpoint in `dir` that is whole; where that is not the newest, [`Event::Warned`] says
+    /// so when the run begins. The settings are the checkpoint's, but for these changes.
     ///
     /// # Errors
-    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`], and files
-    /// that cannot be read.
+    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; where none
+    /// is whole what is wrong with the newest; changes that cannot be.
     pub fn resume(
         objective: O,
         dir: &Path,
         source: Box<dyn Source>,
-        steps: Option<u64>,
+        changes: Changes,
     ) -> Result<Self> {
-        let (learner, mut state) = checkpoint::load_newest(dir, objective)?;
-        let (saved, here) = (state.position.source.clone(), source.description());
-        if saved != here {
-            return Err(Error::OtherSource { saved, here });
-        }
-        state.config.steps = steps.unwrap_or(state.config.steps);
-        let saved = Some(state.step);
-        Self::at(learner, source, state, saved)
+        let (learner, mut state, passed) = checkpoint::load_newest(dir, objective)?;
+        state.check_source(&source.description())?;
+        changes.apply(&mut state)?;
+        let mut trainer = Self::at(learner, source, state)?;
+        trainer.saved = Some(trainer.state.saved_as());
+        trainer.passed = passed;
+        Ok(trainer)
     }
 
-    fn at(
-        learner: Learner<O>,
-        source: Box<dyn Source>,
-        state: State,
-        saved: Option<u64>,
-    ) -> Result<Self> {
+    fn at(learner: Learner<O>, source: Box<dyn Source>, state: State) -> Result<Self> {
         state.config.check()?;
         learner
             .objective
@@ -125,8 +127,16 @@ impl<O: Objective> Trainer<O> {
             machine: Machine::default(),
             source,
             state,
-            saved,
+            saved: None,
+            passed: Vec::new(),
         })
+    }
+
+    /// The same trainer with what defines its run besides its own settings: checkpoints keep it, and
+    /// [`crate::Saved::changed`] holds it against what a run is to go on with.
+    pub fn with_recipe(mut self, recipe: &impl Serialize) -> Self {
+        self.state.recipe = plain(recipe);
+        self
     }
 
     /// The same trainer on another device, in another precision. Without this it computes where the given model is.
@@ -136,7 +146,7 @@ impl<O: Objective> Trainer<O> {
     pub fn on(mut self, compute: Compute) -> Result<Self> {
         let (mut learner, device) = (self.engine.learner, compute.device);
         learner.model.to(device, compute.precision)?;
-        learner.optimizer.rule.to(device)?;
+        learner.optimizer.to(device)?;
         let types = compute.precision.activations();
         self.machine = Machine {
             flops_per_token: 3.0 * learner.model.flops_per_token()?,
@@ -164,6 +174,11 @@ impl<O: Objective> Trainer<O> {
         self.state.step
     }
 
+    /// Whether there is no step left to take.
+    pub fn is_finished(&self) -> bool {
+        self.state.is_finished()
+    }
+
     /// Trains to the last step, until the stop rule holds, or until the stop flag is set. A checkpoint is written at
     /// the end of each of these, and the model evaluated, unless the flag ended the run.
     ///
@@ -171,9 +186,19 @@ impl<O: Objective> Trainer<O> {
     /// [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before
     /// stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
     pub fn run(&mut self, mut run: Run<'_, O::Model>) -> Result<Outcome> {
+        if self.state.config.best.is_some() && run.evaluate.is_none() {
+            return Err(Error::Config {
+                field: "best",
+                value: f64::NAN,
+                reason: "nothing evaluates the model while it is trained",
+            });
+        }
+        let mut warnings = std::mem::take(&mut self.passed);
         if let Some(dir) = run.dir {
             self.check_folder(dir)?;
+            warnings.extend(checkpoint::sweep(dir)?);
         }
+        warn(&mut run, &warnings)?;
         run.observer.event(&Event::Started {
             step: self.step(),
             steps: self.state.config.steps,
@@ -189,6 +214,8 @@ impl<O: Objective> Trainer<O> {
             interrupted,
             evaluation: self.state.evaluation.as_ref().map(|(_, last)| last.clone()),
             seconds: self.state.seconds,
+            best: (run.dir.zip(self.state.best))
+                .map(|(dir, best)| checkpoint::folder(dir, best.step)),
         })
     }
 
@@ -199,7 +226,7 @@ impl<O: Objective> Trainer<O> {
             let due = |every: u64| step > 0 && every > 0 && step.is_multiple_of(every);
             let finished = self.state.is_finished();
             let (log, evaluate) = (due(config.log_every), due(config.eval_every));
-            let save = due(config.checkpoint_every);
+            let mut save = due(config.checkpoint_every);
             if finished || log {
                 self.report(run)?;
             }
@@ -209,11 +236,16 @@ impl<O: Objective> Trainer<O> {
             if finished {
                 return Ok(());
             }
+            save |= self.state.best.is_some_and(|best| best.step == step);
+            // One of this very step may lack the evaluation that an interrupt cut off.
+            save |= self.saved.is_some_and(|(at, _)| at == step);
             if save {
                 self.checkpoint(run)?;
             }
             go_on(run.stop)?;
-            self.take_step(run.stop)?;
+            if !self.state.is_finished() {
+                self.take_step(run.stop)?; // patience may be lost since the beginning
+            }
         }
     }
 
@@ -257,7 +289,7 @@ impl<O: Objective> Trainer<O> {
             step,
             evaluation: &evaluation,
         })?;
-        self.state.evaluation = Some((step, evaluation));
+        self.state.evaluated(evaluation);
         Ok(())
     }
 
@@ -267,20 +299,28 @@ impl<O: Objective> Trainer<O> {
             return Ok(());
         };
         let step = self.step();
-        if step == 0 || self.saved == Some(step) {
+        if step == 0 || self.saved == Some(self.state.saved_as()) {
             return Ok(());
         }
         run.observer.event(&Event::Checkpointing { step })?;
-        let path = self.save(dir)?;
-        run.observer
-            .event(&Event::Checkpointed { step, path: &path })
+        let (path, left) = self.save(dir)?;
+        let written = Event::Checkpointed { step, path: &path };
+        run.observer.event(&written)?;
+        warn(run, &left)
     }
 
-    /// Writes a checkpoint to the run in `dir`.
-    pub(crate) fn save(&mut self, dir: &Path) -> Result<PathBuf> {
-        let path = checkpoint::save(dir, &self.engine.learner, &self.state)?;
-        self.saved = Some(self.step());
-        Ok(path)
+    /// Writes a checkpoint to the run in `dir`, and gives why old ones could not be removed.
+    pub(crate) fn save(&mut self, dir: &Path) -> Result<(PathBuf, Vec<Error>)> {
+        let path = checkpoint::folder(dir, self.step());
+        let saved = match self.saved {
+            Some((at, _)) if at == self.step() && path.is_dir() => {
+                checkpoint::write_state(&path, &self.state)?;
+                (path, Vec::new())
+            }
+            _ => checkpoint::save(dir, &self.engine.learner, &self.state)?,
+        };
+        self.saved = Some(self.state.saved_as());
+        Ok(saved)
     }
 
     /// Gradients of `accumulation` batches, and a step of the optimiser. What failed before leaves no trace in it.
@@ -312,6 +352,12 @@ impl<O: Objective> Trainer<O> {
         });
         Ok(())
     }
+}
+
+/// Tells what failed without ending the run.
+fn warn<M>(run: &mut Run<'_, M>, errors: &[Error]) -> Result<()> {
+    let mut errors = errors.iter();
+    errors.try_for_each(|error| run.observer.event(&Event::Warned(error)))
 }
 
 /// Does the work, and once again where memory was short and `free` gave some back; whatever else failed would fail

@@ -9,7 +9,9 @@ use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
 use serpens_nn::ssm::S4dConfig;
 use serpens_nn::{MambaLmConfig, Precision, Recompute};
-use serpens_train::{Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer};
+use serpens_train::{
+    Changes, Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer,
+};
 
 /// The loss after each step.
 #[derive(Default)]
@@ -184,7 +186,8 @@ fn a_checkpoint_continues_on_any_device() {
         for &second in &places {
             let dir = tempfile::tempdir().unwrap();
             let mut losses = run(&mut trainer(&mamba(), steps(5), first), Some(dir.path()));
-            let resumed = Trainer::resume(NextToken, dir.path(), source(), Some(10)).unwrap();
+            let resumed =
+                Trainer::resume(NextToken, dir.path(), source(), Changes::steps(10)).unwrap();
             losses.extend(run(&mut resumed.on(second).unwrap(), Some(dir.path())));
             let what = format!("from {} to {}", first.device, second.device);
             assert_agree(&what, &losses, &expected, 2e-5);

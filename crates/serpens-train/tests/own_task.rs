@@ -13,8 +13,8 @@ use serpens_nn::layers::{Linear, LinearConfig, Sequence};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, Precision, Recompute, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_train::{
-    Error, Event, Loss, Objective, Observer, Result, Run, Silent, TrainConfig, TrainedModel,
-    Trainer,
+    Changes, Error, Event, Loss, Objective, Observer, Result, Run, Silent, TrainConfig,
+    TrainedModel, Trainer,
 };
 
 const TOKENS: usize = 3;
@@ -347,7 +347,7 @@ fn a_model_of_a_programs_own_resumes_to_the_bit() {
     let whole = told(&mut new(10), None);
     let dir = tempfile::tempdir().unwrap();
     let mut parts = told(&mut new(4), Some(dir.path()));
-    let mut resumed = Trainer::resume(Classify, dir.path(), classes(), Some(10)).unwrap();
+    let mut resumed = Trainer::resume(Classify, dir.path(), classes(), Changes::steps(10)).unwrap();
     parts.extend(told(&mut resumed, Some(dir.path())));
     assert_eq!(parts, whole);
 }

@@ -100,9 +100,12 @@ pub struct TrainArgs {
     /// Another seed, another run.
     #[arg(long, value_parser = whole_number())]
     pub seed: Option<u64>,
-    /// Steps of the optimiser.
+    /// Steps of the optimiser; a run that goes on may take more.
     #[arg(long, value_parser = whole_number())]
     pub steps: Option<u64>,
+    /// Peak of the learning rate; a run may go on with another.
+    #[arg(long, value_name = "RATE")]
+    pub lr: Option<f32>,
     /// The run's name; its folder must not exist yet.
     #[arg(long)]
     pub name: Option<String>,

@@ -117,7 +117,10 @@ impl Error {
             Error::UnknownRecipe { .. } | Error::Refused { .. } | Error::RunExists(_) => true,
             Error::Sample(error) => matches!(error, SampleError::Option { .. }),
             Error::Model(error) | Error::Train(TrainError::Model(error)) => error.is_config(),
-            Error::Train(error) => matches!(error, TrainError::Config { .. }),
+            Error::Train(error) => matches!(
+                error,
+                TrainError::Config { .. } | TrainError::OtherSettings { .. }
+            ),
             Error::Data(error) => matches!(
                 error,
                 DataError::Size { .. }

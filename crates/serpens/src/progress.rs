@@ -146,8 +146,8 @@ impl Observer for Progress<'_> {
     fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
         match self.mode {
             OutputMode::Json => return print_json(self.name, event),
-            OutputMode::Quiet => return Ok(()),
-            OutputMode::Terminal => {}
+            OutputMode::Quiet if !matches!(event, Event::Warned(_)) => return Ok(()),
+            OutputMode::Quiet | OutputMode::Terminal => {}
         }
         match event {
             Event::Started {
@@ -162,10 +162,7 @@ impl Observer for Progress<'_> {
                 tell(&format!("{}: step {step}: {}", self.name, texts.join("  ")));
             }
             Event::Checkpointing { .. } | Event::Checkpointed { .. } => {}
-            Event::Warned(error) => {
-                let line = format!("warning: {error}");
-                self.bar.suspend(|| tell(&line));
-            }
+            Event::Warned(error) => tell(&format!("warning: {error}")),
         }
         Ok(())
     }

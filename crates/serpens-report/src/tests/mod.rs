@@ -170,7 +170,6 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
                     name: "a".into(),
                     intervals: points.clone(),
                     points: points.clone(),
-                    ..Series::default()
                 },
                 Series::default(),
             ];

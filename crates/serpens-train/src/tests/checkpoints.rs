@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serpens_formats::Verify;
 
 use super::*;
-use crate::{CHECKPOINTS_DIR, Damage, Error, newest_checkpoint};
+use crate::{CHECKPOINTS_DIR, Changes, Damage, Error, Lock, newest_checkpoint};
 
 fn names(run_dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(run_dir.join(CHECKPOINTS_DIR)).unwrap();
@@ -28,7 +28,11 @@ fn six_steps() -> (tempfile::TempDir, Trainer) {
 }
 
 fn resume(run_dir: &Path, steps: u64) -> Result<Trainer> {
-    Trainer::resume(NextToken, run_dir, Box::new(task()), Some(steps))
+    Trainer::resume(NextToken, run_dir, Box::new(task()), Changes::steps(steps))
+}
+
+fn load(step: u64, dir: &Path) -> Result<()> {
+    crate::checkpoint::load::<NextToken>(step, dir).map(drop)
 }
 
 fn newest(run_dir: &Path) -> PathBuf {
@@ -71,55 +75,99 @@ fn what_a_killed_run_left_unfinished_is_ignored_and_then_removed() {
     assert_eq!(names(run_dir.path()), ["step-0000006", "step-0000007"]);
 }
 
+const FILES: [&str; 4] = [
+    "config.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+];
+
+/// What is told where a run is resumed whose newest checkpoint is damaged.
+fn warned(run_dir: &Path) -> String {
+    let mut resumed = resume(run_dir, 7).unwrap();
+    assert_eq!(resumed.step(), 5);
+    let heard = run(&mut resumed, Some(run_dir)).unwrap();
+    let [warning] = &heard.warnings[..] else {
+        panic!("{:?}", heard.warnings);
+    };
+    assert_eq!(names(run_dir), ["step-0000006", "step-0000007"]);
+    warning.clone()
+}
+
 #[test]
-fn a_truncated_file_of_the_newest_checkpoint_is_named() {
-    for file in [
-        "model.safetensors",
-        "optimizer.safetensors",
-        "state.json",
-        "config.json",
-    ] {
-        let (run_dir, _) = six_steps();
-        let path = newest(run_dir.path()).join(file);
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - bytes.len() / 3]).unwrap();
-        let text = resume(run_dir.path(), 7).err().unwrap().to_string();
-        assert!(
-            text.contains(path.to_str().unwrap()) && !text.contains('\n'),
-            "{text}"
-        );
-        let advice = "remove its folder to resume from an earlier one";
-        assert!(file != "state.json" || text.ends_with(advice), "{text}");
-        // As the message says: without it, the run resumes from an earlier one.
-        fs::remove_dir_all(newest(run_dir.path())).unwrap();
-        assert_eq!(resume(run_dir.path(), 7).unwrap().step(), 5);
+fn a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so() {
+    for file in FILES {
+        let cut = |bytes: Vec<u8>| bytes[..bytes.len() - bytes.len() / 3].to_vec();
+        for damage in [Some(cut as fn(Vec<u8>) -> Vec<u8>), None] {
+            let (run_dir, _) = six_steps();
+            let path = newest(run_dir.path()).join(file);
+            match damage {
+                Some(damage) => fs::write(&path, damage(fs::read(&path).unwrap())).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let text = warned(run_dir.path());
+            let named = [path.to_str().unwrap(), "an earlier checkpoint"];
+            assert!(named.iter().all(|part| text.contains(part)), "{text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
     }
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_flipped_bit_is_noticed_or_changes_nothing() {
+    let (run_dir, whole) = six_steps();
+    let dir = newest(run_dir.path());
+    for file in FILES {
+        let path = dir.join(file);
+        let good = fs::read(&path).unwrap();
+        let step = (good.len() / 40).max(1);
+        for at in (0..good.len()).step_by(step) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&path, &bad).unwrap();
+            let resumed = resume(run_dir.path(), 7).unwrap();
+            if resumed.step() == 6 {
+                assert_eq!(bits(resumed.model()), bits(whole.model()), "{file}, {at}");
+                assert_eq!(moment_bits(&resumed), moment_bits(&whole), "{file}, {at}");
+                let saved = resumed.state.saved_as();
+                assert_eq!(saved, whole.state.saved_as(), "{file}, {at}");
+            }
+        }
+        fs::write(&path, good).unwrap();
+    }
+}
+
+#[test]
+fn where_no_checkpoint_is_whole_the_newest_is_named() {
     let (run_dir, _) = six_steps();
+    for name in names(run_dir.path()) {
+        let path = run_dir.path().join(CHECKPOINTS_DIR).join(name);
+        fs::write(path.join("state.json"), "{").unwrap();
+    }
     let path = newest(run_dir.path()).join("state.json");
-    fs::remove_file(&path).unwrap();
     let error = resume(run_dir.path(), 7).err().unwrap();
     assert!(
-        matches!(
-            &error,
-            Error::Format(serpens_formats::Error::Io { action: "read", path: p, source })
-                if *p == path && source.kind() == std::io::ErrorKind::NotFound
-        ),
+        matches!(&error, Error::Damaged { path: p, source: Damage::State(_) } if *p == path),
         "{error}"
     );
 }
 
 #[test]
-fn moments_of_another_model_are_refused() {
+fn moments_of_another_model_and_files_of_another_checkpoint_are_damage() {
     let (run_dir, trainer) = six_steps();
-    let path = newest(run_dir.path()).join("optimizer.safetensors");
+    let dir = newest(run_dir.path());
+    let path = dir.join("optimizer.safetensors");
     let mut state = trainer.engine.learner.optimizer.state();
     state.pop();
     serpens_formats::safetensors::write_tensors(&path, &state).unwrap();
-    let error = resume(run_dir.path(), 7).err().unwrap();
+    let error = load(6, &dir).err().unwrap();
+    assert!(
+        matches!(&error, Error::Damaged { path: p, source: Damage::Digest { .. } } if *p == path),
+        "{error}"
+    );
+    // Of a version without digests.
+    crate::checkpoint::write_state(&dir, &trainer.state).unwrap();
+    let error = load(6, &dir).err().unwrap();
     assert!(
         matches!(
             &error,
@@ -127,19 +175,133 @@ fn moments_of_another_model_are_refused() {
         ),
         "{error}"
     );
+    // Digests are those of the folder: a whole file of the checkpoint before is foreign here.
+    let before = run_dir.path().join(CHECKPOINTS_DIR).join("step-0000005");
+    fs::copy(
+        before.join("model.safetensors"),
+        dir.join("model.safetensors"),
+    )
+    .unwrap();
+    let error = load(6, &dir).err().unwrap();
+    assert!(
+        matches!(
+            &error,
+            Error::Damaged {
+                source: Damage::Digest { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_removed_and_what_lies_in_the_way_is_told_and_stops_nothing() {
+    let (run_dir, _) = six_steps();
+    let checkpoints = run_dir.path().join(CHECKPOINTS_DIR);
+    fs::write(
+        checkpoints.join("step-0000007"),
+        "a file where the folder should be",
+    )
+    .unwrap();
+    fs::write(checkpoints.join(".unfinished-notes"), "a stray file").unwrap();
+    fs::write(checkpoints.join("step-of-mine"), "another").unwrap();
+    /// Keeps the checkpoint of step 6 from being removed, once the run has begun.
+    struct Hindering(Heard, PathBuf);
+    impl Observer for Hindering {
+        fn event(&mut self, event: &Event<'_>) -> Result<()> {
+            if let Event::Stepped(_) = event {
+                let hindrance = self.1.join(".unfinished-removed-step-0000006/hindrance");
+                fs::create_dir_all(hindrance).unwrap();
+            }
+            self.0.event(event)
+        }
+    }
+    let mut observer = Hindering(Heard::default(), checkpoints);
+    let mut resumed = resume(run_dir.path(), 8).unwrap();
+    resumed
+        .run(Run {
+            dir: Some(run_dir.path()),
+            observer: &mut observer,
+            stop: &ON,
+            evaluate: None,
+        })
+        .unwrap();
+    let Hindering(heard, _) = observer;
+    assert_eq!(heard.checkpoints, [7, 8]);
+    let [warning] = &heard.warnings[..] else {
+        panic!("{:?}", heard.warnings);
+    };
+    assert!(
+        warning.contains("cannot remove") && warning.contains("step-0000006"),
+        "{warning}"
+    );
+    let expected = [
+        ".unfinished-removed-step-0000006",
+        "step-0000006",
+        "step-0000007",
+        "step-0000008",
+        "step-of-mine",
+    ];
+    assert_eq!(names(run_dir.path()), expected);
+    run(
+        &mut resume(run_dir.path(), 9).unwrap(),
+        Some(run_dir.path()),
+    )
+    .unwrap();
+    assert_eq!(
+        names(run_dir.path()),
+        ["step-0000008", "step-0000009", "step-of-mine"]
+    );
 }
 
 #[test]
 fn a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones_intact() {
     let (run_dir, _) = six_steps();
-    let in_the_way = run_dir.path().join(CHECKPOINTS_DIR).join("step-0000007");
     let mut resumed = resume(run_dir.path(), 7).unwrap();
-    fs::write(&in_the_way, "a file where the folder should be").unwrap();
-    let error = run(&mut resumed, Some(run_dir.path())).err().unwrap();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
-    fs::remove_file(&in_the_way).unwrap();
-    assert_eq!(names(run_dir.path()), ["step-0000005", "step-0000006"]);
+    /// Puts a file where the unfinished checkpoint would be made, once the run has begun.
+    struct InTheWay(PathBuf);
+    impl Observer for InTheWay {
+        fn event(&mut self, event: &Event<'_>) -> Result<()> {
+            if let Event::Stepped(_) = event {
+                fs::write(&self.0, "a file where the folder should be").unwrap();
+            }
+            Ok(())
+        }
+    }
+    let checkpoints = run_dir.path().join(CHECKPOINTS_DIR);
+    let error = resumed.run(Run {
+        dir: Some(run_dir.path()),
+        observer: &mut InTheWay(checkpoints.join(".unfinished-step-0000007")),
+        stop: &ON,
+        evaluate: None,
+    });
+    assert!(error.is_err());
     assert_eq!(resume(run_dir.path(), 7).unwrap().step(), 6);
+    run(
+        &mut resume(run_dir.path(), 7).unwrap(),
+        Some(run_dir.path()),
+    )
+    .unwrap();
+    assert_eq!(names(run_dir.path()), ["step-0000006", "step-0000007"]);
+}
+
+#[test]
+fn a_folder_is_held_by_one_and_its_holder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Lock::take(dir.path()).unwrap();
+    let error = Lock::take(dir.path()).err().unwrap();
+    let me = std::process::id();
+    assert!(
+        matches!(&error, Error::InUse { path, holder } if path == dir.path() && *holder == Some(me)),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&format!("process {me}")),
+        "{error}"
+    );
+    drop(held);
+    Lock::take(dir.path()).unwrap();
 }
 
 #[test]

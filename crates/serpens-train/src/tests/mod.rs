@@ -1,5 +1,6 @@
 //! Tests of whole runs, on models small enough to train in moments.
 
+mod best;
 mod checkpoints;
 mod evaluation;
 mod optimizer;

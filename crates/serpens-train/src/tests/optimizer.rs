@@ -137,3 +137,38 @@ fn a_parameter_without_gradient_stays() {
     );
     assert!(module.bias.value().unwrap().to_vec::<f32>().unwrap()[0] < 3.0);
 }
+
+#[test]
+fn an_optimiser_of_a_programs_own_loop_goes_on_from_a_file_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("optimizer.safetensors");
+    let config = AdamWConfig::default();
+    let begin = || {
+        let mut module = Two {
+            weight: param(&wave(37, 0.2)),
+            bias: param(&wave(5, 0.9)),
+        };
+        module.fill(Device::cpu(), 0).unwrap();
+        (module, AdamW::new(config))
+    };
+    let step = |module: &mut Two, optimizer: &mut AdamW, t: f32| {
+        let mut gradients = Gradients::new();
+        let vars = [&module.weight, &module.bias].map(|param| param.var().unwrap());
+        let seeds = [tensor(&wave(37, t)), tensor(&wave(5, -t))];
+        Tape::new()
+            .backward_from(vars.iter().zip(seeds).collect(), &mut gradients)
+            .unwrap();
+        optimizer.step(module, &mut gradients, 0.01).unwrap();
+    };
+    let ((mut whole, mut of_whole), (mut cut, mut of_cut)) = (begin(), begin());
+    for t in 0..6 {
+        if t == 3 {
+            of_cut.save(&path).unwrap();
+            of_cut = AdamW::load(config, of_cut.steps(), &path, &cut).unwrap();
+        }
+        step(&mut whole, &mut of_whole, t as f32);
+        step(&mut cut, &mut of_cut, t as f32);
+    }
+    assert_eq!(of_cut.steps(), 6);
+    assert_eq!(bits(&whole), bits(&cut));
+}

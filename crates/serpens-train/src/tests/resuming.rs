@@ -1,9 +1,11 @@
+use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use serpens_data::Prefetch;
+use serpens_data::{Batch, Bounds, Prefetch};
 
 use super::*;
-use crate::{Error, JsonLines};
+use crate::{Changes, Damage, Error, JsonLines, Outcome, Saved, newest_checkpoint};
 
 /// Twenty steps at once are ten, a resumption, and ten: parameters, moments, losses.
 fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn Source>) {
@@ -25,7 +27,8 @@ fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn S
     );
     let mut parts = run(&mut first, Some(run_dir.path())).unwrap().figures();
     drop(first);
-    let mut second = Trainer::resume(NextToken, run_dir.path(), source(), Some(20)).unwrap();
+    let mut second =
+        Trainer::resume(NextToken, run_dir.path(), source(), Changes::steps(20)).unwrap();
     assert_eq!(second.step(), 10);
     parts.extend(run(&mut second, Some(run_dir.path())).unwrap().figures());
     assert_eq!(parts, told);
@@ -68,7 +71,13 @@ fn averages_go_on_across_a_kill_between_two_reports() {
         killed.take_step(&ON).unwrap();
     }
     killed.save(run_dir.path()).unwrap();
-    let mut resumed = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
+    let mut resumed = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::default(),
+    )
+    .unwrap();
     let told = run(&mut resumed, None).unwrap().figures();
     assert_eq!(told, unbroken[1..]);
 }
@@ -97,10 +106,21 @@ fn a_file_of_metrics_has_every_step_once() {
     // A sitting that was killed in step 7, in the middle of a line.
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text + "{\"step\":5,\"loss\":1.0}\n{\"step\":6,\"lo").unwrap();
-    let mut resumed =
-        Trainer::resume(NextToken, run_dir.path(), Box::new(task()), Some(6)).unwrap();
+    let mut resumed = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::steps(6),
+    )
+    .unwrap();
     observed(&mut resumed);
-    let mut finished = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
+    let mut finished = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::default(),
+    )
+    .unwrap();
     let outcome = observed(&mut finished);
     assert_eq!(
         outcome.evaluation.unwrap().values[0].1,
@@ -120,6 +140,229 @@ fn a_file_of_metrics_has_every_step_once() {
     assert_eq!(steps("evaluation"), [4, 6]);
 }
 
+/// The task's batches; an error or a set stop flag at one of them ends the run.
+struct Ending {
+    at: u64,
+    how: Option<&'static AtomicBool>,
+}
+
+impl Source for Ending {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+        match self.how {
+            _ if index != self.at => {}
+            Some(stop) => stop.store(true, Ordering::Relaxed),
+            None => return Err(serpens_data::Error::other(std::fmt::Error)),
+        }
+        task().batch(index)
+    }
+
+    fn bounds(&self) -> Bounds {
+        task().bounds()
+    }
+
+    fn description(&self) -> String {
+        task().description()
+    }
+}
+
+/// Trains on with metrics in the run's folder and an evaluation that tells of the model.
+fn train_on(trainer: &mut Trainer, run_dir: &Path, stop: &AtomicBool) -> Result<Outcome> {
+    let mut lines = JsonLines::open(&run_dir.join("metrics.jsonl"), trainer.step()).unwrap();
+    assert!(lines.broken().is_none());
+    let mut evaluate = |model: &MambaLm| {
+        let sum: f32 = bits(model)[0].1.iter().map(|&b| f32::from_bits(b)).sum();
+        Ok(Evaluation {
+            values: vec![("sum".into(), sum.into())],
+        })
+    };
+    trainer.run(Run {
+        dir: Some(run_dir),
+        observer: &mut lines,
+        stop,
+        evaluate: Some(&mut evaluate),
+    })
+}
+
+/// The lines of metrics without what a clock or a memory measured.
+fn lines(run_dir: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
+    let measured = ["seconds", "seconds_left", "tokens_per_second", "memory"];
+    let line = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut()
+            .unwrap()
+            .retain(|key, _| !measured.contains(&key.as_str()));
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn a_run_that_was_interrupted_or_killed_leaves_the_lines_of_an_unbroken_one() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let config = TrainConfig {
+        accumulation: 2,
+        log_every: 4,
+        eval_every: 5,
+        checkpoint_every: 3,
+        ..settings(14)
+    };
+    let unbroken = tempfile::tempdir().unwrap();
+    train_on(&mut trainer(config.clone()), unbroken.path(), &ON).unwrap();
+    let expected = lines(unbroken.path());
+    assert_eq!(expected.len(), 4 + 3, "steps 4, 8, 12, 14 and 5, 10, 14");
+    for how in [Some(&STOP), None] {
+        let run_dir = tempfile::tempdir().unwrap();
+        // In the first step, between two of everything, at each kind of line, and in the last step.
+        for at in [0, 7, 8, 9, 10, 16, 19, 26] {
+            STOP.store(false, Ordering::Relaxed);
+            let source = Box::new(Ending { at, how });
+            let begun = newest_checkpoint(run_dir.path()).unwrap().is_some();
+            let mut trainer = match begun {
+                true => {
+                    let dir = run_dir.path();
+                    Trainer::resume(NextToken, dir, source, Changes::default()).unwrap()
+                }
+                false => trainer_on(source, config.clone()),
+            };
+            let outcome = train_on(&mut trainer, run_dir.path(), &STOP);
+            match how {
+                Some(_) => assert!(outcome.unwrap().interrupted, "at {at}"),
+                None => assert!(outcome.is_err(), "at {at}"),
+            }
+        }
+        let source = Box::new(task());
+        let mut resumed =
+            Trainer::resume(NextToken, run_dir.path(), source, Changes::default()).unwrap();
+        train_on(&mut resumed, run_dir.path(), &ON).unwrap();
+        assert_eq!(lines(run_dir.path()), expected);
+    }
+}
+
+#[test]
+fn a_broken_line_of_metrics_costs_that_line_and_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    let text = b"{\"step\":1}\n{\"st\xffp\":2}\n\0\0\n{\"step\":3}\n{\"step\":4}\n{\"step\":3,";
+    fs::write(&path, text).unwrap();
+    let lines = JsonLines::open(&path, 3).unwrap();
+    let error = lines.broken().unwrap();
+    assert!(
+        matches!(&error, Error::BrokenLines { path: p, count: 2 } if *p == path),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        "{\"step\":1}\n{\"step\":3}\n"
+    );
+    assert!(JsonLines::open(&path, 3).unwrap().broken().is_none());
+}
+
+#[test]
+fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let recipe = serde_json::json!({ "seed": 1, "model": { "d_model": 16, "rate": 0.1_f32 } });
+    let config = settings(4);
+    let mut first = trainer(config.clone()).with_recipe(&recipe);
+    run(&mut first, Some(run_dir.path())).unwrap();
+    let source = task().description();
+    let changed = |changes: Changes, config: &TrainConfig, recipe: &serde_json::Value, source| {
+        let saved = Saved::newest(run_dir.path()).unwrap().unwrap();
+        saved.changed(&changes, config, recipe, source)
+    };
+    let none = Changes::default();
+    changed(none, &config, &recipe, &source).unwrap();
+    let field = |config: &TrainConfig, recipe: &serde_json::Value| match changed(
+        none, config, recipe, &source,
+    )
+    .err()
+    .unwrap()
+    {
+        Error::OtherSettings { field, saved, here } => (field, saved, here),
+        other => panic!("{other}"),
+    };
+    let differs = |name: &str, saved: &str, here: &str| (name.into(), saved.into(), here.into());
+    let mut edited = config.clone();
+    edited.optimizer.lr = 0.5;
+    let got = field(&edited, &recipe);
+    assert_eq!(got, differs("train.optimizer.lr", "0.003", "0.5"));
+    let mut wider = recipe.clone();
+    wider["model"]["d_model"] = 32.into();
+    let got = field(&config, &wider);
+    assert_eq!(got, differs("model.d_model", "16", "32"));
+    let other = changed(none, &config, &recipe, "another text").err();
+    assert!(matches!(other, Some(Error::OtherSource { .. })));
+    let fewer = changed(Changes::steps(3), &config, &recipe, &source).err();
+    assert!(matches!(fewer, Some(Error::Config { field: "steps", .. })));
+
+    edited.steps = 6;
+    let changes = Changes {
+        steps: Some(6),
+        lr: Some(0.5),
+    };
+    changed(changes, &edited, &recipe, &source)
+        .unwrap()
+        .write()
+        .unwrap();
+    changed(none, &edited, &recipe, &source).unwrap();
+    let back = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), none).unwrap();
+    assert_eq!(back.state.config, edited);
+    assert_eq!(bits(back.model()), bits(first.model()));
+}
+
+#[test]
+fn a_checkpoint_without_digests_is_resumed_as_well() {
+    let run_dir = tempfile::tempdir().unwrap();
+    run(&mut trainer(settings(2)), Some(run_dir.path())).unwrap();
+    let (_, checkpoint) = newest_checkpoint(run_dir.path()).unwrap().unwrap();
+    let path = checkpoint.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // As the version before wrote it.
+    for new in ["seal", "recipe", "best"] {
+        assert!(state.as_object_mut().unwrap().remove(new).is_some());
+    }
+    let config = state["config"].as_object_mut().unwrap();
+    for new in ["decay", "best"] {
+        assert!(config.remove(new).is_some());
+    }
+    fs::write(&path, state.to_string()).unwrap();
+    let mut resumed = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::steps(3),
+    )
+    .unwrap();
+    run(&mut resumed, Some(run_dir.path())).unwrap();
+    // What that version did not check is: the step, and the place in the data.
+    for (key, value) in [
+        ("step", 1.into()),
+        (
+            "position",
+            serde_json::json!({ "source": "", "batches": 3 }),
+        ),
+    ] {
+        let mut other = state.clone();
+        other[key] = value;
+        fs::write(&path, other.to_string()).unwrap();
+        let error = crate::checkpoint::read_state(2, &checkpoint).err().unwrap();
+        let Error::Damaged { source, .. } = &error else {
+            panic!("{error}");
+        };
+        match key {
+            "step" => assert!(matches!(source, Damage::Step { found: 1 })),
+            _ => assert!(matches!(
+                source,
+                Damage::Position {
+                    found: 3,
+                    batches: 2
+                }
+            )),
+        }
+    }
+}
+
 #[test]
 fn another_source_than_the_checkpoints_is_refused() {
     let run_dir = tempfile::tempdir().unwrap();
@@ -132,7 +375,7 @@ fn another_source_than_the_checkpoints_is_refused() {
     };
     config.seed += 1;
     let other = Box::new(InductionHeads::new(config).unwrap());
-    let error = Trainer::resume(NextToken, run_dir.path(), other, None)
+    let error = Trainer::resume(NextToken, run_dir.path(), other, Changes::default())
         .err()
         .unwrap();
     assert!(matches!(error, Error::OtherSource { .. }), "{error}");

@@ -5,7 +5,7 @@ use serpens_nn::Module;
 
 use super::*;
 use crate::trainer::with_room;
-use crate::{Error, Silent, StopRule};
+use crate::{Changes, Error, Silent, StopRule};
 
 #[test]
 fn the_loss_on_induction_heads_falls() {
@@ -117,7 +117,13 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
         text.starts_with("the loss is NaN at step 4") && !text.contains('\n'),
         "{text}"
     );
-    let back = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
+    let back = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::default(),
+    )
+    .unwrap();
     assert_eq!((back.step(), bits(back.model())), (3, good));
 }
 
@@ -234,7 +240,13 @@ fn an_evaluation_that_was_stopped_is_made_when_the_run_goes_on() {
     });
     let outcome = outcome.unwrap();
     assert!(outcome.interrupted && outcome.step == 2 && outcome.evaluation.is_none());
-    let mut resumed = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), None).unwrap();
+    let mut resumed = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        Box::new(task()),
+        Changes::default(),
+    )
+    .unwrap();
     let mut heard = Heard::default();
     let mut evaluate = |_: &MambaLm| Ok(Evaluation::default());
     let run = Run {

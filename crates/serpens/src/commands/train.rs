@@ -1,7 +1,7 @@
 //! `serpens train`: from its arguments to a run.
 
 use serpens_core::files::Accept;
-use serpens_train::Compute;
+use serpens_train::{Changes, Compute};
 
 use crate::Result;
 use crate::cli::TrainArgs;
@@ -20,7 +20,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         ..args.compute.resolve()?
     };
     let resumed = args.resume.as_ref();
-    let resumed = resumed.map(|run| RunFolder::find(run, &args.out));
+    let resumed = resumed.map(|run| RunFolder::find(run, &args.out)?.hold());
     let resumed = resumed.transpose()?;
     let changes = changes(args);
     let mut recipe = match (&resumed, &args.recipe) {
@@ -35,10 +35,13 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         recipe.learn_from(data)?;
     }
     let task = check(&recipe, &compute)?;
-    let resuming = resumed.is_some();
     let folder = match resumed {
         Some(folder) => folder,
-        None => RunFolder::create(&args.out, args.name.as_deref(), &recipe)?,
+        None => RunFolder::create(&args.out, args.name.as_deref(), recipe.task.name())?,
+    };
+    let changes = Changes {
+        steps: Some(recipe.train.steps),
+        lr: args.lr,
     };
     Run {
         recipe,
@@ -46,7 +49,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         folder,
         compute,
         mode,
-        resuming,
+        changes,
     }
     .go()
 }
@@ -56,5 +59,6 @@ fn changes(args: &TrainArgs) -> Vec<String> {
     let mut changes = args.set.clone();
     changes.extend(args.seed.map(|seed| format!("seed={seed}")));
     changes.extend(args.steps.map(|steps| format!("train.steps={steps}")));
+    changes.extend(args.lr.map(|lr| format!("train.optimizer.lr={lr:?}")));
     changes
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serpens_core::files::{Accept, read_text};
+use serpens_core::files::{Accept, is_temporary, make_folders, read_text, remove_temporary};
 use serpens_report::{Form, Report};
+use serpens_train::{Error as TrainError, Lock};
 
-use crate::output::save;
+use crate::output::{save, tell};
 use crate::recipe::Recipe;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -21,21 +22,18 @@ const REPORT: &str = "report.json";
 /// `report.json`, and `twin/` with the same of a second model.
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
+    /// Held by who trains; who only reads needs none.
+    _lock: Option<Lock>,
 }
 
 impl RunFolder {
-    /// Makes the folder, of this name or the first free one of the task's, with the settings in it.
-    pub(crate) fn create(out: &Path, name: Option<&str>, recipe: &Recipe) -> Result<Self> {
-        let folder = match name {
+    /// Makes the folder, of this name or the first free one of the task's. The name stays free until the settings are
+    /// in it.
+    pub(crate) fn create(out: &Path, name: Option<&str>, task: &str) -> Result<Self> {
+        match name {
             Some(name) => Self::make_named(out, name),
-            None => Self::make_numbered(out, recipe.task.name()),
-        }?;
-        if let Err(error) = folder.save_settings(recipe) {
-            // Nothing is in it; the first error is the one to report.
-            let _ = fs::remove_dir(&folder.path);
-            return Err(error);
+            None => Self::make_numbered(out, task),
         }
-        Ok(folder)
     }
 
     fn make_named(out: &Path, name: &str) -> Result<Self> {
@@ -43,23 +41,42 @@ impl RunFolder {
             return Err(Error::refused("--name", Refusal::NotAName(name.into())));
         }
         let path = out.join(name);
-        Self::make(out, path.clone())?.ok_or(Error::RunExists(path))
+        Self::make(path.clone())?.ok_or(Error::RunExists(path))
     }
 
     fn make_numbered(out: &Path, task: &str) -> Result<Self> {
-        let mut folders = (1_u64..).map(|n| Self::make(out, out.join(format!("{task}-{n}"))));
+        let mut folders = (1_u64..).map(|n| Self::make(out.join(format!("{task}-{n}"))));
         let free = folders.find_map(Result::transpose);
         free.expect("there are fewer folders than numbers")
     }
 
-    /// `None` where something of this name is there already.
-    fn make(out: &Path, path: PathBuf) -> Result<Option<Self>> {
-        fs::create_dir_all(out).map_err(|e| Error::io("write", out, e))?;
-        match fs::create_dir(&path) {
-            Ok(()) => Ok(Some(Self { path })),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
-            Err(e) => Err(Error::io("write", path, e)),
+    /// `None` where something of this name is there already, but for what a run left that ended before it had begun.
+    fn make(path: PathBuf) -> Result<Option<Self>> {
+        let free = fs::read_dir(&path).map_or(!path.exists(), |mut entries| {
+            let left = |name: &str| name == Lock::FILE || is_temporary(name);
+            entries.all(|entry| entry.is_ok_and(|e| left(&e.file_name().to_string_lossy())))
+        });
+        if !free {
+            return Ok(None);
         }
+        make_folders(&path).map_err(|e| Error::io("write", &path, e))?;
+        match (Self { path, _lock: None }).hold() {
+            // Another run begins in it.
+            Err(Error::Train(TrainError::InUse { .. })) => Ok(None),
+            held => Ok(Some(held?).filter(|folder| !folder.settings().exists())),
+        }
+    }
+
+    /// Takes the folder for this process, and removes what others left in it that were killed while they wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::InUse`] where another trains in it.
+    pub(crate) fn hold(mut self) -> Result<Self> {
+        self._lock = Some(Lock::take(&self.path)?);
+        for (path, error) in remove_temporary(&self.path) {
+            tell(&format!("warning: {}", Error::io("remove", path, error)));
+        }
+        Ok(self)
     }
 
     /// The folder of a run that is there already: this one, or the one of this name in `out`.
@@ -76,8 +93,8 @@ impl RunFolder {
     }
 
     fn at(path: &Path) -> Option<Self> {
-        let path = path.to_owned();
-        Some(Self { path }).filter(|folder| folder.settings().exists())
+        let (path, _lock) = (path.to_owned(), None);
+        Some(Self { path, _lock }).filter(|folder| folder.settings().exists())
     }
 
     /// The file of settings, a recipe for the same run.
@@ -106,7 +123,7 @@ impl RunFolder {
         let kept = serde_json::to_string(report).expect("a report has names and numbers");
         save(&self.path.join(REPORT), kept)?;
         let dir = self.path.join("figures");
-        fs::create_dir_all(&dir).map_err(|e| Error::io("write", &dir, e))?;
+        make_folders(&dir).map_err(|e| Error::io("write", &dir, e))?;
         for (name, svg) in report.to_files(Form::Page) {
             save(&dir.join(format!("{name}.svg")), &svg)?;
         }

@@ -1,15 +1,18 @@
 //! The training of one model.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serpens_core::Device;
+use serpens_core::files::make_folders;
 use serpens_data::Prefetch;
 use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
-use serpens_train::{Evaluate, Evaluation, JsonLines, NextToken, Trainer, newest_checkpoint};
+use serpens_train::{
+    CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
+    Observer, Saved, Trainer, newest_checkpoint,
+};
 
 use super::Run;
-use super::models::{check_loadable, load};
+use super::models::load;
 use crate::progress::Progress;
 use crate::stop::STOP;
 use crate::tasks::trained::Trained;
@@ -17,6 +20,8 @@ use crate::{Error, Result};
 
 /// Batches that are prepared ahead.
 const AHEAD: usize = 4;
+/// The folder of the trained model, in the job's own.
+const MODEL: &str = "model";
 
 /// A model of a run to train.
 pub(super) struct Job<'a> {
@@ -45,58 +50,74 @@ impl<'a> Job<'a> {
             })
     }
 
+    /// What was saved of this model, with the changes that were asked for. Refuses to go on otherwise than it began.
+    pub(super) fn saved(&self) -> Result<Option<Saved>> {
+        let (run, recipe) = (self.run, &self.run.recipe);
+        let Some(saved) = Saved::newest(&self.dir)? else {
+            let none = newest_checkpoint(&self.dir)?.is_none();
+            let path = self.dir.join(CHECKPOINTS_DIR);
+            return match none && self.dir.join(MODEL).exists() {
+                true => Err(TrainError::NoCheckpoint { path }.into()),
+                false => Ok(None), // it ended before its first, or will say what is wrong with all
+            };
+        };
+        let source = run.task.source().description();
+        let saved = saved.changed(&run.changes, &recipe.train, &run.identity(), &source)?;
+        Ok(Some(saved))
+    }
+
     /// Trains the model, unless that was done before; saves it as `model/`.
     pub(super) fn train(&self) -> Result<Trained> {
-        fs::create_dir_all(&self.dir).map_err(|e| Error::io("write", &self.dir, e))?;
-        let (saved, metrics) = (self.dir.join("model"), self.dir.join("metrics.jsonl"));
-        let run = self.run;
-        let newest = newest_checkpoint(&self.dir)?.filter(|_| run.resuming);
-        let (step, newest) = newest.unzip();
-        // The weights are the last that is written of a model.
-        let whole = saved.join(checkpoint::WEIGHTS_FILE).exists();
-        let at_the_end = step.is_none_or(|step| step >= run.recipe.train.steps);
-        let (model, evaluation) = if run.resuming && whole && at_the_end {
-            let mut model = load(&saved)?;
-            model.to(run.compute.device, run.compute.precision)?;
-            (model, None)
-        } else {
-            let trainer = self.trainer(newest.as_deref())?;
-            let (model, evaluation) = self.train_to_the_end(trainer, &metrics)?;
-            checkpoint::save(&model, &saved)?;
-            (model, evaluation)
+        make_folders(&self.dir).map_err(|e| Error::io("write", &self.dir, e))?;
+        let (saved, metrics) = (self.dir.join(MODEL), self.dir.join("metrics.jsonl"));
+        let trainer = self.trainer()?;
+        let lines = JsonLines::open(&metrics, trainer.step())?;
+        // One that is not whole is saved again.
+        let done = trainer.is_finished().then(|| load(&saved).ok()).flatten();
+        let (model, evaluation) = match done {
+            Some(model) => (self.placed(model)?, None),
+            None => {
+                let (model, evaluation) = self.train_to_the_end(trainer, lines)?;
+                checkpoint::save(&model, &saved)?;
+                (model, evaluation)
+            }
         };
         Trained::new(self.name, model, evaluation, &metrics)
     }
 
     /// A trainer at the newest checkpoint, or at the beginning.
-    fn trainer(&self, newest: Option<&Path>) -> Result<Trainer> {
+    fn trainer(&self) -> Result<Trainer> {
         let (run, recipe) = (self.run, &self.run.recipe);
         let source = Box::new(Prefetch::new(run.task.source(), AHEAD)?);
-        let trainer = match newest {
-            Some(newest) => {
-                check_loadable(newest)?;
-                let steps = Some(recipe.train.steps);
-                let trainer = Trainer::resume(NextToken, &self.dir, source, steps)?;
-                run.folder.save_settings(recipe)?;
-                trainer
-            }
+        let trainer = match newest_checkpoint(&self.dir)? {
+            Some(_) => Trainer::resume(NextToken, &self.dir, source, run.changes)?,
             None => {
                 let model = self.model.init(Device::cpu(), recipe.seed)?;
                 Trainer::new(NextToken, model, source, recipe.train.clone())?
             }
         };
-        Ok(trainer.on(run.compute)?)
+        Ok(trainer.with_recipe(&run.identity()).on(run.compute)?)
+    }
+
+    /// The model where the run computes.
+    fn placed(&self, mut model: MambaLm) -> Result<MambaLm> {
+        let compute = self.run.compute;
+        model.to(compute.device, compute.precision)?;
+        Ok(model)
     }
 
     /// The trained model, and its evaluation after the last step.
     fn train_to_the_end(
         &self,
         mut trainer: Trainer,
-        metrics: &Path,
+        lines: JsonLines,
     ) -> Result<(MambaLm, Option<Evaluation>)> {
         let (run, task) = (self.run, &*self.run.task);
-        let progress = Progress::new(run.mode, self.name, task, run.compute.device);
-        let mut heard_by = (progress, JsonLines::open(metrics, trainer.step())?);
+        let mut progress = Progress::new(run.mode, self.name, task, run.compute.device);
+        if let Some(error) = lines.broken() {
+            progress.event(&Event::Warned(&error))?;
+        }
+        let mut heard_by = (progress, lines);
         let mut validation = task.validation(self.name, run.mode);
         let outcome = trainer.run(serpens_train::Run {
             dir: Some(&self.dir),
@@ -105,9 +126,10 @@ impl<'a> Job<'a> {
             evaluate: (validation.as_mut()).map(|hook| &mut **hook as &mut Evaluate<'_, _>),
         })?;
         heard_by.0.finish();
-        match outcome.interrupted {
-            true => Err(run.interrupted(outcome.step)),
-            false => Ok((trainer.into_model(), outcome.evaluation)),
+        match (outcome.interrupted, outcome.best) {
+            (true, _) => Err(run.interrupted(outcome.step)),
+            (false, Some(best)) => Ok((self.placed(load(&best)?)?, None)),
+            (false, None) => Ok((trainer.into_model(), outcome.evaluation)),
         }
     }
 }

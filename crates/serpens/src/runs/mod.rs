@@ -6,7 +6,8 @@ mod job;
 pub(crate) mod models;
 mod report;
 
-use serpens_train::{Compute, Error as TrainError};
+use serde_json::Value;
+use serpens_train::{Changes, Compute, Error as TrainError, Saved};
 
 use crate::output::{OutputMode, say};
 use crate::recipe::Recipe;
@@ -28,14 +29,18 @@ pub(crate) struct Run {
     /// Where and how.
     pub(crate) compute: Compute,
     pub(crate) mode: OutputMode,
-    /// Whether what lies in the folder is gone on with.
-    pub(crate) resuming: bool,
+    /// What is changed of a run that goes on.
+    pub(crate) changes: Changes,
 }
 
 impl Run {
     /// Trains what is not trained yet, tests it, and writes the report.
     pub(crate) fn go(&self) -> Result<()> {
         stop::listen();
+        let saved = Job::all(self).map(|job| job.saved());
+        let saved = saved.collect::<Result<Vec<_>>>()?;
+        saved.iter().flatten().try_for_each(Saved::write)?;
+        self.folder.save_settings(&self.recipe)?;
         self.announce()?;
         let trained = Job::all(self).map(|job| job.train());
         let trained = trained.collect::<Result<Vec<_>>>()?;
@@ -55,6 +60,21 @@ impl Run {
         })?;
         self.folder.save_report(&self.report(trained, &results)?)?;
         self.finish(&results)
+    }
+
+    /// What makes the run this one, beside how it is trained; how it is tested, and where its text lies, may change.
+    fn identity(&self) -> Value {
+        let text = serde_json::to_string(&self.recipe).expect("a recipe has string keys");
+        let mut identity: Value = serde_json::from_str(&text).expect("it was just written");
+        let mut leave_out = |table: &str, key: &str| {
+            let table = identity.pointer_mut(table).and_then(Value::as_object_mut);
+            table.and_then(|table| table.remove(key));
+        };
+        leave_out("", "train");
+        leave_out("", "evaluate");
+        leave_out("/task", "data");
+        leave_out("/task", "prompt");
+        identity
     }
 
     /// Ended by Ctrl-C after this step.

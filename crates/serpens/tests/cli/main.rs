@@ -7,5 +7,6 @@ mod models;
 mod output;
 mod pictures;
 mod refusals;
+mod resume;
 mod support;
 mod training;

@@ -235,6 +235,8 @@ fn an_evaluation_that_is_no_number_ends_the_run() {
         "train.optimizer.lr=1e30",
         "--set",
         "train.optimizer.clip=0",
+        "--set",
+        "train.schedule=constant",
         "--steps",
         "1",
     ];
