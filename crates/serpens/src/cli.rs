@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::error::ContextValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -10,6 +11,9 @@ use serpens_nn::Recompute;
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
 use crate::output::one_line;
+use crate::prompt::PromptArgs;
+use crate::runs::RUNS;
+use crate::runs::models::ModelArgs;
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
@@ -101,7 +105,7 @@ pub struct TrainArgs {
     #[arg(long, value_parser = whole_number())]
     pub seed: Option<u64>,
     /// Steps of the optimiser; a run that goes on may take more.
-    #[arg(long, value_parser = whole_number())]
+    #[arg(long, value_parser = whole_number().range(1..))]
     pub steps: Option<u64>,
     /// Peak of the learning rate; a run may go on with another.
     #[arg(long, value_name = "RATE")]
@@ -110,7 +114,7 @@ pub struct TrainArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// The folder that runs go into.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
     pub out: PathBuf,
     /// Go on with an interrupted run: its folder, or its name below --out.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed"])]
@@ -132,14 +136,14 @@ pub struct TrainArgs {
 /// Arguments of `serpens generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A run's folder, or a model's.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// The beginning of the text.
-    #[arg(long, default_value = "\n")]
-    pub prompt: String,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The beginning of the text; an end of line where it is left out.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
     /// Bytes to write.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub tokens: usize,
     /// 0 takes the most probable byte; higher is bolder.
     #[arg(long, default_value_t = 0.8)]
@@ -150,6 +154,12 @@ pub struct GenerateArgs {
     /// Draw from the most probable bytes that make up this probability.
     #[arg(long, value_name = "P", default_value_t = 0.95)]
     pub top_p: f32,
+    /// Leave out bytes below this share of the most probable one's probability.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Above 1, make bytes among the last 64 less probable.
+    #[arg(long, value_name = "PENALTY", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
     /// Another seed, another text.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -164,12 +174,12 @@ pub struct GenerateArgs {
 /// Arguments of `serpens inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A run's folder, or a model's.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Text for a byte model; token ids apart by spaces for another. A sample of the task where it is left out.
-    #[arg(long)]
-    pub prompt: Option<String>,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What is looked at; a sample of the task where it is left out.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
     /// Draw to this file: .svg for the figure alone, .html for a page.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

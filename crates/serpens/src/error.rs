@@ -8,6 +8,7 @@ use serpens_ops::sample::SampleError;
 use serpens_train::Error as TrainError;
 
 use crate::output::shell_word;
+use crate::recipe::BUILT_IN;
 use crate::refusal::{NoModel, Refusal, WrongModel};
 
 /// The result of everything here that can fail.
@@ -33,13 +34,8 @@ pub enum Error {
     #[error(transparent)]
     Sample(#[from] SampleError),
     /// No recipe of this name is built in.
-    #[error("no recipe is called {name:?}; did you mean {nearest:?}? `serpens recipes` lists them")]
-    UnknownRecipe {
-        /// The name given.
-        name: String,
-        /// The most similar one there is.
-        nearest: String,
-    },
+    #[error("no recipe is called {0:?}; known are {known}", known = BUILT_IN.map(|(name, _)| name).join(", "))]
+    UnknownRecipe(String),
     /// An option, a recipe or a setting of one that cannot be.
     #[error("{what}: {source}")]
     Refused {
@@ -114,7 +110,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         let asked_wrongly = match self {
             Error::Interrupted { .. } => return 130,
-            Error::UnknownRecipe { .. } | Error::Refused { .. } | Error::RunExists(_) => true,
+            Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => true,
             Error::Sample(error) => matches!(error, SampleError::Option { .. }),
             Error::Model(error) | Error::Train(TrainError::Model(error)) => error.is_config(),
             Error::Train(error) => matches!(

@@ -36,6 +36,7 @@ mod error;
 mod machine;
 mod output;
 mod progress;
+mod prompt;
 pub mod recipe;
 pub mod refusal;
 mod runs;

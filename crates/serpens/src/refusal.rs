@@ -89,14 +89,27 @@ pub enum Refusal {
     #[error("{}", first_line(.0))]
     Toml(#[from] Box<toml::de::Error>),
     /// A key that no recipe has, or a name that its key does not take.
-    #[error("unknown {what} {key:?}; did you mean {nearest:?}?")]
+    #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
     Unknown {
         /// `key` or `value`.
         what: &'static str,
-        /// The key.
+        /// The key, or the name.
         key: String,
-        /// The most similar one there is.
-        nearest: String,
+        /// The one that was meant, as it seems.
+        nearest: Option<String>,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// A key of a table that does not go with the kind that was given to it.
+    #[error(
+        "{key:?}, which was there before, does not go with it; give all of the table at once: {}",
+        whole_table(path)
+    )]
+    Displaced {
+        /// The key that was there.
+        key: String,
+        /// The one that was given.
+        path: String,
     },
     /// A change of a recipe without `=`.
     #[error("expected KEY=VALUE, such as train.steps=500")]
@@ -104,9 +117,14 @@ pub enum Refusal {
     /// A key below one that has none.
     #[error("the key leads through a value that is not a table")]
     NoTable,
-    /// 0, where something must be.
-    #[error("it must be at least 1")]
-    Zero,
+    /// A number outside its range.
+    #[error("it is {found}; give {} to {}", allowed.start(), allowed.end())]
+    Range {
+        /// The number.
+        found: u64,
+        /// What is allowed.
+        allowed: RangeInclusive<u64>,
+    },
     /// Negative, or not a number.
     #[error("it must be 0 or above")]
     Negative,
@@ -126,6 +144,9 @@ pub enum Refusal {
         "weights, gradients and moments alone exceed {0}; lower d_model, n_layer or vocab_size"
     )]
     Model(&'static str),
+    /// A prompt too long to look at whole.
+    #[error("so many tokens exceed this machine's memory; give a shorter prompt")]
+    LongPrompt,
     /// A batch too large to train on.
     #[error("a batch of this size exceeds {0}; lower the batch or the length")]
     Batch(&'static str),
@@ -140,6 +161,19 @@ pub enum Refusal {
 /// The first line of what a deserialiser says; it draws the place of the error below.
 pub(crate) fn first_line(error: &toml::de::Error) -> &str {
     error.message().lines().next().unwrap_or_default()
+}
+
+fn advice(nearest: Option<&str>, known: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean {nearest:?}?"),
+        None => format!("known are {}", known.join(", ")),
+    }
+}
+
+/// How to set the table that this key is in.
+fn whole_table(path: &str) -> String {
+    let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+    format!("'{table}={{ {key} = …, … }}'")
 }
 
 fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
@@ -178,6 +212,11 @@ pub enum WrongModel {
     /// It selects nothing.
     #[error("it has no selective layers: a time-invariant model treats every token alike")]
     NotSelective,
+    /// It computes nothing.
+    #[error(
+        "its layers give values that are no numbers: its training diverged, or the file is damaged"
+    )]
+    NotFinite,
     /// It writes no text.
     #[error("its vocabulary has {0} tokens; generate writes text with byte models, which have 256")]
     NoBytes(usize),

@@ -6,8 +6,7 @@ use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;
 use crate::output::{harmless, say, tell, unless_gone};
-use crate::refusal::{Refusal, WrongModel};
-use crate::runs::models::{load, model_dir};
+use crate::refusal::WrongModel;
 use crate::tasks::continuation::continue_text;
 use crate::{Error, Result};
 
@@ -17,34 +16,32 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
-        ..SampleOptions::default()
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
     })?;
-    let dir = model_dir(&args.model)?;
-    let mut model = load(&dir)?;
+    let prompt = args.prompt.read()?.unwrap_or_else(|| b"\n".to_vec());
+    let (dir, mut model) = args.model.load()?;
     model.to(compute.device, compute.precision)?;
     let vocabulary = model.config().vocab_size;
     if vocabulary != 256 {
         return Err(Error::wrong_model(dir, WrongModel::NoBytes(vocabulary)));
     }
-    if args.prompt.is_empty() {
-        return Err(Error::refused("--prompt", Refusal::NoPrompt));
-    }
-    let write = |text: &str| match args.json || text.is_empty() {
+    let write = |text: &[u8]| match args.json || text.is_empty() {
         true => Ok(true),
         false => show(text),
     };
     let mut text = Vec::new();
     let mut pending = Vec::new();
-    write(&args.prompt)?;
-    let (prompt, count) = (args.prompt.as_bytes(), args.tokens);
-    let pace = continue_text(&model, prompt, count, &mut sampler, args.seed, |byte| {
+    write(&prompt)?;
+    let count = args.tokens;
+    let pace = continue_text(&model, &prompt, count, &mut sampler, args.seed, |byte| {
         text.push(byte);
         pending.push(byte);
-        write(&take_text(&mut pending))
+        write(take_text(&mut pending).as_bytes())
     })?;
     if args.json {
         let value = serde_json::json!({
-            "prompt": args.prompt,
+            "prompt": String::from_utf8_lossy(&prompt),
             "text": String::from_utf8_lossy(&text),
             "tokens": text.len(),
             "prompt_tokens_per_second": pace.read_per_second,
@@ -52,10 +49,10 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         });
         return say(&value.to_string());
     }
-    write(&format!("{}\n", String::from_utf8_lossy(&pending)))?;
+    write(format!("{}\n", String::from_utf8_lossy(&pending)).as_bytes())?;
     tell(&format!(
-        "{} bytes read at {:.0} bytes/s, {} written at {:.0} bytes/s",
-        args.prompt.len(),
+        "read {} B at {:.0} B/s, wrote {} B at {:.0} B/s",
+        prompt.len(),
         pace.read_per_second,
         pace.written,
         pace.written_per_second
@@ -64,12 +61,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 /// Writes to standard output, and says whether somebody still reads there.
-fn show(text: &str) -> Result<bool> {
+fn show(text: &[u8]) -> Result<bool> {
     let mut out = io::stdout().lock();
     // A model may write what a terminal would obey; a file gets what it wrote.
     let written = match out.is_terminal() {
-        true => out.write_all(harmless(text).as_bytes()),
-        false => out.write_all(text.as_bytes()),
+        true => out.write_all(harmless(&String::from_utf8_lossy(text)).as_bytes()),
+        false => out.write_all(text),
     };
     Ok(unless_gone(written.and_then(|()| out.flush()))?)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serpens_core::files::Accept;
 use serpens_nn::MambaLm;
-use serpens_report::{Form, Report, SelectionMap};
+use serpens_report::{Form, LayerSelection, Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -14,7 +14,6 @@ use crate::output::{command_line, harmless, print_drawn, say};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
-use crate::runs::models::{load, model_dir};
 use crate::tasks::TaskConfig;
 use crate::tasks::selection::{Sample, selection_map};
 use crate::{Error, Result};
@@ -28,17 +27,26 @@ const LEGEND: &str = "The bars are step sizes Δ, averaged over channels: a larg
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let draw = args.out.as_deref().map(drawing).transpose()?;
-    let dir = model_dir(&args.model)?;
-    let model = load(&dir)?;
-    let sample = match &args.prompt {
-        Some(prompt) => sample_of_prompt(&model, prompt)?,
-        None => sample_of_task(&model, &args.model)?,
+    let (dir, model) = args.model.load()?;
+    let sample = match args.prompt.read()? {
+        Some(prompt) => sample_of_prompt(&model, &prompt)?,
+        None => sample_of_task(&model, &dir)?,
     };
-    let title = format!("Selection map of {}", args.model.display());
+    let title = format!("Selection map of {}", args.model.path.display());
     let title = harmless(&title).into_owned();
     let Some(map) = selection_map(&model, &sample, title)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
+    let values = |layer: &LayerSelection| {
+        layer
+            .delta
+            .iter()
+            .chain(&layer.retention)
+            .all(|v| v.is_finite())
+    };
+    if !map.layers.iter().all(values) {
+        return Err(Error::wrong_model(dir, WrongModel::NotFinite));
+    }
     match args.out.as_deref().zip(draw) {
         // Where the path is a link or a device, what it stands for is written.
         Some((path, draw)) => {
@@ -58,7 +66,7 @@ fn colour() -> bool {
     std::io::stdout().is_terminal() && !refused
 }
 
-fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
+fn sample_of_prompt(model: &MambaLm, prompt: &[u8]) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
     let token = |word: &str| match word.parse::<u32>() {
         Ok(id) if (id as usize) < vocabulary => Ok(id),
@@ -70,6 +78,7 @@ fn sample_of_prompt(model: &MambaLm, prompt: &str) -> Result<Sample> {
     let sample = match vocabulary {
         256 => Ok(Sample::text(prompt)),
         _ => {
+            let prompt = String::from_utf8_lossy(prompt);
             let ids = prompt.split_whitespace().map(token);
             ids.collect::<Result<_, _>>().map(Sample::ids)
         }

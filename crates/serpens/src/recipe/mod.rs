@@ -18,12 +18,12 @@ use crate::{Error, Result};
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../recipes/", $name, ".toml")))),*]
+        [$(($name, include_str!(concat!("../../recipes/", $name, ".toml")))),*]
     };
 }
 
 /// The built-in recipes by name.
-pub const BUILT_IN: &[(&str, &str)] = built_in![
+pub const BUILT_IN: [(&str, &str); 5] = built_in![
     "induction-heads",
     "induction-heads-short",
     "selective-copying",
@@ -55,14 +55,11 @@ pub struct Recipe {
 /// The text of a built-in recipe.
 ///
 /// # Errors
-/// [`Error::UnknownRecipe`], with the most similar name.
+/// [`Error::UnknownRecipe`].
 pub fn built_in(name: &str) -> Result<&'static str> {
     let found = BUILT_IN.iter().find(|(known, _)| *known == name);
     let text = found.map(|(_, text)| *text);
-    text.ok_or_else(|| Error::UnknownRecipe {
-        name: name.to_owned(),
-        nearest: parse::nearest(name, BUILT_IN.iter().map(|(known, _)| *known)).unwrap_or_default(),
-    })
+    text.ok_or_else(|| Error::UnknownRecipe(name.to_owned()))
 }
 
 impl Recipe {

@@ -1,4 +1,4 @@
-//! Reading recipes with errors that name the nearest key.
+//! Reading recipes with errors that name the nearest key, or all choices.
 
 use toml::{Table, Value};
 
@@ -6,73 +6,98 @@ use super::{BUILT_IN, Recipe};
 use crate::refusal::{Refusal, first_line};
 use crate::{Error, Result};
 
-/// The most similar of `known`, if there are any.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let similarity = |candidate: &&str| strsim::jaro_winkler(name, candidate);
-    let known = known.into_iter();
-    let nearest = known.max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    nearest.map(str::to_owned)
+/// How alike, of 1, two names are of which one is meant by the other.
+const ALIKE: f64 = 0.8;
+
+/// The most similar of `known`, if one is similar.
+fn nearest(name: &str, known: &[String]) -> Option<String> {
+    let similarity = |known: &String| strsim::jaro_winkler(name, known);
+    let known = known.iter().map(|known| (similarity(known), known));
+    let nearest = known.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .map(|(_, known)| known.clone())
 }
 
 pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
-    let explain_text = |error: toml::de::Error| {
+    let explain = |error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-        explain(format!("{origin}, line {line}"), error)
+        let wrong = unknown_name(&error, "").unwrap_or_else(|| Box::new(error).into());
+        Error::refused(format!("{origin}, line {line}"), wrong)
     };
     // The text by itself first: its errors have a line.
-    let mut recipe = toml::from_str(text).map_err(explain_text)?;
-    let mut table: Table = toml::from_str(text).map_err(explain_text)?;
+    let mut recipe = toml::from_str(text).map_err(explain)?;
+    let mut table: Table = toml::from_str(text).map_err(explain)?;
     for change in changes {
-        let origin = format!("--set {change}");
-        apply(&mut table, change).map_err(|wrong| Error::refused(&origin, wrong))?;
-        let changed = table.clone().try_into();
-        recipe = changed.map_err(|e| explain(origin, e))?;
+        let changed = apply(&mut table, change);
+        recipe = changed.map_err(|wrong| Error::refused(format!("--set {change}"), wrong))?;
     }
     Ok(recipe)
 }
 
-/// Sets the value at a path of keys joined by dots.
-fn apply(mut table: &mut Table, change: &str) -> Result<(), Refusal> {
+/// Sets the value at a path of keys, and gives the recipe of it.
+fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     let (path, value) = change.split_once('=').ok_or(Refusal::NoValue)?;
-    let mut keys = path.trim().split('.');
+    let (path, value) = (path.trim(), value.trim());
+    if path.is_empty() {
+        return Err(Refusal::NoValue);
+    }
+    // What is no value of TOML is a text.
+    let text = || Value::String(value.to_owned());
+    set(table, path, value.parse().unwrap_or_else(|_| text()))?;
+    let recipe = table.clone().try_into();
+    recipe.map_err(|error| match unknown_name(&error, path) {
+        Some(Refusal::Unknown {
+            what: "key", key, ..
+        }) if !change.contains(&key) => Refusal::Displaced {
+            key,
+            path: path.to_owned(),
+        },
+        Some(wrong) => wrong,
+        None => {
+            // Where a name is expected, what was given is none of them.
+            let named = set(table, path, text()).ok();
+            let no_name = named.and_then(|()| table.clone().try_into::<Recipe>().err());
+            let wrong = no_name.and_then(|no_name| unknown_name(&no_name, path));
+            let wrong =
+                wrong.filter(|wrong| matches!(wrong, Refusal::Unknown { what: "value", .. }));
+            wrong.unwrap_or_else(|| Box::new(error).into())
+        }
+    })
+}
+
+/// Sets the value at a path of keys joined by dots.
+fn set(mut table: &mut Table, path: &str, value: Value) -> Result<(), Refusal> {
+    let mut keys = path.split('.');
     let last = keys.next_back().unwrap_or_default();
     for key in keys {
         let below = table.entry(key).or_insert_with(|| Table::new().into());
         table = below.as_table_mut().ok_or(Refusal::NoTable)?;
     }
-    table.insert(last.to_owned(), parse_value(value.trim()));
+    table.insert(last.to_owned(), value);
     Ok(())
 }
 
-/// A TOML value; what is none is taken as a string.
-fn parse_value(text: &str) -> Value {
-    toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn explain(origin: String, source: toml::de::Error) -> Error {
-    let wrong = unknown_name(first_line(&source));
-    Error::refused(origin, wrong.unwrap_or_else(|| Box::new(source).into()))
-}
-
-/// An unknown name in a deserialiser's message, with the nearest of those it expected.
-fn unknown_name(message: &str) -> Option<Refusal> {
+/// An unknown name in a deserialiser's message, with those it expected where it was given, at a path if that is known.
+fn unknown_name(error: &toml::de::Error, path: &str) -> Option<Refusal> {
+    let message = first_line(error);
     let what = match message {
         _ if message.starts_with("unknown field") => "key",
         _ if message.starts_with("unknown variant") => "value",
         _ => return None,
     };
-    let mut quoted = message.split('`').skip(1).step_by(2);
+    let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
     let key = quoted.next()?;
-    let nearest = nearest(key, quoted)?;
-    let other_table = (what == "key").then(|| elsewhere(key)).flatten();
+    let known: Vec<String> = quoted.collect();
+    // Of values there are few enough to name them all.
+    let elsewhere = || elsewhere(&key).filter(|found| found != path);
+    let similar = (what == "key").then(|| elsewhere().or_else(|| nearest(&key, &known)));
     Some(Refusal::Unknown {
         what,
-        key: key.to_owned(),
-        nearest: other_table.unwrap_or(nearest),
+        nearest: similar.flatten(),
+        key,
+        known,
     })
 }
 

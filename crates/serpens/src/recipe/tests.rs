@@ -55,14 +55,14 @@ fn any_field_can_be_set() {
 #[test]
 fn a_misspelt_key_is_answered_with_the_nearest() {
     for (change, key, nearest) in [
-        ("train.stpes=7", "stpes", "steps"),
-        ("trian.steps=7", "trian", "train"),
-        ("task.lenghts=[8]", "lenghts", "lengths"),
-        ("model.d_modle=8", "d_modle", "d_model"),
-        ("model.block.inner.d_sate=8", "d_sate", "d_state"),
-        ("train.optimizer.learning_rate=1", "learning_rate", ""),
-        ("train.lr=1", "lr", "train.optimizer.lr"),
-        ("d_state=8", "d_state", "model.block.inner.d_state"),
+        ("train.stpes=7", "stpes", Some("steps")),
+        ("trian.steps=7", "trian", Some("train")),
+        ("task.lenghts=[8]", "lenghts", Some("lengths")),
+        ("model.d_modle=8", "d_modle", Some("d_model")),
+        ("model.block.inner.d_sate=8", "d_sate", Some("d_state")),
+        ("train.optimizer.learning_rate=1", "learning_rate", None),
+        ("train.lr=1", "lr", Some("train.optimizer.lr")),
+        ("d_state=8", "d_state", Some("model.block.inner.d_state")),
     ] {
         match with(&[change]) {
             Err(Error::Refused {
@@ -72,12 +72,65 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
                     },
                 ..
             }) => {
-                assert_eq!(k, key);
-                assert!(nearest.is_empty() || n == nearest, "{change}: {n}");
+                assert_eq!((k, n.as_deref()), (key.into(), nearest), "{change}");
             }
             other => panic!("{change}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_wrong_choice_is_answered_with_all_there_are() {
+    for (change, known) in [
+        ("train.schedule=cos", "constant, cosine"),
+        ("train.schedule=3", "constant, cosine"),
+        (
+            "task.kind=poetry",
+            "induction-heads, selective-copying, text",
+        ),
+        ("model.block.kind=mambo", "mamba, h3, plain"),
+        ("model.block.inner.kind=s5", "s6, s4d"),
+        ("twin.kind=s5", "s6, s4d"),
+        ("model.block.inner.a_init=zz", "real, half, random, complex"),
+        ("model.block.ssm.d_state=8", "inner"),
+        ("train.optimizer.learning_rate=1", "lr"),
+    ] {
+        let error = with(&[change]).unwrap_err().to_string();
+        let (_, told) = error.split_once("known are ").expect(&error);
+        assert!(told.contains(known), "{change}: {told}");
+    }
+}
+
+#[test]
+fn a_key_of_another_task_is_not_answered_with_itself() {
+    let error = with(&["task.length=8"]).unwrap_err().to_string();
+    assert!(error.contains("did you mean \"lengths\"?"), "{error}");
+}
+
+#[test]
+fn another_kind_is_given_with_all_of_its_table() {
+    let error = with(&["task.kind=text"]).unwrap_err().to_string();
+    assert!(error.contains("'task={ kind = …"), "{error}");
+    let recipe = with(&["task={ kind = \"text\", length = 8 }"]).unwrap();
+    assert_eq!(recipe.task.name(), "text");
+}
+
+#[test]
+fn a_value_is_one_value_and_whole() {
+    for change in [
+        "train.steps=5\ntrain.warmup=3",
+        "train.steps=5 6",
+        "=3",
+        " = 3",
+    ] {
+        let error = with(&[change]).unwrap_err().to_string();
+        assert!(error.contains("expected"), "{change}: {error}");
+    }
+    let recipe = with(&["task.lengths=[8,\n 16]"]).unwrap();
+    let TaskConfig::InductionHeads(task) = &recipe.task else {
+        panic!("another task");
+    };
+    assert_eq!(task.lengths, [8, 16]);
 }
 
 #[test]

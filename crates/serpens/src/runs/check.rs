@@ -1,11 +1,13 @@
 //! Everything that can be refused before a run's folder is made.
 
+use serpens_data::Error as DataError;
 use serpens_nn::{MambaLmConfig, Module};
 use serpens_train::Compute;
+use toml::Table;
 
 use crate::recipe::Recipe;
 use crate::refusal::Refusal;
-use crate::tasks::Task;
+use crate::tasks::{Task, TaskConfig};
 use crate::{Error, Result, machine};
 
 /// Bytes of a trained value: itself, its gradient and two moments, in f32.
@@ -15,15 +17,9 @@ const TRAINED_BYTES: f64 = 16.0;
 pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>> {
     recipe.train.check()?;
     let (settings, tests) = (recipe.task.settings(), &recipe.evaluate);
-    let counts = [
-        ("evaluate.samples", tests.samples),
-        ("evaluate.rows", tests.rows),
-        ("evaluate.chunk", tests.chunk),
-    ];
-    if let Some((setting, _)) = counts.iter().find(|(_, count)| *count == 0) {
-        return Err(Error::refused(*setting, Refusal::Zero));
-    }
-    let task = settings.open(recipe.seed, tests)?;
+    check_ranges(recipe)?;
+    let task = settings.open(recipe.seed, tests);
+    let task = task.map_err(|error| named(&recipe.task, error))?;
     let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary());
     if !allowed.contains(&found) {
         let wrong = Refusal::Vocabulary { found, allowed };
@@ -34,6 +30,43 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
         check_model(model, tokens, compute)?;
     }
     Ok(task)
+}
+
+/// Refuses counts that make no sense, or of which a run would not see the end.
+fn check_ranges(recipe: &Recipe) -> Result<()> {
+    let tests = &recipe.evaluate;
+    let counts = [
+        ("train.steps", recipe.train.steps, i64::MAX as u64),
+        ("evaluate.samples", tests.samples as u64, 1_000_000),
+        ("evaluate.rows", tests.rows as u64, 65_536),
+        ("evaluate.chunk", tests.chunk as u64, 1_000_000),
+        ("evaluate.tokens", tests.tokens as u64, i64::MAX as u64),
+    ];
+    for (setting, found, most) in counts {
+        let allowed = 1..=most;
+        if !allowed.contains(&found) {
+            return Err(Error::refused(setting, Refusal::Range { found, allowed }));
+        }
+    }
+    Ok(())
+}
+
+/// The error with the key of the task's settings that it is about.
+fn named(task: &TaskConfig, error: Error) -> Error {
+    let Error::Data(error) = error else {
+        return error;
+    };
+    let about = match &error {
+        DataError::Size { name, .. } => *name,
+        DataError::InvalidFraction { .. } => "validation",
+        _ => return error.into(),
+    };
+    let settings = Table::try_from(task).unwrap_or_default();
+    let mut keys = settings.keys();
+    match keys.find(|key| about.contains(*key) || key.starts_with(about)) {
+        Some(key) => Error::refused(format!("task.{key}"), error),
+        None => error.into(),
+    }
 }
 
 /// Refuses models and batches that cannot be held in memory, and models that would not begin with numbers.

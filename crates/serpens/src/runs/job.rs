@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serpens_core::Device;
 use serpens_core::files::make_folders;
 use serpens_data::Prefetch;
-use serpens_nn::{MambaLm, MambaLmConfig, checkpoint};
+use serpens_nn::checkpoint::{self, Verify};
+use serpens_nn::{MambaLm, MambaLmConfig};
 use serpens_train::{
     CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
     Observer, Saved, Trainer, newest_checkpoint,
@@ -73,7 +74,10 @@ impl<'a> Job<'a> {
         let trainer = self.trainer()?;
         let lines = JsonLines::open(&metrics, trainer.step())?;
         // One that is not whole is saved again.
-        let done = trainer.is_finished().then(|| load(&saved).ok()).flatten();
+        let done = trainer
+            .is_finished()
+            .then(|| load(&saved, Verify::Digests).ok())
+            .flatten();
         let (model, evaluation) = match done {
             Some(model) => (self.placed(model)?, None),
             None => {
@@ -128,7 +132,7 @@ impl<'a> Job<'a> {
         heard_by.0.finish();
         match (outcome.interrupted, outcome.best) {
             (true, _) => Err(run.interrupted(outcome.step)),
-            (false, Some(best)) => Ok((self.placed(load(&best)?)?, None)),
+            (false, Some(best)) => Ok((self.placed(load(&best, Verify::Digests)?)?, None)),
             (false, None) => Ok((trainer.into_model(), outcome.evaluation)),
         }
     }

@@ -20,6 +20,9 @@ use job::Job;
 pub(crate) use check::check;
 pub(crate) use folder::RunFolder;
 
+/// The folder that runs go into where none is named.
+pub(crate) const RUNS: &str = "runs";
+
 /// A run that has been checked and has its folder.
 pub(crate) struct Run {
     pub(crate) recipe: Recipe,

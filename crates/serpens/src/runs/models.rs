@@ -2,21 +2,48 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serpens_core::Device;
 use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::{MambaLm, Module};
 
+use super::RUNS;
 use crate::refusal::{NoModel, WrongModel};
 use crate::{Error, Result, machine};
 
-/// The model's folder, given that or a run's.
-pub(crate) fn model_dir(path: &Path) -> Result<PathBuf> {
-    [path.join("model"), path.to_owned()]
+/// Options of the commands that read a model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A run's folder or its name below runs, or a model's folder.
+    #[arg(long = "model", value_name = "RUN")]
+    pub(crate) path: PathBuf,
+    /// Take the files as they are, though their digests say that they are damaged.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+impl ModelArgs {
+    /// The model and its folder.
+    pub(crate) fn load(&self) -> Result<(PathBuf, MambaLm)> {
+        let dir = model_dir(&self.path)?;
+        let verify = match self.no_verify {
+            true => Verify::Nothing,
+            false => Verify::Digests,
+        };
+        let model = load(&dir, verify)?;
+        Ok((dir, model))
+    }
+}
+
+/// The model's folder, given that, or a run's folder or its name.
+fn model_dir(path: &Path) -> Result<PathBuf> {
+    let run = Path::new(RUNS).join(path);
+    [path.join("model"), path.to_owned(), run.join("model")]
         .into_iter()
         .find(|dir| dir.join(checkpoint::CONFIG_FILE).exists())
         .ok_or_else(|| Error::NoModel {
+            source: why_no_model(if path.exists() { path } else { &run }),
             path: path.to_owned(),
-            source: why_no_model(path),
         })
 }
 
@@ -34,9 +61,9 @@ fn why_no_model(path: &Path) -> NoModel {
 }
 
 /// Reads the model in this folder.
-pub(crate) fn load(dir: &Path) -> Result<MambaLm> {
+pub(crate) fn load(dir: &Path, verify: Verify) -> Result<MambaLm> {
     check_loadable(dir)?;
-    checkpoint::load(dir, Device::cpu(), Verify::Digests).map_err(|error| wrong_config(dir, error))
+    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| wrong_config(dir, error))
 }
 
 fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {

@@ -31,7 +31,7 @@ impl Run {
         let texts = self.task.texts(trained)?;
         let beginning = |(_, text): &(String, String)| {
             let shown: String = text.chars().take(SHOWN).collect();
-            Sample::text(&shown)
+            Sample::text(shown.as_bytes())
         };
         let sample = self.recipe.task.settings().sample()?;
         let mut maps = Vec::new();

@@ -1,5 +1,6 @@
 //! Texts that byte models continue.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -13,6 +14,9 @@ use crate::Result;
 
 /// Bytes of a prompt that are read in one pass, so that the memory does not depend on its length.
 const PASS: usize = 1024;
+
+/// Bytes back that the repetition penalty looks.
+const RECENT: usize = 64;
 
 /// How fast a text was continued.
 pub(crate) struct Pace {
@@ -46,13 +50,19 @@ pub(crate) fn continue_text(
     let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut written = 0;
+    let recent = &prompt[prompt.len().saturating_sub(RECENT)..];
+    let mut recent: VecDeque<u32> = recent.iter().copied().map(u32::from).collect();
     let start = Instant::now();
     while written < count {
-        let byte = sampler.sample(&logits, &[], &mut rng)? as u8;
+        let byte = sampler.sample(&logits, recent.make_contiguous(), &mut rng)? as u8;
         if !show(byte)? {
             break;
         }
         written += 1;
+        recent.push_back(byte.into());
+        if recent.len() > RECENT {
+            recent.pop_front();
+        }
         if written < count {
             logits = read(&[byte])?;
         }

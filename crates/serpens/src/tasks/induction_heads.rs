@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use serpens_core::Device;
 use serpens_data::{InductionHeads, Source};
 use serpens_report::{LineChart, Scale, Series, Share, Table, grouped};
 use serpens_train::evaluate;
@@ -13,7 +14,8 @@ use super::trained::{Trained, chart};
 use super::{Task, TaskSettings, TestConfig, Testing};
 use crate::output::OutputMode;
 use crate::progress::Meter;
-use crate::{Error, Result};
+use crate::refusal::Refusal;
+use crate::{Error, Result, machine};
 
 pub(super) use serpens_data::InductionHeadsConfig;
 
@@ -61,6 +63,13 @@ impl TaskSettings for InductionHeadsConfig {
                 ..self.clone()
             });
             tested.map_err(|e| Error::refused("evaluate.lengths", e))?;
+            let longest = tests.lengths.iter().copied().max().unwrap_or_default();
+            let tokens = tests.rows.min(tests.samples) as f64 * longest as f64;
+            // Ids and targets of a batch are there at once.
+            if !machine::fits(8.0 * tokens, Device::Cpu) {
+                let memory = machine::memory_owner(Device::Cpu);
+                return Err(Error::refused("evaluate.lengths", Refusal::Batch(memory)));
+            }
         }
         Ok(Box::new(Induction {
             data,

@@ -5,10 +5,11 @@ use std::cell::RefCell;
 use serpens_core::{Device, Tensor};
 use serpens_nn::layers::Sequence;
 use serpens_nn::ssm::SelectionTrace;
-use serpens_nn::{MambaLm, Precision};
+use serpens_nn::{MambaLm, Precision, Recompute};
 use serpens_report::{LayerSelection, SelectionMap};
 
-use crate::Result;
+use crate::refusal::Refusal;
+use crate::{Error, Result, machine};
 
 /// A sequence to look at.
 pub(crate) struct Sample {
@@ -24,14 +25,14 @@ pub(crate) struct Sample {
 
 impl Sample {
     /// Bytes of a text.
-    pub(crate) fn text(text: &str) -> Self {
+    pub(crate) fn text(text: &[u8]) -> Self {
         let name = |byte| match byte {
             b' '..=b'~' | b'\n' => char::from(byte).to_string(),
             other => format!("{other:02x}"),
         };
         Self {
-            names: text.bytes().map(name).collect(),
-            ..Self::ids(text.bytes().map(u32::from).collect())
+            names: text.iter().copied().map(name).collect(),
+            ..Self::ids(text.iter().copied().map(u32::from).collect())
         }
     }
 
@@ -52,6 +53,10 @@ pub(crate) fn selection_map(
     sample: &Sample,
     title: String,
 ) -> Result<Option<SelectionMap>> {
+    let kept = model.kept_per_token(Recompute::None) * sample.ids.len() as f64;
+    if !machine::fits(4.0 * kept, Device::Cpu) {
+        return Err(Error::refused("the prompt", Refusal::LongPrompt));
+    }
     let traces = RefCell::new(Vec::new());
     let sequence = Sequence {
         trace: Some(&traces),

@@ -52,13 +52,31 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
         "40",
     ];
     assert_eq!(text, place.run(&direct).succeeds().stdout);
+    // By its name; the beginning from a file or through a pipe, as bytes.
+    place.write("prompt", "the ");
+    let named = [
+        "generate",
+        "--model",
+        "a",
+        "--tokens",
+        "40",
+        "--prompt-file",
+    ];
+    let from_file = place.run(&[&named[..], &["prompt"]].concat());
+    assert_eq!(text, from_file.succeeds().stdout);
+    let from_pipe = place.run_with_input(&[&named[..], &["-"]].concat(), b"the ");
+    assert_eq!(text, from_pipe.succeeds().stdout);
+    let bytes = place.run_with_input(&[&named[..], &["-", "--json"]].concat(), &[0xff; 3]);
     assert_eq!(
-        place
-            .run(&["generate", "--model", "runs/a", "--tokens", "0"])
-            .succeeds()
-            .stdout,
-        "\n\n"
+        bytes.succeeds().json_lines()[0]["prompt"],
+        "\u{fffd}\u{fffd}\u{fffd}"
     );
+    // The penalty leaves no byte as probable as it was; with min-p of nearly 1 only the most probable is left.
+    assert_ne!(
+        greedy,
+        generate(&["--temperature", "0", "--repetition-penalty", "1e30"]).stdout
+    );
+    assert_eq!(greedy, generate(&["--min-p", "0.999999"]).stdout);
 
     let cases = [
         ["--prompt", ""],
@@ -66,12 +84,15 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
         ["--temperature", "nan"],
         ["--top-p", "0"],
         ["--top-p", "2"],
+        ["--min-p", "1"],
+        ["--repetition-penalty", "0"],
+        ["--prompt-file", "/dev/null"],
     ];
     for case in cases {
         let value = format!("{}={}", case[0], case[1]);
-        let name = case[0].trim_start_matches("--");
+        let name = case[0].trim_start_matches("--").replace("on-p", "on p");
         let ran = place.run(&["generate", "--model", "runs/a", &value]);
-        ran.is_refused(2, &[name]);
+        ran.is_refused(2, &[&name]);
     }
 
     let map = place
@@ -133,6 +154,29 @@ fn a_model_of_a_task_is_inspected_and_writes_no_text() {
     place
         .run(&twin)
         .is_refused(1, &["runs/a/twin/model", "no selective layers"]);
+}
+
+#[test]
+fn a_model_of_values_that_are_no_numbers_is_not_drawn() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let weights = place.path("runs/a/model/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for value in bytes[header..].chunks_mut(4) {
+        value.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    fs::write(&weights, bytes).unwrap();
+    let args = ["inspect", "--model", "a", "--prompt", "the fox"];
+    place
+        .run(&args)
+        .is_refused(1, &["model.safetensors", "digest"]);
+    let args = [&args[..], &["--no-verify"]].concat();
+    place
+        .run(&args)
+        .is_refused(1, &["runs/a/model", "no numbers"]);
+    let args = ["generate", "--model", "a", "--no-verify"];
+    place.run(&args).fails(1, &["NaN"]);
 }
 
 #[test]

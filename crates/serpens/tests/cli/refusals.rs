@@ -45,7 +45,7 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
     let ran = place.run(&["train", "--set", "train.setps=5"]);
     ran.is_refused(2, &["--set train.setps=5", "\"setps\"", "\"steps\""]);
     let ran = place.run(&["train", "--set", "model.block.kind=mambo"]);
-    ran.is_refused(2, &["unknown value \"mambo\"", "\"mamba\""]);
+    ran.is_refused(2, &["unknown value \"mambo\"", "known are mamba, h3"]);
     // A key of another table is answered with its whole path.
     let ran = place.run(&["train", "--set", "train.lr=1e-3"]);
     ran.is_refused(2, &["unknown key \"lr\"", "\"train.optimizer.lr\""]);
@@ -69,10 +69,10 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
     );
     place
         .run(&["train", "txet"])
-        .is_refused(2, &["\"txet\"", "\"text\""]);
+        .is_refused(2, &["\"txet\"", "known are induction-heads", "text"]);
     place
         .run(&["recipes", "show", "txet"])
-        .is_refused(2, &["\"txet\"", "\"text\""]);
+        .is_refused(2, &["\"txet\"", "known are induction-heads", "text"]);
     assert!(!place.path("runs").exists());
 }
 
@@ -123,12 +123,12 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
         ("model.block.d_conv=0", "d_conv"),
         ("model.block.d_conv=1000000000000", "memory"),
         ("twin.d_state=0", "d_state"),
-        ("task.batch=0", "batch"),
+        ("task.batch=0", "task.batch"),
         ("task.batch=9223372036854775807", "batch"),
         ("task.batch=5000000", "memory"),
         ("task.vocab=2", "vocab"),
         ("task.lengths=[]", "lengths"),
-        ("task.lengths=[2]", "length"),
+        ("task.lengths=[2]", "task.lengths"),
         ("task.lengths=16", "16"),
         ("train.steps=-1", "-1"),
         ("train.accumulation=0", "accumulation"),
@@ -143,13 +143,15 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
         ("train.optimizer.eps=-1", "eps"),
         ("train.optimizer.clip=-1", "clip"),
         ("evaluate.lengths=[2]", "length"),
-        ("evaluate.lengths=[9223372036854775807]", "length"),
-        ("evaluate.samples=0", "samples"),
+        ("evaluate.lengths=[9223372036854775807]", "evaluate.lengths"),
+        ("evaluate.samples=0", "evaluate.samples"),
+        ("evaluate.samples=1000000000000", "evaluate.samples"),
+        ("evaluate.tokens=0", "evaluate.tokens"),
         ("evaluate.rows=0", "rows"),
         ("evaluate.chunk=0", "chunk"),
         ("seed=-1", "-1"),
         ("seed", "KEY=VALUE"),
-        ("=1", "key"),
+        ("=1", "KEY=VALUE"),
         ("train.steps.more=1", "table"),
     ];
     for (setting, word) in cases {
@@ -158,6 +160,9 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
         let ran = place.run(&[&short[..], &["--set", setting]].concat());
         ran.is_refused(2, &[word]);
     }
+    place
+        .run(&["train", "--set", "train.steps=0"])
+        .is_refused(2, &["train.steps", "give 1 to"]);
     assert!(!place.path("runs").exists());
 }
 
@@ -167,8 +172,8 @@ fn impossible_settings_of_a_text_task_are_refused() {
     place.text();
     let cases = [
         ("task.batch=0", "batch"),
-        ("task.length=0", "length"),
-        ("task.validation=2", "validation"),
+        ("task.length=0", "task.length"),
+        ("task.validation=2", "task.validation"),
         ("task.validation=-0.5", "validation"),
         ("task.validation=nan", "validation"),
         ("task.prompt=''", "prompt"),
@@ -207,7 +212,18 @@ fn options_that_contradict_or_cannot_be_are_refused() {
             .is_refused(2, &["--name"]);
     }
     // The parser's own refusals also say how the command is used, below their first line.
-    let cases: [&[&str]; 9] = [
+    let cases: [&[&str]; 12] = [
+        &["train", "--steps", "0"],
+        &["generate", "--model", "x", "--tokens", "0"],
+        &[
+            "generate",
+            "--model",
+            "x",
+            "--prompt",
+            "a",
+            "--prompt-file",
+            "b",
+        ],
         &["train", "--seed", "18446744073709551615"],
         &["train", "--stesp", "5"],
         &["train", "--steps", "-1"],

@@ -1,6 +1,7 @@
 //! Running the command, and looking at what came of it.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -75,6 +76,18 @@ impl TestFolder {
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command
+    }
+
+    /// [`TestFolder::run`], with these bytes on standard input.
+    pub fn run_with_input(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(input).expect("the command reads it");
+        drop(stdin);
+        Ran::new(args, child.wait_with_output().expect("the command ends"))
     }
 
     pub fn run(&self, args: &[&str]) -> Ran {

@@ -246,16 +246,6 @@ fn an_evaluation_that_is_no_number_ends_the_run() {
 }
 
 #[test]
-fn a_run_of_no_steps_saves_the_model_as_it_began() {
-    let place = TestFolder::new();
-    place
-        .train(&["--quiet", "--steps", "0", "--name", "a"])
-        .succeeds();
-    assert!(place.path("runs/a/model/model.safetensors").is_file());
-    assert!(place.path("runs/a/report.html").is_file());
-}
-
-#[test]
 fn the_number_of_threads_does_not_change_the_model() {
     let place = TestFolder::new();
     place
