@@ -190,9 +190,16 @@ pub enum Error {
     /// Gradients from an earlier pass do not fit those of this one.
     #[error("backward: there is a gradient of another device, type or shape: use new Gradients")]
     OldGradient,
-    /// Values recorded on different tapes meet in one operation.
-    #[error("{op}: operands belong to different tapes")]
+    /// Values recorded on different tapes meet in one operation, or one is asked about another's.
+    #[error("{op}: values of different tapes meet")]
     TapeMismatch {
+        /// The operation.
+        op: &'static str,
+    },
+    /// Something is asked of what a call around this one still works on: of a tape during its backward pass, of a
+    /// device's queue during a recording of it.
+    #[error("{op}: a call around this one still works on the same; ask when it has ended")]
+    InUse {
         /// The operation.
         op: &'static str,
     },

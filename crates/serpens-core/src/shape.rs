@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use crate::{Error, Result};
+
 /// The most axes a tensor may have.
 pub const MAX_RANK: usize = 6;
 
@@ -17,7 +19,7 @@ impl Shape {
     /// The shape with these sizes.
     ///
     /// # Panics
-    /// With more than [`MAX_RANK`] axes.
+    /// With more than [`MAX_RANK`] axes; where their number is not known beforehand, `Shape::try_from` refuses.
     pub fn new(dims: &[usize]) -> Self {
         assert!(dims.len() <= MAX_RANK, "at most {MAX_RANK} axes");
         let mut all = [1; MAX_RANK];
@@ -30,13 +32,19 @@ impl Shape {
 
     /// Number of values; `None` where it exceeds the address space.
     pub fn checked_count(&self) -> Option<usize> {
-        self.iter()
-            .try_fold(1_usize, |count, &dim| count.checked_mul(dim))
+        self.extent().map(|_| self.count())
     }
 
-    /// Number of values.
+    /// Number of values, [`usize::MAX`] where it exceeds the address space.
     pub fn count(&self) -> usize {
-        self.iter().product()
+        product(self)
+    }
+
+    /// The product of all axes that are not zero: where there are no values, strides and numbers of rows still are
+    /// products of some of these.
+    pub(crate) fn extent(&self) -> Option<usize> {
+        let mut dims = self.iter().filter(|&&dim| dim > 0);
+        dims.try_fold(1_usize, |product, &dim| product.checked_mul(dim))
     }
 
     /// The size of the last axis, 1 for a scalar.
@@ -46,7 +54,7 @@ impl Shape {
 
     /// The product of all axes but the last.
     pub fn rows(&self) -> usize {
-        self[..self.rank.saturating_sub(1)].iter().product()
+        product(&self[..self.rank.saturating_sub(1)])
     }
 
     /// The same shape with the last axis replaced.
@@ -55,6 +63,12 @@ impl Shape {
         self.dims[self.rank - 1] = cols;
         self
     }
+}
+
+/// The product of some axes, as large as can be said.
+fn product(dims: &[usize]) -> usize {
+    dims.iter()
+        .fold(1, |product: usize, &dim| product.saturating_mul(dim))
 }
 
 impl Deref for Shape {
@@ -67,7 +81,26 @@ impl Deref for Shape {
 
 impl<const N: usize> From<[usize; N]> for Shape {
     fn from(dims: [usize; N]) -> Self {
+        const { assert!(N <= MAX_RANK) };
         Shape::new(&dims)
+    }
+}
+
+impl TryFrom<&[usize]> for Shape {
+    type Error = Error;
+
+    /// # Errors
+    /// [`Error::Range`] with more than [`MAX_RANK`] axes.
+    fn try_from(dims: &[usize]) -> Result<Self> {
+        match dims.len() {
+            0..=MAX_RANK => Ok(Shape::new(dims)),
+            got => Err(Error::Range {
+                op: "Shape",
+                what: "the number of axes",
+                expected: 0..MAX_RANK + 1,
+                got,
+            }),
+        }
     }
 }
 

@@ -23,10 +23,13 @@ pub struct Graph {
 impl Graph {
     /// Records what `work` queues on the current stream, without running it. Work that waits for the device, or that
     /// reads host memory which is not pinned, cannot be recorded.
+    ///
+    /// # Errors
+    /// Those of `work`; [`crate::Error::InUse`] inside another recording; what the driver refuses to record.
     pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let state = driver::of(device)?.state;
         let replayed = Event::new(device)?;
-        let _alone = driver::alone(device)?;
+        let _alone = driver::alone("Graph::capture", device)?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as MODE;
         let recording = pool::begin_capture(device);
         // SAFETY: the current stream is live.

@@ -97,8 +97,18 @@ impl Deref for Entry {
 }
 
 /// Waits until no other thread queues work, and keeps it so.
-pub(crate) fn alone(device: Device) -> Result<Inside<RwLockWriteGuard<'static, ()>>> {
-    let lock = open(device)?.queue.write();
+///
+/// # Errors
+/// [`Error::InUse`] where this thread is inside: it would wait for itself.
+pub(crate) fn alone(
+    op: &'static str,
+    device: Device,
+) -> Result<Inside<RwLockWriteGuard<'static, ()>>> {
+    let state = open(device)?;
+    if INSIDE.with_borrow(|inside| inside.contains(&device)) {
+        return Err(Error::InUse { op });
+    }
+    let lock = state.queue.write();
     Ok(Inside::new(
         device,
         lock.unwrap_or_else(PoisonError::into_inner),

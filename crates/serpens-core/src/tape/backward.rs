@@ -1,5 +1,6 @@
 //! One step of the walk backwards: what an operation sees of the gradients around it.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::gradients::{GradientBuffer, Gradients};
@@ -53,7 +54,8 @@ impl Store<'_> {
         let Some(slot) = self.slot(input) else {
             return Ok(());
         };
-        if slot.is_none() && input.columns.is_none() && gradient.dtype() == input.dtype {
+        let as_it_is = gradient.dtype() == input.dtype && gradient.device() == input.device;
+        if slot.is_none() && input.columns.is_none() && as_it_is {
             *slot = Some(GradientBuffer::whole(gradient.reshape(input.base)?));
             return Ok(());
         }
@@ -68,6 +70,7 @@ impl Store<'_> {
 
 /// A recorded operation.
 pub(super) struct Node {
+    pub(super) op: &'static str,
     pub(super) inputs: Vec<InputSlot>,
     pub(super) outputs: Range<usize>,
     pub(super) operation: Box<dyn Backward>,
@@ -84,12 +87,17 @@ pub(super) fn run(node: Node, store: &mut Store<'_>) -> Result<()> {
         return Ok(());
     }
     let mut context = BackwardContext {
+        op: node.op,
+        wrong: Cell::new(None),
         inputs: &node.inputs,
         outputs,
         store,
         pending: Vec::new(),
     };
     node.operation.backward(&mut context)?;
+    if let Some(error) = context.wrong.take() {
+        return Err(error);
+    }
     let pending = std::mem::take(&mut context.pending);
     for (index, gradient) in pending {
         store.add(&node.inputs[index], gradient)?;
@@ -98,23 +106,43 @@ pub(super) fn run(node: Node, store: &mut Store<'_>) -> Result<()> {
 }
 
 /// What [`Backward::backward`] sees: the gradients of its outputs, and where those of its inputs go. Inputs and outputs
-/// are named by their position in [`super::record`].
+/// are named by their position in [`super::record`]; that of an input that there is not fails the backward pass with
+/// [`Error::Range`], also where it is only asked about.
 pub struct BackwardContext<'c, 'g> {
+    op: &'static str,
+    /// What was asked with a position that there is not.
+    wrong: Cell<Option<Error>>,
     inputs: &'c [InputSlot],
     outputs: Vec<Option<Tensor>>,
     store: &'c mut Store<'g>,
     pending: Vec<(usize, Tensor)>,
 }
 
-impl BackwardContext<'_, '_> {
-    /// Takes the gradient of output `index`, contiguous; `None` where nothing depends on that output.
+impl<'c> BackwardContext<'c, '_> {
+    /// Takes the gradient of output `index`, contiguous; `None` where nothing depends on that output, or there is none.
     pub fn take_output(&mut self, index: usize) -> Option<Tensor> {
         self.outputs.get_mut(index).and_then(Option::take)
     }
 
     /// Whether input `index` needs a gradient.
     pub fn wants(&self, index: usize) -> bool {
-        self.inputs[index].target != Target::None
+        let input = self.input(index);
+        input.is_ok_and(|input| input.target != Target::None)
+    }
+
+    /// Input `index`; where there is none, the pass fails, whatever becomes of the error here.
+    fn input(&self, index: usize) -> Result<&'c InputSlot> {
+        if let Some(input) = self.inputs.get(index) {
+            return Ok(input);
+        }
+        let error = Error::Range {
+            op: self.op,
+            what: "the position of an input",
+            expected: 0..self.inputs.len(),
+            got: index,
+        };
+        self.wrong.set(Some(error.clone()));
+        Err(error)
     }
 
     /// The gradients of parameters, for an operation that goes back through a tape of its own.
@@ -124,16 +152,17 @@ impl BackwardContext<'_, '_> {
 
     /// Adds `gradient` to that of input `index`, which takes it over without a copy where it is the first.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
-        if !self.wants(index) {
+        let input = self.input(index)?;
+        if input.target == Target::None {
             return Ok(());
         }
-        self.store.add(&self.inputs[index], gradient)
+        self.store.add(input, gradient)
     }
 
     /// The matrix of input `index`'s gradient for an operation that can add to what is there: the flag says whether it
     /// must (otherwise the contents are arbitrary, and it must write every value). `None` where no gradient is wanted.
     pub fn accumulator(&mut self, index: usize) -> Result<Option<(ViewMut<'_>, bool)>> {
-        let input = &self.inputs[index];
+        let input = self.input(index)?;
         let Some(buffer) = self.store.buffer(input)? else {
             return Ok(None);
         };
@@ -153,7 +182,7 @@ impl BackwardContext<'_, '_> {
     }
 
     fn overwrite_one<'m>(&mut self, index: usize) -> Result<ViewMut<'m>> {
-        let input = &self.inputs[index];
+        let input = self.input(index)?;
         if let Some(buffer) = self.store.buffer(input)? {
             let columns = input.range();
             if buffer.state(&columns) == Some(false) {

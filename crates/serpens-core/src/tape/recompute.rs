@@ -2,7 +2,7 @@
 
 use super::backward::{Backward, BackwardContext};
 use super::record::{Tape, Var, record, tracked};
-use crate::{Result, Tensor};
+use crate::{Error, Result, Tensor};
 
 /// A stretch of operations that is run a second time to go back through it.
 type Stretch<const K: usize> = dyn Fn(&[Var]) -> Result<[Var; K]>;
@@ -14,7 +14,8 @@ type Stretch<const K: usize> = dyn Fn(&[Var]) -> Result<[Var; K]>;
 /// the columns inside). Both runs give the same bits, so the gradients are those of the plain computation.
 ///
 /// # Errors
-/// Those of `f`; [`crate::Error::Columns`] for a range of columns.
+/// Those of `f`; [`Error::Columns`] for a range of columns; [`Error::TapeMismatch`] where `f` gives a value of a tape,
+/// which is none that it was given.
 pub fn recompute<const K: usize>(
     op: &'static str,
     inputs: &[&Var],
@@ -32,6 +33,9 @@ pub fn recompute<const K: usize>(
     let outputs = f(&detached)?;
     for output in &outputs {
         output.tensor()?;
+        if output.tape().is_some() {
+            return Err(Error::TapeMismatch { op });
+        }
     }
     let values = outputs.map(|output| output.value);
     let operands: Vec<Option<&Var>> = inputs.iter().map(|&input| Some(input)).collect();

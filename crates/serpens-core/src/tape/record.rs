@@ -1,6 +1,7 @@
 //! The record of operations, and the values that are on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell, RefMut};
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -10,14 +11,17 @@ use super::slot::{InputSlot, ParamId, Target};
 use crate::{DType, Device, Error, Mat, Result, Shape, Tensor, View};
 
 #[derive(Default)]
-struct Inner {
-    nodes: Vec<Node>,
-    slots: Vec<Option<GradientBuffer>>,
+struct Record {
+    nodes: RefCell<Vec<Node>>,
+    /// The gradients of values, by their numbers; borrowed as long as the record is walked.
+    slots: RefCell<Vec<Option<GradientBuffer>>>,
+    /// How many values have a number.
+    numbers: Cell<usize>,
 }
 
 /// The record of one forward pass. Cloning gives another handle to the same record.
 #[derive(Clone, Default)]
-pub struct Tape(Rc<RefCell<Inner>>);
+pub struct Tape(Rc<Record>);
 
 impl Tape {
     /// An empty record.
@@ -35,20 +39,41 @@ impl Tape {
 
     /// A value whose gradient [`Tape::gradient`] gives after the backward pass.
     pub fn leaf(&self, value: Tensor) -> Var {
-        let slots = &mut self.0.borrow_mut().slots;
-        slots.push(None);
+        let number = self.0.numbers.get();
+        self.0.numbers.set(number + 1);
         Var {
-            target: Target::Slot(slots.len() - 1),
+            target: Target::Slot(number),
             ..self.constant(value)
         }
     }
 
+    /// Fails for a value that is on another tape.
+    fn expect_own(&self, op: &'static str, var: &Var) -> Result<()> {
+        match &var.tape {
+            Some(other) if !Rc::ptr_eq(&self.0, &other.0) => Err(Error::TapeMismatch { op }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The gradients of this tape's values, a place for each.
+    fn slots(&self, op: &'static str) -> Result<RefMut<'_, Vec<Option<GradientBuffer>>>> {
+        let slots = self.0.slots.try_borrow_mut();
+        let mut slots = slots.map_err(|_| Error::InUse { op })?;
+        slots.resize_with(self.0.numbers.get(), || None);
+        Ok(slots)
+    }
+
     /// The gradient of a [`Tape::leaf`] after [`Tape::backward`]; `None` where the result did not depend on it.
+    ///
+    /// # Errors
+    /// [`Error::TapeMismatch`] for a value of another tape; [`Error::InUse`] inside a backward pass of this one.
     pub fn gradient(&self, leaf: &Var) -> Result<Option<Tensor>> {
+        const OP: &str = "gradient";
+        self.expect_own(OP, leaf)?;
         let Target::Slot(slot) = leaf.target else {
             return Ok(None);
         };
-        match &mut self.0.borrow_mut().slots[slot] {
+        match &mut self.slots(OP)?[slot] {
             Some(buffer) => buffer.complete().map(Some),
             None => Ok(None),
         }
@@ -59,31 +84,41 @@ impl Tape {
         let Target::Slot(slot) = leaf.target else {
             return Ok(None);
         };
-        let buffer = self.0.borrow_mut().slots[slot].take();
+        let buffer = self.slots("gradient")?[slot].take();
         buffer.map(GradientBuffer::into_complete).transpose()
     }
 
     /// Adds `scale · d loss / d p` to the gradient of every parameter p that the one-valued `loss` depends on, and
     /// clears the record.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a loss of more or fewer values; those of [`Tape::backward_from`].
     pub fn backward(&self, loss: &Var, scale: f32, gradients: &mut Gradients) -> Result<()> {
-        let seed = Tensor::full(loss.shape(), scale, loss.value.device())?;
-        if seed.len() != 1 {
-            let got = loss.shape();
-            return Err(Error::shape("backward", "the loss", "one value", got));
+        let shape = loss.shape();
+        if shape.count() != 1 {
+            return Err(Error::shape(BACKWARD, "the loss", "one value", shape));
         }
+        let seed = Tensor::full(shape, scale, loss.device())?;
         self.backward_from(vec![(loss, seed)], gradients)
     }
 
     /// As [`Tape::backward`], from any values with the gradients that arrive at them.
+    ///
+    /// # Errors
+    /// [`Error::TapeMismatch`] for a value of another tape; [`Error::InUse`] inside a backward pass of this one;
+    /// gradients that do not fit their values; whatever an operation's [`Backward`] fails with.
     pub fn backward_from(
         &self,
         seeds: Vec<(&Var, Tensor)>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        let mut inner = self.0.borrow_mut();
-        let nodes = std::mem::take(&mut inner.nodes);
+        for (var, _) in &seeds {
+            self.expect_own(BACKWARD, var)?;
+        }
+        let mut slots = self.slots(BACKWARD)?;
+        let nodes = self.0.nodes.take();
         let mut store = Store {
-            slots: &mut inner.slots,
+            slots: &mut slots,
             gradients,
         };
         for (var, seed) in seeds {
@@ -95,6 +130,8 @@ impl Tape {
         Ok(())
     }
 }
+
+const BACKWARD: &str = "backward";
 
 /// A tensor, or a range of its columns, that may be tracked by a [`Tape`]. Made from a tensor with `Var::from`, it is
 /// not tracked, and operations on it record nothing: the same code then serves inference.
@@ -195,7 +232,8 @@ impl Var {
     /// last axis.
     pub fn columns(&self, range: Range<usize>) -> Result<Var> {
         if range.start >= range.end || range.end > self.shape().cols() {
-            let expected = format!("at least {} columns", range.end.max(range.start + 1));
+            let least = range.end.max(range.start.saturating_add(1));
+            let expected = format!("at least {least} columns");
             let got = self.shape();
             return Err(Error::shape("columns", "the tensor", expected, got));
         }
@@ -262,6 +300,19 @@ impl Var {
     }
 }
 
+impl fmt::Debug for Var {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match (self.target, &self.tape) {
+            (Target::Param(_), _) => "a parameter",
+            (Target::Slot(_), _) => "tracked",
+            (Target::None, Some(_)) => "constant",
+            (Target::None, None) => "not tracked",
+        };
+        let (dtype, shape, device) = (self.dtype(), self.shape(), self.device());
+        write!(f, "Var {dtype} {shape} on {device}, {role}")
+    }
+}
+
 /// Whether an operation on these inputs has to be recorded, and so has to keep what its backward needs.
 pub fn tracked(inputs: &[Option<&Var>]) -> bool {
     let mut inputs = inputs.iter().flatten();
@@ -287,8 +338,7 @@ pub fn record<const K: usize>(
         return Ok(outputs.map(|output| tape.constant(output)));
     };
     let outputs = outputs.map(|output| tape.leaf(output));
-    let mut inner = tape.0.borrow_mut();
-    let end = inner.slots.len();
+    let end = tape.0.numbers.get();
     let untracked = || InputSlot {
         target: Target::None,
         rows: 0,
@@ -298,7 +348,8 @@ pub fn record<const K: usize>(
         dtype: DType::F32,
         device: Device::Cpu,
     };
-    inner.nodes.push(Node {
+    tape.0.nodes.borrow_mut().push(Node {
+        op,
         inputs: inputs
             .iter()
             .map(|input| input.map_or_else(untracked, Var::input_slot))
@@ -306,6 +357,5 @@ pub fn record<const K: usize>(
         outputs: end - K..end,
         operation,
     });
-    drop(inner);
     Ok(outputs)
 }

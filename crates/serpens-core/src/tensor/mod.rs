@@ -105,15 +105,16 @@ impl Tensor {
         values: &[T],
         device: Device,
     ) -> Result<Self> {
-        let mut tensor = Self::empty(shape, T::DTYPE, device)?;
-        if tensor.len() != values.len() {
+        let shape = shape.into();
+        if shape.count() != values.len() {
             return Err(Error::Count {
                 op: "Tensor::from_slice",
                 what: "values",
-                expected: tensor.len(),
+                expected: shape.count(),
                 got: values.len(),
             });
         }
+        let mut tensor = Self::empty(shape, T::DTYPE, device)?;
         tensor.write(bytemuck::cast_slice(values))?;
         Ok(tensor)
     }
@@ -162,9 +163,12 @@ impl Tensor {
     }
 
     /// The same values under another shape with as many.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where it has more or fewer; [`Error::TooLarge`].
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
-        if shape.checked_count() != Some(self.len()) {
+        if shape.count() != self.len() {
             return Err(Error::shape(
                 "reshape",
                 "the tensor",
@@ -172,6 +176,7 @@ impl Tensor {
                 self.shape,
             ));
         }
+        byte_len(shape, self.dtype)?;
         Ok(Self {
             shape,
             ..self.clone()
@@ -295,10 +300,11 @@ impl Tensor {
 /// Bytes of a tensor.
 fn byte_len(shape: Shape, dtype: DType) -> Result<usize> {
     let bytes = shape
-        .checked_count()
-        .and_then(|count| count.checked_mul(dtype.size()));
+        .extent()
+        .and_then(|extent| extent.checked_mul(dtype.size()));
     bytes
         .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .map(|_| shape.count() * dtype.size())
         .ok_or(Error::TooLarge { shape })
 }
 

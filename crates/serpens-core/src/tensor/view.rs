@@ -55,8 +55,10 @@ pub struct Values<B> {
 impl<V> Matrix<V> {
     /// The columns from `offset` on of rows in `len` values.
     fn inside(values: V, len: usize, [rows, cols, stride]: [usize; 3], offset: usize) -> Self {
-        assert!(offset + cols <= stride, "columns beyond the row");
-        assert!(rows * stride <= len, "rows beyond the data");
+        let within = |end: Option<usize>, len| end.is_some_and(|end| end <= len);
+        let (columns, values_of_rows) = (offset.checked_add(cols), rows.checked_mul(stride));
+        assert!(within(columns, stride), "columns beyond the row");
+        assert!(within(values_of_rows, len), "rows beyond the data");
         Self {
             values,
             rows,
@@ -105,12 +107,18 @@ impl<'a, T> Mat<'a, T> {
     }
 
     /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is none.
     #[inline(always)]
     pub fn row(&self, i: usize) -> &'a [T] {
         self.part(i, 0, self.cols)
     }
 
     /// Columns `from..to` of row `i`.
+    ///
+    /// # Panics
+    /// If they are beyond the data.
     #[inline(always)]
     pub fn part(&self, i: usize, from: usize, to: usize) -> &'a [T] {
         &self.values[i * self.stride + from..i * self.stride + to]
@@ -167,6 +175,9 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is none.
     #[inline(always)]
     pub fn row(&mut self, i: usize) -> &mut [T] {
         // SAFETY: `&mut self` makes this the only part in use.
@@ -174,6 +185,9 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// Columns `from..to` of row `i`, through a shared reference.
+    ///
+    /// # Panics
+    /// If they are not inside.
     ///
     /// # Safety
     /// No other part that overlaps this one is in use, on this thread or another.
@@ -339,6 +353,7 @@ impl<'a> ViewMut<'a> {
         // SAFETY: valid by construction and borrowed uniquely; zero bytes are the value zero.
         unsafe {
             match self.device() {
+                Device::Cpu if width == 0 => Ok(()), // of however many rows
                 Device::Cpu => {
                     let row = |i| (first as *mut u8).add(i * pitch);
                     (0..self.rows).for_each(|i| row(i).write_bytes(0, width));

@@ -49,7 +49,7 @@ pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
     check::device(OP, "ids", device, ids.device())?;
     let mut dims = ids.shape().to_vec();
     dims.push(width);
-    let mut y = Tensor::empty(Shape::new(&dims), DType::F32, device)?;
+    let mut y = Tensor::empty(Shape::try_from(&dims[..])?, DType::F32, device)?;
     match device {
         Device::Cpu => {
             let tokens = ids.tensor()?.as_slice::<u32>()?;

@@ -1,10 +1,10 @@
 //! The kernels against the definition.
 
 use proptest::prelude::*;
-use serpens_core::MatMut;
+use serpens_core::{DType, Device, Error, MAX_RANK, MatMut, Tensor};
 
 use super::reference;
-use crate::embedding::cpu;
+use crate::embedding::{cpu, embedding};
 use crate::shared::tests::dense::{
     Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
 };
@@ -70,4 +70,13 @@ fn large_batches_have_the_same_bits_on_any_number_of_threads() {
 fn ids_outside_the_vocabulary_are_refused_before_any_work() {
     let mut out = [0.0; 4];
     cpu::forward(&[1, 3], &[0.0; 6], MatMut::dense(&mut out, 2));
+}
+
+#[test]
+fn ids_of_as_many_axes_as_there_may_be_are_refused() {
+    let cpu = Device::cpu();
+    let ids = Tensor::zeros([1; MAX_RANK], DType::U32, cpu).unwrap();
+    let table = Tensor::zeros([3, 2], DType::F32, cpu).unwrap();
+    let rows = embedding(&ids.into(), &table.into());
+    assert!(matches!(rows, Err(Error::Range { got: 7, .. })));
 }
