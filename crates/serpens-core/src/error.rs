@@ -55,6 +55,18 @@ pub enum Error {
         /// What it is.
         got: usize,
     },
+    /// A number that need not be whole is not one of those that can be.
+    #[error("{op}: {what} is {got}, expected {expected}")]
+    Value {
+        /// The operation.
+        op: &'static str,
+        /// The number.
+        what: &'static str,
+        /// What it can be, in words.
+        expected: &'static str,
+        /// What it is.
+        got: f64,
+    },
     /// There are more or fewer of something than of what it goes with.
     #[error("{op}: {got} {what}, expected {expected}")]
     Count {

@@ -2,16 +2,13 @@
 
 use serpens_core::{Mat, MatMut, bf16};
 
+use super::scalars::Scalars;
 use crate::shared::scratch::with_scratch;
-use crate::shared::tasks::{for_each_task, reduction_block};
+use crate::shared::tasks::{Blocks, for_each_task, reduction_block};
 use crate::simd::{self, Simd, WithSimd, load, store};
 
-/// Values of one block of an elementwise kernel: a few pages, so that the blocks of any large matrix occupy every
-/// thread.
-const BLOCK: usize = 16 * 1024;
-
 /// A function of I matrices that gives O matrices, value by value.
-trait Function<const I: usize, const O: usize>: Copy + Send + Sync {
+pub(crate) trait Function<const I: usize, const O: usize>: Copy + Send + Sync {
     /// The values of the outputs from those of the inputs.
     fn apply<S: Simd>(self, s: S, x: [S::f32s; I]) -> [S::f32s; O];
 }
@@ -43,7 +40,7 @@ impl<F: Function<I, O>, const I: usize, const O: usize> WithSimd for Rows<'_, F,
 }
 
 /// Applies `f` to matrices of one shape.
-fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
+pub(crate) fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
     f: F,
     mut x: [Mat; I],
     mut y: [MatMut; O],
@@ -69,27 +66,16 @@ fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
     } else {
         (rows, cols)
     };
-    if rows * cols == 0 {
-        return;
-    }
-    let block_rows = (BLOCK / cols).max(1);
-    let column_blocks = cols.div_ceil(BLOCK);
-    for_each_task(
-        rows * cols,
-        rows.div_ceil(block_rows) * column_blocks,
-        |task| {
-            let (i, j) = (task / column_blocks, task % column_blocks);
-            let (from, to) = (j * BLOCK, cols.min((j + 1) * BLOCK));
-            for r in i * block_rows..rows.min((i + 1) * block_rows) {
-                simd::dispatch(Rows {
-                    f,
-                    x: x.map(|x| x.part(r, from, to)),
-                    // SAFETY: each task has its own rows and columns, and each output its own memory.
-                    y: std::array::from_fn(|o| unsafe { y[o].part(r, from, to) }),
-                });
-            }
-        },
-    );
+    Blocks::new(rows, cols).for_each(|_, rows, from, to| {
+        for r in rows {
+            simd::dispatch(Rows {
+                f,
+                x: x.map(|x| x.part(r, from, to)),
+                // SAFETY: each block has its own rows and columns, and each output its own memory.
+                y: std::array::from_fn(|o| unsafe { y[o].part(r, from, to) }),
+            });
+        }
+    });
 }
 
 /// Declares a [`Function`]: its name, and its outputs from `s` and the inputs.
@@ -107,6 +93,7 @@ macro_rules! function {
 }
 
 function!(Add |s, [a, b]| -> 2 to 1 { [s.add_f32s(a, b)] });
+function!(Sub |s, [a, b]| -> 2 to 1 { [s.sub_f32s(a, b)] });
 function!(Mul |s, [a, b]| -> 2 to 1 { [s.mul_f32s(a, b)] });
 function!(MulBackward |s, [dy, a, b]| -> 3 to 2 { [s.mul_f32s(dy, b), s.mul_f32s(dy, a)] });
 function!(Silu |s, [x]| -> 1 to 1 { [silu_lanes(s, x)] });
@@ -120,6 +107,72 @@ function!(SiluMulBackward |s, [dy, a, z]| -> 3 to 2 {
 });
 function!(Exp |s, [x]| -> 1 to 1 { [simd::exp(s, x)] });
 function!(NegExp |s, [x]| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
+function!(Log |s, [x]| -> 1 to 1 { [log_lanes(s, x)] });
+function!(LogBackward |s, [dy, x]| -> 2 to 1 { [s.div_f32s(dy, x)] });
+function!(Sigmoid |s, [x]| -> 1 to 1 { [simd::sigmoid(s, x)] });
+function!(SigmoidBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, sigmoid_slope(s, s.abs_f32s(x)))] });
+function!(Tanh |s, [x]| -> 1 to 1 { [tanh_lanes(s, x)] });
+function!(TanhBackward |s, [dy, x]| -> 2 to 1 {
+    // tanh x = 2 σ(2x) − 1
+    let doubled = s.abs_f32s(s.add_f32s(x, x));
+    [s.mul_f32s(s.mul_f32s(dy, s.splat_f32s(4.0)), sigmoid_slope(s, doubled))]
+});
+
+/// y = factor · x.
+#[derive(Clone, Copy)]
+struct Scale(f32);
+
+impl Function<1, 1> for Scale {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, [x]: [S::f32s; 1]) -> [S::f32s; 1] {
+        [s.mul_f32s(x, s.splat_f32s(self.0))]
+    }
+}
+
+/// σ'(x) = e^−x / (1 + e^−x)² for x ≥ 0, where no difference loses small values; it is even.
+#[inline(always)]
+fn sigmoid_slope<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let small = simd::exp(s, s.neg_f32s(x));
+    let sum = s.add_f32s(s.splat_f32s(1.0), small);
+    s.div_f32s(small, s.mul_f32s(sum, sum))
+}
+
+/// ln x over all numbers: −∞ of 0, NaN of those below and of NaN.
+#[inline(always)]
+fn log_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let infinity = s.splat_f32s(f32::INFINITY);
+    let zero = s.splat_f32s(0.0);
+    // Subnormal numbers are brought among the normal ones.
+    let subnormal = s.less_than_f32s(x, s.splat_f32s(f32::MIN_POSITIVE));
+    let lifted = s.mul_f32s(x, s.splat_f32s((1 << 23) as f32));
+    let lowered = s.splat_f32s(-23.0 * std::f32::consts::LN_2);
+    let value = simd::ln(s, s.select_f32s(subnormal, lifted, x));
+    let value = s.add_f32s(value, s.select_f32s(subnormal, lowered, zero));
+    let edge = s.select_f32s(s.equal_f32s(x, infinity), infinity, s.splat_f32s(f32::NAN));
+    let edge = s.select_f32s(s.equal_f32s(x, zero), s.neg_f32s(infinity), edge);
+    let below = s.select_f32s(s.less_than_f32s(x, infinity), value, edge);
+    s.select_f32s(s.less_than_f32s(zero, x), below, edge)
+}
+
+/// tanh x: an odd polynomial near zero (minimax, S. Moshier's Cephes), where 1 − e^−2|x| would lose small values.
+#[inline(always)]
+fn tanh_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let one = s.splat_f32s(1.0);
+    let size = s.abs_f32s(x);
+    let small = simd::exp(s, s.neg_f32s(s.add_f32s(size, size)));
+    let far = s.div_f32s(s.sub_f32s(one, small), s.add_f32s(one, small));
+    let far = s.select_f32s(s.less_than_f32s(x, s.splat_f32s(0.0)), s.neg_f32s(far), far);
+    let square = s.mul_f32s(x, x);
+    let mut series = s.splat_f32s(-5.704_988_7e-3);
+    for coefficient in [2.063_908_8e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8] {
+        series = s.mul_add_f32s(series, square, s.splat_f32s(coefficient));
+    }
+    let near = s.mul_add_f32s(s.mul_f32s(series, square), x, x);
+    let is_near = s.less_than_f32s(size, s.splat_f32s(0.625));
+    let value = s.select_f32s(is_near, near, far);
+    // NaN, whatever the powers made of it.
+    s.select_f32s(s.equal_f32s(x, x), value, x)
+}
 
 /// silu(x) = x·σ(x).
 #[inline(always)]
@@ -142,6 +195,11 @@ fn slope_from<S: Simd>(s: S, sigmoid: S::f32s, silu: S::f32s) -> S::f32s {
 /// y = a + b.
 pub fn add(a: Mat, b: Mat, y: MatMut) {
     evaluate(Add, [a, b], [y]);
+}
+
+/// y = a − b.
+pub fn sub(a: Mat, b: Mat, y: MatMut) {
+    evaluate(Sub, [a, b], [y]);
 }
 
 /// y = a ⊙ b.
@@ -182,6 +240,61 @@ pub fn exp(x: Mat, y: MatMut) {
 /// y = −e^x; its gradient is [`mul`] of dy and y.
 pub fn neg_exp(x: Mat, y: MatMut) {
     evaluate(NegExp, [x], [y]);
+}
+
+/// y = ln x: −∞ of 0, NaN of what is below.
+pub fn log(x: Mat, y: MatMut) {
+    evaluate(Log, [x], [y]);
+}
+
+/// dx = dy ⊘ x.
+pub fn log_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(LogBackward, [dy, x], [dx]);
+}
+
+/// y = σ(x).
+pub fn sigmoid(x: Mat, y: MatMut) {
+    evaluate(Sigmoid, [x], [y]);
+}
+
+/// dx = dy ⊙ σ(x)·σ(−x).
+pub fn sigmoid_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(SigmoidBackward, [dy, x], [dx]);
+}
+
+/// y = tanh x.
+pub fn tanh(x: Mat, y: MatMut) {
+    evaluate(Tanh, [x], [y]);
+}
+
+/// dx = dy ⊙ cosh(x)⁻².
+pub fn tanh_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(TanhBackward, [dy, x], [dx]);
+}
+
+/// y = factor · x.
+pub fn scale(x: Mat, y: MatMut, scalars: Scalars) {
+    evaluate(Scale(scalars.factor), [x], [y]);
+}
+
+/// y = x where it is kept, times the factor, and 0 elsewhere: values are numbered row by row.
+pub fn dropout(x: Mat, y: MatMut, scalars: Scalars) {
+    let (rows, cols) = (x.rows(), x.cols());
+    assert_eq!((y.rows(), y.cols()), (rows, cols), "shape of an output");
+    Blocks::new(rows, cols).for_each(|_, rows, from, to| {
+        for r in rows {
+            let first = (r * cols + from) as u64;
+            // SAFETY: each block has its own rows and columns.
+            let y = unsafe { y.part(r, from, to) };
+            for ((i, x), y) in (first..).zip(x.part(r, from, to)).zip(y) {
+                *y = if scalars.keeps(i) {
+                    x * scalars.factor
+                } else {
+                    0.0
+                };
+            }
+        }
+    });
 }
 
 /// y = x rounded to bf16, row by row.

@@ -3,6 +3,7 @@
 use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel};
 use serpens_core::{DType, Device, Error, Result, Shape, Tensor, View, ViewMut, kernel_params};
 
+use super::scalars::Scalars;
 use crate::check;
 use crate::shared::tasks::reduction_block;
 
@@ -27,6 +28,7 @@ kernel_params! {
         y: [MatrixParams; 2],
         rows: i64,
         cols: i64,
+        scalars: Scalars,
         lanes_log2: u32, // threads of a block along a row
     }
 
@@ -48,6 +50,7 @@ pub(super) fn map<const I: usize, const O: usize>(
     entry: &'static str,
     x: [View<'_>; I],
     y: [ViewMut<'_>; O],
+    scalars: Scalars,
 ) -> Result<()> {
     let dtype = y[0].dtype();
     let alike = |view: View<'_>| {
@@ -56,7 +59,7 @@ pub(super) fn map<const I: usize, const O: usize>(
     };
     x.iter().copied().try_for_each(alike)?;
     y.iter().map(ViewMut::as_view).try_for_each(alike)?;
-    launch(entry, dtype, x, y)
+    launch(entry, dtype, x, y, scalars)
 }
 
 /// y = x in the type of y; where x has one row and y many, that row for each.
@@ -64,7 +67,7 @@ pub(super) fn convert(x: View<'_>, y: ViewMut<'_>) -> Result<()> {
     let entry = "elementwise_convert";
     check::float(entry, "x", x.dtype())?;
     check::float(entry, "y", y.dtype())?;
-    launch(entry, y.dtype(), [x], [y])
+    launch(entry, y.dtype(), [x], [y], Scalars::default())
 }
 
 fn launch<const I: usize, const O: usize>(
@@ -72,6 +75,7 @@ fn launch<const I: usize, const O: usize>(
     to: DType,
     x: [View<'_>; I],
     y: [ViewMut<'_>; O],
+    scalars: Scalars,
 ) -> Result<()> {
     let (rows, cols, device) = (y[0].rows(), y[0].cols(), y[0].device());
     let outputs = y.each_ref().map(ViewMut::as_view);
@@ -90,6 +94,7 @@ fn launch<const I: usize, const O: usize>(
         y: places(&outputs, rows),
         rows: rows as i64,
         cols: cols as i64,
+        scalars,
         lanes_log2: 0,
     };
     // Without gaps between them, all rows are one long row: narrow matrices then use whole vectors too.

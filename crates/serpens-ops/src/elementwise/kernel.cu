@@ -12,7 +12,7 @@ __device__ __forceinline__ void apply(const ElementwiseParams& p, i64 r, i64 c, 
         float in[I], out[O];
 #pragma unroll
         for (int i = 0; i < I; ++i) in[i] = x[i][k];
-        f(in, out);
+        f(in, out, r * p.cols + c + k);
 #pragma unroll
         for (int o = 0; o < O; ++o) y[o][k] = out[o];
     }
@@ -20,7 +20,7 @@ __device__ __forceinline__ void apply(const ElementwiseParams& p, i64 r, i64 c, 
     for (int o = 0; o < O; ++o) store<N>((Out*)p.y[o].data + r * p.y[o].stride + c, y[o]);
 }
 
-// f turns I values into O, at every place of the matrices.
+// f turns I values into O, at every place of the matrices, and is told its number among all.
 template <int I, int O, class In = IO, class Out = IO, class F> __device__ __forceinline__ void map(const ElementwiseParams& p, F f) {
     u32 lanes = 1u << p.lanes_log2, lane = threadIdx.x & (lanes - 1);
     i64 c = ((i64)blockIdx.x * lanes + lane) * VEC, rows = blockDim.x >> p.lanes_log2;
@@ -48,18 +48,41 @@ __device__ __forceinline__ float logistic(float x) {
         return 1.0f / (1.0f + expf(-x));
 }
 
+// The logistic function's slope at x >= 0, where no difference loses small values; it is even.
+__device__ __forceinline__ float logistic_slope(float x) {
+    float e = exponential(-x);
+    return e / ((1.0f + e) * (1.0f + e));
+}
+// Whether dropout keeps value i of all: scalars.rs has the same.
+__device__ __forceinline__ bool kept(const Scalars& s, i64 i) {
+    u64 z = s.seed + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return (u32)((z ^ z >> 31) >> 40) >= s.threshold;
+}
+
 #define FUNCTION(name, inputs, outputs, ...)                                                                 \
     extern "C" __global__ void __launch_bounds__(256) elementwise_##name(const __grid_constant__ ElementwiseParams p) { \
-        map<inputs, outputs>(p, [](const float(&x)[inputs], float(&y)[outputs]) { __VA_ARGS__; });           \
+        map<inputs, outputs>(p, [&](const float(&x)[inputs], float(&y)[outputs], i64 i) { __VA_ARGS__; });   \
     }
 
 FUNCTION(add, 2, 1, y[0] = x[0] + x[1])
+FUNCTION(sub, 2, 1, y[0] = x[0] - x[1])
 FUNCTION(mul, 2, 1, y[0] = x[0] * x[1])
 FUNCTION(mul_backward, 3, 2, y[0] = x[0] * x[2]; y[1] = x[0] * x[1])
 FUNCTION(silu, 1, 1, y[0] = x[0] * logistic(x[0]))
 FUNCTION(silu_mul, 2, 1, y[0] = x[0] * (x[1] * logistic(x[1])))
 FUNCTION(exp, 1, 1, y[0] = exponential(x[0]))
 FUNCTION(neg_exp, 1, 1, y[0] = -exponential(x[0]))
+FUNCTION(log, 1, 1, y[0] = logf(x[0]))
+FUNCTION(sigmoid, 1, 1, y[0] = logistic(x[0]))
+FUNCTION(tanh, 1, 1, y[0] = tanhf(x[0]))
+FUNCTION(scale, 1, 1, y[0] = x[0] * p.scalars.factor)
+FUNCTION(dropout, 1, 1, y[0] = kept(p.scalars, i) ? x[0] * p.scalars.factor : 0.0f)
+// (dy, x) -> dx
+FUNCTION(log_backward, 2, 1, y[0] = x[0] / x[1])
+FUNCTION(sigmoid_backward, 2, 1, y[0] = x[0] * logistic_slope(fabsf(x[1])))
+FUNCTION(tanh_backward, 2, 1, y[0] = x[0] * 4.0f * logistic_slope(2.0f * fabsf(x[1])))
 // (dy, x) -> dx
 FUNCTION(silu_backward, 2, 1, float s = logistic(x[1]); y[0] = x[0] * fmaf(x[1] * s, 1.0f - s, s))
 // (dy, a, z) -> da, dz
@@ -68,7 +91,7 @@ FUNCTION(silu_mul_backward, 3, 2, float s = logistic(x[2]), silu_z = x[2] * s; y
 
 // The same values in another type, or one row repeated.
 extern "C" __global__ void __launch_bounds__(256) elementwise_convert(const __grid_constant__ ElementwiseParams p) {
-    map<1, 1, IO, TO>(p, [](const float(&x)[1], float(&y)[1]) { y[0] = x[0]; });
+    map<1, 1, IO, TO>(p, [](const float(&x)[1], float(&y)[1], i64) { y[0] = x[0]; });
 }
 
 // ---- sums over rows ----

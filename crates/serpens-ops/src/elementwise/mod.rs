@@ -3,24 +3,33 @@
 //! | function         | value                 | gradient                                  |
 //! |------------------|-----------------------|-------------------------------------------|
 //! | `add`            | y = a + b             | da = db = dy                              |
+//! | `sub`            | y = a − b             | da = dy, db = −dy                         |
 //! | `mul`            | y = a ⊙ b             | da = dy ⊙ b, db = dy ⊙ a                  |
+//! | `scale`          | y = factor · x        | dx = factor · dy                          |
 //! | `silu`           | y = x·σ(x)            | dx = dy ⊙ σ(x)·(1 + x·(1 − σ(x)))         |
 //! | `silu_mul`       | y = a ⊙ silu(z)       | da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z) |
 //! | `exp`            | y = e^x               | dx = dy ⊙ y                               |
 //! | `neg_exp`        | y = −e^x              | dx = dy ⊙ y                               |
+//! | `log`            | y = ln x              | dx = dy ⊘ x                               |
+//! | `sigmoid`        | y = σ(x)              | dx = dy ⊙ σ(x)·σ(−x)                      |
+//! | `tanh`           | y = tanh x            | dx = dy ⊙ cosh(x)⁻²                       |
+//! | `dropout`        | y = keep ⊙ x / (1 − rate) | dx = keep ⊙ dy / (1 − rate)           |
 //! | `broadcast_rows` | y\[r, c\] = x\[c\]    | dx\[c\] = Σ_r dy\[r, c\]                  |
 //! | `cast`           | y = x in another type | dx = dy in the type of x                  |
 //!
 //! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call
-//! alike. σ is the logistic function. [`cast`] changes the type.
+//! alike. σ is the logistic function. [`cast`] changes the type. Errors are shapes that differ, and types other than
+//! these.
 
 pub mod cpu;
 pub(crate) mod cuda;
+mod scalars;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod views;
 
-use serpens_core::{DType, Device, Result, Shape, Tensor, Var, View, ViewMut, bf16};
+pub use scalars::Scalars;
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, View, ViewMut, bf16};
 
 use crate::check;
 use crate::record::{Rule, record};
@@ -49,6 +58,15 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
     binary("add", a, b, views::add, |_, dy, context| {
         context.add(0, dy.clone())?;
         context.add(1, dy)
+    })
+}
+
+/// a − b, both of one shape.
+pub fn sub(a: &Var, b: &Var) -> Result<Var> {
+    binary("sub", a, b, views::sub, |_, dy, context| {
+        let [db] = context.overwrite([1])?;
+        views::scale(dy.view(), db, Scalars::factor(-1.0))?;
+        context.add(0, dy)
     })
 }
 
@@ -88,10 +106,34 @@ fn unary(
     })
 }
 
+fn keep_x(x: &Var, _y: Tensor) -> Var {
+    x.detach()
+}
+
 /// silu(x) = x · sigmoid(x).
 pub fn silu(x: &Var) -> Result<Var> {
-    let keep = |x: &Var, _| x.detach();
-    unary("silu", x, views::silu, keep, views::silu_backward)
+    unary("silu", x, views::silu, keep_x, views::silu_backward)
+}
+
+/// ln x: −∞ of 0, NaN of what is below.
+pub fn log(x: &Var) -> Result<Var> {
+    unary("log", x, views::log, keep_x, views::log_backward)
+}
+
+/// σ(x) = 1 / (1 + e^−x).
+pub fn sigmoid(x: &Var) -> Result<Var> {
+    unary(
+        "sigmoid",
+        x,
+        views::sigmoid,
+        keep_x,
+        views::sigmoid_backward,
+    )
+}
+
+/// The hyperbolic tangent.
+pub fn tanh(x: &Var) -> Result<Var> {
+    unary("tanh", x, views::tanh, keep_x, views::tanh_backward)
 }
 
 /// e^x, for positive parameters that are trained by their logarithm.
@@ -102,6 +144,54 @@ pub fn exp(x: &Var) -> Result<Var> {
 /// -e^x: A = -exp(A_log).
 pub fn neg_exp(x: &Var) -> Result<Var> {
     unary("neg_exp", x, views::neg_exp, |_, y| y.into(), views::mul)
+}
+
+/// A function that multiplies each value by what does not depend on it, and so its gradient by the same.
+fn scaled(
+    op: &'static str,
+    x: &Var,
+    scalars: Scalars,
+    function: fn(View<'_>, ViewMut<'_>, Scalars) -> Result<()>,
+) -> Result<Var> {
+    let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
+    function(x.view(), y.view_mut()?, scalars)?;
+    let keep = || (function, scalars);
+    record(
+        op,
+        &[Some(x)],
+        y,
+        keep,
+        |(function, scalars), dy, context| {
+            let [dx] = context.overwrite([0])?;
+            function(dy.view(), dx, scalars)
+        },
+    )
+}
+
+/// factor · x.
+pub fn scale(x: &Var, factor: f32) -> Result<Var> {
+    scaled("scale", x, Scalars::factor(factor), views::scale)
+}
+
+/// Values zero with a probability of `rate`, each by itself, and the others x / (1 − rate): while training. Which ones is
+/// a function of the seed and of their position alone, on every device, and computed again for the gradient; each use
+/// and each step wants a seed of its own. Without a seed, as for evaluation, x itself.
+///
+/// # Errors
+/// [`Error::Value`] for a rate outside 0 ≤ rate < 1.
+pub fn dropout(x: &Var, rate: f32, seed: Option<u64>) -> Result<Var> {
+    if !(0.0..1.0).contains(&rate) {
+        return Err(Error::Value {
+            op: "dropout",
+            what: "the rate",
+            expected: "at least 0 and below 1",
+            got: rate.into(),
+        });
+    }
+    match seed {
+        Some(seed) => scaled("dropout", x, Scalars::dropout(rate, seed), views::dropout),
+        None => Ok(x.clone()),
+    }
 }
 
 /// A vector repeated for every row of `shape`: (width) → (…, width).

@@ -2,21 +2,25 @@
 
 use serpens_core::{Device, Result, View, ViewMut};
 
+use super::scalars::Scalars;
 use super::{cpu, cuda};
 
-/// Declares functions of inputs that give outputs, with the kernel of its name on every device for each.
+/// Declares functions of inputs that give outputs, some with scalars besides, with the kernel of its name on every device
+/// for each.
 macro_rules! functions {
-    ($($(#[$doc:meta])* $name:ident($($x:ident),+ => $y:ident $(, $more:ident)?);)+) => {$(
+    ($($(#[$doc:meta])* $name:ident($($x:ident),+ $(; $with:ident)? => $y:ident $(, $more:ident)?);)+) => {$(
         $(#[$doc])*
-        pub(super) fn $name($($x: View<'_>,)+ $y: ViewMut<'_>, $($more: ViewMut<'_>)?) -> Result<()> {
+        pub(super) fn $name(
+            $($x: View<'_>,)+ $y: ViewMut<'_>, $($more: ViewMut<'_>)? $($with: Scalars)?
+        ) -> Result<()> {
             match $y.device() {
                 Device::Cpu => {
-                    cpu::$name($($x.mat()?,)+ $y.mat()?, $($more.mat()?)?);
+                    cpu::$name($($x.mat()?,)+ $y.mat()?, $($more.mat()?)? $($with)?);
                     Ok(())
                 }
                 Device::Cuda(_) => {
                     let entry = concat!("elementwise_", stringify!($name));
-                    cuda::map(entry, [$($x),+], [$y $(, $more)?])
+                    cuda::map(entry, [$($x),+], [$y $(, $more)?], [$($with,)? Scalars::default()][0])
                 }
             }
         }
@@ -26,6 +30,8 @@ macro_rules! functions {
 functions! {
     /// y = a + b.
     add(a, b => y);
+    /// y = a − b.
+    sub(a, b => y);
     /// y = a ⊙ b.
     mul(a, b => y);
     /// da = dy ⊙ b, db = dy ⊙ a.
@@ -42,6 +48,22 @@ functions! {
     exp(x => y);
     /// y = −e^x.
     neg_exp(x => y);
+    /// y = ln x.
+    log(x => y);
+    /// dx = dy ⊘ x.
+    log_backward(dy, x => dx);
+    /// y = σ(x).
+    sigmoid(x => y);
+    /// dx = dy ⊙ σ'(x).
+    sigmoid_backward(dy, x => dx);
+    /// y = tanh x.
+    tanh(x => y);
+    /// dx = dy ⊙ tanh'(x).
+    tanh_backward(dy, x => dx);
+    /// y = factor · x.
+    scale(x; scalars => y);
+    /// y = factor · x where it is kept, 0 elsewhere.
+    dropout(x; scalars => y);
 }
 
 /// out\[c\] = Σ_r x\[r, c\], added to `out` where `accumulate`.

@@ -1,5 +1,7 @@
 //! How the processor's kernels are cut into tasks: by sizes alone, never by the number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// Below this many values a kernel stays on the calling thread: waking others costs more than the work.
@@ -14,6 +16,38 @@ pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + 
         (0..tasks).for_each(&task);
     } else {
         (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
+    }
+}
+
+/// A matrix cut into blocks of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages, so
+/// that the blocks of any large matrix occupy every thread.
+pub(crate) struct Blocks {
+    rows: usize,
+    cols: usize,
+    /// Rows of a block, and blocks of a row.
+    sizes: [usize; 2],
+}
+
+impl Blocks {
+    pub(crate) fn new(rows: usize, cols: usize) -> Self {
+        let sizes = [(SMALL / cols.max(1)).max(1), cols.div_ceil(SMALL)];
+        Self { rows, cols, sizes }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        let [rows_of_block, blocks_of_row] = self.sizes;
+        self.rows.div_ceil(rows_of_block) * blocks_of_row
+    }
+
+    /// Does `work` with the number of each block, its rows, and the first of its columns and the one behind the last.
+    pub(crate) fn for_each(&self, work: impl Fn(usize, Range<usize>, usize, usize) + Sync) {
+        let [rows_of_block, blocks_of_row] = self.sizes;
+        for_each_task(self.rows * self.cols, self.count(), |block| {
+            let (i, j) = (block / blocks_of_row, block % blocks_of_row);
+            let rows = i * rows_of_block..self.rows.min((i + 1) * rows_of_block);
+            work(block, rows, j * SMALL, self.cols.min((j + 1) * SMALL));
+        });
     }
 }
 

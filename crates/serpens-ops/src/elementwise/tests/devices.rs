@@ -3,7 +3,10 @@
 use serpens_core::{DType, Device, Result, Tape, Tensor, Var};
 
 use super::reference;
-use crate::elementwise::{add, broadcast_rows, cast, exp, mul, neg_exp, silu, silu_mul};
+use crate::elementwise::{
+    add, broadcast_rows, cast, dropout, exp, log, mul, neg_exp, scale, sigmoid, silu, silu_mul,
+    sub, tanh,
+};
 use crate::shared::tests::real::{Real, zero};
 use crate::shared::tests::{assert_near, cases, read, round, tensor, values};
 
@@ -31,6 +34,9 @@ type Definition<R> = fn(R, R, R) -> [R; 3];
 fn added<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
     [a + b, dy, dy]
 }
+fn subtracted<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
+    [a - b, dy, -dy]
+}
 fn multiplied<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
     [a * b, dy * b, dy * a]
 }
@@ -48,17 +54,67 @@ fn neg_exp_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
     [-a.exp(), -(dy * a.exp()), zero()]
 }
 
+fn sigmoid_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    let slope = reference::sigmoid_slope(a);
+    [reference::sigmoid(a), dy * slope, zero()]
+}
+fn tanh_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    let slope = reference::tanh_slope(a);
+    [reference::tanh(a), dy * slope, zero()]
+}
+
+/// The functions' operands are as they come, but for the logarithm, which wants positive ones.
+fn domain(function: &Function, values: Vec<f64>, dtype: DType) -> Vec<f64> {
+    match function.name {
+        "log" => values
+            .iter()
+            .map(|x| round(x.abs() + 0.125, dtype))
+            .collect(),
+        _ => values,
+    }
+}
+
 /// e^x as a power of two in f32, without the care of a library: the product is rounded before the power is taken.
 fn plain_exp(x: f32) -> f32 {
     (x * std::f32::consts::LOG2_E).exp2()
 }
 
-const FUNCTIONS: [Function; 6] = [
+const FUNCTIONS: [Function; 11] = [
     Function {
         name: "add",
         run: add,
         exact: added,
         plain: added,
+    },
+    Function {
+        name: "sub",
+        run: sub,
+        exact: subtracted,
+        plain: subtracted,
+    },
+    Function {
+        name: "scale",
+        run: |a, _| scale(a, -1.7),
+        exact: |dy, a, _| [f64::from(-1.7_f32) * a, f64::from(-1.7_f32) * dy, 0.0],
+        plain: |dy, a, _| [-1.7 * a, -1.7 * dy, 0.0],
+    },
+    Function {
+        name: "log",
+        run: |a, _| log(a),
+        exact: |dy, a, _| [a.ln(), dy / a, 0.0],
+        plain: |dy, a, _| [a.ln(), dy / a, 0.0],
+    },
+    Function {
+        name: "sigmoid",
+        run: |a, _| sigmoid(a),
+        exact: sigmoid_of,
+        plain: sigmoid_of,
+    },
+    Function {
+        name: "tanh",
+        run: |a, _| tanh(a),
+        exact: tanh_of,
+        plain: tanh_of,
     },
     Function {
         name: "mul",
@@ -116,6 +172,7 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
         for function in &FUNCTIONS {
             back(&(function.run)(&columns(), &columns()).unwrap());
         }
+        back(&dropout(&columns(), 0.5, Some(1)).unwrap());
         for to in [DType::F32, DType::BF16] {
             back(&cast(&columns(), to).unwrap());
         }
@@ -143,7 +200,7 @@ fn check(function: &Function, size: (usize, usize, usize, usize), device: Device
             function.name
         )
     };
-    let wide = [1, 2].map(|seed| values(seed, [rows, width], 3.0, dtype));
+    let wide = [1, 2].map(|seed| domain(function, values(seed, [rows, width], 3.0, dtype), dtype));
     let dy = values(3, [rows, cols], 1.0, dtype);
     let tape = Tape::new();
     let leaves = wide
@@ -209,6 +266,65 @@ fn repeated_rows_and_their_sums_agree_with_the_definition_on_every_device() {
             assert_eq!(run(), (y, dx), "two runs of {what}");
         }
     }
+}
+
+#[test]
+fn dropout_drops_the_same_values_forward_and_back_on_every_device() {
+    for (device, dtype) in cases() {
+        for size in SIZES {
+            let (rows, cols, width, offset) = size;
+            let what = format!("{size:?} on {device} in {dtype}");
+            let wide = values(1, [rows, width], 3.0, dtype);
+            let dy = values(2, [rows, cols], 1.0, dtype);
+            let tape = Tape::new();
+            let leaf = tape.leaf(tensor([rows, width], &wide, dtype, device));
+            let x = leaf.columns(offset..offset + cols).unwrap();
+            let y = dropout(&x, 0.25, Some(7)).unwrap();
+            let seed = tensor([rows, cols], &dy, dtype, device);
+            tape.backward_from(vec![(&y, seed)], &mut Default::default())
+                .unwrap();
+            let dx = part(&read(&tape.gradient(&leaf).unwrap().unwrap()), size);
+            // A value's number is its place in the rows as they are seen, not in those that they are part of.
+            let kept = |i: usize| kept_at_a_quarter(7, i as u64);
+            let expected = |values: &[f64]| -> Vec<f64> {
+                let factor = f64::from(4.0_f32 / 3.0);
+                let value = |(i, x): (usize, &f64)| {
+                    if kept(i) {
+                        round(x * factor, dtype)
+                    } else {
+                        0.0
+                    }
+                };
+                values.iter().enumerate().map(value).collect()
+            };
+            let near = |got: &[f64], expected: &[f64]| {
+                let zeros = |values: &[f64]| values.iter().map(|x| *x == 0.0).collect::<Vec<_>>();
+                assert_eq!(zeros(got), zeros(expected), "{what}");
+                assert_near(
+                    &what,
+                    got,
+                    expected,
+                    &crate::shared::tests::f32s(expected),
+                    dtype,
+                );
+            };
+            near(&read(y.tensor().unwrap()), &expected(&part(&wide, size)));
+            near(&dx, &expected(&dy));
+        }
+    }
+}
+
+/// Whether dropout at a rate of ¼ keeps a value, by SplitMix64 as Steele, Lea and Flood have it: a state that is advanced
+/// and mixed.
+fn kept_at_a_quarter(seed: u64, index: u64) -> bool {
+    let mut state = seed;
+    for _ in 0..=index % 1000 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    }
+    state = state.wrapping_add((index - index % 1000).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (state ^ (state >> 31)) >> 62 > 0
 }
 
 #[test]

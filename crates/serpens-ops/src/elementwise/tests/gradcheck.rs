@@ -2,7 +2,9 @@
 
 use serpens_core::Var;
 
-use crate::elementwise::{add, broadcast_rows, exp, mul, neg_exp, silu, silu_mul};
+use crate::elementwise::{
+    add, broadcast_rows, dropout, exp, log, mul, neg_exp, scale, sigmoid, silu, silu_mul, sub, tanh,
+};
 use crate::shared::tests::gradcheck::{assert_gradients, tensors};
 
 #[test]
@@ -14,6 +16,13 @@ fn elementwise_functions_have_the_gradients_of_their_definitions() {
     assert_gradients("silu", |v| silu(&v[0]), &inputs[..1]);
     assert_gradients("exp", |v| exp(&v[0]), &inputs[..1]);
     assert_gradients("neg_exp", |v| neg_exp(&v[0]), &inputs[..1]);
+    assert_gradients("sub", |v| sub(&v[0], &v[1]), &inputs);
+    assert_gradients("sub of itself", |v| sub(&v[0], &v[0]), &inputs[..1]);
+    assert_gradients("scale", |v| scale(&v[0], -1.7), &inputs[..1]);
+    assert_gradients("log", |v| log(&exp(&v[0])?), &inputs[..1]);
+    assert_gradients("sigmoid", |v| sigmoid(&v[0]), &inputs[..1]);
+    assert_gradients("tanh", |v| tanh(&v[0]), &inputs[..1]);
+    assert_gradients("dropout", |v| dropout(&v[0], 0.5, Some(1)), &inputs[..1]);
     let row = tensors([[3].into()]);
     let repeated = |v: &[Var]| broadcast_rows(&v[0], [2, 2, 3].into());
     assert_gradients("broadcast_rows", repeated, &row);

@@ -1,10 +1,10 @@
 //! The kernels against the definitions.
 
 use proptest::prelude::*;
-use serpens_core::{Mat, MatMut, bf16};
+use serpens_core::{Device, Error, Mat, MatMut, Tensor, Var, bf16};
 
 use super::reference;
-use crate::elementwise::cpu;
+use crate::elementwise::{cpu, dropout};
 use crate::shared::tests::dense::{
     Wide, assert_close, assert_close_sums, assert_gradient,
     assert_same_bits_on_any_number_of_threads, dot, uniform,
@@ -36,6 +36,8 @@ proptest! {
         check(cpu::silu, reference::silu, reference::silu);
         check(cpu::exp, f32::exp, f64::exp);
         check(cpu::neg_exp, |x| -x.exp(), |x| -x.exp());
+        check(cpu::sigmoid, reference::sigmoid, reference::sigmoid);
+        check(cpu::tanh, f32::tanh, f64::tanh);
     }
 
     #[test]
@@ -51,9 +53,12 @@ proptest! {
             assert_close(&y.dense(), &plain, &truth);
         };
         check(cpu::add, |a, b| a + b, |a, b| a + b);
+        check(cpu::sub, |a, b| a - b, |a, b| a - b);
         check(cpu::mul, |a, b| a * b, |a, b| a * b);
         check(cpu::silu_mul, |a, z| a * reference::silu(z), |a, z| a * reference::silu(z));
         check(cpu::silu_backward, |dy, x| dy * reference::silu_slope(x), |dy, x| dy * reference::silu_slope(x));
+        check(cpu::sigmoid_backward, |dy, x| dy * reference::sigmoid_slope(x), |dy, x| dy * reference::sigmoid_slope(x));
+        check(cpu::tanh_backward, |dy, x| dy * reference::tanh_slope(x), |dy, x| dy * reference::tanh_slope(x));
     }
 
     #[test]
@@ -153,6 +158,130 @@ fn conversions_round_to_the_nearest_of_two_the_even_one() {
     assert_eq!(rounded.map(|v| v.to_f64()), [1.0, 1.0 + 4.0 / 256.0]);
 }
 
+/// The largest error of a kernel relative to the exact value, over `x`.
+fn worst(kernel: fn(Mat, MatMut), exact: fn(f64) -> f64, x: &[f32]) -> f64 {
+    let mut y = vec![f32::NAN; x.len()];
+    kernel(Mat::dense(x, x.len()), MatMut::dense(&mut y, x.len()));
+    let errors = x.iter().zip(&y).map(|(&x, &y)| {
+        let exact = exact(f64::from(x));
+        ((f64::from(y) - exact) / exact).abs()
+    });
+    errors.fold(0.0, |worst, error| match error.is_nan() {
+        true => error,
+        false => f64::max(worst, error),
+    })
+}
+
+/// Numbers of every exponent from `low` on, of both signs where that is asked for.
+fn magnitudes(exponents: std::ops::Range<i32>, signs: &[f32]) -> Vec<f32> {
+    let of = |e| (0..61).map(move |i| (1.0 + i as f32 / 61.0) * 2.0_f32.powi(e));
+    let all: Vec<f32> = exponents.flat_map(of).collect();
+    signs
+        .iter()
+        .flat_map(|sign| all.iter().map(move |x| sign * x))
+        .collect()
+}
+
+#[test]
+fn functions_are_exact_over_their_whole_range() {
+    let small = magnitudes(-100..7, &[1.0, -1.0]);
+    assert!(worst(cpu::tanh, f64::tanh, &small) < 4e-7);
+    // Away from 1, near which only the absolute error is small.
+    let positive: Vec<f32> = magnitudes(-126..128, &[1.0])
+        .into_iter()
+        .filter(|x| !(0.9..1.1).contains(x))
+        .collect();
+    assert!(worst(cpu::log, f64::ln, &positive) < 4e-7);
+    let slope = |x: f64| reference::sigmoid_slope(x);
+    let of_ones = |x: Mat, y: MatMut| {
+        let ones = vec![1.0; x.cols()];
+        cpu::sigmoid_backward(Mat::dense(&ones, x.cols()), x, y);
+    };
+    // Where 1 − σ would have lost its digits; as exact as the exponential is there.
+    let x: Vec<f32> = (-80..=80).map(|i| i as f32 / 4.0).collect();
+    assert!(worst(of_ones, slope, &x) < 4e-6);
+}
+
+#[test]
+fn functions_at_the_edges_are_their_limits() {
+    const INF: f32 = f32::INFINITY;
+    let of = |kernel: fn(Mat, MatMut), x: &[f32]| {
+        let mut y = vec![7.0; x.len()];
+        kernel(Mat::dense(x, x.len()), MatMut::dense(&mut y, x.len()));
+        y
+    };
+    assert_eq!(of(cpu::log, &[0.0, -0.0, 1.0, INF]), [-INF, -INF, 0.0, INF]);
+    let least = f32::from_bits(1);
+    let of_least = f64::from(of(cpu::log, &[least])[0]);
+    assert!((of_least / f64::from(least).ln() - 1.0).abs() < 4e-7);
+    assert_eq!(
+        of(cpu::tanh, &[0.0, 100.0, -100.0, INF, -INF]),
+        [0.0, 1.0, -1.0, 1.0, -1.0]
+    );
+    let limits = of(cpu::sigmoid, &[0.0, INF, -INF]);
+    assert!(
+        limits[..2] == [0.5, 1.0] && limits[2] < f32::MIN_POSITIVE,
+        "{limits:?}"
+    );
+    for kernel in [cpu::log, cpu::tanh, cpu::sigmoid] {
+        assert!(of(kernel, &[f32::NAN])[0].is_nan());
+    }
+    let below = of(cpu::log, &[-1.0, -INF, -least]);
+    assert!(below.iter().all(|y| y.is_nan()), "{below:?}");
+}
+
+#[test]
+fn dropout_keeps_the_share_and_the_mean_and_is_a_function_of_the_seed() {
+    let ones: Var = Tensor::full([300, 1000], 1.0_f32, Device::cpu())
+        .unwrap()
+        .into();
+    let of = |rate, seed| {
+        dropout(&ones, rate, seed)
+            .unwrap()
+            .into_tensor()
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap()
+    };
+    for rate in [0.0, 1e-3, 0.1, 0.5, 0.9] {
+        let y = of(rate, Some(3));
+        let count = y.len() as f64;
+        let dropped = y.iter().filter(|y| **y == 0.0).count() as f64 / count;
+        let exact = f64::from(rate);
+        let deviation = (exact * (1.0 - exact) / count).sqrt();
+        assert!(
+            (dropped - exact).abs() < 4.0 * deviation + 1e-7,
+            "{rate}: {dropped}"
+        );
+        let kept = y.iter().find(|y| **y != 0.0).unwrap();
+        assert!(
+            (f64::from(*kept) * (1.0 - exact) - 1.0).abs() < 2e-7,
+            "{rate}: {kept}"
+        );
+    }
+    assert_eq!(of(0.5, Some(3)), of(0.5, Some(3)));
+    let agree = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64
+    };
+    // Neighbouring seeds, and one mask against itself a row or a value later, have nothing to do with each other.
+    let (y, next) = (of(0.5, Some(3)), of(0.5, Some(4)));
+    for (a, b) in [
+        (&y[..], &next[..]),
+        (&y[1..], &y[..y.len() - 1]),
+        (&y[1000..], &y[..y.len() - 1000]),
+    ] {
+        assert!((agree(a, b) - 0.5).abs() < 0.005);
+    }
+    // As in evaluation.
+    assert_eq!(of(0.5, None), vec![1.0; 300_000]);
+    for rate in [1.0, -0.1, 1.5, f32::NAN, f32::INFINITY] {
+        for seed in [None, Some(1)] {
+            let refused = dropout(&ones, rate, seed);
+            assert!(matches!(refused, Err(Error::Value { .. })), "{rate}");
+        }
+    }
+}
+
 #[test]
 fn slopes_are_those_of_finite_differences() {
     let ((_, a), (_, z), (_, dy)) = (uniform(1, 12), uniform(2, 12), uniform(3, 12));
@@ -161,6 +290,12 @@ fn slopes_are_those_of_finite_differences() {
     assert_gradient(&dz, &z, |z| dot(&dy, &reference::silu_mul(&a, z)));
     let slopes: Vec<f64> = z.iter().map(|z| reference::silu_slope(*z)).collect();
     assert_gradient(&slopes, &z, |z| z.iter().map(|z| reference::silu(*z)).sum());
+    let slopes: Vec<f64> = z.iter().map(|z| reference::sigmoid_slope(*z)).collect();
+    assert_gradient(&slopes, &z, |z| {
+        z.iter().map(|z| reference::sigmoid(*z)).sum()
+    });
+    let slopes: Vec<f64> = z.iter().map(|z| reference::tanh_slope(*z)).collect();
+    assert_gradient(&slopes, &z, |z| z.iter().map(|z| reference::tanh(*z)).sum());
 }
 
 #[test]

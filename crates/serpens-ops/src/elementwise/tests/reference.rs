@@ -18,6 +18,22 @@ pub fn silu_slope<R: Real>(x: R) -> R {
     sigmoid(x) * (one::<R>() + x * (one::<R>() - sigmoid(x)))
 }
 
+/// σ'(x) = σ(x)·σ(−x).
+pub fn sigmoid_slope<R: Real>(x: R) -> R {
+    sigmoid(x) * sigmoid(-x)
+}
+
+/// tanh x = 1 − 2 / (1 + e^2x).
+pub fn tanh<R: Real>(x: R) -> R {
+    let two = R::from(2.0);
+    one::<R>() - two / (one::<R>() + (two * x).exp())
+}
+
+/// tanh'(x) = 4 σ'(2x).
+pub fn tanh_slope<R: Real>(x: R) -> R {
+    R::from(4.0) * sigmoid_slope(R::from(2.0) * x)
+}
+
 /// y = a ⊙ silu(z).
 pub fn silu_mul<R: Real>(a: &[R], z: &[R]) -> Vec<R> {
     a.iter().zip(z).map(|(a, z)| *a * silu(*z)).collect()

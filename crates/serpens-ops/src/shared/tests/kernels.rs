@@ -19,8 +19,10 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::linear::tests::devices::run_all,
     crate::long_conv::tests::devices::run_all,
     crate::lti_kernel::tests::devices::run_all,
+    crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,
     crate::selective_scan::tests::devices::run_all,
+    crate::softmax::tests::devices::run_all,
 ];
 
 /// Set where a machine without NVRTC must not pass, such as CI.

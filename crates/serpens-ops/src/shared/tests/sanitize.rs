@@ -34,8 +34,10 @@ operations! {
     linear: run_all,
     long_conv: run_small,
     lti_kernel: run_all,
+    reduce: run_all,
     rms_norm: run_all,
     selective_scan: run_small,
+    softmax: run_all,
 }
 
 #[test]
