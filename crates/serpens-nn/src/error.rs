@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serpens_core::Shape;
 
-use crate::Precision;
+use crate::{Precision, join};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,23 +20,28 @@ pub enum Error {
     /// A file of tensors or of a configuration cannot be read or written.
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
-    /// A size that no model can have.
-    #[error("{field} = {found} is not possible: {}", bounds(allowed))]
+    /// A setting that no model can have.
+    #[error("{field} = {} is not possible: {}", *found as f32, bounds(allowed))]
     Config {
-        /// The field.
-        field: &'static str,
+        /// Its name in a recipe, where it is known whose setting it is.
+        field: String,
         /// Its value.
-        found: usize,
+        found: f64,
         /// Those it may have.
-        allowed: RangeInclusive<usize>,
+        allowed: RangeInclusive<f64>,
     },
-    /// More layers than any memory holds, even as a plan.
-    #[error("n_layer = {found} is not possible: no memory holds more than {most} layers")]
-    TooManyLayers {
-        /// The number of layers.
-        found: usize,
-        /// The largest.
-        most: usize,
+    /// More values than the device's memory holds.
+    #[error(
+        "a memory of {:.1} GB does not hold the {:.1} GB that are needed; the largest parameter is {largest}: lower the sizes that make it, or n_layer",
+        *available as f64 / 1e9, *needed as f64 / 1e9
+    )]
+    Memory {
+        /// Bytes that are needed.
+        needed: u64,
+        /// Bytes that the device has.
+        available: u64,
+        /// The largest parameter and its shape.
+        largest: String,
     },
     /// The processor computes in f32 alone.
     #[error("precision = {precision} is not possible: the processor computes in f32")]
@@ -70,6 +75,9 @@ pub enum Error {
         /// What was asked of it.
         what: &'static str,
     },
+    /// Names of parameters that are none.
+    #[error("no parameter's name begins with {0:?}; `visit` tells the names")]
+    NoParameter(String),
     /// A parameter that the model has is not in the checkpoint.
     #[error("{}: parameter {name} is missing; the checkpoint belongs to another configuration", path.display())]
     MissingParameter {
@@ -118,38 +126,28 @@ pub enum Error {
     },
 }
 
-/// The values that a size may have, in words.
-fn bounds(allowed: &RangeInclusive<usize>) -> String {
-    match (*allowed.start(), *allowed.end()) {
-        (least, usize::MAX) => format!("it must be at least {least}"),
-        (least, most) => format!("it goes from {least} to {most}"),
+/// The values that a setting may have, in words.
+fn bounds(allowed: &RangeInclusive<f64>) -> String {
+    let [least, most] = [*allowed.start(), *allowed.end()].map(|bound| bound as f32);
+    match *allowed.end() < f64::MAX {
+        true => format!("it goes from {least} to {most}"),
+        false => format!("it must be at least {least}"),
     }
 }
 
 impl Error {
-    /// Refuses a size that is not allowed.
-    pub(crate) fn check(
-        field: &'static str,
-        found: usize,
-        allowed: RangeInclusive<usize>,
-    ) -> Result<()> {
-        if allowed.contains(&found) {
-            return Ok(());
-        }
-        Err(Error::Config {
-            field,
-            found,
-            allowed,
-        })
-    }
-
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, Precision, TooManyLayers};
-        matches!(
-            self,
-            Config { .. } | TooManyLayers { .. } | Precision { .. }
-        )
+        use Error::{Config, Memory, Precision};
+        matches!(self, Config { .. } | Memory { .. } | Precision { .. })
+    }
+
+    /// The same error, of a setting in this table of a recipe.
+    pub fn within(mut self, table: &str) -> Self {
+        if let Error::Config { field, .. } = &mut self {
+            *field = join(table, field);
+        }
+        self
     }
 
     /// The sizes of the axes of an operand that must have so many.

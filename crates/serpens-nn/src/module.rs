@@ -2,15 +2,46 @@
 
 use serpens_core::Device;
 
-use crate::{Param, Result};
+use crate::{Error, Param, Precision, Result};
 
 /// What is called with the name and the parameter.
 pub type Visit<'a> = dyn FnMut(&str, &Param) -> Result<()> + 'a;
 /// As [`Visit`], to change it.
 pub type VisitMut<'a> = dyn FnMut(&str, &mut Param) -> Result<()> + 'a;
 
-/// Something with parameters. Names are those of the Hugging Face layout, joined by dots. A configuration's `plan`
-/// makes it without any values; [`Module::fill`] and [`Module::init`] draw those it starts with.
+/// Something with parameters: a layer, a mixer, a model, or what a program makes of them with [`crate::module!`]. Names
+/// are those of the Hugging Face layout, joined by dots. A configuration's `plan` makes it without any values;
+/// [`Module::fill`] and [`Module::init`] draw those it starts with.
+///
+/// A clone is a module of its own that begins with the same values: its parameters have other ids, so a teacher and a
+/// student that was cloned from it may be on one tape. What one module uses in two places stays one in its clone.
+///
+/// ```
+/// use serpens_core::Device;
+/// use serpens_nn::layers::{Linear, LinearConfig};
+/// use serpens_nn::mixers::{MambaConfig, Mixer, MixerSettings};
+/// use serpens_nn::{Module, Result, module};
+///
+/// /// Mamba with a head of its own.
+/// #[derive(Clone, Debug)]
+/// struct Classifier {
+///     mixer: Box<dyn Mixer>,
+///     head: Linear,
+/// }
+///
+/// module!(Classifier { mixer => "mixer", head => "head" });
+///
+/// # fn main() -> Result<()> {
+/// let plan = Classifier {
+///     mixer: MambaConfig::default().plan(16, 1.0)?,
+///     head: LinearConfig::new(16, 3).plan(),
+/// };
+/// let mut model = plan.init(Device::cpu(), 0)?;
+/// model.freeze("mixer")?; // from now on the head alone is trained
+/// assert_eq!(model.count(|param| !param.frozen)?, 3 * 16);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Module {
     /// Calls `f` with the name (below `path`) of every parameter, always in the same order, and ends at the first
     /// error, which names the parameter where it is one without a value.
@@ -21,7 +52,11 @@ pub trait Module {
 
     /// Draws the values that all parameters start with; the same for one seed, whatever the device and the number of
     /// threads.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], before any is taken.
     fn fill(&mut self, device: Device, seed: u64) -> Result<()> {
+        self.check_memory(4, device)?;
         self.visit_mut("", &mut |name, param| param.fill(name, device, seed))
     }
 
@@ -43,6 +78,94 @@ pub trait Module {
         })?;
         Ok(count)
     }
+
+    /// Refuses a module whose parameters `device` cannot hold with so many bytes for each value: 4 to have them, 16 to
+    /// train them with their gradients and two moments.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]; none where the system does not tell its memory.
+    fn check_memory(&self, bytes_each: u64, device: Device) -> Result<()> {
+        let (mut needed, mut most, mut largest) = (0_u64, 0, String::new());
+        self.visit("", &mut |name, param| {
+            let bytes = bytes_each.saturating_mul(param.count() as u64);
+            needed = needed.saturating_add(bytes);
+            if bytes > most {
+                (most, largest) = (bytes, format!("{name}, {}", param.shape()));
+            }
+            Ok(())
+        })?;
+        match device.capacity() {
+            Some(available) if needed > available => Err(Error::Memory {
+                needed,
+                available,
+                largest,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the parameters to `device`, to be multiplied there in this precision.
+    ///
+    /// # Errors
+    /// [`Error::Precision`] for one that the device does not have; [`Error::NoValue`] of a plan; memory.
+    fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
+        self.visit_mut("", &mut |_, param| param.to(device, precision))
+    }
+
+    /// Leaves the parameters as they are whose names begin with these words, joined by dots, of which `*` stands for
+    /// any: `backbone.embeddings`, or `backbone.layers.*.mixer.A_log`. No gradient is computed for them and no optimiser
+    /// moves them, but they are counted, saved and loaded.
+    ///
+    /// # Errors
+    /// [`Error::NoParameter`] where there are none.
+    fn freeze(&mut self, names: &str) -> Result<()> {
+        set_frozen(self, names, true)
+    }
+
+    /// Has the parameters trained again that [`Module::freeze`] left as they were.
+    ///
+    /// # Errors
+    /// [`Error::NoParameter`] where no name begins so.
+    fn unfreeze(&mut self, names: &str) -> Result<()> {
+        set_frozen(self, names, false)
+    }
+
+    /// Another handle to the same parameters, with their ids and their values of now: for a stretch of operations that
+    /// is recorded to be run again, and to be dropped with the record.
+    fn handle(&self) -> Result<Self>
+    where
+        Self: Sized + Clone,
+    {
+        let (mut ids, mut handle) = (Vec::new(), self.clone());
+        self.visit("", &mut |_, param| {
+            ids.push(param.id());
+            Ok(())
+        })?;
+        let mut ids = ids.into_iter();
+        handle.visit_mut("", &mut |_, param| {
+            param.identify(ids.next().expect("a clone has as many parameters"));
+            Ok(())
+        })?;
+        Ok(handle)
+    }
+}
+
+fn set_frozen<M: Module + ?Sized>(module: &mut M, names: &str, frozen: bool) -> Result<()> {
+    let mut any = false;
+    module.visit_mut("", &mut |name, param| {
+        let mut words = name.split('.');
+        let begins = |word| {
+            words
+                .next()
+                .is_some_and(|found| word == "*" || word == found)
+        };
+        if names.split('.').all(begins) {
+            (param.frozen, any) = (frozen, true);
+        }
+        Ok(())
+    })?;
+    any.then_some(())
+        .ok_or_else(|| Error::NoParameter(names.to_owned()))
 }
 
 impl Module for Param {

@@ -7,15 +7,16 @@ use serpens_ops::linear::linear;
 use crate::{Error, Precision, Result, Start};
 
 /// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is
-/// found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is another handle to the same parameter.
+/// found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is a parameter of its own that begins with the
+/// same value.
 #[derive(Clone, Debug)]
 pub struct Param {
-    id: ParamId,
+    id: Identity,
     shape: Shape,
     /// How the values start.
     pub start: Start,
-    /// Whether it is trained. If not, it keeps the values of its start, has no gradient, is not counted among a model's
-    /// parameters and not saved.
+    /// Whether it is a parameter at all. If not, it keeps the values of its start, has no gradient, is not counted among
+    /// a model's parameters and not saved.
     pub trained: bool,
     /// Whether weight decay pulls it towards zero.
     pub decay: bool,
@@ -23,6 +24,8 @@ pub struct Param {
     pub max_lr: f32,
     /// Whether it is an operand of matrix products, which may want it in bf16.
     pub matrix: bool,
+    /// Whether it is left as it is for now; see [`crate::Module::freeze`].
+    pub frozen: bool,
     value: Option<Tensor>,
     /// The value in bf16, where products are of that type.
     shadow: Option<Tensor>,
@@ -30,17 +33,28 @@ pub struct Param {
     precision: Precision,
 }
 
+/// An id that is not copied.
+#[derive(Debug)]
+struct Identity(ParamId);
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Identity(ParamId::fresh())
+    }
+}
+
 impl Param {
     /// A parameter without values, which will be trained, and which weight decay pulls towards zero.
     pub fn new(shape: impl Into<Shape>, start: Start) -> Self {
         Self {
-            id: ParamId::fresh(),
+            id: Identity(ParamId::fresh()),
             shape: shape.into(),
             start,
             trained: true,
             decay: true,
             max_lr: f32::INFINITY,
             matrix: false,
+            frozen: false,
             value: None,
             shadow: None,
             precision: Precision::F32,
@@ -61,7 +75,12 @@ impl Param {
 
     /// Names the gradient.
     pub fn id(&self) -> ParamId {
-        self.id
+        self.id.0
+    }
+
+    /// Makes it another handle to the parameter of this id.
+    pub(crate) fn identify(&mut self, id: ParamId) {
+        self.id = Identity(id);
     }
 
     /// The shape.
@@ -158,7 +177,7 @@ impl Param {
     /// x (…, inputs), bias (outputs) → (…, outputs)
     pub fn linear(&self, x: &Var, bias: Option<&Param>) -> Result<Var> {
         let weight = match &self.shadow {
-            Some(shadow) if x.dtype() == DType::BF16 => Var::param(self.id, shadow.clone()),
+            Some(shadow) if x.dtype() == DType::BF16 => self.operand(shadow),
             _ => self.var()?,
         };
         let bias = bias.map(Param::var).transpose()?;
@@ -166,15 +185,24 @@ impl Param {
         Ok(linear(x, &weight, bias.as_ref(), products)?)
     }
 
-    /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained.
+    /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained and
+    /// not frozen.
     ///
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
     pub fn var(&self) -> Result<Var> {
-        let value = self.value()?.clone();
-        Ok(match self.trained {
-            true => Var::param(self.id, value),
-            false => value.into(),
-        })
+        Ok(self.operand(self.value()?))
+    }
+
+    fn operand(&self, value: &Tensor) -> Var {
+        match self.trained && !self.frozen {
+            true => Var::param(self.id(), value.clone()),
+            false => value.clone().into(),
+        }
+    }
+
+    /// In which types it is multiplied.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 }

@@ -391,17 +391,6 @@ fn a_plan_is_counted_without_memory_and_has_no_values() {
     // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
     let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
     assert_eq!(large.count(|param| param.trained).unwrap(), 2_768_337_920);
-    assert_eq!(large.config().parameters().unwrap(), 2_768_337_920);
-    for layers in 3..9 {
-        let config = MambaLmConfig {
-            n_layer: layers,
-            ..mixed()
-        };
-        let planned = config.plan().unwrap().count(|param| param.trained);
-        assert_eq!(config.parameters().unwrap(), planned.unwrap() as u64);
-    }
-    let endless = MambaLmConfig::new(usize::MAX, 1 << 14, 5);
-    assert_eq!(endless.parameters().unwrap(), u64::MAX);
     let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig {
         d_state: 4,
         ..S4dConfig::default()
@@ -457,46 +446,5 @@ fn one_seed_gives_the_same_bits_whatever_the_number_of_threads() {
     let scale = one.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
     for (a, b) in one.iter().zip(run(3)) {
         assert!((a - b).abs() <= 1e-5 * scale);
-    }
-}
-
-#[test]
-fn impossible_sizes_are_refused() {
-    let base = MambaLmConfig::new(8, 1, 5);
-    for (config, field) in [
-        (MambaLmConfig::new(8, usize::MAX, 5), "n_layer"),
-        (MambaLmConfig::new(8, 0, 5), "n_layer"),
-        (MambaLmConfig::new(0, 1, 5), "d_model"),
-        (MambaLmConfig::new(8, 1, 0), "vocab_size"),
-        (
-            base.clone()
-                .with_mixer(MambaConfig::new(SelectiveSsmConfig {
-                    d_state: 0,
-                    ..SelectiveSsmConfig::default()
-                })),
-            "d_state",
-        ),
-        (
-            base.clone().with_mixer(MambaConfig {
-                expand: 0,
-                ..MambaConfig::default()
-            }),
-            "expand",
-        ),
-        (
-            base.clone().with_mixer(H3Config {
-                d_conv: 0,
-                ..H3Config::default()
-            }),
-            "d_conv",
-        ),
-        (base.clone().with_mixers([]), "block"),
-        (
-            base.with_mixers([(); 4].map(|()| PlainConfig::default().into())),
-            "block",
-        ),
-    ] {
-        let error = config.init(Device::cpu(), 1).unwrap_err().to_string();
-        assert!(error.contains(field), "{error}");
     }
 }

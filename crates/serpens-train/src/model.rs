@@ -4,18 +4,12 @@ use std::path::Path;
 
 use serpens_core::Device;
 use serpens_nn::checkpoint::{self, Verify};
-use serpens_nn::{MambaLm, Module, Precision, Result};
+use serpens_nn::{MambaLm, Module, Result};
 
-/// A model that can be trained: it moves between devices, and is kept in checkpoints.
+/// A model that can be trained and is kept in checkpoints.
 pub trait TrainedModel: Module + Sized {
     /// Where the parameters are.
     fn device(&self) -> Device;
-
-    /// Moves the model to `device`, to compute there in this precision.
-    ///
-    /// # Errors
-    /// A precision that the device does not have; memory.
-    fn to(&mut self, device: Device, precision: Precision) -> Result<()>;
 
     /// Operations of a forward pass in matrix products, for each token.
     fn flops_per_token(&self) -> Result<f64>;
@@ -37,10 +31,6 @@ pub trait TrainedModel: Module + Sized {
 impl TrainedModel for MambaLm {
     fn device(&self) -> Device {
         self.device()
-    }
-
-    fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
-        self.to(device, precision)
     }
 
     fn flops_per_token(&self) -> Result<f64> {

@@ -69,9 +69,9 @@ impl Objective for NextToken {
             return Ok(());
         }
         Err(Error::Model(serpens_nn::Error::Config {
-            field: "vocab_size",
-            found: model.config().vocab_size,
-            allowed: tokens..=usize::MAX,
+            field: "model.vocab_size".to_owned(),
+            found: model.config().vocab_size as f64,
+            allowed: tokens as f64..=f64::MAX,
         }))
     }
 

@@ -170,7 +170,11 @@ impl AdamW {
     ) -> Result<Self, Damage> {
         let mut parameters = Vec::new();
         let visited = model.visit("", &mut |name, param| {
-            parameters.push((name.to_owned(), param.shape(), param.trained));
+            parameters.push((
+                name.to_owned(),
+                param.shape(),
+                param.trained && !param.frozen,
+            ));
             Ok(())
         });
         visited.map_err(Box::new)?;

@@ -10,7 +10,7 @@ use serpens_data::{Batch, Bounds, IGNORE, Source};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::checkpoint::Verify;
 use serpens_nn::layers::{Linear, LinearConfig, Sequence};
-use serpens_nn::{MambaLm, MambaLmConfig, Module, Precision, Recompute, checkpoint, module};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, Recompute, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_train::{
     Changes, Error, Event, Loss, Objective, Observer, Result, Run, Silent, TrainConfig,
@@ -127,12 +127,6 @@ impl Reader {
 impl TrainedModel for Reader {
     fn device(&self) -> Device {
         self.body.device()
-    }
-
-    fn to(&mut self, device: Device, precision: Precision) -> serpens_nn::Result<()> {
-        self.body.to(device, precision)?;
-        let head = &mut self.head;
-        head.visit_mut("", &mut |_, param| param.to(device, precision))
     }
 
     fn flops_per_token(&self) -> serpens_nn::Result<f64> {

@@ -5,12 +5,14 @@ use std::fs;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
-use serpens_core::{Device, cuda};
+use serpens_core::Device;
 use serpens_ops::simd::Isa;
 
 /// Name and value of what defines a machine's speed.
 pub(crate) fn facts() -> Vec<(String, String)> {
-    let memory = memory().map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
+    let memory = Device::Cpu
+        .capacity()
+        .map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
     let facts = [
         ("processor", Some(processor())),
         ("threads", Some(rayon::current_num_threads().to_string())),
@@ -34,24 +36,10 @@ pub(crate) fn processor() -> String {
     name.unwrap_or_else(|| ARCH.to_owned())
 }
 
-/// Bytes of main memory that this process may use, where the system tells them: the machine's, or a container's share.
-pub(crate) fn memory() -> Option<u64> {
-    let machine = status_value("/proc/meminfo", "MemTotal:");
-    let shares = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ];
-    let share = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
-    shares.into_iter().filter_map(share).chain(machine).min()
-}
-
 /// Whether this many bytes fit the device, asked before they are allocated; in f64, as no product of sizes overflows it.
 /// True where the system does not tell its memory.
 pub(crate) fn fits(bytes: f64, device: Device) -> bool {
-    let memory = match device {
-        Device::Cpu => memory(),
-        Device::Cuda(_) => cuda::properties(device).ok().map(|card| card.memory as u64),
-    };
+    let memory = device.capacity();
     memory.is_none_or(|memory| bytes <= memory as f64)
 }
 

@@ -125,9 +125,6 @@ pub enum Refusal {
         /// What is allowed.
         allowed: RangeInclusive<u64>,
     },
-    /// Negative, or not a number.
-    #[error("it must be 0 or above")]
-    Negative,
     /// A text without characters.
     #[error("it is empty; give at least one character")]
     Empty,
@@ -139,20 +136,12 @@ pub enum Refusal {
         /// What the data allow.
         allowed: RangeInclusive<usize>,
     },
-    /// A model too large to train.
-    #[error(
-        "weights, gradients and moments alone exceed {0}; lower d_model, n_layer or vocab_size"
-    )]
-    Model(&'static str),
     /// A prompt too long to look at whole.
     #[error("so many tokens exceed this machine's memory; give a shorter prompt")]
     LongPrompt,
     /// A batch too large to train on.
     #[error("a batch of this size exceeds {0}; lower the batch or the length")]
     Batch(&'static str),
-    /// A parameter that would not begin with numbers.
-    #[error("{0} would not begin with numbers; check the step sizes: 0 < dt.min <= dt.max")]
-    Start(String),
     /// The data refuse it.
     #[error(transparent)]
     Data(#[from] serpens_data::Error),
@@ -230,9 +219,6 @@ pub enum WrongModel {
         /// The model's number of tokens.
         vocabulary: usize,
     },
-    /// It is larger than the memory.
-    #[error("weights of {:.1} GB exceed this machine's memory; check the sizes", .0 / 1e9)]
-    Memory(f64),
     /// It is no model that can be.
     #[error(transparent)]
     Config(#[from] Box<serpens_nn::Error>),

@@ -1,5 +1,7 @@
 //! What can be asked of a device.
 
+use std::fs;
+
 use crate::{Device, Error, Result, driver};
 
 impl Device {
@@ -31,6 +33,25 @@ impl Device {
     fn gpus() -> impl Iterator<Item = Self> {
         let count = driver::count().unwrap_or(0);
         (0..count).filter_map(|ordinal| Self::cuda(ordinal).ok())
+    }
+
+    /// Bytes of memory that this process may use there, where the system tells them: the card's; or the machine's, and
+    /// no more than a container's share.
+    pub fn capacity(self) -> Option<u64> {
+        if self != Device::Cpu {
+            return driver::properties(self).ok().map(|card| card.memory as u64);
+        }
+        let number = |path, word: usize| -> Option<u64> {
+            let text = fs::read_to_string(path).ok()?;
+            text.split_whitespace().nth(word)?.parse().ok()
+        };
+        let machine = number("/proc/meminfo", 1).map(|kilobytes| kilobytes * 1024); // MemTotal: N kB
+        let shares = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        let shares = shares.into_iter().filter_map(|path| number(path, 0));
+        shares.chain(machine).min()
     }
 
     /// Waits for everything queued on the device's current stream.

@@ -5,7 +5,8 @@ use serpens_core::{DType, Device, Tensor, Var};
 use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
 
 use super::Sequence;
-use crate::{Error, Param, Result, Start, module};
+use crate::setting::D_CONV;
+use crate::{Param, Result, Start, module};
 
 /// Configures a [`CausalConv1d`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,9 +25,9 @@ impl CausalConv1dConfig {
     /// Weights and bias start uniform in ±width^-1/2.
     ///
     /// # Errors
-    /// [`Error::Config`] for a width of 0.
+    /// [`crate::Error::Config`] for a width of 0.
     pub fn plan(&self) -> Result<CausalConv1d> {
-        Error::check("d_conv", self.width, 1..=usize::MAX)?;
+        D_CONV.check(self.width as f64)?;
         let bound = (self.width as f32).sqrt().recip();
         let start = Start::Uniform { bound };
         let bias = Param::new([self.channels], start.clone()).without_decay();

@@ -6,8 +6,9 @@ use serpens_ops::elementwise::{mul, silu};
 
 use super::{Mixer, MixerState};
 use crate::layers::{CausalConv1d, CausalConv1dConfig, Linear, LinearConfig, Sequence};
+use crate::setting::{D_MODEL, EXPAND};
 use crate::ssm::{Ssm, SsmConfig};
-use crate::{Error, Recompute, Result, module};
+use crate::{Error, Module, Recompute, Result, module};
 
 /// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each
 /// token; the others are told by their numbers among these.
@@ -38,8 +39,8 @@ pub(super) enum Gate {
 
 /// The inner width; what exceeds the address space is told when memory is asked for.
 pub(super) fn inner_width(d_model: usize, expand: usize) -> Result<usize> {
-    Error::check("d_model", d_model, 1..=usize::MAX)?;
-    Error::check("expand", expand, 1..=usize::MAX)?;
+    D_MODEL.check(d_model as f64)?;
+    EXPAND.check(expand as f64)?;
     Ok(d_model.saturating_mul(expand))
 }
 
@@ -59,10 +60,11 @@ impl Form {
             ..LinearConfig::new(inputs, outputs)
         };
         let out_proj = linear(d_inner, d_model, output_divisor);
+        let ssm = ssm.plan(d_model, d_inner);
         Ok(Box::new(Gated {
             in_proj: linear(d_model, d_inner.saturating_mul(self.inputs), 1.0).plan(),
             conv: conv.map(|conv| conv.plan()).transpose()?,
-            ssm: ssm.plan(d_model, d_inner)?,
+            ssm: ssm.map_err(|error| error.within("inner"))?,
             out_proj: out_proj.plan(),
             form: self,
             d_inner,
@@ -105,7 +107,7 @@ impl Mixer for Gated {
         let inputs = self.in_proj.forward(x)?; // (batch, length, inputs · d_inner)
         let y = match sequence.recompute {
             Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
-                let mixer = self.clone();
+                let mixer = self.handle()?;
                 let [y] = sequence.read_twice("mixer", &[&inputs], move |inputs, sequence| {
                     Ok([mixer.mix(&inputs[0], sequence, None)?])
                 })?;

@@ -36,8 +36,16 @@ pub trait MixerSettings {
     /// The mixer without values, for a model of width `d_model`; its projection out starts divided by `output_divisor`.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that no mixer can have.
+    /// [`Error::Config`] for settings that no mixer can have.
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>>;
+
+    /// The mixer with the random values it starts with, for a model of width `d_model`.
+    ///
+    /// # Errors
+    /// Those of [`MixerSettings::plan`]; memory.
+    fn init(&self, d_model: usize, device: Device, seed: u64) -> Result<Box<dyn Mixer>> {
+        self.plan(d_model, 1.0)?.init(device, seed)
+    }
 
     /// The state space model inside, where there is one, to ask or to replace.
     fn ssm(&mut self) -> Option<&mut SsmConfig>;
@@ -65,7 +73,7 @@ pub trait Mixer: Module + Debug {
     /// Values that a training step keeps of each token for the gradients, besides the input; or fewer.
     fn kept_per_token(&self, recompute: Recompute) -> usize;
 
-    /// Another handle to the same parameters.
+    /// A clone, with parameters of its own.
     fn boxed(&self) -> Box<dyn Mixer>;
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token.

@@ -1,16 +1,91 @@
-//! The language model's sizes, and its plan.
+//! The sizes of a backbone and of a language model, and their plans.
 
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 
-use super::lm::{Layer, MambaLm};
+use super::backbone::{Backbone, Layer};
+use super::lm::MambaLm;
 use crate::layers::{EmbeddingConfig, LinearConfig, RmsNormConfig};
 use crate::mixers::{MambaConfig, MixerConfig};
+use crate::setting::{D_MODEL, EMBEDDING_STD, MIXERS, N_LAYER, NORM_EPS, VOCAB_SIZE};
 use crate::ssm::SsmConfig;
-use crate::{Error, Module, Precision, Result, Start};
+use crate::{Module, Result, Start};
 
-/// More layers than any model has: their plan alone would take memory.
-const MOST_LAYERS: usize = 1 << 14;
+/// Configures a [`Backbone`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// Width D of the residual stream.
+    pub d_model: usize,
+    /// Number of layers: a normalisation and a mixer each.
+    pub n_layer: usize,
+    /// eps of the normalisations.
+    #[serde(default = "default_eps")]
+    pub norm_eps: f32,
+    /// The mixers, one after another and again from the first, as many as there are layers. One alone is written
+    /// without a list.
+    #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
+    pub mixers: Vec<MixerConfig>,
+}
+
+impl BackboneConfig {
+    /// `n_layer` Mamba layers of width `d_model`.
+    pub fn new(d_model: usize, n_layer: usize) -> Self {
+        Self {
+            d_model,
+            n_layer,
+            norm_eps: default_eps(),
+            mixers: default_mixers(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        D_MODEL.check(self.d_model as f64)?;
+        N_LAYER.check(self.n_layer as f64)?;
+        NORM_EPS.check(self.norm_eps.into())?;
+        // A mixer beyond the last layer would be none, unsaid.
+        MIXERS
+            .at_most(self.n_layer as f64)
+            .check(self.mixers.len() as f64)
+    }
+
+    /// The backbone without values; every mixer's projection out starts divided by √n_layer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for settings that no model can have.
+    pub fn plan(&self) -> Result<Backbone> {
+        self.check()?;
+        let divisor = (self.n_layer as f32).sqrt();
+        let norm = RmsNormConfig {
+            d_model: self.d_model,
+            eps: self.norm_eps,
+        };
+        let layer = |(i, mixer): (usize, &MixerConfig)| {
+            let place = match self.mixers.len() {
+                1 => "block".to_owned(),
+                mixers => format!("block[{}]", i % mixers),
+            };
+            let mixer = mixer.plan(self.d_model, divisor);
+            Ok(Layer {
+                norm: norm.plan(),
+                mixer: mixer.map_err(|error| error.within(&place))?,
+            })
+        };
+        let mixers = self.mixers.iter().cycle().take(self.n_layer);
+        Ok(Backbone {
+            layers: mixers.enumerate().map(layer).collect::<Result<_>>()?,
+            norm_f: norm.plan(),
+        })
+    }
+
+    /// The backbone with the random values it starts with; see [`Module::fill`].
+    ///
+    /// # Errors
+    /// Those of [`BackboneConfig::plan`]; memory.
+    pub fn init(&self, device: Device, seed: u64) -> Result<Backbone> {
+        self.plan()?.init(device, seed)
+    }
+}
 
 /// Configures a [`MambaLm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,31 +174,30 @@ impl MambaLmConfig {
         }
     }
 
-    fn check(&self) -> Result<()> {
-        Error::check("d_model", self.d_model, 1..=usize::MAX)?;
-        Error::check("vocab_size", self.vocab_size, 1..=usize::MAX)?;
-        Error::check("n_layer", self.n_layer, 1..=usize::MAX)?;
-        if self.n_layer > MOST_LAYERS {
-            return Err(Error::TooManyLayers {
-                found: self.n_layer,
-                most: MOST_LAYERS,
-            });
+    /// The configuration of what is between the embedding and the head.
+    pub fn backbone(&self) -> BackboneConfig {
+        BackboneConfig {
+            d_model: self.d_model,
+            n_layer: self.n_layer,
+            norm_eps: self.norm_eps,
+            mixers: self.mixers.clone(),
         }
-        // A mixer beyond the last layer would be none, unsaid.
-        Error::check("the length of block", self.mixers.len(), 1..=self.n_layer)
+    }
+
+    fn check(&self) -> Result<()> {
+        VOCAB_SIZE.check(self.vocab_size as f64)?;
+        EMBEDDING_STD.check(self.embedding_std.into())?;
+        self.backbone().check()
     }
 
     /// The model without values; every mixer's projection out starts divided by √n_layer.
     ///
     /// # Errors
-    /// [`Error::Config`] and its neighbours for sizes that no model can have.
+    /// [`crate::Error::Config`] for settings that no model can have, by their names in a recipe.
     pub fn plan(&self) -> Result<MambaLm> {
-        self.check()?;
-        let divisor = (self.n_layer as f32).sqrt();
-        let norm = RmsNormConfig {
-            d_model: self.d_model,
-            eps: self.norm_eps,
-        };
+        let planned = self.check().and_then(|()| self.backbone().plan());
+        let mut backbone = planned.map_err(|error| error.within("model"))?;
+        backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         let embeddings = EmbeddingConfig {
             vocab_size: self.vocab_size,
             d_model: self.d_model,
@@ -131,47 +205,12 @@ impl MambaLmConfig {
             tied_head: self.tie_embeddings,
         };
         let head = LinearConfig::new(self.d_model, self.vocab_size);
-        let mut norm_f = norm.plan();
-        norm_f.weight.start = Start::Constant(self.norm_f_start());
-        let layer = |mixer: &MixerConfig| {
-            Ok(Layer {
-                norm: norm.plan(),
-                mixer: mixer.plan(self.d_model, divisor)?,
-            })
-        };
-        let mixers = self.mixers.iter().cycle().take(self.n_layer);
         Ok(MambaLm {
             embeddings: embeddings.plan(),
-            layers: mixers.map(layer).collect::<Result<_>>()?,
-            norm_f,
+            backbone,
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
-            precision: Precision::F32,
         })
-    }
-
-    /// Number of values of its trained parameters, told without a plan of all layers; the largest number where it is
-    /// above that.
-    ///
-    /// # Errors
-    /// Those of [`MambaLmConfig::plan`].
-    pub fn parameters(&self) -> Result<u64> {
-        self.check()?;
-        let once = Self {
-            n_layer: self.mixers.len(),
-            ..self.clone()
-        };
-        let plan = once.plan()?;
-        let count = |module: &dyn Module| -> Result<u128> {
-            Ok(module.count(|param| param.trained)? as u128)
-        };
-        let mut sum = count(&plan)?;
-        // The plan has each mixer once, the model again and again until it has all its layers.
-        for (i, layer) in plan.layers.iter().enumerate() {
-            let again = (self.n_layer - 1 - i) / self.mixers.len();
-            sum += count(layer)? * again as u128;
-        }
-        Ok(sum.try_into().unwrap_or(u64::MAX))
     }
 
     /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows
@@ -188,7 +227,7 @@ impl MambaLmConfig {
     /// The model with the random values it starts with; see [`Module::fill`].
     ///
     /// # Errors
-    /// [`Error::Config`] and its neighbours for sizes that no model can have; memory.
+    /// Those of [`MambaLmConfig::plan`]; memory.
     pub fn init(&self, device: Device, seed: u64) -> Result<MambaLm> {
         self.plan()?.init(device, seed)
     }

@@ -1,74 +1,36 @@
-//! The language model: embedding, layers of a normalisation and a mixer, normalisation, head.
+//! The language model: embedding, backbone, head.
 
-use serpens_core::{DType, Device, Tensor, Var};
+use std::cell::RefCell;
+
+use serpens_core::{Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
 
-use super::MambaLmConfig;
-use crate::layers::{Embedding, Linear, RmsNorm, Sequence};
-use crate::mixers::{Mixer, MixerState};
+use super::{Backbone, LmState, MambaLmConfig};
+use crate::layers::{Embedding, Linear, Sequence};
+use crate::ssm::SelectionTrace;
 use crate::{Error, Module, Precision, Recompute, Result, module};
 
-#[derive(Clone, Debug)]
-pub(super) struct Layer {
-    pub(super) norm: RmsNorm,
-    pub(super) mixer: Box<dyn Mixer>,
+/// Positions that are read in one pass at most: as many tokens of all sequences together as keep the device busy.
+fn longest_pass(device: Device, batch: usize) -> usize {
+    let tokens: usize = match device {
+        Device::Cpu => 1 << 12,
+        Device::Cuda(_) => 1 << 15,
+    };
+    (tokens / batch.max(1)).max(64)
 }
 
-module!(Layer { norm => "norm", mixer => "mixer" });
-
-impl Layer {
-    /// x and the residual before it (absent in the first layer) to the mixer's output and the new residual.
-    fn forward(
-        &self,
-        x: &Var,
-        residual: Option<&Var>,
-        activations: DType,
-        sequence: &Sequence<'_>,
-        state: Option<&mut MixerState>,
-    ) -> Result<[Var; 2]> {
-        if sequence.recompute == Recompute::Layer && state.is_none() && sequence.trace.is_none() {
-            let layer = self.clone();
-            let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
-            return sequence.read_twice("layer", &inputs, move |inputs, sequence| {
-                layer.forward(&inputs[0], inputs.get(1), activations, sequence, None)
-            });
-        }
-        let sum = self.norm.forward(x, residual, activations)?;
-        let y = self.mixer.forward(&sum.y, sequence, state)?;
-        Ok([y, sum.h])
-    }
-}
-
-/// What a model remembers of the tokens it has read; its size does not depend on how many they were.
-#[derive(Clone)]
-pub struct LmState {
-    layers: Vec<MixerState>,
-}
-
-impl LmState {
-    /// The same state without the record of how it came about: gradients stop here.
-    pub fn detach(&self) -> LmState {
-        let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
-        let layers = self.layers.iter().map(detach).collect();
-        LmState { layers }
-    }
-}
-
-/// Embedding → (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm → head.
+/// Embedding → [`Backbone`] → head.
 #[derive(Clone, Debug)]
 pub struct MambaLm {
     pub(super) embeddings: Embedding,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm_f: RmsNorm,
+    pub(super) backbone: Backbone,
     pub(super) lm_head: Option<Linear>,
     pub(super) config: MambaLmConfig,
-    pub(super) precision: Precision,
 }
 
 module!(MambaLm {
     embeddings => "backbone.embeddings",
-    layers => "backbone.layers",
-    norm_f => "backbone.norm_f",
+    backbone => "backbone",
     lm_head => "lm_head",
 });
 
@@ -78,14 +40,24 @@ impl MambaLm {
         &self.config
     }
 
+    /// The table of the tokens.
+    pub fn embeddings(&self) -> &Embedding {
+        &self.embeddings
+    }
+
+    /// What is between the embedding and the head, to be given vectors that no table holds.
+    pub fn backbone(&self) -> &Backbone {
+        &self.backbone
+    }
+
     /// Where the parameters are.
     pub fn device(&self) -> Device {
-        self.norm_f.weight.device()
+        self.backbone.device()
     }
 
     /// In which types the model computes.
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.backbone.precision()
     }
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's
@@ -93,33 +65,18 @@ impl MambaLm {
     pub fn flops_per_token(&self) -> Result<f64> {
         let table = self.embeddings.count(|param| param.matrix)?;
         let head = table + self.lm_head.count(|param| param.matrix)?;
-        let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
-        self.layers.iter().try_fold(2.0 * head as f64, sum)
+        Ok(2.0 * head as f64 + self.backbone.flops_per_token()?)
     }
 
     /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could
     /// never have.
     pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
-        let (inputs, logits) = (self.config.d_model as f64, self.config.vocab_size as f64);
-        let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
-        logits + self.layers.iter().map(kept).sum::<f64>()
-    }
-
-    /// Moves the model to `device`, to compute there in this precision.
-    ///
-    /// # Errors
-    /// [`Error::Precision`] for one that the device does not have; [`Error::NoValue`] of a plan; memory.
-    pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
-        self.visit_mut("", &mut |_, param| param.to(device, precision))?;
-        self.precision = precision;
-        Ok(())
+        self.config.vocab_size as f64 + self.backbone.kept_per_token(recompute)
     }
 
     /// The state before the first token of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
-        let state = |layer: &Layer| layer.mixer.initial_state(batch, self.device());
-        let layers = self.layers.iter().map(state).collect::<Result<_>>()?;
-        Ok(LmState { layers })
+        self.backbone.initial_state(batch)
     }
 
     /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is
@@ -133,26 +90,8 @@ impl MambaLm {
         sequence: &Sequence<'_>,
         state: Option<&mut LmState>,
     ) -> Result<Var> {
-        let mut states = state.map(|state| &mut state.layers[..]);
-        if let Some(states) = &states
-            && states.len() != self.layers.len()
-        {
-            return Err(Error::State {
-                what: "layers",
-                expected: self.layers.len(),
-                found: states.len(),
-            });
-        }
-        let mut residual: Option<Var> = None;
-        let mut x = self.embeddings.forward(ids)?;
-        let activations = self.precision.activations();
-        for (i, layer) in self.layers.iter().enumerate() {
-            let state = states.as_mut().map(|states| &mut states[i]);
-            let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
-            (x, residual) = (y, Some(h));
-        }
-        let last = self.norm_f.forward(&x, residual.as_ref(), activations)?;
-        Ok(last.y)
+        let x = self.embeddings.forward(ids)?;
+        self.backbone.forward(x, sequence, state)
     }
 
     /// Logits of the next token: (…, d_model) → (…, vocab_size).
@@ -176,22 +115,78 @@ impl MambaLm {
         self.logits(&self.hidden(ids, sequence, state)?)
     }
 
-    /// Reads a prompt, or a chunk of one, and gives the logits of the token after it only.
+    /// Reads a prompt, or a chunk of one, and gives the logits of the token after it only. What is long is read in
+    /// passes, so that the memory does not depend on the length.
     ///
     /// # Shapes
     /// ids (batch, length) of u32 → (batch, vocab_size)
+    ///
+    /// # Errors
+    /// Tokens that the model does not know, [`Error::State`], memory.
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
+        let device = self.device();
         // A GPU does not look at ids; the processor's embedding does.
-        if self.device() != Device::Cpu && ids.device() == Device::Cpu {
+        if device != Device::Cpu && ids.device() == Device::Cpu {
             check_ids(ids.as_slice()?, self.config.vocab_size)?;
         }
         let [batch, length] = Error::check_axes("read", "ids", "(batch, length)", ids.shape())?;
-        let ids: Var = ids.to(self.device())?.into();
-        let hidden = self.hidden(&ids, &Sequence::default(), Some(state))?;
+        // Of one length, as a product of a few rows may be summed in another order.
+        let passes = length.div_ceil(longest_pass(device, batch));
+        if passes <= 1 {
+            return self.read_pass(&ids.to(device)?, state);
+        }
+        let ids = ids.to(Device::Cpu)?;
+        let ids = ids.as_slice()?;
+        check_ids(ids, self.config.vocab_size)?; // before the state has gone on
+        let mut read = |pass: usize| {
+            let [from, to] = [pass, pass + 1].map(|pass| length * pass / passes);
+            let rows = ids.chunks(length).flat_map(|row| &row[from..to]);
+            let rows: Vec<u32> = rows.copied().collect();
+            self.read_pass(
+                &Tensor::from_slice([batch, to - from], &rows, device)?,
+                state,
+            )
+        };
+        for pass in 0..passes - 1 {
+            read(pass)?;
+        }
+        read(passes - 1)
+    }
+
+    fn read_pass(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
+        let [batch, length] = [ids.shape()[0], ids.shape()[1]];
+        let hidden = self.hidden(&ids.clone().into(), &Sequence::default(), Some(state))?;
         let width = self.config.d_model;
         let rows = hidden.reshape([batch, length * width])?;
         let last = rows.columns((length.max(1) - 1) * width..length * width)?;
         Ok(self.logits(&last)?.into_tensor()?)
+    }
+
+    /// What each selective layer does with the tokens of one sequence, read from its beginning in passes as
+    /// [`MambaLm::read`] does.
+    ///
+    /// # Errors
+    /// A model that is not on the processor, where traces are taken; tokens that it does not know, memory.
+    pub fn trace(&self, ids: &[u32]) -> Result<Vec<SelectionTrace>> {
+        let mut state = self.initial_state(1)?;
+        let mut whole: Vec<SelectionTrace> = Vec::new();
+        for ids in ids.chunks(longest_pass(Device::Cpu, 1)) {
+            let traces = RefCell::default();
+            let sequence = Sequence {
+                trace: Some(&traces),
+                ..Sequence::default()
+            };
+            let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
+            self.hidden(&ids.into(), &sequence, Some(&mut state))?;
+            let traces = traces.into_inner();
+            for (whole, next) in whole.iter_mut().zip(&traces) {
+                whole.delta.extend(&next.delta);
+            }
+            if whole.is_empty() {
+                whole = traces;
+            }
+        }
+        Ok(whole)
     }
 
     /// Reads one token of each sequence and gives the logits of the next.

@@ -1,7 +1,9 @@
 //! Whole models.
 
+mod backbone;
 mod config;
 mod lm;
 
-pub use config::MambaLmConfig;
-pub use lm::{LmState, MambaLm};
+pub use backbone::{Backbone, LmState};
+pub use config::{BackboneConfig, MambaLmConfig};
+pub use lm::MambaLm;

@@ -5,7 +5,8 @@ use std::f32::consts::{LN_2, PI};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 
-use crate::{Error, Param, Result, Start};
+use crate::setting::D_STATE;
+use crate::{Param, Result, Start};
 
 /// How A starts, the same for every channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +27,14 @@ pub enum AInit {
 /// they are trained.
 ///
 /// # Errors
-/// [`Error::Config`] for a state size that the kernels do not take.
+/// [`crate::Error::Config`] for a state size that the kernels do not take.
 pub(super) fn plan_a(
     shape: [usize; 2],
     init: AInit,
     role: impl Fn(Param) -> Param,
 ) -> Result<(Param, Option<Param>)> {
     let [_, d_state] = shape;
-    Error::check("d_state", d_state, 1..=256)?;
+    D_STATE.check(d_state as f64)?;
     let log = match init {
         AInit::Real => Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect()),
         AInit::Half | AInit::Complex => Start::Constant(-LN_2),

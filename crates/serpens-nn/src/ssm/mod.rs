@@ -37,7 +37,7 @@ pub trait Ssm: Module + Debug {
         state: Option<&mut Var>,
     ) -> Result<Var>;
 
-    /// Another handle to the same parameters.
+    /// A clone, with parameters of its own.
     fn boxed(&self) -> Box<dyn Ssm>;
 }
 
@@ -55,7 +55,7 @@ pub trait SsmSettings {
     /// The model without values, over `d_inner` channels of a model of width `d_model`.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] for a state size that the kernels do not take.
+    /// [`crate::Error::Config`] for a state size that the kernels do not take, and step sizes that are none.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>>;
 }
 

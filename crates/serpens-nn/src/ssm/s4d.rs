@@ -9,6 +9,7 @@ use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
 use crate::layers::Sequence;
+use crate::setting::MAX_LR;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// Configures an [`S4d`].
@@ -45,6 +46,8 @@ impl SsmSettings for S4dConfig {
     }
 
     fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
+        self.dt.check()?;
+        MAX_LR.check(self.max_lr.into())?;
         let shape = [channels, self.d_state];
         let init = match self.complex {
             true => AInit::Complex,

@@ -80,6 +80,7 @@ impl SsmSettings for SelectiveSsmConfig {
 
     /// W_Δ starts uniform in ±R^-1/2, its bias so that softplus gives the wanted step sizes.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
+        self.dt.check()?;
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
         let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;

@@ -24,7 +24,7 @@ pub(super) fn run(as_json: bool) -> Result<()> {
             "cores": cores,
             "threads": rayon::current_num_threads(),
             "simd": { "used": Isa::current().name(), "lanes": Isa::current().lanes(), "available": sets },
-            "memory_bytes": machine::memory(),
+            "memory_bytes": Device::Cpu.capacity(),
             "memory_read_gb_per_s": bandwidth,
             "gpu": gpu.to_json(),
         })

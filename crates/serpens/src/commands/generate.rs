@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serpens_nn::Module;
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;

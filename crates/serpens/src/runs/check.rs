@@ -11,7 +11,7 @@ use crate::tasks::{Task, TaskConfig};
 use crate::{Error, Result, machine};
 
 /// Bytes of a trained value: itself, its gradient and two moments, in f32.
-const TRAINED_BYTES: f64 = 16.0;
+const TRAINED_BYTES: u64 = 16;
 
 /// The recipe's task, opened, where the recipe can be trained.
 pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>> {
@@ -26,6 +26,9 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
         return Err(Error::refused("model.vocab_size", wrong));
     }
     let tokens: f64 = settings.largest_batch().iter().map(|&n| n as f64).product();
+    if let Some(twin) = &recipe.twin {
+        twin.plan(1, 1).map_err(|error| error.within("twin"))?;
+    }
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
         check_model(model, tokens, compute)?;
     }
@@ -69,30 +72,16 @@ fn named(task: &TaskConfig, error: Error) -> Error {
     }
 }
 
-/// Refuses models and batches that cannot be held in memory, and models that would not begin with numbers.
+/// Refuses models and batches that cannot be held in memory.
 fn check_model(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
-    let (device, memory) = (compute.device, machine::memory_owner(compute.device));
-    let plan = model.plan()?;
-    let trained = TRAINED_BYTES * plan.count(|param| param.trained)? as f64;
-    if !machine::fits(trained, device) {
-        return Err(Error::refused("model", Refusal::Model(memory)));
-    }
+    let (device, plan) = (compute.device, model.plan()?);
+    plan.check_memory(TRAINED_BYTES, device)?;
     let kept = tokens * plan.kept_per_token(compute.recompute);
     if !machine::fits(kept * compute.precision.activations().size() as f64, device) {
-        return Err(Error::refused("task.batch", Refusal::Batch(memory)));
+        return Err(Error::refused(
+            "task.batch",
+            Refusal::Batch(machine::memory_owner(device)),
+        ));
     }
-    if !(model.norm_eps.is_finite() && model.norm_eps >= 0.0) {
-        return Err(Error::refused("model.norm_eps", Refusal::Negative));
-    }
-    let mut damaged = None;
-    plan.visit("", &mut |name, param| {
-        if !param.start.is_finite() {
-            damaged.get_or_insert_with(|| name.to_owned());
-        }
-        Ok(())
-    })?;
-    match damaged {
-        Some(name) => Err(Error::refused("model.block", Refusal::Start(name))),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use serpens_core::Device;
 use serpens_core::files::make_folders;
 use serpens_data::Prefetch;
 use serpens_nn::checkpoint::{self, Verify};
-use serpens_nn::{MambaLm, MambaLmConfig};
+use serpens_nn::{MambaLm, MambaLmConfig, Module};
 use serpens_train::{
     CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
     Observer, Saved, Trainer, newest_checkpoint,

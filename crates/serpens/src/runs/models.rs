@@ -8,8 +8,8 @@ use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::{MambaLm, Module};
 
 use super::RUNS;
-use crate::refusal::{NoModel, WrongModel};
-use crate::{Error, Result, machine};
+use crate::refusal::NoModel;
+use crate::{Error, Result};
 
 /// Options of the commands that read a model.
 #[derive(Debug, Args)]
@@ -75,11 +75,6 @@ fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
 
 /// Refuses a model that the memory cannot hold, before anything is allocated for it.
 pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
-    let plan = checkpoint::plan(dir).map_err(|error| wrong_config(dir, error))?;
-    let bytes = 4.0 * plan.count(|param| param.trained)? as f64;
-    if machine::fits(bytes, Device::Cpu) {
-        return Ok(());
-    }
-    let config = dir.join(checkpoint::CONFIG_FILE);
-    Err(Error::wrong_model(config, WrongModel::Memory(bytes)))
+    let plan = checkpoint::plan(dir).and_then(|plan| plan.check_memory(4, Device::Cpu));
+    plan.map_err(|error| wrong_config(dir, error))
 }

@@ -1,11 +1,8 @@
 //! From a model and a sequence to its selection map.
 
-use std::cell::RefCell;
-
-use serpens_core::{Device, Tensor};
-use serpens_nn::layers::Sequence;
+use serpens_core::Device;
 use serpens_nn::ssm::SelectionTrace;
-use serpens_nn::{MambaLm, Precision, Recompute};
+use serpens_nn::{MambaLm, Module, Precision, Recompute};
 use serpens_report::{LayerSelection, SelectionMap};
 
 use crate::refusal::Refusal;
@@ -57,17 +54,10 @@ pub(crate) fn selection_map(
     if !machine::fits(4.0 * kept, Device::Cpu) {
         return Err(Error::refused("the prompt", Refusal::LongPrompt));
     }
-    let traces = RefCell::new(Vec::new());
-    let sequence = Sequence {
-        trace: Some(&traces),
-        ..Sequence::default()
-    };
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let ids = Tensor::from_slice([1, sample.ids.len()], &sample.ids, Device::Cpu)?;
-    model.hidden(&ids.into(), &sequence, None)?;
-    let traces = traces.into_inner();
+    let traces = model.trace(&sample.ids)?;
     if traces.is_empty() {
         return Ok(None);
     }

@@ -23,7 +23,7 @@ fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
     let [batch, length, width] = shape;
     let [beside_forward, beside_both] = case.published;
     let mut mixer = MambaConfig::default().plan(width, 1.0)?.init(device, 0)?;
-    mixer.visit_mut("", &mut |_, param| param.to(device, precision))?;
+    mixer.to(device, precision)?;
     let flops = (batch * length) as f64 * mixer.flops_per_token()?;
     let x = values(shape, 0, precision.activations(), device)?;
     let dy = values(shape, 1, precision.activations(), device)?;

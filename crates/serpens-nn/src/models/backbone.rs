@@ -1,0 +1,131 @@
+//! What stands between an embedding and a head: layers of a normalisation and a mixer, and a last normalisation.
+
+use serpens_core::{DType, Device, Var};
+
+use crate::layers::{RmsNorm, Sequence};
+use crate::mixers::{Mixer, MixerState};
+use crate::{Error, Module, Precision, Recompute, Result, module};
+
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub(super) norm: RmsNorm,
+    pub(super) mixer: Box<dyn Mixer>,
+}
+
+module!(Layer { norm => "norm", mixer => "mixer" });
+
+impl Layer {
+    /// x and the residual before it (absent in the first layer) to the mixer's output and the new residual.
+    fn forward(
+        &self,
+        x: &Var,
+        residual: Option<&Var>,
+        activations: DType,
+        sequence: &Sequence<'_>,
+        state: Option<&mut MixerState>,
+    ) -> Result<[Var; 2]> {
+        if sequence.recompute == Recompute::Layer && state.is_none() && sequence.trace.is_none() {
+            let layer = self.handle()?;
+            let inputs: Vec<&Var> = [Some(x), residual].into_iter().flatten().collect();
+            return sequence.read_twice("layer", &inputs, move |inputs, sequence| {
+                layer.forward(&inputs[0], inputs.get(1), activations, sequence, None)
+            });
+        }
+        let sum = self.norm.forward(x, residual, activations)?;
+        let y = self.mixer.forward(&sum.y, sequence, state)?;
+        Ok([y, sum.h])
+    }
+}
+
+/// What a model remembers of the tokens it has read; its size does not depend on how many they were.
+#[derive(Clone)]
+pub struct LmState {
+    layers: Vec<MixerState>,
+}
+
+impl LmState {
+    /// The same state without the record of how it came about: gradients stop here.
+    pub fn detach(&self) -> LmState {
+        let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
+        let layers = self.layers.iter().map(detach).collect();
+        LmState { layers }
+    }
+}
+
+/// (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm, over vectors from wherever they come: a table
+/// of tokens, a projection of measurements, patches of an image. Whoever has a head of their own puts it on what
+/// [`Backbone::forward`] gives.
+#[derive(Clone, Debug)]
+pub struct Backbone {
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm_f: RmsNorm,
+}
+
+module!(Backbone { layers => "layers", norm_f => "norm_f" });
+
+impl Backbone {
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.norm_f.weight.device()
+    }
+
+    /// In which types it computes.
+    pub fn precision(&self) -> Precision {
+        self.norm_f.weight.precision()
+    }
+
+    /// The state before the first vector of each of `batch` sequences.
+    pub fn initial_state(&self, batch: usize) -> Result<LmState> {
+        let state = |layer: &Layer| layer.mixer.initial_state(batch, self.device());
+        let layers = self.layers.iter().map(state).collect::<Result<_>>()?;
+        Ok(LmState { layers })
+    }
+
+    /// The normalised output of the last layer. With `state`, the sequence continues the one that left it, and it is
+    /// replaced. `x` is given up, so that its memory serves again once the first layer has read it.
+    ///
+    /// # Shapes
+    /// x (batch, length, d_model) of f32 → the same, in the type of the activations
+    ///
+    /// # Errors
+    /// Vectors of another width; [`Error::State`] for a state of another model; memory.
+    pub fn forward(
+        &self,
+        mut x: Var,
+        sequence: &Sequence<'_>,
+        state: Option<&mut LmState>,
+    ) -> Result<Var> {
+        let mut states = state.map(|state| &mut state.layers[..]);
+        if let Some(states) = &states
+            && states.len() != self.layers.len()
+        {
+            return Err(Error::State {
+                what: "layers",
+                expected: self.layers.len(),
+                found: states.len(),
+            });
+        }
+        let mut residual: Option<Var> = None;
+        let activations = self.precision().activations();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let state = states.as_mut().map(|states| &mut states[i]);
+            let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
+            (x, residual) = (y, Some(h));
+        }
+        let last = self.norm_f.forward(&x, residual.as_ref(), activations)?;
+        Ok(last.y)
+    }
+
+    /// Values that a training step keeps of each token for the gradients, or fewer.
+    pub(super) fn kept_per_token(&self, recompute: Recompute) -> f64 {
+        let inputs = self.norm_f.weight.count() as f64;
+        let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
+        self.layers.iter().map(kept).sum()
+    }
+
+    /// Operations of a forward pass in matrix products, for each token.
+    pub(super) fn flops_per_token(&self) -> Result<f64> {
+        let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
+        self.layers.iter().try_fold(0.0, sum)
+    }
+}
