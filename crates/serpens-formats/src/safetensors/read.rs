@@ -17,8 +17,7 @@ use crate::{Error, Result, TensorFile, Verify, json};
 /// where a tensor has more axes than any here.
 pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
     let file = files::open(path, Accept::Files).map_err(Error::io("read", path))?;
-    let bytes = file.metadata().map_err(Error::io("read", path))?.len();
-    let (header, data) = Header::read(&file, bytes).map_err(Error::safetensors(path))?;
+    let (header, data) = Header::read(&file).map_err(Error::safetensors(path))?;
     let mut digests = header.digests().filter(|_| verify == Verify::Digests);
     let mut opened = TensorFile::new(path, file);
     for (name, info) in &header.tensors {

@@ -224,7 +224,7 @@ fn two_tensors_of_one_name_are_refused() {
     let error = open(&path, Verify::Digests).err().unwrap();
     assert!(matches!(error, Error::Safetensors { .. }));
     let text = error.to_string();
-    assert!(text.contains("two entries are called \"a\""), "{text}");
+    assert!(text.contains("two tensors are called \"a\""), "{text}");
 }
 
 #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! Writing: the header, tensor by tensor, and then the header again, with their digests.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 
@@ -42,18 +43,18 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
         order.then(name.cmp(other_name))
     });
     let mut header = Header::new(infos(&sorted)).map_err(Error::safetensors(path))?;
-    let mut digests = vec!["0".repeat(16); sorted.len()]; // as long as those that replace them
-    header.set_digests(&digests);
+    let mut digests = BTreeMap::new();
     let written = write_atomically(path, Durability::OnDisk, |file| {
         file.write_all(&header.to_bytes())?;
-        for ((name, tensor), digest) in sorted.iter().zip(&mut digests) {
+        for (name, tensor) in sorted {
             let here = tensor.to(Device::Cpu).map_err(Failed::Core)?;
             let bytes = here.as_bytes().map_err(Failed::Core)?;
             file.write_all(bytes)?;
             let chunks = digest::of_chunks(bytes);
-            *digest = digest::of_tensor(name, stored(tensor.dtype()), tensor.dims(), &chunks);
+            let digest = digest::of_tensor(name, stored(tensor.dtype()), tensor.dims(), &chunks);
+            digests.insert(name, digest);
         }
-        header.set_digests(&digests);
+        header.set_digests(&digests.into_values().collect::<Vec<_>>());
         file.rewind()?;
         Ok(file.write_all(&header.to_bytes())?)
     });
@@ -64,7 +65,7 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
 }
 
 /// What the header says of these tensors in this order.
-fn infos(tensors: &[(&str, &Tensor)]) -> Vec<(String, TensorInfo)> {
+fn infos(tensors: &[(&str, &Tensor)]) -> BTreeMap<String, TensorInfo> {
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let from = end;
