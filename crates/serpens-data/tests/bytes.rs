@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -119,34 +120,70 @@ fn names_that_are_not_utf_8_are_matched_and_read() {
     assert_eq!(content(&open(folder.path())), b"AB");
 }
 
+/// More than is held in memory, most of it a hole that takes no place on disk.
+const LARGE: u64 = (256 << 20) + 1000;
+
+#[test]
+fn what_is_not_held_in_memory_is_read_from_its_files_without_a_seam() {
+    let folder = folder(&[("1", b"one"), ("2", b""), ("3", b"three"), ("4", b"four")]);
+    let path = folder.path().join("2");
+    let large = fs::OpenOptions::new().write(true).open(&path);
+    let mut large = large.expect("a file");
+    large.set_len(LARGE - 3).expect("grown");
+    large.seek(SeekFrom::End(0)).expect("there");
+    large.write_all(b"two").expect("written");
+    let corpus = open(folder.path());
+    assert_eq!(corpus.bytes() as u64, 3 + LARGE + 9);
+    let last = |count: usize| -> Vec<u8> {
+        let fraction = (count as f64 + 0.5) / corpus.bytes() as f64;
+        let corpus = corpus.clone().with_validation_fraction(fraction);
+        let slices = corpus.expect("a share").slices(Split::Validation, 1, 5);
+        let slices = slices.expect("long enough").map(|s| s.expect("readable"));
+        slices.flat_map(|s| s.targets).map(|id| id as u8).collect()
+    };
+    assert_eq!(last(13), b"\0twothreefour");
+    assert_eq!(last(4), b"four");
+    let first = corpus
+        .slices(Split::Train, 1, 5)
+        .expect("long enough")
+        .next();
+    assert_eq!(first.unwrap().unwrap().inputs, b"one\0\0".map(u32::from));
+}
+
 #[test]
 fn a_file_that_is_cut_short_or_replaced_is_named_and_one_that_grows_is_read_on() {
-    let large = vec![b'x'; 100_000];
-    let folder = folder(&[("log", &large)]);
+    let folder = folder(&[("log", b"")]);
     let path = folder.path().join("log");
+    let file = fs::OpenOptions::new().write(true).open(&path);
+    let file = file.expect("a file");
+    file.set_len(LARGE).expect("grown");
     let corpus = open(&path);
     let read = |index| {
         let mut slices = corpus.slices(Split::Train, 1, 1000).expect("long enough");
         slices.nth(index).expect("there are more").map(drop)
     };
-    let file = fs::OpenOptions::new().append(true).open(&path);
-    let mut file = file.expect("a file");
-    std::io::Write::write_all(&mut file, b"more").expect("written");
-    read(80).expect("what was there is there");
-    file.set_len(50_000).expect("cut");
-    for index in [0, 80] {
-        let error = read(index).expect_err("it is shorter");
-        assert!(matches!(&error, Error::Changed { path: named } if *named == path));
-        assert!(error.to_string().contains("cut short or replaced"));
-    }
-    let other = folder.path().join("other");
-    fs::write(&other, vec![b'y'; 200_000]).expect("a file");
-    fs::rename(&other, &path).expect("replaced");
+    file.set_len(LARGE + 1).expect("grown");
+    read(8).expect("what was there is there");
+    file.set_len(LARGE - 1).expect("cut");
+    let error = read(0).expect_err("it is shorter");
+    assert!(matches!(&error, Error::Changed { path: named } if *named == path));
+    assert!(error.to_string().contains("cut short or replaced"));
+    let other = fs::File::create(folder.path().join("other")).expect("a file");
+    other.set_len(LARGE).expect("grown");
+    fs::rename(folder.path().join("other"), &path).expect("replaced");
     // Where the system does not know when a file was made, another one cannot be told from it.
     let told = fs::metadata(&path).is_ok_and(|metadata| metadata.created().is_ok());
     assert_eq!(matches!(read(0), Err(Error::Changed { .. })), told);
     fs::remove_file(&path).expect("removed");
     assert!(matches!(read(0), Err(Error::Unreadable { .. })));
+}
+
+#[test]
+fn texts_that_are_held_in_memory_may_change_on_disk() {
+    let folder = folder(&[("text", b"as it was")]);
+    let corpus = open(folder.path());
+    fs::remove_file(folder.path().join("text")).expect("removed");
+    assert_eq!(content(&corpus), b"as it was");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::files::{self, Found};
 use crate::error::{Error, Result};
 use crate::source::Batch;
 
-/// Files below this size are read at once and joined, for opening one costs as much as reading so many bytes.
-const MOST_JOINED: u64 = 64 * 1024;
+/// The most bytes that are held in memory: of small texts all.
+const MOST_HELD: usize = 256 << 20;
 
 /// The share of the corpus that is kept for validation unless set otherwise.
 const VALIDATION_FRACTION: f64 = 0.1;
@@ -34,49 +34,19 @@ impl fmt::Display for Split {
 /// The bytes of a file, of a folder or of the matches of a glob, one after the other in the order of their paths,
 /// with nothing in between.
 ///
-/// Of large files only what is asked for is read, so a corpus may be larger than the memory, and cloning is cheap. They
-/// must stay what they are while in use: one that was cut short or replaced is [`Error::Changed`] where it is read;
-/// one that has grown is read as far as it went before.
+/// The first 256 MiB, in whole files, are held in memory. Of later files only what is asked for is read, so a corpus may
+/// be larger than the memory, and cloning is cheap. They must stay what they are while in use: one that was cut short
+/// or replaced is [`Error::Changed`] where it is read; one that has grown is read as far as it went before.
 ///
 /// The last tenth of the whole is the validation part, the rest is the training part;
 /// [`with_validation_fraction`](ByteCorpus::with_validation_fraction) moves the border.
 #[derive(Debug, Clone)]
 pub struct ByteCorpus {
-    extents: Arc<[Extent]>,
+    held: Arc<Vec<u8>>,
+    /// The files after those that are held, with where each begins in the whole.
+    files: Arc<[(usize, Found)]>,
     bytes: usize,
     validation_start: usize,
-}
-
-/// Bytes that lie in one place.
-#[derive(Debug)]
-struct Extent {
-    start: usize,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    File(Found),
-    Joined(Vec<u8>),
-}
-
-impl Content {
-    fn len(&self) -> usize {
-        match self {
-            Content::File(file) => file.bytes as usize,
-            Content::Joined(bytes) => bytes.len(),
-        }
-    }
-
-    fn read(&self, start: usize, into: &mut [u8]) -> Result<()> {
-        match self {
-            Content::File(file) => file.read(start as u64, into),
-            Content::Joined(bytes) => {
-                into.copy_from_slice(&bytes[start..start + into.len()]);
-                Ok(())
-            }
-        }
-    }
 }
 
 impl ByteCorpus {
@@ -92,26 +62,20 @@ impl ByteCorpus {
     /// [`EmptyFile`](Error::EmptyFile), [`EmptyFolder`](Error::EmptyFolder), [`NoMatch`](Error::NoMatch) and
     /// [`MalformedGlob`](Error::MalformedGlob).
     pub fn open(pattern: &str) -> Result<ByteCorpus> {
-        let mut extents: Vec<Extent> = Vec::new();
-        let mut bytes = 0;
+        let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
         for found in files::find(pattern)? {
             let start = bytes;
             bytes += found.bytes as usize;
-            let content = match found.bytes {
-                MOST_JOINED.. => Content::File(found),
-                _ => {
-                    let mut read = vec![0; found.bytes as usize];
-                    found.read(0, &mut read)?;
-                    Content::Joined(read)
-                }
-            };
-            match (content, extents.last_mut().map(|last| &mut last.content)) {
-                (Content::Joined(more), Some(Content::Joined(joined))) => joined.extend(more),
-                (content, _) => extents.push(Extent { start, content }),
+            if bytes <= MOST_HELD {
+                held.resize(bytes, 0);
+                found.read(0, &mut held[start..])?;
+            } else {
+                files.push((start, found));
             }
         }
         ByteCorpus {
-            extents: extents.into(),
+            held: held.into(),
+            files: files.into(),
             bytes,
             validation_start: 0,
         }
@@ -163,18 +127,23 @@ impl ByteCorpus {
     }
 
     /// Fills `into` with the bytes from `start` on, which the caller knows to be inside the corpus.
-    fn read(&self, start: usize, mut into: &mut [u8]) -> Result<()> {
-        let first = self.extents.partition_point(|extent| extent.start <= start) - 1;
-        let mut skip = start - self.extents[first].start;
-        for extent in &self.extents[first..] {
-            let available = extent.content.len() - skip;
-            let (now, later) = into.split_at_mut(available.min(into.len()));
-            extent.content.read(skip, now)?;
-            if later.is_empty() {
+    fn read(&self, mut start: usize, mut into: &mut [u8]) -> Result<()> {
+        if let Some(held) = self.held.get(start..) {
+            let (now, later) = into.split_at_mut(held.len().min(into.len()));
+            now.copy_from_slice(&held[..now.len()]);
+            start += now.len();
+            into = later;
+        }
+        let next = self.files.partition_point(|(from, _)| *from <= start);
+        for (from, file) in &self.files[next.saturating_sub(1)..] {
+            if into.is_empty() {
                 break;
             }
+            let skip = start - from;
+            let (now, later) = into.split_at_mut((file.bytes as usize - skip).min(into.len()));
+            file.read(skip as u64, now)?;
+            start += now.len();
             into = later;
-            skip = 0;
         }
         Ok(())
     }
