@@ -1,0 +1,109 @@
+//! Mutations of what strangers may give: any error will do, a panic will not. `fuzz/` looks further, for longer.
+
+mod targets;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serpens::nn::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
+use serpens::recipe::BUILT_IN;
+
+/// What is put where something else was.
+const WORDS: &[&[u8]] = &[
+    b"-1",
+    b"0",
+    b"1e999",
+    b"18446744073709551615",
+    b"9223372036854775807",
+    b"nan",
+    b"null",
+    b"[]",
+    b"{}",
+    b"\"\"",
+    b"\n",
+    b"\\u0000",
+    b"../..",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xae",
+];
+
+/// Some changes at some places.
+fn mutate(seed: &[u8], rng: &mut impl Rng) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..rng.random_range(1..4) {
+        let from = rng.random_range(0..=bytes.len());
+        let to = (from + rng.random_range(0..12)).min(bytes.len());
+        match rng.random_range(0..5) {
+            0 if from < bytes.len() => bytes[from] ^= 1 << rng.random_range(0..8),
+            1 => drop(bytes.drain(from..to)),
+            2 => bytes.extend_from_within(from..to),
+            3 => bytes.truncate(from.max(to)),
+            _ => {
+                let word = WORDS.choose(rng).expect("there are some");
+                drop(bytes.splice(from..to, word.iter().copied()));
+            }
+        }
+    }
+    bytes
+}
+
+/// Runs a target on each seed and on so many mutants of them, the same ones every time.
+fn attack(target: fn(&[u8]), seeds: &[Vec<u8>], rounds: usize) {
+    let rounds =
+        std::env::var("SERPENS_MUTATIONS").map_or(rounds, |n| n.parse().expect("a number"));
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    seeds.iter().for_each(|seed| target(seed));
+    for round in 0..rounds {
+        let mutant = mutate(&seeds[round % seeds.len()], &mut rng);
+        if catch_unwind(AssertUnwindSafe(|| target(&mutant))).is_err() {
+            panic!("round {round}: {:?}", String::from_utf8_lossy(&mutant));
+        }
+    }
+}
+
+#[test]
+fn recipes() {
+    let seeds: Vec<Vec<u8>> = BUILT_IN
+        .iter()
+        .map(|(_, text)| text.as_bytes().to_vec())
+        .collect();
+    attack(targets::recipe, &seeds, 400);
+}
+
+#[test]
+fn configurations() {
+    let config = fs::read(targets::model_file(CONFIG_FILE)).unwrap();
+    let own =
+        r#"{"model_type": "serpens", "serpens": {"d_model": 8, "n_layer": 1, "vocab_size": 11}}"#;
+    attack(targets::config, &[config, own.into()], 400);
+}
+
+#[test]
+fn weights_and_indices() {
+    let weights = fs::read(targets::model_file(WEIGHTS_FILE)).unwrap();
+    let index = br#"{"weight_map": {"a": "model.safetensors", "b": "mutant.safetensors"}}"#;
+    attack(targets::safetensors, &[weights, index.to_vec()], 400);
+}
+
+#[test]
+fn reports() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let numbers: Vec<u8> = (0..40)
+        .flat_map(|_| rng.random_range(-9.0..9.0_f64).to_le_bytes())
+        .collect();
+    let rest: Vec<u8> = (0..300).map(|_| rng.random()).collect();
+    attack(
+        targets::report,
+        &[
+            numbers,
+            rest,
+            b"a\nlonger text\n<b>&\n".to_vec(),
+            Vec::new(),
+        ],
+        200,
+    );
+}
