@@ -13,7 +13,10 @@ use crate::runs::RunFolder;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
-    let run = RunFolder::find(&args.run, Path::new("runs"))?;
+    let run = RunFolder::find(&args.run, Path::new("runs")).map_err(|error| match error {
+        Error::Refused { source, .. } => Error::refused("RUN", source),
+        error => error,
+    })?;
     let figures = run.report()?.to_files(Form::Paper(args.width)).into_iter();
     let files = figures.map(|(name, svg)| Ok((name, converted(svg, args.format)?)));
     let files: Vec<_> = files.collect::<Result<_>>()?;

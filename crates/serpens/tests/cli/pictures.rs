@@ -39,6 +39,8 @@ fn a_report_that_is_not_there_or_broken_is_told() {
     fs::remove_file(&report).unwrap();
     let ran = place.run(&["report", "a"]);
     ran.is_refused(2, &["runs/a/report.json is not there", "--resume"]);
+    let ran = place.run(&["report", "b"]);
+    ran.is_refused(2, &["error: RUN: neither b nor runs/b is a run"]);
     let ran = place.run(&["report", "a", "--width", "0"]);
     assert!(ran.code == Some(2) && ran.stderr.contains("from 1.5 to 20"));
     if !cfg!(feature = "paper") {
