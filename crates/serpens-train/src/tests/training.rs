@@ -132,15 +132,19 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     let mut trainer = trainer(settings(5));
     run(&mut trainer, None).unwrap();
     trainer.state.config.steps = 10;
-    // The loss is finite still, the square of the gradient is not.
+    // The loss is finite still; the gradient of projections out, a large one times a large operand, is not.
     let enlarged = trainer
         .engine
         .learner
         .model
         .visit_mut("", &mut |name, param| {
-            if name.ends_with("norm_f.weight") {
-                let weight = param.tensors_mut()?.0.make_mut::<f32>()?;
-                weight.iter_mut().for_each(|x| *x = 1e25);
+            let enlarged = [
+                ("norm_f.weight", 1e30),
+                (".norm.weight", 1e5),
+                ("out_proj.weight", 0.0),
+            ];
+            if let Some((_, value)) = enlarged.iter().find(|(end, _)| name.ends_with(end)) {
+                param.tensors_mut()?.0.make_mut::<f32>()?.fill(*value);
             }
             Ok(())
         });
