@@ -62,7 +62,6 @@ impl<O: Objective> Engine<O> {
         lr: f32,
     ) -> Result<Measured> {
         let count = batches.len();
-        self.gradients.clear();
         let (mut told, mut tokens, mut finite) = (Vec::with_capacity(count), 0, true);
         for batch in batches {
             let batch = batch?;
@@ -75,6 +74,9 @@ impl<O: Objective> Engine<O> {
                     tokens,
                     norm,
                 });
+            }
+            if told.is_empty() {
+                self.gradients.clear(); // a replay needs them: they tell its parameters
             }
             let loss = self.run(&batch, count)?;
             // A GPU would have to be waited for; where the norm is not finite it changes nothing.

@@ -80,28 +80,39 @@ __device__ __forceinline__ float largest(uint4 packed) {
     }
 }
 
+// From here on two bfloat16 values that are not the same lie so far apart that e^-distance is 0, as 2^-distance is.
+constexpr float FAR = 16777216.0f;
+
 // e^(x - max) of a row whose maximum is `max`: one operation and a power of two for bfloat16, the exact difference for
 // f32.
 struct Exponential {
-    // For bfloat16 -max · log2 e, rounded: no compiler may fuse this product with a sum. Every value meets the same
+    // For bfloat16 log2 e, or where a product with it leaves no room for differences, 1.
+    float scale;
+    // For bfloat16 -max · scale, rounded: no compiler may fuse this product with a sum. Every value meets the same
     // rounding, which cancels as long as sums, losses and probabilities are all made of this.
     float shift;
 
     __device__ __forceinline__ explicit Exponential(float max)
-        : shift(sizeof(IO) == 2 ? __fmul_rn(-max, LOG2_E) : max) {}
+        : scale(fabsf(max) < FAR ? LOG2_E : 1.0f), shift(sizeof(IO) == 2 ? __fmul_rn(-max, scale) : max) {}
     __device__ __forceinline__ float operator()(float x) const {
         if constexpr (sizeof(IO) == 2)
-            return exp2_fast(fmaf(x, LOG2_E, shift));
+            return exp2_fast(fmaf(x, scale, shift));
         else
             return expf(x - shift);
     }
-    // What a sum made with another maximum is to be multiplied by.
+    // What a sum made with another maximum, not above this one, is to be multiplied by.
     __device__ __forceinline__ float from(Exponential other) const {
-        return sizeof(IO) == 2 ? exp2_fast(shift - other.shift) : expf(other.shift - shift);
+        if constexpr (sizeof(IO) == 2)
+            return scale == other.scale ? exp2_fast(shift - other.shift) : 0.0f;
+        else
+            return expf(other.shift - shift);
     }
     // ln(sum · e^(max - x)): the loss of the value.
     __device__ __forceinline__ float loss(float sum, float x) const {
-        return sizeof(IO) == 2 ? LN_2 * (log2f(sum) - fmaf(x, LOG2_E, shift)) : shift - x + logf(sum);
+        if constexpr (sizeof(IO) == 2)
+            return LN_2 * (log2f(sum) - fmaf(x, scale, shift) * (scale == 1.0f ? LOG2_E : 1.0f));
+        else
+            return shift - x + logf(sum);
     }
 };
 
