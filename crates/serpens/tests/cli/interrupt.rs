@@ -7,12 +7,35 @@ use std::process::{Command, Stdio};
 use crate::support::{Ran, TINY, TINY_TEXT, TestFolder, assert_same_file, files, with_settings};
 
 /// Starts a run, sends SIGINT once `event` was told, and waits for its end.
+#[cfg(unix)]
 fn interrupt_at(place: &TestFolder, args: &[&str], event: &str) -> Ran {
     signal_at(place.command(args), args, event, "INT")
 }
 
+/// The command with signals as they are by default: whoever runs these tests in the background or under nohup has some
+/// ignored, which a run inherits.
+#[cfg(unix)]
+fn hear_signals(command: &mut Command) {
+    use std::io::Error;
+    use std::os::unix::process::CommandExt;
+
+    let by_default = || {
+        for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+            // SAFETY: POSIX allows it between fork and exec.
+            if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+                return Err(Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls `signal` and nothing that takes a lock or memory.
+    unsafe { command.pre_exec(by_default) };
+}
+
 /// Starts a run, sends a signal once `event` was told, and waits for its end.
+#[cfg(unix)]
 fn signal_at(mut command: Command, args: &[&str], event: &str, signal: &str) -> Ran {
+    hear_signals(&mut command);
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
