@@ -13,7 +13,9 @@ static SOURCE: Source = Source::new(
         include_str!("kernel.cu")
     ),
 )
-.params(&[RmsNormParams::declare, RmsNormBackwardParams::declare]);
+.params(&[RmsNormParams::declare, RmsNormBackwardParams::declare])
+// Odd columns.
+.may_spill(|program| program.number("VEC") == Some(1));
 
 /// Values of a thread, as the kernels have them.
 const VALUES: usize = 8;
