@@ -1,7 +1,7 @@
 use serpens_nn::checkpoint::Verify;
 
 use super::*;
-use crate::{BestRule, CHECKPOINTS_DIR, Changes, Error, Outcome, Silent};
+use crate::{BestRule, CHECKPOINTS_DIR, Error, Outcome, Silent};
 
 /// Trains with an evaluation after each step: the figures, of which those of earlier sittings were told.
 fn train(trainer: &mut Trainer, run_dir: &Path, figures: &[f64]) -> Outcome {
@@ -65,13 +65,7 @@ fn training_ends_when_patience_is_lost_which_a_resumed_run_goes_on_to_lose() {
     assert_eq!(outcome.best, Some(checkpoint(whole.path(), 4)));
     let run_dir = tempfile::tempdir().unwrap();
     train(&mut trainer(rule(6, false, 3)), run_dir.path(), &figures);
-    let mut resumed = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::steps(8),
-    )
-    .unwrap();
+    let mut resumed = go_on_in(run_dir.path(), Changes::steps(8));
     let outcome = train(&mut resumed, run_dir.path(), &figures);
     assert_eq!(outcome.step, 7);
     assert_eq!(outcome.best, Some(checkpoint(run_dir.path(), 4)));

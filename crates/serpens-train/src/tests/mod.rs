@@ -16,8 +16,8 @@ use serpens_data::{InductionHeads, InductionHeadsConfig, Source};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 
 use crate::{
-    AdamWConfig, Evaluation, Event, NextToken, Observer, Result, Run, StepMetrics, TrainConfig,
-    Trainer,
+    AdamWConfig, Changes, Evaluation, Event, NextToken, Observer, Result, Run, StepMetrics,
+    TrainConfig, Trainer,
 };
 
 const VOCAB: usize = 8;
@@ -59,6 +59,11 @@ fn trainer(config: TrainConfig) -> Trainer {
 
 fn trainer_on(source: Box<dyn Source>, config: TrainConfig) -> Trainer {
     Trainer::new(NextToken, model(VOCAB), source, config).unwrap()
+}
+
+/// The run in `run_dir` that goes on over the same task.
+fn go_on_in(run_dir: &Path, changes: Changes) -> Trainer {
+    Trainer::resume(NextToken, run_dir, Box::new(task()), changes).unwrap()
 }
 
 /// Remembers what it heard.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serpens_data::{Batch, Bounds, Prefetch};
 
 use super::*;
-use crate::{Changes, Damage, Error, JsonLines, Outcome, Saved, newest_checkpoint};
+use crate::{Damage, Error, JsonLines, Outcome, Saved, newest_checkpoint};
 
 /// Twenty steps at once are ten, a resumption, and ten: parameters, moments, losses.
 fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn Source>) {
@@ -71,13 +71,7 @@ fn averages_go_on_across_a_kill_between_two_reports() {
         killed.take_step(&ON).unwrap();
     }
     killed.save(run_dir.path()).unwrap();
-    let mut resumed = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::default(),
-    )
-    .unwrap();
+    let mut resumed = go_on_in(run_dir.path(), Changes::default());
     let told = run(&mut resumed, None).unwrap().figures();
     assert_eq!(told, unbroken[1..]);
 }
@@ -106,21 +100,9 @@ fn a_file_of_metrics_has_every_step_once() {
     // A sitting that was killed in step 7, in the middle of a line.
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text + "{\"step\":5,\"loss\":1.0}\n{\"step\":6,\"lo").unwrap();
-    let mut resumed = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::steps(6),
-    )
-    .unwrap();
+    let mut resumed = go_on_in(run_dir.path(), Changes::steps(6));
     observed(&mut resumed);
-    let mut finished = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::default(),
-    )
-    .unwrap();
+    let mut finished = go_on_in(run_dir.path(), Changes::default());
     let outcome = observed(&mut finished);
     assert_eq!(
         outcome.evaluation.unwrap().values[0].1,
@@ -305,7 +287,7 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
         .write()
         .unwrap();
     changed(none, &edited, &recipe, &source).unwrap();
-    let back = Trainer::resume(NextToken, run_dir.path(), Box::new(task()), none).unwrap();
+    let back = go_on_in(run_dir.path(), none);
     assert_eq!(back.state.config, edited);
     assert_eq!(bits(back.model()), bits(first.model()));
 }
@@ -327,13 +309,7 @@ fn a_checkpoint_without_digests_is_resumed_as_well() {
         assert!(config.remove(new).is_some());
     }
     fs::write(&path, state.to_string()).unwrap();
-    let mut resumed = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::steps(3),
-    )
-    .unwrap();
+    let mut resumed = go_on_in(run_dir.path(), Changes::steps(3));
     run(&mut resumed, Some(run_dir.path())).unwrap();
     // What that version did not check is: the step, and the place in the data.
     for (key, value) in [

@@ -5,7 +5,7 @@ use serpens_nn::Module;
 
 use super::*;
 use crate::trainer::with_room;
-use crate::{Changes, Error, Silent, StopRule};
+use crate::{Error, Silent, StopRule};
 
 #[test]
 fn the_loss_on_induction_heads_falls() {
@@ -117,13 +117,7 @@ fn a_poisoned_parameter_stops_the_run_at_its_step_and_leaves_the_checkpoint() {
         text.starts_with("the loss is NaN at step 4") && !text.contains('\n'),
         "{text}"
     );
-    let back = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::default(),
-    )
-    .unwrap();
+    let back = go_on_in(run_dir.path(), Changes::default());
     assert_eq!((back.step(), bits(back.model())), (3, good));
 }
 
@@ -244,13 +238,7 @@ fn an_evaluation_that_was_stopped_is_made_when_the_run_goes_on() {
     });
     let outcome = outcome.unwrap();
     assert!(outcome.interrupted && outcome.step == 2 && outcome.evaluation.is_none());
-    let mut resumed = Trainer::resume(
-        NextToken,
-        run_dir.path(),
-        Box::new(task()),
-        Changes::default(),
-    )
-    .unwrap();
+    let mut resumed = go_on_in(run_dir.path(), Changes::default());
     let mut heard = Heard::default();
     let mut evaluate = |_: &MambaLm| Ok(Evaluation::default());
     let run = Run {
