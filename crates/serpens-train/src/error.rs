@@ -200,9 +200,10 @@ impl Error {
         matches!(
             self,
             Error::Core(serpens_core::Error::OutOfMemory { .. })
-                | Error::Model(serpens_nn::Error::Core(
-                    serpens_core::Error::OutOfMemory { .. }
-                ))
+                | Error::Model(
+                    serpens_nn::Error::Memory { .. }
+                        | serpens_nn::Error::Core(serpens_core::Error::OutOfMemory { .. })
+                )
         )
     }
 
@@ -215,8 +216,11 @@ impl Error {
     }
 }
 
-/// [`Error::Stopped`] once the flag is set.
-pub(crate) fn go_on(stop: &AtomicBool) -> Result<()> {
+/// Ends what would go on once the flag is set.
+///
+/// # Errors
+/// [`Error::Stopped`].
+pub fn go_on(stop: &AtomicBool) -> Result<()> {
     match stop.load(Ordering::Relaxed) {
         true => Err(Error::Stopped),
         false => Ok(()),

@@ -52,7 +52,7 @@ mod trainer;
 
 pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
 pub use config::{BestRule, Phase, Schedule, StopRule, TrainConfig};
-pub use error::{Damage, Error, Result};
+pub use error::{Damage, Error, Result, go_on};
 pub use json_lines::JsonLines;
 pub use lock::Lock;
 pub use model::TrainedModel;

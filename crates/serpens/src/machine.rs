@@ -53,27 +53,22 @@ pub(crate) fn memory_owner(device: Device) -> &'static str {
 
 /// The most bytes that this process has had in main memory, where the system tells them.
 pub(crate) fn peak_resident() -> Option<u64> {
-    status_value("/proc/self/status", "VmHWM:")
+    let peak = status("VmHWM:")?;
+    let kilobytes: u64 = peak.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// The signals that this process ignores, bit 0 for signal 1, where the system tells them.
 #[cfg(unix)]
 pub(crate) fn ignored_signals() -> u64 {
-    let mask = status("/proc/self/status", "SigIgn:");
+    let mask = status("SigIgn:");
     let mask = mask.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
     mask.unwrap_or_default()
 }
 
-/// A value in kB of one of Linux's status files, in bytes.
-fn status_value(path: &str, name: &str) -> Option<u64> {
-    let value = status(path, name)?;
-    let kilobytes: u64 = value.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
-/// What stands after a name in one of Linux's status files.
-fn status(path: &str, name: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+/// What Linux says of this process after a name.
+fn status(name: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().to_owned())
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use serpens_core::Device;
-use serpens_train::{Event, Observer, StepMetrics};
+use serpens_train::{Event, Observer, StepMetrics, go_on};
 
 use crate::output::{BARS, OutputMode, duration, print_line, tell};
-use crate::stop;
+use crate::stop::STOP;
 use crate::tasks::Task;
 
 /// Seconds between two plain lines.
@@ -55,7 +55,7 @@ impl Meter {
     /// # Errors
     /// [`serpens_train::Error::Stopped`] once an end was asked for.
     pub(crate) fn at(&mut self, done: usize) -> serpens_train::Result<()> {
-        stop::check()?;
+        go_on(&STOP)?;
         if self.mode != OutputMode::Terminal || self.begun.elapsed() < MOMENT {
             return Ok(());
         }

@@ -2,18 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serpens_train::Error;
-
 /// Set by the first signal.
 pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Fails once an end was asked for.
-pub(crate) fn check() -> serpens_train::Result<()> {
-    match STOP.load(Ordering::Relaxed) {
-        false => Ok(()),
-        true => Err(Error::Stopped),
-    }
-}
 
 /// Listens from now on, but for signals that are ignored: whoever started this process, such as nohup, wants it to
 /// survive them.

@@ -40,8 +40,8 @@ pub fn plan(dir: &Path) -> Result<MambaLm> {
 /// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
 ///
 /// # Errors
-/// Those of [`plan`]; a tensor that is damaged, where that is verified and its file has digests, as those that
-/// [`save`] writes.
+/// Those of [`plan`]; [`Error::Memory`](crate::Error::Memory), before any is taken; a tensor that is damaged, where
+/// that is verified and its file has digests, as those that [`save`] writes.
 pub fn load(dir: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
     let (config, path) = (load_config(dir)?, dir.join(WEIGHTS_FILE));
     let files = open_all(&path, verify)?;

@@ -93,7 +93,11 @@ impl<'a> Located<'a> {
     }
 
     /// Reads the parameters one after another: no value is in memory twice.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], before any is taken.
     pub(super) fn fill(self, device: Device) -> Result<MambaLm> {
+        self.plan.check_memory(4, device)?;
         let mut model = self.plan;
         model.visit_mut("", &mut |name, param| match self.holders.get(name) {
             Some((file, _)) if param.trained => param.set(file.tensor(name, device)?),

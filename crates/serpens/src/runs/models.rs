@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serpens_core::Device;
+use serpens_nn::MambaLm;
 use serpens_nn::checkpoint::{self, Verify};
-use serpens_nn::{MambaLm, Module};
 
 use super::RUNS;
 use crate::refusal::NoModel;
@@ -62,19 +62,8 @@ fn why_no_model(path: &Path) -> NoModel {
 
 /// Reads the model in this folder.
 pub(crate) fn load(dir: &Path, verify: Verify) -> Result<MambaLm> {
-    check_loadable(dir)?;
-    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| wrong_config(dir, error))
-}
-
-fn wrong_config(dir: &Path, error: serpens_nn::Error) -> Error {
-    match error.is_config() {
+    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| match error.is_config() {
         true => Error::wrong_model(dir.join(checkpoint::CONFIG_FILE), Box::new(error)),
         false => error.into(),
-    }
-}
-
-/// Refuses a model that the memory cannot hold, before anything is allocated for it.
-pub(crate) fn check_loadable(dir: &Path) -> Result<()> {
-    let plan = checkpoint::plan(dir).and_then(|plan| plan.check_memory(4, Device::Cpu));
-    plan.map_err(|error| wrong_config(dir, error))
+    })
 }

@@ -9,7 +9,7 @@ use serpens_data::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Source,
 use serpens_nn::MambaLm;
 use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
-use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate};
+use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate, go_on};
 
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
@@ -17,7 +17,7 @@ use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Testing};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::refusal::Refusal;
-use crate::stop;
+use crate::stop::STOP;
 use crate::{Error, Result};
 
 /// Rows in which held-out text is read.
@@ -139,7 +139,7 @@ impl Text {
         let mut bytes = Vec::new();
         let prompt = self.prompt.as_bytes();
         continue_text(model, prompt, SAMPLE_BYTES, &mut sampler, 0, |byte| {
-            stop::check()?;
+            go_on(&STOP)?;
             bytes.push(byte);
             Ok(true)
         })?;
