@@ -6,8 +6,14 @@ use super::reference;
 use crate::linear::{ProductPrecision, linear};
 use crate::shared::tests::{assert_near, cases, distance, f32s, read, tensor, values};
 
-/// (rows, inputs, outputs), multiples of nothing but the last.
-const SIZES: [(usize, usize, usize); 4] = [(1, 1, 1), (37, 19, 23), (130, 70, 33), (64, 128, 256)];
+/// (rows, inputs, outputs), multiples of nothing but the last two.
+const SIZES: [(usize, usize, usize); 5] = [
+    (1, 1, 1),
+    (37, 19, 23),
+    (130, 70, 33),
+    (64, 132, 256),
+    (64, 128, 256),
+];
 
 /// y, dx, dW and db with an upstream gradient dy.
 fn run(
@@ -57,10 +63,11 @@ fn run(
     [read(y.tensor().unwrap()), read(&dx), read(&dw), read(&db)]
 }
 
-/// Every size, for the programs that it asks for.
+/// Every size, for the programs that it asks for, but the last: cuBLASLt may store its products in bulk, which initcheck
+/// does not see.
 pub(crate) fn run_all(device: Device, dtype: DType) {
-    for sizes in SIZES {
-        run(sizes, device, dtype, ProductPrecision::Full);
+    for sizes in &SIZES[..4] {
+        run(*sizes, device, dtype, ProductPrecision::Full);
     }
 }
 

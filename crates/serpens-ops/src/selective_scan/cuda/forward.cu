@@ -24,7 +24,7 @@ constexpr bool SCAN = PASS == 0, BACK = PASS == 2;
 constexpr bool HAS_Z = GATED && PASS != 1;
 constexpr int WARP_CHANNELS = 32 / SPLIT;
 constexpr int CHANNELS = WARPS * WARP_CHANNELS;
-constexpr int HELPER_THREADS = 32 * HELPERS;
+constexpr int HELPER_THREADS = 32 * HELPERS, THREADS = 32 * WARPS + HELPER_THREADS;
 // Runs of WIDTH channels in a tile, and of BC_VEC values of B and C, that each helper takes.
 constexpr int ITEMS = TILE * (CHANNELS / WIDTH) / HELPER_THREADS;
 constexpr int PARTS = COMPLEX ? 2 : 1;  // floats of a number
@@ -138,6 +138,9 @@ __device__ __forceinline__ void save_states(float* to, const State& h, int first
 // Σ δ where the state starts anew.
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
 
+// Between two tiles, where the warps of both kinds wait for each other.
+__device__ __forceinline__ void meet_at_tile() { meet(1, THREADS); }
+
 __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace& at, Shared& s, int tiles) {
     int lane = threadIdx.x % 32;
     int part = lane_part(lane);
@@ -168,7 +171,7 @@ __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace
     bool saves = SCAN && exists && p.checkpoints;
     for (int tile = 0; tile < tiles; ++tile) {
         int buffer = tile & 1;
-        __syncthreads();
+        meet_at_tile();
         const float* steps = &s.steps[buffer][first_step(channel)].x;
         const float* b_tile = s.bc_f32[buffer][0][part];
         const float* c_tile = s.bc_f32[buffer][1][part];
@@ -214,7 +217,7 @@ __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace
             for (int i = 0; i < 2 * GROUP; ++i) now[i] = next[i], next[i] = after[i];
         }
     }
-    __syncthreads();
+    meet_at_tile();
     if (!SCAN && exists) {
         save_states(p.carry + (slot * p.channels + global) * VALUES, h, part * PER_LANE);
         if (part == 0) p.delta_sums[slot * p.channels + global] = anew ? infinite() : delta_sum;
@@ -426,7 +429,7 @@ struct Helper {
         int fetched = AHEAD + 1, prepared = 1, finished = 0;
         int left = length;  // from the tile of the states on
         for (int tile = 0; tile < tiles; ++tile) {
-            __syncthreads();
+            meet_at_tile();
             fetch(fetched, left - (AHEAD + 1) * TILE);
             fetched = next(fetched);
             if (tile > 0) {
@@ -440,19 +443,19 @@ struct Helper {
                 prepared = next(prepared);
             }
         }
-        __syncthreads();
+        meet_at_tile();
         finish(tiles - 1, finished, left + TILE);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * (WARPS + HELPERS), BLOCKS) selective_scan_forward(const __grid_constant__ ScanParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_forward(const __grid_constant__ ScanParams p) {
     extern __shared__ __align__(16) u8 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     BlockPlace at = place<CHANNELS, BACK>(p);
     int tiles = (at.steps + TILE - 1) / TILE;
     if constexpr (STATE < SPLIT * PER_LANE) {
         float* bc = &s.bc_f32[0][0][0][0];
-        for (int i = threadIdx.x; i < (int)(sizeof(s.bc_f32) / sizeof(float)); i += 32 * (WARPS + HELPERS)) bc[i] = 0.0f;
+        for (int i = threadIdx.x; i < (int)(sizeof(s.bc_f32) / sizeof(float)); i += THREADS) bc[i] = 0.0f;
         __syncthreads();
     }
     if (threadIdx.x < 32 * WARPS)

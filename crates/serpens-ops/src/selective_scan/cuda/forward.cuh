@@ -42,6 +42,18 @@ template <class E> struct StepRows {
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
 
+// A barrier of the processor, by number, for `threads` in all, wherever in the program their warps are: __syncthreads() is
+// for one place that all threads of a block pass together. Racecheck does not follow one warp's arrival to another's
+// wait, nor synccheck a meeting from two places: for them FULL_BARRIERS makes all wait, in the one place of a function.
+#ifdef FULL_BARRIERS
+__device__ __noinline__
+#else
+__device__ __forceinline__
+#endif
+void meet(int number, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 // load for values in pairs of bfloat16, with one instruction for each.
 template <int K> __device__ __forceinline__ void load_values(const IO* from, float (&to)[K]) {
     if constexpr (sizeof(IO) == 4 || K == 1) {

@@ -83,12 +83,7 @@ __device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
     } while (!ready);
 }
 
-// Barriers of the processor, by number, for `threads` in all.
-__device__ __forceinline__ void meet(int number, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-// Racecheck does not follow one warp's arrival to another's wait. For it FULL_BARRIERS makes both wait, which orders the
-// same accesses by the same barriers.
+// Arrives there without waiting, but where FULL_BARRIERS makes all wait: that orders the same accesses by the same barriers.
 __device__ __forceinline__ void announce(int number, int threads) {
 #ifdef FULL_BARRIERS
     meet(number, threads);

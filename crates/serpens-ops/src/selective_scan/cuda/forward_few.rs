@@ -63,7 +63,7 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
         ("SHARED_BYTES", shared.to_string()),
     ];
     #[cfg(test)]
-    let defines = [defines, tests::full_barriers()].concat();
+    let defines = [defines, super::program::tests::full_barriers()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward_few",
@@ -76,15 +76,6 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The macro with which racecheck can follow the kernel, where `.ci/sanitize` asks for it.
-    pub(super) fn full_barriers() -> Vec<(&'static str, String)> {
-        let asked = std::env::var_os("SERPENS_FULL_BARRIERS").is_some();
-        asked
-            .then(|| ("FULL_BARRIERS", flag(true)))
-            .into_iter()
-            .collect()
-    }
 
     #[test]
     fn every_card_has_the_shared_memory() {

@@ -58,11 +58,27 @@ pub(super) fn program(
         ("STARTS", flag(options.starts)),
         ("PASS", (options.pass as u8).to_string()),
     ];
+    #[cfg(test)]
+    let defines = [defines, tests::full_barriers()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward",
         defines,
         threads: 32 * (plan.warps + plan.helpers),
         shared,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::flag;
+
+    /// The macro with which racecheck and synccheck can follow the kernels, where `.ci/sanitize` asks for it.
+    pub(in super::super) fn full_barriers() -> Vec<(&'static str, String)> {
+        let asked = std::env::var_os("SERPENS_FULL_BARRIERS").is_some();
+        asked
+            .then(|| ("FULL_BARRIERS", flag(true)))
+            .into_iter()
+            .collect()
     }
 }
