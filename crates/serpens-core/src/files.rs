@@ -1,7 +1,7 @@
 //! Files that appear complete or not at all, and reading those of others within bounds.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +35,29 @@ pub enum Unread {
     NoText(#[from] std::str::Utf8Error),
 }
 
+/// What could not be done with a file. Its text is one line: what, where, why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct FileError {
+    /// `read`, `write` or `remove`.
+    pub action: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// The system's reason, or [`Unread`].
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// The error of what the system refused to do (`read`, `write`, `remove`) with a file.
+    pub fn of(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| FileError {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
 impl From<Unread> for io::Error {
     fn from(why: Unread) -> Self {
         let kind = match why {
@@ -51,11 +74,12 @@ impl From<Unread> for io::Error {
 ///
 /// # Errors
 /// Those of the system; [`Unread::NoFile`].
-pub fn open(path: &Path, accept: Accept) -> io::Result<File> {
-    if accept == Accept::Files && !fs::metadata(path)?.is_file() {
-        return Err(Unread::NoFile.into());
-    }
-    File::open(path)
+pub fn open(path: &Path, accept: Accept) -> Result<File, FileError> {
+    let opened = match fs::metadata(path) {
+        Ok(found) if accept == Accept::Files && !found.is_file() => Err(Unread::NoFile.into()),
+        _ => File::open(path),
+    };
+    opened.map_err(FileError::of("read", path))
 }
 
 /// All that is left to read, which is at most so many bytes.
@@ -69,6 +93,14 @@ pub fn read(from: impl Read, most: u64) -> io::Result<Vec<u8>> {
         true => Err(Unread::TooLarge { most }.into()),
         false => Ok(bytes),
     }
+}
+
+/// All bytes of what `path` leads to, which are at most so many.
+///
+/// # Errors
+/// Those of [`open`] and [`read`].
+pub fn read_bytes(path: &Path, accept: Accept, most: u64) -> Result<Vec<u8>, FileError> {
+    read(open(path, accept)?, most).map_err(FileError::of("read", path))
 }
 
 /// Bytes as text, without the mark that some editors put before it.
@@ -86,9 +118,9 @@ pub fn text(mut bytes: Vec<u8>) -> io::Result<String> {
 /// The text that `path` leads to, of at most [`MOST_WHOLE`] bytes.
 ///
 /// # Errors
-/// Those of [`open`], [`read`] and [`text`].
-pub fn read_text(path: &Path, accept: Accept) -> io::Result<String> {
-    text(read(open(path, accept)?, MOST_WHOLE)?)
+/// Those of [`read_bytes`] and [`text`].
+pub fn read_text(path: &Path, accept: Accept) -> Result<String, FileError> {
+    text(read_bytes(path, accept, MOST_WHOLE)?).map_err(FileError::of("read", path))
 }
 
 /// What a crash of the machine just after a write may cost.
@@ -105,7 +137,7 @@ pub enum Durability {
 ///
 /// # Errors
 /// Those of the system and of `write`; the temporary file is gone then.
-pub fn write_atomically<E: From<io::Error>>(
+pub fn write_atomically<E: From<FileError>>(
     path: &Path,
     durability: Durability,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
@@ -115,25 +147,36 @@ pub fn write_atomically<E: From<io::Error>>(
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{number}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = (|| {
-        let mut file = BufWriter::new(File::create(&temporary)?);
-        write(&mut file)?;
+    let finish = |file: BufWriter<File>| {
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         if durability == Durability::Cached {
-            return Ok(fs::rename(&temporary, path)?);
+            return fs::rename(&temporary, path);
         }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(folder) => Ok(sync_folder(folder)?),
-            None => Ok(()),
-        }
+        path.parent().map_or(Ok(()), sync_folder)
+    };
+    let failed = FileError::of("write", path);
+    let written = (|| {
+        let mut file = BufWriter::new(File::create(&temporary).map_err(&failed)?);
+        write(&mut file)?;
+        Ok(finish(file).map_err(failed)?)
     })();
     if written.is_err() {
         // What is left of the temporary file is of no use; the first error is the one to report.
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// [`write_atomically`] of bytes that are at hand.
+///
+/// # Errors
+/// Those of the system.
+pub fn write_bytes(path: &Path, durability: Durability, bytes: &[u8]) -> Result<(), FileError> {
+    write_atomically(path, durability, |file| {
+        file.write_all(bytes).map_err(FileError::of("write", path))
+    })
 }
 
 /// Whether a file of this name is one that [`write_atomically`] writes to until it is renamed.
@@ -145,8 +188,8 @@ pub fn is_temporary(name: &str) -> bool {
 }
 
 /// Removes the temporary files below a folder, which programs left that were killed; nobody may be writing there. Gives
-/// those that could not be removed, and why.
-pub fn remove_temporary(folder: &Path) -> Vec<(PathBuf, io::Error)> {
+/// why some could not be removed.
+pub fn remove_temporary(folder: &Path) -> Vec<FileError> {
     let mut left = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -154,7 +197,7 @@ pub fn remove_temporary(folder: &Path) -> Vec<(PathBuf, io::Error)> {
             left.extend(remove_temporary(&path));
         } else if is_temporary(&entry.file_name().to_string_lossy()) {
             let failed = fs::remove_file(&path).err();
-            left.extend(failed.map(|error| (path, error)));
+            left.extend(failed.map(FileError::of("remove", &path)));
         }
     }
     left
@@ -164,13 +207,13 @@ pub fn remove_temporary(folder: &Path) -> Vec<(PathBuf, io::Error)> {
 ///
 /// # Errors
 /// Those of the system.
-pub fn make_folders(folder: &Path) -> io::Result<()> {
+pub fn make_folders(folder: &Path) -> Result<(), FileError> {
     let above = folder.ancestors();
     let missing = above.take_while(|at| !at.as_os_str().is_empty() && !at.exists());
     let missing: Vec<&Path> = missing.collect();
-    fs::create_dir_all(folder)?;
     let mut parents = missing.iter().filter_map(|at| at.parent());
-    parents.try_for_each(sync_folder)
+    let made = fs::create_dir_all(folder).and_then(|()| parents.try_for_each(sync_folder));
+    made.map_err(FileError::of("write", folder))
 }
 
 /// Brings the names in a folder to disk, such as after a rename; the empty path is the current folder.
@@ -188,12 +231,10 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
-    fn write(path: &Path, durability: Durability, text: &str) -> io::Result<()> {
-        write_atomically(path, durability, |file| file.write_all(text.as_bytes()))
+    fn write(path: &Path, durability: Durability, text: &str) -> Result<(), FileError> {
+        write_bytes(path, durability, text.as_bytes())
     }
 
     fn folder(name: &str) -> PathBuf {
@@ -203,8 +244,12 @@ mod tests {
     }
 
     /// What was put into an error of the system.
-    fn why<T: std::fmt::Debug>(read: io::Result<T>) -> Unread {
-        let inner = read.unwrap_err().into_inner().expect("a reason of ours");
+    fn why<T: std::fmt::Debug>(read: Result<T, FileError>) -> Unread {
+        reason(read.unwrap_err().source)
+    }
+
+    fn reason(error: io::Error) -> Unread {
+        let inner = error.into_inner().expect("a reason of ours");
         *inner.downcast().expect("a reason of ours")
     }
 
@@ -232,7 +277,7 @@ mod tests {
     fn no_more_is_read_than_is_allowed() {
         assert_eq!(read(&b"1234"[..], 4).unwrap(), b"1234");
         assert_eq!(read(&b"1234"[..], u64::MAX).unwrap(), b"1234");
-        let endless = why(read(io::repeat(0), 4));
+        let endless = reason(read(io::repeat(0), 4).unwrap_err());
         assert!(matches!(endless, Unread::TooLarge { most: 4 }));
     }
 
@@ -313,10 +358,10 @@ mod tests {
             write(&path, durability, text).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             let failed = write_atomically(&path, durability, |file| {
-                file.write_all(b"torn")?;
-                Err(io::Error::other("no"))
+                let torn = file.write_all(b"torn").and(Err(io::Error::other("no")));
+                torn.map_err(FileError::of("write", &path))
             });
-            assert_eq!(failed.unwrap_err().to_string(), "no");
+            assert_eq!(failed.unwrap_err().source.to_string(), "no");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         }

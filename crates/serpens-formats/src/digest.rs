@@ -12,6 +12,11 @@ use twox_hash::XxHash3_64;
 /// Bytes that are hashed, and read, at once: they stay in a thread's cache meanwhile.
 pub(crate) const CHUNK: usize = 1 << 18;
 
+/// The XXH3-64 of bytes in 16 hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    format!("{:016x}", XxHash3_64::oneshot(bytes))
+}
+
 /// The hash of one chunk.
 pub(crate) fn of_chunk(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
@@ -26,5 +31,5 @@ pub(crate) fn of_chunks(bytes: &[u8]) -> Vec<u64> {
 pub(crate) fn of_tensor(name: &str, dtype: impl Debug, shape: &[usize], chunks: &[u64]) -> String {
     let mut bytes: Vec<u8> = chunks.iter().flat_map(|hash| hash.to_le_bytes()).collect();
     bytes.extend(format!("{dtype:?} {shape:?} {name}").bytes());
-    format!("{:016x}", XxHash3_64::oneshot(&bytes))
+    digest(&bytes)
 }

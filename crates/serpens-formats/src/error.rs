@@ -1,10 +1,10 @@
 //! What can go wrong with files of tensors.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensorError;
 use safetensors::tensor::Dtype;
+use serpens_core::files::FileError;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,15 +17,8 @@ pub enum Error {
     #[error(transparent)]
     Core(#[from] serpens_core::Error),
     /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A file's header is broken, or the file is shorter than it says.
     #[error("{} is not a usable safetensors file (truncated or not one): {source}", path.display())]
     Safetensors {
@@ -98,15 +91,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of what the system refused to do (`read`, `write`) with a file.
-    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Error::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    }
-
     pub(crate) fn safetensors(path: &Path) -> impl FnOnce(SafeTensorError) -> Self {
         move |source| Error::Safetensors {
             path: path.to_owned(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serpens_core::files::{Accept, Durability, read_text, write_atomically};
+use serpens_core::files::{Accept, Durability, read_text, write_bytes};
 
 use crate::{Error, Result};
 
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`]; [`Error::Json`] where it is something else.
 pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let text = read_text(path, Accept::Files).map_err(Error::io("read", path))?;
+    let text = read_text(path, Accept::Files)?;
     serde_json::from_str(&text).map_err(|source| Error::Json {
         path: path.to_owned(),
         what,
@@ -26,8 +26,6 @@ pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
-    let written = write_atomically(path, Durability::OnDisk, |file| {
-        Ok(serde_json::to_writer_pretty(file, value)?)
-    });
-    written.map_err(Error::io("write", path))
+    let text = serde_json::to_vec_pretty(value).expect("settings have string keys");
+    Ok(write_bytes(path, Durability::OnDisk, &text)?)
 }

@@ -40,5 +40,6 @@ pub mod json;
 pub mod safetensors;
 mod tensor_file;
 
+pub use digest::digest;
 pub use error::{Error, Result};
 pub use tensor_file::{TensorFile, Verify};

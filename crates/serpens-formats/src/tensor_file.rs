@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bytemuck::Pod;
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
+use serpens_core::files::FileError;
 use serpens_core::{Device, Element, MAX_RANK, Shape, Tensor, bf16};
 
 use crate::digest::{self, CHUNK};
@@ -158,7 +159,7 @@ impl TensorFile {
             }
             Ok(())
         });
-        read.map_err(Error::io("read", &self.path))?;
+        read.map_err(FileError::of("read", &self.path))?;
         Ok((tensor, hashes))
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serpens_core::files::{make_folders, sync_folder};
+use serpens_core::files::{FileError, make_folders, sync_folder};
 use serpens_formats::{Verify, json};
 
 use crate::objective::Learner;
@@ -34,7 +34,7 @@ pub(crate) fn save<O: Objective>(
     state: &State,
 ) -> Result<(PathBuf, Vec<Error>)> {
     let parent = run.join(CHECKPOINTS_DIR);
-    make_folders(&parent).map_err(|e| Error::io("write", &parent, e))?;
+    make_folders(&parent)?;
     let path = folder(run, state.step);
     let unfinished = hidden(&path, "");
     let mut left = Vec::new();
@@ -43,7 +43,7 @@ pub(crate) fn save<O: Objective>(
             left.extend(remove(&path).err());
         }
         let renamed = fs::rename(&unfinished, &path).and_then(|()| sync_folder(&parent));
-        renamed.map_err(|e| Error::io("write", &path, e))
+        Ok(renamed.map_err(FileError::of("write", &path))?)
     });
     if let Err(error) = written {
         // The first error is the one to report.
@@ -92,7 +92,7 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 fn remove(path: &Path) -> Result<()> {
     let hidden = hidden(path, "removed-");
     let removed = fs::rename(path, &hidden).and_then(|()| remove_any(&hidden));
-    removed.map_err(|e| Error::io("remove", path, e))
+    Ok(removed.map_err(FileError::of("remove", path))?)
 }
 
 fn remove_any(path: &Path) -> io::Result<()> {
@@ -105,11 +105,8 @@ fn remove_any(path: &Path) -> io::Result<()> {
 /// Removes what a run left unfinished that was killed, and gives why that failed where it did.
 pub(crate) fn sweep(run: &Path) -> Result<Vec<Error>> {
     let left = entries(&run.join(CHECKPOINTS_DIR), UNFINISHED)?.into_iter();
-    let removed = left.map(|(_, path)| {
-        let removed = remove_any(&path);
-        removed.map_err(|e| Error::io("remove", path, e))
-    });
-    Ok(removed.filter_map(Result::err).collect())
+    let removed = left.map(|(_, path)| remove_any(&path).map_err(FileError::of("remove", &path)));
+    Ok(removed.filter_map(Result::err).map(Error::from).collect())
 }
 
 /// What lies in `dir` under names that begin with `prefix`, by the rest of the name; nothing where `dir` is missing.
@@ -118,7 +115,7 @@ fn entries(dir: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         listing => listing.and_then(|entries| entries.collect::<io::Result<Vec<_>>>()),
     };
-    let listing = listing.map_err(|e| Error::io("read", dir, e))?.into_iter();
+    let listing = listing.map_err(FileError::of("read", dir))?.into_iter();
     let named = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let rest = name.to_str()?.strip_prefix(prefix)?.to_owned();

@@ -1,9 +1,9 @@
 //! What can go wrong in training.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serpens_core::files::FileError;
 use serpens_core::{DType, Shape};
 
 /// The result of everything here that can fail.
@@ -50,16 +50,9 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// `read`, `write` or `remove`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// A file cannot be read, written or removed.
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A checkpoint's file is not what its name says.
     #[error("{} is not a usable checkpoint file: {source}", path.display())]
     Damaged {
@@ -205,14 +198,6 @@ impl Error {
                         | serpens_nn::Error::Core(serpens_core::Error::OutOfMemory { .. })
                 )
         )
-    }
-
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Error::Io {
-            action,
-            path: path.into(),
-            source,
-        }
     }
 }
 

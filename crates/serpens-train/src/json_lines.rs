@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use serpens_core::files::{self, Accept, Durability, write_atomically};
+use serpens_core::files::{self, Accept, Durability, FileError};
 
 use crate::{Error, Event, Observer, Result};
 
@@ -23,10 +23,9 @@ impl JsonLines {
     /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once. Other lines
     /// that tell nothing are left out, which [`JsonLines::broken`] says.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let file = files::open(path, Accept::Files);
-        let old = match file.and_then(|file| files::read(file, u64::MAX)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            old => old.map_err(|e| Error::io("read", path, e))?,
+        let old = match files::read_bytes(path, Accept::Files, u64::MAX) {
+            Err(e) if e.source.kind() == ErrorKind::NotFound => Vec::new(),
+            old => old?,
         };
         let (mut kept, mut broken) = (Vec::new(), 0);
         let whole = |line: &&[u8]| line.ends_with(b"\n");
@@ -38,8 +37,7 @@ impl JsonLines {
             }
         }
         if kept != old {
-            write_atomically(path, Durability::OnDisk, |file| file.write_all(&kept))
-                .map_err(|e| Error::io("write", path, e))?;
+            files::write_bytes(path, Durability::OnDisk, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.and_then(|file| {
@@ -47,7 +45,7 @@ impl JsonLines {
             Ok(file)
         });
         Ok(Self {
-            file: file.map_err(|e| Error::io("write", path, e))?,
+            file: file.map_err(FileError::of("write", path))?,
             path: path.to_owned(),
             broken,
         })
@@ -62,7 +60,7 @@ impl JsonLines {
     fn write(&mut self, value: &Value) -> Result<()> {
         let line = format!("{value}\n"); // one write, so that no reader sees half a line
         let written = self.file.write_all(line.as_bytes());
-        written.map_err(|e| Error::io("write", &self.path, e))
+        Ok(written.map_err(FileError::of("write", &self.path))?)
     }
 }
 
@@ -85,7 +83,7 @@ impl Observer for JsonLines {
             }
             Event::Checkpointing { .. } => {
                 let synced = self.file.sync_data();
-                synced.map_err(|e| Error::io("write", &self.path, e))
+                Ok(synced.map_err(FileError::of("write", &self.path))?)
             }
             Event::Started { .. } | Event::Checkpointed { .. } | Event::Warned(_) => Ok(()),
         }

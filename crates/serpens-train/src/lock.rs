@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process;
 
+use serpens_core::files::FileError;
+
 use crate::{Error, Result};
 
 /// A folder that is written to by its holder alone, until this is dropped or the process ends, however that happens.
@@ -23,10 +25,10 @@ impl Lock {
     /// [`Error::InUse`] where another holds it; [`Error::Io`] where the folder cannot be written to.
     pub fn take(dir: &Path) -> Result<Self> {
         let path = dir.join(Self::FILE);
-        let failed = |e| Error::io("write", &path, e);
+        let failed = FileError::of("write", &path);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = options.open(&path).map_err(failed)?;
+        let mut file = options.open(&path).map_err(&failed)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -37,11 +39,11 @@ impl Lock {
             }
             // Where the file system has no locks, nothing is kept apart.
             Err(TryLockError::Error(e)) if e.kind() != io::ErrorKind::Unsupported => {
-                return Err(failed(e));
+                return Err(failed(e).into());
             }
             _ => {}
         }
-        file.set_len(0).map_err(failed)?;
+        file.set_len(0).map_err(&failed)?;
         write!(file, "{}", process::id()).map_err(failed)?;
         Ok(Self { _file: file })
     }

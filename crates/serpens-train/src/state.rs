@@ -52,8 +52,8 @@ pub(crate) struct State {
     #[serde(default)]
     pub(crate) recipe: Value,
     /// Digests, in a checkpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) seal: Option<Seal>,
+    #[serde(default, skip_serializing_if = "Seal::is_empty")]
+    pub(crate) seal: Seal,
 }
 
 impl State {
@@ -68,7 +68,7 @@ impl State {
             best: None,
             config,
             recipe: Value::Null,
-            seal: None,
+            seal: Seal::new(),
         }
     }
 

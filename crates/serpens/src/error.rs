@@ -1,8 +1,8 @@
 //! What the command can fail with, and its exit codes.
 
-use std::io;
 use std::path::PathBuf;
 
+use serpens_core::files::FileError;
 use serpens_data::Error as DataError;
 use serpens_ops::sample::SampleError;
 use serpens_train::Error as TrainError;
@@ -64,15 +64,8 @@ pub enum Error {
         source: WrongModel,
     },
     /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// Ctrl-C ended the run; everything is saved.
     #[error("interrupted after step {step}; all is saved, go on with: serpens train --resume {}", shell_word(&dir.to_string_lossy()))]
     Interrupted {
@@ -95,14 +88,6 @@ impl Error {
         Error::WrongModel {
             path: path.into(),
             source: source.into(),
-        }
-    }
-
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Error::Io {
-            action,
-            path: path.into(),
-            source,
         }
     }
 

@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
-use serpens_core::files::{Durability, write_atomically};
+use serpens_core::files::{Durability, FileError, write_bytes};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// The bars on standard error; there are none where it is no terminal, or one that only knows lines.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
@@ -65,11 +65,7 @@ pub(crate) fn unless_gone(written: io::Result<()>) -> serpens_train::Result<bool
     match written {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(source) => Err(serpens_train::Error::Io {
-            action: "write",
-            path: "standard output".into(),
-            source,
-        }),
+        Err(e) => Err(FileError::of("write", Path::new("standard output"))(e).into()),
     }
 }
 
@@ -121,10 +117,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 /// A file of these bytes, which appears complete or not at all.
 pub(crate) fn save(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    write_atomically(path, Durability::OnDisk, |file| {
-        file.write_all(bytes.as_ref())
-    })
-    .map_err(|e| Error::io("write", path, e))
+    Ok(write_bytes(path, Durability::OnDisk, bytes.as_ref())?)
 }
 
 /// The text as one word of a shell: in quotes where it needs them.

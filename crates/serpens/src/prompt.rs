@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serpens_core::files::{self, Accept, MOST_WHOLE};
+use serpens_core::files::{self, Accept, FileError, MOST_WHOLE};
 
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -37,15 +37,9 @@ impl PromptArgs {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let (place, bytes) = match path.to_str() {
-        Some("-") => (
-            Path::new("standard input"),
-            files::read(io::stdin().lock(), MOST_WHOLE),
-        ),
-        _ => {
-            let file = files::open(path, Accept::Streams);
-            (path, file.and_then(|file| files::read(file, MOST_WHOLE)))
-        }
-    };
-    bytes.map_err(|error| Error::io("read", place, error))
+    Ok(match path.to_str() {
+        Some("-") => files::read(io::stdin().lock(), MOST_WHOLE)
+            .map_err(FileError::of("read", Path::new("standard input")))?,
+        _ => files::read_bytes(path, Accept::Streams, MOST_WHOLE)?,
+    })
 }

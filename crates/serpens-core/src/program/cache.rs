@@ -1,12 +1,11 @@
 //! Compiled programs on disk, under a key of everything that shapes them.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::compile::{PRELUDE, version};
 use super::source::Program;
 use crate::Result;
-use crate::files::{self, Durability, write_atomically};
+use crate::files::{Accept, Durability, MOST_WHOLE, read_bytes, write_bytes};
 
 /// What names a program: everything that shapes it.
 pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
@@ -30,19 +29,16 @@ pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Res
     let name = format!("{}-{key:032x}.cubin", program.source.name);
     let path = folder().map(|folder| folder.join(name));
     // What the loader refuses would be refused for ever: an empty or torn file is not a program.
-    let kept = path.as_ref().and_then(|path| {
-        let file = files::open(path, files::Accept::Files).ok()?;
-        files::read(file, files::MOST_WHOLE).ok()
-    });
+    let kept = path.as_ref();
+    let kept = kept.and_then(|path| read_bytes(path, Accept::Files, MOST_WHOLE).ok());
     if let Some(image) = kept.filter(|image| image.starts_with(b"\x7fELF")) {
         return Ok(image);
     }
     let (image, _) = program.compile(capability)?;
     if let Some(path) = path {
         // Failure is no harm.
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let write = || write_atomically(&path, Durability::Cached, |file| file.write_all(&image));
-        let _ = folder.and_then(|()| write());
+        let _ = path.parent().map(std::fs::create_dir_all);
+        let _ = write_bytes(&path, Durability::Cached, &image);
     }
     Ok(image)
 }

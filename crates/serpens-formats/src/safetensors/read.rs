@@ -16,7 +16,7 @@ use crate::{Error, Result, TensorFile, Verify, json};
 /// [`Error::Io`]; [`Error::Safetensors`] where the header is broken, or the file shorter than it says; [`Error::Rank`]
 /// where a tensor has more axes than any here.
 pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
-    let file = files::open(path, Accept::Files).map_err(Error::io("read", path))?;
+    let file = files::open(path, Accept::Files)?;
     let (header, data) = Header::read(&file).map_err(Error::safetensors(path))?;
     let mut digests = header.digests().filter(|_| verify == Verify::Digests);
     let mut opened = TensorFile::new(path, file);

@@ -123,8 +123,8 @@ fn a_file_cut_off_after_it_was_opened_is_an_error_of_reading() {
     writer.set_len(8 + header.len() as u64 + 4).unwrap();
     assert!(matches!(
         file.tensor("f", Device::Cpu),
-        Err(Error::Io { path: named, source, .. })
-            if named == path && source.kind() == std::io::ErrorKind::UnexpectedEof
+        Err(Error::Io(error))
+            if error.path == path && error.source.kind() == std::io::ErrorKind::UnexpectedEof
     ));
 }
 
@@ -238,11 +238,11 @@ fn what_is_no_file_is_not_waited_for() {
     std::os::unix::fs::symlink("/dev/zero", &index).unwrap();
     for (path, named) in [(&path, &path), (&dir.path().join("y"), &index)] {
         let error = open_all(path, Verify::Digests).err().unwrap();
-        let Error::Io { path, source, .. } = error else {
+        let Error::Io(error) = error else {
             panic!("{error}");
         };
-        assert_eq!(path, *named);
-        let reason = source.into_inner().unwrap().downcast::<Unread>();
+        assert_eq!(error.path, *named);
+        let reason = error.source.into_inner().unwrap().downcast::<Unread>();
         assert!(matches!(*reason.unwrap(), Unread::NoFile));
     }
 }

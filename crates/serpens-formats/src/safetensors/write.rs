@@ -2,27 +2,15 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::io::{self, Seek, Write};
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorInfo};
-use serpens_core::files::{Durability, write_atomically};
+use serpens_core::files::{Durability, FileError, write_atomically};
 use serpens_core::{DType, Device, Tensor};
 
 use super::header::Header;
 use crate::{Error, Result, digest};
-
-/// Why a file was not written, before its path is known.
-enum Failed {
-    Io(io::Error),
-    Core(serpens_core::Error),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Failed::Io(error)
-    }
-}
 
 /// Writes tensors to a safetensors file, which appears complete or not at all. They are brought from their devices one
 /// at a time, as they are written. The file says `{"format": "pt"}` of itself, and has a digest of each tensor.
@@ -44,23 +32,21 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
     });
     let mut header = Header::new(infos(&sorted)).map_err(Error::safetensors(path))?;
     let mut digests = BTreeMap::new();
-    let written = write_atomically(path, Durability::OnDisk, |file| {
-        file.write_all(&header.to_bytes())?;
+    let failed = FileError::of("write", path);
+    write_atomically(path, Durability::OnDisk, |file| {
+        file.write_all(&header.to_bytes()).map_err(&failed)?;
         for (name, tensor) in sorted {
-            let here = tensor.to(Device::Cpu).map_err(Failed::Core)?;
-            let bytes = here.as_bytes().map_err(Failed::Core)?;
-            file.write_all(bytes)?;
+            let here = tensor.to(Device::Cpu)?;
+            let bytes = here.as_bytes()?;
+            file.write_all(bytes).map_err(&failed)?;
             let chunks = digest::of_chunks(bytes);
             let digest = digest::of_tensor(name, stored(tensor.dtype()), tensor.dims(), &chunks);
             digests.insert(name, digest);
         }
         header.set_digests(&digests.into_values().collect::<Vec<_>>());
-        file.rewind()?;
-        Ok(file.write_all(&header.to_bytes())?)
-    });
-    written.map_err(|failed| match failed {
-        Failed::Io(source) => Error::io("write", path)(source),
-        Failed::Core(error) => error.into(),
+        let again = file.rewind();
+        let written = again.and_then(|()| file.write_all(&header.to_bytes()));
+        Ok(written.map_err(&failed)?)
     })
 }
 

@@ -5,10 +5,10 @@ mod hf;
 mod tests;
 mod weights;
 
-use std::fs;
 use std::path::Path;
 
 use serpens_core::Device;
+use serpens_core::files::make_folders;
 pub use serpens_formats::Verify;
 use serpens_formats::safetensors::open_all;
 
@@ -50,7 +50,7 @@ pub fn load(dir: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
 
 /// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(serpens_formats::Error::io("write", dir))?;
+    make_folders(dir).map_err(serpens_formats::Error::from)?;
     hf::write(model.config(), &dir.join(CONFIG_FILE))?;
     weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
 }

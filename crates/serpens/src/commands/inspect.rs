@@ -4,7 +4,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 
-use serpens_core::files::Accept;
+use serpens_core::files::{Accept, FileError};
 use serpens_nn::MambaLm;
 use serpens_report::{Form, LayerSelection, Report, SelectionMap};
 
@@ -50,7 +50,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     match args.out.as_deref().zip(draw) {
         // Where the path is a link or a device, what it stands for is written.
         Some((path, draw)) => {
-            fs::write(path, draw(&map)).map_err(|e| Error::io("write", path, e))?;
+            fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
         }
         None if args.json => {}
         None => print_drawn(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,

@@ -1,9 +1,9 @@
 //! `serpens report`.
 
-use std::fs;
 use std::path::Path;
 
 use clap::ValueEnum;
+use serpens_core::files::make_folders;
 use serpens_report::Form;
 
 use crate::cli::{FigureFormat, ReportArgs};
@@ -21,7 +21,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
     let files = figures.map(|(name, svg)| Ok((name, converted(svg, args.format)?)));
     let files: Vec<_> = files.collect::<Result<_>>()?;
     let dir = args.out.clone().unwrap_or_else(|| run.path.join("paper"));
-    fs::create_dir_all(&dir).map_err(|e| Error::io("write", &dir, e))?;
+    make_folders(&dir)?;
     let ending = args.format.to_possible_value();
     for (name, bytes) in files {
         let ending = ending.as_ref().map_or("", |value| value.get_name());

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use serpens_core::files::FileError;
 
+use crate::Result;
 use crate::cli::Cli;
 use crate::output::say;
-use crate::{Error, Result};
 
 pub(super) fn completions(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
@@ -18,6 +19,6 @@ pub(super) fn completions(shell: Shell) -> Result<()> {
 
 pub(super) fn man(dir: &Path) -> Result<()> {
     let made = fs::create_dir_all(dir);
-    made.and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|e| Error::io("write", dir, e))
+    let written = made.and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+    Ok(written.map_err(FileError::of("write", dir))?)
 }

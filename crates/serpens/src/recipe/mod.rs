@@ -75,8 +75,11 @@ impl Recipe {
 
     /// [`Recipe::read`] of a file, or of what else is accepted.
     pub fn open(path: &Path, accept: Accept, changes: &[String]) -> Result<Self> {
-        let text = read_text(path, accept).map_err(|e| Error::io("read", path, e))?;
-        Self::read(&path.display().to_string(), &text, changes)
+        Self::read(
+            &path.display().to_string(),
+            &read_text(path, accept)?,
+            changes,
+        )
     }
 
     /// Lets the task read this text.

@@ -59,7 +59,7 @@ impl RunFolder {
         if !free {
             return Ok(None);
         }
-        make_folders(&path).map_err(|e| Error::io("write", &path, e))?;
+        make_folders(&path)?;
         match (Self { path, _lock: None }).hold() {
             // Another run begins in it.
             Err(Error::Train(TrainError::InUse { .. })) => Ok(None),
@@ -73,8 +73,8 @@ impl RunFolder {
     /// [`TrainError::InUse`] where another trains in it.
     pub(crate) fn hold(mut self) -> Result<Self> {
         self._lock = Some(Lock::take(&self.path)?);
-        for (path, error) in remove_temporary(&self.path) {
-            tell(&format!("warning: {}", Error::io("remove", path, error)));
+        for error in remove_temporary(&self.path) {
+            tell(&format!("warning: {error}"));
         }
         Ok(self)
     }
@@ -109,9 +109,9 @@ impl RunFolder {
     /// The report that [`save_report`](Self::save_report) kept.
     pub(crate) fn report(&self) -> Result<Report> {
         let path = self.path.join(REPORT);
-        let text = read_text(&path, Accept::Files).map_err(|error| match error.kind() {
+        let text = read_text(&path, Accept::Files).map_err(|error| match error.source.kind() {
             ErrorKind::NotFound => Error::refused("report", Refusal::NoReport(path.clone())),
-            _ => Error::io("read", &path, error),
+            _ => error.into(),
         })?;
         let report = serde_json::from_str(&text);
         report.map_err(|error| Error::refused(self.path.display().to_string(), error))
@@ -123,7 +123,7 @@ impl RunFolder {
         let kept = serde_json::to_string(report).expect("a report has names and numbers");
         save(&self.path.join(REPORT), kept)?;
         let dir = self.path.join("figures");
-        make_folders(&dir).map_err(|e| Error::io("write", &dir, e))?;
+        make_folders(&dir)?;
         for (name, svg) in report.to_files(Form::Page) {
             save(&dir.join(format!("{name}.svg")), &svg)?;
         }

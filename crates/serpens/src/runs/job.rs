@@ -14,10 +14,10 @@ use serpens_train::{
 
 use super::Run;
 use super::models::load;
+use crate::Result;
 use crate::progress::Progress;
 use crate::stop::STOP;
 use crate::tasks::trained::Trained;
-use crate::{Error, Result};
 
 /// Batches that are prepared ahead.
 const AHEAD: usize = 4;
@@ -69,7 +69,7 @@ impl<'a> Job<'a> {
 
     /// Trains the model, unless that was done before; saves it as `model/`.
     pub(super) fn train(&self) -> Result<Trained> {
-        make_folders(&self.dir).map_err(|e| Error::io("write", &self.dir, e))?;
+        make_folders(&self.dir)?;
         let (saved, metrics) = (self.dir.join(MODEL), self.dir.join("metrics.jsonl"));
         let trainer = self.trainer()?;
         let lines = JsonLines::open(&metrics, trainer.step())?;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serpens_core::files;
+use serpens_core::files::{Accept, read_bytes};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series};
 use serpens_train::{Evaluation, StepMetrics};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// A trained model and the story of its training.
 pub(crate) struct Trained {
@@ -36,9 +36,7 @@ impl Trained {
         evaluation: Option<Evaluation>,
         metrics: &Path,
     ) -> Result<Self> {
-        let file = files::open(metrics, files::Accept::Files);
-        let text = file.and_then(|file| files::text(files::read(file, u64::MAX)?));
-        let text = text.map_err(|e| Error::io("read", metrics, e))?;
+        let text = read_bytes(metrics, Accept::Files, u64::MAX)?;
         Ok(Self {
             name,
             model,
@@ -57,9 +55,10 @@ impl Trained {
 }
 
 /// The lines of this kind.
-fn lines<'a, T: Deserialize<'a>>(text: &'a str) -> Vec<T> {
-    let lines = text.lines();
-    lines.filter_map(|l| serde_json::from_str(l).ok()).collect()
+fn lines<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Vec<T> {
+    let lines = text.split(|&byte| byte == b'\n');
+    let lines = lines.filter_map(|line| serde_json::from_slice(line).ok());
+    lines.collect()
 }
 
 /// A value of every step, for each model.
