@@ -22,7 +22,7 @@ impl Default for GradCheckOptions {
 }
 
 /// The worst value that [`gradcheck`] saw.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GradCheck {
     /// Position of the input in the list.
     pub input: usize,
@@ -64,12 +64,8 @@ pub fn gradcheck(
         Ok(products.map(|(y, w)| f64::from(*y) * f64::from(*w)).sum())
     };
     let mut worst = GradCheck {
-        input: 0,
-        index: 0,
-        analytic: 0.0,
-        numeric: 0.0,
-        error: 0.0,
         ok: true,
+        ..GradCheck::default()
     };
     let floats = |(_, leaf): &(usize, &Var)| leaf.dtype() == DType::F32;
     for (input, leaf) in leaves.iter().enumerate().filter(floats) {

@@ -30,11 +30,6 @@ impl Shape {
         }
     }
 
-    /// Number of values; `None` where it exceeds the address space.
-    pub fn checked_count(&self) -> Option<usize> {
-        self.extent().map(|_| self.count())
-    }
-
     /// Number of values, [`usize::MAX`] where it exceeds the address space.
     pub fn count(&self) -> usize {
         product(self)

@@ -1,6 +1,6 @@
 //! Parameters: a shape, how the values start, and the values once there are any.
 
-use serpens_core::{DType, Device, ParamId, Shape, Tensor, Var};
+use serpens_core::{DType, Device, Error as CoreError, ParamId, Shape, Tensor, Var, expect_dtype};
 use serpens_ops::elementwise::cast;
 use serpens_ops::linear::linear;
 
@@ -90,7 +90,7 @@ impl Param {
 
     /// Number of values that it has or will have; the largest number where it exceeds the address space.
     pub fn count(&self) -> usize {
-        self.shape.checked_count().unwrap_or(usize::MAX)
+        self.shape.count()
     }
 
     /// Where the values are; the processor before there are any.
@@ -103,9 +103,8 @@ impl Param {
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
     pub fn value(&self) -> Result<&Tensor> {
-        self.value
-            .as_ref()
-            .ok_or_else(|| Error::no_value(self.shape))
+        let value = self.value.as_ref();
+        value.ok_or_else(|| Error::no_value(self.shape))
     }
 
     /// Gives it this value.
@@ -114,20 +113,10 @@ impl Param {
     /// A value of another shape or type than f32; memory.
     pub fn set(&mut self, value: Tensor) -> Result<()> {
         if value.shape() != self.shape {
-            let expected = self.shape.to_string();
-            return Err(
-                serpens_core::Error::shape("Param", "the value", expected, value.shape()).into(),
-            );
+            let (expected, got) = (self.shape.to_string(), value.shape());
+            return Err(CoreError::shape("Param", "the value", expected, got).into());
         }
-        if value.dtype() != DType::F32 {
-            return Err(serpens_core::Error::DType {
-                op: "Param",
-                what: "the value",
-                expected: DType::F32,
-                got: value.dtype(),
-            }
-            .into());
-        }
+        expect_dtype("Param", "the value", DType::F32, value.dtype())?;
         self.value = Some(value);
         self.refresh()
     }

@@ -10,10 +10,10 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 
 use crate::driver::{self, DevicePtr, PerDevice, find, lock};
-use crate::error::refused;
+use crate::error::{expect_dtype, refused};
 use crate::program::rehearsing;
 use crate::tensor::pool::Buffer;
-use crate::{DType, Device, Error, LibraryKind, Result};
+use crate::{DType, Device, LibraryKind, Result};
 
 /// Scratch memory for split sums; what NVIDIA recommends for Hopper and later.
 const WORKSPACE_BYTES: usize = 64 << 20;
@@ -58,7 +58,7 @@ pub struct Gemm {
 /// The operands are valid on the device for the sizes given, and C overlaps neither A nor B.
 ///
 /// # Errors
-/// [`Error::Library`] without cuBLASLt; [`Error::Cuda`] where it knows no algorithm for the problem.
+/// [`crate::Error::Library`] without cuBLASLt; [`crate::Error::Cuda`] where it knows no algorithm for the problem.
 pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     if problem.m == 0 || problem.n == 0 {
         return Ok(());
@@ -200,15 +200,10 @@ fn description(problem: &Gemm) -> Result<sys::cublasLtMatmulDesc_t, CublasError>
 /// A row-major (rows, cols) operand as the column-major library sees it: its stored matrix transposed.
 fn layout(operand: &Operand, rows: usize, cols: usize) -> Result<sys::cublasLtMatrixLayout_t> {
     let dtype = match operand.dtype {
-        DType::F32 => sys::cudaDataType::CUDA_R_32F,
         DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
-        DType::U32 => {
-            return Err(Error::DType {
-                op: "gemm",
-                what: "an operand",
-                expected: DType::F32,
-                got: DType::U32,
-            });
+        other => {
+            expect_dtype("gemm", "an operand", DType::F32, other)?;
+            sys::cudaDataType::CUDA_R_32F
         }
     };
     let (stored_rows, stored_cols) = match operand.transposed {
@@ -242,24 +237,14 @@ fn algorithm(
     };
     let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
     set(workspace, &WORKSPACE_BYTES.to_ne_bytes())?;
-    for (attribute, operand) in [
-        (
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-            problem.b,
-        ),
-        (
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            problem.a,
-        ),
-        (
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            problem.c,
-        ),
-        (
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-            problem.c,
-        ),
-    ] {
+    let alignments = [
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    ];
+    let operands = [problem.b, problem.a, problem.c, problem.c];
+    for (attribute, operand) in alignments.into_iter().zip(operands) {
         set(attribute, &(operand.ptr.0 as u32).to_ne_bytes())?;
     }
     // SAFETY: all descriptors are live.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use twox_hash::XxHash3_128;
+
 use super::compile::{PRELUDE, version};
 use super::source::Program;
 use crate::Result;
@@ -9,18 +11,11 @@ use crate::files::{Accept, Durability, MOST_WHOLE, read_bytes, write_bytes};
 
 /// What names a program: everything that shapes it.
 pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
-    let source = program.source;
-    let mut key = Fnv::new();
-    key.add(&version()?.to_le_bytes());
-    key.add(&[capability.0, capability.1].map(u32::to_le_bytes).concat());
-    for text in [PRELUDE, source.name, &source.declarations(), source.text] {
-        key.add_text(text);
-    }
-    for (name, value) in &program.defines {
-        key.add_text(name);
-        key.add_text(value);
-    }
-    Ok(key.0)
+    let Program { source, defines } = program;
+    let texts = (PRELUDE, source.name, source.declarations(), source.text);
+    // Texts are in quotes there, so that two cannot pass for one.
+    let all = format!("{:?}", (version()?, capability, texts, defines));
+    Ok(XxHash3_128::oneshot(all.as_bytes()))
 }
 
 /// The program's image under its key: from disk, or compiled and written there. A cache that cannot be read or written
@@ -53,35 +48,37 @@ fn folder() -> Option<PathBuf> {
     Some(cache.or_else(home)?.join("serpens/kernels"))
 }
 
-/// The 128-bit hash of Fowler, Noll and Vo (variant 1a): the same on every machine and in every version.
-struct Fnv(u128);
-
-impl Fnv {
-    fn new() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul((1 << 88) + 0x13b);
-        }
-    }
-
-    /// A text and its length, so that two texts cannot pass for one.
-    fn add_text(&mut self, text: &str) {
-        self.add(&text.len().to_le_bytes());
-        self.add(text.as_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::source::Source;
     use super::*;
 
     #[test]
-    fn the_hash_is_the_published_one() {
-        let mut hash = Fnv::new();
-        hash.add(b"a");
-        assert_eq!(hash.0, 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    fn whatever_shapes_a_program_is_in_its_key() {
+        if let Err(reason) = version() {
+            println!("skipped: the compiler is part of a key ({reason})");
+            return;
+        }
+        static SOURCES: [Source; 3] = [
+            Source::new("a", "text"),
+            Source::new("b", "text"),
+            Source::new("a", "another text"),
+        ];
+        let of = |source, defines: &[(&str, &str)], capability| {
+            let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+            let defines = defines.iter().map(owned).collect();
+            key(&Program { source, defines }, capability).unwrap()
+        };
+        let keys = [
+            of(&SOURCES[0], &[("X", "1"), ("Y", "2")], (9, 0)),
+            of(&SOURCES[1], &[("X", "1"), ("Y", "2")], (9, 0)),
+            of(&SOURCES[2], &[("X", "1"), ("Y", "2")], (9, 0)),
+            of(&SOURCES[0], &[("X", "1Y"), ("", "2")], (9, 0)),
+            of(&SOURCES[0], &[("X", "1"), ("Y", "2")], (8, 0)),
+        ];
+        for (i, one) in keys.iter().enumerate() {
+            assert!(!keys[..i].contains(one), "{i}");
+        }
+        assert_eq!(keys[0], of(&SOURCES[0], &[("X", "1"), ("Y", "2")], (9, 0)));
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn run(node: Node, store: &mut Store<'_>) -> Result<()> {
     let mut outputs = Vec::with_capacity(node.outputs.len());
     for slot in node.outputs {
         let buffer = store.slots[slot].take();
-        outputs.push(buffer.map(GradientBuffer::into_complete).transpose()?);
+        outputs.push(buffer.map(|mut buffer| buffer.complete()).transpose()?);
     }
     if outputs.iter().all(Option::is_none) {
         return Ok(());

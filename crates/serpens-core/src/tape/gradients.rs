@@ -89,12 +89,6 @@ impl GradientBuffer {
         Ok(self.tensor.clone())
     }
 
-    /// As [`GradientBuffer::complete`], giving the buffer up.
-    pub(super) fn into_complete(mut self) -> Result<Tensor> {
-        self.fill_gaps()?;
-        Ok(self.tensor)
-    }
-
     /// Adds `values` to `columns`, or sets them where nothing was written.
     pub(super) fn add(&mut self, columns: Range<usize>, values: View<'_>) -> Result<()> {
         if !self.occupy(&columns)? {

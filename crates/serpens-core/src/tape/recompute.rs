@@ -68,7 +68,7 @@ impl<const K: usize> Backward for Recomputed<K> {
         let seeds = seeds.collect();
         tape.backward_from(seeds, context.gradients())?;
         for (index, input) in inputs.iter().enumerate() {
-            if let Some(gradient) = tape.take_gradient(input)? {
+            if let Some(gradient) = tape.gradient(input)? {
                 context.add(index, gradient)?;
             }
         }

@@ -79,15 +79,6 @@ impl Tape {
         }
     }
 
-    /// As [`Tape::gradient`], giving the tape's own hold on it up.
-    pub(super) fn take_gradient(&self, leaf: &Var) -> Result<Option<Tensor>> {
-        let Target::Slot(slot) = leaf.target else {
-            return Ok(None);
-        };
-        let buffer = self.slots("gradient")?[slot].take();
-        buffer.map(GradientBuffer::into_complete).transpose()
-    }
-
     /// Adds `scale · d loss / d p` to the gradient of every parameter p that the one-valued `loss` depends on, and
     /// clears the record.
     ///

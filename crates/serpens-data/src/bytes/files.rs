@@ -44,10 +44,11 @@ impl Found {
 pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
     let path = Path::new(pattern);
     let (mut found, none) = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => (
-            find_in_folder(path)?,
-            Error::EmptyFolder { path: path.into() },
-        ),
+        Ok(metadata) if metadata.is_dir() => {
+            let any = Pattern::new("*").expect("it is one");
+            let all = [Step::Name(path.into()), Step::Folders, Step::Names(any)];
+            (walk(&all)?, Error::EmptyFolder { path: path.into() })
+        }
         Ok(metadata) if metadata.is_file() => {
             let found = with_content(path.into(), &metadata);
             (
@@ -58,7 +59,11 @@ pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
         Ok(_) => return Err(Error::NotAFile { path: path.into() }),
         Err(_) if pattern.contains(['*', '?', '[']) => {
             let pattern = pattern.to_owned();
-            (find_by_glob(&pattern)?, Error::NoMatch { pattern })
+            let steps = steps(&pattern).map_err(|source| Error::MalformedGlob {
+                pattern: pattern.clone(),
+                source,
+            })?;
+            (walk(&steps)?, Error::NoMatch { pattern })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(Error::MissingPath { path: path.into() });
@@ -70,25 +75,6 @@ pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
     }
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     found.dedup_by(|a, b| a.path == b.path); // two `**` reach a file in several ways
-    Ok(found)
-}
-
-fn find_in_folder(folder: &Path) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(inner) = folders.pop() {
-        for (path, name, kind) in listed(&inner)? {
-            if is_hidden(&name) {
-                continue;
-            }
-            let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
-            if kind.is_dir() {
-                folders.push(path);
-            } else {
-                found.extend(with_content(path, &metadata));
-            }
-        }
-    }
     Ok(found)
 }
 
@@ -136,12 +122,9 @@ fn steps(pattern: &str) -> Result<Vec<Step>, PatternError> {
     components.map(step).collect()
 }
 
-/// The glob crate's own walk panics at names that are not UTF-8, so it only says which names match.
-fn find_by_glob(pattern: &str) -> Result<Vec<Found>> {
-    let steps = steps(pattern).map_err(|source| Error::MalformedGlob {
-        pattern: pattern.into(),
-        source,
-    })?;
+/// What the steps lead to. The glob crate's own walk panics at names that are not UTF-8, so it only says which names
+/// match.
+fn walk(steps: &[Step]) -> Result<Vec<Found>> {
     let options = MatchOptions {
         require_literal_leading_dot: true,
         ..MatchOptions::new()

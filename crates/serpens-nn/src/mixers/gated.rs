@@ -124,10 +124,6 @@ impl Mixer for Gated {
             Recompute::None | Recompute::Scan => self.form.inputs.saturating_mul(self.d_inner),
         }
     }
-
-    fn boxed(&self) -> Box<dyn Mixer> {
-        Box::new(self.clone())
-    }
 }
 
 impl Gated {

@@ -8,6 +8,7 @@ mod plain;
 
 use std::fmt::Debug;
 
+use dyn_clone::DynClone;
 use serpens_core::{Device, Var};
 
 pub use h3::H3Config;
@@ -54,8 +55,8 @@ pub trait MixerSettings {
 /// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order.
 pub type MixerState = Vec<Var>;
 
-/// A layer that carries information from token to token.
-pub trait Mixer: Module + Debug {
+/// A layer that carries information from token to token. Its clone has parameters of its own.
+pub trait Mixer: Module + Debug + DynClone {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<MixerState>;
 
@@ -72,9 +73,6 @@ pub trait Mixer: Module + Debug {
 
     /// Values that a training step keeps of each token for the gradients, besides the input; or fewer.
     fn kept_per_token(&self, recompute: Recompute) -> usize;
-
-    /// A clone, with parameters of its own.
-    fn boxed(&self) -> Box<dyn Mixer>;
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token.
     fn flops_per_token(&self) -> Result<f64> {
@@ -93,8 +91,4 @@ pub trait Mixer: Module + Debug {
     }
 }
 
-impl Clone for Box<dyn Mixer> {
-    fn clone(&self) -> Self {
-        self.boxed()
-    }
-}
+dyn_clone::clone_trait_object!(Mixer);

@@ -6,6 +6,7 @@ mod selective;
 
 use std::fmt::Debug;
 
+use dyn_clone::DynClone;
 use serpens_core::{Device, Var};
 
 pub use diagonal::AInit;
@@ -16,8 +17,8 @@ use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::{Module, Result};
 
-/// A state space model over the channels of a mixer.
-pub trait Ssm: Module + Debug {
+/// A state space model over the channels of a mixer. Its clone has parameters of its own.
+pub trait Ssm: Module + Debug + DynClone {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var>;
 
@@ -36,16 +37,9 @@ pub trait Ssm: Module + Debug {
         sequence: &Sequence<'_>,
         state: Option<&mut Var>,
     ) -> Result<Var>;
-
-    /// A clone, with parameters of its own.
-    fn boxed(&self) -> Box<dyn Ssm>;
 }
 
-impl Clone for Box<dyn Ssm> {
-    fn clone(&self) -> Self {
-        self.boxed()
-    }
-}
+dyn_clone::clone_trait_object!(Ssm);
 
 /// Settings of a state space model.
 pub trait SsmSettings {

@@ -130,10 +130,6 @@ impl Ssm for S4d {
             None => Ok(y),
         }
     }
-
-    fn boxed(&self) -> Box<dyn Ssm> {
-        Box::new(self.clone())
-    }
 }
 
 impl S4d {

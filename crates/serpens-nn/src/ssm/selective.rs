@@ -144,10 +144,6 @@ impl Ssm for SelectiveSsm {
         zero_state(&self.a_log, self.a_imag.is_some(), batch, device)
     }
 
-    fn boxed(&self) -> Box<dyn Ssm> {
-        Box::new(self.clone())
-    }
-
     fn forward(
         &self,
         x: &Var,

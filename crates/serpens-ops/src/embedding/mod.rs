@@ -10,7 +10,7 @@ pub mod cuda;
 pub(crate) mod tests;
 
 use serpens_core::tape::BackwardContext;
-use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var};
+use serpens_core::{DType, Device, Result, Shape, Tensor, Var};
 
 use crate::check;
 use crate::record::record;
@@ -23,15 +23,10 @@ const OP: &str = "embedding";
 /// # Errors
 /// The first id that is not.
 pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
-    match ids.iter().find(|&&id| id as usize >= vocabulary) {
-        None => Ok(()),
-        Some(&id) => Err(Error::Range {
-            op: OP,
-            what: "a token",
-            expected: 0..vocabulary,
-            got: id as usize,
-        }),
-    }
+    let unknown = ids.iter().find(|&&id| id as usize >= vocabulary);
+    unknown.map_or(Ok(()), |&id| {
+        check::range(OP, "a token", 0..vocabulary, id as usize)
+    })
 }
 
 /// `y = table[id]`.
