@@ -3,6 +3,7 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
@@ -14,28 +15,20 @@ const PLACE: &str = "induction heads";
 const LEAST_LENGTH: usize = 4;
 
 /// Settings of [`InductionHeads`]; the defaults are the paper's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct InductionHeadsConfig {
     /// Number of tokens, the special one (`vocab - 1`) among them. At least 3.
+    #[default = 16]
     pub vocab: usize,
     /// Rows of a batch.
+    #[default = 8]
     pub batch: usize,
     /// Lengths of rows, each at least 4: every batch draws one of them, all with the same chance.
+    #[default(vec![256])]
     pub lengths: Vec<usize>,
     /// Another seed, another stream.
     pub seed: u64,
-}
-
-impl Default for InductionHeadsConfig {
-    fn default() -> Self {
-        InductionHeadsConfig {
-            vocab: 16,
-            batch: 8,
-            lengths: vec![256],
-            seed: 0,
-        }
-    }
 }
 
 /// The induction heads task, endless and without files.

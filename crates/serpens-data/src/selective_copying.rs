@@ -3,6 +3,7 @@
 use rand::RngExt;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
@@ -14,31 +15,23 @@ const PLACE: &str = "selective copying";
 const NOISE: u32 = 0;
 
 /// Settings of [`SelectiveCopying`]; the defaults are the paper's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectiveCopyingConfig {
     /// Number of tokens, noise (0) and the query marker (`vocab - 1`) among them. At least 4.
+    #[default = 16]
     pub vocab: usize,
     /// Rows of a batch.
+    #[default = 64]
     pub batch: usize,
     /// Positions over which the data are strewn; a row has `data_tokens` more. At least `data_tokens`.
+    #[default = 4096]
     pub length: usize,
     /// Tokens to remember, and queries at the end.
+    #[default = 16]
     pub data_tokens: usize,
     /// Another seed, another stream.
     pub seed: u64,
-}
-
-impl Default for SelectiveCopyingConfig {
-    fn default() -> Self {
-        SelectiveCopyingConfig {
-            vocab: 16,
-            batch: 64,
-            length: 4096,
-            data_tokens: 16,
-            seed: 0,
-        }
-    }
 }
 
 /// The selective copying task, endless and without files.

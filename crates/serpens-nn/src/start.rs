@@ -5,6 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Shape, Tensor};
+use smart_default::SmartDefault;
 
 use crate::Result;
 use crate::setting::{DT_FLOOR, DT_MAX, DT_MIN};
@@ -36,25 +37,18 @@ pub enum Start {
 }
 
 /// The range of initial step sizes Δ, which are uniform in their logarithm.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct StepSize {
     /// Smallest.
+    #[default = 1e-3]
     pub min: f32,
     /// Largest.
+    #[default = 0.1]
     pub max: f32,
     /// No initial value is below this.
+    #[default = 1e-4]
     pub floor: f32,
-}
-
-impl Default for StepSize {
-    fn default() -> Self {
-        Self {
-            min: 1e-3,
-            max: 0.1,
-            floor: 1e-4,
-        }
-    }
 }
 
 impl StepSize {

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::ops::Range;
 
+use unicode_width::UnicodeWidthChar;
+
 /// Escapes text for HTML and SVG, in content and in quoted attributes. Characters that XML forbids become `�`.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
@@ -42,14 +44,7 @@ fn visible(c: char) -> char {
 
 /// Columns that a character takes in a monospaced font: 0 for combining marks, 2 for East Asian and emoji, else 1.
 fn char_width(c: char) -> usize {
-    match c as u32 {
-        0x0300..=0x036f | 0x200b..=0x200d | 0x20d0..=0x20ff | 0xfe00..=0xfe0f => 0,
-        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f => {
-            2
-        }
-        0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd => 2,
-        _ => 1,
-    }
+    c.width().unwrap_or(1)
 }
 
 /// Columns that a text takes in a monospaced font.

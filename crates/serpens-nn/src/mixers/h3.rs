@@ -1,6 +1,7 @@
 //! H3: (q, k, v) = W_qkv u; y = W_out (q ⊙ SSM(shift(k) ⊙ v)).
 
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
@@ -9,26 +10,18 @@ use crate::layers::CausalConv1dConfig;
 use crate::ssm::SsmConfig;
 
 /// Configures an H3 mixer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct H3Config {
     /// The state space model inside.
     #[serde(rename = "inner")]
     pub ssm: SsmConfig,
     /// Inner width over model width.
+    #[default = 1]
     pub expand: usize,
     /// How many tokens the shift reaches back, the present one counted.
+    #[default = 4]
     pub d_conv: usize,
-}
-
-impl Default for H3Config {
-    fn default() -> Self {
-        Self {
-            ssm: SsmConfig::default(),
-            expand: 1,
-            d_conv: 4,
-        }
-    }
 }
 
 static FORM: Form = Form {

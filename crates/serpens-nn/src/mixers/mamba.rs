@@ -1,6 +1,7 @@
 //! Mamba: (x, z) = W_in u; y = W_out (SSM(silu(conv(x))) ⊙ silu(z)).
 
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
@@ -9,32 +10,23 @@ use crate::layers::CausalConv1dConfig;
 use crate::ssm::SsmConfig;
 
 /// Configures a Mamba mixer. The defaults are the paper's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct MambaConfig {
     /// The state space model inside.
     #[serde(rename = "inner")]
     pub ssm: SsmConfig,
     /// Inner width over model width.
+    #[default = 2]
     pub expand: usize,
     /// Width W of the convolution.
+    #[default = 4]
     pub d_conv: usize,
     /// Whether the convolution has a bias.
+    #[default = true]
     pub conv_bias: bool,
     /// Whether the two projections have one.
     pub proj_bias: bool,
-}
-
-impl Default for MambaConfig {
-    fn default() -> Self {
-        Self {
-            ssm: SsmConfig::default(),
-            expand: 2,
-            d_conv: 4,
-            conv_bias: true,
-            proj_bias: false,
-        }
-    }
 }
 
 impl MambaConfig {

@@ -1,6 +1,7 @@
 //! A state space model between two projections: y = W_out silu(SSM(W_in u)).
 
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::gated::{Form, Gate, inner_width};
 use super::{Mixer, MixerSettings};
@@ -8,23 +9,15 @@ use crate::Result;
 use crate::ssm::SsmConfig;
 
 /// Configures a plain mixer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlainConfig {
     /// The state space model inside.
     #[serde(rename = "inner")]
     pub ssm: SsmConfig,
     /// Inner width over model width.
+    #[default = 2]
     pub expand: usize,
-}
-
-impl Default for PlainConfig {
-    fn default() -> Self {
-        Self {
-            ssm: SsmConfig::default(),
-            expand: 2,
-        }
-    }
 }
 
 static FORM: Form = Form {

@@ -5,6 +5,7 @@ use serpens_core::{Device, Var};
 use serpens_ops::elementwise::{exp, neg_exp, silu_mul};
 use serpens_ops::long_conv::long_conv;
 use serpens_ops::lti_kernel::{LtiSystem, lti_kernel, lti_recurrence};
+use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
@@ -13,31 +14,22 @@ use crate::setting::MAX_LR;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// Configures an [`S4d`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct S4dConfig {
     /// State size N; complex states stand for conjugate pairs.
+    #[default = 16]
     pub d_state: usize,
     /// A_n = -1/2 + π n i (S4D-Lin) rather than -(n + 1) (S4D-Real).
+    #[default = true]
     pub complex: bool,
     /// Initial step sizes.
     pub dt: StepSize,
     /// Whether B is trained; otherwise it is 1.
     pub train_b: bool,
     /// Largest learning rate of Δ, A and B, which S4D's authors train more slowly than the rest.
+    #[default = 1e-3]
     pub max_lr: f32,
-}
-
-impl Default for S4dConfig {
-    fn default() -> Self {
-        Self {
-            d_state: 16,
-            complex: true,
-            dt: StepSize::default(),
-            train_b: false,
-            max_lr: 1e-3,
-        }
-    }
 }
 
 impl SsmSettings for S4dConfig {

@@ -5,6 +5,7 @@ use serpens_core::{Device, Tensor, Var};
 use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 use serpens_ops::simd;
+use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
@@ -40,10 +41,11 @@ mod auto {
 }
 
 /// Configures a [`SelectiveSsm`]. The defaults are the paper's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectiveSsmConfig {
     /// State size N.
+    #[default = 16]
     pub d_state: usize,
     /// Rank R of the projection of Δ.
     pub dt_rank: DtRank,
@@ -52,25 +54,14 @@ pub struct SelectiveSsmConfig {
     /// Initial A.
     pub a_init: AInit,
     /// Whether Δ depends on the token.
+    #[default = true]
     pub selective_dt: bool,
     /// Whether B does.
+    #[default = true]
     pub selective_b: bool,
     /// Whether C does.
+    #[default = true]
     pub selective_c: bool,
-}
-
-impl Default for SelectiveSsmConfig {
-    fn default() -> Self {
-        Self {
-            d_state: 16,
-            dt_rank: DtRank::Auto,
-            dt: StepSize::default(),
-            a_init: AInit::Real,
-            selective_dt: true,
-            selective_b: true,
-            selective_c: true,
-        }
-    }
 }
 
 impl SsmSettings for SelectiveSsmConfig {

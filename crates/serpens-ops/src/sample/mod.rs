@@ -12,6 +12,7 @@ use std::ops::Bound::{Excluded, Included};
 use std::ops::RangeBounds;
 
 use rand::{Rng, RngExt};
+use smart_default::SmartDefault;
 
 /// What can go wrong in sampling.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -32,30 +33,21 @@ pub enum SampleError {
 }
 
 /// How to draw. The default draws from the model's own distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault)]
 pub struct SampleOptions {
     /// T ≥ 0; 0 takes the most probable token.
+    #[default = 1.0]
     pub temperature: f32,
     /// Number of most probable tokens kept; 0 keeps all.
     pub top_k: usize,
     /// Probability mass kept, in (0, 1]; 1 keeps all.
+    #[default = 1.0]
     pub top_p: f32,
     /// Least probability kept, relative to the largest, in [0, 1); 0 keeps all.
     pub min_p: f32,
     /// > 0; above 1 makes recent tokens less probable.
+    #[default = 1.0]
     pub repetition_penalty: f32,
-}
-
-impl Default for SampleOptions {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-        }
-    }
 }
 
 impl SampleOptions {

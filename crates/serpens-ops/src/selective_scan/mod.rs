@@ -34,34 +34,25 @@ pub use operands::{Dims, Scan, ScanOperands};
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
+use smart_default::SmartDefault;
 
 use crate::{DeviceStarts, Starts, check};
 
 const OP: &str = "selective_scan";
 
 /// How [`selective_scan`] reads it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, SmartDefault)]
 pub struct ScanOptions<'a> {
     /// Groups of channels that share B and C.
+    #[default = 1]
     pub groups: usize,
     /// Whether δ = softplus(Δ + bias) or δ = Δ + bias.
+    #[default = true]
     pub softplus: bool,
     /// Whether time runs from the last position to the first.
     pub reverse: bool,
     /// Where packed sequences start; of whole rows only where there is no initial state.
     pub starts: Option<&'a Starts>,
-}
-
-impl Default for ScanOptions<'_> {
-    /// One group, softplus, forward, not packed.
-    fn default() -> Self {
-        Self {
-            groups: 1,
-            softplus: true,
-            reverse: false,
-            starts: None,
-        }
-    }
 }
 
 /// What [`selective_scan`] gives.

@@ -16,6 +16,7 @@ use serpens_data::Source;
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Scale};
 use serpens_train::{Evaluate, StepMetrics};
+use smart_default::SmartDefault;
 
 use crate::Result;
 use crate::output::OutputMode;
@@ -77,31 +78,23 @@ impl Default for TaskConfig {
 }
 
 /// How a model is tested: a table of the recipe in which each task finds what it reads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct TestConfig {
     /// Lengths of test sequences, for induction heads.
     pub lengths: Vec<usize>,
     /// How many are drawn: sequences of each length for induction heads, batches for selective copying.
+    #[default = 16]
     pub samples: usize,
     /// Sequences read side by side, for induction heads.
+    #[default = 8]
     pub rows: usize,
     /// Positions read at a time, with carried state, for induction heads.
+    #[default(READ_LENGTH)]
     pub chunk: usize,
     /// Bytes of held-out text that are read at most, spread evenly over it, while training and at its end, for text.
+    #[default = 500_000]
     pub tokens: usize,
-}
-
-impl Default for TestConfig {
-    fn default() -> Self {
-        Self {
-            lengths: Vec::new(),
-            samples: 16,
-            rows: 8,
-            chunk: READ_LENGTH,
-            tokens: 500_000,
-        }
-    }
 }
 
 /// The settings of a task: what is known of it before its data are opened.

@@ -10,6 +10,7 @@ use serpens_nn::MambaLm;
 use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate, go_on};
+use smart_default::SmartDefault;
 
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
@@ -28,31 +29,23 @@ const SAMPLE_BYTES: usize = 600;
 const BITS: &str = "bits_per_byte";
 
 /// Settings of the text task.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
     /// A file, a folder or a glob.
     pub data: Option<String>,
     /// Rows of a batch.
+    #[default = 8]
     pub batch: usize,
     /// Bytes of a row.
+    #[default = 256]
     pub length: usize,
     /// The share at the end that is held out; 0 for none.
+    #[default = 0.1]
     pub validation: f64,
     /// What a sample of the trained model continues.
+    #[default = "\n"]
     pub prompt: String,
-}
-
-impl Default for TextConfig {
-    fn default() -> Self {
-        Self {
-            data: None,
-            batch: 8,
-            length: 256,
-            validation: 0.1,
-            prompt: "\n".into(),
-        }
-    }
 }
 
 impl TaskSettings for TextConfig {
