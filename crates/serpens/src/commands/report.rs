@@ -9,14 +9,11 @@ use serpens_report::Form;
 use crate::cli::{FigureFormat, ReportArgs};
 use crate::output::{save, say};
 use crate::refusal::Refusal;
-use crate::runs::RunFolder;
+use crate::runs::{RUNS, RunFolder};
 use crate::{Error, Result};
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
-    let run = RunFolder::find(&args.run, Path::new("runs")).map_err(|error| match error {
-        Error::Refused { source, .. } => Error::refused("RUN", source),
-        error => error,
-    })?;
+    let run = RunFolder::find("RUN", &args.run, Path::new(RUNS))?;
     let figures = run.report()?.to_files(Form::Paper(args.width)).into_iter();
     let files = figures.map(|(name, svg)| Ok((name, converted(svg, args.format)?)));
     let files: Vec<_> = files.collect::<Result<_>>()?;

@@ -20,7 +20,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         ..args.compute.resolve()?
     };
     let resumed = args.resume.as_ref();
-    let resumed = resumed.map(|run| RunFolder::find(run, &args.out)?.hold());
+    let resumed = resumed.map(|run| RunFolder::find("--resume", run, &args.out)?.hold());
     let resumed = resumed.transpose()?;
     let changes = changes(args);
     let mut recipe = match (&resumed, &args.recipe) {

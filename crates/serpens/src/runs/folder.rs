@@ -79,11 +79,11 @@ impl RunFolder {
         Ok(self)
     }
 
-    /// The folder of a run that is there already: this one, or the one of this name in `out`.
-    pub(crate) fn find(run: &Path, out: &Path) -> Result<Self> {
+    /// The folder of a run that is there already, which an option names: this one, or the one of this name in `out`.
+    pub(crate) fn find(option: &str, run: &Path, out: &Path) -> Result<Self> {
         let folders = [run.to_owned(), out.join(run)];
         let found = folders.iter().find_map(|path| Self::at(path));
-        found.ok_or_else(|| Error::refused("--resume", Refusal::NoRun(folders)))
+        found.ok_or_else(|| Error::refused(option, Refusal::NoRun(folders)))
     }
 
     /// The folder of a run that `path` is, or lies in: a model's or a twin's folder lies in one.

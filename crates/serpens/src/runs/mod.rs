@@ -13,7 +13,7 @@ use crate::output::{OutputMode, say};
 use crate::recipe::Recipe;
 use crate::stop;
 use crate::tasks::trained::Trained;
-use crate::tasks::{Results, Task, Testing};
+use crate::tasks::{Results, Task};
 use crate::{Error, Result};
 use job::Job;
 
@@ -57,10 +57,7 @@ impl Run {
 
     /// Tests what was trained, and writes the report.
     fn conclude(&self, trained: &[Trained]) -> Result<()> {
-        let results = self.task.test(&Testing {
-            models: trained,
-            mode: self.mode,
-        })?;
+        let results = self.task.test(trained, self.mode)?;
         self.folder.save_report(&self.report(trained, &results)?)?;
         self.finish(&results)
     }

@@ -11,7 +11,7 @@ use serpens_train::evaluate;
 use super::results::{Results, percent, share};
 use super::selection::Sample;
 use super::trained::{Trained, chart};
-use super::{Task, TaskSettings, TestConfig, Testing};
+use super::{Task, TaskSettings, TestConfig};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::refusal::Refusal;
@@ -98,9 +98,8 @@ impl Task for Induction {
         Arc::new(self.data.clone())
     }
 
-    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
-        let tested = testing.models.iter();
-        let tested = tested.map(|trained| self.tested(trained, testing.mode));
+    fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results> {
+        let tested = trained.iter().map(|trained| self.tested(trained, mode));
         let (shares, accuracies): (Vec<_>, Vec<_>) =
             tested.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         Ok(Results {

@@ -161,17 +161,11 @@ pub(crate) trait Task {
         ]
     }
 
-    /// Tests every model.
-    fn test(&self, testing: &Testing<'_>) -> Result<Results>;
+    /// Tests every model of a run.
+    fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results>;
 
     /// Texts for the report, with their headings.
     fn texts(&self, _trained: &[Trained]) -> Result<Vec<(String, String)>> {
         Ok(Vec::new())
     }
-}
-
-/// The test of a run's models.
-pub(crate) struct Testing<'a> {
-    pub(crate) models: &'a [Trained],
-    pub(crate) mode: OutputMode,
 }

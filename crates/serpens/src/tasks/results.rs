@@ -3,7 +3,6 @@
 use serpens_ops::cross_entropy::Totals;
 use serpens_report::{LineChart, Share, Table};
 
-use super::Testing;
 use super::trained::Trained;
 use crate::Result;
 
@@ -18,12 +17,12 @@ pub(crate) struct Results {
 impl Results {
     /// A figure of each model, which `test` finds out. The table has no rows yet.
     pub(super) fn one_each(
-        testing: &Testing<'_>,
+        trained: &[Trained],
         mut table: Table,
         outcome: &str,
         test: impl Fn(&Trained) -> Result<String>,
     ) -> Result<Self> {
-        for model in testing.models {
+        for model in trained {
             let row = vec![model.name.to_owned(), test(model)?];
             table.rows.push(row);
         }

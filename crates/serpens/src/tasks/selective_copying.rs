@@ -9,8 +9,10 @@ use serpens_train::evaluate;
 
 use super::results::{Results, share};
 use super::selection::Sample;
-use super::{READ_LENGTH, Task, TaskSettings, TestConfig, Testing};
+use super::trained::Trained;
+use super::{READ_LENGTH, Task, TaskSettings, TestConfig};
 use crate::Result;
+use crate::output::OutputMode;
 use crate::progress::Meter;
 
 pub(super) use serpens_data::SelectiveCopyingConfig;
@@ -69,17 +71,17 @@ impl Task for Copying {
         Arc::new(self.data.clone())
     }
 
-    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
+    fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results> {
         let table = Table {
             title: "Accuracy on new sequences".into(),
             header: vec!["model".into(), "accuracy".into()],
             rows: Vec::new(),
             caption: "The share of the data tokens that are repeated in their order, and its 95 % interval.".into(),
         };
-        Results::one_each(testing, table, "Answers right", |trained| {
+        Results::one_each(trained, table, "Answers right", |trained| {
             let batches = (0..self.batches).map(|index| Ok(self.data.evaluation_batch(index)));
             let name = format!("{}, test", trained.name);
-            let mut meter = Meter::new(testing.mode, name, self.batches as usize * self.read);
+            let mut meter = Meter::new(mode, name, self.batches as usize * self.read);
             let watch = &mut |done| meter.at(done);
             let totals = evaluate::answers(&trained.model, batches, READ_LENGTH, watch)?;
             Ok(share(&totals).to_string())

@@ -14,7 +14,7 @@ use smart_default::SmartDefault;
 
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
-use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Testing};
+use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::refusal::Refusal;
@@ -182,7 +182,7 @@ impl Task for Text {
         vec![chart("Bits per byte", "bits per byte", all)]
     }
 
-    fn test(&self, testing: &Testing<'_>) -> Result<Results> {
+    fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results> {
         let (title, outcome, caption) = match &self.held_out {
             Some(held_out) => (
                 "Held-out text",
@@ -201,11 +201,11 @@ impl Task for Text {
             rows: Vec::new(),
             caption,
         };
-        Results::one_each(testing, table, outcome, |trained| {
+        Results::one_each(trained, table, outcome, |trained| {
             let bits = match (trained.evaluated(BITS), &self.held_out) {
                 (Some(bits), _) => bits,
                 (None, Some(held_out)) => {
-                    self.bits(trained.name, &trained.model, held_out, testing.mode)?
+                    self.bits(trained.name, &trained.model, held_out, mode)?
                 }
                 (None, None) => trained.steps.last().map_or(f64::NAN, StepMetrics::bits),
             };

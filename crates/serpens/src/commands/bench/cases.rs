@@ -3,11 +3,13 @@
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use rayon::prelude::*;
-use serpens_core::{DType, Device, Shape, Tensor, bf16, cuda};
+use serpens_core::{
+    DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, bf16, cuda,
+};
 use serpens_nn::{Precision, Recompute};
 
 use super::published::{Case, Published};
-use super::{Clock, Limits, Row};
+use super::{Clock, Limits, Row, Table};
 use crate::Result;
 use crate::compute::recompute;
 
@@ -81,21 +83,20 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The rows of the published cases; or of the first of them with the sizes that were named, `width` among them, for
+    /// The table of the published cases; or of the first of them with the sizes that were named, `width` among them, for
     /// each of the lengths named.
     pub(super) fn passes(
         &self,
+        title: &'static str,
         published: &[Case],
         width: Option<usize>,
         measure: fn(&Self, Case) -> Result<[Row; 2]>,
-    ) -> Result<Vec<Row>> {
-        let [batch, length, first] = published[0].shape;
+    ) -> Result<Table> {
+        let Case([batch, length, first], _, beside) = published[0];
         let (batch, width) = (self.shapes.batch.unwrap_or(batch), width.unwrap_or(first));
-        let named = self.shapes.lengths(length).into_iter().map(|length| Case {
-            shape: [batch, length, width],
-            dtype: self.precision.activations(),
-            ..published[0]
-        });
+        let dtype = self.precision.activations();
+        let named = self.shapes.lengths(length).into_iter();
+        let named = named.map(|length| Case([batch, length, width], dtype, beside));
         let cases = match self.as_published {
             true => published.to_vec(),
             false => named.collect(),
@@ -105,7 +106,35 @@ impl Bench<'_> {
             rows.extend(measure(self, case)?);
             self.clock.device.release_unused();
         }
-        Ok(rows)
+        Ok(Table { title, rows })
+    }
+
+    /// Seconds of a forward, and of it and its backward together, over all of these inputs, each with the gradient of its
+    /// output.
+    pub(super) fn forward_and_both(
+        &self,
+        inputs: &[[Tensor; 2]],
+        forward: impl Fn(&Tape, Var) -> CoreResult<Var>,
+    ) -> Result<[f64; 2]> {
+        let forward = |x: &Tensor| {
+            let tape = Tape::new();
+            let y = forward(&tape, tape.leaf(x.clone()))?;
+            Ok((tape, y))
+        };
+        let alone = |()| inputs.iter().try_for_each(|[x, _]| forward(x).map(drop));
+        let mut gradients = Gradients::new();
+        let both = |()| {
+            inputs.iter().try_for_each(|[x, dy]| {
+                gradients.clear();
+                let (tape, y) = forward(x)?;
+                tape.backward_from(vec![(&y, dy.clone())], &mut gradients)
+            })
+        };
+        let clock = &self.clock;
+        Ok([
+            clock.recorded(|| Ok(()), alone)?,
+            clock.recorded(|| Ok(()), both)?,
+        ])
     }
 
     /// What training steps compute again.

@@ -56,16 +56,13 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
 }
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
-    Ok(Table {
-        title: "Selective scan with gate, D, bias and softplus, keeping what its gradients need (official: mamba_ssm 2.3.2 on an H200)",
-        rows: bench.passes(&SCANS, bench.shapes.channels, measure)?,
-    })
+    let title = "Selective scan with gate, D, bias and softplus, keeping what its gradients need (official: mamba_ssm 2.3.2 on an H200)";
+    bench.passes(title, &SCANS, bench.shapes.channels, measure)
 }
 
 /// The rows of the forward and of the backward.
-fn measure(bench: &Bench<'_>, case: Case) -> Result<[Row; 2]> {
-    let ([batch, length, channels], dtype) = (case.shape, case.dtype);
-    let [beside_forward, beside_backward] = case.published;
+fn measure(bench: &Bench<'_>, Case(shape, dtype, published): Case) -> Result<[Row; 2]> {
+    let ([batch, length, channels], [beside_forward, beside_backward]) = (shape, published);
     let state = bench.shapes.state.unwrap_or(STATES);
     let wide = batch * length * channels * dtype.size();
     let narrow = batch * length * state * dtype.size();

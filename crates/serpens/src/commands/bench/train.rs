@@ -42,20 +42,13 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
 }
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
-    let (shapes, first) = (bench.shapes, TRAININGS[0]);
-    let [width, layers, batch] = first.shape;
-    let named = Training {
-        name: "model",
-        shape: [
-            shapes.width.unwrap_or(width),
-            shapes.layers.unwrap_or(layers),
-            shapes.batch.unwrap_or(batch),
-        ],
-        ..first
-    };
+    let shapes = bench.shapes;
+    let Training(_, published, rate, memory) = TRAININGS[0];
+    let named = [shapes.width, shapes.layers, shapes.batch];
+    let named = std::array::from_fn(|i| named[i].unwrap_or(published[i]));
     let trainings: &[Training] = match bench.as_published {
         true => &TRAININGS,
-        false => &[named],
+        false => &[Training("model", named, rate, memory)],
     };
     let mut rows = Vec::new();
     for training in trainings {
@@ -71,7 +64,7 @@ pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
 }
 
 fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row> {
-    let (name, [width, layers, batch]) = (training.name, training.shape);
+    let Training(name, [width, layers, batch], published, memory) = *training;
     let vocabulary = bench.shapes.vocab.unwrap_or(VOCABULARY);
     let config = MambaLmConfig::new(width, layers, vocabulary);
     let Measured { rate, last, .. } = measure(bench, &config, batch, length, 1)?;
@@ -84,10 +77,10 @@ fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row>
         "{name}: {layers} × {width}, V {vocabulary}, B {batch}, L {length}, {precision}{again}"
     );
     let mfu = last.mfu.map(|mfu| mfu * rate / last.tokens_per_second);
-    let official = bench.as_published.then_some(training.memory);
+    let official = bench.as_published.then_some(memory);
     let row = Row::new(work, rate, "tokens/s");
     Ok(bench
-        .beside(row, training.rate)
+        .beside(row, published)
         .with("ms", 1e3 * (batch * length) as f64 / rate)
         .with("GiB", last.memory as f64 / 2.0_f64.powi(30))
         .with_known("official GiB", official)
