@@ -14,11 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The path names nothing, and has no glob characters either.
-    #[error("`{}` does not exist: give an existing file, a folder, or a quoted glob such as `texts/*.txt`", path.display())]
-    MissingPath {
-        /// The path as given.
-        path: PathBuf,
-    },
+    #[error("`{}` does not exist: give an existing file, a folder, or a quoted glob such as `texts/*.txt`", .0.display())]
+    MissingPath(PathBuf),
     /// The system refused to open, list or read a path.
     #[error("cannot read `{}` ({source}): check that it still exists and that this user may read it", path.display())]
     Unreadable {
@@ -28,37 +25,22 @@ pub enum Error {
         source: io::Error,
     },
     /// The path is a device, a pipe or a socket, whose bytes have no fixed places.
-    #[error("`{}` is neither a file nor a folder: write its contents to a file first and give that", path.display())]
-    NotAFile {
-        /// The path as given.
-        path: PathBuf,
-    },
+    #[error("`{}` is neither a file nor a folder: write its contents to a file first and give that", .0.display())]
+    NotAFile(PathBuf),
     /// A file of an open corpus was cut short, or another one took its place.
-    #[error("`{}` was cut short or replaced after it was opened: give a copy that stays as it is", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("`{}` was cut short or replaced after it was opened: give a copy that stays as it is", .0.display())]
+    Changed(PathBuf),
     /// The file exists but holds no bytes.
-    #[error("`{}` is empty: give a file with text in it", path.display())]
-    EmptyFile {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("`{}` is empty: give a file with text in it", .0.display())]
+    EmptyFile(PathBuf),
     /// No visible file with anything in it lies under the folder.
-    #[error("the folder `{}` holds no file with anything in it: put text there or give another folder (hidden files do not count)", path.display())]
-    EmptyFolder {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("the folder `{}` holds no file with anything in it: put text there or give another folder (hidden files do not count)", .0.display())]
+    EmptyFolder(PathBuf),
     /// The glob matches no file, or only empty ones.
     #[error(
-        "the glob `{pattern}` matches no file with anything in it: check the folder and the ending, or use `**` for all levels"
+        "the glob `{0}` matches no file with anything in it: check the folder and the ending, or use `**` for all levels"
     )]
-    NoMatch {
-        /// The glob as given.
-        pattern: String,
-    },
+    NoMatch(String),
     /// The glob cannot be parsed.
     #[error(
         "the glob `{pattern}` is malformed ({source}): correct it, or write `[*]` for a literal `*`"
@@ -97,12 +79,9 @@ pub enum Error {
     },
     /// The validation fraction is not a share.
     #[error(
-        "bytes: the validation fraction is {got}: set it between 0 (no validation) and 1 (nothing else)"
+        "bytes: the validation fraction is {0}: set it between 0 (no validation) and 1 (nothing else)"
     )]
-    InvalidFraction {
-        /// The value given.
-        got: f64,
-    },
+    InvalidFraction(f64),
     /// The source behind a [`Prefetch`](crate::Prefetch) panicked.
     #[error("prefetch: the source panicked at batch {index}: {message}")]
     Panicked {
@@ -112,25 +91,17 @@ pub enum Error {
         message: String,
     },
     /// The system starts no thread for a [`Prefetch`](crate::Prefetch).
-    #[error("prefetch: no thread could be started: {source}")]
-    NoThread {
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error("prefetch: no thread could be started: {0}")]
+    NoThread(#[source] io::Error),
     /// What a source of a program's own fails with.
-    #[error("{source}")]
-    Other {
-        /// Its error.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error("{0}")]
+    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
     /// The error of a source of a program's own.
     pub fn other(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Error::Other {
-            source: source.into(),
-        }
+        Error::Other(source.into())
     }
 }
 

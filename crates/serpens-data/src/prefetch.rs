@@ -46,7 +46,7 @@ impl Reader {
         let thread = Builder::new()
             .name("prefetch".into())
             .spawn(move || read_ahead(&*source, next, &sender))
-            .map_err(|source| Error::NoThread { source })?;
+            .map_err(Error::NoThread)?;
         Ok(Reader {
             next,
             ready,

@@ -166,7 +166,7 @@ fn a_file_that_is_cut_short_or_replaced_is_named_and_one_that_grows_is_read_on()
     read(8).expect("what was there is there");
     file.set_len(LARGE - 1).expect("cut");
     let error = read(0).expect_err("it is shorter");
-    assert!(matches!(&error, Error::Changed { path: named } if *named == path));
+    assert!(matches!(&error, Error::Changed(named) if *named == path));
     assert!(error.to_string().contains("cut short or replaced"));
     let other = fs::File::create(folder.path().join("other")).expect("a file");
     other.set_len(LARGE).expect("grown");

@@ -32,7 +32,7 @@ fn line(error: &Error, parts: &[&str]) -> String {
 fn a_missing_path_is_named() {
     let path = folder().path().join("no-such-file.txt");
     let error = open(&path).expect_err("it is missing");
-    assert!(matches!(&error, Error::MissingPath { path: named } if *named == path));
+    assert!(matches!(&error, Error::MissingPath(named) if *named == path));
     line(
         &error,
         &[
@@ -60,7 +60,7 @@ fn a_folder_with_nothing_in_it_is_named() {
     fs::write(folder.path().join("inner/empty.txt"), "").expect("a file");
     fs::write(folder.path().join(".hidden"), "text").expect("a file");
     let error = open(folder.path()).expect_err("nothing to read");
-    assert!(matches!(&error, Error::EmptyFolder { path } if path == folder.path()));
+    assert!(matches!(&error, Error::EmptyFolder(path) if path == folder.path()));
     line(&error, &["holds no file"]);
 }
 

@@ -201,7 +201,7 @@ fn an_error_arrives_in_its_place_and_the_next_call_tries_again() {
         assert_eq!(token(&ahead, index), index as u32);
     }
     let error = ahead.batch(3).expect_err("the source's own");
-    assert!(matches!(&error, Error::Other { source } if source.is::<std::fmt::Error>()));
+    assert!(matches!(&error, Error::Other(source) if source.is::<std::fmt::Error>()));
     assert!(std::error::Error::source(&error).is_some());
     for index in 3..20 {
         assert_eq!(token(&ahead, index), index as u32);

@@ -53,19 +53,3 @@ impl Interval {
         }
     }
 }
-
-/// What a model's pace is held against.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Machine {
-    /// Operations of a training step for each token, in matrix products: forward, and twice that backward.
-    pub(crate) flops_per_token: f64,
-    /// The most that the device's matrix units do in a second; unknown on the processor.
-    pub(crate) peak: Option<f64>,
-}
-
-impl Machine {
-    /// Model FLOP utilisation: the share of the peak that the model's own products make up.
-    pub(crate) fn utilisation(&self, tokens_per_second: f64) -> Option<f64> {
-        Some(self.flops_per_token * tokens_per_second / self.peak?)
-    }
-}

@@ -13,7 +13,7 @@ use serpens_ops::cross_entropy::Totals;
 use crate::checkpoint;
 use crate::engine::Engine;
 use crate::error::go_on;
-use crate::interval::{Interval, Machine};
+use crate::interval::Interval;
 use crate::objective::{Learner, NextToken, Objective};
 use crate::saved::plain;
 use crate::state::State;
@@ -36,7 +36,9 @@ pub struct Compute {
 /// A model in training.
 pub struct Trainer<O: Objective = NextToken> {
     pub(crate) engine: Engine<O>,
-    machine: Machine,
+    /// Tokens in a second with which the model's products would keep the device's matrix units busy; unknown on the
+    /// processor.
+    fastest: Option<f64>,
     source: Box<dyn Source>,
     pub(crate) state: State,
     /// The last checkpoint read or written: its step, and that of the evaluation in it.
@@ -124,7 +126,7 @@ impl<O: Objective> Trainer<O> {
             .check_source(&learner.model, source.bounds())?;
         Ok(Self {
             engine: Engine::new(learner, Recompute::None),
-            machine: Machine::default(),
+            fastest: None,
             source,
             state,
             saved: None,
@@ -147,14 +149,14 @@ impl<O: Objective> Trainer<O> {
         let (mut learner, device) = (self.engine.learner, compute.device);
         learner.model.to(device, compute.precision)?;
         learner.optimizer.to(device)?;
-        let types = compute.precision.activations();
-        self.machine = Machine {
-            flops_per_token: 3.0 * learner.model.flops_per_token()?,
-            peak: match device {
-                Device::Cpu => None,
-                Device::Cuda(_) => cuda::properties(device)?.peak_flops(types),
-            },
+        let flops = 3.0 * learner.model.flops_per_token()?; // forward, and twice that backward
+        let peak = match device {
+            Device::Cpu => None,
+            Device::Cuda(_) => {
+                cuda::properties(device)?.peak_flops(compute.precision.activations())
+            }
         };
+        self.fastest = peak.map(|peak| peak / flops);
         self.engine = Engine::new(learner, compute.recompute);
         Ok(self)
     }
@@ -195,7 +197,9 @@ impl<O: Objective> Trainer<O> {
         }
         let mut warnings = std::mem::take(&mut self.passed);
         if let Some(dir) = run.dir {
-            self.check_folder(dir)?;
+            if let (Some((_, path)), None) = (checkpoint::newest(dir)?, self.saved) {
+                return Err(Error::RunExists { path });
+            }
             warnings.extend(checkpoint::sweep(dir)?);
         }
         warn(&mut run, &warnings)?;
@@ -249,14 +253,6 @@ impl<O: Objective> Trainer<O> {
         }
     }
 
-    /// Refuses a folder with checkpoints that are not this run's.
-    fn check_folder(&self, dir: &Path) -> Result<()> {
-        match checkpoint::newest(dir)? {
-            Some((_, path)) if self.saved.is_none() => Err(Error::RunExists { path }),
-            _ => Ok(()),
-        }
-    }
-
     /// Tells the figures of the steps since the last time, if there were any.
     fn report(&mut self, run: &mut Run<'_, O::Model>) -> Result<()> {
         let interval = std::mem::take(&mut self.state.interval);
@@ -265,7 +261,7 @@ impl<O: Objective> Trainer<O> {
         }
         let state = &self.state;
         let mut metrics = interval.metrics(state.step, state.config.steps, state.seconds);
-        metrics.mfu = self.machine.utilisation(metrics.tokens_per_second);
+        metrics.mfu = (self.fastest).map(|fastest| metrics.tokens_per_second / fastest);
         metrics.memory = self.model().device().memory().high_water;
         run.observer.event(&Event::Stepped(&metrics))
     }

@@ -385,7 +385,7 @@ fn the_error_of_a_source_of_a_programs_own_keeps_its_kind() {
         stop: &AtomicBool::new(false),
         evaluate: None,
     });
-    let Err(Error::Data(serpens_data::Error::Other { source })) = error else {
+    let Err(Error::Data(serpens_data::Error::Other(source))) = error else {
         panic!("{error:?}");
     };
     assert!(source.is::<std::fmt::Error>());

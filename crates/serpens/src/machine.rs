@@ -8,6 +8,9 @@ use rayon::prelude::*;
 use serpens_core::Device;
 use serpens_ops::simd::Isa;
 
+use crate::refusal::Refusal;
+use crate::{Error, Result};
+
 /// Name and value of what defines a machine's speed.
 pub(crate) fn facts() -> Vec<(String, String)> {
     let memory = Device::Cpu
@@ -36,18 +39,18 @@ pub(crate) fn processor() -> String {
     name.unwrap_or_else(|| ARCH.to_owned())
 }
 
-/// Whether this many bytes fit the device, asked before they are allocated; in f64, as no product of sizes overflows it.
-/// True where the system does not tell its memory.
-pub(crate) fn fits(bytes: f64, device: Device) -> bool {
-    let memory = device.capacity();
-    memory.is_none_or(|memory| bytes <= memory as f64)
-}
-
-/// Whose memory it is, in words.
-pub(crate) fn memory_owner(device: Device) -> &'static str {
-    match device {
+/// Refuses a setting for which the device would have to hold this many bytes, before they are allocated, unless they fit;
+/// in f64, as no product of sizes overflows it. They do where the system does not tell its memory.
+pub(crate) fn check_fits(setting: &str, bytes: f64, device: Device) -> Result<()> {
+    let owner = match device {
         Device::Cpu => "this machine's memory",
         Device::Cuda(_) => "the GPU's memory",
+    };
+    match device.capacity() {
+        Some(memory) if bytes > memory as f64 => {
+            Err(Error::refused(setting, Refusal::TooManyTokens(owner)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -30,7 +30,7 @@ impl PromptArgs {
             (None, None) => return Ok(None),
         };
         match bytes.is_empty() {
-            true => Err(Error::refused(option, Refusal::NoPrompt)),
+            true => Err(Error::refused(option, Refusal::Empty)),
             false => Ok(Some(bytes)),
         }
     }

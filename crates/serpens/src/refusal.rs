@@ -25,7 +25,7 @@ pub enum Refusal {
     NoRun([PathBuf; 2]),
     /// There is nothing to begin with.
     #[error("it is empty; give at least one character to begin with")]
-    NoPrompt,
+    Empty,
     /// A word that the model does not read.
     #[error("{word:?} is no token of this model; give numbers below {vocabulary}, apart by spaces")]
     NoToken {
@@ -54,17 +54,6 @@ pub enum Refusal {
     #[cfg(feature = "paper")]
     #[error(transparent)]
     Paper(#[from] Box<serpens_report::paper::PaperError>),
-    /// No threads.
-    #[error("0 threads cannot work, give at least 1")]
-    NoThreads,
-    /// Too many threads.
-    #[error("{threads} are more than any machine has cores, give at most {most}")]
-    TooManyThreads {
-        /// The number given.
-        threads: usize,
-        /// The largest allowed.
-        most: usize,
-    },
     /// The system starts no threads.
     #[error(transparent)]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -125,9 +114,6 @@ pub enum Refusal {
         /// What is allowed.
         allowed: RangeInclusive<u64>,
     },
-    /// A text without characters.
-    #[error("it is empty; give at least one character")]
-    Empty,
     /// Another vocabulary than the data's.
     #[error("it is {found}, the data has {} tokens; set it to {}{}", allowed.start(), at_least(allowed), allowed.start())]
     Vocabulary {
@@ -136,12 +122,9 @@ pub enum Refusal {
         /// What the data allow.
         allowed: RangeInclusive<usize>,
     },
-    /// A prompt too long to look at whole.
-    #[error("so many tokens exceed this machine's memory; give a shorter prompt")]
-    LongPrompt,
-    /// A batch too large to train on.
-    #[error("a batch of this size exceeds {0}; lower the batch or the length")]
-    Batch(&'static str),
+    /// More tokens at a time than a memory holds.
+    #[error("so many tokens at a time exceed {0}; give fewer, or shorter sequences of them")]
+    TooManyTokens(&'static str),
     /// The data refuse it.
     #[error(transparent)]
     Data(#[from] serpens_data::Error),

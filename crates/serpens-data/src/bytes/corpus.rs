@@ -88,7 +88,7 @@ impl ByteCorpus {
     /// [`InvalidFraction`](Error::InvalidFraction) outside 0..=1.
     pub fn with_validation_fraction(self, fraction: f64) -> Result<ByteCorpus> {
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(Error::InvalidFraction { got: fraction });
+            return Err(Error::InvalidFraction(fraction));
         }
         let validation = (self.bytes as f64 * fraction) as usize;
         Ok(ByteCorpus {

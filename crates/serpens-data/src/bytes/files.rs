@@ -28,9 +28,7 @@ impl Found {
         let metadata = fs::metadata(&self.path).map_err(&unreadable)?;
         let cut = !metadata.is_file() || metadata.len() < self.bytes;
         if cut || metadata.created().ok() != self.made {
-            return Err(Error::Changed {
-                path: self.path.clone(),
-            });
+            return Err(Error::Changed(self.path.clone()));
         }
         let mut file = File::open(&self.path).map_err(&unreadable)?;
         let read = file.seek(SeekFrom::Start(start));
@@ -47,26 +45,23 @@ pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
         Ok(metadata) if metadata.is_dir() => {
             let any = Pattern::new("*").expect("it is one");
             let all = [Step::Name(path.into()), Step::Folders, Step::Names(any)];
-            (walk(&all)?, Error::EmptyFolder { path: path.into() })
+            (walk(&all)?, Error::EmptyFolder(path.into()))
         }
         Ok(metadata) if metadata.is_file() => {
             let found = with_content(path.into(), &metadata);
-            (
-                found.into_iter().collect(),
-                Error::EmptyFile { path: path.into() },
-            )
+            (found.into_iter().collect(), Error::EmptyFile(path.into()))
         }
-        Ok(_) => return Err(Error::NotAFile { path: path.into() }),
+        Ok(_) => return Err(Error::NotAFile(path.into())),
         Err(_) if pattern.contains(['*', '?', '[']) => {
             let pattern = pattern.to_owned();
             let steps = steps(&pattern).map_err(|source| Error::MalformedGlob {
                 pattern: pattern.clone(),
                 source,
             })?;
-            (walk(&steps)?, Error::NoMatch { pattern })
+            (walk(&steps)?, Error::NoMatch(pattern))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::MissingPath { path: path.into() });
+            return Err(Error::MissingPath(path.into()));
         }
         Err(error) => return Err(unreadable(path)(error)),
     };

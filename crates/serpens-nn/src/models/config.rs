@@ -39,22 +39,17 @@ impl BackboneConfig {
         }
     }
 
-    fn check(&self) -> Result<()> {
-        D_MODEL.check(self.d_model as f64)?;
-        N_LAYER.check(self.n_layer as f64)?;
-        NORM_EPS.check(self.norm_eps.into())?;
-        // A mixer beyond the last layer would be none, unsaid.
-        MIXERS
-            .at_most(self.n_layer as f64)
-            .check(self.mixers.len() as f64)
-    }
-
     /// The backbone without values; every mixer's projection out starts divided by √n_layer.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for settings that no model can have.
     pub fn plan(&self) -> Result<Backbone> {
-        self.check()?;
+        D_MODEL.check(self.d_model as f64)?;
+        N_LAYER.check(self.n_layer as f64)?;
+        NORM_EPS.check(self.norm_eps.into())?;
+        // A mixer beyond the last layer would be none, unsaid.
+        let mixers = MIXERS.at_most(self.n_layer as f64);
+        mixers.check(self.mixers.len() as f64)?;
         let divisor = (self.n_layer as f32).sqrt();
         let norm = RmsNormConfig {
             d_model: self.d_model,
@@ -186,8 +181,7 @@ impl MambaLmConfig {
 
     fn check(&self) -> Result<()> {
         VOCAB_SIZE.check(self.vocab_size as f64)?;
-        EMBEDDING_STD.check(self.embedding_std.into())?;
-        self.backbone().check()
+        EMBEDDING_STD.check(self.embedding_std.into())
     }
 
     /// The model without values; every mixer's projection out starts divided by √n_layer.

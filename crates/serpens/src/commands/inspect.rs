@@ -85,7 +85,7 @@ fn sample_of_prompt(model: &MambaLm, prompt: &[u8]) -> Result<Sample> {
     };
     sample
         .and_then(|sample| match sample.ids.is_empty() {
-            true => Err(Refusal::NoPrompt),
+            true => Err(Refusal::Empty),
             false => Ok(sample),
         })
         .map_err(|wrong| Error::refused("--prompt", wrong))

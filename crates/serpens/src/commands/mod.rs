@@ -10,11 +10,10 @@ mod system;
 mod train;
 
 use crate::cli::{Cli, Command};
-use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// More threads than this would only exhaust the system.
-const MOST_THREADS: usize = 1024;
+const MOST_THREADS: u64 = 1024;
 
 /// Where Rayon finds the number of threads; 0 means one for each core.
 const THREADS: &str = "RAYON_NUM_THREADS";
@@ -45,14 +44,8 @@ fn environment(name: &str) -> Option<usize> {
 }
 
 fn set_threads(option: &str, threads: usize) -> Result<()> {
+    Error::check_count(option, threads as u64, MOST_THREADS)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let set = match threads {
-        0 => Err(Refusal::NoThreads),
-        1..=MOST_THREADS => pool.build_global().map_err(Refusal::Threads),
-        _ => Err(Refusal::TooManyThreads {
-            threads,
-            most: MOST_THREADS,
-        }),
-    };
-    set.map_err(|wrong| Error::refused(option, wrong))
+    pool.build_global()
+        .map_err(|wrong| Error::refused(option, wrong))
 }

@@ -45,13 +45,8 @@ fn check_ranges(recipe: &Recipe) -> Result<()> {
         ("evaluate.chunk", tests.chunk as u64, 1_000_000),
         ("evaluate.tokens", tests.tokens as u64, i64::MAX as u64),
     ];
-    for (setting, found, most) in counts {
-        let allowed = 1..=most;
-        if !allowed.contains(&found) {
-            return Err(Error::refused(setting, Refusal::Range { found, allowed }));
-        }
-    }
-    Ok(())
+    let mut counts = counts.into_iter();
+    counts.try_for_each(|(setting, found, most)| Error::check_count(setting, found, most))
 }
 
 /// The error with the key of the task's settings that it is about.
@@ -77,11 +72,6 @@ fn check_model(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<
     let (device, plan) = (compute.device, model.plan()?);
     plan.check_memory(TRAINED_BYTES, device)?;
     let kept = tokens * plan.kept_per_token(compute.recompute);
-    if !machine::fits(kept * compute.precision.activations().size() as f64, device) {
-        return Err(Error::refused(
-            "task.batch",
-            Refusal::Batch(machine::memory_owner(device)),
-        ));
-    }
-    Ok(())
+    let bytes = kept * compute.precision.activations().size() as f64;
+    machine::check_fits("task.batch", bytes, device)
 }

@@ -12,9 +12,6 @@ use serpens_ops::sample::Sampler;
 
 use crate::Result;
 
-/// Bytes of a prompt that are read in one pass, so that the memory does not depend on its length.
-const PASS: usize = 1024;
-
 /// Bytes back that the repetition penalty looks.
 const RECENT: usize = 64;
 
@@ -43,10 +40,7 @@ pub(crate) fn continue_text(
         let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
         Ok(logits.tensor()?.to_vec()?)
     };
-    let mut logits = Vec::new();
-    for pass in prompt.chunks(PASS) {
-        logits = read(pass)?;
-    }
+    let mut logits = read(prompt)?;
     let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut written = 0;

@@ -14,7 +14,6 @@ use super::trained::{Trained, chart};
 use super::{Task, TaskSettings, TestConfig};
 use crate::output::OutputMode;
 use crate::progress::Meter;
-use crate::refusal::Refusal;
 use crate::{Error, Result, machine};
 
 pub(super) use serpens_data::InductionHeadsConfig;
@@ -66,10 +65,7 @@ impl TaskSettings for InductionHeadsConfig {
             let longest = tests.lengths.iter().copied().max().unwrap_or_default();
             let tokens = tests.rows.min(tests.samples) as f64 * longest as f64;
             // Ids and targets of a batch are there at once.
-            if !machine::fits(8.0 * tokens, Device::Cpu) {
-                let memory = machine::memory_owner(Device::Cpu);
-                return Err(Error::refused("evaluate.lengths", Refusal::Batch(memory)));
-            }
+            machine::check_fits("evaluate.lengths", 8.0 * tokens, Device::Cpu)?;
         }
         Ok(Box::new(Induction {
             data,

@@ -5,8 +5,7 @@ use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
 use serpens_report::{LayerSelection, SelectionMap};
 
-use crate::refusal::Refusal;
-use crate::{Error, Result, machine};
+use crate::{Result, machine};
 
 /// A sequence to look at.
 pub(crate) struct Sample {
@@ -51,9 +50,7 @@ pub(crate) fn selection_map(
     title: String,
 ) -> Result<Option<SelectionMap>> {
     let kept = model.kept_per_token(Recompute::None) * sample.ids.len() as f64;
-    if !machine::fits(4.0 * kept, Device::Cpu) {
-        return Err(Error::refused("the prompt", Refusal::LongPrompt));
-    }
+    machine::check_fits("the prompt", 4.0 * kept, Device::Cpu)?;
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
