@@ -54,38 +54,50 @@ fn exp2_fraction<S: Simd>(s: S, f: S::f32s) -> S::f32s {
     polynomial(s, f, coefficients)
 }
 
-/// 2^(x (a + rest)), where `rest` is small beside a and no product is rounded; relative error below 1.1e-7. Where the
-/// caller knows that the exponent lies within ±120 it is `BOUNDED`, which is faster. Otherwise the result is 0 below
-/// 2^-126.5 and ∞ from 2^127.5 on, and NaN stays; wherever both are right they give the same bits.
+/// How far from 0 the exponents of [`exp2_product`] may lie: the nearer the faster.
+pub mod range {
+    /// Within ±120.
+    pub const NEAR: u8 = 0;
+    /// Within ±10^12.
+    pub const FAR: u8 = 1;
+    /// Anywhere, infinities and NaN among them.
+    pub const ANY: u8 = 2;
+}
+
+/// 2^(x (a + rest)), where `rest` is at most a rounding of a and no product is rounded; relative error below 1.1e-7.
+/// The caller knows the [`range`] of the exponent. Beyond `NEAR` the result is 0 below 2^-126.5 and ∞ from 2^127.5 on,
+/// and NaN stays. Wherever several ranges are right they agree: `NEAR` may round an exponent's half to the other side.
 #[inline(always)]
-pub fn exp2_product<S: Simd, const BOUNDED: bool>(
+pub fn exp2_product<S: Simd, const RANGE: u8>(
     s: S,
     x: S::f32s,
     a: S::f32s,
     rest: S::f32s,
 ) -> S::f32s {
-    let round = if BOUNDED { ROUND } else { ROUND_BIASED };
-    // Infinity times no rest would be NaN.
-    let x = if BOUNDED {
-        x
-    } else {
-        clamp(s, x, [f32::MIN, f32::MAX])
+    let near = RANGE == range::NEAR;
+    let round = s.splat_f32s(if near { ROUND } else { ROUND_BIASED });
+    let (low, high) = (ROUND, ROUND + 255.0);
+    let any = |x, bounds| {
+        if RANGE == range::ANY {
+            clamp(s, x, bounds)
+        } else {
+            x
+        }
     };
-    let mut shifted = s.mul_add_f32s(x, a, s.splat_f32s(round));
-    if !BOUNDED {
-        shifted = clamp(s, shifted, [ROUND, ROUND + 255.0]);
-    }
-    let mut fraction = s.mul_add_f32s(x, a, s.sub_f32s(s.splat_f32s(round), shifted));
-    if !BOUNDED {
-        fraction = clamp(s, fraction, [-1.0, 1.0]);
-    }
-    fraction = s.mul_add_f32s(x, rest, fraction);
-    if !BOUNDED {
-        fraction = clamp(s, fraction, [-1.0, 1.0]);
-    }
-    let mantissa = exp2_fraction(s, fraction);
+    // Infinity times no rest would be NaN.
+    let x = any(x, [f32::MIN, f32::MAX]);
+    let shifted = any(s.mul_add_f32s(x, a, round), [low, high]);
+    let fraction = s.mul_add_f32s(x, a, s.sub_f32s(round, shifted));
+    let fraction = s.mul_add_f32s(x, rest, any(fraction, [-1.0, 1.0]));
+    let mantissa = exp2_fraction(s, any(fraction, [-1.0, 1.0]));
+    // Far away the fraction is one no more, but its polynomial is still positive and finite: 0 or ∞ times that.
+    let shifted = if RANGE == range::FAR {
+        s.min_f32s(s.splat_f32s(high), s.max_f32s(s.splat_f32s(low), shifted))
+    } else {
+        shifted
+    };
     let power = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(MANTISSA));
-    if BOUNDED {
+    if near {
         s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), power))
     } else {
         s.mul_f32s(mantissa, s.transmute_f32s_u32s(power))
@@ -157,7 +169,8 @@ pub fn ln<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 pub fn log1p<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     // ln(1 + x) = 2 artanh(x / (2 + x)), and the argument is at most 1/3.
     let ratio = s.div_f32s(x, s.add_f32s(x, s.splat_f32s(2.0)));
-    let square = s.mul_f32s(ratio, ratio);
+    // What is added is far below the rounding of 1, and keeps what tiny arguments give from slow subnormal numbers.
+    let square = s.mul_add_f32s(ratio, ratio, s.splat_f32s(1e-30));
     let coefficients = [0.333_331_58, 0.200_124_55, 0.139_803, 0.140_891_67];
     let series = s.mul_f32s(square, polynomial(s, square, coefficients));
     let double = s.add_f32s(ratio, ratio);

@@ -1,6 +1,6 @@
 //! The decay of the state over one step, exp(δ A), for a real or a complex A.
 
-use crate::simd::{LOG2_E, LOG2_E_REST, Simd, clamp, exp2_product, sin_cos};
+use crate::simd::{LOG2_E, LOG2_E_REST, Simd, clamp, exp2_product, range, sin_cos};
 
 /// The A of some numbers, as the decays of all steps take it.
 #[derive(Clone, Copy)]
@@ -32,15 +32,43 @@ impl<V: Copy, const W: usize> Rates<V, W> {
     }
 }
 
-/// Whether all |δ A| of some steps and numbers are small enough for [`decay`] to be `BOUNDED`, as they hardly ever are
-/// not.
+/// The [`range`] of all δ A of some steps and numbers: hardly ever another than `NEAR`, or `FAR` where tokens are to be
+/// forgotten.
 #[inline(always)]
-pub(super) fn bounded<S: Simd>(s: S, delta: &[S::f32s], a: &[S::f32s]) -> bool {
+pub(super) fn range_of<S: Simd>(s: S, delta: &[S::f32s], a: &[S::f32s]) -> u8 {
     let product = s.mul_f32s(largest(s, delta), largest(s, a));
-    let inside = s.less_than_or_equal_f32s(product, s.splat_f32s(80.0));
-    let outside = s.select_f32s(inside, s.splat_f32s(0.0), s.splat_f32s(1.0));
-    s.reduce_sum_f32s(outside) == 0.0
+    let [near, far] =
+        [80.0, 1e11].map(|bound| s.less_than_or_equal_f32s(product, s.splat_f32s(bound)));
+    let beyond = s.select_f32s(far, s.splat_f32s(1.0), s.splat_f32s(64.0));
+    // More than any number of lanes that are merely far.
+    let sum = s.reduce_sum_f32s(s.select_f32s(near, s.splat_f32s(0.0), beyond));
+    match sum {
+        0.0 => range::NEAR,
+        1.0..64.0 => range::FAR,
+        _ => range::ANY,
+    }
 }
+
+/// Runs `$body` with the constant `$range` that `$value` is.
+macro_rules! for_range {
+    ($value:expr, |$range:ident| $body:expr) => {
+        match $value {
+            $crate::simd::range::NEAR => {
+                const $range: u8 = $crate::simd::range::NEAR;
+                $body
+            }
+            $crate::simd::range::FAR => {
+                const $range: u8 = $crate::simd::range::FAR;
+                $body
+            }
+            _ => {
+                const $range: u8 = $crate::simd::range::ANY;
+                $body
+            }
+        }
+    };
+}
+pub(super) use for_range;
 
 /// The largest |x|, or NaN where there is one.
 #[inline(always)]
@@ -55,13 +83,13 @@ fn largest<S: Simd>(s: S, x: &[S::f32s]) -> S::f32s {
 
 /// exp(δ a) of number `j`, the factor by which it decays in a step.
 #[inline(always)]
-pub(super) fn decay<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
+pub(super) fn decay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     s: S,
     delta: S::f32s,
     rates: &Rates<S::f32s, W>,
     j: usize,
 ) -> [S::f32s; P] {
-    let magnitude = exp2_product::<S, BOUNDED>(s, delta, rates.high[j], rates.rest[j]);
+    let magnitude = exp2_product::<S, RANGE>(s, delta, rates.high[j], rates.rest[j]);
     let mut value = [magnitude; P];
     if P == 2 {
         let (sine, cosine) = sin_cos(s, s.mul_f32s(delta, rates.im[j]));

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::arena::{Arena, room};
-use super::decay::{Rates, bounded, decay};
+use super::decay::{Rates, decay, for_range, range_of};
 use super::lanes::{
     Ahead, Group, Tile, add_real_product, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -95,12 +95,11 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let Self { scan, task, .. } = self;
-        let (dims, x) = (&scan.dims, &scan.operands);
-        let size = P * dims.state;
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let (task, size) = (self.task, P * self.scan.dims.state);
         let tiles = task.channels.div_ceil(S::F32_LANES);
-        let mut arena = Arena(self.scratch);
+        let tile = |i| Tile::new(task.channel, task.channels, S::F32_LANES, i);
+        let mut arena = Arena(std::mem::take(&mut self.scratch));
         let a = arena.vectors::<S::f32s>(tiles * size);
         let h = arena.vectors::<S::f32s>(tiles * size);
         let mut steps = Steps {
@@ -108,74 +107,77 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
             delta_u: arena.steps(),
             y: arena.steps(),
         };
+        let of_tiles = |i| i * size..(i + 1) * size;
         for i in 0..tiles {
-            let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x, &mut a[i * size..][..size]);
-            let h = &mut h[i * size..][..size];
+            let x = &self.scan.operands;
+            tile(i).load_a::<S>(self.scan.dims.state, x, &mut a[of_tiles(i)]);
+            let h = &mut h[of_tiles(i)];
             match self.initial {
-                Some(initial) => tile.load_states::<S>(size, initial, h),
+                Some(initial) => tile(i).load_states::<S>(size, initial, h),
                 None => h.fill(s.splat_f32s(0.0)),
             }
         }
-        let group = Group::new(dims, x, task.group);
-        let mut from = task.from;
-        while from < task.to {
-            let to = (from + CHUNK).min(task.to);
-            let chunk = Chunk::new(scan, task.batch, from, to);
+        for from in (task.from..task.to).step_by(CHUNK) {
+            let chunk = Chunk::new(self.scan, task.batch, from, (from + CHUNK).min(task.to));
             for i in 0..tiles {
-                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-                let a = &a[i * size..][..size];
-                let h = &mut h[i * size..][..size];
-                if let Some(checkpoints) = self.checkpoints {
-                    let row = task.batch * dims.chunks() + from / CHUNK;
-                    // SAFETY: this task alone owns these channels of this chunk.
-                    let saved = unsafe {
-                        checkpoints.part(
-                            row,
-                            tile.channel * size,
-                            (tile.channel + tile.width) * size,
-                        )
-                    };
-                    for (saved, &h) in saved.chunks_exact_mut(tile.width).zip(&*h) {
-                        store(s, saved, h);
-                    }
-                }
-                tile.load_steps(s, scan, &chunk, steps.delta, steps.delta_u, None);
-                let bounded = bounded(s, &steps.delta[..chunk.steps], &a[..dims.state]);
-                steps.y.fill(s.splat_f32s(0.0));
-                for_numbers!(dims.state, WIDE, |n, W| {
-                    let ahead = (n == 0).then(|| {
-                        Ahead::new(
-                            tile,
-                            &[Some(x.u), Some(x.delta), x.z],
-                            &[Some(self.out)],
-                            scan.reverse,
-                        )
-                    });
-                    if bounded {
-                        advance::<S, P, W, true>(s, &chunk, group, n, a, h, &mut steps, ahead);
-                    } else {
-                        advance::<S, P, W, false>(s, &chunk, group, n, a, h, &mut steps, ahead);
-                    }
-                });
-                finish::<S, P>(s, x, &chunk, tile, steps.y, self.out);
+                let (a, h) = (&a[of_tiles(i)], &mut h[of_tiles(i)]);
+                self.save(s, tile(i), from, h);
+                self.run(s, &chunk, tile(i), a, h, &mut steps);
             }
-            from = to;
         }
         if let Some(last_state) = self.last_state {
             for i in 0..tiles {
-                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
+                let (first, end) = tile(i).states(size);
                 // SAFETY: this task alone owns these channels of this sequence.
-                let last = unsafe {
-                    last_state.part(
-                        task.batch,
-                        tile.channel * size,
-                        (tile.channel + tile.width) * size,
-                    )
-                };
-                tile.store_states::<S>(size, &h[i * size..][..size], last);
+                let last = unsafe { last_state.part(task.batch, first, end) };
+                tile(i).store_states::<S>(size, &h[of_tiles(i)], last);
             }
         }
+    }
+}
+
+impl<const P: usize> Forward<'_, '_, P> {
+    /// Saves the state of a tile before the chunk from `from` on, where that is asked for.
+    #[inline(always)]
+    fn save<S: Simd>(&self, s: S, tile: Tile, from: usize, h: &[S::f32s]) {
+        let Some(checkpoints) = self.checkpoints else {
+            return;
+        };
+        let row = self.task.batch * self.scan.dims.chunks() + from / CHUNK;
+        let (first, end) = tile.states(h.len());
+        // SAFETY: this task alone owns these channels of this chunk.
+        let saved = unsafe { checkpoints.part(row, first, end) };
+        for (saved, &h) in saved.chunks_exact_mut(tile.width).zip(h) {
+            store(s, saved, h);
+        }
+    }
+
+    /// Runs a tile through a chunk.
+    #[inline(always)]
+    fn run<S: Simd>(
+        &self,
+        s: S,
+        chunk: &Chunk,
+        tile: Tile,
+        a: &[S::f32s],
+        h: &mut [S::f32s],
+        steps: &mut Steps<S::f32s>,
+    ) {
+        let (scan, x, state) = (self.scan, &self.scan.operands, self.scan.dims.state);
+        let group = Group::new(&scan.dims, x, self.task.group);
+        tile.load_steps(s, scan, chunk, steps.delta, steps.delta_u, None);
+        let range = range_of(s, &steps.delta[..chunk.steps], &a[..state]);
+        steps.y.fill(s.splat_f32s(0.0));
+        for_numbers!(state, WIDE, |n, W| {
+            let ahead = (n == 0).then(|| {
+                let reads = [Some(x.u), Some(x.delta), x.z];
+                Ahead::new(tile, &reads, &[Some(self.out)], scan.reverse)
+            });
+            for_range!(range, |RANGE| advance::<S, P, W, RANGE>(
+                s, chunk, group, n, a, h, steps, ahead
+            ));
+        });
+        finish::<S, P>(s, x, chunk, tile, steps.y, self.out);
     }
 }
 
@@ -185,7 +187,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn advance<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
+fn advance<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -213,7 +215,7 @@ fn advance<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
         // Two sums, so that one addition need not wait for the one before.
         let mut sums = [steps.y[i], s.splat_f32s(0.0)];
         for j in 0..W {
-            let decay = decay::<S, P, W, BOUNDED>(s, delta, &rates, j);
+            let decay = decay::<S, P, W, RANGE>(s, delta, &rates, j);
             let input = scaled(s, delta_u, splat(s, &b, j));
             let next = mul_add(s, decay, pick(&state, j), input);
             put(next, &mut state, j);

@@ -26,6 +26,12 @@ impl Tile {
         }
     }
 
+    /// Where its numbers begin and end in a row of (channels, `size`).
+    #[inline(always)]
+    pub(super) fn states(self, size: usize) -> (usize, usize) {
+        (self.channel * size, (self.channel + self.width) * size)
+    }
+
     /// The tile's values in a row of channels.
     #[inline(always)]
     pub(super) fn of<S: Simd>(self, s: S, mat: Mat, row: usize) -> S::f32s {
@@ -45,7 +51,8 @@ impl Tile {
     #[inline(always)]
     pub(super) fn load_states<S: Simd>(self, size: usize, from: &[f32], to: &mut [S::f32s]) {
         let to: &mut [f32] = bytemuck::cast_slice_mut(to);
-        let from = &from[self.channel * size..(self.channel + self.width) * size];
+        let (first, end) = self.states(size);
+        let from = &from[first..end];
         if self.width < S::F32_LANES {
             to[..size * S::F32_LANES].fill(0.0);
         }

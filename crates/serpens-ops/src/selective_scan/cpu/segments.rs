@@ -6,7 +6,7 @@ use serpens_core::{Mat, MatMut};
 
 use super::Scan;
 use super::arena::{Arena, room};
-use super::decay::{Rates, bounded, decay};
+use super::decay::{Rates, decay, for_range, range_of};
 use super::lanes::{
     Group, Tile, add_conj, conj_mul, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -123,71 +123,69 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let Self { scan, task, .. } = self;
-        let (dims, x) = (&scan.dims, &scan.operands);
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let (dims, task) = (&self.scan.dims, self.task);
         let size = P * dims.state;
-        let mut arena = Arena(self.scratch);
+        let mut arena = Arena(std::mem::take(&mut self.scratch));
         let a = arena.vectors::<S::f32s>(size);
         let sum = arena.vectors::<S::f32s>(size);
         let product = arena.vectors::<S::f32s>(size);
-        let delta = arena.steps();
-        let weight = arena.steps();
-        let group = Group::new(dims, x, task.group);
+        let (delta, weight) = (arena.steps(), arena.steps());
         for i in 0..task.channels.div_ceil(S::F32_LANES) {
             let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x, a);
+            tile.load_a::<S>(dims.state, &self.scan.operands, a);
             sum.fill(s.splat_f32s(0.0));
             product[..dims.state].fill(s.splat_f32s(1.0));
             product[dims.state..].fill(s.splat_f32s(0.0));
             let chunks = (task.to - task.from).div_ceil(CHUNK);
             for index in 0..chunks {
-                let index = if self.dout.is_some() {
-                    chunks - 1 - index
-                } else {
-                    index
-                };
+                let back = self.dout.is_some();
+                let index = if back { chunks - 1 - index } else { index };
                 let from = task.from + index * CHUNK;
-                let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(task.to));
-                tile.load_steps(s, scan, &chunk, delta, weight, None);
-                let bounded = bounded(s, &delta[..chunk.steps], &a[..dims.state]);
-                if let Some(dout) = self.dout {
-                    for (i, weight) in weight.iter_mut().enumerate().take(chunk.steps) {
-                        let row = chunk.row(i);
-                        let g = s.mul_f32s(tile.of(s, dout, row), gate(s, x, tile, row));
-                        *weight = s.mul_f32s(g, s.splat_f32s(P as f32));
-                    }
-                    for_numbers!(dims.state, 4, |n, W| if bounded {
-                        backward::<S, P, W, true>(
-                            s, &chunk, group, n, a, sum, product, delta, weight,
-                        )
-                    } else {
-                        backward::<S, P, W, false>(
-                            s, &chunk, group, n, a, sum, product, delta, weight,
-                        )
-                    });
-                } else {
-                    for_numbers!(dims.state, 4, |n, W| if bounded {
-                        forward::<S, P, W, true>(
-                            s, &chunk, group, n, a, sum, product, delta, weight,
-                        )
-                    } else {
-                        forward::<S, P, W, false>(
-                            s, &chunk, group, n, a, sum, product, delta, weight,
-                        )
-                    });
-                }
+                let to = (from + CHUNK).min(task.to);
+                let chunk = Chunk::new(self.scan, task.batch, from, to);
+                self.run(s, &chunk, tile, a, [sum, product], [delta, weight]);
             }
-            let half = dims.channels * size;
-            for (values, offset) in [(&*sum, 0), (&*product, half)] {
-                let first = offset + tile.channel * size;
+            for (values, offset) in [(&*sum, 0), (&*product, dims.channels * size)] {
+                let (first, end) = tile.states(size);
+                let (first, end) = (offset + first, offset + end);
                 // SAFETY: this task alone owns these channels of this segment.
-                let to = unsafe {
-                    self.summaries
-                        .part(task.segment, first, first + tile.width * size)
-                };
+                let to = unsafe { self.summaries.part(task.segment, first, end) };
                 tile.store_states::<S>(size, values, to);
             }
+        }
+    }
+}
+
+impl<const P: usize> Summary<'_, '_, P> {
+    /// Takes a tile's sum and product through a chunk.
+    #[inline(always)]
+    fn run<S: Simd>(
+        &self,
+        s: S,
+        chunk: &Chunk,
+        tile: Tile,
+        a: &[S::f32s],
+        [sum, product]: [&mut [S::f32s]; 2],
+        [delta, weight]: [&mut [S::f32s; CHUNK]; 2],
+    ) {
+        let (scan, x, state) = (self.scan, &self.scan.operands, self.scan.dims.state);
+        let group = Group::new(&scan.dims, x, self.task.group);
+        tile.load_steps(s, scan, chunk, delta, weight, None);
+        let range = range_of(s, &delta[..chunk.steps], &a[..state]);
+        if let Some(dout) = self.dout {
+            for (i, weight) in weight.iter_mut().enumerate().take(chunk.steps) {
+                let row = chunk.row(i);
+                let g = s.mul_f32s(tile.of(s, dout, row), gate(s, x, tile, row));
+                *weight = s.mul_f32s(g, s.splat_f32s(P as f32));
+            }
+            for_numbers!(state, 4, |n, W| for_range!(range, |RANGE| {
+                backward::<S, P, W, RANGE>(s, chunk, group, n, a, sum, product, delta, weight)
+            }));
+        } else {
+            for_numbers!(state, 4, |n, W| for_range!(range, |RANGE| {
+                forward::<S, P, W, RANGE>(s, chunk, group, n, a, sum, product, delta, weight)
+            }));
         }
     }
 }
@@ -198,7 +196,7 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn forward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
+fn forward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -218,7 +216,7 @@ fn forward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
         }
         let b = numbers::<_, P, W>(group.b(chunk.row(i)), n);
         for j in 0..W {
-            let decay = decay::<S, P, W, BOUNDED>(s, delta[i], &rates, j);
+            let decay = decay::<S, P, W, RANGE>(s, delta[i], &rates, j);
             let input = scaled(s, weight[i], splat(s, &b, j));
             put(mul_add(s, decay, pick(&sums, j), input), &mut sums, j);
             put(
@@ -239,7 +237,7 @@ fn forward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn backward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
+fn backward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -256,7 +254,7 @@ fn backward<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
     for i in (0..chunk.steps).rev() {
         let c = numbers::<_, P, W>(group.c(chunk.row(i)), n);
         for j in 0..W {
-            let decay = decay::<S, P, W, BOUNDED>(s, delta[i], &rates, j);
+            let decay = decay::<S, P, W, RANGE>(s, delta[i], &rates, j);
             let lambda = add_conj(s, pick(&sums, j), weight[i], splat(s, &c, j));
             put(conj_mul(s, decay, lambda), &mut sums, j);
             put(conj_mul(s, decay, pick(&products, j)), &mut products, j);

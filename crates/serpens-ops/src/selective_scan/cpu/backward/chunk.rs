@@ -5,7 +5,7 @@ use serpens_core::Mat;
 use super::{Sums, WIDE};
 use crate::selective_scan::ScanOperands;
 use crate::selective_scan::cpu::Scan;
-use crate::selective_scan::cpu::decay::{Rates, bounded, decay};
+use crate::selective_scan::cpu::decay::{Rates, decay, range_of};
 use crate::selective_scan::cpu::lanes::{
     Ahead, Group, Tile, add_conj, add_real_product, conj_mul, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -87,7 +87,7 @@ impl<'a, V, const W: usize> Pass<'a, V, W> {
     }
 }
 
-/// The steps' inputs, and zero for their sums. Tells whether the decays with re A are bounded.
+/// The steps' inputs, and zero for their sums. Returns the range of the decays.
 #[inline(always)]
 pub(super) fn begin<S: Simd, const P: usize>(
     s: S,
@@ -97,7 +97,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
     tile: Tile,
     a: &[S::f32s],
     steps: &mut Steps<S::f32s>,
-) -> bool {
+) -> u8 {
     tile.load_steps(
         s,
         scan,
@@ -125,7 +125,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
     for sums in [&mut *steps.y, steps.lambda_b, steps.lambda_a] {
         sums.fill(s.splat_f32s(0.0));
     }
-    bounded(s, &steps.delta[..chunk.steps], a)
+    range_of(s, &steps.delta[..chunk.steps], a)
 }
 
 /// The state before a chunk, as the forward saved it.
@@ -151,7 +151,7 @@ pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-pub(super) fn replay<S: Simd, const P: usize, const W: usize, const BOUNDED: bool>(
+pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -181,7 +181,7 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize, const BOUNDED: boo
         let mut y = steps.y[i];
         let mut decays = zero;
         for j in 0..W {
-            let decay = decay::<S, P, W, BOUNDED>(s, delta, &rates, j);
+            let decay = decay::<S, P, W, RANGE>(s, delta, &rates, j);
             let input = scaled(s, delta_u, splat(s, &b, j));
             let next = mul_add(s, decay, pick(&state, j), input);
             put(next, &mut state, j);
@@ -212,14 +212,11 @@ pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
     pass: &mut Pass<S::f32s, W>,
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
-    let mut carries = numbers::<_, P, W>(carry, n);
-    let mut das = zero;
+    let (mut carries, mut das) = (numbers::<_, P, W>(carry, n), zero);
     for i in (0..chunk.steps).rev() {
         let row = chunk.row(i);
-        let (b, c) = (
-            numbers::<_, P, W>(group.b(row), n),
-            numbers::<_, P, W>(group.c(row), n),
-        );
+        let b = numbers::<_, P, W>(group.b(row), n);
+        let c = numbers::<_, P, W>(group.c(row), n);
         let (delta, delta_u, g) = (steps.delta[i], steps.delta_u[i], steps.g[i]);
         let (mut lambda_b, mut lambda_a) = (steps.lambda_b[i], steps.lambda_a[i]);
         let decays: [[S::f32s; W]; P] = rows(&pass.decay[i * P..]);

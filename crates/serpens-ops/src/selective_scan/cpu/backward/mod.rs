@@ -11,11 +11,12 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::arena::{Arena, room};
+use super::decay::for_range;
 use super::lanes::{Ahead, Group, Tile, for_numbers, numbers};
 use super::plan::{CHUNK, Chunk, ROUND, ScanPlan, Task};
 use super::{Dims, Scan, ScanOperands, segments};
 use crate::shared::scratch::with_scratch;
-use crate::simd::{Isa, Simd, WithSimd};
+use crate::simd::{Isa, Simd, WithSimd, range};
 use chunk::{
     Pass, STEP_VECTORS, Steps, begin, finish, load_checkpoint, pass_vectors, reduce, replay,
     retreat,
@@ -66,33 +67,50 @@ pub(super) fn run<const P: usize>(
             dbias: MatMut::dense(dbias, dims.channels),
             dgroup: MatMut::dense(dgroup, group_len),
         };
-        let longest = plan
-            .tasks
-            .iter()
-            .map(|task| task.to - task.from)
-            .max()
-            .unwrap_or(0);
+        let lengths = plan.tasks.iter().map(|task| task.to - task.from);
+        let longest = lengths.max().unwrap_or(0);
         for round in (0..longest.div_ceil(ROUND)).rev() {
-            plan.tasks.par_iter().enumerate().for_each(|(index, task)| {
-                let lanes = isa.lanes();
-                let (from, to) = round_of(task, round);
-                with_scratch(scratch_len::<P>(dims, &plan, lanes), |scratch| {
-                    isa.run(Backward::<P> {
-                        scan,
-                        task,
-                        index,
-                        from,
-                        to,
-                        checkpoints: Mat::dense(checkpoints, row),
-                        dout,
-                        sums: &sums,
-                        scratch,
-                    });
-                });
-            });
+            run_round::<P>(
+                isa,
+                scan,
+                &plan,
+                round,
+                Mat::dense(checkpoints, row),
+                dout,
+                &sums,
+            );
             fold_groups(scan, &plan, round, &sums);
         }
         fold_channels(dims, &plan, sums);
+    });
+}
+
+/// Runs the tasks' steps of a round.
+fn run_round<const P: usize>(
+    isa: Isa,
+    scan: &Scan,
+    plan: &ScanPlan,
+    round: usize,
+    checkpoints: Mat,
+    dout: Mat,
+    sums: &Sums,
+) {
+    plan.tasks.par_iter().enumerate().for_each(|(index, task)| {
+        let (from, to) = round_of(task, round);
+        let room = scratch_len::<P>(&scan.dims, plan, isa.lanes());
+        with_scratch(room, |scratch| {
+            isa.run(Backward::<P> {
+                scan,
+                task,
+                index,
+                from,
+                to,
+                checkpoints,
+                dout,
+                sums,
+                scratch,
+            });
+        });
     });
 }
 
@@ -225,107 +243,136 @@ fn scratch_len<const P: usize>(dims: &Dims, plan: &ScanPlan, lanes: usize) -> us
     3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(pass_vectors(P) * lanes)
 }
 
+/// What a task keeps of its tiles, one after another, from chunk to chunk.
+struct Tiles<'a, V> {
+    /// P·N vectors each.
+    a: &'a mut [V],
+    carry: &'a mut [V],
+    da: &'a mut [V],
+    steps: &'a mut [V],
+}
+
 impl<const P: usize> WithSimd for Backward<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let Self { scan, task, .. } = self;
-        let (dims, x) = (&scan.dims, &scan.operands);
-        let size = P * dims.state;
-        let tiles = task.channels.div_ceil(S::F32_LANES);
-        let mut arena = Arena(self.scratch);
-        let a = arena.vectors::<S::f32s>(tiles * size);
-        let carry = arena.vectors::<S::f32s>(tiles * size);
-        let da = arena.vectors::<S::f32s>(tiles * size);
-        let steps = arena.vectors::<S::f32s>(tiles * STEP_VECTORS);
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let (scan, task) = (self.scan, self.task);
+        let size = P * scan.dims.state;
+        let count = task.channels.div_ceil(S::F32_LANES);
+        let mut arena = Arena(std::mem::take(&mut self.scratch));
+        let mut tiles = Tiles {
+            a: arena.vectors::<S::f32s>(count * size),
+            carry: arena.vectors(count * size),
+            da: arena.vectors(count * size),
+            steps: arena.vectors(count * STEP_VECTORS),
+        };
         let pass = arena.vectors::<S::f32s>(pass_vectors(P));
-        let group = Group::new(dims, x, task.group);
         let (first, last) = (task.channel * size, (task.channel + task.channels) * size);
         // SAFETY: this task alone owns these channels of this segment.
         let carry_out = unsafe { self.sums.carry.part(task.segment, first, last) };
         // SAFETY: as above.
         let da_out = unsafe { self.sums.da.part(task.segment, first, last) };
-        for i in 0..tiles {
+        for i in 0..count {
+            let values = i * size..(i + 1) * size;
             let tile = Tile::new(0, task.channels, S::F32_LANES, i);
-            tile.load_states::<S>(size, carry_out, &mut carry[i * size..][..size]);
-            tile.load_states::<S>(size, da_out, &mut da[i * size..][..size]);
-            let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-            tile.load_a::<S>(dims.state, x, &mut a[i * size..][..size]);
+            tile.load_states::<S>(size, carry_out, &mut tiles.carry[values.clone()]);
+            tile.load_states::<S>(size, da_out, &mut tiles.da[values.clone()]);
+            let a = &mut tiles.a[values];
+            self.tile::<S>(i)
+                .load_a::<S>(scan.dims.state, &scan.operands, a);
         }
-        for index in (0..(self.to - self.from).div_ceil(CHUNK)).rev() {
-            let from = self.from + index * CHUNK;
-            let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(self.to));
-            let mut bounded = true;
-            for i in 0..tiles {
-                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-                let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                let a = &a[i * size..][..dims.state];
-                bounded &= begin::<S, P>(s, scan, self.dout, &chunk, tile, a, &mut steps);
-            }
-            let dgroup_from = (from - self.from) * 2 * size;
-            // SAFETY: the row belongs to this task alone.
-            let dgroup = unsafe {
-                self.sums.dgroup.part(
-                    self.index,
-                    dgroup_from,
-                    dgroup_from + chunk.steps * 2 * size,
-                )
-            };
-            let chunk_row = task.batch * dims.chunks() + from / CHUNK;
-            for_numbers!(dims.state, WIDE, |n, W| {
-                let mut pass = Pass::<_, W>::of(pass, P);
-                pass.db.fill([s.splat_f32s(0.0); W]);
-                pass.dc.fill([s.splat_f32s(0.0); W]);
-                for i in 0..tiles {
-                    let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-                    let saved = self.checkpoints.part(
-                        chunk_row,
-                        tile.channel * size,
-                        (tile.channel + tile.width) * size,
-                    );
-                    load_checkpoint::<S, P, W>(s, saved, tile.width, n, pass.h);
-                    let mut steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                    let range = i * size..(i + 1) * size;
-                    let a = numbers::<_, P, W>(&a[range.clone()], n);
-                    let ahead = (n == 0).then(|| {
-                        let reads = [Some(x.u), Some(x.delta), x.z, Some(self.dout)];
-                        let writes = [
-                            Some(&self.sums.grads.u),
-                            Some(&self.sums.grads.delta),
-                            self.sums.grads.z.as_ref(),
-                        ];
-                        Ahead::new(tile, &reads, &writes, !scan.reverse)
-                    });
-                    let (steps, pass) = (&mut steps, &mut pass);
-                    if bounded {
-                        replay::<S, P, W, true>(s, &chunk, group, n, &a, steps, pass, ahead);
-                    } else {
-                        replay::<S, P, W, false>(s, &chunk, group, n, &a, steps, pass, ahead);
-                    }
-                    let (carry, da) = (&mut carry[range.clone()], &mut da[range]);
-                    retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, steps, pass);
-                }
-                reduce::<S, P, W>(s, dims.state, n, &pass, dgroup);
-            });
-            for i in 0..tiles {
-                let tile = Tile::new(task.channel, task.channels, S::F32_LANES, i);
-                let steps = Steps::of(&mut steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-                finish::<S, P>(s, x, &chunk, tile, &steps, self.sums, task.segment);
-            }
+        for from in (self.from..self.to).step_by(CHUNK).rev() {
+            self.run(s, from, count, &mut tiles, pass);
         }
-        for i in 0..tiles {
+        for i in 0..count {
+            let values = i * size..(i + 1) * size;
             let tile = Tile::new(0, task.channels, S::F32_LANES, i);
+            let (first, end) = tile.states(size);
             tile.store_states::<S>(
                 size,
-                &carry[i * size..][..size],
-                &mut carry_out[tile.channel * size..],
+                &tiles.carry[values.clone()],
+                &mut carry_out[first..end],
             );
-            tile.store_states::<S>(
-                size,
-                &da[i * size..][..size],
-                &mut da_out[tile.channel * size..],
+            tile.store_states::<S>(size, &tiles.da[values], &mut da_out[first..end]);
+        }
+    }
+}
+
+impl<const P: usize> Backward<'_, '_, P> {
+    /// The task's tile `i`.
+    #[inline(always)]
+    fn tile<S: Simd>(&self, i: usize) -> Tile {
+        Tile::new(self.task.channel, self.task.channels, S::F32_LANES, i)
+    }
+
+    /// Runs all tiles back through the chunk from `from` on.
+    #[inline(always)]
+    fn run<S: Simd>(
+        &self,
+        s: S,
+        from: usize,
+        count: usize,
+        tiles: &mut Tiles<S::f32s>,
+        pass: &mut [S::f32s],
+    ) {
+        let (scan, task, x) = (self.scan, self.task, &self.scan.operands);
+        let (state, size) = (scan.dims.state, P * scan.dims.state);
+        let group = Group::new(&scan.dims, x, task.group);
+        let chunk = Chunk::new(scan, task.batch, from, (from + CHUNK).min(self.to));
+        let mut range = range::NEAR;
+        for i in 0..count {
+            let mut steps = Steps::of(&mut tiles.steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+            let (tile, a) = (self.tile::<S>(i), &tiles.a[i * size..][..state]);
+            let own = begin::<S, P>(s, scan, self.dout, &chunk, tile, a, &mut steps);
+            range = range.max(own);
+        }
+        let (first, len) = ((from - self.from) * 2 * size, chunk.steps * 2 * size);
+        // SAFETY: the row belongs to this task alone.
+        let dgroup = unsafe { self.sums.dgroup.part(self.index, first, first + len) };
+        let chunk_row = task.batch * scan.dims.chunks() + from / CHUNK;
+        for_numbers!(state, WIDE, |n, W| {
+            let mut pass = Pass::<_, W>::of(pass, P);
+            pass.db.fill([s.splat_f32s(0.0); W]);
+            pass.dc.fill([s.splat_f32s(0.0); W]);
+            for i in 0..count {
+                let tile = self.tile::<S>(i);
+                let (first, end) = tile.states(size);
+                let saved = self.checkpoints.part(chunk_row, first, end);
+                load_checkpoint::<S, P, W>(s, saved, tile.width, n, pass.h);
+                let mut steps = Steps::of(&mut tiles.steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+                let values = i * size..(i + 1) * size;
+                let a = numbers::<_, P, W>(&tiles.a[values.clone()], n);
+                let ahead = (n == 0).then(|| self.ahead(tile));
+                let (steps, pass) = (&mut steps, &mut pass);
+                for_range!(range, |RANGE| replay::<S, P, W, RANGE>(
+                    s, &chunk, group, n, &a, steps, pass, ahead
+                ));
+                let (carry, da) = (&mut tiles.carry[values.clone()], &mut tiles.da[values]);
+                retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, steps, pass);
+            }
+            reduce::<S, P, W>(s, state, n, &pass, dgroup);
+        });
+        for i in 0..count {
+            let steps = Steps::of(&mut tiles.steps[i * STEP_VECTORS..][..STEP_VECTORS]);
+            finish::<S, P>(
+                s,
+                x,
+                &chunk,
+                self.tile::<S>(i),
+                &steps,
+                self.sums,
+                task.segment,
             );
         }
+    }
+
+    /// The rows of a tile in the chunk before, which comes next.
+    #[inline(always)]
+    fn ahead(&self, tile: Tile) -> Ahead {
+        let (x, grads) = (&self.scan.operands, &self.sums.grads);
+        let reads = [Some(x.u), Some(x.delta), x.z, Some(self.dout)];
+        let writes = [Some(&grads.u), Some(&grads.delta), grads.z.as_ref()];
+        Ahead::new(tile, &reads, &writes, !self.scan.reverse)
     }
 }
