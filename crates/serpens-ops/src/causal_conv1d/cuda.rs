@@ -13,9 +13,7 @@ static SOURCE: Source = Source::new(
         include_str!("kernel.cu")
     ),
 )
-.params(&[ConvForwardParams::declare, ConvBackwardParams::declare])
-// Odd channels.
-.may_spill(|program| program.number("VEC") == Some(1));
+.params(&[ConvForwardParams::declare, ConvBackwardParams::declare]);
 
 /// Threads of a block, as the kernels have them.
 const THREADS: usize = 128;

@@ -12,6 +12,7 @@
 constexpr int THREADS = 128;
 // Fewer blocks of a multiprocessor at a time leave more registers to each; the compiler's own choice spills.
 constexpr int FORWARD_BLOCKS = WIDTH <= 4 ? 5 : 1;
+constexpr int BACKWARD_BLOCKS = VEC == 1 ? 1 : 0; // 0 lets the compiler choose, which does not spill with more channels
 constexpr int PAST = WIDTH - 1;
 // A filter this wide does not fit in registers: its loops stay loops and its arrays lie in local memory.
 constexpr int TAPS = WIDTH <= 16 ? WIDTH : 1;
@@ -274,7 +275,7 @@ __device__ __forceinline__ void gather(const ConvParams& p, const ConvPlace& at,
     for (int v = 0; v < VEC; ++v) to[at.channel + v] = sums[v];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) causal_conv1d_backward(const __grid_constant__ ConvBackwardParams q) {
+extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) causal_conv1d_backward(const __grid_constant__ ConvBackwardParams q) {
     const ConvParams& p = q.conv;
     ConvPlace at(p);
     Gathered sums = {};

@@ -254,8 +254,9 @@ __device__ __forceinline__ void clear(const Row& row, IO* values, int thread) {
 
 // ---- kernels ----
 
-// Loss of each row; with GRADIENT its logits become ∂(mean)/∂logits. Follows cross_entropy_count.
-extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy_rows(const __grid_constant__ CrossEntropyParams p) {
+// Loss of each row; with GRADIENT its logits become ∂(mean)/∂logits. Follows cross_entropy_count. Without the gradient
+// the compiler's own choice of blocks a multiprocessor spills.
+extern "C" __global__ void __launch_bounds__(BLOCK, GRADIENT ? 0 : 1) cross_entropy_rows(const __grid_constant__ CrossEntropyParams p) {
     i64 r = (i64)blockIdx.x * ROWS + threadIdx.x / THREADS;
     if (r >= p.rows) return;
     int thread = threadIdx.x % THREADS;
