@@ -197,9 +197,9 @@ fn functions_are_exact_over_their_whole_range() {
         let ones = vec![1.0; x.cols()];
         cpu::sigmoid_backward(Mat::dense(&ones, x.cols()), x, y);
     };
-    // Where 1 − σ would have lost its digits; as exact as the exponential is there.
-    let x: Vec<f32> = (-80..=80).map(|i| i as f32 / 4.0).collect();
-    assert!(worst(of_ones, slope, &x) < 4e-6);
+    // Where 1 − σ would have lost its digits.
+    let x: Vec<f32> = (-340..=340).map(|i| i as f32 / 4.0).collect();
+    assert!(worst(of_ones, slope, &x) < 8e-7);
 }
 
 #[test]
@@ -218,11 +218,7 @@ fn functions_at_the_edges_are_their_limits() {
         of(cpu::tanh, &[0.0, 100.0, -100.0, INF, -INF]),
         [0.0, 1.0, -1.0, 1.0, -1.0]
     );
-    let limits = of(cpu::sigmoid, &[0.0, INF, -INF]);
-    assert!(
-        limits[..2] == [0.5, 1.0] && limits[2] < f32::MIN_POSITIVE,
-        "{limits:?}"
-    );
+    assert_eq!(of(cpu::sigmoid, &[0.0, INF, -INF]), [0.5, 1.0, 0.0]);
     for kernel in [cpu::log, cpu::tanh, cpu::sigmoid] {
         assert!(of(kernel, &[f32::NAN])[0].is_nan());
     }

@@ -25,7 +25,7 @@ proptest! {
         let with = Parts { complex, d, z, bias, initial, softplus, reverse, packed, dlast };
         // Few channels for the largest states, to keep the reference quick.
         let per_group = per_group.min(1 + 64 / state);
-        Case::random(dims(batch, length, per_group * groups, state, groups), with, seed).check_among_neighbours();
+        Case::random(dims(batch, length, per_group * groups, state, groups), with, seed).check();
     }
 }
 
@@ -92,6 +92,9 @@ fn large_exponents_beside_small_ones_are_exact() {
     for step in [3, 40, 99] {
         // exp(δ A) is 0 for some of the numbers of these steps, and leaves its usual path for all.
         case.scan.operands.delta[step * 40 + 17] = 200.0;
+    }
+    case.check();
+    for step in [3, 40, 99] {
         case.scan.operands.delta[step * 40 + 18] = f64::from(1e30_f32);
     }
     case.scan.operands.a[3] = f64::from(f32::NEG_INFINITY);
@@ -116,9 +119,9 @@ fn many_tiles_and_rounds_are_exact() {
             reverse: packed,
             ..Parts::ALL
         };
-        Case::random(dims(1, 1100, 70, 4, 2), with, 5).check_among_neighbours();
+        Case::random(dims(1, 1100, 70, 4, 2), with, 5).check();
     }
-    Case::random(dims(3, 40, 700, 3, 1), Parts::ALL, 6).check_among_neighbours();
+    Case::random(dims(3, 40, 700, 3, 1), Parts::ALL, 6).check();
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn segments_of_time_are_exact() {
             packed,
             ..Parts::ALL
         };
-        Case::random(dims(1, 4099, 2, 3, 1), with, 7).check_among_neighbours();
+        Case::random(dims(1, 4099, 2, 3, 1), with, 7).check();
     }
 }
 
@@ -150,7 +153,7 @@ fn a_reset_in_one_of_many_segments_cuts_the_state_there() {
         8,
     );
     case.starts_at(&[4096, 5000]);
-    case.check_among_neighbours();
+    case.check();
 }
 
 #[test]
