@@ -104,7 +104,8 @@ fn globs_go_through_folders_and_name_hidden_ones_only_where_they_say_so() {
     assert_eq!(read("*/.hidden/*"), b"4,");
     assert_eq!(read(".h*/*"), b"5,");
     assert_eq!(read("a/../b/x/*"), b"3,");
-    assert_eq!(read("**/**/1.*"), b"1,", "each file once");
+    let many = "**/".repeat(40);
+    assert_eq!(read(&format!("{many}1.*")), b"1,", "each file once");
 }
 
 #[cfg(target_os = "linux")]

@@ -76,6 +76,12 @@ fn a_glob_that_matches_nothing_is_quoted() {
 }
 
 #[test]
+fn folders_alone_are_no_files() {
+    let error = ByteCorpus::open("**").expect_err("it names folders only");
+    assert!(matches!(error, Error::NoMatch { .. }), "{error}");
+}
+
+#[test]
 fn a_malformed_glob_is_quoted() {
     let error = ByteCorpus::open("texts/[a-").expect_err("the bracket is open");
     assert!(matches!(error, Error::MalformedGlob { .. }));

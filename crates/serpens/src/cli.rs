@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
-use clap::error::ContextValue;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_nn::Recompute;
@@ -38,6 +39,14 @@ impl Cli {
             });
             for (kind, value) in shown.collect::<Vec<_>>() {
                 error.insert(kind, value);
+            }
+            // What is suggested has colours, and what was given between them.
+            let given = |word: OsString| word.to_string_lossy().into_owned();
+            if std::env::args_os()
+                .map(given)
+                .any(|word| one_line(&word) != word)
+            {
+                error.remove(ContextKind::Suggested);
             }
             error.exit()
         })

@@ -160,7 +160,7 @@ fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
 #[non_exhaustive]
 pub enum NoModel {
     /// There is none.
-    #[error("there is no such folder; give that of a run or of a model")]
+    #[error("there is no such folder, or it is a file; give the folder of a run or of a model")]
     NoFolder,
     /// Its run is not finished.
     #[error("its training is not finished; go on with: serpens train --resume {}, or give its checkpoint {}", shell_word(&run.to_string_lossy()), checkpoint.display())]

@@ -114,7 +114,12 @@ fn steps(pattern: &str) -> Result<Vec<Step>, PatternError> {
         Some(name) if name.contains(['*', '?', '[']) => Pattern::new(name).map(Step::Names),
         _ => Ok(Step::Name(component.as_os_str().to_owned())),
     };
-    components.map(step).collect()
+    let steps = components.map(step).collect::<Result<Vec<_>, _>>();
+    steps.map(|mut steps| {
+        let folders = |step: &Step| matches!(step, Step::Folders);
+        steps.dedup_by(|next, step| folders(next) && folders(step)); // two say what one says
+        steps
+    })
 }
 
 /// What the steps lead to. The glob crate's own walk panics at names that are not UTF-8, so it only says which names
@@ -128,6 +133,7 @@ fn walk(steps: &[Step]) -> Result<Vec<Found>> {
     let mut open = vec![(PathBuf::new(), 0)];
     while let Some((path, done)) = open.pop() {
         match steps.get(done) {
+            None if path.as_os_str().is_empty() => {} // the current folder
             None => {
                 let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
                 found.extend(with_content(path, &metadata));

@@ -10,7 +10,7 @@ use serpens_report::{Form, LayerSelection, Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, harmless, print_drawn, say};
+use crate::output::{command_line, harmless, print_drawn, save, say};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
@@ -49,9 +49,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     }
     match args.out.as_deref().zip(draw) {
         // Where the path is a link or a device, what it stands for is written.
-        Some((path, draw)) => {
-            fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
-        }
+        Some((path, draw)) => match path.symlink_metadata() {
+            Ok(there) if !there.is_file() => {
+                fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
+            }
+            _ => save(path, draw(&map))?,
+        },
         None if args.json => {}
         None => print_drawn(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
     }

@@ -15,15 +15,15 @@ use crate::{Error, Result};
 /// More threads than this would only exhaust the system.
 const MOST_THREADS: u64 = 1024;
 
-/// Where Rayon finds the number of threads; 0 means one for each core.
-const THREADS: &str = "RAYON_NUM_THREADS";
+/// Where Rayon finds the number of threads, the older name last; 0 means one for each core.
+const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
-    if let Some(threads) = cli.threads {
-        set_threads("--threads", threads)?;
-    } else if let Some(threads) = environment(THREADS).filter(|&threads| threads > 0) {
-        set_threads(THREADS, threads)?;
+    let option = cli.threads.map(|threads| ("--threads", threads));
+    let set = |name| Some((name, environment(name).filter(|&threads| threads > 0)?));
+    if let Some((name, threads)) = option.or_else(|| THREADS.into_iter().find_map(set)) {
+        set_threads(name, threads)?;
     }
     match cli.command {
         Command::Train(args) => train::run(&args),

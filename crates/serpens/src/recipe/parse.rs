@@ -3,8 +3,11 @@
 use toml::{Table, Value};
 
 use super::{BUILT_IN, Recipe};
-use crate::refusal::{Refusal, first_line};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
+
+/// More keys than any path in a recipe has.
+const DEEPEST: usize = 16;
 
 /// How alike, of 1, two names are of which one is meant by the other.
 const ALIKE: f64 = 0.8;
@@ -40,7 +43,7 @@ pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recip
 fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     let (path, value) = change.split_once('=').ok_or(Refusal::NoValue)?;
     let (path, value) = (path.trim(), value.trim());
-    if path.is_empty() {
+    if path.is_empty() || path.split('.').count() > DEEPEST {
         return Err(Refusal::NoValue);
     }
     // What is no value of TOML is a text.
@@ -81,7 +84,7 @@ fn set(mut table: &mut Table, path: &str, value: Value) -> Result<(), Refusal> {
 
 /// An unknown name in a deserialiser's message, with those it expected where it was given, at a path if that is known.
 fn unknown_name(error: &toml::de::Error, path: &str) -> Option<Refusal> {
-    let message = first_line(error);
+    let message = error.message(); // a name in it may have ends of lines
     let what = match message {
         _ if message.starts_with("unknown field") => "key",
         _ if message.starts_with("unknown variant") => "value",

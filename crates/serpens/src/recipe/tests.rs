@@ -122,6 +122,7 @@ fn a_value_is_one_value_and_whole() {
         "train.steps=5 6",
         "=3",
         " = 3",
+        &format!("a{}=3", ".a".repeat(100_000)),
     ] {
         let error = with(&[change]).unwrap_err().to_string();
         assert!(error.contains("expected"), "{change}: {error}");
@@ -131,6 +132,13 @@ fn a_value_is_one_value_and_whole() {
         panic!("another task");
     };
     assert_eq!(task.lengths, [8, 16]);
+}
+
+#[test]
+fn a_name_of_several_lines_is_told_whole() {
+    let error = Recipe::read("x", "\"se\\ned\" = 1", &[]).unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("did you mean \"seed\"?"), "{told}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod report;
 use serde_json::Value;
 use serpens_train::{Changes, Compute, Error as TrainError, Saved};
 
-use crate::output::{OutputMode, say};
+use crate::output::{OutputMode, one_line, say};
 use crate::recipe::Recipe;
 use crate::stop;
 use crate::tasks::trained::Trained;
@@ -114,8 +114,8 @@ impl Run {
             .to_string()),
             OutputMode::Terminal | OutputMode::Quiet => {
                 say(&results.to_text())?;
-                say(&format!("model   {}", model.display()))?;
-                say(&format!("report  {}", report.display()))
+                say(&one_line(&format!("model   {}", model.display())))?;
+                say(&one_line(&format!("report  {}", report.display())))
             }
         }
     }

@@ -9,8 +9,13 @@ use serpens_core::{DType, Tensor};
 use serpens_nn::MambaLm;
 use serpens_ops::elementwise::cast;
 use serpens_ops::sample::Sampler;
+use serpens_train::go_on;
 
 use crate::Result;
+use crate::stop::STOP;
+
+/// Bytes of a prompt between two looks at whether an end was asked for.
+const PASS: usize = 4096;
 
 /// Bytes back that the repetition penalty looks.
 const RECENT: usize = 64;
@@ -40,7 +45,11 @@ pub(crate) fn continue_text(
         let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
         Ok(logits.tensor()?.to_vec()?)
     };
-    let mut logits = read(prompt)?;
+    let mut logits = Vec::new();
+    for pass in prompt.chunks(PASS) {
+        go_on(&STOP)?;
+        logits = read(pass)?;
+    }
     let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut written = 0;

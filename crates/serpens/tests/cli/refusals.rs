@@ -222,10 +222,12 @@ fn options_that_contradict_or_cannot_be_are_refused() {
     place
         .run(&["doctor", "--threads", "100000"])
         .is_refused(2, &["--threads", "1024"]);
-    let mut many = place.command(&["doctor"]);
-    let ran = many.env("RAYON_NUM_THREADS", "100000").output();
-    let ran = Ran::new(&["doctor"], ran.expect("the command starts"));
-    ran.is_refused(2, &["RAYON_NUM_THREADS", "1024"]);
+    for variable in ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"] {
+        let mut many = place.command(&["doctor"]);
+        let ran = many.env(variable, "100000").output();
+        let ran = Ran::new(&["doctor"], ran.expect("the command starts"));
+        ran.is_refused(2, &[variable, "1024"]);
+    }
     for name in ["", ".", "..", "a/b", "/abs"] {
         place
             .run(&["train", "--name", name])
@@ -285,6 +287,7 @@ fn what_a_terminal_would_obey_is_shown_in_errors() {
         ["train", "--steps", FORGED],
         ["train", "--device", FORGED],
         ["train", "text", FORGED],
+        ["train", "text", &format!("--{FORGED}")],
         ["recipes", FORGED, "x"],
     ] {
         let ran = place.run(&args);
