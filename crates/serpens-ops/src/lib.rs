@@ -34,7 +34,6 @@
 //! # }
 //! ```
 
-pub mod adamw;
 pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod elementwise;
@@ -42,6 +41,7 @@ pub mod embedding;
 pub mod linear;
 pub mod long_conv;
 pub mod lti_kernel;
+pub mod optimizer;
 pub mod reduce;
 pub mod rms_norm;
 pub mod sample;

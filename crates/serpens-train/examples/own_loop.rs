@@ -12,7 +12,7 @@ use serpens_nn::layers::Sequence;
 use serpens_ops::elementwise::{add, mul, scale, sub};
 use serpens_ops::reduce::{sum, sum_last};
 use serpens_ops::softmax::log_softmax;
-use serpens_train::{AdamW, AdamWConfig};
+use serpens_train::{Optimizer, OptimizerConfig};
 
 const STEPS: u64 = 120;
 /// The share of the target that all tokens have together.
@@ -71,7 +71,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         seed: 0,
     })?;
     let mut model = MambaLmConfig::new(32, 2, 8).init(Device::cpu(), 0)?;
-    let mut optimizer = AdamW::new(AdamWConfig::default());
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
     let mut gradients = Gradients::new();
     for step in 0..=STEPS {
         let Batch {

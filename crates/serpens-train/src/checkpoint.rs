@@ -8,12 +8,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde_json::Value;
 use serpens_core::files::{FileError, make_folders, sync_folder};
 use serpens_formats::{Verify, json};
 
 use crate::objective::Learner;
 use crate::state::State;
-use crate::{AdamW, Damage, Error, Objective, Result, TrainedModel, seal};
+use crate::{Damage, Error, Objective, Optimizer, Result, TrainedModel, seal};
 
 /// The folder of a run that holds its checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
@@ -149,7 +151,7 @@ pub(crate) fn load_newest<O: Objective>(
 ) -> Result<(Learner<O>, State, Vec<Error>)> {
     let mut passed = Vec::new();
     for (step, path) in complete(run)?.into_iter().rev() {
-        match load::<O>(step, &path) {
+        match load(step, &path, &objective) {
             Ok((model, optimizer, state)) => {
                 let learner = Learner {
                     objective,
@@ -173,31 +175,33 @@ pub(crate) fn load_newest<O: Objective>(
     })
 }
 
-pub(crate) fn load<O: Objective>(step: u64, dir: &Path) -> Result<(O::Model, AdamW, State)> {
+pub(crate) fn load<O: Objective>(
+    step: u64,
+    dir: &Path,
+    objective: &O,
+) -> Result<(O::Model, Optimizer, State)> {
     let state = read_state(step, dir)?;
-    let model = O::Model::load(dir, Verify::Digests)?;
-    let path = dir.join(OPTIMIZER_FILE);
-    let optimizer = AdamW::load(state.config.optimizer, state.step, &path, &model)?;
+    let mut model = O::Model::load(dir, Verify::Digests)?;
+    state.config.freeze(&mut model)?;
+    let settings = state.config.optimizer;
+    let optimizer = Optimizer::of(objective.rule(&settings), settings);
+    let optimizer = optimizer.load(step, &dir.join(OPTIMIZER_FILE), &model)?;
     Ok((model, optimizer, state))
 }
 
 /// The state in the checkpoint of this step.
 pub(crate) fn read_state(step: u64, dir: &Path) -> Result<State> {
     let path = dir.join(STATE_FILE);
-    let state = json::read(&path, "state of training");
-    let state: State = state.map_err(|error| match error {
+    let saved: Value = json::read(&path, "state of training").map_err(|error| match error {
         serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
         other => other.into(),
     })?;
-    seal::check(dir, &state)?;
-    if state.step != step {
-        let found = state.step;
-        return Err(Error::damaged(&path, Damage::Step { found }));
-    }
-    let batches = step.wrapping_mul(state.config.accumulation);
-    if state.position.batches != batches {
-        let found = state.position.batches;
-        return Err(Error::damaged(&path, Damage::Position { found, batches }));
+    seal::check(dir, saved.clone())?;
+    let state = State::deserialize(saved).map_err(|e| Error::damaged(&path, e))?;
+    let found = (state.step, state.position.batches);
+    let expected = (step, step.wrapping_mul(state.config.accumulation));
+    if found != expected {
+        return Err(Error::damaged(&path, Damage::Position { found, expected }));
     }
     Ok(state)
 }

@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+use serpens_nn::Module;
 
-use crate::{AdamWConfig, Error, Result};
+use crate::{Error, OptimizerConfig, Result};
 
 /// How the learning rate goes on after the warm-up. Where it falls, the last step has exactly `min_lr`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ impl Phase {
 
 /// Ends training before its last step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ accuracy = 0.99, steps = 100 }")]
 pub struct StopRule {
     /// When the accuracy over the last steps reaches this, in 0..=1.
     pub accuracy: f64,
@@ -56,7 +57,7 @@ pub struct StopRule {
 
 /// Which evaluation was the best, by its first figure. Its checkpoint is kept beside the last ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "{ more = true, … }")]
 pub struct BestRule {
     /// Whether more is better, as of an accuracy, or less, as of a loss.
     pub more: bool,
@@ -81,7 +82,9 @@ pub struct TrainConfig {
     /// The learning rate of the last step, where the schedule falls.
     pub min_lr: f32,
     /// The optimiser.
-    pub optimizer: AdamWConfig,
+    pub optimizer: OptimizerConfig,
+    /// Parameters that training leaves as they are, by names that [`serpens_nn::Module::freeze`] takes.
+    pub freeze: Vec<String>,
     /// Steps between two lines of metrics.
     pub log_every: u64,
     /// Steps between two evaluations; 0 for one at the end only.
@@ -105,7 +108,8 @@ impl Default for TrainConfig {
             schedule: Schedule::Constant,
             decay: Phase::Share(0.2),
             min_lr: 0.0,
-            optimizer: AdamWConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            freeze: Vec::new(),
             log_every: 10,
             eval_every: 0,
             checkpoint_every: 0,
@@ -144,9 +148,9 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Config`] for the first such setting.
     pub fn check(&self) -> Result<()> {
-        let o = &self.optimizer;
-        let (lr, weight_decay) = (o.lr, o.weight_decay);
-        let up_to_peak = (0.0..=lr.into(), "it lies between 0 and optimizer.lr");
+        let mut optimizer = self.optimizer;
+        let peak = 0.0..=f64::from(optimizer.lr);
+        let up_to_peak = (peak, "it lies between 0 and optimizer.lr");
         let stop = |rule: StopRule| (rule.accuracy, rule.steps);
         let (accuracy, steps) = self.stop.map_or((1.0, 1), stop);
         let share = |phase: Phase| match phase {
@@ -159,41 +163,44 @@ impl TrainConfig {
             ("decay", share(self.decay), SHARE),
             ("log_every", self.log_every as f64, AT_LEAST_ONE),
             ("keep", self.keep as f64, AT_LEAST_ONE),
-            ("optimizer.lr", lr.into(), POSITIVE),
-            ("optimizer.beta1", o.beta1.into(), DECAY),
-            ("optimizer.beta2", o.beta2.into(), DECAY),
-            // Without it a value that has had no gradient yet moves by 0/0.
-            ("optimizer.eps", o.eps.into(), POSITIVE),
-            ("optimizer.weight_decay", weight_decay.into(), NOT_NEGATIVE),
-            ("optimizer.clip", o.clip.into(), NOT_NEGATIVE),
             ("min_lr", self.min_lr.into(), up_to_peak),
             ("stop.steps", steps as f64, AT_LEAST_ONE),
             ("stop.accuracy", accuracy, SHARE),
         ];
-        let is_broken = |(_, value, rule): &(_, f64, Rule)| !rule.0.contains(value);
-        match rules.into_iter().find(is_broken) {
+        let numbers = optimizer.numbers().into_iter();
+        let numbers = numbers.map(|(place, number, limits)| (place, f64::from(*number), limits));
+        let is_broken = |(_, value, limits): &(_, f64, Limits)| !limits.0.contains(value);
+        match numbers.chain(rules).find(is_broken) {
             None => Ok(()),
-            Some((field, value, (_, reason))) => Err(Error::Config {
-                field,
-                value,
-                reason,
-            }),
+            Some((field, value, (_, reason))) => Err(Error::config(field, value, reason)),
         }
+    }
+
+    /// Freezes the parameters that training is to leave as they are.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for names that no parameter of this model has.
+    pub fn freeze(&self, model: &mut impl Module) -> Result<()> {
+        let reason = "no parameter's name begins so; a name is as backbone.layers.0.mixer.A_log, of whose words * is any";
+        self.freeze.iter().try_for_each(|names| {
+            let wrong = |_| Error::config("freeze", format!("[{names:?}]"), reason);
+            model.freeze(names).map_err(wrong)
+        })
     }
 }
 
 /// The values that are allowed, and what to say of others.
-type Rule = (RangeInclusive<f64>, &'static str);
+pub(crate) type Limits = (RangeInclusive<f64>, &'static str);
 
-const BATCHES: Rule = (
+const BATCHES: Limits = (
     1.0..=65536.0,
     "a step is made of at least 1 batch and at most 65,536",
 );
-const AT_LEAST_ONE: Rule = (1.0..=f64::MAX, "it must be at least 1");
-const POSITIVE: Rule = (f64::MIN_POSITIVE..=f64::MAX, "it must be above 0");
-const NOT_NEGATIVE: Rule = (0.0..=f64::MAX, "it must not be negative");
-const DECAY: Rule = (
+const AT_LEAST_ONE: Limits = (1.0..=f64::MAX, "it must be at least 1");
+pub(crate) const POSITIVE: Limits = (f64::MIN_POSITIVE..=f64::MAX, "it must be above 0");
+pub(crate) const NOT_NEGATIVE: Limits = (0.0..=f64::MAX, "it must not be negative");
+pub(crate) const DECAY: Limits = (
     0.0..=1.0_f64.next_down(),
     "it lies between 0 and 1, which is excluded",
 );
-const SHARE: Rule = (0.0..=1.0, "it is a share, between 0 and 1");
+const SHARE: Limits = (0.0..=1.0, "it is a share, between 0 and 1");

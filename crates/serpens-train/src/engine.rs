@@ -124,7 +124,7 @@ impl<O: Objective> Engine<O> {
             model, optimizer, ..
         } = &mut self.learner;
         let mut parameters = optimizer.parameters(model, &mut self.gradients);
-        let moved = optimizer.rule.prepare(&mut parameters, lr)?;
+        let moved = optimizer.inner.prepare(&mut parameters, lr)?;
         let recorded = match self.recorded.take() {
             Some(recorded) if !moved && recorded.reads == reads => recorded,
             stale => {
@@ -135,7 +135,7 @@ impl<O: Objective> Engine<O> {
         let recorded = self.recorded.insert(recorded);
         recorded.graph.replay()?;
         let loss = read(&recorded.told)?;
-        Ok((loss, self.learner.optimizer.rule.finish()?))
+        Ok((loss, self.learner.optimizer.inner.finish()?))
     }
 
     /// Records a step; it is not run.
@@ -144,7 +144,7 @@ impl<O: Objective> Engine<O> {
         let graph = Graph::capture(self.learner.model.device(), || {
             self.gradients.clear();
             told = Some(self.add_gradients(&tokens, 1)?);
-            self.learner.optimizer.rule.launch()
+            self.learner.optimizer.inner.launch()
         })?;
         let Some(told) = told else {
             unreachable!("a recording that succeeded has set it");

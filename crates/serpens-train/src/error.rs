@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serpens_core::Shape;
 use serpens_core::files::FileError;
-use serpens_core::{DType, Shape};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,7 +46,7 @@ pub enum Error {
         /// The setting.
         field: &'static str,
         /// Its value.
-        value: f64,
+        value: String,
         /// Why not.
         reason: &'static str,
     },
@@ -93,7 +93,7 @@ pub enum Error {
         "{field} is {here}, but the run was trained with {saved}: set it back, or begin another run; only the steps and the learning rate may change"
     )]
     OtherSettings {
-        /// The setting.
+        /// The setting; `data` where the source's batches are others.
         field: String,
         /// What the checkpoint says, in JSON.
         saved: String,
@@ -105,16 +105,6 @@ pub enum Error {
     RunExists {
         /// The folder of the newest checkpoint there.
         path: PathBuf,
-    },
-    /// A checkpoint was trained on a source with other settings, seed or text.
-    #[error(
-        "the saved position belongs to `{saved}`, but this source is `{here}`: use the same settings, seed and text, or start afresh"
-    )]
-    OtherSource {
-        /// The checkpoint's source.
-        saved: String,
-        /// The source it was to go on with.
-        here: String,
     },
     /// There is nothing to resume.
     #[error("{} holds no checkpoint to resume from", path.display())]
@@ -139,48 +129,46 @@ pub enum Damage {
         /// Its digest.
         found: String,
     },
-    /// Its folder's name says another step.
-    #[error("it is of step {found}, which its folder's name does not say")]
-    Step {
-        /// The step that it says.
-        found: u64,
-    },
-    /// Its place in the data is not where its steps lead.
-    #[error("it stands after {found} batches, but its steps took {batches}")]
+    /// It stands elsewhere than its folder's name says, or than its steps lead to in the data.
+    #[error("it is of step and batch {found:?}, not {expected:?}")]
     Position {
-        /// The batches that it says were read.
-        found: u64,
-        /// Those of its steps.
-        batches: u64,
+        /// The step and the batches read that it says.
+        found: (u64, u64),
+        /// Those it should say.
+        expected: (u64, u64),
     },
     /// The parameters of its model cannot be read.
     #[error(transparent)]
     Model(#[from] Box<serpens_nn::Error>),
-    /// A parameter's moments, or one of them, are missing.
-    #[error("the moments of {parameter} are missing")]
-    MissingMoments {
-        /// The parameter's name.
-        parameter: String,
-    },
-    /// A moment is not as its parameter.
-    #[error("a moment of {parameter} is {dtype} of shape {shape}")]
+    /// A moment is missing, or not as its parameter.
+    #[error("{name} is missing, or not f32 of shape {shape}")]
     WrongMoment {
-        /// The parameter's name.
-        parameter: String,
-        /// The moment's type.
-        dtype: DType,
-        /// The moment's shape.
+        /// The moment's name.
+        name: String,
+        /// Its parameter's shape.
         shape: Shape,
     },
-    /// A tensor that is no parameter's moment.
-    #[error("{name} belongs to no parameter")]
+    /// A moment that the rule does not keep, or of a parameter that the model has not.
+    #[error(
+        "{rule} keeps no {name} of this model: go on with the model and the optimiser that it is of"
+    )]
     SurplusMoment {
-        /// The tensor's name.
+        /// The moment's name.
         name: String,
+        /// The rule's name.
+        rule: &'static str,
     },
 }
 
 impl Error {
+    pub(crate) fn config(field: &'static str, value: impl ToString, reason: &'static str) -> Self {
+        Error::Config {
+            field,
+            value: value.to_string(),
+            reason,
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, source: impl Into<Damage>) -> Self {
         Error::Damaged {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! The training loop: AdamW, schedules, checkpoints that resume to the bit, metrics and evaluation.
+//! The training loop: optimisers, schedules, checkpoints that resume to the bit, metrics and evaluation.
 //!
 //! A [`Trainer`] owns a model, its [`Objective`], its optimiser and a source of batches. [`Trainer::run`] trains it,
 //! tells an [`Observer`] what happens, and keeps checkpoints in a run's folder, from which [`Trainer::resume`]
@@ -43,6 +43,7 @@ mod model;
 mod objective;
 mod observer;
 mod optimizer;
+mod rules;
 mod saved;
 mod seal;
 mod state;
@@ -58,6 +59,7 @@ pub use lock::Lock;
 pub use model::TrainedModel;
 pub use objective::{Loss, NextToken, Objective};
 pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
-pub use optimizer::{AdamW, AdamWConfig};
+pub use optimizer::Optimizer;
+pub use rules::{OptimizerConfig, RuleConfig};
 pub use saved::{Changes, Saved};
 pub use trainer::{Compute, Evaluate, Outcome, Run, Trainer};

@@ -6,8 +6,9 @@ use serpens_nn::layers::Sequence;
 use serpens_nn::{MambaLm, Recompute};
 use serpens_ops::cross_entropy::{check_targets, cross_entropy};
 use serpens_ops::embedding::check_ids;
+use serpens_ops::optimizer::Rule;
 
-use crate::{AdamW, Error, Result, TrainedModel};
+use crate::{Error, Optimizer, OptimizerConfig, Result, TrainedModel};
 
 // What batches leave out of the loss is what the loss leaves out; neither crate sees the other.
 const _: () = assert!(IGNORE == serpens_ops::cross_entropy::IGNORE);
@@ -45,6 +46,11 @@ pub trait Objective {
         targets: &Tensor,
         recompute: Recompute,
     ) -> serpens_core::Result<Loss>;
+
+    /// How the model's values follow from gradients: as the settings say, where it has no rule of its own.
+    fn rule(&self, settings: &OptimizerConfig) -> Box<dyn Rule> {
+        settings.rule()
+    }
 }
 
 /// How wrong a model is on a batch.
@@ -104,5 +110,5 @@ impl Objective for NextToken {
 pub(crate) struct Learner<O: Objective> {
     pub(crate) objective: O,
     pub(crate) model: O::Model,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Optimizer,
 }

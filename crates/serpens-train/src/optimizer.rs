@@ -1,47 +1,15 @@
-//! AdamW over all parameters of a model.
+//! An optimiser over all parameters of a model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tensor};
 use serpens_formats::Verify;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::Module;
-use serpens_ops::adamw::{self, AdamWSettings, Parameter, Parameters};
+use serpens_ops::optimizer::{self, Moments, Parameter, Parameters, Rule};
 
-use crate::{Damage, Error, Result};
-
-/// Settings of [`AdamW`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdamWConfig {
-    /// Peak learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay, of the parameters that take it.
-    pub weight_decay: f32,
-    /// Largest norm of all gradients together; 0 for no limit.
-    pub clip: f32,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip: 1.0,
-        }
-    }
-}
+use crate::{Damage, Error, OptimizerConfig, Result};
 
 /// The parameters of a model with their gradients.
 pub(crate) struct Trained<'a, M> {
@@ -72,29 +40,24 @@ impl<M: Module> Parameters for Trained<'_, M> {
     }
 }
 
-/// [`serpens_ops::adamw`] over the parameters of a model.
-pub struct AdamW {
+/// [`serpens_ops::optimizer`] over the parameters of a model.
+pub struct Optimizer {
     weight_decay: f32,
     /// What moves values and moments, and keeps these.
-    pub(crate) rule: adamw::AdamW,
+    pub(crate) inner: optimizer::Optimizer,
 }
 
-impl AdamW {
+impl Optimizer {
     /// An optimiser that has seen nothing.
-    pub fn new(config: AdamWConfig) -> Self {
-        Self::resumed(config, 0, BTreeMap::new())
+    pub fn new(config: OptimizerConfig) -> Self {
+        Self::of(config.rule(), config)
     }
 
-    fn resumed(config: AdamWConfig, steps: u64, moments: BTreeMap<String, [Tensor; 2]>) -> Self {
-        let settings = AdamWSettings {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            clip: config.clip,
-        };
+    /// The same with a rule of one's own in place of the settings'.
+    pub fn of(rule: Box<dyn Rule>, config: OptimizerConfig) -> Self {
         Self {
             weight_decay: config.weight_decay,
-            rule: adamw::AdamW::new(settings, steps, moments),
+            inner: optimizer::Optimizer::new(rule, config.clip),
         }
     }
 
@@ -107,7 +70,7 @@ impl AdamW {
         lr: f32,
     ) -> CoreResult<f64> {
         let mut parameters = self.parameters(model, gradients);
-        self.rule.step(&mut parameters, lr)
+        self.inner.step(&mut parameters, lr)
     }
 
     /// The parameters of a step.
@@ -125,7 +88,7 @@ impl AdamW {
 
     /// Steps taken.
     pub fn steps(&self) -> u64 {
-        self.rule.steps()
+        self.inner.steps()
     }
 
     /// Moves the moments to `device`, where the model is.
@@ -133,7 +96,7 @@ impl AdamW {
     /// # Errors
     /// Memory of the device.
     pub fn to(&mut self, device: Device) -> CoreResult<()> {
-        self.rule.to(device)
+        self.inner.to(device)
     }
 
     /// Writes the moments to a safetensors file; how many steps made them is for the caller to keep.
@@ -144,65 +107,66 @@ impl AdamW {
         Ok(write_tensors(path, &self.state())?)
     }
 
-    /// The optimiser of `model` as [`AdamW::save`] wrote it after `steps` steps, onto the processor.
+    /// The same optimiser of `model` as [`Optimizer::save`] wrote it after `steps` steps, onto the processor.
     ///
     /// # Errors
-    /// [`Error::Damaged`] for a moment without its other half, without a parameter, or of another shape than that; a
-    /// file that cannot be read.
-    pub fn load(config: AdamWConfig, steps: u64, path: &Path, model: &impl Module) -> Result<Self> {
-        let moments = read_tensors(path, Device::cpu(), Verify::Digests)?;
-        Self::restore(config, steps, moments, model).map_err(|e| Error::damaged(path, e))
+    /// [`Error::Damaged`] for moments of another rule, and for a moment that is missing, without a parameter, or of
+    /// another shape than that; a file that cannot be read.
+    pub fn load(mut self, steps: u64, path: &Path, model: &impl Module) -> Result<Self> {
+        let saved = read_tensors(path, Device::cpu(), Verify::Digests)?;
+        let moments = restore(self.inner.rule(), saved, model);
+        let moments = moments.map_err(|e| Error::damaged(path, e))?;
+        self.inner.resume(steps, moments);
+        Ok(self)
     }
 
-    /// The moments as named tensors: `m.NAME` and `v.NAME`.
+    /// The moments as named tensors: each parameter's name after that of the moment.
     pub(crate) fn state(&self) -> Vec<(String, &Tensor)> {
-        let moments = self.rule.moments().iter();
-        moments
-            .flat_map(|(name, [m, v])| [(format!("m.{name}"), m), (format!("v.{name}"), v)])
-            .collect()
-    }
-
-    fn restore(
-        config: AdamWConfig,
-        steps: u64,
-        mut state: BTreeMap<String, Tensor>,
-        model: &impl Module,
-    ) -> Result<Self, Damage> {
-        let mut parameters = Vec::new();
-        let visited = model.visit("", &mut |name, param| {
-            parameters.push((
-                name.to_owned(),
-                param.shape(),
-                param.trained && !param.frozen,
-            ));
-            Ok(())
+        let kinds = self.inner.rule().moments();
+        let named = self.inner.moments().iter().flat_map(|(name, moments)| {
+            let named = kinds.iter().zip(moments);
+            named.map(move |(kind, moment)| (format!("{kind}.{name}"), moment))
         });
-        visited.map_err(Box::new)?;
-        let mut moments = BTreeMap::new();
-        for (parameter, shape, trained) in parameters {
-            let pair = ["m", "v"].map(|kind| state.remove(&format!("{kind}.{parameter}")));
-            let [Some(m), Some(v)] = pair else {
-                if trained {
-                    return Err(Damage::MissingMoments { parameter });
-                }
-                continue;
-            };
-            if let Some(moment) = [&m, &v]
-                .into_iter()
-                .find(|moment| moment.shape() != shape || moment.dtype() != DType::F32)
-            {
-                let (dtype, shape) = (moment.dtype(), moment.shape());
-                return Err(Damage::WrongMoment {
-                    parameter,
-                    dtype,
-                    shape,
-                });
+        named.collect()
+    }
+}
+
+/// The moments that a rule keeps of the parameters of a model, out of a file's tensors.
+fn restore(
+    rule: &dyn Rule,
+    mut saved: BTreeMap<String, Tensor>,
+    model: &impl Module,
+) -> Result<Moments, Damage> {
+    let mut parameters = BTreeMap::new();
+    let visited = model.visit("", &mut |name, param| {
+        let is_kept = param.trained && !param.frozen;
+        parameters.insert(name.to_owned(), (param.shape(), is_kept));
+        Ok(())
+    });
+    visited.map_err(Box::new)?;
+    let is_known = |name: &&String| {
+        let named = |kind| name.strip_prefix(kind)?.strip_prefix('.');
+        let mut parameter = rule.moments().iter().filter_map(|kind| named(*kind));
+        parameter.any(|parameter| parameters.contains_key(parameter))
+    };
+    if let Some(name) = saved.keys().find(|name| !is_known(name)).cloned() {
+        let rule = rule.name();
+        return Err(Damage::SurplusMoment { name, rule });
+    }
+    let mut moments = Moments::new();
+    for (parameter, (shape, is_kept)) in parameters {
+        let mut kept = Vec::new();
+        for kind in rule.moments() {
+            let name = format!("{kind}.{parameter}");
+            match saved.remove(&name) {
+                Some(it) if it.shape() == shape && it.dtype() == DType::F32 => kept.push(it),
+                None if !is_kept => {}
+                _ => return Err(Damage::WrongMoment { name, shape }),
             }
-            moments.insert(parameter, [m, v]);
         }
-        match state.into_keys().next() {
-            Some(name) => Err(Damage::SurplusMoment { name }),
-            None => Ok(Self::resumed(config, steps, moments)),
+        if kept.len() == rule.moments().len() {
+            moments.insert(parameter, kept);
         }
     }
+    Ok(moments)
 }

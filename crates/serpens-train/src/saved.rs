@@ -36,11 +36,11 @@ impl Changes {
         config.optimizer.lr = self.lr.unwrap_or(config.optimizer.lr);
         config.steps = self.steps.unwrap_or(config.steps);
         match self.steps {
-            Some(steps) if steps < state.step => Err(Error::Config {
-                field: "steps",
-                value: steps as f64,
-                reason: "the run has taken more already",
-            }),
+            Some(steps) if steps < state.step => Err(Error::config(
+                "steps",
+                steps,
+                "the run has taken more already",
+            )),
             _ => config.check(),
         }
     }
@@ -75,7 +75,7 @@ impl Saved {
     /// [`crate::Trainer::with_recipe`] was given, `source` the description of its batches.
     ///
     /// # Errors
-    /// [`Error::OtherSettings`] for the first field that differs; [`Error::OtherSource`]; those of the changes.
+    /// [`Error::OtherSettings`] for the first field that differs; those of the changes.
     pub fn changed(
         mut self,
         changes: &Changes,
@@ -112,12 +112,16 @@ pub(crate) fn plain(settings: &impl Serialize) -> Value {
 }
 
 /// Refuses the first value that differs. What was not saved is of a later version.
-fn same(path: &str, saved: &Value, here: &Value) -> Result<()> {
+pub(crate) fn same(path: &str, saved: &Value, here: &Value) -> Result<()> {
     match (saved, here) {
-        (Value::Object(fields), _) => fields.iter().try_for_each(|(name, saved)| {
-            let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "." });
-            same(&path, saved, here.get(name).unwrap_or(&Value::Null))
-        }),
+        (Value::Object(fields), _) => {
+            // The kind first, as other fields depend on it.
+            let mut fields = fields.get_key_value("kind").into_iter().chain(fields);
+            fields.try_for_each(|(name, saved)| {
+                let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "." });
+                same(&path, saved, here.get(name).unwrap_or(&Value::Null))
+            })
+        }
         _ if saved == here || path.is_empty() => Ok(()),
         _ => Err(Error::OtherSettings {
             field: path.to_owned(),

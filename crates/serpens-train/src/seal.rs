@@ -5,14 +5,17 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use serde::Deserialize;
+use serde_json::Value;
 use serpens_core::files::{self, Accept, FileError, MOST_WHOLE};
 use serpens_formats::digest;
 
 use crate::checkpoint::STATE_FILE;
+use crate::saved::plain;
 use crate::state::State;
 use crate::{Damage, Error, Result};
 
-/// The digest of every file of a checkpoint by its name: of the state as compact JSON without its own, of the header of
+/// The digest of every file of a checkpoint by its name: of the state as compact JSON with sorted keys, without its own, of the header of
 /// a safetensors file, which has digests of the tensors, and of all bytes of others.
 pub(crate) type Seal = BTreeMap<String, String>;
 
@@ -29,15 +32,19 @@ pub(crate) fn seal(dir: &Path, state: &State) -> Result<State> {
     }
     let state = state.clone();
     let mut state = State { seal, ..state };
-    state.seal.insert(STATE_FILE.to_owned(), of_state(&state));
+    state
+        .seal
+        .insert(STATE_FILE.to_owned(), of_state(plain(&state)));
     Ok(state)
 }
 
-/// Refuses a state, or a folder of it, that is not as it was sealed.
-pub(crate) fn check(dir: &Path, state: &State) -> Result<()> {
-    if state.seal.is_empty() {
+/// Refuses a state, as its file has it, or a folder of it, that is not as it was sealed.
+pub(crate) fn check(dir: &Path, mut state: Value) -> Result<()> {
+    let Some(seal) = state.get("seal") else {
         return Ok(()); // the checkpoint of a version that had none
-    }
+    };
+    let seal = Seal::deserialize(seal);
+    let mut seal = seal.map_err(|e| Error::damaged(&dir.join(STATE_FILE), e))?;
     let same = |name: &str, expected: String, found: String| match found == expected {
         true => Ok(()),
         false => {
@@ -45,15 +52,17 @@ pub(crate) fn check(dir: &Path, state: &State) -> Result<()> {
             Err(Error::damaged(&dir.join(name), damage))
         }
     };
-    let mut state = state.clone();
-    let own = state.seal.remove(STATE_FILE).unwrap_or_default();
-    same(STATE_FILE, own, of_state(&state))?; // before the names in it are trusted
-    let mut files = state.seal.into_iter();
+    let own = seal.remove(STATE_FILE).unwrap_or_default();
+    state["seal"] = plain(&seal);
+    same(STATE_FILE, own, of_state(state))?; // before the names in it are trusted
+    let mut files = seal.into_iter();
     files.try_for_each(|(name, expected)| same(&name, expected, of_file(&dir.join(&name))?))
 }
 
-fn of_state(state: &State) -> String {
-    digest(&serde_json::to_vec(state).expect("its keys are strings"))
+/// What the file says, whichever version of the types wrote it.
+fn of_state(mut state: Value) -> String {
+    state.sort_all_objects();
+    digest(state.to_string().as_bytes())
 }
 
 fn of_file(path: &Path) -> Result<String> {

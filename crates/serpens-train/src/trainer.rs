@@ -18,7 +18,7 @@ use crate::objective::{Learner, NextToken, Objective};
 use crate::saved::plain;
 use crate::state::State;
 use crate::{
-    AdamW, Changes, Error, Evaluation, Event, Observer, Result, TrainConfig, TrainedModel,
+    Changes, Error, Evaluation, Event, Observer, Optimizer, Result, TrainConfig, TrainedModel,
 };
 
 /// Where and how a model is trained: in f32 on the processor where nothing is said. No part of a run: a checkpoint
@@ -85,14 +85,16 @@ impl<O: Objective> Trainer<O> {
     /// [`Error::Config`] for settings that no training can have, or a source with more tokens than the model.
     pub fn new(
         objective: O,
-        model: O::Model,
+        mut model: O::Model,
         source: Box<dyn Source>,
         config: TrainConfig,
     ) -> Result<Self> {
+        config.freeze(&mut model)?;
+        let rule = objective.rule(&config.optimizer);
         let learner = Learner {
             objective,
             model,
-            optimizer: AdamW::new(config.optimizer),
+            optimizer: Optimizer::of(rule, config.optimizer),
         };
         let state = State::new(source.description(), config);
         Self::at(learner, source, state)
@@ -102,7 +104,7 @@ impl<O: Objective> Trainer<O> {
     /// so when the run begins. The settings are the checkpoint's, but for these changes.
     ///
     /// # Errors
-    /// [`Error::OtherSource`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; where none
+    /// [`Error::OtherSettings`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; where none
     /// is whole what is wrong with the newest; changes that cannot be.
     pub fn resume(
         objective: O,
@@ -189,11 +191,8 @@ impl<O: Objective> Trainer<O> {
     /// stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
     pub fn run(&mut self, mut run: Run<'_, O::Model>) -> Result<Outcome> {
         if self.state.config.best.is_some() && run.evaluate.is_none() {
-            return Err(Error::Config {
-                field: "best",
-                value: f64::NAN,
-                reason: "nothing evaluates the model while it is trained",
-            });
+            let reason = "nothing evaluates the model while it is trained";
+            return Err(Error::config("best", "{ … }", reason));
         }
         let mut warnings = std::mem::take(&mut self.passed);
         if let Some(dir) = run.dir {

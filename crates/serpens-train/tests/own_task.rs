@@ -12,9 +12,11 @@ use serpens_nn::checkpoint::Verify;
 use serpens_nn::layers::{Linear, LinearConfig, Sequence};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, Recompute, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
+use serpens_ops::optimizer::Rule;
+use serpens_ops::optimizer::cpu::{Block, Step};
 use serpens_train::{
-    Changes, Error, Event, Loss, Objective, Observer, Result, Run, Silent, TrainConfig,
-    TrainedModel, Trainer,
+    Changes, Error, Event, Loss, Objective, Observer, OptimizerConfig, Result, Run, Silent,
+    TrainConfig, TrainedModel, Trainer,
 };
 
 const TOKENS: usize = 3;
@@ -159,7 +161,7 @@ fn check(model: &Reader, needed: usize, bounds: Bounds) -> Result<()> {
     let known = bounds.inputs <= TOKENS && model.answers >= needed;
     known.then_some(()).ok_or(Error::Config {
         field: "answers",
-        value: model.answers as f64,
+        value: model.answers.to_string(),
         reason: "the source has more",
     })
 }
@@ -342,6 +344,82 @@ fn a_model_of_a_programs_own_resumes_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
     let mut parts = told(&mut new(4), Some(dir.path()));
     let mut resumed = Trainer::resume(Classify, dir.path(), classes(), Changes::steps(10)).unwrap();
+    parts.extend(told(&mut resumed, Some(dir.path())));
+    assert_eq!(parts, whole);
+}
+
+/// Signs of a sum of gradients.
+#[derive(Debug)]
+struct SignOfSum;
+
+impl Rule for SignOfSum {
+    fn name(&self) -> &'static str {
+        "sign-of-sum"
+    }
+
+    fn moments(&self) -> &'static [&'static str] {
+        &["sum"]
+    }
+
+    fn update(&self, step: &Step, block: Block<'_>) {
+        let lr = step.lr;
+        block.each(move |g, [sum]| {
+            *sum += g;
+            lr * sum.signum()
+        });
+    }
+}
+
+/// [`Estimate`], learnt by a rule of this program's own.
+struct BySigns;
+
+impl Objective for BySigns {
+    type Model = Reader;
+
+    fn check_source(&self, model: &Reader, bounds: Bounds) -> Result<()> {
+        Estimate.check_source(model, bounds)
+    }
+
+    fn check_batch(&self, model: &Reader, batch: &Batch) -> serpens_core::Result<()> {
+        Estimate.check_batch(model, batch)
+    }
+
+    fn loss(
+        &self,
+        model: &Reader,
+        inputs: &Var,
+        targets: &Tensor,
+        recompute: Recompute,
+    ) -> serpens_core::Result<Loss> {
+        Estimate.loss(model, inputs, targets, recompute)
+    }
+
+    fn rule(&self, _: &OptimizerConfig) -> Box<dyn Rule> {
+        Box::new(SignOfSum)
+    }
+}
+
+#[test]
+fn a_rule_of_a_programs_own_resumes_to_the_bit_and_under_no_other() {
+    let told = |trainer: &mut Trainer<BySigns>, dir: Option<&Path>| {
+        let mut told = Told::default();
+        run(trainer, dir, &mut told);
+        told.0
+    };
+    let new = |steps| {
+        let config = TrainConfig {
+            log_every: 1,
+            ..settings(steps)
+        };
+        Trainer::new(BySigns, Reader::new(1), amounts(), config).unwrap()
+    };
+    let whole = told(&mut new(10), None);
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts = told(&mut new(4), Some(dir.path()));
+    let other = Trainer::resume(Estimate, dir.path(), amounts(), Changes::steps(10)).err();
+    let other = other.unwrap().to_string();
+    assert!(other.contains("adamw keeps no sum."), "{other}");
+    let mut resumed = Trainer::resume(BySigns, dir.path(), amounts(), Changes::steps(10)).unwrap();
     parts.extend(told(&mut resumed, Some(dir.path())));
     assert_eq!(parts, whole);
 }

@@ -75,7 +75,7 @@ pub enum Refusal {
     #[error("it is measured on an NVIDIA GPU only")]
     MeasuredOnGpu,
     /// A text that is no recipe.
-    #[error("{}", first_line(.0))]
+    #[error("{}", without_types(first_line(.0)))]
     Toml(#[from] Box<toml::de::Error>),
     /// A key that no recipe has, or a name that its key does not take.
     #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
@@ -133,6 +133,14 @@ pub enum Refusal {
 /// The first line of what a deserialiser says; it draws the place of the error below.
 pub(crate) fn first_line(error: &toml::de::Error) -> &str {
     error.message().lines().next().unwrap_or_default()
+}
+
+/// The same with tables in place of the types that they are read into.
+fn without_types(message: &str) -> String {
+    match message.split_once("expected struct") {
+        Some((before, _)) => format!("{before}expected a table of its keys"),
+        None => message.to_owned(),
+    }
 }
 
 fn advice(nearest: Option<&str>, known: &[String]) -> String {

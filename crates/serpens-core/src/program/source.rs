@@ -12,6 +12,8 @@ pub struct Source {
     pub name: &'static str,
     /// The text.
     pub text: &'static str,
+    /// What is compiled before it.
+    before: &'static str,
     params: &'static [fn(&mut Declarations)],
     constants: &'static [(&'static str, i32)],
     may_spill: fn(&Program) -> bool,
@@ -23,10 +25,16 @@ impl Source {
         Self {
             name,
             text,
+            before: "",
             params: &[],
             constants: &[],
             may_spill: |_| false,
         }
+    }
+
+    /// With a text before its own, in which its kernels find what they leave to others.
+    pub const fn after(self, before: &'static str) -> Self {
+        Self { before, ..self }
     }
 
     /// With the structs that its kernels take, each as the [`declare`](crate::cuda::KernelParams::declare) of a struct
@@ -46,7 +54,7 @@ impl Source {
         Self { may_spill, ..self }
     }
 
-    /// What is compiled before the text: the constants, then the structs.
+    /// What is compiled before the text: the constants, the structs, what it comes after.
     pub(super) fn declarations(&self) -> String {
         let constant = |(name, value): &(&str, i32)| format!("constexpr int {name} = {value};\n");
         let constants: String = self.constants.iter().map(constant).collect();
@@ -54,7 +62,7 @@ impl Source {
         for declare in self.params {
             declare(&mut structs);
         }
-        constants + &structs.text
+        constants + &structs.text + self.before
     }
 }
 

@@ -32,7 +32,7 @@ fn resume(run_dir: &Path, steps: u64) -> Result<Trainer> {
 }
 
 fn load(step: u64, dir: &Path) -> Result<()> {
-    crate::checkpoint::load::<NextToken>(step, dir).map(drop)
+    crate::checkpoint::load(step, dir, &NextToken).map(drop)
 }
 
 fn newest(run_dir: &Path) -> PathBuf {
@@ -171,7 +171,7 @@ fn moments_of_another_model_and_files_of_another_checkpoint_are_damage() {
     assert!(
         matches!(
             &error,
-            Error::Damaged { path: p, source: Damage::MissingMoments { .. } } if *p == path
+            Error::Damaged { path: p, source: Damage::WrongMoment { .. } } if *p == path
         ),
         "{error}"
     );

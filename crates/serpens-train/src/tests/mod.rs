@@ -16,7 +16,7 @@ use serpens_data::{InductionHeads, InductionHeadsConfig, Source};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 
 use crate::{
-    AdamWConfig, Changes, Evaluation, Event, NextToken, Observer, Result, Run, StepMetrics,
+    Changes, Evaluation, Event, NextToken, Observer, OptimizerConfig, Result, Run, StepMetrics,
     TrainConfig, Trainer,
 };
 
@@ -45,9 +45,9 @@ fn settings(steps: u64) -> TrainConfig {
     TrainConfig {
         steps,
         log_every: 1,
-        optimizer: AdamWConfig {
+        optimizer: OptimizerConfig {
             lr: 3e-3,
-            ..AdamWConfig::default()
+            ..OptimizerConfig::default()
         },
         ..TrainConfig::default()
     }

@@ -1,4 +1,4 @@
-use crate::{AdamWConfig, Error, Phase, Schedule, StopRule, TrainConfig};
+use crate::{Error, OptimizerConfig, Phase, Schedule, StopRule, TrainConfig};
 
 fn rates(config: &TrainConfig) -> Vec<f32> {
     (0..config.steps)
@@ -13,9 +13,9 @@ fn hundred(schedule: Schedule) -> TrainConfig {
         warmup: Phase::Steps(10),
         schedule,
         min_lr: 0.2,
-        optimizer: AdamWConfig {
+        optimizer: OptimizerConfig {
             lr: 1.0,
-            ..AdamWConfig::default()
+            ..OptimizerConfig::default()
         },
         ..TrainConfig::default()
     }
@@ -86,8 +86,25 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(with(|c| c.keep = 0), "keep");
     assert_eq!(with(|c| c.optimizer.lr = f32::NAN), "optimizer.lr");
     assert_eq!(with(|c| c.min_lr = 1.0), "min_lr");
-    assert_eq!(with(|c| c.optimizer.beta2 = 1.0), "optimizer.beta2");
-    assert_eq!(with(|c| c.optimizer.eps = 0.0), "optimizer.eps");
+    for (wrong, field) in [
+        (r#"{ "beta2": 1 }"#, "optimizer.beta2"),
+        (r#"{ "eps": 0 }"#, "optimizer.eps"),
+        (
+            r#"{ "kind": "sgd", "momentum": -0.5 }"#,
+            "optimizer.momentum",
+        ),
+        (r#"{ "kind": "lion", "beta1": 1 }"#, "optimizer.beta1"),
+    ] {
+        let config = TrainConfig {
+            optimizer: serde_json::from_str(wrong).unwrap(),
+            ..TrainConfig::default()
+        };
+        let error = config.check().unwrap_err();
+        assert!(
+            matches!(error, Error::Config { field: found, .. } if found == field),
+            "{error}"
+        );
+    }
     assert_eq!(with(|c| c.optimizer.clip = -1.0), "optimizer.clip");
     assert_eq!(with(|c| c.optimizer.clip = f32::NAN), "optimizer.clip");
     assert_eq!(
@@ -97,6 +114,43 @@ fn impossible_settings_are_refused_by_name() {
         })),
         "stop.accuracy"
     );
+}
+
+#[test]
+fn a_table_of_an_optimiser_says_its_kind_and_what_differs_from_its_defaults() {
+    let read = |text: &str| serde_json::from_str::<OptimizerConfig>(text);
+    for (kind, all) in [
+        ("adamw", OptimizerConfig::ADAMW),
+        ("sgd", OptimizerConfig::SGD),
+        ("lion", OptimizerConfig::LION),
+    ] {
+        let table = format!(r#"{{ "kind": "{kind}" }}"#);
+        assert_eq!(read(&table).unwrap(), all);
+        let table = format!(r#"{{ "lr": 0.5, "kind": "{kind}", "clip": 2 }}"#);
+        let changed = OptimizerConfig {
+            lr: 0.5,
+            clip: 2.0,
+            ..all
+        };
+        assert_eq!(read(&table).unwrap(), changed);
+        let written = serde_json::to_string(&changed).unwrap();
+        assert_eq!(read(&written).unwrap(), changed, "{written}");
+    }
+    assert_eq!(read("{}").unwrap(), OptimizerConfig::default());
+    for (wrong, told) in [
+        (
+            r#"{ "kind": "adam" }"#,
+            "unknown variant `adam`, expected one of `adamw`, `sgd`, `lion`",
+        ),
+        (
+            r#"{ "kind": "sgd", "eps": 1e-9 }"#,
+            "unknown field `eps`, expected one of `kind`, `lr`, `momentum`, `weight_decay`, `clip`",
+        ),
+        (r#""lion""#, r#"expected { kind = "lion", lr = 1e-4 }"#),
+    ] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 #[test]

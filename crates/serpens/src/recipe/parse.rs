@@ -94,7 +94,8 @@ fn unknown_name(error: &toml::de::Error, path: &str) -> Option<Refusal> {
     let key = quoted.next()?;
     let known: Vec<String> = quoted.collect();
     // Of values there are few enough to name them all.
-    let elsewhere = || elsewhere(&key).filter(|found| found != path);
+    let here = [path, &format!("{path}.{key}")];
+    let elsewhere = || elsewhere(&key).filter(|found| !here.contains(&found.as_str()));
     let similar = (what == "key").then(|| elsewhere().or_else(|| nearest(&key, &known)));
     Some(Refusal::Unknown {
         what,

@@ -93,7 +93,13 @@ fn a_wrong_choice_is_answered_with_all_there_are() {
         ("twin.kind=s5", "s6, s4d"),
         ("model.block.inner.a_init=zz", "real, half, random, complex"),
         ("model.block.ssm.d_state=8", "inner"),
-        ("train.optimizer.learning_rate=1", "lr"),
+        ("train.optimizer.learning_rate=1", "kind, lr, beta1"),
+        ("train.optimizer.kind=adam", "adamw, sgd, lion"),
+        ("train.optimizer.kind=3", "adamw, sgd, lion"),
+        (
+            "train.optimizer={ kind = \"sgd\", beta1 = 0.9 }",
+            "momentum",
+        ),
     ] {
         let error = with(&[change]).unwrap_err().to_string();
         let (_, told) = error.split_once("known are ").expect(&error);
@@ -113,6 +119,35 @@ fn another_kind_is_given_with_all_of_its_table() {
     assert!(error.contains("'task={ kind = …"), "{error}");
     let recipe = with(&["task={ kind = \"text\", length = 8 }"]).unwrap();
     assert_eq!(recipe.task.name(), "text");
+}
+
+#[test]
+fn a_table_is_asked_for_by_its_key_and_its_form() {
+    for (change, form) in [
+        ("train.optimizer=sgd", "expected { kind = "),
+        ("train.stop=3", "{ accuracy = 0.99, steps = 100 }"),
+        ("train.best=true", "{ more = true, … }"),
+        ("train=3", "a table of its keys"),
+        ("model=3", "a table of its keys"),
+        ("evaluate=3", "a table of its keys"),
+        ("task=text", "a table with a kind"),
+        ("twin=s4d", "a table with a kind"),
+        ("model.block=h3", "a table, or a list of them"),
+        (
+            "train.optimizer.kind=lion",
+            "'train.optimizer={ kind = …, … }'",
+        ),
+    ] {
+        let error = with(&[change]).unwrap_err().to_string();
+        let (key, _) = change.split_once('=').unwrap();
+        assert!(error.contains(form) && error.contains(key), "{error}");
+    }
+    let lion = with(&["train.optimizer={ kind = \"lion\", clip = 2 }"]).unwrap();
+    let lion = lion.train.optimizer;
+    assert_eq!(
+        (lion.lr, lion.clip, lion.rule().name()),
+        (1e-4, 2.0, "lion")
+    );
 }
 
 #[test]

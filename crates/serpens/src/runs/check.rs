@@ -30,7 +30,7 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
         twin.plan(1, 1).map_err(|error| error.within("twin"))?;
     }
     for model in recipe.twin_model().iter().chain([&recipe.model]) {
-        check_model(model, tokens, compute)?;
+        check_model(model, tokens, recipe, compute)?;
     }
     Ok(task)
 }
@@ -67,9 +67,15 @@ fn named(task: &TaskConfig, error: Error) -> Error {
     }
 }
 
-/// Refuses models and batches that cannot be held in memory.
-fn check_model(model: &MambaLmConfig, tokens: f64, compute: &Compute) -> Result<()> {
-    let (device, plan) = (compute.device, model.plan()?);
+/// Refuses models and batches that cannot be held in memory, and what would be frozen of a model but is not in it.
+fn check_model(
+    model: &MambaLmConfig,
+    tokens: f64,
+    recipe: &Recipe,
+    compute: &Compute,
+) -> Result<()> {
+    let (device, mut plan) = (compute.device, model.plan()?);
+    recipe.train.freeze(&mut plan)?;
     plan.check_memory(TRAINED_BYTES, device)?;
     let kept = tokens * plan.kept_per_token(compute.recompute);
     let bytes = kept * compute.precision.activations().size() as f64;

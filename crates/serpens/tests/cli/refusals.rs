@@ -162,6 +162,19 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
         ("train.optimizer.beta1=1", "beta1"),
         ("train.optimizer.eps=-1", "eps"),
         ("train.optimizer.clip=-1", "clip"),
+        (
+            "train.optimizer={ kind = \"sgd\", momentum = 1 }",
+            "train.optimizer.momentum",
+        ),
+        (
+            "train.optimizer={ kind = \"lion\", eps = 1e-8 }",
+            "known are kind, lr, beta1, beta2",
+        ),
+        ("train.freeze=[\"backbone.embedding\"]", "train.freeze"),
+        (
+            "train.freeze=[\"backbone.layers.*.mixer.in_proj\", \"\"]",
+            "train.freeze",
+        ),
         ("evaluate.lengths=[2]", "length"),
         ("evaluate.lengths=[9223372036854775807]", "evaluate.lengths"),
         ("evaluate.samples=0", "evaluate.samples"),

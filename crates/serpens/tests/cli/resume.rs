@@ -29,9 +29,9 @@ fn settings_that_are_not_those_of_the_run_are_refused_by_name() {
             ["train.log_every is 3", "with 1"],
         ),
         (
-            "lr = 0.008",
+            "lr = 0.012",
             "lr = 0.5",
-            ["train.optimizer.lr is 0.5", "with 0.008"],
+            ["train.optimizer.lr is 0.5", "with 0.012"],
         ),
         (
             "d_model = 8",

@@ -11,7 +11,6 @@ use super::tell;
 
 /// Runs the cases of each operation with kernels, with activations of a type.
 pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
-    crate::adamw::tests::devices::run_all,
     crate::causal_conv1d::tests::devices::run_all,
     crate::cross_entropy::tests::devices::run_all,
     crate::elementwise::tests::devices::run_all,
@@ -19,6 +18,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::linear::tests::devices::run_all,
     crate::long_conv::tests::devices::run_all,
     crate::lti_kernel::tests::devices::run_all,
+    crate::optimizer::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,
     crate::selective_scan::tests::devices::run_all,

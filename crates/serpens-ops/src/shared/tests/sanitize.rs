@@ -26,7 +26,7 @@ macro_rules! operations {
 }
 
 operations! {
-    adamw: run_all,
+
     causal_conv1d: run_all,
     cross_entropy: run_all,
     elementwise: run_all,
@@ -34,6 +34,7 @@ operations! {
     linear: run_all,
     long_conv: run_small,
     lti_kernel: run_all,
+    optimizer: run_all,
     reduce: run_all,
     rms_norm: run_all,
     selective_scan: run_small,

@@ -1,56 +1,87 @@
-//! AdamW on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes
+//! A step on a GPU: all parameters in one launch, after one that sums the squares of their gradients and one that makes
 //! the norm and the clipping factor of the sums. Nothing comes to the host, and a [`serpens_core::cuda::Graph`] can
 //! hold the step.
 
 use serpens_core::cuda::{DevicePtr, KernelParams, Source, Staging, kernel};
 use serpens_core::{DType, Device, Error, Result, Tensor, kernel_params};
 
-use super::{AdamWSettings, OP, Parameter};
-
-static SOURCE: Source = Source::new("adamw", include_str!("kernel.cu"))
-    .params(&[AdamWEntry::declare, AdamWParams::declare]);
+use super::{NUMBERS, OP, Parameter, Rule};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Values of a task, as in the kernels.
 const TASK: usize = 8192;
+/// The most moments that a rule keeps on a GPU.
+const MOST_MOMENTS: usize = 3;
+/// What changes from step to step.
+const SCALARS: usize = 2 + NUMBERS;
+
+/// A rule as a GPU runs it: a function of CUDA C++, compiled into the kernels.
+#[derive(Debug)]
+pub struct Program(Source);
+
+impl Program {
+    /// The text defines
+    ///
+    /// ```cuda
+    /// __device__ float step(float g, float lr, const float (&numbers)[NUMBERS], float (&moments)[MOST_MOMENTS])
+    /// ```
+    ///
+    /// which gives what is taken off a value with gradient `g`, scaled by the clipping factor, and brings its moments
+    /// forward, of which MOMENTS are the rule's. Weight decay is not its concern.
+    ///
+    /// # Safety
+    /// The function writes to `moments[0]` … `moments[MOMENTS - 1]` alone.
+    pub const unsafe fn new(name: &'static str, text: &'static str) -> Self {
+        const CONSTANTS: &[(&str, i32)] = &[
+            ("NUMBERS", NUMBERS as i32),
+            ("MOST_MOMENTS", MOST_MOMENTS as i32),
+        ];
+        let source = Source::new(name, include_str!("kernel.cu")).after(text);
+        Self(
+            source
+                .constants(CONSTANTS)
+                .params(&[OptimizerEntry::declare, OptimizerParams::declare]),
+        )
+    }
+}
 
 kernel_params! {
     /// One parameter and what belongs to it: `len` f32 values each, and the parameter's bf16 shadow where it has one.
     #[derive(PartialEq)]
-    pub(super) struct AdamWEntry {
+    pub(super) struct OptimizerEntry {
         value: DevicePtr as "float*",
         gradient: DevicePtr as "const float*",
-        first: DevicePtr as "float*",
-        second: DevicePtr as "float*",
+        moments: [DevicePtr; MOST_MOMENTS] as "float*", // as many as the rule keeps
         shadow: DevicePtr as "bf16*", // the value in bfloat16, or null
         len: u64 as "i64",
         weight_decay: f32,
         max_lr: f32,
     }
 
-    struct AdamWParams {
-        entries: DevicePtr as "const struct AdamWEntry*",
+    struct OptimizerParams {
+        entries: DevicePtr as "const struct OptimizerEntry*",
         tasks: DevicePtr as "const struct Task*",
         scalars: DevicePtr as "const struct Scalars*",
         partials: DevicePtr as "double*", // (tasks)
         outcome: DevicePtr as "struct Outcome*",
         count: u32, // of tasks
-        beta1: f32,
-        beta2: f32,
-        eps: f32,
     }
 }
 
-impl AdamWEntry {
+impl OptimizerEntry {
     /// The addresses of a parameter, its gradient and its moments, which have been checked.
-    pub(super) fn new(parameter: Parameter<'_>, [first, second]: &mut [Tensor; 2]) -> Result<Self> {
+    pub(super) fn new(parameter: Parameter<'_>, moments: &mut [Tensor]) -> Result<Self> {
         let address = |tensor: &mut Tensor| Ok::<_, Error>(tensor.view_mut()?.ptr());
+        let mut places = [DevicePtr::NULL; MOST_MOMENTS];
+        // Where there are more, the program does not compile.
+        for (place, moment) in places.iter_mut().zip(moments) {
+            *place = address(moment)?;
+        }
         Ok(Self {
             value: address(parameter.value)?,
             gradient: parameter.gradient.view().ptr(),
-            first: address(first)?,
-            second: address(second)?,
+            moments: places,
             shadow: parameter.shadow.map_or(Ok(DevicePtr::NULL), address)?,
             len: parameter.gradient.len() as u64,
             weight_decay: parameter.weight_decay,
@@ -59,7 +90,7 @@ impl AdamWEntry {
     }
 
     /// The entry as it lies in memory.
-    fn words(&self) -> [u32; size_of::<AdamWEntry>() / 4] {
+    fn words(&self) -> [u32; size_of::<OptimizerEntry>() / 4] {
         // SAFETY: `repr(C)` without gaps, of words alone.
         unsafe { std::mem::transmute(*self) }
     }
@@ -68,10 +99,9 @@ impl AdamWEntry {
 /// What a step on a GPU needs besides the parameters: tables on the device, and the numbers that change from step to
 /// step.
 pub(super) struct FusedStep {
-    settings: AdamWSettings,
-    entries: Vec<AdamWEntry>,
+    entries: Vec<OptimizerEntry>,
     tables: Option<Tables>,
-    /// lr, 1 / (1 − β1^t), 1 / √(1 − β2^t), clip; and the way there.
+    /// The learning rate, the limit of the norm, the rule's numbers; and the way there.
     scalars: Tensor,
     staging: Staging,
     /// The norm of all gradients together, and the factor they were scaled by, NaN where nothing was changed.
@@ -88,13 +118,12 @@ struct Tables {
 }
 
 impl FusedStep {
-    pub(super) fn new(device: Device, settings: AdamWSettings) -> Result<Self> {
+    pub(super) fn new(device: Device) -> Result<Self> {
         Ok(Self {
-            settings,
             entries: Vec::new(),
             tables: None,
-            scalars: Tensor::zeros([4], DType::F32, device)?,
-            staging: Staging::new(device, 4 * size_of::<f32>())?,
+            scalars: Tensor::zeros([SCALARS], DType::F32, device)?,
+            staging: Staging::new(device, SCALARS * size_of::<f32>())?,
             outcome: Tensor::zeros([2], DType::F32, device)?,
         })
     }
@@ -103,9 +132,14 @@ impl FusedStep {
         self.scalars.device()
     }
 
-    /// Says what [`FusedStep::launch`] changes at step `step`, and with which learning rate. The table goes up only
-    /// where it is not that of before, which the result tells.
-    pub(super) fn prepare(&mut self, entries: Vec<AdamWEntry>, lr: f32, step: u64) -> Result<bool> {
+    /// Says what [`FusedStep::launch`] changes, and with which numbers. The table goes up only where it is not that of
+    /// before, which the result tells.
+    pub(super) fn prepare(
+        &mut self,
+        entries: Vec<OptimizerEntry>,
+        [lr, clip]: [f32; 2],
+        numbers: [f32; NUMBERS],
+    ) -> Result<bool> {
         if entries.is_empty() {
             return Err(Error::Missing {
                 op: OP,
@@ -117,39 +151,40 @@ impl FusedStep {
             self.tables = Some(Tables::new(&entries, self.device())?);
             self.entries = entries;
         }
-        let rest = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
-        let first = rest(self.settings.beta1).recip() as f32;
-        let second = rest(self.settings.beta2).sqrt().recip() as f32;
-        let scalars = [lr, first, second, self.settings.clip];
+        let mut scalars = [0.0; SCALARS];
+        scalars[..2].copy_from_slice(&[lr, clip]);
+        scalars[2..].copy_from_slice(&numbers);
         self.staging.upload(&mut self.scalars, &scalars)?;
         Ok(moved)
     }
 
     /// Queues the step; where the norm of the gradients is not finite, the parameters stay as they are.
-    pub(super) fn launch(&mut self) -> Result<()> {
+    pub(super) fn launch(&mut self, rule: &dyn Rule) -> Result<()> {
         let device = self.device();
         let Some(tables) = &mut self.tables else {
             return Ok(());
         };
-        let params = AdamWParams {
+        let program = rule.program().ok_or(Error::Missing {
+            op: OP,
+            what: "the rule's program for a GPU",
+        })?;
+        let params = OptimizerParams {
             entries: tables.entries.view().ptr(),
             tasks: tables.tasks.view().ptr(),
             scalars: self.scalars.view().ptr(),
             partials: tables.partials.view_mut()?.ptr(),
             outcome: self.outcome.view_mut()?.ptr(),
             count: tables.count,
-            beta1: self.settings.beta1,
-            beta2: self.settings.beta2,
-            eps: self.settings.eps,
         };
+        let moments = rule.moments().len().to_string();
         let grids = [
-            ("adamw_squares", tables.count, THREADS),
-            ("adamw_norm", 1, 1024),
-            ("adamw_update", tables.count, THREADS),
+            ("optimizer_squares", tables.count, THREADS),
+            ("optimizer_norm", 1, 1024),
+            ("optimizer_update", tables.count, THREADS),
         ];
         for (entry, grid, block) in grids {
-            let kernel = kernel(device, &SOURCE, entry, &[])?;
-            // SAFETY: the parameters are the kernel's; what the entries point to is kept as `AdamW::launch` asks, and
+            let kernel = kernel(device, &program.0, entry, &[("MOMENTS", &moments)])?;
+            // SAFETY: the parameters are the kernel's, and the rule keeps to the moments; what the entries point to is kept as `Optimizer::launch` asks, and
             // the tables have a place for every task.
             unsafe { kernel.launch([grid, 1, 1], block, 0, &params)? };
         }
@@ -164,8 +199,8 @@ impl FusedStep {
 }
 
 impl Tables {
-    fn new(entries: &[AdamWEntry], device: Device) -> Result<Self> {
-        let table: Vec<u32> = entries.iter().flat_map(AdamWEntry::words).collect();
+    fn new(entries: &[OptimizerEntry], device: Device) -> Result<Self> {
+        let table: Vec<u32> = entries.iter().flat_map(OptimizerEntry::words).collect();
         let mut tasks = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
             let of_entry = 0..entry.len.div_ceil(TASK as u64) as u32;

@@ -1,41 +1,86 @@
-//! AdamW: Adam with decoupled weight decay, and the norm that gradients are clipped by.
+//! Optimisers: how values follow from gradients, and the norm that these are clipped by.
 //!
-//! With g scaled by `clip`, at step t = 1, 2, …:
+//! With g scaled by the clipping factor, a step is
 //!
 //! ```text
-//! p ← p (1 - lr · weight_decay)
-//! m ← β1 m + (1 - β1) g        v ← β2 v + (1 - β2) g²
-//! p ← p - lr · (m / (1 - β1^t)) / (√(v / (1 - β2^t)) + eps)
+//! p ← p (1 - lr · weight_decay) - Δ(g, lr, moments, t)          t = 1, 2, …
 //! ```
 //!
-//! Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. All values are f32;
-//! on a GPU a step also writes the bf16 shadow of a parameter that has one, which the forward pass reads.
+//! where a [`Rule`] says what Δ is, and how the moments that it keeps of each value go on: [`AdamW`], [`Sgd`], [`Lion`],
+//! or one of a program's own. All values are f32; on a GPU a step also writes the bf16 shadow of a parameter that has
+//! one, which the forward pass reads.
+//!
+//! ```
+//! use serpens_ops::optimizer::cpu::{Block, Step};
+//! use serpens_ops::optimizer::Rule;
+//!
+//! /// The sign of the gradient, without any moment.
+//! #[derive(Debug)]
+//! struct Sign;
+//!
+//! impl Rule for Sign {
+//!     fn name(&self) -> &'static str {
+//!         "sign"
+//!     }
+//!
+//!     fn moments(&self) -> &'static [&'static str] {
+//!         &[]
+//!     }
+//!
+//!     fn update(&self, step: &Step, block: Block<'_>) {
+//!         let lr = step.lr;
+//!         block.each(move |g, []| lr * g.signum());
+//!     }
+//! }
+//! ```
 
+mod adamw;
 pub mod cpu;
-pub(crate) mod cuda;
+mod cuda;
+mod lion;
+mod sgd;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt::Debug;
 
 use serpens_core::{DType, Device, Error, Result, Tensor};
 
+pub use adamw::AdamW;
+pub use cuda::Program;
+pub use lion::Lion;
+pub use sgd::Sgd;
+
 use crate::check;
 
-const OP: &str = "adamw";
+const OP: &str = "optimizer";
 
-/// The numbers that stay from step to step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamWSettings {
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Largest norm of all gradients together; 0 for no limit.
-    pub clip: f32,
+/// Numbers of a [`Rule`] on a GPU.
+pub const NUMBERS: usize = 6;
+
+/// What a step makes of gradients, value by value.
+pub trait Rule: Debug + Send + Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// What the moments are called that it keeps of a value, which begin at 0. Files tell by these names whose moments
+    /// they hold.
+    fn moments(&self) -> &'static [&'static str];
+
+    /// A step of some values on the processor: [`cpu::Block::each`] with what it takes off one.
+    fn update(&self, step: &cpu::Step, block: cpu::Block<'_>);
+
+    /// The numbers that [`Rule::program`] reads in step `t`, from 1.
+    fn numbers(&self, _t: u64) -> [f32; NUMBERS] {
+        [0.0; NUMBERS]
+    }
+
+    /// The same on a GPU; none for a rule of the processor alone.
+    fn program(&self) -> Option<&'static Program> {
+        None
+    }
 }
 
 /// One parameter of a step. All its tensors are of one size and on one device.
@@ -64,28 +109,41 @@ pub trait Parameters {
     fn each(&mut self, f: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()>;
 }
 
-/// The moments of every parameter, by name, and the steps that made them.
-pub struct AdamW {
-    settings: AdamWSettings,
+/// The moments of parameters by name, each as many as the rule keeps.
+pub type Moments = BTreeMap<String, Vec<Tensor>>;
+
+/// A rule, the moments of every parameter, and the steps that made them.
+pub struct Optimizer {
+    rule: Box<dyn Rule>,
+    /// Largest norm of all gradients together; 0 for no limit.
+    clip: f32,
     steps: u64,
-    /// The first and the second; zeros before a parameter's first gradient.
-    moments: BTreeMap<String, [Tensor; 2]>,
+    /// Zeros before a parameter's first gradient.
+    moments: Moments,
     fused: Option<cuda::FusedStep>,
 }
 
-impl AdamW {
-    /// An optimiser that has taken `steps` steps, which left these moments: f32, of the parameters' shapes.
-    pub fn new(
-        settings: AdamWSettings,
-        steps: u64,
-        moments: BTreeMap<String, [Tensor; 2]>,
-    ) -> Self {
+impl Optimizer {
+    /// An optimiser that has seen nothing. It scales gradients down where the norm of all together exceeds `clip`, if
+    /// that is not 0.
+    pub fn new(rule: Box<dyn Rule>, clip: f32) -> Self {
         Self {
-            settings,
-            steps,
-            moments,
+            rule,
+            clip,
+            steps: 0,
+            moments: BTreeMap::new(),
             fused: None,
         }
+    }
+
+    /// Goes on after `steps` steps, which left these moments: f32, of the parameters' shapes.
+    pub fn resume(&mut self, steps: u64, moments: Moments) {
+        (self.steps, self.moments) = (steps, moments);
+    }
+
+    /// How values follow from gradients.
+    pub fn rule(&self) -> &dyn Rule {
+        &*self.rule
     }
 
     /// Steps taken.
@@ -93,8 +151,8 @@ impl AdamW {
         self.steps
     }
 
-    /// The first and the second moment of every parameter that has had a gradient.
-    pub fn moments(&self) -> &BTreeMap<String, [Tensor; 2]> {
+    /// The moments of every parameter that has had a gradient.
+    pub fn moments(&self) -> &Moments {
         &self.moments
     }
 
@@ -137,23 +195,20 @@ impl AdamW {
             return Ok(norm);
         }
         self.steps += 1;
-        let (settings, step, moments) = (self.settings, self.steps, &mut self.moments);
-        let clip = match settings.clip {
+        let (rule, t, moments) = (&*self.rule, self.steps, &mut self.moments);
+        let clip = match self.clip {
             limit if limit > 0.0 => cpu::clip_factor(norm, f64::from(limit)),
             _ => 1.0,
         };
         parameters.each(&mut |parameter| {
-            let moments = moments_of(moments, &parameter)?;
-            let numbers = cpu::Step {
+            let moments = moments_of(moments, rule, &parameter)?;
+            let step = cpu::Step {
                 lr: lr.min(parameter.max_lr),
-                beta1: settings.beta1,
-                beta2: settings.beta2,
-                eps: settings.eps,
                 weight_decay: parameter.weight_decay,
-                step,
+                step: t,
                 clip,
             };
-            cpu::step(&numbers, parameter, moments)
+            cpu::step(rule, &step, parameter, moments)
         })?;
         Ok(norm)
     }
@@ -162,32 +217,34 @@ impl AdamW {
     /// last step, which the result tells. The parameters that have gradients now are those of the step.
     ///
     /// # Errors
-    /// As [`AdamW::step`]; no parameter has a gradient; gradients on the processor.
+    /// As [`Optimizer::step`]; no parameter has a gradient; gradients on the processor.
     pub fn prepare(&mut self, parameters: &mut dyn Parameters, lr: f32) -> Result<bool> {
         let mut table = Vec::new();
-        let (moments, mut device) = (&mut self.moments, Device::Cpu);
+        let (rule, moments, mut device) = (&*self.rule, &mut self.moments, Device::Cpu);
         parameters.each(&mut |parameter| {
             device = parameter.gradient.device();
-            let moments = moments_of(moments, &parameter)?;
-            table.push(cuda::AdamWEntry::new(parameter, moments)?);
+            let moments = moments_of(moments, rule, &parameter)?;
+            table.push(cuda::OptimizerEntry::new(parameter, moments)?);
             Ok(())
         })?;
         let fused = match self.fused.take() {
             Some(fused) if fused.device() == device => fused,
-            _ => cuda::FusedStep::new(device, self.settings)?,
+            _ => cuda::FusedStep::new(device)?,
         };
         let fused = self.fused.insert(fused);
-        fused.prepare(table, lr, self.steps + 1)
+        fused.prepare(table, [lr, self.clip], rule.numbers(self.steps + 1))
     }
 
     /// Queues the step that was prepared, on the tensors that [`Parameters`] gave then: they are kept, and not moved,
-    /// until it has run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`AdamW::prepare`] that
+    /// until it has run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`Optimizer::prepare`] that
     /// found nothing moved.
     ///
     /// # Errors
     /// Whatever the device fails with.
     pub fn launch(&mut self) -> Result<()> {
-        self.fused.as_mut().map_or(Ok(()), cuda::FusedStep::launch)
+        let rule = &*self.rule;
+        let fused = self.fused.as_mut();
+        fused.map_or(Ok(()), |fused| fused.launch(rule))
     }
 
     /// Ends the step that was launched: waits for it and gives the norm of the gradients. Where that is not finite, the
@@ -207,31 +264,35 @@ impl AdamW {
 
 /// The moments of a parameter, made where there are none, after a check that all its tensors fit its gradient.
 fn moments_of<'a>(
-    moments: &'a mut BTreeMap<String, [Tensor; 2]>,
+    moments: &'a mut Moments,
+    rule: &dyn Rule,
     parameter: &Parameter<'_>,
-) -> Result<&'a mut [Tensor; 2]> {
+) -> Result<&'a mut [Tensor]> {
     let (shape, device) = (parameter.gradient.shape(), parameter.gradient.device());
-    let zeros = || Tensor::zeros(shape, DType::F32, device);
-    let pair = match moments.entry(parameter.name.to_owned()) {
+    let zeros = |_: &&str| Tensor::zeros(shape, DType::F32, device);
+    let kept = match moments.entry(parameter.name.to_owned()) {
         Entry::Occupied(there) => there.into_mut(),
-        Entry::Vacant(place) => place.insert([zeros()?, zeros()?]),
+        Entry::Vacant(place) => {
+            place.insert(rule.moments().iter().map(zeros).collect::<Result<_>>()?)
+        }
     };
-    check_tensors(parameter, pair)?;
-    Ok(pair)
+    check_tensors(parameter, rule, kept)?;
+    Ok(kept)
 }
 
-fn check_tensors(parameter: &Parameter<'_>, [first, second]: &[Tensor; 2]) -> Result<()> {
+fn check_tensors(parameter: &Parameter<'_>, rule: &dyn Rule, moments: &[Tensor]) -> Result<()> {
     let gradient = parameter.gradient;
     check::dtype(OP, "the gradient", DType::F32, gradient.dtype())?;
-    let values = [
-        ("the value", &*parameter.value),
-        ("the first moment", first),
-        ("the second moment", second),
-    ];
+    if moments.len() != rule.moments().len() {
+        let what = "one of the rule's moments";
+        return Err(Error::Missing { op: OP, what });
+    }
+    let moments = moments.iter().map(|moment| ("a moment", moment));
+    let values = moments.chain([("the value", &*parameter.value)]);
     let values = values.map(|(what, tensor)| (what, tensor, DType::F32));
     let shadow = parameter.shadow.as_deref();
     let shadow = shadow.map(|shadow| ("the shadow", shadow, DType::BF16));
-    for (what, tensor, dtype) in values.into_iter().chain(shadow) {
+    for (what, tensor, dtype) in values.chain(shadow) {
         check::dtype(OP, what, dtype, tensor.dtype())?;
         check::device(OP, what, gradient.device(), tensor.device())?;
         if tensor.len() != gradient.len() {

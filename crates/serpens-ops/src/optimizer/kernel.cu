@@ -1,4 +1,5 @@
-// AdamW over all parameters of a model at once, and the norm that their gradients are clipped by.
+// A step of all parameters of a model at once, and the norm that their gradients are clipped by. The text of a rule
+// stands before it, whose `step` gives what is taken off a value and brings its MOMENTS moments forward.
 //
 // A task is a block's share of an entry: TASK values of one parameter. The numbers that change from step to step are
 // read from the device, so that a recorded graph of these launches can be run again.
@@ -14,10 +15,11 @@ struct Task {
 
 struct Scalars {
     float lr;
-    float first;  // 1 / (1 - β1^t)
-    float second; // 1 / √(1 - β2^t)
-    float clip;   // the largest norm; 0 for no limit
+    float clip; // the largest norm; 0 for no limit
+    float numbers[NUMBERS]; // the rule's
 };
+
+static_assert(MOMENTS <= MOST_MOMENTS, "an entry has no place for so many moments");
 
 // What the host may read, see `FusedStep::outcome`.
 struct Outcome {
@@ -32,7 +34,7 @@ template <class Value> __device__ __forceinline__ Value warp_fold(Value x) {
 }
 
 // Σ g² of each task.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_squares(const __grid_constant__ AdamWParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) optimizer_squares(const __grid_constant__ OptimizerParams p) {
     Task task = p.tasks[blockIdx.x];
     const float* g = p.entries[task.entry].gradient;
     i64 len = p.entries[task.entry].len, from = (i64)task.index * TASK + threadIdx.x * VEC;
@@ -69,11 +71,11 @@ __device__ __forceinline__ double block_fold(double x, double (&warps)[32]) {
 }
 
 // This thread's share of Σ g² over all gradients, for those whose squares are too large or too small for f32.
-__device__ __noinline__ double squares_in_double(const AdamWParams& p) {
+__device__ __noinline__ double squares_in_double(const OptimizerParams& p) {
     double sum = 0.0;
     for (u32 t = 0; t < p.count; ++t) {
         Task task = p.tasks[t];
-        AdamWEntry s = p.entries[task.entry];
+        OptimizerEntry s = p.entries[task.entry];
         i64 from = (i64)task.index * TASK;
         for (i64 i = from + threadIdx.x; i < min(from + TASK, s.len); i += 1024)
             sum += (double)s.gradient[i] * (double)s.gradient[i];
@@ -82,7 +84,7 @@ __device__ __noinline__ double squares_in_double(const AdamWParams& p) {
 }
 
 // The norm of all gradients, and the factor that brings it down to the limit. One block of 1024.
-extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_constant__ AdamWParams p) {
+extern "C" __global__ void __launch_bounds__(1024) optimizer_norm(const __grid_constant__ OptimizerParams p) {
     __shared__ double warps[32];
     double sum = 0.0;
 #pragma unroll 8
@@ -96,46 +98,55 @@ extern "C" __global__ void __launch_bounds__(1024) adamw_norm(const __grid_const
     p.outcome->factor = (float)norm <= 3.402823466e38f ? factor : __uint_as_float(0x7fc00000u);
 }
 
-struct Factors {
-    float clip, beta1, beta2, eps, decay, lr, second;
-
-    __device__ __forceinline__ void update(float& value, float g, float& first, float& second_moment) const {
-        g *= clip;
-        first = fmaf(beta1, first, (1.0f - beta1) * g);
-        second_moment = fmaf(beta2, second_moment, (1.0f - beta2) * (g * g));
-        float root = fmaf(sqrtf(second_moment), second, eps);
-        value = value * decay - lr * (first / root);
-    }
-};
-
 // One step of every value; none where the norm is not finite.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const __grid_constant__ AdamWParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) optimizer_update(const __grid_constant__ OptimizerParams p) {
     float clip = p.outcome->factor;
     if (!(clip >= 0.0f)) return;
     Task task = p.tasks[blockIdx.x];
-    AdamWEntry s = p.entries[task.entry];
-    float lr = fminf(p.scalars->lr, s.max_lr);
-    Factors factors = {clip, p.beta1, p.beta2, p.eps, 1.0f - lr * s.weight_decay, lr * p.scalars->first, p.scalars->second};
-    i64 from = (i64)task.index * TASK + threadIdx.x * VEC;
+    OptimizerEntry s = p.entries[task.entry];
+    float numbers[NUMBERS];
+#pragma unroll
+    for (int k = 0; k < NUMBERS; ++k) numbers[k] = p.scalars->numbers[k];
+    float lr = fminf(p.scalars->lr, s.max_lr), decay = 1.0f - lr * s.weight_decay;
+    // Within the task, offsets are short: 64 bits of each would cost registers, and these a block.
+    i64 start = (i64)task.index * TASK;
+    int len = (int)min(s.len - start, (i64)TASK), from = threadIdx.x * VEC;
+    s.value += start;
+    s.gradient += start;
+#pragma unroll
+    for (int j = 0; j < MOMENTS; ++j) s.moments[j] += start;
+    if (s.shadow) s.shadow += start;
 #pragma unroll 2
-    for (int step = 0; step < TASK; step += THREADS * VEC) {
-        i64 i = from + step;
-        if (i + VEC <= s.len) {
-            float value[VEC], g[VEC], first[VEC], second[VEC];
+    for (int at = 0; at < TASK; at += THREADS * VEC) {
+        int i = from + at;
+        if (i + VEC <= len) {
+            float value[VEC], g[VEC], kept[MOST_MOMENTS][VEC];
             load<VEC>(s.value + i, value);
             load<VEC>(s.gradient + i, g);
-            load<VEC>(s.first + i, first);
-            load<VEC>(s.second + i, second);
 #pragma unroll
-            for (int k = 0; k < VEC; ++k) factors.update(value[k], g[k], first[k], second[k]);
+            for (int j = 0; j < MOMENTS; ++j) load<VEC>(s.moments[j] + i, kept[j]);
+#pragma unroll
+            for (int k = 0; k < VEC; ++k) {
+                float moments[MOST_MOMENTS];
+#pragma unroll
+                for (int j = 0; j < MOMENTS; ++j) moments[j] = kept[j][k];
+                value[k] = value[k] * decay - step(g[k] * clip, lr, numbers, moments);
+#pragma unroll
+                for (int j = 0; j < MOMENTS; ++j) kept[j][k] = moments[j];
+            }
             store<VEC>(s.value + i, value);
-            store<VEC>(s.first + i, first);
-            store<VEC>(s.second + i, second);
+#pragma unroll
+            for (int j = 0; j < MOMENTS; ++j) store<VEC>(s.moments[j] + i, kept[j]);
             if (s.shadow) store<VEC>(s.shadow + i, value);
         } else {
-            for (i64 j = i; j < s.len; ++j) {
-                factors.update(s.value[j], s.gradient[j], s.first[j], s.second[j]);
-                if (s.shadow) s.shadow[j] = from_f32<bf16>(s.value[j]);
+            for (int k = i; k < len; ++k) {
+                float moments[MOST_MOMENTS];
+#pragma unroll
+                for (int j = 0; j < MOMENTS; ++j) moments[j] = s.moments[j][k];
+                s.value[k] = s.value[k] * decay - step(s.gradient[k] * clip, lr, numbers, moments);
+#pragma unroll
+                for (int j = 0; j < MOMENTS; ++j) s.moments[j][k] = moments[j];
+                if (s.shadow) s.shadow[k] = from_f32<bf16>(s.value[k]);
             }
         }
     }

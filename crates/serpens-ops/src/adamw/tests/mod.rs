@@ -1,3 +1,0 @@
-pub(crate) mod devices;
-mod properties;
-mod reference;
