@@ -122,11 +122,8 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// A tensor of this many values cannot be addressed.
-    #[error("a tensor of shape {shape} is too large to address")]
-    TooLarge {
-        /// The shape asked for.
-        shape: Shape,
-    },
+    #[error("a tensor of shape {0} is too large to address")]
+    TooLarge(Shape),
     /// The device has no memory left.
     #[error(
         "out of memory on {device}: {requested} bytes asked, {held} bytes held; lower the batch size or the sequence length, or recompute more"
@@ -160,17 +157,11 @@ pub enum Error {
         reason: Unusable,
     },
     /// A device has no such name.
-    #[error("device: {name:?} is not cpu, cuda or cuda:N")]
-    DeviceName {
-        /// The name.
-        name: String,
-    },
+    #[error("device: {0:?} is not cpu, cuda or cuda:N")]
+    DeviceName(String),
     /// A library that a GPU needs was not found.
-    #[error("{kind} was not found: {}", kind.advice())]
-    Library {
-        /// The library.
-        kind: LibraryKind,
-    },
+    #[error("{} was not found: {}", .0, .0.advice())]
+    Library(LibraryKind),
     /// A kernel does not compile.
     #[error("the kernel {kernel} does not compile for this card:\n{log}")]
     Compile {
@@ -225,11 +216,8 @@ pub enum Unusable {
     #[error("there is no such device")]
     Unknown,
     /// Its number is beyond those of this machine.
-    #[error("the driver shows {devices} devices")]
-    Absent {
-        /// How many there are.
-        devices: usize,
-    },
+    #[error("the driver shows {0} devices")]
+    Absent(usize),
     /// It is too old for the kernels.
     #[error(
         "{name} has compute capability {}.{}; kernels need {oldest}.0 (Ampere) or later",
@@ -312,6 +300,27 @@ pub fn expect_device(
     match got == expected {
         true => Ok(()),
         false => Err(Error::Device {
+            op,
+            what,
+            expected,
+            got,
+        }),
+    }
+}
+
+/// Holds a number against those that can be.
+///
+/// # Errors
+/// [`Error::Range`] where it is none of them.
+pub fn expect_range(
+    op: &'static str,
+    what: &'static str,
+    expected: Range<usize>,
+    got: usize,
+) -> Result<()> {
+    match expected.contains(&got) {
+        true => Ok(()),
+        false => Err(Error::Range {
             op,
             what,
             expected,

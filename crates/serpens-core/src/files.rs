@@ -25,11 +25,8 @@ pub enum Unread {
     #[error("it is no regular file")]
     NoFile,
     /// It is larger than what it should be can be.
-    #[error("it has more than {} MiB", most >> 20)]
-    TooLarge {
-        /// The most bytes it may have.
-        most: u64,
-    },
+    #[error("it has more than {} MiB", .0 >> 20)]
+    TooLarge(u64),
     /// It is not UTF-8.
     #[error("it is not text in UTF-8 ({0})")]
     NoText(#[from] std::str::Utf8Error),
@@ -62,7 +59,7 @@ impl From<Unread> for io::Error {
     fn from(why: Unread) -> Self {
         let kind = match why {
             Unread::NoFile => io::ErrorKind::InvalidInput,
-            Unread::TooLarge { .. } => io::ErrorKind::FileTooLarge,
+            Unread::TooLarge(_) => io::ErrorKind::FileTooLarge,
             Unread::NoText(_) => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, why)
@@ -90,7 +87,7 @@ pub fn read(from: impl Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
-        true => Err(Unread::TooLarge { most }.into()),
+        true => Err(Unread::TooLarge(most).into()),
         false => Ok(bytes),
     }
 }
@@ -123,23 +120,13 @@ pub fn read_text(path: &Path, accept: Accept) -> Result<String, FileError> {
     text(read_bytes(path, accept, MOST_WHOLE)?).map_err(FileError::of("read", path))
 }
 
-/// What a crash of the machine just after a write may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// The file: for what can be made again.
-    Cached,
-    /// Nothing: it is brought to disk first, and then its name.
-    OnDisk,
-}
-
-/// Writes `path` through a temporary file beside it, which is then renamed: whatever happens to the program, `path` is
-/// either as it was or as `write` made it. The folder must exist.
+/// Writes `path` through a temporary file beside it, which is brought to disk and then renamed: whatever happens to the
+/// program or the machine, `path` is either as it was or as `write` made it. The folder must exist.
 ///
 /// # Errors
 /// Those of the system and of `write`; the temporary file is gone then.
 pub fn write_atomically<E: From<FileError>>(
     path: &Path,
-    durability: Durability,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
@@ -149,9 +136,6 @@ pub fn write_atomically<E: From<FileError>>(
     let temporary = path.with_file_name(name);
     let finish = |file: BufWriter<File>| {
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if durability == Durability::Cached {
-            return fs::rename(&temporary, path);
-        }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), sync_folder)
@@ -173,8 +157,8 @@ pub fn write_atomically<E: From<FileError>>(
 ///
 /// # Errors
 /// Those of the system.
-pub fn write_bytes(path: &Path, durability: Durability, bytes: &[u8]) -> Result<(), FileError> {
-    write_atomically(path, durability, |file| {
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_atomically(path, |file| {
         file.write_all(bytes).map_err(FileError::of("write", path))
     })
 }
@@ -233,10 +217,6 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn write(path: &Path, durability: Durability, text: &str) -> Result<(), FileError> {
-        write_bytes(path, durability, text.as_bytes())
-    }
-
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("serpens-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -278,7 +258,7 @@ mod tests {
         assert_eq!(read(&b"1234"[..], 4).unwrap(), b"1234");
         assert_eq!(read(&b"1234"[..], u64::MAX).unwrap(), b"1234");
         let endless = reason(read(io::repeat(0), 4).unwrap_err());
-        assert!(matches!(endless, Unread::TooLarge { most: 4 }));
+        assert!(matches!(endless, Unread::TooLarge(4)));
     }
 
     #[cfg(unix)]
@@ -303,7 +283,7 @@ mod tests {
         let refused = why(read_text(&endless, Accept::Files));
         assert!(matches!(refused, Unread::NoFile));
         let refused = why(read_text(&endless, Accept::Streams));
-        assert!(matches!(refused, Unread::TooLarge { most: MOST_WHOLE }));
+        assert!(matches!(refused, Unread::TooLarge(MOST_WHOLE)));
         fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -327,8 +307,8 @@ mod tests {
     fn writing_replaces_the_file_and_leaves_nothing_else() {
         let folder = folder("replaced");
         let path = folder.join("report.html");
-        write(&path, Durability::OnDisk, "a longer text").unwrap();
-        write(&path, Durability::OnDisk, "a text").unwrap();
+        write_bytes(&path, b"a longer text").unwrap();
+        write_bytes(&path, b"a text").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a text");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(&folder).unwrap();
@@ -344,7 +324,7 @@ mod tests {
             &folder.join("missing/report.html"),
             Path::new("/"),
         ] {
-            assert!(write(path, Durability::OnDisk, "a text").is_err());
+            assert!(write_bytes(path, b"a text").is_err());
         }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(&folder).unwrap();
@@ -354,17 +334,14 @@ mod tests {
     fn a_file_that_fails_to_be_written_stays_as_it_was_and_leaves_nothing_behind() {
         let folder = folder("failed");
         let path = folder.join("file");
-        for (durability, text) in [(Durability::Cached, "one"), (Durability::OnDisk, "two")] {
-            write(&path, durability, text).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            let failed = write_atomically(&path, durability, |file| {
-                let torn = file.write_all(b"torn").and(Err(io::Error::other("no")));
-                torn.map_err(FileError::of("write", &path))
-            });
-            assert_eq!(failed.unwrap_err().source.to_string(), "no");
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        }
+        write_bytes(&path, b"a text").unwrap();
+        let failed = write_atomically(&path, |file| {
+            let torn = file.write_all(b"torn").and(Err(io::Error::other("no")));
+            torn.map_err(FileError::of("write", &path))
+        });
+        assert_eq!(failed.unwrap_err().source.to_string(), "no");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a text");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

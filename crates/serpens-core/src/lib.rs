@@ -63,7 +63,7 @@ mod tensor;
 
 pub use device::Device;
 pub use dtype::{DType, Element};
-pub use error::{Error, Refusal, Result, Unusable, expect_device, expect_dtype};
+pub use error::{Error, Refusal, Result, Unusable, expect_device, expect_dtype, expect_range};
 pub use gradcheck::{GradCheck, GradCheckOptions, gradcheck};
 pub use half::bf16;
 use library::LibraryKind;

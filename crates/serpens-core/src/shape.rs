@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use crate::{Error, Result};
+use crate::{Error, Result, expect_range};
 
 /// The most axes a tensor may have.
 pub const MAX_RANK: usize = 6;
@@ -87,15 +87,8 @@ impl TryFrom<&[usize]> for Shape {
     /// # Errors
     /// [`Error::Range`] with more than [`MAX_RANK`] axes.
     fn try_from(dims: &[usize]) -> Result<Self> {
-        match dims.len() {
-            0..=MAX_RANK => Ok(Shape::new(dims)),
-            got => Err(Error::Range {
-                op: "Shape",
-                what: "the number of axes",
-                expected: 0..MAX_RANK + 1,
-                got,
-            }),
-        }
+        expect_range("Shape", "the number of axes", 0..MAX_RANK + 1, dims.len())?;
+        Ok(Shape::new(dims))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serpens_core::files::{Accept, Durability, read_text, write_bytes};
+use serpens_core::files::{Accept, read_text, write_bytes};
 
 use crate::{Error, Result};
 
@@ -27,5 +27,5 @@ pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
 /// [`Error::Io`].
 pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).expect("settings have string keys");
-    Ok(write_bytes(path, Durability::OnDisk, &text)?)
+    Ok(write_bytes(path, &text)?)
 }

@@ -44,11 +44,8 @@ pub enum Error {
         largest: String,
     },
     /// The processor computes in f32 alone.
-    #[error("precision = {precision} is not possible: the processor computes in f32")]
-    Precision {
-        /// What was asked of it.
-        precision: Precision,
-    },
+    #[error("precision = {0} is not possible: the processor computes in f32")]
+    Precision(Precision),
     /// A state of another model, or of another kind of mixer.
     #[error("the state belongs to another model: it has {found} {what}, this one {expected}")]
     State {
@@ -139,7 +136,7 @@ impl Error {
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
         use Error::{Config, Memory, Precision};
-        matches!(self, Config { .. } | Memory { .. } | Precision { .. })
+        matches!(self, Config { .. } | Memory { .. } | Precision(_))
     }
 
     /// The same error, of a setting in this table of a recipe.

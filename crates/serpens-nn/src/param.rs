@@ -152,7 +152,7 @@ impl Param {
     /// [`Error::Precision`] for one that the processor does not compute in; [`Error::NoValue`]; memory.
     pub fn to(&mut self, device: Device, precision: Precision) -> Result<()> {
         if device == Device::Cpu && precision != Precision::F32 {
-            return Err(Error::Precision { precision });
+            return Err(Error::Precision(precision));
         }
         self.value = Some(self.value()?.to(device)?);
         self.precision = precision;

@@ -169,9 +169,7 @@ pub(crate) fn load_newest<O: Objective>(
     }
     Err(match passed.into_iter().next() {
         Some(Error::PassedOver { source, .. }) => *source,
-        _ => Error::NoCheckpoint {
-            path: run.join(CHECKPOINTS_DIR),
-        },
+        _ => Error::NoCheckpoint(run.join(CHECKPOINTS_DIR)),
     })
 }
 

@@ -101,17 +101,11 @@ pub enum Error {
         here: String,
     },
     /// A new run would mix its checkpoints with those of an older one.
-    #[error("{} already holds a run's checkpoints: resume it, or choose another folder", path.display())]
-    RunExists {
-        /// The folder of the newest checkpoint there.
-        path: PathBuf,
-    },
+    #[error("{} already holds a run's checkpoints: resume it, or choose another folder", .0.display())]
+    RunExists(PathBuf),
     /// There is nothing to resume.
-    #[error("{} holds no checkpoint to resume from", path.display())]
-    NoCheckpoint {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("{} holds no checkpoint to resume from", .0.display())]
+    NoCheckpoint(PathBuf),
 }
 
 /// What is wrong with a checkpoint's file.

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use serpens_core::files::{self, Accept, Durability, FileError};
+use serpens_core::files::{self, Accept, FileError};
 
 use crate::{Error, Event, Observer, Result};
 
@@ -37,7 +37,7 @@ impl JsonLines {
             }
         }
         if kept != old {
-            files::write_bytes(path, Durability::OnDisk, &kept)?;
+            files::write_bytes(path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.and_then(|file| {
@@ -81,7 +81,7 @@ impl Observer for JsonLines {
                 let values: BTreeMap<_, _> = values.collect();
                 self.write(&serde_json::json!({ "step": step, "evaluation": values }))
             }
-            Event::Checkpointing { .. } => {
+            Event::Checkpointing => {
                 let synced = self.file.sync_data();
                 Ok(synced.map_err(FileError::of("write", &self.path))?)
             }

@@ -72,10 +72,7 @@ pub enum Event<'a> {
     },
     /// A checkpoint is about to be written. What was heard before is not told again by a run that resumes from it: who
     /// keeps it brings it to disk now.
-    Checkpointing {
-        /// Steps done.
-        step: u64,
-    },
+    Checkpointing,
     /// A checkpoint was written.
     Checkpointed {
         /// Steps done.

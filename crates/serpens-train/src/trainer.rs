@@ -72,8 +72,6 @@ pub struct Outcome {
     pub interrupted: bool,
     /// The last evaluation.
     pub evaluation: Option<Evaluation>,
-    /// Seconds spent in training steps, over all sittings.
-    pub seconds: f64,
     /// The checkpoint of the best evaluation, where the settings ask for it.
     pub best: Option<PathBuf>,
 }
@@ -197,7 +195,7 @@ impl<O: Objective> Trainer<O> {
         let mut warnings = std::mem::take(&mut self.passed);
         if let Some(dir) = run.dir {
             if let (Some((_, path)), None) = (checkpoint::newest(dir)?, self.saved) {
-                return Err(Error::RunExists { path });
+                return Err(Error::RunExists(path));
             }
             warnings.extend(checkpoint::sweep(dir)?);
         }
@@ -216,7 +214,6 @@ impl<O: Objective> Trainer<O> {
             step: self.step(),
             interrupted,
             evaluation: self.state.evaluation.as_ref().map(|(_, last)| last.clone()),
-            seconds: self.state.seconds,
             best: (run.dir.zip(self.state.best))
                 .map(|(dir, best)| checkpoint::folder(dir, best.step)),
         })
@@ -297,7 +294,7 @@ impl<O: Objective> Trainer<O> {
         if step == 0 || self.saved == Some(self.state.saved_as()) {
             return Ok(());
         }
-        run.observer.event(&Event::Checkpointing { step })?;
+        run.observer.event(&Event::Checkpointing)?;
         let (path, left) = self.save(dir)?;
         let written = Event::Checkpointed { step, path: &path };
         run.observer.event(&written)?;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
-use serpens_core::files::{Durability, FileError, write_bytes};
+use serpens_core::files::{FileError, write_bytes};
 
 use crate::Result;
 
@@ -117,7 +117,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 /// A file of these bytes, which appears complete or not at all.
 pub(crate) fn save(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    Ok(write_bytes(path, Durability::OnDisk, bytes.as_ref())?)
+    Ok(write_bytes(path, bytes.as_ref())?)
 }
 
 /// The text as one word of a shell: in quotes where it needs them.

@@ -100,13 +100,6 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn start(&mut self, step: u64, steps: u64, parameters: usize) {
-        let name = self.name;
-        tell(&format!("{name}: {parameters} parameters, {steps} steps"));
-        self.bar = bar(name, steps);
-        self.bar.set_position(step);
-    }
-
     fn step(&mut self, metrics: &StepMetrics) {
         let (name, text) = (self.name, self.describe(metrics));
         let StepMetrics { step, steps, .. } = *metrics;
@@ -154,14 +147,19 @@ impl Observer for Progress<'_> {
                 step,
                 steps,
                 parameters,
-            } => self.start(*step, *steps, *parameters),
+            } => {
+                let name = self.name;
+                tell(&format!("{name}: {parameters} parameters, {steps} steps"));
+                self.bar = bar(name, *steps);
+                self.bar.set_position(*step);
+            }
             Event::Stepped(metrics) => self.step(metrics),
             Event::Evaluated { step, evaluation } => {
                 let values = evaluation.values.iter();
                 let texts: Vec<String> = values.map(|(n, v)| format!("{n} {v:.4}")).collect();
                 tell(&format!("{}: step {step}: {}", self.name, texts.join("  ")));
             }
-            Event::Checkpointing { .. } | Event::Checkpointed { .. } => {}
+            Event::Checkpointing | Event::Checkpointed { .. } => {}
             Event::Warned(error) => tell(&format!("warning: {error}")),
         }
         Ok(())
@@ -182,7 +180,7 @@ fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
         Event::Checkpointed { step, path } => {
             json!({ "event": "checkpointed", "step": step, "path": path.to_string_lossy() })
         }
-        Event::Checkpointing { .. } => return Ok(()),
+        Event::Checkpointing => return Ok(()),
         Event::Warned(error) => json!({ "event": "warned", "warning": error.to_string() }),
     };
     value["model"] = name.into();

@@ -98,7 +98,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
             address(&problem.c),
             plan.c,
             &plan.algorithm,
-            workspace.address() as *mut c_void,
+            workspace.address as *mut c_void,
             WORKSPACE_BYTES,
             stream.cast(),
         )

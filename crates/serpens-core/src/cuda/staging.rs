@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use cudarc::driver::result;
 
 use crate::driver::{self, Event};
-use crate::error::{expect_device, expect_dtype};
+use crate::error::{expect_device, expect_dtype, expect_range};
 use crate::{Device, Element, Error, Result, Tensor};
 
 // SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
@@ -56,14 +56,7 @@ impl Staging {
                 got: values.len(),
             });
         }
-        if bytes.len() > self.bytes {
-            return Err(Error::Range {
-                op: OP,
-                what: "the number of bytes",
-                expected: 0..self.bytes + 1,
-                got: bytes.len(),
-            });
-        }
+        expect_range(OP, "the number of bytes", 0..self.bytes + 1, bytes.len())?;
         self.copied.wait()?;
         let state = driver::of(self.device)?;
         let address = to.address_mut()?;

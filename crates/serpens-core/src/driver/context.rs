@@ -185,7 +185,7 @@ impl State {
         };
         let devices = count()?;
         if ordinal >= devices {
-            return unusable(Unusable::Absent { devices });
+            return unusable(Unusable::Absent(devices));
         }
         // Without any of these no model runs: better said now than in the middle of the first step.
         find(LibraryKind::Nvrtc)?;

@@ -11,8 +11,8 @@ unsafe impl Send for Event {}
 /// A point in a stream.
 pub struct Event {
     device: Device,
-    /// Null where the card is pretended.
-    event: sys::CUevent,
+    /// The driver's handle; null where the card is pretended.
+    pub(super) event: sys::CUevent,
 }
 
 impl Event {
@@ -32,11 +32,6 @@ impl Event {
             // SAFETY: both handles are live.
             unsafe { result::event::record(self.event, stream) }
         })
-    }
-
-    /// The driver's handle.
-    pub(super) fn handle(&self) -> sys::CUevent {
-        self.event
     }
 
     /// Waits until the stream has passed the event.

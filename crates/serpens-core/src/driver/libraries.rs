@@ -14,7 +14,7 @@ use crate::{Error, LibraryKind, Result};
 pub fn find(kind: LibraryKind) -> Result<&'static Path> {
     static FOUND: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
     let found = FOUND[kind as usize].get_or_init(|| search(kind));
-    found.as_deref().ok_or(Error::Library { kind })
+    found.as_deref().ok_or(Error::Library(kind))
 }
 
 fn search(kind: LibraryKind) -> Option<PathBuf> {

@@ -119,7 +119,7 @@ impl Stream {
         context::of(self.device)?.queue("wait for an event", |_| {
             let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
             // SAFETY: both handles are live.
-            unsafe { result::stream::wait_event(self.name as sys::CUstream, event.handle(), flags) }
+            unsafe { result::stream::wait_event(self.name as sys::CUstream, event.event, flags) }
         })
     }
 }

@@ -1,8 +1,6 @@
 //! Compiling, on all threads at once, what work is going to ask for.
 
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use rayon::prelude::*;
 
 use super::kernel::module;
 use super::rehearsal::asked_by;
@@ -20,21 +18,6 @@ pub fn compile_ahead(device: Device, work: impl FnOnce() -> Result<()>) -> Resul
         return work(); // a pretended card: whoever rehearses on it wants to know the programs
     }
     let programs = asked_by(work)?;
-    let next = AtomicUsize::new(0);
-    let load_some = || -> Result<()> {
-        let state = driver::of(device)?;
-        while let Some(program) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            module(&state, program)?;
-        }
-        Ok(())
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(programs.len()))
-            .map(|_| scope.spawn(load_some))
-            .collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
-        let results = joined.map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)));
-        results.collect()
-    })
+    let load = |program| module(&*driver::of(device)?, program).map(drop);
+    programs.par_iter().try_for_each(load)
 }

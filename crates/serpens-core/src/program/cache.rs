@@ -7,7 +7,7 @@ use twox_hash::XxHash3_128;
 use super::compile::{PRELUDE, version};
 use super::source::Program;
 use crate::Result;
-use crate::files::{Accept, Durability, MOST_WHOLE, read_bytes, write_bytes};
+use crate::files::{Accept, MOST_WHOLE, read_bytes, write_bytes};
 
 /// What names a program: everything that shapes it.
 pub(super) fn key(program: &Program, capability: (u32, u32)) -> Result<u128> {
@@ -33,7 +33,7 @@ pub(super) fn image(program: &Program, capability: (u32, u32), key: u128) -> Res
     if let Some(path) = path {
         // Failure is no harm.
         let _ = path.parent().map(std::fs::create_dir_all);
-        let _ = write_bytes(&path, Durability::Cached, &image);
+        let _ = write_bytes(&path, &image);
     }
     Ok(image)
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::gradients::{GradientBuffer, Gradients};
 use super::slot::{InputSlot, Target};
-use crate::{Error, Result, Tensor, ViewMut};
+use crate::{Error, Result, Tensor, ViewMut, expect_range};
 
 /// The backward pass of one recorded operation, with whatever it kept from its forward.
 pub trait Backward {
@@ -132,17 +132,10 @@ impl<'c> BackwardContext<'c, '_> {
 
     /// Input `index`; where there is none, the pass fails, whatever becomes of the error here.
     fn input(&self, index: usize) -> Result<&'c InputSlot> {
-        if let Some(input) = self.inputs.get(index) {
-            return Ok(input);
-        }
-        let error = Error::Range {
-            op: self.op,
-            what: "the position of an input",
-            expected: 0..self.inputs.len(),
-            got: index,
-        };
-        self.wrong.set(Some(error.clone()));
-        Err(error)
+        let (op, what) = (self.op, "the position of an input");
+        let there = expect_range(op, what, 0..self.inputs.len(), index);
+        there.inspect_err(|error| self.wrong.set(Some(error.clone())))?;
+        Ok(&self.inputs[index])
     }
 
     /// The gradients of parameters, for an operation that goes back through a tape of its own.

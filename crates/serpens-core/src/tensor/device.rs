@@ -75,7 +75,7 @@ impl std::str::FromStr for Device {
                 .strip_prefix("cuda:")
                 .and_then(|number| number.parse().ok()),
         };
-        let wrong = || Error::DeviceName { name: text.into() };
-        ordinal.map(Device::Cuda).ok_or_else(wrong)
+        let device = ordinal.map(Device::Cuda);
+        device.ok_or_else(|| Error::DeviceName(text.into()))
     }
 }

@@ -130,7 +130,7 @@ impl Tensor {
             (Device::Cpu, _) => copy.write(self.as_bytes()?)?,
             (_, Device::Cpu) => {
                 // SAFETY: both tensors have as many bytes.
-                unsafe { memory::download(from, copy.bytes_mut()?, self.buffer.address())? };
+                unsafe { memory::download(from, copy.bytes_mut()?, self.buffer.address)? };
             }
             _ => return self.to(Device::Cpu)?.to(device),
         }
@@ -149,7 +149,7 @@ impl Tensor {
 
     /// Where the values are.
     pub fn device(&self) -> Device {
-        self.buffer.device()
+        self.buffer.device
     }
 
     /// Number of values.
@@ -169,12 +169,8 @@ impl Tensor {
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
         if shape.count() != self.len() {
-            return Err(Error::shape(
-                "reshape",
-                "the tensor",
-                format!("as many values as {shape}"),
-                self.shape,
-            ));
+            let expected = format!("as many values as {shape}");
+            return Err(Error::shape("reshape", "the tensor", expected, self.shape));
         }
         byte_len(shape, self.dtype)?;
         Ok(Self {
@@ -214,9 +210,11 @@ impl Tensor {
     pub fn as_bytes(&self) -> Result<&[u8]> {
         expect_device("as_bytes", "the tensor", Device::Cpu, self.device())?;
         // SAFETY: the buffer holds at least that many initialised bytes, written through `make_mut` only.
-        Ok(unsafe {
-            std::slice::from_raw_parts(self.buffer.address() as *const u8, self.byte_len())
-        })
+        Ok(
+            unsafe {
+                std::slice::from_raw_parts(self.buffer.address as *const u8, self.byte_len())
+            },
+        )
     }
 
     /// A copy of the values, from whatever device.
@@ -241,7 +239,7 @@ impl Tensor {
     /// The buffer is reached as the borrow `B` says, for as long.
     unsafe fn matrix<B>(&self) -> Matrix<Values<B>> {
         let (rows, cols) = (self.shape.rows(), self.shape.cols());
-        let (first, sizes) = (DevicePtr(self.buffer.address()), [rows, cols, cols]);
+        let (first, sizes) = (DevicePtr(self.buffer.address), [rows, cols, cols]);
         // SAFETY: the buffer holds as many values; the rest is the caller's promise.
         unsafe { Matrix::at(first, sizes, self.dtype, self.device()) }
     }
@@ -261,7 +259,7 @@ impl Tensor {
         if Arc::get_mut(&mut self.buffer).is_none() {
             let (bytes, device) = (self.byte_len(), self.device());
             let copy = Buffer::new(bytes, device)?;
-            let (from, to) = (self.buffer.address(), copy.address());
+            let (from, to) = (self.buffer.address, copy.address);
             // SAFETY: both buffers hold at least `bytes` bytes on one device and are different allocations.
             unsafe {
                 match device {
@@ -271,7 +269,7 @@ impl Tensor {
             }
             self.buffer = Arc::new(copy);
         }
-        Ok(self.buffer.address())
+        Ok(self.buffer.address)
     }
 
     fn byte_len(&self) -> usize {
@@ -305,18 +303,13 @@ fn byte_len(shape: Shape, dtype: DType) -> Result<usize> {
     bytes
         .filter(|&bytes| isize::try_from(bytes).is_ok())
         .map(|_| shape.count() * dtype.size())
-        .ok_or(Error::TooLarge { shape })
+        .ok_or(Error::TooLarge(shape))
 }
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Tensor {} {} on {}",
-            self.dtype,
-            self.shape,
-            self.device()
-        )
+        let (dtype, shape, device) = (self.dtype, self.shape, self.device());
+        write!(f, "Tensor {dtype} {shape} on {device}")
     }
 }
 

@@ -66,8 +66,9 @@ fn enter(device: Device) -> Result<Option<Entry>> {
 
 /// Memory of a tensor. On the processor its bytes are always initialised, though to anything.
 pub(crate) struct Buffer {
-    address: u64,
-    device: Device,
+    /// The first byte, an address of the device.
+    pub(crate) address: u64,
+    pub(crate) device: Device,
     home: Home,
 }
 
@@ -111,16 +112,6 @@ impl Buffer {
             device,
             home: Home::Lent { _owner: owner },
         }
-    }
-
-    /// The first byte, an address of the device.
-    pub(crate) fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Where the buffer is.
-    pub(crate) fn device(&self) -> Device {
-        self.device
     }
 }
 
@@ -316,10 +307,10 @@ mod tests {
             ..ampere
         });
         drop(begin_capture(device));
-        let address = Buffer::new(100, device).unwrap().address();
+        let address = Buffer::new(100, device).unwrap().address;
         drop(begin_capture(device).end());
         assert!(pool(device).recording.is_none());
-        assert_eq!(Buffer::new(100, device).unwrap().address(), address);
+        assert_eq!(Buffer::new(100, device).unwrap().address, address);
     }
 
     #[test]
@@ -332,18 +323,18 @@ mod tests {
         let buffer = || Buffer::new(1000, device).unwrap();
         let stream = Stream::new(device).unwrap();
         let (here, there) = (buffer(), stream.scope(buffer));
-        let (on_default, on_stream) = (here.address(), there.address());
+        let (on_default, on_stream) = (here.address, there.address);
         // Where a block is dropped does not matter.
         drop(there);
         stream.scope(|| drop(here));
-        assert_eq!(buffer().address(), on_default);
-        assert_eq!(stream.scope(buffer).address(), on_stream);
+        assert_eq!(buffer().address, on_default);
+        assert_eq!(stream.scope(buffer).address, on_stream);
         let recording = begin_capture(device);
-        assert_eq!(stream.scope(buffer).address(), on_stream);
+        assert_eq!(stream.scope(buffer).address, on_stream);
         let memory = recording.end();
-        assert_ne!(stream.scope(buffer).address(), on_stream);
+        assert_ne!(stream.scope(buffer).address, on_stream);
         drop(memory);
-        assert_eq!(stream.scope(buffer).address(), on_stream);
+        assert_eq!(stream.scope(buffer).address, on_stream);
         assert_eq!(device.memory().allocations, 3);
         assert_eq!(device.memory().in_use, 0);
         device.release_unused();
@@ -356,12 +347,12 @@ mod tests {
         const BYTES: usize = 123_457; // a size class that no other test uses
         let device = Device::Cpu;
         let recording = begin_capture(device);
-        let address = Buffer::new(BYTES, device).unwrap().address();
+        let address = Buffer::new(BYTES, device).unwrap().address;
         let memory = recording.end();
         let other = Buffer::new(BYTES, device).unwrap();
-        assert_ne!(other.address(), address);
+        assert_ne!(other.address, address);
         drop(memory);
         let again = Buffer::new(BYTES, device).unwrap();
-        assert_eq!(again.address(), address);
+        assert_eq!(again.address, address);
     }
 }

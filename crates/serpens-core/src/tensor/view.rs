@@ -53,18 +53,23 @@ pub struct Values<B> {
 }
 
 impl<V> Matrix<V> {
-    /// The columns from `offset` on of rows in `len` values.
-    fn inside(values: V, len: usize, [rows, cols, stride]: [usize; 3], offset: usize) -> Self {
-        let within = |end: Option<usize>, len| end.is_some_and(|end| end <= len);
-        let (columns, values_of_rows) = (offset.checked_add(cols), rows.checked_mul(stride));
-        assert!(within(columns, stride), "columns beyond the row");
-        assert!(within(values_of_rows, len), "rows beyond the data");
+    fn over(values: V, [rows, cols, stride]: [usize; 3]) -> Self {
         Self {
             values,
             rows,
             cols,
             stride,
         }
+    }
+
+    /// The columns from `offset` on of rows in `len` values.
+    fn inside(values: V, len: usize, sizes: [usize; 3], offset: usize) -> Self {
+        let [rows, cols, stride] = sizes;
+        let within = |end: Option<usize>, len| end.is_some_and(|end| end <= len);
+        let (columns, values_of_rows) = (offset.checked_add(cols), rows.checked_mul(stride));
+        assert!(within(columns, stride), "columns beyond the row");
+        assert!(within(values_of_rows, len), "rows beyond the data");
+        Self::over(values, sizes)
     }
 
     /// Number of rows.
@@ -144,10 +149,8 @@ impl<'a, T> MatMut<'a, T> {
     /// # Panics
     /// As [`Mat::new`].
     pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
-        let values = Unique {
-            first: data.as_mut_ptr().wrapping_add(offset),
-            owner: PhantomData,
-        };
+        let (first, owner) = (data.as_mut_ptr().wrapping_add(offset), PhantomData);
+        let values = Unique { first, owner };
         Self::inside(values, data.len(), [rows, cols, stride], offset)
     }
 
@@ -163,15 +166,8 @@ impl<'a, T> MatMut<'a, T> {
     /// For 'a, the `cols` values at each of `data + i * stride`, i < rows, are valid, initialised and reached through
     /// nothing else.
     pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
-        Self {
-            values: Unique {
-                first: data,
-                owner: PhantomData,
-            },
-            rows,
-            cols,
-            stride,
-        }
+        let (first, owner) = (data, PhantomData);
+        Self::over(Unique { first, owner }, [rows, cols, stride])
     }
 
     /// Row `i`.
@@ -228,21 +224,17 @@ impl<B> Matrix<Values<B>> {
     /// As long as the borrow says, the values are valid on the device, and reached as it says.
     pub(crate) unsafe fn at(
         first: DevicePtr,
-        [rows, cols, stride]: [usize; 3],
+        sizes: [usize; 3],
         dtype: DType,
         device: Device,
     ) -> Self {
-        Self {
-            values: Values {
-                first,
-                dtype,
-                device,
-                owner: PhantomData,
-            },
-            rows,
-            cols,
-            stride,
-        }
+        let values = Values {
+            first,
+            dtype,
+            device,
+            owner: PhantomData,
+        };
+        Self::over(values, sizes)
     }
 
     /// The type of the values.
@@ -306,12 +298,7 @@ impl<'a> View<'a> {
         let len = last.map_or(0, |last| last * self.stride + self.cols);
         // SAFETY: valid by construction, f32 on the processor as was checked.
         let values = unsafe { std::slice::from_raw_parts(first, len) };
-        Ok(Mat {
-            values,
-            rows: self.rows,
-            cols: self.cols,
-            stride: self.stride,
-        })
+        Ok(Mat::over(values, [self.rows, self.cols, self.stride]))
     }
 }
 

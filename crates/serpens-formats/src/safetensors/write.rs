@@ -6,7 +6,7 @@ use std::io::{Seek, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorInfo};
-use serpens_core::files::{Durability, FileError, write_atomically};
+use serpens_core::files::{FileError, write_atomically};
 use serpens_core::{DType, Device, Tensor};
 
 use super::header::Header;
@@ -33,7 +33,7 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
     let mut header = Header::new(infos(&sorted)).map_err(Error::safetensors(path))?;
     let mut digests = BTreeMap::new();
     let failed = FileError::of("write", path);
-    write_atomically(path, Durability::OnDisk, |file| {
+    write_atomically(path, |file| {
         file.write_all(&header.to_bytes()).map_err(&failed)?;
         for (name, tensor) in sorted {
             let here = tensor.to(Device::Cpu)?;

@@ -1,10 +1,10 @@
 //! Checks of operands that several operations share.
 
-use std::ops::Range;
-
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{DType, Device, Error, Result, Var, View};
-pub(crate) use serpens_core::{expect_device as device, expect_dtype as dtype};
+pub(crate) use serpens_core::{
+    expect_device as device, expect_dtype as dtype, expect_range as range,
+};
 
 /// The sizes of the axes of `var`, which must be K.
 pub(crate) fn axes<const K: usize>(
@@ -58,24 +58,6 @@ pub(crate) fn float(op: &'static str, what: &'static str, got: DType) -> Result<
 pub(crate) fn int(op: &'static str, what: &'static str, size: usize) -> Result<i32> {
     range(op, what, 0..1 << 31, size)?;
     Ok(size as i32)
-}
-
-/// Fails unless a number is one of those that can be.
-pub(crate) fn range(
-    op: &'static str,
-    what: &'static str,
-    expected: Range<usize>,
-    got: usize,
-) -> Result<()> {
-    if expected.contains(&got) {
-        return Ok(());
-    }
-    Err(Error::Range {
-        op,
-        what,
-        expected,
-        got,
-    })
 }
 
 /// The f32 values of an operand that must be contiguous.

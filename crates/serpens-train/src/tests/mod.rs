@@ -78,7 +78,7 @@ struct Heard {
 impl Observer for Heard {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
-            Event::Started { .. } | Event::Checkpointing { .. } => {}
+            Event::Started { .. } | Event::Checkpointing => {}
             Event::Stepped(metrics) => self.steps.push((*metrics).clone()),
             Event::Evaluated { step, evaluation } => {
                 self.evaluations.push((*step, (*evaluation).clone()));

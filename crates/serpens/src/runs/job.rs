@@ -58,7 +58,7 @@ impl<'a> Job<'a> {
             let none = newest_checkpoint(&self.dir)?.is_none();
             let path = self.dir.join(CHECKPOINTS_DIR);
             return match none && self.dir.join(MODEL).exists() {
-                true => Err(TrainError::NoCheckpoint { path }.into()),
+                true => Err(TrainError::NoCheckpoint(path).into()),
                 false => Ok(None), // it ended before its first, or will say what is wrong with all
             };
         };
