@@ -1,33 +1,9 @@
 //! Rows of a table by token id.
 
-use serde::{Deserialize, Serialize};
 use serpens_core::Var;
 use serpens_ops::embedding::embedding;
 
 use crate::{Param, Result, Start, module};
-
-/// Configures an [`Embedding`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EmbeddingConfig {
-    /// Rows: the number of tokens V.
-    pub vocab_size: usize,
-    /// Values of a row.
-    pub d_model: usize,
-    /// Standard deviation of the initial values.
-    pub std: f32,
-    /// Whether the table is the head's weight as well.
-    pub tied_head: bool,
-}
-
-impl EmbeddingConfig {
-    /// Values start normal with mean 0.
-    pub fn plan(&self) -> Embedding {
-        let start = Start::Normal { std: self.std };
-        let mut weight = Param::new([self.vocab_size, self.d_model], start);
-        weight.matrix = self.tied_head;
-        Embedding { weight }
-    }
-}
 
 /// `y = table[id]`. See [`serpens_ops::embedding`].
 #[derive(Clone, Debug)]
@@ -38,6 +14,12 @@ pub struct Embedding {
 module!(Embedding { weight => "weight" });
 
 impl Embedding {
+    /// A table of `vocab_size` rows of `d_model` values, which start normal with mean 0 and this standard deviation.
+    pub fn plan(vocab_size: usize, d_model: usize, std: f32) -> Self {
+        let weight = Param::new([vocab_size, d_model], Start::Normal { std });
+        Self { weight }
+    }
+
     /// # Shapes
     /// (…) of u32 → (…, d_model)
     pub fn forward(&self, ids: &Var) -> Result<Var> {

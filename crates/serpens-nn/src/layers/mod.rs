@@ -7,7 +7,7 @@ mod norm;
 mod sequence;
 
 pub use conv::{CausalConv1d, CausalConv1dConfig};
-pub use embedding::{Embedding, EmbeddingConfig};
+pub use embedding::Embedding;
 pub use linear::{Linear, LinearConfig};
-pub use norm::{RmsNorm, RmsNormConfig};
+pub use norm::RmsNorm;
 pub use sequence::Sequence;

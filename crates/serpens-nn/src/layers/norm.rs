@@ -1,29 +1,9 @@
 //! Root-mean-square normalisation.
 
-use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Var};
 use serpens_ops::rms_norm::{RmsNormOutput, rms_norm};
 
 use crate::{Param, Result, Start, module};
-
-/// Configures an [`RmsNorm`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RmsNormConfig {
-    /// Features D.
-    pub d_model: usize,
-    /// Added to the mean square.
-    pub eps: f32,
-}
-
-impl RmsNormConfig {
-    /// Weights start at one.
-    pub fn plan(&self) -> RmsNorm {
-        RmsNorm {
-            weight: Param::new([self.d_model], Start::Constant(1.0)).without_decay(),
-            eps: self.eps,
-        }
-    }
-}
 
 /// y = h / √(mean h² + eps) ⊙ w with h = x + residual. See [`serpens_ops::rms_norm`].
 #[derive(Clone, Debug)]
@@ -35,6 +15,12 @@ pub struct RmsNorm {
 module!(RmsNorm { weight => "weight" });
 
 impl RmsNorm {
+    /// Over `d_model` features, with `eps` added to the mean square; weights start at one.
+    pub fn plan(d_model: usize, eps: f32) -> Self {
+        let weight = Param::new([d_model], Start::Constant(1.0)).without_decay();
+        Self { weight, eps }
+    }
+
     /// Adds the residual and normalises the sum; gives both, the normalised one as `output`.
     ///
     /// # Shapes

@@ -5,7 +5,7 @@ use serpens_core::Device;
 
 use super::backbone::{Backbone, Layer};
 use super::lm::MambaLm;
-use crate::layers::{EmbeddingConfig, LinearConfig, RmsNormConfig};
+use crate::layers::{Embedding, LinearConfig, RmsNorm};
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::setting::{D_MODEL, EMBEDDING_STD, MIXERS, N_LAYER, NORM_EPS, VOCAB_SIZE};
 use crate::ssm::SsmConfig;
@@ -51,10 +51,7 @@ impl BackboneConfig {
         let mixers = MIXERS.at_most(self.n_layer as f64);
         mixers.check(self.mixers.len() as f64)?;
         let divisor = (self.n_layer as f32).sqrt();
-        let norm = RmsNormConfig {
-            d_model: self.d_model,
-            eps: self.norm_eps,
-        };
+        let norm = || RmsNorm::plan(self.d_model, self.norm_eps);
         let layer = |(i, mixer): (usize, &MixerConfig)| {
             let place = match self.mixers.len() {
                 1 => "block".to_owned(),
@@ -62,14 +59,14 @@ impl BackboneConfig {
             };
             let mixer = mixer.plan(self.d_model, divisor);
             Ok(Layer {
-                norm: norm.plan(),
+                norm: norm(),
                 mixer: mixer.map_err(|error| error.within(&place))?,
             })
         };
         let mixers = self.mixers.iter().cycle().take(self.n_layer);
         Ok(Backbone {
             layers: mixers.enumerate().map(layer).collect::<Result<_>>()?,
-            norm_f: norm.plan(),
+            norm_f: norm(),
         })
     }
 
@@ -192,15 +189,11 @@ impl MambaLmConfig {
         let planned = self.check().and_then(|()| self.backbone().plan());
         let mut backbone = planned.map_err(|error| error.within("model"))?;
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
-        let embeddings = EmbeddingConfig {
-            vocab_size: self.vocab_size,
-            d_model: self.d_model,
-            std: self.embedding_std,
-            tied_head: self.tie_embeddings,
-        };
+        let mut embeddings = Embedding::plan(self.vocab_size, self.d_model, self.embedding_std);
+        embeddings.weight.matrix = self.tie_embeddings;
         let head = LinearConfig::new(self.d_model, self.vocab_size);
         Ok(MambaLm {
-            embeddings: embeddings.plan(),
+            embeddings,
             backbone,
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),

@@ -53,13 +53,6 @@ pub struct SampleOptions {
 impl SampleOptions {
     /// Refuses options outside their ranges.
     pub fn check(&self) -> Result<(), SampleError> {
-        let refuse = |name, value, expected| {
-            Err(SampleError::Option {
-                name,
-                value,
-                expected,
-            })
-        };
         let Self {
             temperature,
             top_p,
@@ -67,19 +60,22 @@ impl SampleOptions {
             repetition_penalty: penalty,
             ..
         } = *self;
-        if !(0.0..f32::INFINITY).contains(&temperature) {
-            return refuse("temperature", temperature, "it is at least 0");
-        }
-        if !(Excluded(0.0), Included(1.0)).contains(&top_p) {
-            return refuse("top-p", top_p, "it lies above 0 and up to 1");
-        }
-        if !(0.0..1.0).contains(&min_p) {
-            return refuse("min-p", min_p, "it lies from 0 to below 1");
-        }
-        if !(Excluded(0.0), Excluded(f32::INFINITY)).contains(&penalty) {
-            return refuse("repetition penalty", penalty, "it is above 0");
-        }
-        Ok(())
+        let (name, value, expected) = if !(0.0..f32::INFINITY).contains(&temperature) {
+            ("temperature", temperature, "it is at least 0")
+        } else if !(Excluded(0.0), Included(1.0)).contains(&top_p) {
+            ("top-p", top_p, "it lies above 0 and up to 1")
+        } else if !(0.0..1.0).contains(&min_p) {
+            ("min-p", min_p, "it lies from 0 to below 1")
+        } else if !(Excluded(0.0), Excluded(f32::INFINITY)).contains(&penalty) {
+            ("repetition penalty", penalty, "it is above 0")
+        } else {
+            return Ok(());
+        };
+        Err(SampleError::Option {
+            name,
+            value,
+            expected,
+        })
     }
 }
 

@@ -123,14 +123,10 @@ impl Starts {
         reverse: bool,
         device: Device,
     ) -> Result<Tensor> {
-        let flags = self.flags(op, batch, length, reverse)?;
-        let words: Vec<u32> = flags
-            .chunks(4)
-            .map(|four| {
-                let byte = |i| u8::from(four.get(i).copied().unwrap_or(false));
-                u32::from_ne_bytes(std::array::from_fn(byte))
-            })
-            .collect();
+        let flags = self.flags(op, batch, length, reverse)?.into_iter();
+        let mut bytes: Vec<u8> = flags.map(u8::from).collect();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         Tensor::from_slice([words.len()], &words, device)
     }
 }

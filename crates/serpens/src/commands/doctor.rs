@@ -48,8 +48,6 @@ struct Gpu {
     /// The driver first.
     libraries: [Library; 3],
     cards: CoreResult<Vec<Properties>>,
-    /// The version of NVRTC, 1000 major + 10 minor.
-    compiler: Option<u32>,
 }
 
 /// What an NVIDIA GPU needs.
@@ -59,18 +57,18 @@ struct Library {
     /// What it is for.
     purpose: &'static str,
     found: CoreResult<&'static Path>,
-    /// Its CUDA version, where it tells it.
-    cuda: Option<String>,
+    /// Its CUDA version, 1000 major + 10 minor, where it tells it.
+    cuda: Option<u32>,
 }
 
 impl Gpu {
     fn look() -> Self {
-        let library = |kind, key, purpose, cuda: Option<u32>| Library {
+        let library = |kind, key, purpose, cuda| Library {
             kind,
             key,
             purpose,
             found: cuda::find(kind),
-            cuda: cuda.map(version),
+            cuda,
         };
         let (compiler, cards) = (cuda::nvrtc_version().ok(), cuda::cards());
         let first = cards.iter().flatten().next();
@@ -82,7 +80,6 @@ impl Gpu {
                 library(LibraryKind::CublasLt, "cublaslt", "matrix products", None),
             ],
             cards,
-            compiler,
         }
     }
 
@@ -90,8 +87,8 @@ impl Gpu {
     fn facts(&self) -> Vec<(String, String)> {
         let libraries = self.libraries.iter().map(|library| {
             let (kind, purpose) = (library.kind, library.purpose);
-            let cuda = library.cuda.iter();
-            let cuda: String = cuda.map(|version| format!("CUDA {version}, ")).collect();
+            let cuda = library.cuda.map(|cuda| format!("CUDA {}, ", version(cuda)));
+            let cuda = cuda.unwrap_or_default();
             let value = match &library.found {
                 Ok(path) => format!("{} ({cuda}{purpose})", path.display()),
                 Err(_) => format!("not found ({purpose}): {}", kind.advice()),
@@ -121,7 +118,7 @@ impl Gpu {
         if !missing.is_empty() {
             return Err(missing.join("; "));
         }
-        let compiler = self.compiler.unwrap_or_default();
+        let compiler = self.libraries[1].cuda.unwrap_or_default();
         if compiler / 1000 > card.driver / 1000 {
             let (compiler, supported) = (version(compiler), version(card.driver));
             return Err(format!(
@@ -144,7 +141,9 @@ impl Gpu {
     fn to_json(&self) -> Value {
         let libraries = self.libraries.iter().map(|library| {
             let value = match &library.found {
-                Ok(path) => json!({ "path": path.to_string_lossy(), "cuda": library.cuda }),
+                Ok(path) => {
+                    json!({ "path": path.to_string_lossy(), "cuda": library.cuda.map(version) })
+                }
                 Err(_) => json!({ "path": null, "advice": library.kind.advice() }),
             };
             (library.key, value)

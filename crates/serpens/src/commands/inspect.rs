@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serpens_core::files::{Accept, FileError};
 use serpens_nn::MambaLm;
-use serpens_report::{Form, LayerSelection, Report, SelectionMap};
+use serpens_report::{Form, Report, SelectionMap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -37,14 +37,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let Some(map) = selection_map(&model, &sample, title)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
-    let values = |layer: &LayerSelection| {
-        layer
-            .delta
-            .iter()
-            .chain(&layer.retention)
-            .all(|v| v.is_finite())
-    };
-    if !map.layers.iter().all(values) {
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    let mut layers = map.layers.iter();
+    if !layers.all(|layer| finite(&layer.delta) && finite(&layer.retention)) {
         return Err(Error::wrong_model(dir, WrongModel::NotFinite));
     }
     match args.out.as_deref().zip(draw) {
@@ -78,29 +73,26 @@ fn sample_of_prompt(model: &MambaLm, prompt: &[u8]) -> Result<Sample> {
             vocabulary,
         }),
     };
-    let sample = match vocabulary {
-        256 => Ok(Sample::text(prompt)),
-        _ => {
-            let prompt = String::from_utf8_lossy(prompt);
-            let ids = prompt.split_whitespace().map(token);
-            ids.collect::<Result<_, _>>().map(Sample::ids)
-        }
+    if vocabulary == 256 {
+        return Ok(Sample::text(prompt));
+    }
+    let prompt = String::from_utf8_lossy(prompt);
+    let ids: Result<Vec<u32>, _> = prompt.split_whitespace().map(token).collect();
+    let wrong = match ids {
+        Ok(ids) if !ids.is_empty() => return Ok(Sample::ids(ids)),
+        Ok(_) => Refusal::Empty,
+        Err(wrong) => wrong,
     };
-    sample
-        .and_then(|sample| match sample.ids.is_empty() {
-            true => Err(Refusal::Empty),
-            false => Ok(sample),
-        })
-        .map_err(|wrong| Error::refused("--prompt", wrong))
+    Err(Error::refused("--prompt", wrong))
 }
 
-/// A sequence of the task that the model learnt, as its run's recipe says; of the default one for another model of that
+/// A sequence of the task that the model learnt, as its run's recipe says; of induction heads for another model of that
 /// size.
 fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
     let task = match RunFolder::around(path) {
         Some(run) => Some(Recipe::open(&run.settings(), Accept::Files, &[])?.task),
-        None => Some(TaskConfig::default())
+        None => Some(TaskConfig::InductionHeads(Default::default()))
             .filter(|task| *task.settings().vocabulary().start() == vocabulary),
     };
     let sample = task.map(|task| task.settings().sample()).transpose()?;

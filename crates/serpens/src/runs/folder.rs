@@ -9,7 +9,6 @@ use serpens_report::{Form, Report};
 use serpens_train::{Error as TrainError, Lock};
 
 use crate::output::{save, tell};
-use crate::recipe::Recipe;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
@@ -32,7 +31,11 @@ impl RunFolder {
     pub(crate) fn create(out: &Path, name: Option<&str>, task: &str) -> Result<Self> {
         match name {
             Some(name) => Self::make_named(out, name),
-            None => Self::make_numbered(out, task),
+            None => {
+                let mut folders = (1_u64..).map(|n| Self::make(out.join(format!("{task}-{n}"))));
+                let free = folders.find_map(Result::transpose);
+                free.expect("there are fewer folders than numbers")
+            }
         }
     }
 
@@ -42,12 +45,6 @@ impl RunFolder {
         }
         let path = out.join(name);
         Self::make(path.clone())?.ok_or(Error::RunExists(path))
-    }
-
-    fn make_numbered(out: &Path, task: &str) -> Result<Self> {
-        let mut folders = (1_u64..).map(|n| Self::make(out.join(format!("{task}-{n}"))));
-        let free = folders.find_map(Result::transpose);
-        free.expect("there are fewer folders than numbers")
     }
 
     /// `None` where something of this name is there already, but for what a run left that ended before it had begun.
@@ -100,10 +97,6 @@ impl RunFolder {
     /// The file of settings, a recipe for the same run.
     pub(crate) fn settings(&self) -> PathBuf {
         self.path.join(SETTINGS)
-    }
-
-    pub(super) fn save_settings(&self, recipe: &Recipe) -> Result<()> {
-        save(&self.settings(), recipe.to_toml())
     }
 
     /// The report that [`save_report`](Self::save_report) kept.

@@ -9,7 +9,7 @@ mod report;
 use serde_json::Value;
 use serpens_train::{Changes, Compute, Error as TrainError, Saved};
 
-use crate::output::{OutputMode, one_line, say};
+use crate::output::{OutputMode, one_line, save, say};
 use crate::recipe::Recipe;
 use crate::stop;
 use crate::tasks::trained::Trained;
@@ -43,7 +43,7 @@ impl Run {
         let saved = Job::all(self).map(|job| job.saved());
         let saved = saved.collect::<Result<Vec<_>>>()?;
         saved.iter().flatten().try_for_each(Saved::write)?;
-        self.folder.save_settings(&self.recipe)?;
+        save(&self.folder.settings(), self.recipe.to_toml())?;
         self.announce()?;
         let trained = Job::all(self).map(|job| job.train());
         let trained = trained.collect::<Result<Vec<_>>>()?;

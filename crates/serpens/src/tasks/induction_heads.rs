@@ -31,7 +31,7 @@ impl TaskSettings for InductionHeadsConfig {
     }
 
     fn largest_batch(&self) -> [usize; 2] {
-        [self.batch, longest(self)]
+        [self.batch, longest(&self.lengths)]
     }
 
     fn sample(&self) -> Result<Option<Sample>> {
@@ -62,22 +62,21 @@ impl TaskSettings for InductionHeadsConfig {
                 ..self.clone()
             });
             tested.map_err(|e| Error::refused("evaluate.lengths", e))?;
-            let longest = tests.lengths.iter().copied().max().unwrap_or_default();
-            let tokens = tests.rows.min(tests.samples) as f64 * longest as f64;
+            let tokens = tests.rows.min(tests.samples) as f64 * longest(&tests.lengths) as f64;
             // Ids and targets of a batch are there at once.
             machine::check_fits("evaluate.lengths", 8.0 * tokens, Device::Cpu)?;
         }
         Ok(Box::new(Induction {
             data,
-            longest: longest(self),
+            longest: longest(&self.lengths),
             chance: 1.0 / (self.vocab - 1) as f64,
             tests: tests.clone(),
         }))
     }
 }
 
-fn longest(config: &InductionHeadsConfig) -> usize {
-    config.lengths.iter().copied().max().unwrap_or_default()
+fn longest(lengths: &[usize]) -> usize {
+    lengths.iter().copied().max().unwrap_or_default()
 }
 
 struct Induction {

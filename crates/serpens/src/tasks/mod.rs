@@ -70,13 +70,6 @@ tasks! {
     "text" => Text(text::TextConfig),
 }
 
-impl Default for TaskConfig {
-    /// What a model of no run is taken to have learnt.
-    fn default() -> Self {
-        Self::InductionHeads(Default::default())
-    }
-}
-
 /// How a model is tested: a table of the recipe in which each task finds what it reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
@@ -125,17 +118,16 @@ pub(crate) trait TaskSettings {
     fn open(&self, seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>>;
 }
 
+/// How a task tells how good a model is while it is trained.
+pub(crate) type Validation<'a> = Box<Evaluate<'a, MambaLm>>;
+
 /// A task with its data.
 pub(crate) trait Task {
     /// The training batches.
     fn source(&self) -> Arc<dyn Source>;
 
     /// What tells how good a model of this name is while it is trained, if anything does.
-    fn validation(
-        &self,
-        _name: &'static str,
-        _mode: OutputMode,
-    ) -> Option<Box<Evaluate<'_, MambaLm>>> {
+    fn validation(&self, _name: &'static str, _mode: OutputMode) -> Option<Validation<'_>> {
         None
     }
 

@@ -9,12 +9,12 @@ use serpens_data::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Source,
 use serpens_nn::MambaLm;
 use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
-use serpens_train::{Evaluate, Evaluation, StepMetrics, evaluate, go_on};
+use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate, go_on};
 use smart_default::SmartDefault;
 
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
-use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig};
+use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Validation};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::refusal::Refusal;
@@ -96,20 +96,13 @@ struct Text {
     prompt: String,
 }
 
-impl Text {
-    /// How well a model predicts the held-out text.
-    fn bits(
-        &self,
-        name: &str,
-        model: &MambaLm,
-        held_out: &ByteSlices,
-        mode: OutputMode,
-    ) -> serpens_train::Result<f64> {
-        let name = format!("{name}, held-out text");
-        let mut meter = Meter::new(mode, name, held_out.bytes());
-        evaluate::bits_per_byte(model, held_out.clone(), &mut |done| meter.at(done))
-    }
+/// How well a model of this name predicts the held-out text.
+fn bits(name: &str, model: &MambaLm, text: &ByteSlices, mode: OutputMode) -> TrainResult<f64> {
+    let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.bytes());
+    evaluate::bits_per_byte(model, text.clone(), &mut |done| meter.at(done))
+}
 
+impl Text {
     fn what_is_read(&self, held_out: &ByteSlices) -> String {
         let (read, all) = (held_out.bytes(), self.corpus.split_bytes(Split::Validation));
         let (read, of) = match read < all {
@@ -145,14 +138,10 @@ impl Task for Text {
         Arc::new(self.source.clone())
     }
 
-    fn validation(
-        &self,
-        name: &'static str,
-        mode: OutputMode,
-    ) -> Option<Box<Evaluate<'_, MambaLm>>> {
+    fn validation(&self, name: &'static str, mode: OutputMode) -> Option<Validation<'_>> {
         let held_out = self.held_out.as_ref()?;
         Some(Box::new(move |model| {
-            let bits = self.bits(name, model, held_out, mode)?;
+            let bits = bits(name, model, held_out, mode)?;
             Ok(Evaluation {
                 values: vec![(BITS.into(), bits)],
             })
@@ -204,9 +193,7 @@ impl Task for Text {
         Results::one_each(trained, table, outcome, |trained| {
             let bits = match (trained.evaluated(BITS), &self.held_out) {
                 (Some(bits), _) => bits,
-                (None, Some(held_out)) => {
-                    self.bits(trained.name, &trained.model, held_out, mode)?
-                }
+                (None, Some(held_out)) => bits(trained.name, &trained.model, held_out, mode)?,
                 (None, None) => trained.steps.last().map_or(f64::NAN, StepMetrics::bits),
             };
             Ok(format!("{bits:.3}"))

@@ -24,7 +24,7 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
     let peak = machine::peak_resident().map(|bytes| bytes as f64 / 1e9);
     Ok(Table {
         title: "Reading a prompt, f32",
-        rows: vec![row.with_known("peak memory of the process, GB", peak)],
+        rows: vec![row.with("peak memory of the process, GB", peak)],
     })
 }
 
@@ -44,7 +44,7 @@ pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
         );
         let published = bench.as_published.then_some(published_rate);
         Ok(Row::new(work, rate, "tokens/s")
-            .with_known("mamba-rs", published)
+            .with("mamba-rs", published)
             .with("ms", 1e3 * (batch * length) as f64 / rate)
             .with("of products", of_products))
     };

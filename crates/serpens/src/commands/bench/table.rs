@@ -29,14 +29,9 @@ impl Row {
         }
     }
 
-    /// With a figure that is not always known.
-    pub(super) fn with_known(mut self, name: &'static str, value: Option<f64>) -> Self {
-        self.notes.extend(value.map(|value| (name, value)));
-        self
-    }
-
-    pub(super) fn with(mut self, name: &'static str, value: f64) -> Self {
-        self.notes.push((name, value));
+    /// With a figure, where it is known.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Option<f64>>) -> Self {
+        self.notes.extend(value.into().map(|value| (name, value)));
         self
     }
 }

@@ -83,8 +83,8 @@ fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row>
         .beside(row, published)
         .with("ms", 1e3 * (batch * length) as f64 / rate)
         .with("GiB", last.memory as f64 / 2.0_f64.powi(30))
-        .with_known("official GiB", official)
-        .with_known("MFU", mfu))
+        .with("official GiB", official)
+        .with("MFU", mfu))
 }
 
 /// Trains a new model; the time is taken of so many steps at once.
