@@ -292,23 +292,20 @@ fn one_mixer_by_itself_is_made_in_a_line() {
 }
 
 #[test]
-fn a_trace_in_passes_is_that_of_one_reading() {
-    use std::cell::RefCell;
+fn a_trace_in_chunks_is_that_of_one_reading() {
     let model = MambaLmConfig::new(32, 2, 11)
         .init(Device::cpu(), 3)
         .unwrap();
     let ids: Vec<u32> = (0..5000).map(|i| i * 7 % 11).collect();
-    let traces = RefCell::default();
-    let sequence = Sequence {
-        trace: Some(&traces),
-        ..Sequence::default()
-    };
-    let whole = Tensor::from_slice([1, ids.len()], &ids, Device::cpu()).unwrap();
-    model.hidden(&whole.into(), &sequence, None).unwrap();
-    let (whole, in_passes) = (traces.into_inner(), model.trace(&ids).unwrap());
-    assert_eq!(whole.len(), in_passes.len());
-    for (whole, in_passes) in whole.iter().zip(&in_passes) {
-        assert!(whole.delta == in_passes.delta && whole.a == in_passes.a);
-        assert_eq!(in_passes.delta.len(), 5000 * in_passes.channels);
+    let mut state = model.initial_state(1).unwrap();
+    let whole = model.trace(&ids, &mut state).unwrap();
+    let mut state = model.initial_state(1).unwrap();
+    let chunks = ids.chunks(512).map(|ids| model.trace(ids, &mut state));
+    let chunks: Vec<_> = chunks.collect::<Result<_, _>>().unwrap();
+    assert_eq!(whole.len(), 2);
+    for (layer, whole) in whole.iter().enumerate() {
+        let deltas = chunks.iter().flat_map(|chunk| &chunk[layer].delta);
+        assert!(whole.delta.iter().eq(deltas) && whole.a == chunks[0][layer].a);
+        assert_eq!(whole.delta.len(), 5000 * whole.channels);
     }
 }

@@ -70,7 +70,7 @@ pub use line_chart::{LineChart, Series};
 pub use selection::{LayerSelection, SelectionFigure, SelectionMap};
 pub use share::Share;
 pub use svg::Form;
-pub use text::grouped;
+pub use text::{grouped, wrap};
 
 /// Everything that one page shows about a run, in the order of the page.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -66,7 +66,7 @@ pub(super) fn truncate(text: &str, columns: usize) -> String {
 }
 
 /// Breaks a paragraph between words into lines of at most `columns` (a longer word stands alone).
-pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
+pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let lines = fill_lines(&words, 1, columns).into_iter();
     lines.map(|line| words[line].join(" ")).collect()

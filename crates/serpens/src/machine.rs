@@ -39,16 +39,26 @@ pub(crate) fn processor() -> String {
     name.unwrap_or_else(|| ARCH.to_owned())
 }
 
-/// Refuses a setting for which the device would have to hold this many bytes, before they are allocated, unless they fit;
-/// in f64, as no product of sizes overflows it. They do where the system does not tell its memory.
-pub(crate) fn check_fits(setting: &str, bytes: f64, device: Device) -> Result<()> {
+/// Refuses a setting for which the device would have to hold this many tokens, of so many bytes `each`, before they are
+/// allocated, unless they fit; in f64, as no product of sizes overflows it. They do where the system does not tell its
+/// memory.
+pub(crate) fn check_fits(setting: &str, tokens: f64, each: f64, device: Device) -> Result<()> {
+    let needed = tokens * each;
     let owner = match device {
         Device::Cpu => "this machine's memory",
         Device::Cuda(_) => "the GPU's memory",
     };
     match device.capacity() {
-        Some(memory) if bytes > memory as f64 => {
-            Err(Error::refused(setting, Refusal::TooManyTokens(owner)))
+        Some(memory) if needed > memory as f64 => {
+            let most = (memory as f64 / each) as u64;
+            let wrong = Refusal::TooManyTokens {
+                tokens,
+                needed,
+                owner,
+                memory,
+                most,
+            };
+            Err(Error::refused(setting, wrong))
         }
         _ => Ok(()),
     }

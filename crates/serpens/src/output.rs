@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use serpens_core::files::{FileError, write_bytes};
+use serpens_report::grouped;
 
 use crate::Result;
 
@@ -103,6 +104,12 @@ impl OutputMode {
             OutputMode::Terminal | OutputMode::Quiet => Ok(()),
         }
     }
+}
+
+/// So many of them, in words.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", grouped(count))
 }
 
 /// Minutes and seconds.

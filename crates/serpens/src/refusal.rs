@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serpens_nn::Precision;
+use serpens_report::grouped;
 
 use crate::output::shell_word;
 
@@ -123,8 +124,22 @@ pub enum Refusal {
         allowed: RangeInclusive<usize>,
     },
     /// More tokens at a time than a memory holds.
-    #[error("so many tokens at a time exceed {0}; give fewer, or shorter sequences of them")]
-    TooManyTokens(&'static str),
+    #[error(
+        "{} tokens at a time need {:.1} GB, {owner} has {:.1}; give at most {}",
+        grouped(tokens), needed / 1e9, *memory as f64 / 1e9, grouped(most)
+    )]
+    TooManyTokens {
+        /// How many.
+        tokens: f64,
+        /// The bytes that they need.
+        needed: f64,
+        /// Whose memory it is.
+        owner: &'static str,
+        /// Its bytes.
+        memory: u64,
+        /// The most tokens that fit.
+        most: u64,
+    },
     /// The data refuse it.
     #[error(transparent)]
     Data(#[from] serpens_data::Error),

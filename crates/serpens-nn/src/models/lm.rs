@@ -162,31 +162,20 @@ impl MambaLm {
         Ok(self.logits(&last)?.into_tensor()?)
     }
 
-    /// What each selective layer does with the tokens of one sequence, read from its beginning in passes as
-    /// [`MambaLm::read`] does.
+    /// What each selective layer does with the tokens of one sequence, or of a chunk of one that goes on from `state`.
     ///
     /// # Errors
-    /// A model that is not on the processor, where traces are taken; tokens that it does not know, memory.
-    pub fn trace(&self, ids: &[u32]) -> Result<Vec<SelectionTrace>> {
-        let mut state = self.initial_state(1)?;
-        let mut whole: Vec<SelectionTrace> = Vec::new();
-        for ids in ids.chunks(longest_pass(Device::Cpu, 1)) {
-            let traces = RefCell::default();
-            let sequence = Sequence {
-                trace: Some(&traces),
-                ..Sequence::default()
-            };
-            let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
-            self.hidden(&ids.into(), &sequence, Some(&mut state))?;
-            let traces = traces.into_inner();
-            for (whole, next) in whole.iter_mut().zip(&traces) {
-                whole.delta.extend(&next.delta);
-            }
-            if whole.is_empty() {
-                whole = traces;
-            }
-        }
-        Ok(whole)
+    /// A model that is not on the processor, where traces are taken; tokens that it does not know, [`Error::State`],
+    /// memory.
+    pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<SelectionTrace>> {
+        let traces = RefCell::default();
+        let sequence = Sequence {
+            trace: Some(&traces),
+            ..Sequence::default()
+        };
+        let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
+        self.hidden(&ids.into(), &sequence, Some(state))?;
+        Ok(traces.into_inner())
     }
 
     /// Reads one token of each sequence and gives the logits of the next.

@@ -1,36 +1,51 @@
 //! `serpens inspect`.
 
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
+use console::Term;
 use serpens_core::files::{Accept, FileError};
 use serpens_nn::MambaLm;
-use serpens_report::{Form, Report, SelectionMap};
+use serpens_report::{Form, Report, SelectionMap, wrap};
 
+use super::environment;
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, harmless, print_drawn, save, say};
+use crate::output::{
+    command_line, counted, harmless, one_line, print_drawn, save, say, unless_gone,
+};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
 use crate::tasks::TaskConfig;
-use crate::tasks::selection::{Sample, selection_map};
+use crate::tasks::selection::{Sample, check_length, selection_map};
 use crate::{Error, Result};
 
-/// Columns of the figure in letters.
-const TEXT_WIDTH: usize = 96;
+/// Columns of the figure in letters at most.
+const MOST_COLUMNS: usize = 96;
+
+/// Tokens of a prompt in letters at most.
+const MOST_IN_LETTERS: usize = 1024;
 
 /// What the figure in letters shows, and what it leaves out.
-const LEGEND: &str = "The bars are step sizes Δ, averaged over channels: a large one takes the token in, a small one passes it by.\n\
-                      --out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.";
+const LEGEND: [&str; 2] = [
+    "The bars are step sizes Δ, averaged over channels: a large one takes the token in, a small one passes it by.",
+    "--out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.",
+];
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let draw = args.out.as_deref().map(drawing).transpose()?;
     let (dir, model) = args.model.load()?;
-    let sample = match args.prompt.read()? {
-        Some(prompt) => sample_of_prompt(&model, &prompt)?,
-        None => sample_of_task(&model, &dir)?,
+    let in_letters = draw.is_none() && !args.json;
+    let most = if in_letters {
+        MOST_IN_LETTERS
+    } else {
+        usize::MAX
+    };
+    let (sample, left_out) = match args.prompt.read()? {
+        Some(prompt) => sample_of_prompt(&model, &prompt, most)?,
+        None => (sample_of_task(&model, &dir)?, 0),
     };
     let title = format!("Selection map of {}", args.model.path.display());
     let title = harmless(&title).into_owned();
@@ -44,19 +59,50 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     }
     match args.out.as_deref().zip(draw) {
         // Where the path is a link or a device, what it stands for is written.
-        Some((path, draw)) => match path.symlink_metadata() {
-            Ok(there) if !there.is_file() => {
-                fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
+        Some((path, draw)) => {
+            match path.symlink_metadata() {
+                Ok(there) if !there.is_file() => {
+                    fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
+                }
+                _ => save(path, draw(&map))?,
             }
-            _ => save(path, draw(&map))?,
-        },
+            if !args.json {
+                say(&one_line(&path.display().to_string()))?;
+            }
+        }
         None if args.json => {}
-        None => print_drawn(&format!("{}\n{LEGEND}", map.to_text(TEXT_WIDTH, colour())))?,
+        None => print_drawn(&in_letters_of(&map, left_out, columns()))?,
     }
     if args.json {
-        say(&serde_json::json!(map).to_string())?;
+        // Its names are harmless, and as a text it would be far larger than the map.
+        let mut out = BufWriter::new(io::stdout().lock());
+        let written = serde_json::to_writer(&mut out, &map).map_err(io::Error::from);
+        unless_gone(
+            written
+                .and_then(|()| writeln!(out))
+                .and_then(|()| out.flush()),
+        )?;
     }
     Ok(())
+}
+
+/// The figure in letters, and how many tokens it leaves out.
+fn in_letters_of(map: &SelectionMap, left_out: usize, columns: usize) -> String {
+    let more = counted(left_out as u64, "token");
+    let more = format!("… {more} more: --out FILE draws all");
+    let more = (left_out > 0).then_some(&more[..]);
+    let below = more.into_iter().chain(LEGEND);
+    let below: Vec<String> = below.flat_map(|text| wrap(text, columns)).collect();
+    format!("{}\n{}", map.to_text(columns, colour()), below.join("\n"))
+}
+
+/// The width of the terminal, or what COLUMNS says where standard output is none; no more than can be read at a glance.
+fn columns() -> usize {
+    let terminal = Term::stdout()
+        .size_checked()
+        .map(|(_, columns)| columns.into());
+    let columns = terminal.or_else(|| environment("COLUMNS"));
+    columns.unwrap_or(MOST_COLUMNS).min(MOST_COLUMNS)
 }
 
 fn colour() -> bool {
@@ -64,8 +110,17 @@ fn colour() -> bool {
     std::io::stdout().is_terminal() && !refused
 }
 
-fn sample_of_prompt(model: &MambaLm, prompt: &[u8]) -> Result<Sample> {
+/// The first tokens of a prompt, and how many there are beyond `most`.
+fn sample_of_prompt(model: &MambaLm, prompt: &[u8], most: usize) -> Result<(Sample, usize)> {
     let vocabulary = model.config().vocab_size;
+    let text = String::from_utf8_lossy(prompt);
+    let words = || text.split_whitespace();
+    let tokens = match vocabulary {
+        256 => prompt.len(),
+        _ => words().count(),
+    };
+    let shown = tokens.min(most);
+    check_length(model, shown)?;
     let token = |word: &str| match word.parse::<u32>() {
         Ok(id) if (id as usize) < vocabulary => Ok(id),
         _ => Err(Refusal::NoToken {
@@ -74,12 +129,11 @@ fn sample_of_prompt(model: &MambaLm, prompt: &[u8]) -> Result<Sample> {
         }),
     };
     if vocabulary == 256 {
-        return Ok(Sample::text(prompt));
+        return Ok((Sample::text(&prompt[..shown]), tokens - shown));
     }
-    let prompt = String::from_utf8_lossy(prompt);
-    let ids: Result<Vec<u32>, _> = prompt.split_whitespace().map(token).collect();
+    let ids: Result<Vec<u32>, _> = words().take(shown).map(token).collect();
     let wrong = match ids {
-        Ok(ids) if !ids.is_empty() => return Ok(Sample::ids(ids)),
+        Ok(ids) if !ids.is_empty() => return Ok((Sample::ids(ids), tokens - shown)),
         Ok(_) => Refusal::Empty,
         Err(wrong) => wrong,
     };
@@ -127,4 +181,33 @@ fn page(map: &SelectionMap) -> String {
         ..Report::default()
     }
     .to_html()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serpens_report::LayerSelection;
+
+    #[test]
+    fn the_figure_in_letters_is_as_wide_as_the_terminal_and_says_what_it_leaves_out() {
+        let tokens = vec!["a".to_owned(); 300];
+        let layer = LayerSelection {
+            name: "layer 1".into(),
+            delta: vec![0.5; 300],
+            channels: 1,
+            ..LayerSelection::default()
+        };
+        let map = SelectionMap {
+            tokens,
+            layers: vec![layer],
+            ..SelectionMap::default()
+        };
+        for columns in [40, 80, 96] {
+            let text = in_letters_of(&map, 1_999_700, columns);
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest.is_some_and(|widest| widest <= columns && widest > columns - 12));
+            assert!(text.contains("… 1,999,700 tokens more: --out"));
+        }
+        assert!(!in_letters_of(&map, 0, 80).contains("more:"));
+    }
 }

@@ -77,7 +77,7 @@ fn check_model(
     let (device, mut plan) = (compute.device, model.plan()?);
     recipe.train.freeze(&mut plan)?;
     plan.check_memory(TRAINED_BYTES, device)?;
-    let kept = tokens * plan.kept_per_token(compute.recompute);
-    let bytes = kept * compute.precision.activations().size() as f64;
-    machine::check_fits("task.batch", bytes, device)
+    let kept = plan.kept_per_token(compute.recompute);
+    let each = kept * compute.precision.activations().size() as f64;
+    machine::check_fits("task.batch", tokens, each, device)
 }

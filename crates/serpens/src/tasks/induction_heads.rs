@@ -64,7 +64,7 @@ impl TaskSettings for InductionHeadsConfig {
             tested.map_err(|e| Error::refused("evaluate.lengths", e))?;
             let tokens = tests.rows.min(tests.samples) as f64 * longest(&tests.lengths) as f64;
             // Ids and targets of a batch are there at once.
-            machine::check_fits("evaluate.lengths", 8.0 * tokens, Device::Cpu)?;
+            machine::check_fits("evaluate.lengths", tokens, 8.0, Device::Cpu)?;
         }
         Ok(Box::new(Induction {
             data,

@@ -5,7 +5,13 @@ use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
 use serpens_report::{LayerSelection, SelectionMap};
 
+use super::READ_LENGTH;
+use crate::output::OutputMode;
+use crate::progress::Meter;
 use crate::{Result, machine};
+
+/// exp of less is 0.
+const NOTHING: f32 = -105.0;
 
 /// A sequence to look at.
 pub(crate) struct Sample {
@@ -49,26 +55,29 @@ pub(crate) fn selection_map(
     sample: &Sample,
     title: String,
 ) -> Result<Option<SelectionMap>> {
-    let kept = model.kept_per_token(Recompute::None) * sample.ids.len() as f64;
-    machine::check_fits("the prompt", 4.0 * kept, Device::Cpu)?;
+    check_length(model, sample.ids.len())?;
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let traces = model.trace(&sample.ids)?;
+    let traces = traced(&model, &sample.ids)?;
     if traces.is_empty() {
         return Ok(None);
     }
-    let layers = traces.iter().enumerate().map(|(i, trace)| LayerSelection {
-        name: format!("layer {}", i + 1),
-        delta: trace.delta.clone(),
-        channels: trace.channels,
-        retention: retention(trace),
-    });
+    let layer = |(i, trace): (usize, SelectionTrace)| {
+        let name = format!("layer {}", i + 1);
+        Ok(LayerSelection {
+            retention: retention(&name, &trace)?,
+            name,
+            delta: trace.delta,
+            channels: trace.channels,
+        })
+    };
+    let layers = traces.into_iter().enumerate().map(layer);
     Ok(Some(SelectionMap {
         title,
         tokens: sample.names.clone(),
         highlight: sample.highlight.clone(),
-        layers: layers.collect(),
+        layers: layers.collect::<Result<_>>()?,
         caption: format!(
             "For each token of {}: the step size Δ of every channel (large: the token enters the state; small: it is passed by), \
              and how much of what entered is still there at the end, exp(A · the sum of all later Δ), averaged over the states.",
@@ -77,20 +86,109 @@ pub(crate) fn selection_map(
     }))
 }
 
+/// Refuses a sequence whose map would not fit the memory.
+pub(crate) fn check_length(model: &MambaLm, tokens: usize) -> Result<()> {
+    let each = 4.0 * model.kept_per_token(Recompute::None);
+    machine::check_fits("the prompt", tokens as f64, each, Device::Cpu)
+}
+
+/// What each layer does with all tokens.
+fn traced(model: &MambaLm, ids: &[u32]) -> Result<Vec<SelectionTrace>> {
+    let mut meter = Meter::new(OutputMode::Terminal, "reading".into(), ids.len());
+    let mut state = model.initial_state(1)?;
+    let mut whole: Vec<SelectionTrace> = Vec::new();
+    for (chunk, ids) in ids.chunks(READ_LENGTH).enumerate() {
+        meter.at(chunk * READ_LENGTH)?;
+        for (i, next) in model.trace(ids, &mut state)?.into_iter().enumerate() {
+            match whole.get_mut(i) {
+                Some(layer) => layer.delta.extend(next.delta),
+                None => whole.push(next),
+            }
+        }
+    }
+    Ok(whole)
+}
+
 /// exp(A Σ_(s > t) Δ_s) averaged over the states: (length, channels).
-fn retention(trace: &SelectionTrace) -> Vec<f32> {
+fn retention(layer: &str, trace: &SelectionTrace) -> Result<Vec<f32>> {
     let (channels, n) = (trace.channels, trace.d_state);
+    let length = trace.delta.len() / channels;
+    let name = format!("{layer}, what is kept");
+    let mut meter = Meter::new(OutputMode::Terminal, name, length);
     let mut retention = vec![0.0; trace.delta.len()];
     let mut later = vec![0.0_f32; channels];
+    let states = trace.a.chunks(n);
+    let slowest: Vec<f32> = states
+        .map(|a| a.iter().fold(f32::MIN, |m, &a| m.max(a)))
+        .collect();
     let rows = retention
         .chunks_mut(channels)
         .zip(trace.delta.chunks(channels));
-    for (row, delta) in rows.rev() {
+    for (done, (row, delta)) in rows.rev().enumerate() {
+        meter.at(done)?;
         for (e, value) in row.iter_mut().enumerate() {
             let a = &trace.a[e * n..(e + 1) * n];
+            if slowest[e] * later[e] < NOTHING {
+                continue;
+            }
             *value = a.iter().map(|a| (a * later[e]).exp()).sum::<f32>() / n as f32;
             later[e] += delta[e];
         }
     }
-    retention
+    Ok(retention)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::refusal::Refusal;
+    use serpens_nn::MambaLmConfig;
+
+    #[test]
+    fn what_is_kept_is_as_defined_also_where_nothing_is() {
+        let (delta, a) = (vec![0.5, 40.0, 0.25, f32::NAN, 2.0, 0.1], vec![-1.0, -2.0]);
+        let (channels, d_state) = (2, 1);
+        let trace = SelectionTrace {
+            delta,
+            a,
+            channels,
+            d_state,
+        };
+        let kept = retention("layer 1", &trace).unwrap();
+        let expected = [
+            (-2.25_f32).exp(),
+            f32::NAN,
+            (-2.0_f32).exp(),
+            (-0.2_f32).exp(),
+            1.0,
+            1.0,
+        ];
+        assert_eq!(format!("{kept:?}"), format!("{expected:?}"));
+        let far = SelectionTrace {
+            delta: vec![1.0, 104.9],
+            a: vec![-1.0, -1.001],
+            channels: 1,
+            d_state: 2,
+        };
+        assert_eq!(retention("layer 1", &far).unwrap(), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_prompt_beyond_the_memory_is_refused_with_one_that_fits() {
+        let model = MambaLmConfig::new(16, 1, 256).init(Device::Cpu, 0).unwrap();
+        let Err(Error::Refused { source, .. }) = check_length(&model, usize::MAX) else {
+            panic!("no memory holds so many");
+        };
+        let told = source.to_string();
+        let Refusal::TooManyTokens { memory, most, .. } = source else {
+            panic!("{told}");
+        };
+        assert!(
+            told.contains(&format!("has {:.1}", memory as f64 / 1e9)),
+            "{told}"
+        );
+        assert!(most > 0 && check_length(&model, most as usize).is_ok());
+        assert!(check_length(&model, most as usize + 2).is_err());
+    }
 }

@@ -131,7 +131,7 @@ fn a_model_of_a_task_is_inspected_and_writes_no_text() {
         .json_lines();
     assert_eq!(json[0]["tokens"], serde_json::json!(["3", "1", "15", "2"]));
 
-    assert_eq!(inspect(&["--out", "x.svg"]).succeeds().stdout, "");
+    assert_eq!(inspect(&["--out", "x.svg"]).succeeds().stdout, "x.svg\n");
     assert!(
         fs::read_to_string(place.path("x.svg"))
             .unwrap()
