@@ -153,14 +153,15 @@ impl TrainConfig {
         let up_to_peak = (peak, "it lies between 0 and optimizer.lr");
         let stop = |rule: StopRule| (rule.accuracy, rule.steps);
         let (accuracy, steps) = self.stop.map_or((1.0, 1), stop);
-        let share = |phase: Phase| match phase {
-            Phase::Steps(_) => 0.0,
-            Phase::Share(share) => share,
+        let whole = self.steps as f64;
+        let phase = |field, phase: Phase| match phase {
+            Phase::Steps(count) => (field, count as f64, (0.0..=whole, TOO_LONG)),
+            Phase::Share(share) => (field, share, SHARE),
         };
         let rules = [
             ("accumulation", self.accumulation as f64, BATCHES),
-            ("warmup", share(self.warmup), SHARE),
-            ("decay", share(self.decay), SHARE),
+            phase("warmup", self.warmup),
+            phase("decay", self.decay),
             ("log_every", self.log_every as f64, AT_LEAST_ONE),
             ("keep", self.keep as f64, AT_LEAST_ONE),
             ("min_lr", self.min_lr.into(), up_to_peak),
@@ -192,6 +193,7 @@ impl TrainConfig {
 /// The values that are allowed, and what to say of others.
 pub(crate) type Limits = (RangeInclusive<f64>, &'static str);
 
+const TOO_LONG: &str = "it is longer than the training; give a share of the steps, such as 0.1";
 const BATCHES: Limits = (
     1.0..=65536.0,
     "a step is made of at least 1 batch and at most 65,536",

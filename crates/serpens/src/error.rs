@@ -8,7 +8,7 @@ use serpens_ops::sample::SampleError;
 use serpens_train::Error as TrainError;
 
 use crate::output::shell_word;
-use crate::recipe::BUILT_IN;
+use crate::recipe::names;
 use crate::refusal::{NoModel, Refusal, WrongModel};
 
 /// The result of everything here that can fail.
@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Sample(#[from] SampleError),
     /// No recipe of this name is built in.
-    #[error("no recipe is called {0:?}; known are {known}", known = BUILT_IN.map(|(name, _)| name).join(", "))]
+    #[error("no recipe is called {0:?}; known are {known}", known = names())]
     UnknownRecipe(String),
     /// An option, a recipe or a setting of one that cannot be.
     #[error("{what}: {source}")]

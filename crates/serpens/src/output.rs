@@ -112,6 +112,29 @@ pub(crate) fn counted(count: u64, one: &str) -> String {
     format!("{} {one}{plural}", grouped(count))
 }
 
+/// Three digits that say something.
+pub(crate) fn significant(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        size @ 1e-3..1e3 => format!("{value:.*}", (2.0 - size.log10().floor()) as usize),
+        _ => format!("{value:.2e}"),
+    }
+}
+
+/// A figure by the name that files give it: 1.897 bits/byte for `bits_per_byte`.
+pub(crate) fn figure(name: &str, value: f64) -> String {
+    let unit = name.replace("_per_", "/").replace('_', " ");
+    format!("{value:.3} {unit}")
+}
+
+/// As many fields, two spaces apart, as have room.
+pub(crate) fn fitting(fields: &str, room: usize) -> &str {
+    let ends = fields.match_indices("  ").map(|(end, _)| &fields[..end]);
+    let fits = ends.chain([fields]);
+    let fits = fits.filter(|kept| kept.chars().count() <= room);
+    fits.last().unwrap_or_default()
+}
+
 /// Minutes and seconds.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -147,6 +170,22 @@ pub(crate) fn command_line() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_and_fields_are_shown_whole() {
+        let shown = [3.1e-7, 0.0, 0.012_345, 2.772_6, 61.5, 1234.5].map(significant);
+        assert_eq!(shown, ["3.10e-7", "0", "0.0123", "2.77", "61.5", "1.23e3"]);
+        assert_eq!(figure("bits_per_byte", 1.8973), "1.897 bits/byte");
+        assert_eq!(
+            [counted(1, "step"), counted(499_328, "step")],
+            ["1 step", "499,328 steps"]
+        );
+        let fields = "loss 0.0123  9 s left  93.9k tokens/s";
+        assert_eq!(fitting(fields, 37), fields);
+        assert_eq!(fitting(fields, 36), "loss 0.0123  9 s left");
+        assert_eq!(fitting(fields, 20), "loss 0.0123");
+        assert_eq!(fitting(fields, 4), "");
+    }
 
     #[test]
     fn words_are_quoted_where_a_shell_would_change_them() {

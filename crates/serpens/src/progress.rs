@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use serpens_core::Device;
 use serpens_train::{Event, Observer, StepMetrics, go_on};
 
-use crate::output::{BARS, OutputMode, duration, print_line, tell};
+use crate::output::{BARS, OutputMode, counted, duration, figure, fitting, print_line, tell};
 use crate::stop::STOP;
 use crate::tasks::Task;
 
@@ -17,9 +18,9 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// What is done within this time shows no bar.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// A bar below those there are; on a narrow terminal the end of its message is cut.
+/// A bar below those there are.
 fn bar(name: &str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:12} {pos}/{len}  {wide_msg}")
+    let style = ProgressStyle::with_template("{prefix} {bar:12} {pos}/{len}  {msg}")
         .expect("the template is well formed");
     let bar = ProgressBar::new(length)
         .with_style(style.progress_chars("━╸─"))
@@ -86,6 +87,8 @@ pub(crate) struct Progress<'a> {
     /// Hidden until the training has started, and where standard error is no terminal.
     bar: ProgressBar,
     last_line: Option<Instant>,
+    /// How the last steps were.
+    told: String,
 }
 
 impl<'a> Progress<'a> {
@@ -97,6 +100,7 @@ impl<'a> Progress<'a> {
             device,
             bar: ProgressBar::hidden(),
             last_line: None,
+            told: String::new(),
         }
     }
 
@@ -105,8 +109,14 @@ impl<'a> Progress<'a> {
         let StepMetrics { step, steps, .. } = *metrics;
         let due = |at: Instant| at.elapsed() >= PLAIN_INTERVAL;
         if !self.bar.is_hidden() {
+            let columns = Term::stderr()
+                .size_checked()
+                .map_or(80, |(_, columns)| columns);
+            let before = format!("{name} {:12} {step}/{steps}  ", "");
+            let room = usize::from(columns).saturating_sub(before.chars().count());
             self.bar.set_position(step);
-            self.bar.set_message(text);
+            self.bar.set_message(fitting(&text, room).to_owned());
+            self.told = text;
         } else if step == steps || self.last_line.is_none_or(due) {
             self.last_line = Some(Instant::now());
             tell(&format!("{name}: step {step}/{steps}  {text}"));
@@ -119,7 +129,7 @@ impl<'a> Progress<'a> {
             false => format!("{} left", duration(metrics.seconds_left)),
         };
         let pace = format!("{:.1}k tokens/s", metrics.tokens_per_second / 1e3);
-        // A narrow terminal shows the first of them.
+        // A narrow terminal has room for the first of them.
         let mut figures = vec![self.task.quality(metrics), time, pace];
         if self.device != Device::Cpu {
             let mfu = metrics.mfu.map(|mfu| format!("MFU {:.1} %", 100.0 * mfu));
@@ -129,9 +139,16 @@ impl<'a> Progress<'a> {
         figures.join("  ")
     }
 
-    /// Leaves the bar as it is.
+    /// Leaves a line in the bar's place, which the next bar would wipe away.
     pub(crate) fn finish(&self) {
-        self.bar.abandon();
+        if !self.bar.is_hidden() {
+            self.bar.finish_and_clear();
+            let (step, steps) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            tell(&format!(
+                "{}: step {step}/{steps}  {}",
+                self.name, self.told
+            ));
+        }
     }
 }
 
@@ -149,15 +166,20 @@ impl Observer for Progress<'_> {
                 parameters,
             } => {
                 let name = self.name;
-                tell(&format!("{name}: {parameters} parameters, {steps} steps"));
+                let parameters = counted(*parameters as u64, "parameter");
+                tell(&format!(
+                    "{name}: {parameters}, {}",
+                    counted(*steps, "step")
+                ));
                 self.bar = bar(name, *steps);
                 self.bar.set_position(*step);
             }
             Event::Stepped(metrics) => self.step(metrics),
             Event::Evaluated { step, evaluation } => {
                 let values = evaluation.values.iter();
-                let texts: Vec<String> = values.map(|(n, v)| format!("{n} {v:.4}")).collect();
-                tell(&format!("{}: step {step}: {}", self.name, texts.join("  ")));
+                let texts: Vec<String> = values.map(|(n, v)| figure(n, *v)).collect();
+                let texts = texts.join("  ");
+                tell(&format!("{}: step {step}: held out {texts}", self.name));
             }
             Event::Checkpointing | Event::Checkpointed { .. } => {}
             Event::Warned(error) => tell(&format!("warning: {error}")),

@@ -45,6 +45,8 @@ pub struct ByteCorpus {
     held: Arc<Vec<u8>>,
     /// The files after those that are held, with where each begins in the whole.
     files: Arc<[(usize, Found)]>,
+    /// How many files.
+    count: usize,
     bytes: usize,
     validation_start: usize,
 }
@@ -63,7 +65,9 @@ impl ByteCorpus {
     /// [`MalformedGlob`](Error::MalformedGlob).
     pub fn open(pattern: &str) -> Result<ByteCorpus> {
         let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for found in files::find(pattern)? {
+        let all = files::find(pattern)?;
+        let count = all.len();
+        for found in all {
             let start = bytes;
             bytes += found.bytes as usize;
             if bytes <= MOST_HELD {
@@ -74,6 +78,7 @@ impl ByteCorpus {
             }
         }
         ByteCorpus {
+            count,
             held: held.into(),
             files: files.into(),
             bytes,
@@ -95,6 +100,11 @@ impl ByteCorpus {
             validation_start: self.bytes.saturating_sub(validation),
             ..self
         })
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.count
     }
 
     /// Number of bytes of both parts together.

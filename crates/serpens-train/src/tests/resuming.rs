@@ -45,7 +45,7 @@ fn a_resumed_run_is_the_unbroken_one_to_the_bit() {
 fn a_resumed_run_with_accumulation_and_a_prefetched_source_is_the_unbroken_one_to_the_bit() {
     let config = TrainConfig {
         accumulation: 2,
-        warmup: crate::Phase::Steps(15),
+        warmup: crate::Phase::Steps(5),
         ..settings(0)
     };
     assert_resumes_to_the_bit(config, || {

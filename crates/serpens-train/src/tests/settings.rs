@@ -81,6 +81,8 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(with(|c| c.accumulation = 0), "accumulation");
     assert_eq!(with(|c| c.accumulation = 1_000_000_000_000), "accumulation");
     assert_eq!(with(|c| c.warmup = Phase::Share(1.5)), "warmup");
+    assert_eq!(with(|c| c.warmup = Phase::Steps(c.steps + 1)), "warmup");
+    assert_eq!(with(|c| c.decay = Phase::Steps(c.steps + 1)), "decay");
     assert_eq!(with(|c| c.decay = Phase::Share(f64::NAN)), "decay");
     assert_eq!(with(|c| c.log_every = 0), "log_every");
     assert_eq!(with(|c| c.keep = 0), "keep");

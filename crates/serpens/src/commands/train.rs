@@ -34,6 +34,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     if let Some(data) = &args.data {
         recipe.learn_from(data)?;
     }
+    recipe.locate_text();
     let task = check(&recipe, &compute)?;
     let folder = match resumed {
         Some(folder) => folder,

@@ -52,6 +52,11 @@ pub struct Recipe {
     pub evaluate: TestConfig,
 }
 
+/// Their names, for people.
+pub(crate) fn names() -> String {
+    BUILT_IN.map(|(name, _)| name).join(", ")
+}
+
 /// The text of a built-in recipe.
 ///
 /// # Errors
@@ -90,6 +95,19 @@ impl Recipe {
         let refused = Error::refused("--data", Refusal::NoTextTask(self.task.name()));
         *self.task.settings_mut().data().ok_or(refused)? = Some(text.to_owned());
         Ok(())
+    }
+
+    /// Says where the task's text lies from the root on, so that the run can be gone on with from anywhere.
+    pub(crate) fn locate_text(&mut self) {
+        let text = self.task.settings_mut().data().and_then(Option::as_mut);
+        // A folder's name must not become a part of a pattern.
+        let here = std::env::current_dir().unwrap_or_default();
+        let plain = !here.to_string_lossy().contains(['*', '?', '[']);
+        if let Some(text) = text.filter(|text| plain || Path::new(text).exists()) {
+            let whole = std::path::absolute(&*text).ok();
+            let whole = whole.and_then(|whole| whole.to_str().map(str::to_owned));
+            *text = whole.unwrap_or_else(|| text.clone());
+        }
     }
 
     /// The recipe as TOML.

@@ -57,7 +57,7 @@ fn named(task: &TaskConfig, error: Error) -> Error {
     let about = match &error {
         DataError::Size { name, .. } => *name,
         DataError::InvalidFraction { .. } => "validation",
-        _ => return error.into(),
+        _ => return Error::refused("--data", error),
     };
     let settings = Table::try_from(task).unwrap_or_default();
     let mut keys = settings.keys();

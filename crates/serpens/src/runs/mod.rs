@@ -9,7 +9,7 @@ mod report;
 use serde_json::Value;
 use serpens_train::{Changes, Compute, Error as TrainError, Saved};
 
-use crate::output::{OutputMode, one_line, save, say};
+use crate::output::{OutputMode, one_line, save, say, tell};
 use crate::recipe::Recipe;
 use crate::stop;
 use crate::tasks::trained::Trained;
@@ -97,7 +97,11 @@ impl Run {
         });
         let run = self.folder.path.display();
         let line = format!("run {run}, on {device} in {precision}");
-        self.mode.announce(&line, &event)
+        self.mode.announce(&line, &event)?;
+        if self.mode == OutputMode::Terminal {
+            self.task.about().iter().for_each(|about| tell(about));
+        }
+        Ok(())
     }
 
     /// Says what came of it.
@@ -113,6 +117,9 @@ impl Run {
             })
             .to_string()),
             OutputMode::Terminal | OutputMode::Quiet => {
+                if self.mode == OutputMode::Terminal {
+                    tell("");
+                }
                 say(&results.to_text())?;
                 say(&one_line(&format!("model   {}", model.display())))?;
                 say(&one_line(&format!("report  {}", report.display())))

@@ -6,7 +6,7 @@ use super::Run;
 use crate::Result;
 use crate::compute;
 use crate::machine;
-use crate::output::{command_line, duration};
+use crate::output::{duration, shell_word};
 use crate::tasks::Results;
 use crate::tasks::selection::{Sample, selection_map};
 use crate::tasks::trained::{Trained, chart, series};
@@ -50,10 +50,20 @@ impl Run {
             tables: vec![results.table.clone()],
             maps,
             texts,
-            command: command_line(),
+            command: self.command(),
             machine: self.facts(trained),
             config_toml: self.recipe.to_toml(),
         })
+    }
+
+    /// What trains the same again, also where this run was gone on with.
+    fn command(&self) -> String {
+        let recipe = self.folder.settings();
+        let (device, precision) = (self.compute.device, self.compute.precision);
+        format!(
+            "serpens train --recipe {} --device {device} --precision {precision}",
+            shell_word(&recipe.to_string_lossy())
+        )
     }
 
     /// Where it was computed, and how long that took.

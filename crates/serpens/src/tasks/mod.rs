@@ -19,7 +19,7 @@ use serpens_train::{Evaluate, StepMetrics};
 use smart_default::SmartDefault;
 
 use crate::Result;
-use crate::output::OutputMode;
+use crate::output::{OutputMode, significant};
 use selection::Sample;
 use trained::{Trained, chart, series};
 
@@ -126,6 +126,11 @@ pub(crate) trait Task {
     /// The training batches.
     fn source(&self) -> Arc<dyn Source>;
 
+    /// What is read, where that is not all in the settings.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// What tells how good a model of this name is while it is trained, if anything does.
     fn validation(&self, _name: &'static str, _mode: OutputMode) -> Option<Validation<'_>> {
         None
@@ -133,8 +138,8 @@ pub(crate) trait Task {
 
     /// How good some training steps were, in a few words.
     fn quality(&self, metrics: &StepMetrics) -> String {
-        let (loss, accuracy) = (metrics.loss, 100.0 * metrics.accuracy);
-        format!("loss {loss:.4}  accuracy {accuracy:.1} %")
+        let (loss, accuracy) = (significant(metrics.loss), 100.0 * metrics.accuracy);
+        format!("loss {loss}  accuracy {accuracy:.1} %")
     }
 
     /// How good the models became while they were trained.

@@ -50,7 +50,7 @@ impl Results {
         };
         let lines: Vec<String> = rows().map(line).collect();
         let (table, caption) = (lines.join("\n"), &self.table.caption);
-        format!("\n{table}\n\n{caption}\n{}\n", self.sentence)
+        format!("{table}\n\n{caption}\n{}\n", self.sentence)
     }
 }
 

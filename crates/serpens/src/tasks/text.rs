@@ -15,7 +15,7 @@ use smart_default::SmartDefault;
 use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
 use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Validation};
-use crate::output::OutputMode;
+use crate::output::{OutputMode, counted, figure};
 use crate::progress::Meter;
 use crate::refusal::Refusal;
 use crate::stop::STOP;
@@ -81,6 +81,7 @@ impl TaskSettings for TextConfig {
             held_out: held_out
                 .transpose()?
                 .map(|slices| slices.at_most(tests.tokens)),
+            data: data.clone(),
             corpus,
             source,
             prompt: self.prompt.clone(),
@@ -89,6 +90,7 @@ impl TaskSettings for TextConfig {
 }
 
 struct Text {
+    data: String,
     corpus: ByteCorpus,
     source: ByteSource,
     /// What is read of the held-out text, where there is any.
@@ -138,6 +140,20 @@ impl Task for Text {
         Arc::new(self.source.clone())
     }
 
+    fn about(&self) -> Option<String> {
+        let bytes = |split| self.corpus.split_bytes(split);
+        let learnt = counted(bytes(Split::Train) as u64, "byte");
+        let held_out = grouped(bytes(Split::Validation));
+        let files = match self.corpus.files() {
+            1 => String::new(),
+            files => format!(", {} files", grouped(files)),
+        };
+        let data = &self.data;
+        Some(format!(
+            "text {data}{files}: {learnt} to learn from, {held_out} held out"
+        ))
+    }
+
     fn validation(&self, name: &'static str, mode: OutputMode) -> Option<Validation<'_>> {
         let held_out = self.held_out.as_ref()?;
         Some(Box::new(move |model| {
@@ -149,7 +165,7 @@ impl Task for Text {
     }
 
     fn quality(&self, metrics: &StepMetrics) -> String {
-        format!("{:.3} bits/byte", metrics.bits())
+        figure(BITS, metrics.bits())
     }
 
     fn curves(&self, trained: &[Trained]) -> Vec<LineChart> {

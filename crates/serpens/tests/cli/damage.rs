@@ -132,7 +132,7 @@ fn a_run_is_not_resumed_with_other_data() {
     fs::rename(place.path("text.txt"), place.path("moved.txt")).unwrap();
     place
         .run(&["train", "--quiet", "--resume", "a"])
-        .is_refused(1, &["text.txt"]);
+        .is_refused(2, &["--data", "text.txt"]);
     place
         .run(&["train", "--quiet", "--resume", "a", "--data", "moved.txt"])
         .succeeds();

@@ -21,7 +21,7 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
     ];
     for (data, words) in cases {
         let ran = place.run(&["train", "text", "--data", data]);
-        ran.is_refused(1, &[words]);
+        ran.is_refused(2, &["--data", words]);
     }
     place.run(&["train", "text"]).is_refused(2, &["--data"]);
     place
@@ -219,7 +219,7 @@ fn impossible_settings_of_a_text_task_are_refused() {
     }
     let whole = ["train", "text", "--data", "text.txt"];
     let ran = place.run(&[&whole[..], &["--set", "task.validation=1"]].concat());
-    ran.is_refused(1, &["part has 0 bytes"]);
+    ran.is_refused(2, &["--data", "part has 0 bytes"]);
     assert!(!place.path("runs").exists());
 }
 
