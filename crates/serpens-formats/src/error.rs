@@ -92,9 +92,14 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn safetensors(path: &Path) -> impl FnOnce(SafeTensorError) -> Self {
-        move |source| Error::Safetensors {
-            path: path.to_owned(),
-            source,
+        move |source| match source {
+            SafeTensorError::IoError(e) if e.raw_os_error().is_some() => {
+                FileError::of("read", path)(e).into()
+            }
+            source => Error::Safetensors {
+                path: path.to_owned(),
+                source,
+            },
         }
     }
 }

@@ -25,9 +25,9 @@ const PREFIX: &str = "step-";
 /// Folders under this name are unfinished, or are being removed.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a checkpoint of the run in `run` in place of others of this step and later ones, which a run that went on
-/// from an earlier one does not lead to, and removes all but the last that the settings keep. Until it is complete it
-/// has a name under which it is never looked for, so that whatever happens, the earlier ones stay.
+/// Writes a checkpoint of the run in `run` in place of another of this step, and removes all but the last that the
+/// settings keep. Until it is complete it has a name under which it is never looked for, so that whatever happens, the
+/// earlier ones stay.
 ///
 /// Gives its folder, and why old ones could not be removed.
 pub(crate) fn save<O: Objective>(
@@ -52,17 +52,10 @@ pub(crate) fn save<O: Objective>(
         let _ = fs::remove_dir_all(&unfinished);
         return Err(error);
     }
-    let all = complete(run)?.into_iter().rev();
-    let (later, earlier): (Vec<_>, Vec<_>) = all.partition(|(step, _)| *step > state.step);
     let best = state.best.map(|best| best.step);
-    let old = earlier.into_iter().skip(state.config.keep);
+    let old = complete(run)?.into_iter().rev().skip(state.config.keep);
     let old = old.filter(|(step, _)| Some(*step) != best);
-    left.extend(
-        later
-            .into_iter()
-            .chain(old)
-            .filter_map(|(_, old)| remove(&old).err()),
-    );
+    left.extend(old.filter_map(|(_, old)| remove(&old).err()));
     Ok((path, left))
 }
 
@@ -88,6 +81,19 @@ pub(crate) fn folder(run: &Path, step: u64) -> PathBuf {
 fn hidden(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{UNFINISHED}{what}{name}"))
+}
+
+/// Keeps a checkpoint that was passed over under a name that is not looked for: what is wrong with it may be mended.
+pub(crate) fn set_aside(passed: &mut Error) -> Result<()> {
+    let Error::PassedOver { path, .. } = passed else {
+        return Ok(());
+    };
+    let mut names = (1_u64..).map(|n| path.with_extension(format!("damaged-{n}")));
+    let aside = names.find(|name| !name.exists());
+    let aside = aside.expect("there are fewer folders than numbers");
+    fs::rename(&*path, &aside).map_err(FileError::of("rename", path))?;
+    *path = aside;
+    Ok(())
 }
 
 /// Removes a checkpoint, which nobody takes for one once that has begun.
@@ -131,9 +137,13 @@ pub(crate) fn complete(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = entries(&run.join(CHECKPOINTS_DIR), PREFIX)?.into_iter();
     let by_step = entries.filter_map(|(step, path)| {
         let step = step.parse().ok()?;
-        path.is_dir().then_some((step, path))
+        match fs::metadata(&path) {
+            Ok(there) => there.is_dir().then_some(Ok((step, path))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => Some(Err(FileError::of("read", &path)(e).into())),
+        }
     });
-    let mut found: Vec<_> = by_step.collect();
+    let mut found = by_step.collect::<Result<Vec<_>>>()?;
     found.sort();
     Ok(found)
 }
@@ -144,7 +154,7 @@ pub fn newest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
 }
 
 /// Reads the newest checkpoint of the run in `run` that is whole, onto the processor, and gives why newer ones were
-/// passed over.
+/// passed over: for what is in them alone. Where the system does not let one be read, nothing is known of it.
 pub(crate) fn load_newest<O: Objective>(
     run: &Path,
     objective: O,
@@ -160,7 +170,7 @@ pub(crate) fn load_newest<O: Objective>(
                 };
                 return Ok((learner, state, passed));
             }
-            Err(error) if error.is_out_of_memory() => return Err(error),
+            Err(error) if !error.is_damage() => return Err(error),
             Err(error) => passed.push(Error::PassedOver {
                 path,
                 source: Box::new(error),

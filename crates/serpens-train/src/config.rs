@@ -199,8 +199,8 @@ const BATCHES: Limits = (
     "a step is made of at least 1 batch and at most 65,536",
 );
 const AT_LEAST_ONE: Limits = (1.0..=f64::MAX, "it must be at least 1");
-pub(crate) const POSITIVE: Limits = (f64::MIN_POSITIVE..=f64::MAX, "it must be above 0");
-pub(crate) const NOT_NEGATIVE: Limits = (0.0..=f64::MAX, "it must not be negative");
+pub(crate) const POSITIVE: Limits = (f64::MIN_POSITIVE..=f64::MAX, "it must be finite, above 0");
+pub(crate) const NOT_NEGATIVE: Limits = (0.0..=f64::MAX, "it must be finite, not negative");
 pub(crate) const DECAY: Limits = (
     0.0..=1.0_f64.next_down(),
     "it lies between 0 and 1, which is excluded",

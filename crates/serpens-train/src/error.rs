@@ -1,5 +1,6 @@
 //! What can go wrong in training.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,6 +41,11 @@ pub enum Error {
     /// A stop flag was set before the work was done.
     #[error("stopped as asked before it was done: begin again where it is needed")]
     Stopped,
+    /// Settings that ask for the best evaluation where there is none.
+    #[error(
+        "train.best needs evaluations, but nothing evaluates the model while it is trained: leave train.best out"
+    )]
+    NoEvaluation,
     /// A setting that no training can have.
     #[error("train.{field} = {value} is not possible: {reason}")]
     Config {
@@ -61,10 +67,10 @@ pub enum Error {
         /// What is wrong.
         source: Damage,
     },
-    /// A checkpoint that is not whole; an earlier one was taken.
-    #[error("{} is damaged, so that an earlier checkpoint is gone on with: {source}", path.display())]
+    /// A checkpoint that is not whole, so that another one was taken.
+    #[error("{} is damaged, so that another checkpoint is taken: {source}", path.display())]
     PassedOver {
-        /// The checkpoint's folder.
+        /// The checkpoint's folder, which is kept, under another name once the run goes on.
         path: PathBuf,
         /// What is wrong with it.
         source: Box<Error>,
@@ -77,6 +83,9 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// No lines of metrics, where steps were taken.
+    #[error("{} has no line of the steps taken before: curves begin with those to come", .0.display())]
+    NoLines(PathBuf),
     /// Another process writes to the folder.
     #[error("{} is in use by {}: wait for it to end, or choose another folder", path.display(), match holder {
         Some(process) => format!("process {process}"),
@@ -88,9 +97,12 @@ pub enum Error {
         /// The number of the process, where it is told.
         holder: Option<u32>,
     },
+    /// The folder that a process took is not where it was.
+    #[error("{} was moved or removed by another program, or its .lock was: the run ends here; from where the folder is now, it goes on with --resume", .0.display())]
+    Moved(PathBuf),
     /// A setting is not that of the run that is to go on.
     #[error(
-        "{field} is {here}, but the run was trained with {saved}: set it back, or begin another run; only the steps and the learning rate may change"
+        "{field} is {here}, but the run was trained with {saved}: set it back, or begin another run; only the steps (--steps) and the learning rate (--lr) may change"
     )]
     OtherSettings {
         /// The setting; `data` where the source's batches are others.
@@ -104,7 +116,7 @@ pub enum Error {
     #[error("{} already holds a run's checkpoints: resume it, or choose another folder", .0.display())]
     RunExists(PathBuf),
     /// There is nothing to resume.
-    #[error("{} holds no checkpoint to resume from", .0.display())]
+    #[error("{} holds no checkpoint to go on from", .0.display())]
     NoCheckpoint(PathBuf),
 }
 
@@ -172,14 +184,27 @@ impl Error {
 
     /// Whether a device had no memory left: what failed may succeed where something is given up.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(
-            self,
-            Error::Core(serpens_core::Error::OutOfMemory { .. })
-                | Error::Model(
-                    serpens_nn::Error::Memory { .. }
-                        | serpens_nn::Error::Core(serpens_core::Error::OutOfMemory { .. })
-                )
-        )
+        use serpens_formats::Error as Format;
+        use serpens_nn::Error as Model;
+        let (Error::Core(core)
+        | Error::Model(Model::Core(core) | Model::Format(Format::Core(core)))
+        | Error::Format(Format::Core(core))) = self
+        else {
+            return matches!(self, Error::Model(Model::Memory { .. }));
+        };
+        matches!(core, serpens_core::Error::OutOfMemory { .. })
+    }
+
+    /// Whether what was read is at fault, or missing, rather than the reading, which may succeed another time.
+    pub fn is_damage(&self) -> bool {
+        let this: &(dyn std::error::Error + 'static) = self;
+        let mut causes = std::iter::successors(Some(this), |error| error.source());
+        let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let of_content = |e: &std::io::Error| match e.kind() {
+            ErrorKind::NotFound => true,
+            kind => e.raw_os_error().is_none() && kind != ErrorKind::OutOfMemory,
+        };
+        !self.is_out_of_memory() && system.is_none_or(of_content)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,28 +15,39 @@ use crate::{Error, Event, Observer, Result};
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    is_empty: bool,
     broken: usize,
 }
+
+/// The most bytes of a line: what is longer was not written here.
+const MOST_LINE: u64 = 1 << 16;
 
 impl JsonLines {
     /// Opens the file to go on after step `step`. Lines of later steps, left by a sitting that ended without a
     /// checkpoint, are cut off, as is a line that was not written to its end: every step is there once. Other lines
     /// that tell nothing are left out, which [`JsonLines::broken`] says.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let old = match files::read_bytes(path, Accept::Files, u64::MAX) {
-            Err(e) if e.source.kind() == ErrorKind::NotFound => Vec::new(),
-            old => old?,
-        };
-        let (mut kept, mut broken) = (Vec::new(), 0);
-        let whole = |line: &&[u8]| line.ends_with(b"\n");
-        for line in old.split_inclusive(|&byte| byte == b'\n').filter(whole) {
-            match step_of(line) {
-                Some(of) if of <= step => kept.extend_from_slice(line),
-                Some(_) => {}
-                None => broken += 1,
+        let (mut kept, mut broken, mut bytes) = (Vec::new(), 0, 0);
+        let mut read = |file| {
+            let (mut file, mut line) = (BufReader::new(file), Vec::new());
+            while (&mut file).take(MOST_LINE).read_until(b'\n', &mut line)? > 0 {
+                bytes += line.len();
+                match step_of(&line) {
+                    // A kill cut it off.
+                    _ if !line.ends_with(b"\n") && (line.len() as u64) < MOST_LINE => {}
+                    Some(of) if of <= step => kept.extend_from_slice(&line),
+                    Some(_) => {}
+                    None => broken += 1,
+                }
+                line.clear();
             }
+            Ok(())
+        };
+        match files::open(path, Accept::Files) {
+            Err(e) if e.source.kind() == ErrorKind::NotFound => {}
+            file => read(file?).map_err(FileError::of("read", path))?,
         }
-        if kept != old {
+        if kept.len() != bytes {
             files::write_bytes(path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
@@ -47,6 +58,7 @@ impl JsonLines {
         Ok(Self {
             file: file.map_err(FileError::of("write", path))?,
             path: path.to_owned(),
+            is_empty: kept.is_empty(),
             broken,
         })
     }
@@ -55,6 +67,11 @@ impl JsonLines {
     pub fn broken(&self) -> Option<Error> {
         let (path, count) = (self.path.clone(), self.broken);
         (count > 0).then_some(Error::BrokenLines { path, count })
+    }
+
+    /// [`Error::NoLines`] where there was no line up to the step.
+    pub fn missing(&self) -> Option<Error> {
+        self.is_empty.then(|| Error::NoLines(self.path.clone()))
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {

@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod changes;
 mod checkpoint;
 mod config;
 mod engine;
@@ -44,13 +45,13 @@ mod objective;
 mod observer;
 mod optimizer;
 mod rules;
-mod saved;
 mod seal;
 mod state;
 #[cfg(test)]
 mod tests;
 mod trainer;
 
+pub use changes::Changes;
 pub use checkpoint::{CHECKPOINTS_DIR, newest as newest_checkpoint};
 pub use config::{BestRule, Phase, Schedule, StopRule, TrainConfig};
 pub use error::{Damage, Error, Result, go_on};
@@ -61,5 +62,4 @@ pub use objective::{Loss, NextToken, Objective};
 pub use observer::{Evaluation, Event, Observer, Silent, StepMetrics};
 pub use optimizer::Optimizer;
 pub use rules::{OptimizerConfig, RuleConfig};
-pub use saved::{Changes, Saved};
 pub use trainer::{Compute, Evaluate, Outcome, Run, Trainer};

@@ -10,8 +10,8 @@ use serde_json::Value;
 use serpens_core::files::{self, Accept, FileError, MOST_WHOLE};
 use serpens_formats::digest;
 
+use crate::changes::plain;
 use crate::checkpoint::STATE_FILE;
-use crate::saved::plain;
 use crate::state::State;
 use crate::{Damage, Error, Result};
 
@@ -72,9 +72,9 @@ fn of_file(path: &Path) -> Result<String> {
         if path.extension().is_some_and(|kind| kind == "safetensors") {
             let mut bytes = [0; 8];
             file.read_exact(&mut bytes)?;
-            length = u64::from_le_bytes(bytes).min(MOST_WHOLE);
+            length = u64::from_le_bytes(bytes);
         }
-        files::read(file.take(length), u64::MAX)
+        files::read(file.take(length), MOST_WHOLE)
     };
     Ok(digest(&read().map_err(FileError::of("read", path))?))
 }

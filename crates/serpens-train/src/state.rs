@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::changes::same;
 use crate::interval::Interval;
-use crate::saved::same;
 use crate::seal::Seal;
 use crate::{Evaluation, Result, TrainConfig};
 
@@ -29,6 +29,9 @@ pub(crate) struct Best {
     /// Evaluations after it.
     since: u64,
 }
+
+/// What tells one checkpoint from another: its step, that of its last evaluation, and its learning rate.
+pub(crate) type SavedAs = (u64, Option<u64>, f32);
 
 /// What a training is besides its tensors; a checkpoint holds it as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,9 +117,10 @@ impl State {
         self.evaluation = Some((self.step, evaluation));
     }
 
-    /// What tells one checkpoint from another: its step, and that of its last evaluation.
-    pub(crate) fn saved_as(&self) -> (u64, Option<u64>) {
-        (self.step, self.evaluation.as_ref().map(|(at, _)| *at))
+    /// What it is saved as.
+    pub(crate) fn saved_as(&self) -> SavedAs {
+        let evaluated = self.evaluation.as_ref().map(|(at, _)| *at);
+        (self.step, evaluated, self.config.optimizer.lr)
     }
 
     /// Whether there is nothing more to do.

@@ -5,18 +5,19 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::Serialize;
+use serde_json::Value;
 use serpens_core::{Device, cuda};
 use serpens_data::Source;
 use serpens_nn::{Module, Precision, Recompute};
 use serpens_ops::cross_entropy::Totals;
 
+use crate::changes::{plain, same};
 use crate::checkpoint;
 use crate::engine::Engine;
 use crate::error::go_on;
 use crate::interval::Interval;
 use crate::objective::{Learner, NextToken, Objective};
-use crate::saved::plain;
-use crate::state::State;
+use crate::state::{SavedAs, State};
 use crate::{
     Changes, Error, Evaluation, Event, Observer, Optimizer, Result, TrainConfig, TrainedModel,
 };
@@ -41,8 +42,8 @@ pub struct Trainer<O: Objective = NextToken> {
     fastest: Option<f64>,
     source: Box<dyn Source>,
     pub(crate) state: State,
-    /// The last checkpoint read or written: its step, and that of the evaluation in it.
-    saved: Option<(u64, Option<u64>)>,
+    /// The last checkpoint read or written.
+    saved: Option<SavedAs>,
     /// Why newer checkpoints were passed over; told when the run begins.
     passed: Vec<Error>,
 }
@@ -99,24 +100,46 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// Continues from the newest checkpoint in `dir` that is whole; where that is not the newest, [`Event::Warned`] says
-    /// so when the run begins. The settings are the checkpoint's, but for these changes.
+    /// so when the run begins, and newer ones are kept under other names. The settings are the checkpoint's, but for
+    /// these changes.
     ///
     /// # Errors
-    /// [`Error::OtherSettings`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; where none
-    /// is whole what is wrong with the newest; changes that cannot be.
+    /// [`Error::OtherSettings`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; a newer one
+    /// that the system does not let be read; where none is whole what is wrong with the newest; changes that cannot be.
     pub fn resume(
         objective: O,
         dir: &Path,
         source: Box<dyn Source>,
         changes: Changes,
     ) -> Result<Self> {
+        Self::resume_as(objective, dir, source, changes, None)
+    }
+
+    /// [`resume`](Self::resume), unless the settings with the changes are not the expected ones, or the recipe is not the
+    /// one that [`with_recipe`](Self::with_recipe) was given.
+    ///
+    /// # Errors
+    /// [`Error::OtherSettings`] for the first field that differs.
+    pub fn resume_as(
+        objective: O,
+        dir: &Path,
+        source: Box<dyn Source>,
+        changes: Changes,
+        expected: Option<(&TrainConfig, &Value)>,
+    ) -> Result<Self> {
         let (learner, mut state, passed) = checkpoint::load_newest(dir, objective)?;
-        state.check_source(&source.description())?;
+        let saved = Some(state.saved_as());
         changes.apply(&mut state)?;
-        let mut trainer = Self::at(learner, source, state)?;
-        trainer.saved = Some(trainer.state.saved_as());
-        trainer.passed = passed;
-        Ok(trainer)
+        if let Some((config, recipe)) = expected {
+            same("train", &plain(&state.config), &plain(config))?;
+            same("", &state.recipe, &plain(recipe))?;
+        }
+        state.check_source(&source.description())?;
+        Ok(Self {
+            saved,
+            passed,
+            ..Self::at(learner, source, state)?
+        })
     }
 
     fn at(learner: Learner<O>, source: Box<dyn Source>, state: State) -> Result<Self> {
@@ -135,10 +158,22 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// The same trainer with what defines its run besides its own settings: checkpoints keep it, and
-    /// [`crate::Saved::changed`] holds it against what a run is to go on with.
+    /// [`resume_as`](Self::resume_as) holds it against what a run is to go on with.
     pub fn with_recipe(mut self, recipe: &impl Serialize) -> Self {
         self.state.recipe = plain(recipe);
         self
+    }
+
+    /// Brings another learning rate to the checkpoint in `dir` that is gone on from, as a run does when it begins; the
+    /// number of steps is what a run is asked for each time.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn keep_changes(&mut self, dir: &Path) -> Result<()> {
+        match self.saved {
+            Some(saved) if saved != self.state.saved_as() => self.save(dir).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// The same trainer on another device, in another precision. Without this it computes where the given model is.
@@ -185,18 +220,18 @@ impl<O: Objective> Trainer<O> {
     /// the end of each of these, and the model evaluated, unless the flag ended the run.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before
+    /// [`Error::NoEvaluation`]; [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before
     /// stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
     pub fn run(&mut self, mut run: Run<'_, O::Model>) -> Result<Outcome> {
         if self.state.config.best.is_some() && run.evaluate.is_none() {
-            let reason = "nothing evaluates the model while it is trained";
-            return Err(Error::config("best", "{ … }", reason));
+            return Err(Error::NoEvaluation);
         }
         let mut warnings = std::mem::take(&mut self.passed);
         if let Some(dir) = run.dir {
             if let (Some((_, path)), None) = (checkpoint::newest(dir)?, self.saved) {
                 return Err(Error::RunExists(path));
             }
+            warnings.iter_mut().try_for_each(checkpoint::set_aside)?;
             warnings.extend(checkpoint::sweep(dir)?);
         }
         warn(&mut run, &warnings)?;
@@ -238,7 +273,7 @@ impl<O: Objective> Trainer<O> {
             }
             save |= self.state.best.is_some_and(|best| best.step == step);
             // One of this very step may lack the evaluation that an interrupt cut off.
-            save |= self.saved.is_some_and(|(at, _)| at == step);
+            save |= self.saved.is_some_and(|(at, ..)| at == step);
             if save {
                 self.checkpoint(run)?;
             }
@@ -305,7 +340,7 @@ impl<O: Objective> Trainer<O> {
     pub(crate) fn save(&mut self, dir: &Path) -> Result<(PathBuf, Vec<Error>)> {
         let path = checkpoint::folder(dir, self.step());
         let saved = match self.saved {
-            Some((at, _)) if at == self.step() && path.is_dir() => {
+            Some((at, ..)) if at == self.step() && path.is_dir() => {
                 checkpoint::write_state(&path, &self.state)?;
                 (path, Vec::new())
             }

@@ -109,7 +109,9 @@ impl Error {
             Error::Model(error) | Error::Train(TrainError::Model(error)) => error.is_config(),
             Error::Train(error) => matches!(
                 error,
-                TrainError::Config { .. } | TrainError::OtherSettings { .. }
+                TrainError::Config { .. }
+                    | TrainError::OtherSettings { .. }
+                    | TrainError::NoEvaluation
             ),
             Error::Data(error) => matches!(
                 error,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
@@ -11,6 +12,7 @@ use serpens_core::files::{FileError, write_bytes};
 use serpens_report::grouped;
 
 use crate::Result;
+use crate::stop::STOP;
 
 /// The bars on standard error; there are none where it is no terminal, or one that only knows lines.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
@@ -45,36 +47,64 @@ pub(crate) fn one_line(text: &str) -> String {
     harmless(text).replace('\n', "\\n").replace('\t', "\\t")
 }
 
-/// A text and the end of its line on standard output. A reader that went away is no error: it has seen what it wanted.
+/// A text and the end of its line on standard output.
 pub(crate) fn say(text: &str) -> Result<()> {
-    Ok(print_line(text)?)
-}
-
-/// [`say`], within a training run.
-pub(crate) fn print_line(text: &str) -> serpens_train::Result<()> {
     print_drawn(&harmless(text))
 }
 
 /// A figure as it is, which has colours, of texts that are [`harmless`].
-pub(crate) fn print_drawn(figure: &str) -> serpens_train::Result<()> {
+pub(crate) fn print_drawn(figure: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    unless_gone(writeln!(out, "{figure}").and_then(|()| out.flush())).map(drop)
+    match takes_a_line(&out) {
+        true => unless_gone(writeln!(out, "{figure}").and_then(|()| out.flush())).map(drop),
+        false => Ok(()),
+    }
 }
 
-/// Whether the reader of standard output is still there; an error where the writing failed for another reason.
-pub(crate) fn unless_gone(written: io::Result<()>) -> serpens_train::Result<bool> {
+/// Whether the reader of standard output is still there. That one went away, or a terminal, is no error: they have seen
+/// what they wanted.
+pub(crate) fn unless_gone(written: io::Result<()>) -> Result<bool> {
+    const EIO: i32 = 5; // of a terminal that closed, on every Unix
     match written {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) if cfg!(unix) && e.raw_os_error() == Some(EIO) => Ok(false),
         Err(e) => Err(FileError::of("write", Path::new("standard output"))(e).into()),
     }
 }
 
 /// A line on standard error, for people, above the bars: where it cannot be written, the work goes on.
 pub fn tell(line: &str) {
-    // They are drawn again with their next change. Not with `suspend`: it panics where the terminal went away.
-    let _ = BARS.clear();
-    let _ = writeln!(io::stderr(), "{}", one_line(line));
+    if takes_a_line(io::stderr()) {
+        // They are drawn again with their next change. Not with `suspend`: it panics where the terminal went away.
+        let _ = BARS.clear();
+        let _ = writeln!(io::stderr(), "{}", one_line(line));
+    }
+}
+
+/// Whether a stream takes a line, which is waited for until an end was asked for: a reader that pauses holds the work up,
+/// but not its end.
+#[cfg(unix)]
+fn takes_a_line(stream: impl std::os::fd::AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    loop {
+        let ends = STOP.load(Ordering::Relaxed);
+        let wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: if ends { 0 } else { 100_000_000 },
+        };
+        let stream = PollFd::new(&stream, PollFlags::OUT);
+        match poll(&mut [stream], Some(&wait)) {
+            Ok(0) if ends => return false,
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            _ => return true, // what is wrong, the writing tells
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn takes_a_line<T>(_stream: T) -> bool {
+    true
 }
 
 /// How a command shows what it does.
@@ -90,18 +120,19 @@ pub(crate) enum OutputMode {
 
 impl OutputMode {
     /// Tells something that people read while the work goes on, or programs as an event.
-    pub(crate) fn announce(self, line: &str, event: &serde_json::Value) -> Result<()> {
+    pub(crate) fn announce(self, line: &str, event: &serde_json::Value) {
         if self == OutputMode::Terminal {
             tell(line);
         }
-        self.event(event)
+        self.event(event);
     }
 
-    /// Tells programs of an event.
-    pub(crate) fn event(self, event: &serde_json::Value) -> Result<()> {
-        match self {
-            OutputMode::Json => say(&event.to_string()),
-            OutputMode::Terminal | OutputMode::Quiet => Ok(()),
+    /// Tells programs of an event. Where that fails people are told, and the work goes on.
+    pub(crate) fn event(self, event: &serde_json::Value) {
+        if self == OutputMode::Json
+            && let Err(error) = say(&event.to_string())
+        {
+            tell(&format!("warning: {error}"));
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use serpens_core::Device;
 use serpens_train::{Event, Observer, StepMetrics, go_on};
 
-use crate::output::{BARS, OutputMode, counted, duration, figure, fitting, print_line, tell};
+use crate::output::{BARS, OutputMode, counted, duration, figure, fitting, tell};
 use crate::stop::STOP;
 use crate::tasks::Task;
 
@@ -155,7 +155,10 @@ impl<'a> Progress<'a> {
 impl Observer for Progress<'_> {
     fn event(&mut self, event: &Event<'_>) -> serpens_train::Result<()> {
         match self.mode {
-            OutputMode::Json => return print_json(self.name, event),
+            OutputMode::Json => {
+                tell_programs(self.mode, self.name, event);
+                return Ok(());
+            }
             OutputMode::Quiet if !matches!(event, Event::Warned(_)) => return Ok(()),
             OutputMode::Quiet | OutputMode::Terminal => {}
         }
@@ -188,7 +191,7 @@ impl Observer for Progress<'_> {
     }
 }
 
-fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
+fn tell_programs(mode: OutputMode, name: &str, event: &Event<'_>) {
     let mut value = match event {
         Event::Started {
             step,
@@ -202,9 +205,9 @@ fn print_json(name: &str, event: &Event<'_>) -> serpens_train::Result<()> {
         Event::Checkpointed { step, path } => {
             json!({ "event": "checkpointed", "step": step, "path": path.to_string_lossy() })
         }
-        Event::Checkpointing => return Ok(()),
+        Event::Checkpointing => return,
         Event::Warned(error) => json!({ "event": "warned", "warning": error.to_string() }),
     };
     value["model"] = name.into();
-    print_line(&value.to_string())
+    mode.event(&value);
 }

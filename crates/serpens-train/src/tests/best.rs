@@ -76,8 +76,5 @@ fn training_ends_when_patience_is_lost_which_a_resumed_run_goes_on_to_lose() {
 #[test]
 fn the_best_of_nothing_is_refused() {
     let error = run(&mut trainer(rule(2, false, 1)), None).err().unwrap();
-    assert!(
-        matches!(error, Error::Config { field: "best", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::NoEvaluation), "{error}");
 }

@@ -90,7 +90,9 @@ fn warned(run_dir: &Path) -> String {
     let [warning] = &heard.warnings[..] else {
         panic!("{:?}", heard.warnings);
     };
-    assert_eq!(names(run_dir), ["step-0000006", "step-0000007"]);
+    let kept = ["step-0000006", "step-0000006.damaged-1", "step-0000007"];
+    assert_eq!(names(run_dir), kept, "{warning}");
+    assert!(warning.contains("step-0000006.damaged-1 is damaged"));
     warning.clone()
 }
 
@@ -106,11 +108,83 @@ fn a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so() {
                 None => fs::remove_file(&path).unwrap(),
             }
             let text = warned(run_dir.path());
-            let named = [path.to_str().unwrap(), "an earlier checkpoint"];
+            let named = [path.to_str().unwrap(), "another checkpoint"];
             assert!(named.iter().all(|part| text.contains(part)), "{text}");
             assert!(!text.contains('\n'), "{text}");
         }
     }
+}
+
+/// A file that the system does not let be read, whoever asks.
+#[cfg(unix)]
+fn make_unreadable(path: &Path) {
+    fs::remove_file(path).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_removed() {
+    for file in FILES {
+        let (run_dir, _) = six_steps();
+        let path = newest(run_dir.path()).join(file);
+        let good = fs::read(&path).unwrap();
+        make_unreadable(&path);
+        let error = resume(run_dir.path(), 7).err().unwrap();
+        assert!(!error.is_damage(), "{error}");
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, good).unwrap();
+        assert_eq!(resume(run_dir.path(), 7).unwrap().step(), 6);
+    }
+    let (run_dir, _) = six_steps();
+    let path = run_dir.path().join(CHECKPOINTS_DIR).join("step-0000008");
+    fs::write(&path, "").unwrap();
+    make_unreadable(&path);
+    let error = resume(run_dir.path(), 7).err().unwrap();
+    assert!(error.to_string().contains("step-0000008"), "{error}");
+}
+
+#[test]
+fn what_was_passed_over_is_kept_however_often_it_is_damaged() {
+    let (run_dir, _) = six_steps();
+    let state = || newest(run_dir.path()).join("state.json");
+    for aside in ["damaged-1", "damaged-2"] {
+        fs::write(state(), "{").unwrap();
+        run(
+            &mut resume(run_dir.path(), 6).unwrap(),
+            Some(run_dir.path()),
+        )
+        .unwrap();
+        assert!(state().parent().unwrap().with_extension(aside).is_dir());
+    }
+    let left = |name: &String| name.contains("damaged");
+    run(
+        &mut resume(run_dir.path(), 9).unwrap(),
+        Some(run_dir.path()),
+    )
+    .unwrap();
+    assert_eq!(
+        names(run_dir.path())
+            .iter()
+            .filter(|name| left(name))
+            .count(),
+        2
+    );
+}
+
+#[test]
+fn a_file_that_has_grown_beyond_all_measure_is_not_read() {
+    let (run_dir, _) = six_steps();
+    let path = newest(run_dir.path()).join("config.json");
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(serpens_core::files::MOST_WHOLE + 1).unwrap();
+    let error = load(6, path.parent().unwrap()).err().unwrap();
+    assert!(error.to_string().contains("more than 64 MiB"), "{error}");
+    assert_eq!(resume(run_dir.path(), 7).unwrap().step(), 5);
 }
 
 #[test]
@@ -302,6 +376,62 @@ fn a_folder_is_held_by_one_and_its_holder_is_named() {
     );
     drop(held);
     Lock::take(dir.path()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_lock_is_a_file_of_its_own_and_little_of_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, other) = (dir.path().join(Lock::FILE), dir.path().join("other"));
+    fs::write(&other, "of the user").unwrap();
+    std::os::unix::fs::symlink(&other, &lock).unwrap();
+    assert!(matches!(Lock::take(dir.path()), Err(Error::Io { .. })));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "of the user");
+    fs::remove_file(&lock).unwrap();
+    let held = Lock::take(dir.path()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&lock)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    let error = Lock::take(dir.path()).err().unwrap();
+    assert!(
+        matches!(error, Error::InUse { holder: None, .. }),
+        "{error}"
+    );
+    drop(held);
+}
+
+#[test]
+fn nothing_is_saved_in_a_folder_that_is_not_the_one_that_was_taken() {
+    let above = tempfile::tempdir().unwrap();
+    let (dir, moved) = (above.path().join("a"), above.path().join("moved"));
+    for another in [false, true] {
+        fs::create_dir(&dir).unwrap();
+        let held = Lock::take(&dir).unwrap();
+        held.check().unwrap();
+        fs::rename(&dir, &moved).unwrap();
+        let other = another.then(|| {
+            fs::create_dir(&dir).unwrap();
+            Lock::take(&dir).unwrap()
+        });
+        let mut observer = &held;
+        let ended = trainer(settings(2)).run(Run {
+            dir: Some(&dir),
+            observer: &mut observer,
+            stop: &ON,
+            evaluate: None,
+        });
+        assert!(
+            matches!(&ended, Err(Error::Moved(path)) if *path == dir),
+            "{ended:?}"
+        );
+        assert_eq!(dir.exists(), another);
+        assert!(!dir.join(CHECKPOINTS_DIR).exists());
+        drop(other);
+        fs::remove_dir_all(&moved).unwrap();
+    }
 }
 
 #[test]

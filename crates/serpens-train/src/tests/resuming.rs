@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serpens_data::{Batch, Bounds, Prefetch};
 
 use super::*;
-use crate::{Damage, Error, JsonLines, Outcome, Saved, newest_checkpoint};
+use crate::{Damage, Error, JsonLines, Outcome, newest_checkpoint};
 
 /// Twenty steps at once are ten, a resumption, and ten: parameters, moments, losses.
 fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn Source>) {
@@ -237,7 +237,21 @@ fn a_broken_line_of_metrics_costs_that_line_and_is_told() {
         fs::read_to_string(&path).unwrap(),
         "{\"step\":1}\n{\"step\":3}\n"
     );
-    assert!(JsonLines::open(&path, 3).unwrap().broken().is_none());
+    let lines = JsonLines::open(&path, 3).unwrap();
+    assert!(lines.broken().is_none() && lines.missing().is_none());
+    // A hole of 100 MB, which is not held in memory, and a file without lines.
+    let file = fs::File::options().append(true).open(&path).unwrap();
+    file.set_len(100 << 20).unwrap();
+    let lines = JsonLines::open(&path, 3).unwrap();
+    let error = lines.broken().unwrap();
+    assert!(
+        matches!(error, Error::BrokenLines { count: 1599, .. }),
+        "{error}"
+    );
+    assert_eq!(fs::metadata(&path).unwrap().len(), 22);
+    fs::remove_file(&path).unwrap();
+    let error = JsonLines::open(&path, 3).unwrap().missing().unwrap();
+    assert!(matches!(&error, Error::NoLines(p) if *p == path), "{error}");
 }
 
 #[test]
@@ -247,22 +261,20 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
     let config = settings(4);
     let mut first = trainer(config.clone()).with_recipe(&recipe);
     run(&mut first, Some(run_dir.path())).unwrap();
-    let source = task().description();
-    let changed = |changes: Changes, config: &TrainConfig, recipe: &serde_json::Value, source| {
-        let saved = Saved::newest(run_dir.path()).unwrap().unwrap();
-        saved.changed(&changes, config, recipe, source)
+    let changed = |changes: Changes, config: &TrainConfig, recipe: &serde_json::Value| {
+        let (dir, source) = (run_dir.path(), Box::new(task()));
+        Trainer::resume_as(NextToken, dir, source, changes, Some((config, recipe)))
     };
     let none = Changes::default();
-    changed(none, &config, &recipe, &source).unwrap();
-    let field = |config: &TrainConfig, recipe: &serde_json::Value| match changed(
-        none, config, recipe, &source,
-    )
-    .err()
-    .unwrap()
-    {
-        Error::OtherSettings { field, saved, here } => (field, saved, here),
-        other => panic!("{other}"),
-    };
+    changed(none, &config, &recipe).unwrap();
+    let field =
+        |config: &TrainConfig, recipe: &serde_json::Value| match changed(none, config, recipe)
+            .err()
+            .unwrap()
+        {
+            Error::OtherSettings { field, saved, here } => (field, saved, here),
+            other => panic!("{other}"),
+        };
     let differs = |name: &str, saved: &str, here: &str| (name.into(), saved.into(), here.into());
     let mut edited = config.clone();
     edited.optimizer.lr = 0.5;
@@ -280,21 +292,34 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
     wider["model"]["d_model"] = 32.into();
     let got = field(&config, &wider);
     assert_eq!(got, differs("model.d_model", "16", "32"));
-    let other = changed(none, &config, &recipe, "another text").err();
-    assert!(matches!(other, Some(Error::OtherSettings { .. })));
-    let fewer = changed(Changes::steps(3), &config, &recipe, &source).err();
+    let fewer = changed(Changes::steps(3), &config, &recipe).err();
     assert!(matches!(fewer, Some(Error::Config { field: "steps", .. })));
+    let lr = Changes {
+        lr: Some(0.5),
+        ..none
+    };
+    let no_step = changed(lr, &edited, &recipe).err();
+    assert!(
+        matches!(no_step, Some(Error::Config { field: "optimizer.lr", value, .. }) if value == "0.5")
+    );
+    changed(
+        Changes {
+            lr: Some(3e-3),
+            ..none
+        },
+        &config,
+        &recipe,
+    )
+    .unwrap();
 
     edited.steps = 6;
     let changes = Changes {
         steps: Some(6),
         lr: Some(0.5),
     };
-    changed(changes, &edited, &recipe, &source)
-        .unwrap()
-        .write()
-        .unwrap();
-    changed(none, &edited, &recipe, &source).unwrap();
+    let mut resumed = changed(changes, &edited, &recipe).unwrap();
+    resumed.keep_changes(run_dir.path()).unwrap();
+    changed(none, &edited, &recipe).unwrap();
     let back = go_on_in(run_dir.path(), none);
     assert_eq!(back.state.config, edited);
     assert_eq!(bits(back.model()), bits(first.model()));
@@ -329,6 +354,42 @@ fn a_run_of_any_optimiser_with_frozen_parameters_goes_on_to_the_bit() {
         }
         let kept = moment_bits(&resumed);
         assert!(kept.iter().all(|(name, _)| !name.ends_with("A_log")));
+    }
+}
+
+#[test]
+fn another_rate_is_kept_by_the_checkpoint_that_is_gone_on_from() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        checkpoint_every: 2,
+        ..settings(4)
+    };
+    run(&mut trainer(config), Some(run_dir.path())).unwrap();
+    let (_, newest) = newest_checkpoint(run_dir.path()).unwrap().unwrap();
+    let damaged = fs::read(newest.join("model.safetensors")).unwrap();
+    fs::write(
+        newest.join("model.safetensors"),
+        &damaged[..damaged.len() - 1],
+    )
+    .unwrap();
+    let changes = Changes {
+        lr: Some(0.5),
+        ..Changes::default()
+    };
+    for kept_before in [true, false] {
+        let mut resumed = go_on_in(run_dir.path(), changes);
+        assert_eq!(resumed.step(), 2);
+        match kept_before {
+            true => resumed.keep_changes(run_dir.path()).unwrap(),
+            // As a run does when it begins, though it ends at once.
+            false => drop(train_on(
+                &mut resumed,
+                run_dir.path(),
+                &AtomicBool::new(true),
+            )),
+        }
+        let again = go_on_in(run_dir.path(), Changes::default());
+        assert_eq!((again.step(), again.state.config.optimizer.lr), (2, 0.5));
     }
 }
 

@@ -69,7 +69,7 @@ fn show(text: &[u8]) -> Result<bool> {
         true => out.write_all(harmless(&String::from_utf8_lossy(text)).as_bytes()),
         false => out.write_all(text),
     };
-    Ok(unless_gone(written.and_then(|()| out.flush()))?)
+    unless_gone(written.and_then(|()| out.flush()))
 }
 
 /// Takes what is complete of a text whose last character may still lack bytes; bytes that are no text become `�`.

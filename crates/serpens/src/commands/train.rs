@@ -60,6 +60,7 @@ fn changes(args: &TrainArgs) -> Vec<String> {
     let mut changes = args.set.clone();
     changes.extend(args.seed.map(|seed| format!("seed={seed}")));
     changes.extend(args.steps.map(|steps| format!("train.steps={steps}")));
-    changes.extend(args.lr.map(|lr| format!("train.optimizer.lr={lr:?}")));
+    let lr = |lr| format!("train.optimizer.lr={lr:?}").to_lowercase(); // NaN is nan in TOML
+    changes.extend(args.lr.map(lr));
     changes
 }

@@ -2,9 +2,10 @@
 
 use serpens_data::Error as DataError;
 use serpens_nn::{MambaLmConfig, Module};
-use serpens_train::Compute;
+use serpens_train::{Compute, Error as TrainError};
 use toml::Table;
 
+use crate::output::OutputMode;
 use crate::recipe::Recipe;
 use crate::refusal::Refusal;
 use crate::tasks::{Task, TaskConfig};
@@ -20,6 +21,9 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     check_ranges(recipe)?;
     let task = settings.open(recipe.seed, tests);
     let task = task.map_err(|error| named(&recipe.task, error))?;
+    if recipe.train.best.is_some() && task.validation("", OutputMode::Quiet).is_none() {
+        return Err(TrainError::NoEvaluation.into());
+    }
     let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary());
     if !allowed.contains(&found) {
         let wrong = Refusal::Vocabulary { found, allowed };
@@ -49,7 +53,7 @@ fn check_ranges(recipe: &Recipe) -> Result<()> {
     counts.try_for_each(|(setting, found, most)| Error::check_count(setting, found, most))
 }
 
-/// The error with the key of the task's settings that it is about.
+/// The error with the key of the task's settings that it is about, or the option.
 fn named(task: &TaskConfig, error: Error) -> Error {
     let Error::Data(error) = error else {
         return error;

@@ -22,7 +22,7 @@ const REPORT: &str = "report.json";
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
     /// Held by who trains; who only reads needs none.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl RunFolder {
@@ -57,7 +57,7 @@ impl RunFolder {
             return Ok(None);
         }
         make_folders(&path)?;
-        match (Self { path, _lock: None }).hold() {
+        match (Self { path, lock: None }).hold() {
             // Another run begins in it.
             Err(Error::Train(TrainError::InUse { .. })) => Ok(None),
             held => Ok(Some(held?).filter(|folder| !folder.settings().exists())),
@@ -69,11 +69,16 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::InUse`] where another trains in it.
     pub(crate) fn hold(mut self) -> Result<Self> {
-        self._lock = Some(Lock::take(&self.path)?);
+        self.lock = Some(Lock::take(&self.path)?);
         for error in remove_temporary(&self.path) {
             tell(&format!("warning: {error}"));
         }
         Ok(self)
+    }
+
+    /// What tells whether the folder still is this process's own.
+    pub(super) fn lock(&self) -> &Lock {
+        self.lock.as_ref().expect("a run takes its folder first")
     }
 
     /// The folder of a run that is there already, which an option names: this one, or the one of this name in `out`.
@@ -90,8 +95,8 @@ impl RunFolder {
     }
 
     fn at(path: &Path) -> Option<Self> {
-        let (path, _lock) = (path.to_owned(), None);
-        Some(Self { path, _lock }).filter(|folder| folder.settings().exists())
+        let (path, lock) = (path.to_owned(), None);
+        Some(Self { path, lock }).filter(|folder| folder.settings().exists())
     }
 
     /// The file of settings, a recipe for the same run.

@@ -9,7 +9,7 @@ use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 use serpens_train::{
     CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
-    Observer, Saved, Trainer, newest_checkpoint,
+    Observer, Trainer,
 };
 
 use super::Run;
@@ -31,73 +31,91 @@ pub(super) struct Job<'a> {
     model: MambaLmConfig,
     /// The model's own folder.
     dir: PathBuf,
+    /// A trainer at the checkpoint that is gone on from, where there is one.
+    saved: Option<Trainer>,
+}
+
+fn source(run: &Run) -> Result<Box<Prefetch>> {
+    Ok(Box::new(Prefetch::new(run.task.source(), AHEAD)?))
 }
 
 impl<'a> Job<'a> {
-    /// The model by itself, or beside its twin.
-    pub(super) fn all(run: &'a Run) -> impl Iterator<Item = Self> {
+    /// The model by itself, or beside its twin, with the changes that were asked for.
+    ///
+    /// # Errors
+    /// What refuses to go on otherwise than it began.
+    pub(super) fn all(run: &'a Run) -> Result<Vec<Self>> {
         let dir = &run.folder.path;
         let twin = run.recipe.twin_model();
         let twin = twin.map(|twin| (twin, dir.join("twin")));
         let models = [(run.recipe.model.clone(), dir.clone())];
-        models
-            .into_iter()
-            .chain(twin)
-            .map(move |(model, dir)| Self {
+        let jobs = models.into_iter().chain(twin).map(|(model, dir)| {
+            let expected = Some((&run.recipe.train, &run.identity()));
+            let resumed = Trainer::resume_as(NextToken, &dir, source(run)?, run.changes, expected);
+            Ok(Self {
                 run,
                 name: model.ssm_name(),
                 model,
+                saved: match resumed {
+                    Err(TrainError::NoCheckpoint(_)) if !dir.join(MODEL).exists() => None,
+                    resumed => Some(resumed?),
+                },
                 dir,
             })
+        });
+        jobs.collect()
     }
 
-    /// What was saved of this model, with the changes that were asked for. Refuses to go on otherwise than it began.
-    pub(super) fn saved(&self) -> Result<Option<Saved>> {
-        let (run, recipe) = (self.run, &self.run.recipe);
-        let Some(saved) = Saved::newest(&self.dir)? else {
-            let none = newest_checkpoint(&self.dir)?.is_none();
-            let path = self.dir.join(CHECKPOINTS_DIR);
-            return match none && self.dir.join(MODEL).exists() {
-                true => Err(TrainError::NoCheckpoint(path).into()),
-                false => Ok(None), // it ended before its first, or will say what is wrong with all
-            };
-        };
-        let source = run.task.source().description();
-        let saved = saved.changed(&run.changes, &recipe.train, &run.identity(), &source)?;
-        Ok(Some(saved))
+    /// Brings what was changed to the checkpoint.
+    pub(super) fn keep_changes(&mut self) -> Result<()> {
+        let mut saved = self.saved.iter_mut();
+        Ok(saved.try_for_each(|saved| saved.keep_changes(&self.dir))?)
     }
 
-    /// Trains the model, unless that was done before; saves it as `model/`.
-    pub(super) fn train(&self) -> Result<Trained> {
+    /// Trains the model from where it was saved, unless that was its end; saves it as `model/`.
+    pub(super) fn train(mut self) -> Result<Trained> {
+        self.run.folder.lock().check()?;
         make_folders(&self.dir)?;
-        let (saved, metrics) = (self.dir.join(MODEL), self.dir.join("metrics.jsonl"));
+        let (model, metrics) = (self.dir.join(MODEL), self.dir.join("metrics.jsonl"));
+        let begins_anew = self.saved.is_none() && metrics.exists();
         let trainer = self.trainer()?;
         let lines = JsonLines::open(&metrics, trainer.step())?;
+        let told = trainer.is_finished() || trainer.step() >= self.run.recipe.train.log_every;
+        let path = self.dir.join(CHECKPOINTS_DIR);
+        let warnings = [
+            begins_anew.then_some(TrainError::NoCheckpoint(path)),
+            lines.missing().filter(|_| told),
+            lines.broken(),
+        ];
+        let (run, device) = (self.run, self.run.compute.device);
+        let mut progress = Progress::new(run.mode, self.name, &*run.task, device);
+        for warning in warnings.iter().flatten() {
+            progress.event(&Event::Warned(warning))?;
+        }
         // One that is not whole is saved again.
         let done = trainer
             .is_finished()
-            .then(|| load(&saved, Verify::Digests).ok())
+            .then(|| load(&model, Verify::Digests).ok())
             .flatten();
         let (model, evaluation) = match done {
             Some(model) => (self.placed(model)?, None),
             None => {
-                let (model, evaluation) = self.train_to_the_end(trainer, lines)?;
-                checkpoint::save(&model, &saved)?;
-                (model, evaluation)
+                let (trained, evaluation) = self.train_to_the_end(trainer, progress, lines)?;
+                checkpoint::save(&trained, &model)?;
+                (trained, evaluation)
             }
         };
         Trained::new(self.name, model, evaluation, &metrics)
     }
 
-    /// A trainer at the newest checkpoint, or at the beginning.
-    fn trainer(&self) -> Result<Trainer> {
+    /// A trainer where the run computes, which goes on from what was saved, or begins.
+    fn trainer(&mut self) -> Result<Trainer> {
         let (run, recipe) = (self.run, &self.run.recipe);
-        let source = Box::new(Prefetch::new(run.task.source(), AHEAD)?);
-        let trainer = match newest_checkpoint(&self.dir)? {
-            Some(_) => Trainer::resume(NextToken, &self.dir, source, run.changes)?,
+        let trainer = match self.saved.take() {
+            Some(trainer) => trainer,
             None => {
                 let model = self.model.init(Device::cpu(), recipe.seed)?;
-                Trainer::new(NextToken, model, source, recipe.train.clone())?
+                Trainer::new(NextToken, model, source(run)?, recipe.train.clone())?
             }
         };
         Ok(trainer.with_recipe(&run.identity()).on(run.compute)?)
@@ -114,14 +132,11 @@ impl<'a> Job<'a> {
     fn train_to_the_end(
         &self,
         mut trainer: Trainer,
+        progress: Progress<'_>,
         lines: JsonLines,
     ) -> Result<(MambaLm, Option<Evaluation>)> {
         let (run, task) = (self.run, &*self.run.task);
-        let mut progress = Progress::new(run.mode, self.name, task, run.compute.device);
-        if let Some(error) = lines.broken() {
-            progress.event(&Event::Warned(&error))?;
-        }
-        let mut heard_by = (progress, lines);
+        let mut heard_by = (progress, (run.folder.lock(), lines));
         let mut validation = task.validation(self.name, run.mode);
         let outcome = trainer.run(serpens_train::Run {
             dir: Some(&self.dir),
@@ -129,11 +144,24 @@ impl<'a> Job<'a> {
             stop: &STOP,
             evaluate: (validation.as_mut()).map(|hook| &mut **hook as &mut Evaluate<'_, _>),
         })?;
-        heard_by.0.finish();
-        match (outcome.interrupted, outcome.best) {
-            (true, _) => Err(run.interrupted(outcome.step)),
-            (false, Some(best)) => Ok((self.placed(load(&best, Verify::Digests)?)?, None)),
-            (false, None) => Ok((trainer.into_model(), outcome.evaluation)),
+        let mut progress = heard_by.0;
+        progress.finish();
+        run.folder.lock().check()?;
+        if outcome.interrupted {
+            return Err(run.interrupted(outcome.step));
+        }
+        let last = (trainer.into_model(), outcome.evaluation);
+        let Some(path) = outcome.best else {
+            return Ok(last);
+        };
+        let best = checkpoint::load(&path, Device::cpu(), Verify::Digests);
+        match best.map_err(TrainError::from) {
+            Err(error) if error.is_damage() => {
+                let source = Box::new(error);
+                progress.event(&Event::Warned(&TrainError::PassedOver { path, source }))?;
+                Ok(last)
+            }
+            best => Ok((self.placed(best?)?, None)),
         }
     }
 }

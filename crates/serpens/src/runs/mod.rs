@@ -7,7 +7,7 @@ pub(crate) mod models;
 mod report;
 
 use serde_json::Value;
-use serpens_train::{Changes, Compute, Error as TrainError, Saved};
+use serpens_train::{Changes, Compute, Error as TrainError};
 
 use crate::output::{OutputMode, one_line, save, say, tell};
 use crate::recipe::Recipe;
@@ -40,12 +40,11 @@ impl Run {
     /// Trains what is not trained yet, tests it, and writes the report.
     pub(crate) fn go(&self) -> Result<()> {
         stop::listen();
-        let saved = Job::all(self).map(|job| job.saved());
-        let saved = saved.collect::<Result<Vec<_>>>()?;
-        saved.iter().flatten().try_for_each(Saved::write)?;
+        let mut jobs = Job::all(self)?;
+        jobs.iter_mut().try_for_each(Job::keep_changes)?;
         save(&self.folder.settings(), self.recipe.to_toml())?;
-        self.announce()?;
-        let trained = Job::all(self).map(|job| job.train());
+        self.announce();
+        let trained = jobs.into_iter().map(Job::train);
         let trained = trained.collect::<Result<Vec<_>>>()?;
         match self.conclude(&trained) {
             Err(Error::Train(TrainError::Stopped)) => {
@@ -58,6 +57,7 @@ impl Run {
     /// Tests what was trained, and writes the report.
     fn conclude(&self, trained: &[Trained]) -> Result<()> {
         let results = self.task.test(trained, self.mode)?;
+        self.folder.lock().check()?;
         self.folder.save_report(&self.report(trained, &results)?)?;
         self.finish(&results)
     }
@@ -86,7 +86,7 @@ impl Run {
     }
 
     /// Says which run begins, or goes on, and where it computes.
-    fn announce(&self) -> Result<()> {
+    fn announce(&self) {
         let (device, precision) = (self.compute.device, self.compute.precision);
         let event = serde_json::json!({
             "event": "run",
@@ -97,11 +97,10 @@ impl Run {
         });
         let run = self.folder.path.display();
         let line = format!("run {run}, on {device} in {precision}");
-        self.mode.announce(&line, &event)?;
+        self.mode.announce(&line, &event);
         if self.mode == OutputMode::Terminal {
             self.task.about().iter().for_each(|about| tell(about));
         }
-        Ok(())
     }
 
     /// Says what came of it.

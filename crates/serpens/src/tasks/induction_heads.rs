@@ -130,7 +130,7 @@ impl Induction {
             mode.event(&serde_json::json!({
                 "event": "tested", "model": name, "length": length,
                 "accuracy": share.value(), "interval": share.interval(),
-            }))?;
+            }));
             series.points.push((length as f64, share.value()));
             series.intervals.push(share.interval());
             shares.push(share);

@@ -142,6 +142,40 @@ fn a_run_whose_terminal_goes_away_is_saved_as_after_an_interrupt() {
     }
 }
 
+/// Both streams go to a reader that has stopped reading.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_is_heard_by_a_run_that_waits_for_its_reader() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    for signal in ["INT", "TERM"] {
+        let place = TestFolder::new();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        // SAFETY: it asks for the size of a pipe that is open.
+        let room = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+        writer.write_all(&vec![b'x'; room as usize]).unwrap();
+        let args = with_settings(
+            &["train", "induction-heads"],
+            TINY,
+            &["--json", "--name", "a"],
+        );
+        let mut command = place.command(&args);
+        hear_signals(&mut command);
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let mut child = command.spawn().expect("the command starts");
+        while !place.path("runs/a/config.toml").exists() {
+            std::thread::yield_now();
+        }
+        let kill = Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status();
+        assert!(kill.expect("kill is there").success());
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}");
+        drop(reader);
+    }
+}
+
 /// As under nohup, which starts a command with the signal ignored.
 #[cfg(target_os = "linux")]
 #[test]

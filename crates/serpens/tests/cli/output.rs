@@ -37,6 +37,31 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_run_whose_terminal_goes_away_comes_to_its_end() {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::ptr::{null, null_mut};
+
+    let place = TestFolder::new();
+    for (form, name) in [("--json", "a"), ("--quiet", "b")] {
+        let [mut main, mut side] = [0; 2];
+        // SAFETY: both numbers are there to be written to, and nothing else is asked for.
+        let opened = unsafe { libc::openpty(&mut main, &mut side, null_mut(), null(), null()) };
+        assert_eq!(opened, 0);
+        // SAFETY: both were just opened, and nobody else has them.
+        let [main, side] = [main, side].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let args = with_settings(&["train", "induction-heads"], TINY, &[form, "--name", name]);
+        let mut command = place.command(&args);
+        command.stdout(side).stderr(Stdio::piped());
+        let child = command.spawn().expect("the command starts");
+        drop((main, command));
+        let ran = Ran::new(&args, child.wait_with_output().expect("the command ends"));
+        ran.succeeds();
+        assert!(place.path("runs").join(name).join("report.html").exists());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_full_disk_is_told() {
     let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
@@ -56,6 +81,8 @@ fn a_full_disk_is_told() {
             .expect("the command starts");
         Ran::new(args, output).fails(1, &["cannot write standard output", "No space left"]);
     }
+    // It is not training that a full disk of events ends.
+    assert!(place.path("runs/induction-heads-1/report.html").exists());
     std::os::unix::fs::symlink("/dev/full", place.path("full.svg")).unwrap();
     let ran = place.run(&["inspect", "--model", "runs/a", "--out", "full.svg"]);
     ran.is_refused(1, &["cannot write full.svg", "No space left"]);

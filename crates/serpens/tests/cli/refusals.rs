@@ -11,7 +11,7 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
     place.write("short.txt", "0123456789");
     fs::create_dir(place.path("nothing")).unwrap();
     let cases = [
-        ("missing.txt", "does not exist"),
+        ("missing.txt", "--data: `missing.txt` does not exist"),
         ("empty.txt", "is empty"),
         ("nothing", "holds no file"),
         ("none/*.txt", "matches no file"),
@@ -27,6 +27,21 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
     place
         .run(&["train", "text", "--data", "["])
         .is_refused(2, &["malformed"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn the_best_of_what_nothing_evaluates_and_rates_that_are_no_number_are_refused() {
+    let place = TestFolder::new();
+    let best = ["train", "--set", "train.best.patience=3"];
+    place
+        .run(&best)
+        .is_refused(2, &["train.best", "nothing evaluates"]);
+    for rate in ["inf", "1e39", "nan"] {
+        place
+            .run(&["train", "--lr", rate])
+            .is_refused(2, &["train.optimizer.lr", "finite, above 0"]);
+    }
     assert!(!place.path("runs").exists());
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::support::{TINY, TestFolder, files, with_settings};
+use crate::support::{Ran, TINY, TestFolder, assert_same_file, files, with_settings};
 
 fn edit(place: &TestFolder, file: &str, from: &str, to: &str) {
     let text = fs::read_to_string(place.path(file)).unwrap();
@@ -31,7 +31,10 @@ fn settings_that_are_not_those_of_the_run_are_refused_by_name() {
         (
             "lr = 0.012",
             "lr = 0.5",
-            ["train.optimizer.lr is 0.5", "with 0.012"],
+            [
+                "train.optimizer.lr is 0.5",
+                "with 0.012: set it back, or begin another run; only the steps (--steps) and the learning rate (--lr)",
+            ],
         ),
         (
             "d_model = 8",
@@ -73,6 +76,91 @@ fn steps_and_the_learning_rate_change_where_that_is_asked_for() {
     assert!(before == weights());
     let state = place.json("runs/a/twin/checkpoints/step-0000006/state.json");
     assert_eq!(state["config"]["optimizer"]["lr"], 0.002);
+}
+
+#[test]
+fn a_rate_with_which_no_step_is_taken_is_refused() {
+    let place = TestFolder::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let before = files(&place.path("runs/a"));
+    place
+        .run(&["train", "--quiet", "--resume", "a", "--lr", "0.5"])
+        .is_refused(2, &["train.optimizer.lr = 0.5", "no step left"]);
+    // The twin alone has steps to take.
+    fs::remove_dir_all(place.path("runs/a/twin")).unwrap();
+    place
+        .run(&["train", "--quiet", "--resume", "a", "--lr", "0.5"])
+        .is_refused(2, &["train.optimizer.lr = 0.5", "no step left"]);
+    let mut after = files(&place.path("runs/a"));
+    after.retain(|(path, _)| !path.ends_with(".lock"));
+    assert!(after.iter().all(|file| before.contains(file)));
+}
+
+#[test]
+fn what_a_run_has_lost_is_told_where_it_goes_on_without() {
+    let place = TestFolder::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let resume = |words: &[&str]| {
+        let ran = place.run(&["train", "--quiet", "--resume", "a"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        for word in words {
+            assert!(ran.stderr.contains(word), "{}", ran.stderr);
+        }
+    };
+    let metrics = "runs/a/metrics.jsonl";
+    edit(&place, metrics, "\"step\":2,", "garbage");
+    resume(&["warning: ", metrics, "1 broken line"]);
+    fs::remove_file(place.path(metrics)).unwrap();
+    resume(&["warning: ", metrics, "no line of the steps"]);
+    for lost in ["twin/model", "twin/checkpoints"] {
+        fs::remove_dir_all(place.path("runs/a").join(lost)).unwrap();
+    }
+    fs::write(place.path(metrics), "{\"step\":1}\n").unwrap();
+    resume(&["warning: ", "runs/a/twin/checkpoints holds no checkpoint"]);
+}
+
+#[test]
+fn where_the_best_checkpoint_is_lost_the_last_one_is_taken_and_that_is_told() {
+    let place = TestFolder::new();
+    let best = ["--quiet", "--name", "a", "--set", "train.best.more=true"];
+    place.train_text(&best).succeeds();
+    let best = place.json("runs/a/checkpoints/step-0000003/state.json")["best"]["step"].clone();
+    assert_eq!(best, 2, "the model gets better, and more is worse");
+    for lost in ["model", "checkpoints/step-0000002"] {
+        fs::remove_dir_all(place.path("runs/a").join(lost)).unwrap();
+    }
+    let ran = place.run(&["train", "--quiet", "--resume", "a"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("warning: ") && ran.stderr.contains("step-0000002"));
+    let last = place.path("runs/a/checkpoints/step-0000003/model.safetensors");
+    assert_same_file(&place.path("runs/a/model/model.safetensors"), &last);
+}
+
+#[test]
+fn a_run_whose_folder_is_moved_ends_and_goes_on_where_it_is() {
+    let place = TestFolder::new();
+    // A checkpoint comes only after more lines than the pipe holds: none is being written when the folder is moved.
+    let rare = ["--set", "train.checkpoint_every=1000", "--steps", "100000"];
+    let long = [&rare[..], &["--json", "--name", "a"]].concat();
+    let args = with_settings(&["train", "induction-heads"], TINY, &long);
+    let mut child = place
+        .command(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"checkpointed\"")));
+    fs::rename(place.path("runs/a"), place.path("moved")).unwrap();
+    lines.for_each(drop);
+    let ran = Ran::new(&args, child.wait_with_output().expect("the command ends"));
+    ran.fails(1, &["runs/a", "moved or removed"]);
+    assert!(!place.path("runs/a").exists());
+    place
+        .run(&["train", "--quiet", "--resume", "moved", "--steps", "1"])
+        .is_refused(2, &["train.steps = 1"]);
 }
 
 #[test]
@@ -118,7 +206,7 @@ fn a_damaged_checkpoint_costs_its_steps_and_is_told() {
             // Another's state is whole by itself: the files beside it are not those it was written with.
             let foreign = (file, damage) == ("state.json", "another's");
             let named = if foreign { "digest" } else { file };
-            let words = ["warning: ", "step-0000004", named, "an earlier checkpoint"];
+            let words = ["warning: ", "step-0000004", named, "another checkpoint"];
             for word in words {
                 assert!(
                     ran.stderr.contains(word),
