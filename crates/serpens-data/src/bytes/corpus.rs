@@ -1,7 +1,10 @@
 //! All the bytes of a set of files, as if they were one.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::sync::Arc;
+
+use twox_hash::XxHash3_64;
 
 use super::files::{self, Found};
 use crate::error::{Error, Result};
@@ -158,22 +161,20 @@ impl ByteCorpus {
         Ok(())
     }
 
-    /// A fingerprint of the content: its size and 16 bytes at each of 64 places spread evenly over it, enough to
-    /// notice another text or another order of files without reading it all.
+    /// A fingerprint of the content, the XXH3-64 of its size, of all that is held in memory, and of 16 bytes at each of
+    /// 64 places spread evenly over the whole: enough to notice another text, and beyond what is held another order of
+    /// files, without reading it all.
     pub(super) fn fingerprint(&self) -> Result<u64> {
-        let mut hash = 0xcbf2_9ce4_8422_2325; // FNV-1a
-        let mut absorb = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        (self.bytes as u64)
-            .to_le_bytes()
-            .into_iter()
-            .for_each(&mut absorb);
+        let mut hash = XxHash3_64::new();
+        hash.write(&(self.bytes as u64).to_le_bytes());
+        hash.write(&self.held);
         let mut sample = [0; 16];
         let sample = &mut sample[..self.bytes.min(16)];
         let last = self.bytes - sample.len();
         for place in 0..64 {
             self.read((last as u128 * place / 63) as usize, sample)?;
-            sample.iter().copied().for_each(&mut absorb);
+            hash.write(sample);
         }
-        Ok(hash)
+        Ok(hash.finish())
     }
 }
