@@ -43,14 +43,8 @@ template <class E> struct StepRows {
 };
 
 // A barrier of the processor, by number, for `threads` in all, wherever in the program their warps are: __syncthreads() is
-// for one place that all threads of a block pass together. Racecheck does not follow one warp's arrival to another's
-// wait, nor synccheck a meeting from two places: for them FULL_BARRIERS makes all wait, in the one place of a function.
-#ifdef FULL_BARRIERS
-__device__ __noinline__
-#else
-__device__ __forceinline__
-#endif
-void meet(int number, int threads) {
+// for one place that all threads of a block pass together.
+__device__ __forceinline__ void meet(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 

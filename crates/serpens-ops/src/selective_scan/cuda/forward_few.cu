@@ -83,9 +83,10 @@ __device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
     } while (!ready);
 }
 
-// Arrives there without waiting, but where FULL_BARRIERS makes all wait: that orders the same accesses by the same barriers.
+// Arrives there without waiting. Racecheck does not follow one warp's arrival to another's wait; for it RACECHECK makes both
+// wait, which orders the same accesses by the same barriers.
 __device__ __forceinline__ void announce(int number, int threads) {
-#ifdef FULL_BARRIERS
+#ifdef RACECHECK
     meet(number, threads);
 #else
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");

@@ -63,7 +63,7 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
         ("SHARED_BYTES", shared.to_string()),
     ];
     #[cfg(test)]
-    let defines = [defines, super::program::tests::full_barriers()].concat();
+    let defines = [defines, super::program::tests::sanitizer()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward_few",

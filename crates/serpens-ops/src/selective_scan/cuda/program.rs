@@ -59,7 +59,7 @@ pub(super) fn program(
         ("PASS", (options.pass as u8).to_string()),
     ];
     #[cfg(test)]
-    let defines = [defines, tests::full_barriers()].concat();
+    let defines = [defines, tests::sanitizer()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward",
@@ -73,12 +73,14 @@ pub(super) fn program(
 pub(super) mod tests {
     use super::flag;
 
-    /// The macro with which racecheck and synccheck can follow the kernels, where `.ci/sanitize` asks for it.
-    pub(in super::super) fn full_barriers() -> Vec<(&'static str, String)> {
-        let asked = std::env::var_os("SERPENS_FULL_BARRIERS").is_some();
-        asked
-            .then(|| ("FULL_BARRIERS", flag(true)))
-            .into_iter()
-            .collect()
+    /// The macro with which a tool can follow the kernels, where `.ci/sanitize` asks for it.
+    pub(in super::super) fn sanitizer() -> Vec<(&'static str, String)> {
+        let asked = std::env::var("SERPENS_SANITIZER");
+        let tool = match asked.as_deref() {
+            Ok("racecheck") => "RACECHECK",
+            Ok("synccheck") => "SYNCCHECK",
+            _ => return Vec::new(),
+        };
+        vec![(tool, flag(true))]
     }
 }
