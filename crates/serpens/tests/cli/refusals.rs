@@ -11,7 +11,7 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
     place.write("short.txt", "0123456789");
     fs::create_dir(place.path("nothing")).unwrap();
     let cases = [
-        ("missing.txt", "--data: `missing.txt` does not exist"),
+        ("missing.txt", "does not exist"),
         ("empty.txt", "is empty"),
         ("nothing", "holds no file"),
         ("none/*.txt", "matches no file"),
