@@ -1,9 +1,9 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -13,6 +13,8 @@ use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
 use crate::output::one_line;
 use crate::prompt::PromptArgs;
+use crate::recipe;
+use crate::refusal::within;
 use crate::runs::RUNS;
 use crate::runs::models::ModelArgs;
 
@@ -24,7 +26,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }
 
@@ -90,16 +92,25 @@ pub enum Command {
     },
 }
 
-/// Numbers that a recipe's TOML can hold.
-fn whole_number() -> clap::builder::RangedU64ValueParser<u64> {
-    clap::value_parser!(u64).range(..=i64::MAX as u64)
+/// The largest number that a recipe's TOML can hold.
+const MOST: u64 = i64::MAX as u64;
+
+/// Reads a whole number within these.
+pub(crate) fn whole<T: TryFrom<u64>>(
+    allowed: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| allowed.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| format!("give a whole number, {}", within(&allowed)))
+    }
 }
 
 /// Arguments of `serpens train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The built-in recipe: induction-heads, selective-copying, text, …
-    #[arg(value_name = "RECIPE", default_value = "induction-heads")]
+    /// A built-in recipe.
+    #[arg(value_name = "RECIPE", default_value = "induction-heads", help = format!("The built-in recipe: {}", recipe::names()))]
     pub recipe_name: String,
     /// A recipe of your own instead.
     #[arg(long, value_name = "FILE", conflicts_with = "recipe_name")]
@@ -111,13 +122,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Another seed, another run.
-    #[arg(long, value_parser = whole_number())]
+    #[arg(long, value_parser = whole::<u64>(0..=MOST), allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Steps of the optimiser; a run that goes on may take more.
-    #[arg(long, value_parser = whole_number().range(1..))]
+    #[arg(long, value_parser = whole::<u64>(1..=MOST), allow_negative_numbers = true)]
     pub steps: Option<u64>,
     /// Peak of the learning rate; a run may go on with another.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f32>,
     /// The run's name; its folder must not exist yet.
     #[arg(long)]
@@ -144,6 +155,7 @@ pub struct TrainArgs {
 
 /// Arguments of `serpens generate`.
 #[derive(Debug, Args)]
+#[command(mut_arg("prompt", |prompt| prompt.help("The beginning of the text; a line break where it is left out")))]
 pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]
@@ -152,25 +164,40 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prompt: PromptArgs,
     /// Bytes to write.
-    #[arg(long, default_value_t = 400, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(1..=MOST), allow_negative_numbers = true)]
     pub tokens: usize,
     /// 0 takes the most probable byte; higher is bolder.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draw from the K most probable bytes; 0 from all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
     pub top_k: usize,
     /// Draw from the most probable bytes that make up this probability.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.95,
+        allow_negative_numbers = true
+    )]
     pub top_p: f32,
     /// Leave out bytes below this share of the most probable one's probability.
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub min_p: f32,
     /// Above 1, make bytes among the last 64 less probable.
-    #[arg(long, value_name = "PENALTY", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "PENALTY",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     pub repetition_penalty: f32,
     /// Another seed, another text.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
     pub seed: u64,
     /// The device and its types.
     #[command(flatten)]
@@ -202,11 +229,11 @@ pub struct InspectArgs {
 pub struct ReportArgs {
     /// The run's folder, or its name below runs.
     pub run: PathBuf,
-    /// What is drawn; png and pdf need a build with --features paper, and fonts.
-    #[arg(long, value_enum, default_value = "svg")]
-    pub format: FigureFormat,
+    /// What is drawn, with commas between; png and pdf need a build with --features paper, and fonts.
+    #[arg(long, value_enum, default_value = "svg", value_delimiter = ',')]
+    pub format: Vec<FigureFormat>,
     /// The width, from 1.5 to 20.
-    #[arg(long, value_name = "INCHES", value_parser = inches, default_value = "3.3")]
+    #[arg(long, value_name = "INCHES", value_parser = inches, default_value = "3.3", allow_negative_numbers = true)]
     pub width: f64,
     /// The folder for the files; otherwise paper in the run's folder.
     #[arg(long, value_name = "DIR")]
@@ -235,7 +262,59 @@ pub enum FigureFormat {
 pub enum RecipesAction {
     /// Print a recipe; redirect it to a file to change it.
     Show {
-        /// Its name.
-        name: String,
+        /// Its name; without it they are listed.
+        name: Option<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn refused(args: &[&str]) -> String {
+        let error = Cli::try_parse_from(args).expect_err("it is no command");
+        error.to_string()
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_answered_with_those_that_may_be() {
+        for (option, value, words) in [
+            ("--steps", "-5", "1 or more"),
+            ("--steps", "0", "1 or more"),
+            ("--seed", "-3", "0 or more"),
+            ("--threads", "x", "0 or more"),
+        ] {
+            let told = refused(&["serpens", "train", option, value]);
+            let words = format!("give a whole number, {words}");
+            assert!(told.contains(&words) && told.contains(value), "{told}");
+        }
+        let told = refused(&["serpens", "generate", "--model", "a", "--top-k", "-1"]);
+        assert!(told.contains("0 or more"), "{told}");
+        let told = refused(&["serpens", "bench", "--batch", "0"]);
+        assert!(told.contains("1 to 4294967295"), "{told}");
+        for option in [
+            "--temperature",
+            "--top-p",
+            "--min-p",
+            "--repetition-penalty",
+        ] {
+            let args = ["serpens", "generate", "--model", "a", option, "-1"];
+            Cli::try_parse_from(args).expect("sampling says what it may be");
+        }
+    }
+
+    #[test]
+    fn help_says_what_the_command_takes() {
+        let help = |name: &str| {
+            let mut command = Cli::command();
+            let command = command.find_subcommand_mut(name).unwrap();
+            command.render_long_help().to_string().replace('\n', " ")
+        };
+        for (name, _) in recipe::BUILT_IN {
+            assert!(help("train").contains(name), "{name}");
+        }
+        assert!(!help("generate").contains("token ids") && help("generate").contains("line break"));
+        assert!(help("inspect").contains("token ids"));
+    }
 }

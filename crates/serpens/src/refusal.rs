@@ -49,8 +49,13 @@ pub enum Refusal {
     BrokenReport(#[from] serde_json::Error),
     /// Pictures that this build does not make.
     #[cfg(not(feature = "paper"))]
-    #[error("this build draws svg only; build it with --features paper")]
+    #[error(
+        "this build draws svg only; png and pdf need one by cargo build --release --features paper"
+    )]
     NoPaper,
+    /// Another text than that of the run.
+    #[error("it is not the text that this run learns: leave it out, or begin another run")]
+    OtherText,
     /// A picture that could not be made.
     #[cfg(feature = "paper")]
     #[error(transparent)]
@@ -76,7 +81,7 @@ pub enum Refusal {
     #[error("it is measured on an NVIDIA GPU only")]
     MeasuredOnGpu,
     /// A text that is no recipe.
-    #[error("{}", without_types(first_line(.0)))]
+    #[error("{}", in_words(first_line(.0)))]
     Toml(#[from] Box<toml::de::Error>),
     /// A key that no recipe has, or a name that its key does not take.
     #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
@@ -108,7 +113,7 @@ pub enum Refusal {
     #[error("the key leads through a value that is not a table")]
     NoTable,
     /// A number outside its range.
-    #[error("it is {found}; give {} to {}", allowed.start(), allowed.end())]
+    #[error("it is {found}; give {}", within(allowed))]
     Range {
         /// The number.
         found: u64,
@@ -150,11 +155,28 @@ pub(crate) fn first_line(error: &toml::de::Error) -> &str {
     error.message().lines().next().unwrap_or_default()
 }
 
-/// The same with tables in place of the types that they are read into.
-fn without_types(message: &str) -> String {
-    match message.split_once("expected struct") {
-        Some((before, _)) => format!("{before}expected a table of its keys"),
-        None => message.to_owned(),
+/// The same with what to write in place of the types that it is read into.
+fn in_words(message: &str) -> String {
+    let Some((before, expected)) = message.rsplit_once("expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "u8" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list, such as [64]",
+        table if table.starts_with("struct") => "a table of its keys",
+        words => words,
+    };
+    format!("{before}expected {expected}")
+}
+
+/// The numbers that are allowed, in words.
+pub(crate) fn within(allowed: &RangeInclusive<u64>) -> String {
+    let (least, most) = (allowed.start(), allowed.end());
+    match *most >= i64::MAX as u64 {
+        true => format!("{least} or more"),
+        false => format!("{least} to {most}"),
     }
 }
 

@@ -7,13 +7,13 @@ use crate::recipe;
 
 pub(super) fn run(action: Option<RecipesAction>) -> Result<()> {
     match action {
-        None => {
+        None | Some(RecipesAction::Show { name: None }) => {
             for (name, text) in recipe::BUILT_IN {
                 let about = text.lines().next().unwrap_or_default();
                 say(&format!("{name:<24} {}", about.trim_start_matches("# ")))?;
             }
         }
-        Some(RecipesAction::Show { name }) => say(recipe::built_in(&name)?.trim_end())?,
+        Some(RecipesAction::Show { name: Some(name) }) => say(recipe::built_in(&name)?.trim_end())?,
     }
     Ok(())
 }

@@ -14,31 +14,34 @@ use crate::{Error, Result};
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
     let run = RunFolder::find("RUN", &args.run, Path::new(RUNS))?;
-    let figures = run.report()?.to_files(Form::Paper(args.width)).into_iter();
-    let files = figures.map(|(name, svg)| Ok((name, converted(svg, args.format)?)));
-    let files: Vec<_> = files.collect::<Result<_>>()?;
+    let mut files = Vec::new();
+    for (name, svg) in run.report()?.to_files(Form::Paper(args.width)) {
+        for &format in &args.format {
+            let ending = format.to_possible_value();
+            let ending = ending.as_ref().map_or("", |value| value.get_name());
+            files.push((format!("{name}.{ending}"), converted(&svg, format)?));
+        }
+    }
     let dir = args.out.clone().unwrap_or_else(|| run.path.join("paper"));
     make_folders(&dir)?;
-    let ending = args.format.to_possible_value();
     for (name, bytes) in files {
-        let ending = ending.as_ref().map_or("", |value| value.get_name());
-        let path = dir.join(format!("{name}.{ending}"));
+        let path = dir.join(name);
         save(&path, bytes)?;
         say(&path.display().to_string())?;
     }
     Ok(())
 }
 
-fn converted(svg: String, format: FigureFormat) -> Result<Vec<u8>> {
+fn converted(svg: &str, format: FigureFormat) -> Result<Vec<u8>> {
     #[cfg(feature = "paper")]
     use serpens_report::paper::{to_pdf, to_png};
 
     let made: Result<_, Refusal> = match format {
-        FigureFormat::Svg => Ok(svg.into_bytes()),
+        FigureFormat::Svg => Ok(svg.into()),
         #[cfg(feature = "paper")]
-        FigureFormat::Png => to_png(&svg).map_err(|error| Box::new(error).into()),
+        FigureFormat::Png => to_png(svg).map_err(|error| Box::new(error).into()),
         #[cfg(feature = "paper")]
-        FigureFormat::Pdf => to_pdf(&svg).map_err(|error| Box::new(error).into()),
+        FigureFormat::Pdf => to_pdf(svg).map_err(|error| Box::new(error).into()),
         #[cfg(not(feature = "paper"))]
         _ => Err(Refusal::NoPaper),
     };

@@ -1,15 +1,15 @@
 //! `serpens completions` and `serpens man`: what the system around it learns of the command.
 
-use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
-use serpens_core::files::FileError;
+use clap_mangen::Man;
+use serpens_core::files::{FileError, make_folders};
 
 use crate::Result;
 use crate::cli::Cli;
-use crate::output::say;
+use crate::output::{one_line, say};
 
 pub(super) fn completions(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
@@ -18,7 +18,17 @@ pub(super) fn completions(shell: Shell) -> Result<()> {
 }
 
 pub(super) fn man(dir: &Path) -> Result<()> {
-    let made = fs::create_dir_all(dir);
-    let written = made.and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
-    Ok(written.map_err(FileError::of("write", dir))?)
+    make_folders(dir)?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    page(&command, dir)
+}
+
+/// Writes the page of a command and of those below it.
+fn page(command: &Command, dir: &Path) -> Result<()> {
+    let written = Man::new(command.clone()).generate_to(dir);
+    let path = written.map_err(FileError::of("write", dir))?;
+    say(&one_line(&path.display().to_string()))?;
+    let mut below = command.get_subcommands();
+    below.try_for_each(|command| page(command, dir))
 }

@@ -9,6 +9,9 @@ use crate::{Error, Result};
 /// More keys than any path in a recipe has.
 const DEEPEST: usize = 16;
 
+/// Tables that `none` leaves out.
+const OPTIONAL: [&str; 3] = ["twin", "train.stop", "train.best"];
+
 /// How alike, of 1, two names are of which one is meant by the other.
 const ALIKE: f64 = 0.8;
 
@@ -48,7 +51,9 @@ fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     }
     // What is no value of TOML is a text.
     let text = || Value::String(value.to_owned());
-    set(table, path, value.parse().unwrap_or_else(|_| text()))?;
+    let is_none = value == "none" && OPTIONAL.contains(&path);
+    let parsed = || value.parse().unwrap_or_else(|_| text());
+    set(table, path, (!is_none).then(parsed))?;
     let recipe = table.clone().try_into();
     recipe.map_err(|error| match unknown_name(&error, path) {
         Some(Refusal::Unknown {
@@ -60,7 +65,7 @@ fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
         Some(wrong) => wrong,
         None => {
             // Where a name is expected, what was given is none of them.
-            let named = set(table, path, text()).ok();
+            let named = set(table, path, Some(text())).ok();
             let no_name = named.and_then(|()| table.clone().try_into::<Recipe>().err());
             let wrong = no_name.and_then(|no_name| unknown_name(&no_name, path));
             let wrong =
@@ -70,15 +75,18 @@ fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     })
 }
 
-/// Sets the value at a path of keys joined by dots.
-fn set(mut table: &mut Table, path: &str, value: Value) -> Result<(), Refusal> {
+/// Sets or removes the value at a path of keys joined by dots.
+fn set(mut table: &mut Table, path: &str, value: Option<Value>) -> Result<(), Refusal> {
     let mut keys = path.split('.');
     let last = keys.next_back().unwrap_or_default();
     for key in keys {
         let below = table.entry(key).or_insert_with(|| Table::new().into());
         table = below.as_table_mut().ok_or(Refusal::NoTable)?;
     }
-    table.insert(last.to_owned(), value);
+    match value {
+        Some(value) => table.insert(last.to_owned(), value),
+        None => table.remove(last),
+    };
     Ok(())
 }
 

@@ -53,6 +53,26 @@ fn any_field_can_be_set() {
 }
 
 #[test]
+fn what_is_optional_is_left_out_by_none() {
+    let recipe = with(&["twin=none", "train.best={}", "train.best=none"]).unwrap();
+    assert!(recipe.twin.is_none() && recipe.train.best.is_none());
+    assert!(with(&["model=none"]).is_err());
+}
+
+#[test]
+fn values_are_asked_for_in_words() {
+    for (change, words) in [
+        ("train.steps=many", "expected a whole number from 0"),
+        ("task.lengths=8", "expected a list, such as [64]"),
+        ("train.optimizer.lr=[]", "expected a number"),
+        ("train=5", "expected a table of its keys"),
+    ] {
+        let error = with(&[change]).unwrap_err().to_string();
+        assert!(error.ends_with(words), "{error}");
+    }
+}
+
+#[test]
 fn a_misspelt_key_is_answered_with_the_nearest() {
     for (change, key, nearest) in [
         ("train.stpes=7", "stpes", Some("steps")),

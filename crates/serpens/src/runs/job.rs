@@ -14,10 +14,12 @@ use serpens_train::{
 
 use super::Run;
 use super::models::load;
-use crate::Result;
 use crate::progress::Progress;
+use crate::refusal::Refusal;
 use crate::stop::STOP;
+use crate::tasks::TaskConfig;
 use crate::tasks::trained::Trained;
+use crate::{Error, Result};
 
 /// Batches that are prepared ahead.
 const AHEAD: usize = 4;
@@ -58,6 +60,11 @@ impl<'a> Job<'a> {
                 model,
                 saved: match resumed {
                     Err(TrainError::NoCheckpoint(_)) if !dir.join(MODEL).exists() => None,
+                    Err(TrainError::OtherSettings { field, .. })
+                        if field == "data" && matches!(run.recipe.task, TaskConfig::Text(_)) =>
+                    {
+                        return Err(Error::refused("--data", Refusal::OtherText));
+                    }
                     resumed => Some(resumed?),
                 },
                 dir,

@@ -127,7 +127,7 @@ fn a_run_is_not_resumed_with_other_data() {
     place.write("other.txt", "quite another text. ".repeat(300));
     let before = fs::read(place.path("runs/a/config.toml")).unwrap();
     let ran = place.run(&["train", "--quiet", "--resume", "a", "--data", "other.txt"]);
-    ran.is_refused(2, &["data is", "set it back"]);
+    ran.is_refused(2, &["--data", "leave it out"]);
     assert!(before == fs::read(place.path("runs/a/config.toml")).unwrap());
     fs::rename(place.path("text.txt"), place.path("moved.txt")).unwrap();
     place

@@ -210,7 +210,7 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
     }
     place
         .run(&["train", "--set", "train.steps=0"])
-        .is_refused(2, &["train.steps", "give 1 to"]);
+        .is_refused(2, &["train.steps", "give 1 or more"]);
     assert!(!place.path("runs").exists());
 }
 

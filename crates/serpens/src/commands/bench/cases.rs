@@ -1,7 +1,6 @@
 //! What the benches measure: on a GPU the cases that baselines are published for, or those that the options name.
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use rayon::prelude::*;
 use serpens_core::{
     DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, bf16, cuda,
@@ -11,6 +10,7 @@ use serpens_nn::{Precision, Recompute};
 use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
+use crate::cli::whole;
 use crate::compute::recompute;
 
 /// Other cases than the published ones; what is left out is as in the first of those.
@@ -18,25 +18,25 @@ use crate::compute::recompute;
 #[command(next_help_heading = "On a GPU, instead of the published cases")]
 pub(super) struct Shapes {
     /// Sequences side by side.
-    #[arg(long, value_name = "B", value_parser = size())]
+    #[arg(long, value_name = "B", value_parser = size(), allow_negative_numbers = true)]
     pub(super) batch: Option<usize>,
     /// Positions; several lengths with commas between them.
-    #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size())]
+    #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size(), allow_negative_numbers = true)]
     length: Vec<usize>,
     /// Channels of the scan and the convolution.
-    #[arg(long, value_name = "E", value_parser = size())]
+    #[arg(long, value_name = "E", value_parser = size(), allow_negative_numbers = true)]
     pub(super) channels: Option<usize>,
     /// States of each channel.
-    #[arg(long, value_name = "N", value_parser = size())]
+    #[arg(long, value_name = "N", value_parser = size(), allow_negative_numbers = true)]
     pub(super) state: Option<usize>,
     /// Width of blocks and models.
-    #[arg(long, value_name = "D", value_parser = size())]
+    #[arg(long, value_name = "D", value_parser = size(), allow_negative_numbers = true)]
     pub(super) width: Option<usize>,
     /// Layers of models.
-    #[arg(long, value_name = "LAYERS", value_parser = size())]
+    #[arg(long, value_name = "LAYERS", value_parser = size(), allow_negative_numbers = true)]
     pub(super) layers: Option<usize>,
     /// Tokens that models know.
-    #[arg(long, value_name = "V", value_parser = size())]
+    #[arg(long, value_name = "V", value_parser = size(), allow_negative_numbers = true)]
     pub(super) vocab: Option<usize>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = recompute())]
@@ -44,8 +44,8 @@ pub(super) struct Shapes {
 }
 
 /// Sizes that a tensor's axis may have.
-fn size() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=u32::MAX.into())
+fn size() -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    whole(1..=u32::MAX.into())
 }
 
 impl Shapes {
