@@ -266,67 +266,42 @@ pub(crate) fn refused<E: Into<Refusal>>(what: &'static str) -> impl FnOnce(E) ->
     }
 }
 
-/// Holds an operand's type against the one that is needed.
-///
-/// # Errors
-/// [`Error::DType`] where they differ.
-pub fn expect_dtype(
-    op: &'static str,
-    what: &'static str,
-    expected: DType,
-    got: DType,
-) -> Result<()> {
-    match got == expected {
-        true => Ok(()),
-        false => Err(Error::DType {
-            op,
-            what,
-            expected,
-            got,
-        }),
-    }
+/// Declares functions that hold what they got against what an operation expects.
+macro_rules! expectations {
+    ($($(#[$doc:meta])* $name:ident: $expected:ty, $got:ty, $fits:path, $error:ident;)+) => {$(
+        $(#[$doc])*
+        pub fn $name(
+            op: &'static str,
+            what: &'static str,
+            expected: $expected,
+            got: $got,
+        ) -> Result<()> {
+            match $fits(&expected, &got) {
+                true => Ok(()),
+                false => Err(Error::$error { op, what, expected, got }),
+            }
+        }
+    )+};
 }
 
-/// Holds an operand's device against the one that is needed.
-///
-/// # Errors
-/// [`Error::Device`] where they differ.
-pub fn expect_device(
-    op: &'static str,
-    what: &'static str,
-    expected: Device,
-    got: Device,
-) -> Result<()> {
-    match got == expected {
-        true => Ok(()),
-        false => Err(Error::Device {
-            op,
-            what,
-            expected,
-            got,
-        }),
-    }
-}
+expectations! {
+    /// Holds an operand's type against the one that is needed.
+    ///
+    /// # Errors
+    /// [`Error::DType`] where they differ.
+    expect_dtype: DType, DType, PartialEq::eq, DType;
 
-/// Holds a number against those that can be.
-///
-/// # Errors
-/// [`Error::Range`] where it is none of them.
-pub fn expect_range(
-    op: &'static str,
-    what: &'static str,
-    expected: Range<usize>,
-    got: usize,
-) -> Result<()> {
-    match expected.contains(&got) {
-        true => Ok(()),
-        false => Err(Error::Range {
-            op,
-            what,
-            expected,
-            got,
-        }),
-    }
+    /// Holds an operand's device against the one that is needed.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where they differ.
+    expect_device: Device, Device, PartialEq::eq, Device;
+
+    /// Holds a number against those that can be.
+    ///
+    /// # Errors
+    /// [`Error::Range`] where it is none of them.
+    expect_range: Range<usize>, usize, Range::contains, Range;
 }
 
 impl Error {

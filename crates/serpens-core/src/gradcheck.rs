@@ -1,24 +1,19 @@
 //! Holds an operation's backward against finite differences.
 
+use smart_default::SmartDefault;
+
 use crate::tape::{Gradients, Tape, Var};
 use crate::{DType, Device, Result, Tensor};
 
 /// How [`gradcheck`] measures.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, SmartDefault)]
 pub struct GradCheckOptions {
     /// Step of the differences, relative to the input's largest value (at least 1).
+    #[default = 2e-2]
     pub step: f32,
     /// The largest allowed error, relative to the largest gradient of that input (at least 1e-2).
+    #[default = 5e-3]
     pub tolerance: f32,
-}
-
-impl Default for GradCheckOptions {
-    fn default() -> Self {
-        Self {
-            step: 2e-2,
-            tolerance: 5e-3,
-        }
-    }
 }
 
 /// The worst value that [`gradcheck`] saw.

@@ -77,6 +77,7 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
     if rehearsing() {
         return Ok(());
     }
+    let [b, a, c] = plan.layouts;
     // Of the current stream, and of a graph in the making its own.
     let workspace = Buffer::new(WORKSPACE_BYTES, device)?;
     let (alpha, beta) = (1.0_f32, if problem.accumulate { 1.0_f32 } else { 0.0 });
@@ -90,13 +91,13 @@ pub unsafe fn gemm(device: Device, problem: &Gemm) -> Result<()> {
             std::ptr::from_ref(&alpha).cast(),
             std::ptr::from_ref(&beta).cast(),
             address(&problem.b),
-            plan.b,
+            b,
             address(&problem.a),
-            plan.a,
+            a,
             address(&problem.c),
-            plan.c,
+            c,
             address(&problem.c),
-            plan.c,
+            c,
             &plan.algorithm,
             workspace.address as *mut c_void,
             WORKSPACE_BYTES,
@@ -149,27 +150,24 @@ impl Gemm {
 /// The descriptors of a problem and the algorithm for it; kept for the life of the process.
 struct ProductPlan {
     product: sys::cublasLtMatmulDesc_t,
-    a: sys::cublasLtMatrixLayout_t,
-    b: sys::cublasLtMatrixLayout_t,
-    c: sys::cublasLtMatrixLayout_t,
+    /// Of B, A and C, in the library's order.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 impl ProductPlan {
     fn new(handle: sys::cublasLtHandle_t, problem: &Gemm) -> Result<Self> {
         let product = description(problem).map_err(refused("describe a product"))?;
-        let (a, b, c) = (
-            layout(&problem.a, problem.m, problem.k)?,
+        let layouts = [
             layout(&problem.b, problem.k, problem.n)?,
+            layout(&problem.a, problem.m, problem.k)?,
             layout(&problem.c, problem.m, problem.n)?,
-        );
-        let algorithm = algorithm(handle, product, [b, a, c], problem)
+        ];
+        let algorithm = algorithm(handle, product, layouts, problem)
             .map_err(refused("choose an algorithm for a product"))?;
         Ok(Self {
             product,
-            a,
-            b,
-            c,
+            layouts,
             algorithm,
         })
     }

@@ -77,14 +77,8 @@ impl Declarations {
         self.declared.push(name);
         let (mut members, mut checks) = (String::new(), String::new());
         for layout in fields {
-            let FieldLayout {
-                cuda,
-                name: field,
-                dims,
-                offset,
-                size,
-            } = layout;
-            members += &format!("    {cuda} {field}{dims};\n");
+            let (field, offset, size) = (layout.name, layout.offset, layout.size);
+            members += &format!("    {} {field}{};\n", layout.cuda, layout.dims);
             checks += &format!(
                 "static_assert(OFFSET_OF({name}, {field}) == {offset} && sizeof({name}::{field}) == {size}, \
                  \"{name}::{field} lies elsewhere in Rust\");\n"

@@ -209,12 +209,9 @@ impl Tensor {
     /// [`Error::Device`] where they are not on the processor.
     pub fn as_bytes(&self) -> Result<&[u8]> {
         expect_device("as_bytes", "the tensor", Device::Cpu, self.device())?;
+        let first = self.buffer.address as *const u8;
         // SAFETY: the buffer holds at least that many initialised bytes, written through `make_mut` only.
-        Ok(
-            unsafe {
-                std::slice::from_raw_parts(self.buffer.address as *const u8, self.byte_len())
-            },
-        )
+        Ok(unsafe { std::slice::from_raw_parts(first, self.byte_len()) })
     }
 
     /// A copy of the values, from whatever device.
