@@ -65,12 +65,8 @@ impl Totals {
     pub fn read(totals: &Tensor) -> Result<Self> {
         let words = totals.to_vec::<u32>()?;
         let [low, high, count, correct, invalid, offender, vocabulary, _] = words[..] else {
-            return Err(Error::shape(
-                OP,
-                "the totals",
-                format!("{WORDS} words"),
-                totals.shape(),
-            ));
+            let (expected, got) = (format!("{WORDS} words"), totals.shape());
+            return Err(Error::shape(OP, "the totals", expected, got));
         };
         if invalid > 0 {
             return Err(outside(offender, vocabulary as usize));
@@ -118,12 +114,8 @@ pub fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
 /// [`CrossEntropy::read`] tells.
 pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
     if logits.shape().is_empty() || logits.shape().rows() != targets.len() {
-        return Err(Error::shape(
-            OP,
-            "targets",
-            format!("{} values, one a row of the logits", logits.shape().rows()),
-            targets.shape(),
-        ));
+        let expected = format!("{} values, one a row of the logits", logits.shape().rows());
+        return Err(Error::shape(OP, "targets", expected, targets.shape()));
     }
     check::range(OP, "the number of targets", 0..1 << 32, targets.len())?;
     check::device(OP, "targets", logits.device(), targets.device())?;

@@ -44,13 +44,8 @@ fn binary(
     check::shape(op, "the second operand", &a.shape(), b)?;
     let mut y = Tensor::empty(a.shape(), a.dtype(), a.device())?;
     forward(a.view(), b.view(), y.view_mut()?)?;
-    record(
-        op,
-        &[Some(a), Some(b)],
-        y,
-        || [a.detach(), b.detach()],
-        rule,
-    )
+    let keep = || [a.detach(), b.detach()];
+    record(op, &[Some(a), Some(b)], y, keep, rule)
 }
 
 /// a + b, both of one shape.
@@ -96,11 +91,8 @@ fn unary(
 ) -> Result<Var> {
     let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
     forward(x.view(), y.view_mut()?)?;
-    let keep = {
-        let y = y.clone();
-        || (keep(x, y), slope)
-    };
-    record(op, &[Some(x)], y, keep, |(kept, slope), dy, context| {
+    let (out, keep) = (y.clone(), || (keep(x, y), slope));
+    record(op, &[Some(x)], out, keep, |(kept, slope), dy, context| {
         let [dx] = context.overwrite([0])?;
         slope(dy.view(), kept.view(), dx)
     })
@@ -156,16 +148,10 @@ fn scaled(
     let mut y = Tensor::empty(x.shape(), x.dtype(), x.device())?;
     function(x.view(), y.view_mut()?, scalars)?;
     let keep = || (function, scalars);
-    record(
-        op,
-        &[Some(x)],
-        y,
-        keep,
-        |(function, scalars), dy, context| {
-            let [dx] = context.overwrite([0])?;
-            function(dy.view(), dx, scalars)
-        },
-    )
+    record(op, &[Some(x)], y, keep, |(f, scalars), dy, context| {
+        let [dx] = context.overwrite([0])?;
+        f(dy.view(), dx, scalars)
+    })
 }
 
 /// factor · x.
@@ -209,16 +195,13 @@ pub fn broadcast_rows(x: &Var, shape: Shape) -> Result<Var> {
         Device::Cuda(_) => cuda::convert(x.view(), y.view_mut()?)?,
     }
     // dx = Σ_rows dy
-    record(
-        OP,
-        &[Some(x)],
-        y,
-        || (),
-        |(), dy, context| match context.accumulator(0)? {
-            Some((dx, accumulate)) => views::sum_rows(dy.view(), dx, accumulate),
-            None => Ok(()),
-        },
-    )
+    let keep = || ();
+    record(OP, &[Some(x)], y, keep, |(), dy, context| {
+        let Some((dx, accumulate)) = context.accumulator(0)? else {
+            return Ok(());
+        };
+        views::sum_rows(dy.view(), dx, accumulate)
+    })
 }
 
 /// The values of x as f32 or bf16, rounded to the nearest, of two the even one.
@@ -230,13 +213,10 @@ pub fn cast(x: &Var, dtype: DType) -> Result<Var> {
         return Ok(x.clone());
     }
     let y = converted(x, dtype)?;
-    record(
-        "cast",
-        &[Some(x)],
-        y,
-        || x.dtype(),
-        |dtype, dy, context| context.add(0, converted(&dy.into(), dtype)?),
-    )
+    let keep = || x.dtype();
+    record("cast", &[Some(x)], y, keep, |dtype, dy, context| {
+        context.add(0, converted(&dy.into(), dtype)?)
+    })
 }
 
 fn converted(x: &Var, dtype: DType) -> Result<Tensor> {

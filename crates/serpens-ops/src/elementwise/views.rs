@@ -14,15 +14,13 @@ macro_rules! functions {
             $($x: View<'_>,)+ $y: ViewMut<'_>, $($more: ViewMut<'_>)? $($with: Scalars)?
         ) -> Result<()> {
             match $y.device() {
-                Device::Cpu => {
-                    cpu::$name($($x.mat()?,)+ $y.mat()?, $($more.mat()?)? $($with)?);
-                    Ok(())
-                }
+                Device::Cpu => cpu::$name($($x.mat()?,)+ $y.mat()?, $($more.mat()?)? $($with)?),
                 Device::Cuda(_) => {
                     let entry = concat!("elementwise_", stringify!($name));
-                    cuda::map(entry, [$($x),+], [$y $(, $more)?], [$($with,)? Scalars::default()][0])
+                    cuda::map(entry, [$($x),+], [$y $(, $more)?], [$($with,)? Scalars::default()][0])?;
                 }
             }
+            Ok(())
         }
     )+};
 }
@@ -69,10 +67,8 @@ functions! {
 /// out\[c\] = Σ_r x\[r, c\], added to `out` where `accumulate`.
 pub(crate) fn sum_rows(x: View<'_>, out: ViewMut<'_>, accumulate: bool) -> Result<()> {
     match out.device() {
-        Device::Cpu => {
-            cpu::sum_rows(x.mat()?, out.slice()?, accumulate);
-            Ok(())
-        }
-        Device::Cuda(_) => cuda::sum_rows(x, out, accumulate),
+        Device::Cpu => cpu::sum_rows(x.mat()?, out.slice()?, accumulate),
+        Device::Cuda(_) => cuda::sum_rows(x, out, accumulate)?,
     }
+    Ok(())
 }

@@ -84,22 +84,15 @@ fn scaled_sum(op: &'static str, x: &Var, shape: Shape, factor: f32) -> Result<Va
         Device::Cpu => cpu::sum(x.mat()?, factor, y.make_mut()?),
         Device::Cuda(_) => cuda::sum(op, [x.view()], factor, y.view_mut()?)?,
     }
-    record(
-        op,
-        &[Some(x)],
-        y,
-        || factor,
-        |factor, dy, context| {
-            let [dx] = context.overwrite([0])?;
-            match dx.device() {
-                Device::Cpu => {
-                    cpu::spread(dy.as_slice()?, factor, dx.mat()?);
-                    Ok(())
-                }
-                Device::Cuda(_) => cuda::spread(dy.view(), factor, dx),
-            }
-        },
-    )
+    let keep = || factor;
+    record(op, &[Some(x)], y, keep, |factor, dy, context| {
+        let [dx] = context.overwrite([0])?;
+        match dx.device() {
+            Device::Cpu => cpu::spread(dy.as_slice()?, factor, dx.mat()?),
+            Device::Cuda(_) => cuda::spread(dy.view(), factor, dx)?,
+        }
+        Ok(())
+    })
 }
 
 /// The mean of (a − b)² over all values.
@@ -119,24 +112,18 @@ pub fn mean_squared_error(a: &Var, b: &Var) -> Result<Var> {
         Device::Cpu => y.make_mut()?[0] = cpu::squared_error(a.mat()?, b.mat()?, factor),
         Device::Cuda(_) => cuda::sum(OP, [a.view(), b.view()], factor, y.view_mut()?)?,
     }
-    let keep = || (a.detach(), b.detach(), factor);
-    record(
-        OP,
-        &[Some(a), Some(b)],
-        y,
-        keep,
-        |(a, b, factor), dy, context| {
-            let [da, db] = context.overwrite([0, 1])?;
-            match da.device() {
-                Device::Cpu => {
-                    let slope = 2.0 * factor * dy.as_slice::<f32>()?[0];
-                    cpu::squared_error_backward(a.mat()?, b.mat()?, slope, da.mat()?, db.mat()?);
-                    Ok(())
-                }
-                Device::Cuda(_) => {
-                    cuda::squared_error_backward(dy.view(), [a.view(), b.view()], factor, [da, db])
-                }
+    let (operands, keep) = ([Some(a), Some(b)], || (a.detach(), b.detach(), factor));
+    record(OP, &operands, y, keep, |(a, b, factor), dy, context| {
+        let [da, db] = context.overwrite([0, 1])?;
+        match da.device() {
+            Device::Cpu => {
+                let slope = 2.0 * factor * dy.as_slice::<f32>()?[0];
+                cpu::squared_error_backward(a.mat()?, b.mat()?, slope, da.mat()?, db.mat()?);
             }
-        },
-    )
+            Device::Cuda(_) => {
+                cuda::squared_error_backward(dy.view(), [a.view(), b.view()], factor, [da, db])?;
+            }
+        }
+        Ok(())
+    })
 }

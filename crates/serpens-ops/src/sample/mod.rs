@@ -53,13 +53,8 @@ pub struct SampleOptions {
 impl SampleOptions {
     /// Refuses options outside their ranges.
     pub fn check(&self) -> Result<(), SampleError> {
-        let Self {
-            temperature,
-            top_p,
-            min_p,
-            repetition_penalty: penalty,
-            ..
-        } = *self;
+        let (temperature, penalty) = (self.temperature, self.repetition_penalty);
+        let (top_p, min_p) = (self.top_p, self.min_p);
         let (name, value, expected) = if !(0.0..f32::INFINITY).contains(&temperature) {
             ("temperature", temperature, "it is at least 0")
         } else if !(Excluded(0.0), Included(1.0)).contains(&top_p) {
@@ -149,12 +144,8 @@ impl Sampler {
     }
 
     fn restrict(&mut self) {
-        let SampleOptions {
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.options;
+        let options = self.options;
+        let (top_k, top_p, min_p) = (options.top_k, options.top_p, options.min_p);
         // By falling weight, and by token among equals.
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let all = self.candidates.len();

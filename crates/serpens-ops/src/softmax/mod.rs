@@ -58,18 +58,13 @@ fn apply(op: &'static str, form: Form, x: &Var) -> Result<Var> {
         Device::Cpu => cpu::forward(form, x.mat()?, y.mat_mut()?),
         Device::Cuda(_) => cuda::forward(form, x.view(), y.view_mut()?)?,
     }
-    let keep = {
-        let y = y.clone();
-        move || (form, y)
-    };
-    record(op, &[Some(x)], y, keep, |(form, y), dy, context| {
+    let (out, keep) = (y.clone(), move || (form, y));
+    record(op, &[Some(x)], out, keep, |(form, y), dy, context| {
         let [dx] = context.overwrite([0])?;
         match dx.device() {
-            Device::Cpu => {
-                cpu::backward(form, y.mat()?, dy.mat()?, dx.mat()?);
-                Ok(())
-            }
-            Device::Cuda(_) => cuda::backward(form, y.view(), dy.view(), dx),
+            Device::Cpu => cpu::backward(form, y.mat()?, dy.mat()?, dx.mat()?),
+            Device::Cuda(_) => cuda::backward(form, y.view(), dy.view(), dx)?,
         }
+        Ok(())
     })
 }
