@@ -167,13 +167,9 @@ impl LineChart {
     /// Names the curves, and the levels to compare with, in rows on top; returns the height that this took. A lone curve
     /// is named by the y axis.
     fn legend(&self, drawing: &mut Drawing, inks: &Inks) -> f64 {
-        let curves = self
-            .series
-            .iter()
-            .enumerate()
-            .filter(|_| self.series.len() > 1);
-        let curves =
-            curves.map(|(i, curve)| (&curve.name, Style::of(i, inks), curve.has_markers()));
+        let is_lone = self.series.len() == 1;
+        let named = self.series.iter().enumerate().filter(|_| !is_lone);
+        let curves = named.map(|(i, it)| (&it.name, Style::of(i, inks), it.has_markers()));
         let levels = self.reference_lines.iter().enumerate();
         let levels = levels.map(|(i, (name, _))| (name, Style::of_level(i, inks), false));
         let (mut x, mut y) = (2.0, 14.0);

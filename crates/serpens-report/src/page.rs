@@ -16,13 +16,10 @@ impl Report {
         let charts = self.figures.iter();
         let charts = charts.map(|chart| (&chart.title, chart.to_svg(form)));
         let maps = self.maps.iter().map(|map| (&map.title, map.to_svg(form)));
-        let dashed = |title: &String| {
-            title
-                .to_lowercase()
-                .replace(|c: char| !c.is_alphanumeric(), "-")
-        };
+        let sign = |c: char| !c.is_alphanumeric();
         let files = charts.chain(maps);
-        files.map(|(title, svg)| (dashed(title), svg)).collect()
+        let files = files.map(|(title, svg)| (title.to_lowercase().replace(sign, "-"), svg));
+        files.collect()
     }
 
     /// The page as HTML. Any text is escaped; numbers that are not finite are left out of the figures.
@@ -34,11 +31,8 @@ impl Report {
         });
         let maps = self.maps.iter().map(|map| {
             let drawn = map.draw(MAP_WIDTH, &PAGE, true).inline(&map.title);
-            figure(
-                &map.title,
-                &format!("<div class=\"wide\">{drawn}</div>\n"),
-                &map.caption,
-            )
+            let drawn = format!("<div class=\"wide\">{drawn}</div>\n");
+            figure(&map.title, &drawn, &map.caption)
         });
         let texts = self.texts.iter();
         let texts = texts.map(|(heading, text)| listing(heading, "pre", &escape(text)));

@@ -1,6 +1,6 @@
 //! A small writer of SVG: the few shapes that the figures need, numbers kept short and always finite.
 
-use crate::text::{display_width, escape, wrap};
+use crate::text::{display_width, escape, trimmed, wrap};
 use crate::theme::{DARK, LIGHT};
 
 const XMLNS: &str = r#" xmlns="http://www.w3.org/2000/svg""#;
@@ -145,12 +145,8 @@ impl Drawing {
             let baseline = bottom + 17.0 * f64::from(i) - 4.0;
             page.text(MARGIN, baseline, &Face::new(LIGHT.muted), line);
         }
-        page.shapes += &format!(
-            "<g transform=\"translate({} {})\">\n{}</g>\n",
-            short(MARGIN),
-            short(top),
-            self.shapes
-        );
+        let ([x, y], shapes) = ([MARGIN, top].map(short), self.shapes);
+        page.shapes += &format!("<g transform=\"translate({x} {y})\">\n{shapes}</g>\n");
         let file = XMLNS.to_owned() + &size(width, height, "");
         element(&file, title, (width, height), &page.shapes)
     }
@@ -179,8 +175,7 @@ pub(super) fn short(value: f64) -> String {
     if !value.is_finite() {
         return "0".to_string();
     }
-    let text = format!("{value:.2}");
-    match text.trim_end_matches('0').trim_end_matches('.') {
+    match trimmed(&format!("{value:.2}")) {
         "-0" => "0".to_string(),
         text => text.to_string(),
     }

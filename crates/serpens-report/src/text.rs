@@ -107,27 +107,22 @@ pub(super) fn short_number(value: f64, digits: usize, far: bool) -> String {
     if value == 0.0 {
         return "0".to_string();
     } else if !far {
-        return trimmed(number(
-            value,
-            (digits as i32 - 1 - power).clamp(0, 12) as usize,
-        ));
+        let decimals = (digits as i32 - 1 - power).clamp(0, 12);
+        return trimmed(&number(value, decimals as usize)).to_owned();
     }
     let scientific = format!("{value:.*e}", digits - 1);
     let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let ten = "10".to_owned() + &superscript(power);
-    match trimmed(mantissa.replace('-', "−")).as_str() {
+    match trimmed(&mantissa.replace('-', "−")) {
         "1" => ten,
         mantissa => format!("{mantissa}·{ten}"),
     }
 }
 
 /// Without zeros after a decimal point that say nothing.
-fn trimmed(number: String) -> String {
+pub(super) fn trimmed(number: &str) -> &str {
     match number.contains('.') {
-        true => number
-            .trim_end_matches('0')
-            .trim_end_matches('.')
-            .to_owned(),
+        true => number.trim_end_matches('0').trim_end_matches('.'),
         false => number,
     }
 }

@@ -31,11 +31,6 @@ fn groups(items: usize, most: usize) -> Vec<Range<usize>> {
     starts.map(|from| from..items.min(from + size)).collect()
 }
 
-/// The channels, or their order, in the rows of a heat map.
-fn bands(channels: usize) -> Vec<Range<usize>> {
-    groups(channels, MOST_BANDS)
-}
-
 /// The tokens in the columns of a heat map.
 pub(super) fn columns(tokens: usize) -> Vec<Range<usize>> {
     groups(tokens, MOST_COLUMNS)
@@ -70,12 +65,13 @@ fn pool(values: &[f32], channels: usize, order: &[usize], tokens: usize) -> Grid
         mean(column.flat_map(channels)).map(|mean| mean as f32)
     };
     let row = |band: Range<usize>| {
-        let columns = columns.iter().cloned();
-        columns
+        let cells = columns.iter().cloned();
+        cells
             .map(|column| cell(&order[band.clone()], column))
             .collect()
     };
-    bands(order.len()).into_iter().map(row).collect()
+    let bands = groups(order.len(), MOST_BANDS).into_iter();
+    bands.map(row).collect()
 }
 
 /// The channels, those first whose ln Δ varies most over the tokens.
@@ -126,7 +122,7 @@ mod tests {
     #[test]
     fn no_more_cells_are_drawn_than_the_page_can_show() {
         for (channels, tokens) in [(1, 1), (48, 256), (49, 257), (1536, 5000)] {
-            let (rows, columns) = (bands(channels), columns(tokens));
+            let (rows, columns) = (groups(channels, MOST_BANDS), columns(tokens));
             assert!(rows.len() <= 48 && columns.len() <= 256);
             assert_eq!(rows.iter().map(Range::len).sum::<usize>(), channels);
             assert_eq!(columns.iter().map(Range::len).sum::<usize>(), tokens);

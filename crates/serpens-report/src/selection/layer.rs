@@ -72,11 +72,10 @@ impl LayerFigure {
     fn about_bars(&self, frame: &Frame) -> String {
         let bars = (0..frame.columns.len()).filter_map(|column| Some((column, self.bar(column)?)));
         match bars.max_by(|(_, a), (_, b)| a.total_cmp(b)) {
-            Some((column, largest)) => format!(
-                "mean Δ over the channels, at most {}: {}",
-                rounded(largest),
-                frame.name_of(column)
-            ),
+            Some((column, largest)) => {
+                let (largest, place) = (rounded(largest), frame.name_of(column));
+                format!("mean Δ over the channels, at most {largest}: {place}")
+            }
             None => "no Δ".to_string(),
         }
     }
@@ -115,9 +114,8 @@ impl LayerFigure {
             let kept = self.retention.iter().filter_map(|row| *row.get(column)?);
             let kept = mean(kept.map(f64::from));
             let kept = kept.map(|kept| format!(", {:.0} % kept", 100.0 * kept));
-            let step = self
-                .bar(column)
-                .map(|mean| format!(": mean Δ {}", rounded(mean)));
+            let step = self.bar(column).map(rounded);
+            let step = step.map(|mean| format!(": mean Δ {mean}"));
             let facts = [Some(frame.name_of(column)), step, kept];
             let facts = escape(&facts.into_iter().flatten().collect::<String>());
             drawing.shapes += &format!(
@@ -184,18 +182,13 @@ impl Panel<'_> {
         // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a file,
         // whose reader may blend all the same, neighbours overlap.
         let overlap = if frame.scrolls { 0.0 } else { 0.1 };
+        let [x, y] = [LEFT, top + row_height / 2.0].map(short);
+        let (width, thickness) = (frame.cell, 1.0 + overlap);
         drawing.shapes += &format!(
-            "<g transform=\"translate({} {}) scale({:.4} {row_height:.4})\" stroke-width=\"{}\" fill=\"none\" shape-rendering=\"crispEdges\">\n",
-            short(LEFT),
-            short(top + row_height / 2.0),
-            frame.cell,
-            1.0 + overlap,
+            "<g transform=\"translate({x} {y}) scale({width:.4} {row_height:.4})\" stroke-width=\"{thickness}\" fill=\"none\" shape-rendering=\"crispEdges\">\n"
         );
-        for (index, path) in self
-            .runs(grid, frame.columns.len(), overlap)
-            .iter()
-            .enumerate()
-        {
+        let runs = self.runs(grid, frame.columns.len(), overlap);
+        for (index, path) in runs.iter().enumerate() {
             if !path.is_empty() {
                 let colour = self.colour(index);
                 drawing.shapes += &format!("<path stroke=\"{colour}\" d=\"{path}\"/>\n");

@@ -104,10 +104,8 @@ impl Levels {
         if self.low > self.high {
             return "no Δ".to_string();
         }
-        let [low, high] = [self.low, self.high];
-        let [low, high] =
-            [low, high].map(|step| format!("{} {}", rounded(step), self.block_of(step).0));
-        format!("mean Δ from {low} to {high}")
+        let end = |step| format!("{} {}", rounded(step), self.block_of(step).0);
+        format!("mean Δ from {} to {}", end(self.low), end(self.high))
     }
 
     /// The block of a token and its colour.
