@@ -3,9 +3,10 @@
 use clap::Args;
 use rayon::prelude::*;
 use serpens_core::{
-    DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, bf16, cuda,
+    DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, cuda,
 };
 use serpens_nn::{Precision, Recompute};
+use serpens_ops::elementwise::cast;
 
 use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
@@ -72,6 +73,11 @@ impl Shapes {
     }
 }
 
+/// What a pass is called, its seconds, and its rate as a share of a limit.
+type Pass = (&'static str, f64, f64);
+/// Their sizes in words, and two passes.
+pub(super) type Passes = (String, [Pass; 2]);
+
 /// What is measured, and with what.
 pub(super) struct Bench<'a> {
     pub(super) clock: Clock,
@@ -84,13 +90,14 @@ pub(super) struct Bench<'a> {
 
 impl Bench<'_> {
     /// The table of the published cases; or of the first of them with the sizes that were named, `width` among them, for
-    /// each of the lengths named.
+    /// each of the lengths named. `share` is the limit that the passes are held against.
     pub(super) fn passes(
         &self,
         title: &'static str,
         published: &[Case],
         width: Option<usize>,
-        measure: fn(&Self, Case) -> Result<[Row; 2]>,
+        share: &'static str,
+        measure: fn(&Self, [usize; 3], DType) -> Result<Passes>,
     ) -> Result<Table> {
         let Case([batch, length, first], _, beside) = published[0];
         let (batch, width) = (self.shapes.batch.unwrap_or(batch), width.unwrap_or(first));
@@ -102,8 +109,12 @@ impl Bench<'_> {
             false => named.collect(),
         };
         let mut rows = Vec::new();
-        for case in cases {
-            rows.extend(measure(self, case)?);
+        for Case(shape, dtype, beside) in cases {
+            let (sizes, passes) = measure(self, shape, dtype)?;
+            for ((pass, seconds, of_limit), beside) in passes.into_iter().zip(beside) {
+                let row = Row::new(format!("{pass}, {sizes}"), 1e3 * seconds, "ms");
+                rows.push(self.beside(row, beside).with(share, of_limit));
+            }
             self.clock.device.release_unused();
         }
         Ok(Table { title, rows })
@@ -148,17 +159,9 @@ impl Bench<'_> {
         Ok((2 * cache).div_ceil(bytes.max(1)).clamp(1, 64))
     }
 
-    /// A row of milliseconds that has to move this many bytes at least.
-    pub(super) fn moving(
-        &self,
-        work: String,
-        seconds: f64,
-        bytes: usize,
-        published: Published,
-    ) -> Row {
-        let of_copying = bytes as f64 / seconds / self.limits.memory;
-        self.beside(Row::new(work, 1e3 * seconds, "ms"), published)
-            .with("of copying", of_copying)
+    /// How a pass that has to move so many bytes at least stands against copying them.
+    pub(super) fn moving(&self, pass: &'static str, seconds: f64, bytes: usize) -> Pass {
+        (pass, seconds, bytes as f64 / seconds / self.limits.memory)
     }
 
     /// With the published figures, where the row is one of theirs.
@@ -187,12 +190,7 @@ pub(super) fn values(
         let mixed = (i as u32 ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
         (mixed ^ mixed >> 15) as i32 as f32 / 2.0_f32.powi(31)
     };
-    let all = (0..shape.count()).into_par_iter();
-    Ok(match dtype {
-        DType::BF16 => {
-            let values = all.map(|i| bf16::from_f32(value(i)));
-            Tensor::from_slice(shape, &values.collect::<Vec<bf16>>(), device)?
-        }
-        _ => Tensor::from_slice(shape, &all.map(value).collect::<Vec<f32>>(), device)?,
-    })
+    let all = (0..shape.count()).into_par_iter().map(value);
+    let all = Tensor::from_slice(shape, &all.collect::<Vec<f32>>(), device)?;
+    Ok(cast(&all.into(), dtype)?.into_tensor()?)
 }

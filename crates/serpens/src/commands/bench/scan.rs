@@ -3,8 +3,8 @@
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor, Var};
 use serpens_ops::selective_scan::{ScanOperands, ScanOptions, selective_scan};
 
-use super::cases::values;
-use super::published::{Case, SCANS, STATES};
+use super::cases::{Passes, values};
+use super::published::{SCANS, STATES};
 use super::{Bench, Row, Table, with_threads};
 use crate::Result;
 
@@ -13,14 +13,15 @@ pub(super) fn throughput(bench: &Bench<'_>) -> Result<Table> {
     let problem = Problem::new([1, 1024, 1536, STATES], DType::F32, 0, Device::Cpu)?;
     let updates = (1024 * 1536 * STATES) as f64;
     let all_threads = rayon::current_num_threads();
-    let passes: [(&str, Pass); 2] = [
+    type Way = fn(&Problem) -> CoreResult<()>;
+    let ways: [(_, Way); 2] = [
         ("forward", Problem::scan),
         ("forward + backward", Problem::both),
     ];
     let mut rows = Vec::new();
-    for (what, pass) in passes {
+    for (what, way) in ways {
         let rate = |threads| -> Result<f64> {
-            let timed = || bench.clock.seconds(|| pass(&problem));
+            let timed = || bench.clock.seconds(|| way(&problem));
             Ok(updates / with_threads(threads, timed)? / 1e9)
         };
         let one = rate(1)?;
@@ -57,12 +58,13 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     let title = "Selective scan with gate, D, bias and softplus, keeping what its gradients need (official: mamba_ssm 2.3.2 on an H200)";
-    bench.passes(title, &SCANS, bench.shapes.channels, measure)
+    let width = bench.shapes.channels;
+    bench.passes(title, &SCANS, width, "of copying", measure)
 }
 
-/// The rows of the forward and of the backward.
-fn measure(bench: &Bench<'_>, Case(shape, dtype, published): Case) -> Result<[Row; 2]> {
-    let ([batch, length, channels], [beside_forward, beside_backward]) = (shape, published);
+/// The forward, and the backward.
+fn measure(bench: &Bench<'_>, shape: [usize; 3], dtype: DType) -> Result<Passes> {
+    let [batch, length, channels] = shape;
     let state = bench.shapes.state.unwrap_or(STATES);
     let wide = batch * length * channels * dtype.size();
     let narrow = batch * length * state * dtype.size();
@@ -86,18 +88,14 @@ fn measure(bench: &Bench<'_>, Case(shape, dtype, published): Case) -> Result<[Ro
             pairs.try_for_each(|(recorded, set)| set.backward(recorded))
         },
     )?;
-    let row = |pass: &str, seconds: f64, bytes: usize, beside| {
-        let work = format!("{pass}, B {batch}, E {channels}, L {length}, N {state}, {dtype}");
-        bench.moving(work, seconds / sets as f64, bytes, beside)
-    };
-    Ok([
-        row("forward", forward, 4 * wide + 2 * narrow, beside_forward),
-        row("backward", backward, 7 * wide + 4 * narrow, beside_backward),
-    ])
+    let [forward, backward] = [forward, backward].map(|seconds| seconds / sets as f64);
+    let passes = [
+        bench.moving("forward", forward, 4 * wide + 2 * narrow),
+        bench.moving("backward", backward, 7 * wide + 4 * narrow),
+    ];
+    let sizes = format!("B {batch}, E {channels}, L {length}, N {state}, {dtype}");
+    Ok((sizes, passes))
 }
-
-/// A way through a scan.
-type Pass = fn(&Problem) -> CoreResult<()>;
 
 /// What one scan and its backward read.
 struct Problem {

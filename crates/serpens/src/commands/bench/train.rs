@@ -27,13 +27,13 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
     let row = |(name, width, layers, vocabulary)| {
         let config = MambaLmConfig::new(width, layers, vocabulary);
         let flops = 3.0 * config.plan()?.flops_per_token()?;
-        let trained = measure(bench, &config, batch, length, 4)?;
-        let of_peak = trained.rate * flops / bench.limits.products(bench.precision);
+        let (rate, _, new_buffers) = measure(bench, &config, batch, length, 4)?;
+        let of_peak = rate * flops / bench.limits.products(bench.precision);
         let work =
             format!("{name}: {layers} × {width}, V {vocabulary}, batch {batch}, length {length}");
-        Ok(Row::new(work, trained.rate, "tokens/s")
+        Ok(Row::new(work, rate, "tokens/s")
             .with("matrix products, of their peak", of_peak)
-            .with("new buffers", trained.new_buffers as f64))
+            .with("new buffers", new_buffers as f64))
     };
     Ok(Table {
         title: "Training, f32: forward, loss, backward, clipping, AdamW",
@@ -67,7 +67,7 @@ fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row>
     let Training(name, [width, layers, batch], published, memory) = *training;
     let vocabulary = bench.shapes.vocab.unwrap_or(VOCABULARY);
     let config = MambaLmConfig::new(width, layers, vocabulary);
-    let Measured { rate, last, .. } = measure(bench, &config, batch, length, 1)?;
+    let (rate, last, _) = measure(bench, &config, batch, length, 1)?;
     let again = match bench.recompute() {
         Recompute::None => String::new(),
         recompute => format!(", recomputing the {recompute}"),
@@ -87,14 +87,15 @@ fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row>
         .with("MFU", mfu))
 }
 
-/// Trains a new model; the time is taken of so many steps at once.
+/// Trains a new model; the time is taken of so many steps at once. Gives tokens per second, the figures of the last
+/// steps, and how many buffers were asked of the system after the first steps, which fill the pool: a leak.
 fn measure(
     bench: &Bench<'_>,
     model: &MambaLmConfig,
     batch: usize,
     length: usize,
     at_once: usize,
-) -> Result<Measured> {
+) -> Result<(f64, StepMetrics, usize)> {
     let device = bench.clock.device;
     let source = Tokens {
         vocabulary: model.vocab_size,
@@ -124,20 +125,7 @@ fn measure(
     let (first, counted) = (&steps.1[warm_up - 1], &steps.1[warm_up..]);
     let (last, buffers) = &counted[counted.len() - 1];
     let rates = counted.iter().map(|(step, _)| step.tokens_per_second);
-    Ok(Measured {
-        rate: median(rates.collect()),
-        last: last.clone(),
-        new_buffers: buffers - first.1,
-    })
-}
-
-/// What a training came to.
-struct Measured {
-    /// Tokens per second.
-    rate: f64,
-    last: StepMetrics,
-    /// What was asked of the system after the first steps, which fill the pool: a leak.
-    new_buffers: usize,
+    Ok((median(rates.collect()), last.clone(), buffers - first.1))
 }
 
 /// The figures of all steps, and how many buffers the device had been asked for by then.
@@ -164,13 +152,10 @@ impl Source for Tokens {
     fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
         let from = index as usize * self.batch * self.length;
         let to = from + self.batch * self.length;
-        let tokens = |positions: std::ops::Range<usize>| {
-            let tokens = positions.map(|i| token(i, self.vocabulary));
-            tokens.collect()
-        };
+        let token = |i| token(i, self.vocabulary);
         Ok(Batch {
-            inputs: tokens(from..to),
-            targets: tokens(from + 1..to + 1),
+            inputs: (from..to).map(token).collect(),
+            targets: (from + 1..to + 1).map(token).collect(),
             batch: self.batch,
             length: self.length,
         })
