@@ -65,13 +65,8 @@ pub enum Error {
         shape: Box<Shape>,
     },
     /// A layer that cannot do this.
-    #[error("{layer} cannot {what}")]
-    Unsupported {
-        /// The layer.
-        layer: &'static str,
-        /// What was asked of it.
-        what: &'static str,
-    },
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// Names of parameters that are none.
     #[error("no parameter's name begins with {0:?}; `visit` tells the names")]
     NoParameter(String),

@@ -59,5 +59,5 @@ pub use error::{Error, Result};
 pub use models::{Backbone, BackboneConfig, LmState, MambaLm, MambaLmConfig};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;
-pub use precision::{Precision, Recompute, UnknownName};
+pub use precision::{Precision, Recompute};
 pub use start::{Start, StepSize};

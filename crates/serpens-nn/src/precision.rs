@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serpens_core::DType;
 use serpens_ops::linear::ProductPrecision;
@@ -54,51 +55,32 @@ pub enum Recompute {
     Layer,
 }
 
-/// A name that is none of a setting's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not one of {known}")]
-pub struct UnknownName {
-    given: String,
-    known: String,
-}
-
-/// Gives a setting's values their names.
+/// Reads and writes a setting's values by the names that they have in recipes.
 macro_rules! named {
-    ($type:ident { $($variant:ident = $name:literal),* }) => {
+    ($type:ident { $($variant:ident),* }) => {
         impl $type {
             /// Every value.
             pub const ALL: &[$type] = &[$($type::$variant),*];
-
-            /// The name in settings and on the command line.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($type::$variant => $name,)*
-                }
-            }
         }
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
+                self.serialize(f)
             }
         }
 
         impl FromStr for $type {
-            type Err = UnknownName;
+            type Err = serde::de::value::Error;
 
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                let found = $type::ALL.iter().find(|value| value.name() == text);
-                found.copied().ok_or_else(|| UnknownName {
-                    given: text.to_owned(),
-                    known: [$($name),*].join(", "),
-                })
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                Self::deserialize(name.into_deserializer())
             }
         }
     };
 }
 
-named!(Precision { F32 = "f32", Tf32 = "tf32", Bf16 = "bf16" });
-named!(Recompute { None = "none", Scan = "scan", Layer = "block" });
+named!(Precision { F32, Tf32, Bf16 });
+named!(Recompute { None, Scan, Layer });
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +95,9 @@ mod tests {
             assert_eq!(recompute.to_string().parse(), Ok(recompute));
         }
         let error = "fp16".parse::<Precision>().unwrap_err();
-        assert_eq!(error.to_string(), "\"fp16\" is not one of f32, tf32, bf16");
+        assert_eq!(
+            error.to_string(),
+            "unknown variant `fp16`, expected one of `f32`, `tf32`, `bf16`"
+        );
     }
 }

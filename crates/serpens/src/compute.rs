@@ -19,7 +19,7 @@ pub struct ComputeArgs {
     #[arg(long, default_value = "auto", value_parser = device)]
     device: Choice,
     /// In which types; f32 on the processor and bf16 on a GPU where it is left out.
-    #[arg(long, value_parser = one_of::<Precision>(Precision::ALL.iter().map(|p| p.name())))]
+    #[arg(long, value_parser = one_of(Precision::ALL))]
     pub(crate) precision: Option<Precision>,
 }
 
@@ -42,15 +42,15 @@ fn device(text: &str) -> Result<Choice, String> {
 
 /// Reads `--recompute`.
 pub(crate) fn recompute() -> impl TypedValueParser<Value = Recompute> {
-    one_of(Recompute::ALL.iter().map(|recompute| recompute.name()))
+    one_of(Recompute::ALL)
 }
 
-/// Reads one of these names, which are all that a type can be read from.
-fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+/// Reads the name of one of these values, which are all that their type has.
+fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
 where
-    T: FromStr<Err: fmt::Debug> + Clone + Send + Sync + 'static,
+    T: FromStr<Err: fmt::Debug> + ToString + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(names).map(|name| {
+    PossibleValuesParser::new(values.iter().map(T::to_string)).map(|name| {
         name.parse()
             .expect("only names that can be read are let through")
     })

@@ -111,10 +111,8 @@ impl Ssm for S4d {
         state: Option<&mut Var>,
     ) -> Result<Var> {
         if sequence.starts.is_some() || sequence.reverse {
-            return Err(Error::Unsupported {
-                layer: "S4D",
-                what: "read packed or reversed sequences",
-            });
+            let what = "S4D cannot read packed or reversed sequences";
+            return Err(Error::Unsupported(what));
         }
         let y = self.read(x, state)?;
         match gate {
@@ -139,10 +137,8 @@ impl S4d {
             return Ok(long_conv(x, &lti_kernel(&system, length)?)?);
         };
         if x.tape().is_some() {
-            return Err(Error::Unsupported {
-                layer: "S4D",
-                what: "pass gradients through its recurrence; train it without a state",
-            });
+            let what = "S4D cannot pass gradients through its recurrence; train it without a state";
+            return Err(Error::Unsupported(what));
         }
         let output = lti_recurrence(x, &system, state)?;
         *state = output.last_state;
