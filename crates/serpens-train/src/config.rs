@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use serpens_nn::Module;
+use smart_default::SmartDefault;
 
 use crate::{Error, OptimizerConfig, Result};
 
@@ -66,18 +67,22 @@ pub struct BestRule {
 }
 
 /// Settings of a [`crate::Trainer`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Optimiser steps.
+    #[default = 1000]
     pub steps: u64,
     /// Batches whose gradients make one step.
+    #[default = 1]
     pub accumulation: u64,
     /// How long the learning rate rises to `optimizer.lr`.
+    #[default(Phase::Steps(0))]
     pub warmup: Phase,
     /// What it does then.
     pub schedule: Schedule,
     /// How long it falls at the end of [`Schedule::Wsd`].
+    #[default(Phase::Share(0.2))]
     pub decay: Phase,
     /// The learning rate of the last step, where the schedule falls.
     pub min_lr: f32,
@@ -86,38 +91,19 @@ pub struct TrainConfig {
     /// Parameters that training leaves as they are, by names that [`serpens_nn::Module::freeze`] takes.
     pub freeze: Vec<String>,
     /// Steps between two lines of metrics.
+    #[default = 10]
     pub log_every: u64,
     /// Steps between two evaluations; 0 for one at the end only.
     pub eval_every: u64,
     /// Steps between two checkpoints; 0 for one at the end only.
     pub checkpoint_every: u64,
     /// Checkpoints kept.
+    #[default = 2]
     pub keep: usize,
     /// Ends training early.
     pub stop: Option<StopRule>,
     /// Keeps the best model, which is the one that the training is for.
     pub best: Option<BestRule>,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            steps: 1000,
-            accumulation: 1,
-            warmup: Phase::Steps(0),
-            schedule: Schedule::Constant,
-            decay: Phase::Share(0.2),
-            min_lr: 0.0,
-            optimizer: OptimizerConfig::default(),
-            freeze: Vec::new(),
-            log_every: 10,
-            eval_every: 0,
-            checkpoint_every: 0,
-            keep: 2,
-            stop: None,
-            best: None,
-        }
-    }
 }
 
 impl TrainConfig {

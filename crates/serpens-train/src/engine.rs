@@ -13,16 +13,6 @@ use crate::feed::{Feed, addresses};
 use crate::objective::Learner;
 use crate::{Objective, Result, TrainedModel};
 
-/// What a step measured.
-pub(crate) struct Measured {
-    /// Of each batch.
-    pub(crate) losses: Vec<Totals>,
-    /// Of all batches.
-    pub(crate) tokens: usize,
-    /// The gradients' norm before clipping; nothing was changed where it is not finite, or a loss is not.
-    pub(crate) norm: f64,
-}
-
 /// A learner, and what it takes steps with.
 pub(crate) struct Engine<O: Objective> {
     pub(crate) learner: Learner<O>,
@@ -55,25 +45,21 @@ impl<O: Objective> Engine<O> {
         }
     }
 
-    /// A step with learning rate `lr` on the mean of the batches' losses. An error of theirs leaves no trace.
+    /// A step with learning rate `lr` on the mean of the batches' losses: the loss of each, and the gradients' norm
+    /// before clipping. Nothing is changed where the norm or a loss is not finite. An error of the batches leaves no
+    /// trace.
     pub(crate) fn step(
         &mut self,
         batches: impl ExactSizeIterator<Item = Result<Batch>>,
         lr: f32,
-    ) -> Result<Measured> {
+    ) -> Result<(Vec<Totals>, f64)> {
         let count = batches.len();
-        let (mut told, mut tokens, mut finite) = (Vec::with_capacity(count), 0, true);
+        let (mut told, mut finite) = (Vec::with_capacity(count), true);
         for batch in batches {
             let batch = batch?;
-            tokens += batch.inputs.len();
             if count == 1 && self.is_settled(&batch) {
                 let (loss, norm) = self.replay(&batch, lr)?;
-                let losses = vec![loss];
-                return Ok(Measured {
-                    losses,
-                    tokens,
-                    norm,
-                });
+                return Ok((vec![loss], norm));
             }
             if told.is_empty() {
                 self.gradients.clear(); // a replay needs them: they tell its parameters
@@ -87,19 +73,13 @@ impl<O: Objective> Engine<O> {
                 break;
             }
         }
-        let Learner {
-            model, optimizer, ..
-        } = &mut self.learner;
+        let (learner, gradients) = (&mut self.learner, &mut self.gradients);
         let norm = match finite {
-            true => optimizer.step(model, &mut self.gradients, lr)?,
+            true => learner.optimizer.step(&mut learner.model, gradients, lr)?,
             false => f64::NAN,
         };
         let losses = told.iter().map(read).collect::<CoreResult<_>>()?;
-        Ok(Measured {
-            losses,
-            tokens,
-            norm,
-        })
+        Ok((losses, norm))
     }
 
     /// Whether the last steps had the shape of this batch often enough, on a GPU, to replay a recorded one.
@@ -120,11 +100,9 @@ impl<O: Objective> Engine<O> {
     fn replay(&mut self, batch: &Batch, lr: f32) -> CoreResult<(Totals, f64)> {
         let tokens = self.bring(batch)?;
         let reads = addresses(&tokens);
-        let Learner {
-            model, optimizer, ..
-        } = &mut self.learner;
-        let mut parameters = optimizer.parameters(model, &mut self.gradients);
-        let moved = optimizer.inner.prepare(&mut parameters, lr)?;
+        let (learner, gradients) = (&mut self.learner, &mut self.gradients);
+        let mut parameters = learner.optimizer.parameters(&mut learner.model, gradients);
+        let moved = learner.optimizer.inner.prepare(&mut parameters, lr)?;
         let recorded = match self.recorded.take() {
             Some(recorded) if !moved && recorded.reads == reads => recorded,
             stale => {
@@ -155,16 +133,14 @@ impl<O: Objective> Engine<O> {
     /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the
     /// same.
     fn bring(&mut self, batch: &Batch) -> CoreResult<[Tensor; 2]> {
-        let Learner {
-            objective, model, ..
-        } = &self.learner;
-        let device = model.device();
+        let learner = &self.learner;
+        let device = learner.model.device();
         let shape = [batch.batch, batch.length];
         if device == Device::Cpu {
             let tensor = |ids: &[u32]| Tensor::from_slice(shape, ids, device);
             return Ok([tensor(&batch.inputs)?, tensor(&batch.targets)?]);
         }
-        objective.check_batch(model, batch)?;
+        learner.objective.check_batch(&learner.model, batch)?;
         let feed = match self.feed.take() {
             Some(feed) if feed.fits(shape) => feed,
             _ => {
@@ -194,12 +170,9 @@ impl<O: Objective> Engine<O> {
         [inputs, targets]: &[Tensor; 2],
         count: usize,
     ) -> CoreResult<Tensor> {
-        let Learner {
-            objective, model, ..
-        } = &self.learner;
-        let tape = Tape::new();
+        let (learner, tape) = (&self.learner, Tape::new());
         let inputs = tape.constant(inputs.clone());
-        let loss = objective.loss(model, &inputs, targets, self.recompute)?;
+        let loss = (learner.objective).loss(&learner.model, &inputs, targets, self.recompute)?;
         tape.backward(&loss.value, 1.0 / count as f32, &mut self.gradients)?;
         loss.totals.map_or_else(|| loss.value.into_tensor(), Ok)
     }

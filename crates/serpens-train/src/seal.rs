@@ -32,9 +32,8 @@ pub(crate) fn seal(dir: &Path, state: &State) -> Result<State> {
     }
     let state = state.clone();
     let mut state = State { seal, ..state };
-    state
-        .seal
-        .insert(STATE_FILE.to_owned(), of_state(plain(&state)));
+    let own = of_state(plain(&state));
+    state.seal.insert(STATE_FILE.to_owned(), own);
     Ok(state)
 }
 

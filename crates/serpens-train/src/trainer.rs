@@ -354,27 +354,29 @@ impl<O: Objective> Trainer<O> {
     pub(crate) fn take_step(&mut self, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         let (done, config) = (self.step(), &self.state.config);
-        let (source, first) = (&self.source, self.state.position.batches);
+        let (source, first, mut tokens) = (&self.source, self.state.position.batches, 0);
         let batches = (0..config.accumulation as usize).map(|i| {
             go_on(stop)?;
-            Ok(source.batch(first.wrapping_add(i as u64))?)
+            let batch = source.batch(first.wrapping_add(i as u64))?;
+            tokens += batch.inputs.len();
+            Ok(batch)
         });
         let lr = config.learning_rate(done);
-        let measured = self.engine.step(batches, lr)?;
-        for loss in &measured.losses {
+        let (losses, norm) = self.engine.step(batches, lr)?;
+        for loss in &losses {
             require_finite("the loss", loss.mean(), done + 1)?;
         }
-        require_finite("the gradient's norm", measured.norm, done + 1)?;
-        let losses = measured.losses.iter();
+        require_finite("the gradient's norm", norm, done + 1)?;
+        let losses = losses.iter();
         self.state.add(&Interval {
             steps: 1,
             batches: losses.len(),
-            tokens: measured.tokens,
+            tokens,
             loss: losses.clone().map(Totals::mean).sum(),
             correct: losses.clone().map(|totals| totals.correct).sum(),
             counted: losses.map(|totals| totals.count).sum(),
             lr,
-            grad_norm: measured.norm,
+            grad_norm: norm,
             seconds: start.elapsed().as_secs_f64(),
         });
         Ok(())
