@@ -11,7 +11,7 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use serpens_core::files::FileError;
-use serpens_core::{Device, Element, MAX_RANK, Shape, Tensor, bf16};
+use serpens_core::{Device, Element, Shape, Tensor, bf16};
 
 use crate::digest::{self, CHUNK};
 use crate::{Error, Result};
@@ -28,62 +28,22 @@ pub enum Verify {
 
 /// An open file of tensors.
 pub struct TensorFile {
-    path: PathBuf,
-    file: File,
-    tensors: BTreeMap<String, Entry>,
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) tensors: BTreeMap<String, Entry>,
 }
 
 /// What a file's header says of a tensor.
-struct Entry {
-    dtype: Dtype,
-    shape: Shape,
-    /// Its bytes' place in the file.
-    bytes: Range<usize>,
-    /// The digest to verify.
-    digest: Option<String>,
+pub(crate) struct Entry {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Shape,
+    /// The place in the file of its bytes, which are little-endian and row by row.
+    pub(crate) bytes: Range<usize>,
+    /// The digest to verify, if there is one.
+    pub(crate) digest: Option<String>,
 }
 
 impl TensorFile {
-    /// A file that holds no tensor yet.
-    pub(crate) fn new(path: &Path, file: File) -> Self {
-        Self {
-            path: path.to_owned(),
-            file,
-            tensors: BTreeMap::new(),
-        }
-    }
-
-    /// Enters a tensor by what the header says of it: its bytes, little-endian and row by row, are at `bytes` of the
-    /// file, and have this digest, if there is one to verify.
-    ///
-    /// # Errors
-    /// [`Error::Rank`] where it has more axes than any here.
-    pub(crate) fn enter(
-        &mut self,
-        name: &str,
-        dtype: Dtype,
-        shape: &[usize],
-        bytes: Range<usize>,
-        digest: Option<&str>,
-    ) -> Result<()> {
-        if shape.len() > MAX_RANK {
-            return Err(Error::Rank {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                found: shape.len(),
-            });
-        }
-        let shape = Shape::new(shape);
-        let entry = Entry {
-            dtype,
-            shape,
-            bytes,
-            digest: digest.map(str::to_owned),
-        };
-        self.tensors.insert(name.to_owned(), entry);
-        Ok(())
-    }
-
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -5,9 +5,10 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 use serpens_core::files::{self, Accept};
-use serpens_core::{Device, Tensor};
+use serpens_core::{Device, MAX_RANK, Shape, Tensor};
 
 use super::header::Header;
+use crate::tensor_file::Entry;
 use crate::{Error, Result, TensorFile, Verify, json};
 
 /// Opens a safetensors file and reads its header.
@@ -19,15 +20,28 @@ pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
     let file = files::open(path, Accept::Files)?;
     let (header, data) = Header::read(&file).map_err(Error::safetensors(path))?;
     let mut digests = header.digests().filter(|_| verify == Verify::Digests);
-    let mut opened = TensorFile::new(path, file);
+    let (path, mut tensors) = (path.to_owned(), BTreeMap::new());
     for (name, info) in &header.tensors {
+        let (name, found) = (name.clone(), info.shape.len());
+        if found > MAX_RANK {
+            return Err(Error::Rank { path, name, found });
+        }
         let (from, to) = info.data_offsets;
         // One that is missing among others is damage, as one that differs is.
         let digest = digests.as_mut().map(|all| all.next().unwrap_or_default());
-        let bytes = data + from..data + to;
-        opened.enter(name, info.dtype, &info.shape, bytes, digest)?;
+        let entry = Entry {
+            dtype: info.dtype,
+            shape: Shape::new(&info.shape),
+            bytes: data + from..data + to,
+            digest: digest.map(str::to_owned),
+        };
+        tensors.insert(name, entry);
     }
-    Ok(opened)
+    Ok(TensorFile {
+        path,
+        file,
+        tensors,
+    })
 }
 
 /// Reads every tensor of a safetensors file.
