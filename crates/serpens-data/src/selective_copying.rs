@@ -85,14 +85,9 @@ impl SelectiveCopying {
     }
 
     fn draw(&self, purpose: Purpose, number: u64) -> Batch {
-        let SelectiveCopyingConfig {
-            batch,
-            length,
-            data_tokens,
-            seed,
-            ..
-        } = self.config;
-        let mut rng = counter_rng(seed, purpose, number);
+        let config = &self.config;
+        let (batch, length, data_tokens) = (config.batch, config.length, config.data_tokens);
+        let mut rng = counter_rng(config.seed, purpose, number);
         let row_length = length + data_tokens;
         let mut inputs = vec![NOISE; batch * row_length]; // (batch, length + data_tokens)
         let mut targets = vec![IGNORE; batch * row_length]; // (batch, length + data_tokens)
