@@ -157,9 +157,10 @@ pub fn write_atomically<E: From<FileError>>(
 ///
 /// # Errors
 /// Those of the system.
-pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+pub fn write_bytes(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
     write_atomically(path, |file| {
-        file.write_all(bytes).map_err(FileError::of("write", path))
+        let written = file.write_all(bytes.as_ref());
+        written.map_err(FileError::of("write", path))
     })
 }
 

@@ -9,7 +9,7 @@ use serpens_train::Error as TrainError;
 
 use crate::output::shell_word;
 use crate::recipe::names;
-use crate::refusal::{NoModel, Refusal, WrongModel};
+use crate::refusal::{Refusal, WrongModel};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,14 +47,6 @@ pub enum Error {
     /// A run of this name is there already, in this folder.
     #[error("{} is there already: choose another --name, or go on with --resume", .0.display())]
     RunExists(PathBuf),
-    /// There is no model where one was expected.
-    #[error("{} holds no model: {source}", path.display())]
-    NoModel {
-        /// The folder.
-        path: PathBuf,
-        /// Why, and what to do.
-        source: NoModel,
-    },
     /// A model that the command cannot work with.
     #[error("{}: {source}", path.display())]
     WrongModel {

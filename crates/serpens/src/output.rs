@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
-use serpens_core::files::{FileError, write_bytes};
+use serpens_core::files::FileError;
 use serpens_report::grouped;
 
 use crate::Result;
@@ -174,11 +174,6 @@ pub(crate) fn duration(seconds: f64) -> String {
         60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
     }
-}
-
-/// A file of these bytes, which appears complete or not at all.
-pub(crate) fn save(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    Ok(write_bytes(path, bytes.as_ref())?)
 }
 
 /// The text as one word of a shell: in quotes where it needs them.

@@ -200,11 +200,11 @@ fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
     }
 }
 
-/// Why a folder holds no model.
+/// Why a folder has no model, or one that does not serve.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NoModel {
-    /// There is none.
+pub enum WrongModel {
+    /// There is no folder.
     #[error("there is no such folder, or it is a file; give the folder of a run or of a model")]
     NoFolder,
     /// Its run is not finished.
@@ -217,15 +217,9 @@ pub enum NoModel {
     },
     /// It holds something else.
     #[error(
-        "neither config.json nor model/config.json is there; give the folder of a finished run"
+        "it holds no model, as it has neither config.json nor model/config.json; give the folder of a finished run"
     )]
     NoConfig,
-}
-
-/// Why a model does not serve.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WrongModel {
     /// It selects nothing.
     #[error("it has no selective layers: a time-invariant model treats every token alike")]
     NotSelective,

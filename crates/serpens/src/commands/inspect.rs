@@ -5,16 +5,14 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use console::Term;
-use serpens_core::files::{Accept, FileError};
+use serpens_core::files::{Accept, FileError, write_bytes};
 use serpens_nn::MambaLm;
 use serpens_report::{Form, Report, SelectionMap, wrap};
 
 use super::environment;
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{
-    command_line, counted, harmless, one_line, print_drawn, save, say, unless_gone,
-};
+use crate::output::{command_line, counted, harmless, one_line, print_drawn, say, unless_gone};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
@@ -64,7 +62,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
                 Ok(there) if !there.is_file() => {
                     fs::write(path, draw(&map)).map_err(FileError::of("write", path))?;
                 }
-                _ => save(path, draw(&map))?,
+                _ => write_bytes(path, draw(&map))?,
             }
             if !args.json {
                 say(&one_line(&path.display().to_string()))?;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use serpens_core::files::make_folders;
+use serpens_core::files::{make_folders, write_bytes};
 use serpens_report::Form;
 
 use crate::cli::{FigureFormat, ReportArgs};
-use crate::output::{save, say};
+use crate::output::say;
 use crate::refusal::Refusal;
 use crate::runs::{RUNS, RunFolder};
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
     make_folders(&dir)?;
     for (name, bytes) in files {
         let path = dir.join(name);
-        save(&path, bytes)?;
+        write_bytes(&path, bytes)?;
         say(&path.display().to_string())?;
     }
     Ok(())

@@ -4,11 +4,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serpens_core::files::{Accept, is_temporary, make_folders, read_text, remove_temporary};
+use serpens_core::files::{
+    Accept, is_temporary, make_folders, read_text, remove_temporary, write_bytes,
+};
 use serpens_report::{Form, Report};
 use serpens_train::{Error as TrainError, Lock};
 
-use crate::output::{save, tell};
+use crate::output::tell;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
@@ -29,17 +31,11 @@ impl RunFolder {
     /// Makes the folder, of this name or the first free one of the task's. The name stays free until the settings are
     /// in it.
     pub(crate) fn create(out: &Path, name: Option<&str>, task: &str) -> Result<Self> {
-        match name {
-            Some(name) => Self::make_named(out, name),
-            None => {
-                let mut folders = (1_u64..).map(|n| Self::make(out.join(format!("{task}-{n}"))));
-                let free = folders.find_map(Result::transpose);
-                free.expect("there are fewer folders than numbers")
-            }
-        }
-    }
-
-    fn make_named(out: &Path, name: &str) -> Result<Self> {
+        let Some(name) = name else {
+            let mut folders = (1_u64..).map(|n| Self::make(out.join(format!("{task}-{n}"))));
+            let free = folders.find_map(Result::transpose);
+            return free.expect("there are fewer folders than numbers");
+        };
         if Path::new(name).file_name() != Some(name.as_ref()) {
             return Err(Error::refused("--name", Refusal::NotAName(name.into())));
         }
@@ -117,13 +113,13 @@ impl RunFolder {
 
     /// Writes the page, what [`report`](Self::report) reads, and the figures as files of their own, for other pages.
     pub(super) fn save_report(&self, report: &Report) -> Result<()> {
-        save(&self.path.join("report.html"), report.to_html())?;
+        write_bytes(&self.path.join("report.html"), report.to_html())?;
         let kept = serde_json::to_string(report).expect("a report has names and numbers");
-        save(&self.path.join(REPORT), kept)?;
+        write_bytes(&self.path.join(REPORT), kept)?;
         let dir = self.path.join("figures");
         make_folders(&dir)?;
         for (name, svg) in report.to_files(Form::Page) {
-            save(&dir.join(format!("{name}.svg")), &svg)?;
+            write_bytes(&dir.join(format!("{name}.svg")), &svg)?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ pub(crate) mod models;
 mod report;
 
 use serde_json::Value;
+use serpens_core::files::write_bytes;
 use serpens_train::{Changes, Compute, Error as TrainError};
 
-use crate::output::{OutputMode, one_line, save, say, tell};
+use crate::output::{OutputMode, one_line, say, tell};
 use crate::recipe::Recipe;
 use crate::stop;
 use crate::tasks::trained::Trained;
@@ -42,7 +43,7 @@ impl Run {
         stop::listen();
         let mut jobs = Job::all(self)?;
         jobs.iter_mut().try_for_each(Job::keep_changes)?;
-        save(&self.folder.settings(), self.recipe.to_toml())?;
+        write_bytes(&self.folder.settings(), self.recipe.to_toml())?;
         self.announce();
         let trained = jobs.into_iter().map(Job::train);
         let trained = trained.collect::<Result<Vec<_>>>()?;

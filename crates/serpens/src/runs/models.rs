@@ -8,7 +8,7 @@ use serpens_nn::MambaLm;
 use serpens_nn::checkpoint::{self, Verify};
 
 use super::RUNS;
-use crate::refusal::NoModel;
+use crate::refusal::WrongModel;
 use crate::{Error, Result};
 
 /// Options of the commands that read a model.
@@ -41,22 +41,22 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
     [path.join("model"), path.to_owned(), run.join("model")]
         .into_iter()
         .find(|dir| dir.join(checkpoint::CONFIG_FILE).exists())
-        .ok_or_else(|| Error::NoModel {
-            source: why_no_model(if path.exists() { path } else { &run }),
-            path: path.to_owned(),
+        .ok_or_else(|| {
+            let given = if path.exists() { path } else { &run };
+            Error::wrong_model(path, why_no_model(given))
         })
 }
 
-fn why_no_model(path: &Path) -> NoModel {
+fn why_no_model(path: &Path) -> WrongModel {
     if !path.is_dir() {
-        return NoModel::NoFolder;
+        return WrongModel::NoFolder;
     }
     match serpens_train::newest_checkpoint(path) {
-        Ok(Some((_, checkpoint))) => NoModel::Unfinished {
+        Ok(Some((_, checkpoint))) => WrongModel::Unfinished {
             run: path.to_owned(),
             checkpoint,
         },
-        _ => NoModel::NoConfig,
+        _ => WrongModel::NoConfig,
     }
 }
 

@@ -75,12 +75,12 @@ impl TaskSettings for TextConfig {
         if self.prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
-        let held_out = (self.validation > 0.0)
-            .then(|| corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH));
+        let held_out = match self.validation > 0.0 {
+            true => Some(corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH)?),
+            false => None,
+        };
         Ok(Box::new(Text {
-            held_out: held_out
-                .transpose()?
-                .map(|slices| slices.at_most(tests.tokens)),
+            held_out: held_out.map(|slices| slices.at_most(tests.tokens)),
             data: data.clone(),
             corpus,
             source,
@@ -107,13 +107,11 @@ fn bits(name: &str, model: &MambaLm, text: &ByteSlices, mode: OutputMode) -> Tra
 impl Text {
     fn what_is_read(&self, held_out: &ByteSlices) -> String {
         let (read, all) = (held_out.bytes(), self.corpus.split_bytes(Split::Validation));
-        let (read, of) = match read < all {
-            true => (
-                grouped(read),
-                format!(", spread evenly over the {} held out", grouped(all)),
-            ),
-            false => (grouped(all), String::new()),
+        let of = match read < all {
+            true => format!(", spread evenly over the {} held out", grouped(all)),
+            false => String::new(),
         };
+        let read = grouped(read);
         format!("{read} bytes that training never saw{of}, read in order with carried state.")
     }
 
