@@ -18,6 +18,8 @@ pub(super) struct Form {
     pub(super) in_proj: &'static str,
     /// The convolution's.
     pub(super) conv: &'static str,
+    /// Whether that ends in SiLU.
+    pub(super) silu: bool,
     pub(super) inputs: usize,
     /// What is convolved.
     pub(super) x: usize,
@@ -37,23 +39,27 @@ pub(super) enum Gate {
     SiluOfOutput,
 }
 
-/// The inner width; what exceeds the address space is told when memory is asked for.
-pub(super) fn inner_width(d_model: usize, expand: usize) -> Result<usize> {
-    D_MODEL.check(d_model as f64)?;
-    EXPAND.check(expand as f64)?;
-    Ok(d_model.saturating_mul(expand))
-}
-
 impl Form {
-    /// The mixer of this form and these widths, the model's and the inner one.
+    /// The mixer of this form for a model's width and the inner width over it, with a convolution of this width that
+    /// has a bias or not.
     pub(super) fn plan(
         &'static self,
-        [d_model, d_inner]: [usize; 2],
-        conv: Option<CausalConv1dConfig>,
+        [d_model, expand]: [usize; 2],
+        conv: Option<(usize, bool)>,
         ssm: &SsmConfig,
         proj_bias: bool,
         output_divisor: f32,
     ) -> Result<Box<dyn Mixer>> {
+        D_MODEL.check(d_model as f64)?;
+        EXPAND.check(expand as f64)?;
+        // What exceeds the address space is told when memory is asked for.
+        let d_inner = d_model.saturating_mul(expand);
+        let conv = conv.map(|(width, bias)| CausalConv1dConfig {
+            channels: d_inner,
+            width,
+            bias,
+            silu: self.silu,
+        });
         let linear = |inputs, outputs, divisor| LinearConfig {
             bias: proj_bias,
             divisor,

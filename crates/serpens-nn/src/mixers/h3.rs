@@ -3,10 +3,9 @@
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::gated::{Form, Gate, inner_width};
+use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
-use crate::layers::CausalConv1dConfig;
 use crate::ssm::SsmConfig;
 
 /// Configures an H3 mixer.
@@ -27,6 +26,7 @@ pub struct H3Config {
 static FORM: Form = Form {
     in_proj: "qkv_proj",
     conv: "shift",
+    silu: false,
     inputs: 3, // q, k, v
     x: 1,
     factor: Some(2),
@@ -35,13 +35,7 @@ static FORM: Form = Form {
 
 impl MixerSettings for H3Config {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let widths = [d_model, inner_width(d_model, self.expand)?];
-        let shift = Some(CausalConv1dConfig {
-            channels: widths[1],
-            width: self.d_conv,
-            bias: true,
-            silu: false,
-        });
+        let (widths, shift) = ([d_model, self.expand], Some((self.d_conv, true)));
         FORM.plan(widths, shift, &self.ssm, false, output_divisor)
     }
 

@@ -3,10 +3,9 @@
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::gated::{Form, Gate, inner_width};
+use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
-use crate::layers::CausalConv1dConfig;
 use crate::ssm::SsmConfig;
 
 /// Configures a Mamba mixer. The defaults are the paper's.
@@ -42,6 +41,7 @@ impl MambaConfig {
 static FORM: Form = Form {
     in_proj: "in_proj",
     conv: "conv1d",
+    silu: true,
     inputs: 2, // x, z
     x: 0,
     factor: None,
@@ -50,13 +50,7 @@ static FORM: Form = Form {
 
 impl MixerSettings for MambaConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let widths = [d_model, inner_width(d_model, self.expand)?];
-        let conv = Some(CausalConv1dConfig {
-            channels: widths[1],
-            width: self.d_conv,
-            bias: self.conv_bias,
-            silu: true,
-        });
+        let (widths, conv) = ([d_model, self.expand], Some((self.d_conv, self.conv_bias)));
         FORM.plan(widths, conv, &self.ssm, self.proj_bias, output_divisor)
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::gated::{Form, Gate, inner_width};
+use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
 use crate::ssm::SsmConfig;
@@ -23,6 +23,7 @@ pub struct PlainConfig {
 static FORM: Form = Form {
     in_proj: "in_proj",
     conv: "",
+    silu: false,
     inputs: 1,
     x: 0,
     factor: None,
@@ -31,7 +32,7 @@ static FORM: Form = Form {
 
 impl MixerSettings for PlainConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
-        let widths = [d_model, inner_width(d_model, self.expand)?];
+        let widths = [d_model, self.expand];
         FORM.plan(widths, None, &self.ssm, false, output_divisor)
     }
 

@@ -14,30 +14,14 @@ use crate::{Param, Result, Start, StepSize, module};
 
 /// The rank R of the projection that makes Δ from the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(rename_all = "lowercase", expecting = "a number or \"auto\"")]
 pub enum DtRank {
     /// ceil(d_model / 16).
     #[default]
-    #[serde(with = "auto")]
     Auto,
     /// This rank; 0 makes Δ independent of the token.
+    #[serde(untagged)]
     Fixed(usize),
-}
-
-/// `DtRank::Auto` is written as the string "auto".
-mod auto {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("auto")
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "auto" => Ok(()),
-            _ => Err(serde::de::Error::custom("expected a number or \"auto\"")),
-        }
-    }
 }
 
 /// Configures a [`SelectiveSsm`]. The defaults are the paper's.
