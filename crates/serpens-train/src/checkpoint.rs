@@ -67,10 +67,8 @@ fn write_all<O: Objective>(dir: &Path, learner: &Learner<O>, state: &State) -> R
 
 /// Writes the state of a checkpoint anew, whose tensors stay.
 pub(crate) fn write_state(dir: &Path, state: &State) -> Result<()> {
-    Ok(json::write(
-        &dir.join(STATE_FILE),
-        &seal::seal(dir, state)?,
-    )?)
+    let state = seal::seal(dir, state)?;
+    Ok(json::write(&dir.join(STATE_FILE), &state)?)
 }
 
 /// The folder of a run's checkpoint of this step.

@@ -124,9 +124,7 @@ impl<O: Objective> Engine<O> {
             told = Some(self.add_gradients(&tokens, 1)?);
             self.learner.optimizer.inner.launch()
         })?;
-        let Some(told) = told else {
-            unreachable!("a recording that succeeded has set it");
-        };
+        let told = told.expect("a recording that succeeded has set it");
         Ok(Recorded { graph, reads, told })
     }
 

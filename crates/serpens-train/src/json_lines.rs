@@ -51,10 +51,8 @@ impl JsonLines {
             files::write_bytes(path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.and_then(|file| {
-            files::sync_folder(path.parent().unwrap_or(Path::new("")))?;
-            Ok(file)
-        });
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let file = file.and_then(|file| files::sync_folder(folder).map(|()| file));
         Ok(Self {
             file: file.map_err(FileError::of("write", path))?,
             path: path.to_owned(),
