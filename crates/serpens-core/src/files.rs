@@ -36,7 +36,7 @@ pub enum Unread {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub struct FileError {
-    /// `read`, `write` or `remove`.
+    /// `read`, `write`, `rename` or `remove`.
     pub action: &'static str,
     /// The file.
     pub path: PathBuf,
@@ -45,7 +45,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// The error of what the system refused to do (`read`, `write`, `remove`) with a file.
+    /// The error of what the system refused to do (`read`, `write`, `rename`, `remove`) with a file.
     pub fn of(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| FileError {
             action,

@@ -159,7 +159,13 @@ impl TrainConfig {
         let is_broken = |(_, value, limits): &(_, f64, Limits)| !limits.0.contains(value);
         match numbers.chain(rules).find(is_broken) {
             None => Ok(()),
-            Some((field, value, (_, reason))) => Err(Error::config(field, value, reason)),
+            Some((field, value, (_, reason))) => {
+                let short = value as f32; // most are, and have fewer digits so
+                match f64::from(short) == value {
+                    true => Err(Error::config(field, short, reason)),
+                    false => Err(Error::config(field, value, reason)),
+                }
+            }
         }
     }
 

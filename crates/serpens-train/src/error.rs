@@ -56,7 +56,7 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// A file cannot be read, written or removed.
+    /// A file cannot be read, written, renamed or removed.
     #[error(transparent)]
     Io(#[from] FileError),
     /// A checkpoint's file is not what its name says.
@@ -116,8 +116,11 @@ pub enum Error {
     #[error("{} already holds a run's checkpoints: resume it, or choose another folder", .0.display())]
     RunExists(PathBuf),
     /// There is nothing to resume.
-    #[error("{} holds no checkpoint to go on from", .0.display())]
+    #[error("{} holds no checkpoint to go on from: bring one back, or begin another run", .0.display())]
     NoCheckpoint(PathBuf),
+    /// Nothing to go on from, so that a model begins anew.
+    #[error("{} holds no checkpoint to go on from: its model is trained from the first step", .0.display())]
+    BeginsAnew(PathBuf),
 }
 
 /// What is wrong with a checkpoint's file.

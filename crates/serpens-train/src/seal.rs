@@ -15,8 +15,8 @@ use crate::checkpoint::STATE_FILE;
 use crate::state::State;
 use crate::{Damage, Error, Result};
 
-/// The digest of every file of a checkpoint by its name: of the state as compact JSON with sorted keys, without its own, of the header of
-/// a safetensors file, which has digests of the tensors, and of all bytes of others.
+/// The digest of every file of a checkpoint by its name: of the state as compact JSON with sorted keys, without its
+/// own; of the header of a safetensors file, which has digests of the tensors; of all bytes of others.
 pub(crate) type Seal = BTreeMap<String, String>;
 
 /// The state with digests of itself and of all other files in the folder `dir`.

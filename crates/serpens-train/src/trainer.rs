@@ -220,8 +220,9 @@ impl<O: Objective> Trainer<O> {
     /// the end of each of these, and the model evaluated, unless the flag ended the run.
     ///
     /// # Errors
-    /// [`Error::NoEvaluation`]; [`Error::NotFinite`] where the loss or the gradient is not a number any more: the checkpoints written before
-    /// stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one does not continue.
+    /// [`Error::NoEvaluation`]; [`Error::NotFinite`] where the loss or the gradient is not a number any more: the
+    /// checkpoints written before stay. [`Error::RunExists`] where the folder holds checkpoints of a run that this one
+    /// does not continue.
     pub fn run(&mut self, mut run: Run<'_, O::Model>) -> Result<Outcome> {
         if self.state.config.best.is_some() && run.evaluate.is_none() {
             return Err(Error::NoEvaluation);

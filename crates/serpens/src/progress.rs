@@ -144,10 +144,8 @@ impl<'a> Progress<'a> {
         if !self.bar.is_hidden() {
             self.bar.finish_and_clear();
             let (step, steps) = (self.bar.position(), self.bar.length().unwrap_or_default());
-            tell(&format!(
-                "{}: step {step}/{steps}  {}",
-                self.name, self.told
-            ));
+            let line = format!("{}: step {step}/{steps}  {}", self.name, self.told);
+            tell(line.trim_end());
         }
     }
 }

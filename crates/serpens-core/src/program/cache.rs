@@ -59,10 +59,11 @@ mod tests {
             println!("skipped: the compiler is part of a key ({reason})");
             return;
         }
-        static SOURCES: [Source; 3] = [
+        static SOURCES: [Source; 4] = [
             Source::new("a", "text"),
             Source::new("b", "text"),
             Source::new("a", "another text"),
+            Source::new("a", "text").after("before"),
         ];
         let of = |source, defines: &[(&str, &str)], capability| {
             let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
@@ -73,6 +74,7 @@ mod tests {
             of(&SOURCES[0], &[("X", "1"), ("Y", "2")], (9, 0)),
             of(&SOURCES[1], &[("X", "1"), ("Y", "2")], (9, 0)),
             of(&SOURCES[2], &[("X", "1"), ("Y", "2")], (9, 0)),
+            of(&SOURCES[3], &[("X", "1"), ("Y", "2")], (9, 0)),
             of(&SOURCES[0], &[("X", "1Y"), ("", "2")], (9, 0)),
             of(&SOURCES[0], &[("X", "1"), ("Y", "2")], (8, 0)),
         ];

@@ -220,13 +220,15 @@ impl Optimizer {
     /// As [`Optimizer::step`]; no parameter has a gradient; gradients on the processor.
     pub fn prepare(&mut self, parameters: &mut dyn Parameters, lr: f32) -> Result<bool> {
         let mut table = Vec::new();
-        let (rule, moments, mut device) = (&*self.rule, &mut self.moments, Device::Cpu);
+        let (rule, moments, mut first) = (&*self.rule, &mut self.moments, None);
         parameters.each(&mut |parameter| {
-            device = parameter.gradient.device();
+            let here = parameter.gradient.device();
+            check::device(OP, "the gradient", *first.get_or_insert(here), here)?;
             let moments = moments_of(moments, rule, &parameter)?;
             table.push(cuda::OptimizerEntry::new(parameter, moments)?);
             Ok(())
         })?;
+        let device = first.unwrap_or(Device::Cpu);
         let fused = match self.fused.take() {
             Some(fused) if fused.device() == device => fused,
             _ => cuda::FusedStep::new(device)?,

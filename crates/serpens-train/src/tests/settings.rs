@@ -88,6 +88,12 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(with(|c| c.keep = 0), "keep");
     assert_eq!(with(|c| c.optimizer.lr = f32::NAN), "optimizer.lr");
     assert_eq!(with(|c| c.min_lr = 1.0), "min_lr");
+    let falls_up = TrainConfig {
+        min_lr: 2e-3,
+        ..TrainConfig::default()
+    };
+    let told = falls_up.check().unwrap_err().to_string();
+    assert!(told.contains("train.min_lr = 0.002 is not"), "{told}");
     for (wrong, field) in [
         (r#"{ "beta2": 1 }"#, "optimizer.beta2"),
         (r#"{ "eps": 0 }"#, "optimizer.eps"),

@@ -12,7 +12,9 @@ use serpens_report::{Form, Report, SelectionMap, wrap};
 use super::environment;
 use crate::cli::InspectArgs;
 use crate::machine;
-use crate::output::{command_line, counted, harmless, one_line, print_drawn, say, unless_gone};
+use crate::output::{
+    OutputMode, command_line, counted, harmless, one_line, print_drawn, say, unless_gone,
+};
 use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
@@ -47,7 +49,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     };
     let title = format!("Selection map of {}", args.model.path.display());
     let title = harmless(&title).into_owned();
-    let Some(map) = selection_map(&model, &sample, title)? else {
+    let Some(map) = selection_map(&model, &sample, title, OutputMode::Terminal)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());

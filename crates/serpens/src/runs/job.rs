@@ -90,7 +90,7 @@ impl<'a> Job<'a> {
         let told = trainer.is_finished() || trainer.step() >= self.run.recipe.train.log_every;
         let path = self.dir.join(CHECKPOINTS_DIR);
         let warnings = [
-            begins_anew.then_some(TrainError::NoCheckpoint(path)),
+            begins_anew.then_some(TrainError::BeginsAnew(path)),
             lines.missing().filter(|_| told),
             lines.broken(),
         ];

@@ -42,6 +42,7 @@ impl Run {
     pub(crate) fn go(&self) -> Result<()> {
         stop::listen();
         let mut jobs = Job::all(self)?;
+        self.folder.lock().check()?;
         jobs.iter_mut().try_for_each(Job::keep_changes)?;
         write_bytes(&self.folder.settings(), self.recipe.to_toml())?;
         self.announce();

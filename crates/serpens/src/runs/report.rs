@@ -38,7 +38,9 @@ impl Run {
         if let Some(sample) = sample.or_else(|| texts.first().map(beginning)) {
             for Trained { name, model, .. } in trained {
                 let title = format!("What {name} selects");
-                maps.extend(selection_map(model, &sample, title)?.map(|map| map.figure()));
+                maps.extend(
+                    selection_map(model, &sample, title, self.mode)?.map(|map| map.figure()),
+                );
             }
         }
         let path = self.folder.path.display();

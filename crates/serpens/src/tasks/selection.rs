@@ -54,19 +54,20 @@ pub(crate) fn selection_map(
     model: &MambaLm,
     sample: &Sample,
     title: String,
+    mode: OutputMode,
 ) -> Result<Option<SelectionMap>> {
     check_length(model, sample.ids.len())?;
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let traces = traced(&model, &sample.ids)?;
+    let traces = traced(&model, &sample.ids, mode)?;
     if traces.is_empty() {
         return Ok(None);
     }
     let layer = |(i, trace): (usize, SelectionTrace)| {
         let name = format!("layer {}", i + 1);
         Ok(LayerSelection {
-            retention: retention(&name, &trace)?,
+            retention: retention(&name, &trace, mode)?,
             name,
             delta: trace.delta,
             channels: trace.channels,
@@ -93,8 +94,8 @@ pub(crate) fn check_length(model: &MambaLm, tokens: usize) -> Result<()> {
 }
 
 /// What each layer does with all tokens.
-fn traced(model: &MambaLm, ids: &[u32]) -> Result<Vec<SelectionTrace>> {
-    let mut meter = Meter::new(OutputMode::Terminal, "reading".into(), ids.len());
+fn traced(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<SelectionTrace>> {
+    let mut meter = Meter::new(mode, "reading".into(), ids.len());
     let mut state = model.initial_state(1)?;
     let mut whole: Vec<SelectionTrace> = Vec::new();
     for (chunk, ids) in ids.chunks(READ_LENGTH).enumerate() {
@@ -110,11 +111,11 @@ fn traced(model: &MambaLm, ids: &[u32]) -> Result<Vec<SelectionTrace>> {
 }
 
 /// exp(A Σ_(s > t) Δ_s) averaged over the states: (length, channels).
-fn retention(layer: &str, trace: &SelectionTrace) -> Result<Vec<f32>> {
+fn retention(layer: &str, trace: &SelectionTrace, mode: OutputMode) -> Result<Vec<f32>> {
     let (channels, n) = (trace.channels, trace.d_state);
     let length = trace.delta.len() / channels;
     let name = format!("{layer}, what is kept");
-    let mut meter = Meter::new(OutputMode::Terminal, name, length);
+    let mut meter = Meter::new(mode, name, length);
     let mut retention = vec![0.0; trace.delta.len()];
     let mut later = vec![0.0_f32; channels];
     let states = trace.a.chunks(n);
@@ -155,7 +156,7 @@ mod tests {
             channels,
             d_state,
         };
-        let kept = retention("layer 1", &trace).unwrap();
+        let kept = retention("layer 1", &trace, OutputMode::Quiet).unwrap();
         let expected = [
             (-2.25_f32).exp(),
             f32::NAN,
@@ -171,7 +172,10 @@ mod tests {
             channels: 1,
             d_state: 2,
         };
-        assert_eq!(retention("layer 1", &far).unwrap(), [0.0, 1.0]);
+        assert_eq!(
+            retention("layer 1", &far, OutputMode::Quiet).unwrap(),
+            [0.0, 1.0]
+        );
     }
 
     #[test]

@@ -165,7 +165,8 @@ fn a_signal_is_heard_by_a_run_that_waits_for_its_reader() {
         command.stdout(writer.try_clone().unwrap()).stderr(writer);
         let mut child = command.spawn().expect("the command starts");
         while !place.path("runs/a/config.toml").exists() {
-            std::thread::yield_now();
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         let kill = Command::new("kill")
             .args([&format!("-{signal}"), &child.id().to_string()])

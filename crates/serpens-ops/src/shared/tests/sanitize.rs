@@ -26,7 +26,6 @@ macro_rules! operations {
 }
 
 operations! {
-
     causal_conv1d: run_all,
     cross_entropy: run_all,
     elementwise: run_all,
