@@ -290,44 +290,40 @@ fn settings(steps: u64) -> TrainConfig {
     config
 }
 
-fn run<O: Objective>(trainer: &mut Trainer<O>, dir: Option<&Path>, observer: &mut dyn Observer) {
+/// The loss and the accuracy of every step that was told of.
+fn told<O: Objective>(trainer: &mut Trainer<O>, dir: Option<&Path>) -> Vec<(f64, f64)> {
+    let mut told = Told::default();
     let outcome = trainer.run(Run {
         dir,
-        observer,
+        observer: &mut told,
         stop: &AtomicBool::new(false),
         evaluate: None,
     });
     assert!(!outcome.unwrap().interrupted);
+    told.0
 }
 
 #[test]
 fn a_classifier_of_a_programs_own_learns() {
-    let mut told = Told::default();
     let mut trainer =
         Trainer::new(Classify, Reader::new(TOKENS), classes(), settings(400)).unwrap();
-    run(&mut trainer, None, &mut told);
-    let (first, last) = (told.0[0], told.0[told.0.len() - 1]);
-    assert!(first.0 > 0.8, "near ln 3 at first: {:?}", told.0);
-    assert!(last.0 < 0.5 && last.1 > 0.8, "{:?}", told.0);
+    let told = told(&mut trainer, None);
+    let (first, last) = (told[0], told[told.len() - 1]);
+    assert!(first.0 > 0.8, "near ln 3 at first: {told:?}");
+    assert!(last.0 < 0.5 && last.1 > 0.8, "{told:?}");
 }
 
 #[test]
 fn a_regression_of_a_programs_own_learns_and_tells_its_value() {
-    let mut told = Told::default();
     let mut trainer = Trainer::new(Estimate, Reader::new(1), amounts(), settings(150)).unwrap();
-    run(&mut trainer, None, &mut told);
-    let (first, last) = (told.0[0], told.0[told.0.len() - 1]);
-    assert!(last.0 < first.0 / 4.0 && last.0 < 5e-3, "{:?}", told.0);
+    let told = told(&mut trainer, None);
+    let (first, last) = (told[0], told[told.len() - 1]);
+    assert!(last.0 < first.0 / 4.0 && last.0 < 5e-3, "{told:?}");
     assert_eq!(last.1, 0.0, "nothing is right or wrong");
 }
 
 #[test]
 fn a_model_of_a_programs_own_resumes_to_the_bit() {
-    let told = |trainer: &mut Trainer<Classify>, dir: Option<&Path>| {
-        let mut told = Told::default();
-        run(trainer, dir, &mut told);
-        told.0
-    };
     let new = |steps| {
         Trainer::new(
             Classify,
@@ -401,11 +397,6 @@ impl Objective for BySigns {
 
 #[test]
 fn a_rule_of_a_programs_own_resumes_to_the_bit_and_under_no_other() {
-    let told = |trainer: &mut Trainer<BySigns>, dir: Option<&Path>| {
-        let mut told = Told::default();
-        run(trainer, dir, &mut told);
-        told.0
-    };
     let new = |steps| {
         let config = TrainConfig {
             log_every: 1,

@@ -36,6 +36,11 @@ impl AdamW {
         beta2: 0.95,
         eps: 1e-8,
     };
+
+    /// 1 / √(1 - β2^t), which the root of the second moment is scaled by.
+    fn second(&self, t: u64) -> f32 {
+        rest(self.beta2, t).sqrt().recip() as f32
+    }
 }
 
 /// 1 - β^t
@@ -55,7 +60,7 @@ impl Rule for AdamW {
     fn update(&self, step: &Step, block: Block<'_>) {
         let Self { beta1, beta2, eps } = *self;
         let lr = (f64::from(step.lr) / rest(beta1, step.step)) as f32;
-        let second = rest(beta2, step.step).sqrt().recip() as f32;
+        let second = self.second(step.step);
         let (rest1, rest2) = (1.0 - beta1, 1.0 - beta2);
         block.each(move |g, [m, v]| {
             let g = g.clamp(-MOST, MOST);
@@ -67,7 +72,7 @@ impl Rule for AdamW {
 
     fn numbers(&self, t: u64) -> [f32; NUMBERS] {
         let first = rest(self.beta1, t).recip() as f32;
-        let second = rest(self.beta2, t).sqrt().recip() as f32;
+        let second = self.second(t);
         [self.beta1, self.beta2, self.eps, first, second, 0.0]
     }
 

@@ -9,7 +9,7 @@ use super::{NUMBERS, OP, Parameter, Rule};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// Values of a task, as in the kernels.
+/// Values of a task.
 const TASK: usize = 8192;
 /// The most moments that a rule keeps on a GPU.
 const MOST_MOMENTS: usize = 3;
@@ -34,6 +34,8 @@ impl Program {
     /// The function writes to `moments[0]` … `moments[MOMENTS - 1]` alone.
     pub const unsafe fn new(name: &'static str, text: &'static str) -> Self {
         const CONSTANTS: &[(&str, i32)] = &[
+            ("THREADS", THREADS as i32),
+            ("TASK", TASK as i32),
             ("NUMBERS", NUMBERS as i32),
             ("MOST_MOMENTS", MOST_MOMENTS as i32),
         ];

@@ -4,9 +4,8 @@
 // A task is a block's share of an entry: TASK values of one parameter. The numbers that change from step to step are
 // read from the device, so that a recorded graph of these launches can be run again.
 
-constexpr int THREADS = 256;
 constexpr int VEC = 4;
-constexpr int TASK = THREADS * VEC * 8;
+static_assert(TASK % (THREADS * VEC) == 0, "a block takes its task in whole rounds");
 
 struct Task {
     u32 entry;
