@@ -235,29 +235,4 @@ mod tests {
             );
         }
     }
-
-    /// Prints what a value of a large parameter costs: `cargo test -p serpens-nn --release -- --ignored --nocapture
-    /// cost_of`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_random_values() {
-        const COUNT: usize = 1 << 26;
-        for start in [
-            Start::Constant(1.0),
-            Start::Uniform { bound: 1.0 },
-            Start::Normal { std: 1.0 },
-        ] {
-            for threads in [1, 2, 4, 8, 16] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-                let pool = pool.build().unwrap();
-                Device::cpu().release_unused();
-                let begin = std::time::Instant::now();
-                let tensor = pool.install(|| start.draw(COUNT.into(), "w", 0, Device::Cpu));
-                let seconds = begin.elapsed().as_secs_f64();
-                drop(tensor);
-                let each = 1e9 * seconds / COUNT as f64;
-                println!("{start:?}, {threads} threads: {each:.2} ns per value");
-            }
-        }
-    }
 }
