@@ -343,13 +343,26 @@ fn a_page_scrolls_a_long_map_and_explains_its_tokens() {
         maps: vec![fixtures::induction_heads(256, 16).figure()],
         ..Report::default()
     };
+    let width = |html: &str| -> f64 {
+        let svg = &html[html.find("<div class=\"wide\"><svg").unwrap()..];
+        let width = svg.split("width=\"").nth(1).unwrap().split('"').next();
+        width.unwrap().parse().unwrap()
+    };
     let html = report.to_html();
-    let svg = &html[html.find("<div class=\"wide\"><svg").unwrap()..];
-    let width = svg.split("width=\"").nth(1).unwrap().split('"').next();
-    assert!(
-        width.unwrap().parse::<f64>().unwrap() > 256.0 * 11.0,
-        "{width:?}"
-    );
+    assert!(width(&html) > 256.0 * 11.0);
+    // A fade says that it goes on. Beside a map that fits, it has room: the page does not scroll for it.
+    for rule in [
+        "max-width: 1104px",
+        "padding: 40px 32px 64px",
+        "width: 40px",
+    ] {
+        assert!(html.contains(rule), "{rule}");
+    }
+    let short = Report {
+        maps: vec![fixtures::induction_heads(16, 16).figure()],
+        ..Report::default()
+    };
+    assert_eq!(width(&short.to_html()), 1104.0 - 2.0 * 32.0 - 40.0);
     // Both layers explain each token; the largest bar is named.
     assert_eq!(html.matches("</title></path>").count(), 2 * 256);
     assert!(html.contains("“#” at position 85: mean Δ"));
