@@ -58,7 +58,7 @@ pub struct StopRule {
 
 /// Which evaluation was the best, by its first figure. Its checkpoint is kept beside the last ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "{ more = true, … }")]
+#[serde(default, deny_unknown_fields, expecting = "{ more = true }")]
 pub struct BestRule {
     /// Whether more is better, as of an accuracy, or less, as of a loss.
     pub more: bool,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_nn::Recompute;
@@ -41,6 +41,13 @@ impl Cli {
             });
             for (kind, value) in shown.collect::<Vec<_>>() {
                 error.insert(kind, value);
+            }
+            let train = std::env::args_os().nth(1) == Some("train".into());
+            let similar = error.get(ContextKind::SuggestedArg).is_some();
+            if train && !similar && error.kind() == ErrorKind::UnknownArgument {
+                let tip = "a text is given by --data, a field of the recipe by --set, such as task.batch=8";
+                let tips = ContextValue::StyledStrs(vec![tip.into()]);
+                error.insert(ContextKind::Suggested, tips);
             }
             // What is suggested has colours, and what was given between them.
             let given = |word: OsString| word.to_string_lossy().into_owned();
@@ -106,6 +113,10 @@ pub(crate) fn whole<T: TryFrom<u64>>(
     }
 }
 
+fn number(text: &str) -> Result<f32, &'static str> {
+    text.parse().map_err(|_| "give a number, such as 0.5")
+}
+
 /// Arguments of `serpens train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -128,7 +139,7 @@ pub struct TrainArgs {
     #[arg(long, value_parser = whole::<u64>(1..=MOST), allow_negative_numbers = true)]
     pub steps: Option<u64>,
     /// Peak of the learning rate; a run may go on with another.
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
     pub lr: Option<f32>,
     /// The run's name; its folder must not exist yet.
     #[arg(long)]
@@ -167,34 +178,19 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 400, value_parser = whole::<usize>(1..=MOST), allow_negative_numbers = true)]
     pub tokens: usize,
     /// 0 takes the most probable byte; higher is bolder.
-    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.8, value_parser = number, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draw from the K most probable bytes; 0 from all.
     #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
     pub top_k: usize,
     /// Draw from the most probable bytes that make up this probability.
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.95,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Leave out bytes below this share of the most probable one's probability.
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Above 1, make bytes among the last 64 less probable.
-    #[arg(
-        long,
-        value_name = "PENALTY",
-        default_value_t = 1.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "PENALTY", default_value_t = 1.0, value_parser = number, allow_negative_numbers = true)]
     pub repetition_penalty: f32,
     /// Another seed, another text.
     #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]

@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Sample(#[from] SampleError),
     /// No recipe of this name is built in.
-    #[error("no recipe is called {0:?}; known are {known}", known = names())]
+    #[error("no recipe is called {0:?}; known are {known}; --recipe reads one of your own, train text --data a text", known = names())]
     UnknownRecipe(String),
     /// An option, a recipe or a setting of one that cannot be.
     #[error("{what}: {source}")]

@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("{0:?} is not the name of a folder; --out says which folder it goes into")]
     NotAName(String),
     /// There is no run to go on with.
-    #[error("neither {} nor {} is a run (a folder with config.toml)", .0[0].display(), .0[1].display())]
+    #[error("neither {} nor {} is a run (a folder with config.toml); give its folder, or its name", .0[0].display(), .0[1].display())]
     NoRun([PathBuf; 2]),
     /// There is nothing to begin with.
     #[error("it is empty; give at least one character to begin with")]
@@ -157,6 +157,9 @@ pub(crate) fn first_line(error: &toml::de::Error) -> &str {
 
 /// The same with what to write in place of the types that it is read into.
 fn in_words(message: &str) -> String {
+    if message.starts_with("missing field") {
+        return format!("{message}; recipes to begin with: serpens recipes show NAME");
+    }
     let Some((before, expected)) = message.rsplit_once("expected ") else {
         return message.to_owned();
     };
@@ -164,11 +167,11 @@ fn in_words(message: &str) -> String {
         "u8" | "u32" | "u64" | "usize" => "a whole number from 0",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
-        "a sequence" => "a list, such as [64]",
+        "a sequence" => "a list, such as [64] or [\"text\"]",
         table if table.starts_with("struct") => "a table of its keys",
         words => words,
     };
-    format!("{before}expected {expected}")
+    format!("{before}expected {expected}").replace("expected {", "expected a table, such as {")
 }
 
 /// The numbers that are allowed, in words.

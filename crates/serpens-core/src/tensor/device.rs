@@ -1,6 +1,7 @@
 //! What can be asked of a device.
 
 use std::fs;
+use std::path::Path;
 
 use crate::{Device, Error, Result, driver};
 
@@ -36,22 +37,20 @@ impl Device {
     }
 
     /// Bytes of memory that this process may use there, where the system tells them: the card's; or the machine's, and
-    /// no more than a container's share.
+    /// no more than the limit of the process (`ulimit -v`), or of a group of processes that it is in (a container).
     pub fn capacity(self) -> Option<u64> {
         if self != Device::Cpu {
             return driver::properties(self).ok().map(|card| card.memory as u64);
         }
-        let number = |path, word: usize| -> Option<u64> {
-            let text = fs::read_to_string(path).ok()?;
-            text.split_whitespace().nth(word)?.parse().ok()
-        };
-        let machine = number("/proc/meminfo", 1).map(|kilobytes| kilobytes * 1024); // MemTotal: N kB
-        let shares = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ];
-        let shares = shares.into_iter().filter_map(|path| number(path, 0));
-        shares.chain(machine).min()
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let number = |text: &str, word| text.split_whitespace().nth(word)?.parse::<u64>().ok();
+        let machine = number(&read("/proc/meminfo"), 1).map(|kilobytes| kilobytes * 1024); // MemTotal: N kB
+        let limits = read("/proc/self/limits");
+        let limit = limits.split("Max address space").nth(1);
+        let limit = limit.and_then(|limit| number(limit, 0));
+        let groups = limits_of_groups(&read("/proc/self/cgroup")).into_iter();
+        let groups = groups.filter_map(|path| number(&read(&path), 0));
+        groups.chain(limit).chain(machine).min()
     }
 
     /// Waits for everything queued on the device's current stream.
@@ -61,6 +60,20 @@ impl Device {
             Device::Cuda(_) => driver::synchronize(self),
         }
     }
+}
+
+/// The files with the limits of these groups, as `/proc/self/cgroup` tells them, and of those around them: of version 2,
+/// and of the older one.
+fn limits_of_groups(groups: &str) -> Vec<String> {
+    let groups = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let folders = groups.flat_map(|group| Path::new(group).ancestors());
+    let files = folders.map(Path::display).flat_map(|folder| {
+        [
+            format!("/sys/fs/cgroup{folder}/memory.max"),
+            format!("/sys/fs/cgroup/memory{folder}/memory.limit_in_bytes"),
+        ]
+    });
+    files.collect()
 }
 
 impl std::str::FromStr for Device {
@@ -77,5 +90,25 @@ impl std::str::FromStr for Device {
         };
         let device = ordinal.map(Device::Cuda);
         device.ok_or_else(|| Error::DeviceName(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_limited_by_its_own_files_and_by_those_around_it() {
+        let files = limits_of_groups("4:memory:/a/b\n0::/c:d\n");
+        for file in [
+            "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
+            "/sys/fs/cgroup/c:d/memory.max",
+        ] {
+            assert!(files.iter().any(|found| found == file), "{files:?}");
+        }
+        // The group that a container takes for the uppermost.
+        let root = |file: &String| file.starts_with("/sys/fs/cgroup//memory.");
+        assert_eq!(files.iter().filter(|file| root(file)).count(), 2);
     }
 }

@@ -63,7 +63,10 @@ fn what_is_optional_is_left_out_by_none() {
 fn values_are_asked_for_in_words() {
     for (change, words) in [
         ("train.steps=many", "expected a whole number from 0"),
-        ("task.lengths=8", "expected a list, such as [64]"),
+        (
+            "task.lengths=8",
+            "expected a list, such as [64] or [\"text\"]",
+        ),
         ("train.optimizer.lr=[]", "expected a number"),
         ("train=5", "expected a table of its keys"),
     ] {
@@ -144,9 +147,9 @@ fn another_kind_is_given_with_all_of_its_table() {
 #[test]
 fn a_table_is_asked_for_by_its_key_and_its_form() {
     for (change, form) in [
-        ("train.optimizer=sgd", "expected { kind = "),
+        ("train.optimizer=sgd", "expected a table, such as { kind = "),
         ("train.stop=3", "{ accuracy = 0.99, steps = 100 }"),
-        ("train.best=true", "{ more = true, … }"),
+        ("train.best=true", "such as { more = true }"),
         ("train=3", "a table of its keys"),
         ("model=3", "a table of its keys"),
         ("evaluate=3", "a table of its keys"),
@@ -205,6 +208,11 @@ fn errors_of_a_file_have_a_line() {
     assert!(text.contains(&format!("my.toml, line {line}")), "{text}");
     assert!(text.contains("\"steps\""), "{text}");
     assert_eq!(error.exit_code(), 2);
+    let text = Recipe::read("x", "seed = 0", &[]).unwrap_err().to_string();
+    assert!(
+        text.contains("`task`; recipes to begin with: serpens recipes show"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Everything that can be refused before a run's folder is made.
 
 use serpens_data::Error as DataError;
-use serpens_nn::{MambaLmConfig, Module};
+use serpens_nn::{MambaLmConfig, Module, Recompute};
 use serpens_train::{Compute, Error as TrainError};
 use toml::Table;
 
@@ -81,7 +81,13 @@ fn check_model(
     let (device, mut plan) = (compute.device, model.plan()?);
     recipe.train.freeze(&mut plan)?;
     plan.check_memory(TRAINED_BYTES, device)?;
-    let kept = plan.kept_per_token(compute.recompute);
-    let each = kept * compute.precision.activations().size() as f64;
-    machine::check_fits("task.batch", tokens, each, device)
+    let size = compute.precision.activations().size() as f64;
+    let kept = |recompute| size * plan.kept_per_token(recompute);
+    machine::check_fits("task.batch", tokens, kept(compute.recompute), device)?;
+    let tests = &recipe.evaluate;
+    let longest = tests.lengths.iter().max().copied().unwrap_or_default();
+    let read = tests.rows.min(tests.samples) as f64 * tests.chunk.min(longest) as f64;
+    // Of what is read only, there are a layer's values at once.
+    let each = kept(Recompute::None) / model.n_layer as f64;
+    machine::check_fits("evaluate.rows × chunk", read, each, device)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Ran, TestFolder};
+use crate::support::{Ran, TestFolder, with_settings};
 
 #[test]
 fn data_that_cannot_be_read_is_refused_in_one_line() {
@@ -82,9 +82,10 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
             "\"d_model\"",
         ],
     );
-    place
-        .run(&["train", "txet"])
-        .is_refused(2, &["\"txet\"", "known are induction-heads", "text"]);
+    place.run(&["train", "txet"]).is_refused(
+        2,
+        &["\"txet\"", "known are induction-heads", "train text --data"],
+    );
     place
         .run(&["recipes", "show", "txet"])
         .is_refused(2, &["\"txet\"", "known are induction-heads", "text"]);
@@ -215,6 +216,43 @@ fn impossible_settings_are_refused_and_leave_no_folder() {
 }
 
 #[test]
+fn tests_that_no_memory_holds_are_refused() {
+    let place = TestFolder::new();
+    let large = [
+        "evaluate.lengths=[8192]",
+        "evaluate.samples=65536",
+        "evaluate.rows=65536",
+        "evaluate.chunk=8192",
+    ];
+    let ran = place.run(&with_settings(&["train"], &large, &[]));
+    ran.is_refused(
+        2,
+        &["evaluate.rows × chunk: 536,870,912 tokens", "give at most"],
+    );
+    assert!(!place.path("runs").exists());
+}
+
+/// A limit of the process, which is less than any machine's memory that this is tested on.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_more_memory_is_planned_with_than_the_process_may_have() {
+    let place = TestFolder::new();
+    let limited = |args: &[&str]| {
+        let script = "ulimit -v 1000000; exec \"$0\" \"$@\"";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_serpens")])
+            .args(args)
+            .current_dir(place.path("."))
+            .output();
+        Ran::new(args, output.expect("there is a shell"))
+    };
+    let machine = limited(&["doctor", "--json", "--threads", "1"]).succeeds();
+    assert_eq!(machine.json_lines()[0]["memory_bytes"], 1_024_000_000);
+    let large = ["train", "--threads", "1", "--set", "model.d_model=8192"];
+    limited(&large).is_refused(2, &["memory", "1.0 GB"]);
+}
+
+#[test]
 fn impossible_settings_of_a_text_task_are_refused() {
     let place = TestFolder::new();
     place.text();
@@ -289,6 +327,18 @@ fn options_that_contradict_or_cannot_be_are_refused() {
         assert_eq!(ran.code, Some(2), "{args:?}\n{}", ran.stderr);
         assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
         assert_eq!(ran.stdout, "");
+    }
+    for (option, words) in [
+        ("--batch=8", "a field of the recipe by --set"),
+        ("--lr=fast", "give a number"),
+    ] {
+        let ran = place.run(&["train", option]);
+        assert!(
+            ran.code == Some(2) && ran.stderr.contains(words),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("as a value"), "{}", ran.stderr);
     }
     assert!(!place.path("runs").exists());
 }
