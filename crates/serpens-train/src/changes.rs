@@ -2,17 +2,20 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use serpens_formats::Verify;
 
 use crate::state::State;
 use crate::{Error, Result};
 
-/// What may change when a training goes on; all else is as its checkpoint says.
+/// What may change when a training goes on, all else being as its checkpoint says; and how that is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Changes {
     /// Another number of steps.
     pub steps: Option<u64>,
     /// Another peak of the learning rate.
     pub lr: Option<f32>,
+    /// What is verified of the checkpoint.
+    pub verify: Verify,
 }
 
 impl Changes {

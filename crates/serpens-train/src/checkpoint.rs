@@ -156,10 +156,11 @@ pub fn newest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
 pub(crate) fn load_newest<O: Objective>(
     run: &Path,
     objective: O,
+    verify: Verify,
 ) -> Result<(Learner<O>, State, Vec<Error>)> {
     let mut passed = Vec::new();
     for (step, path) in complete(run)?.into_iter().rev() {
-        match load(step, &path, &objective) {
+        match load(step, &path, &objective, verify) {
             Ok((model, optimizer, state)) => {
                 let learner = Learner {
                     objective,
@@ -185,24 +186,25 @@ pub(crate) fn load<O: Objective>(
     step: u64,
     dir: &Path,
     objective: &O,
+    verify: Verify,
 ) -> Result<(O::Model, Optimizer, State)> {
-    let state = read_state(step, dir)?;
-    let mut model = O::Model::load(dir, Verify::Digests)?;
+    let state = read_state(step, dir, verify)?;
+    let mut model = O::Model::load(dir, verify)?;
     state.config.freeze(&mut model)?;
     let settings = state.config.optimizer;
     let optimizer = Optimizer::of(objective.rule(&settings), settings);
-    let optimizer = optimizer.load(step, &dir.join(OPTIMIZER_FILE), &model)?;
+    let optimizer = optimizer.load(step, &dir.join(OPTIMIZER_FILE), &model, verify)?;
     Ok((model, optimizer, state))
 }
 
 /// The state in the checkpoint of this step.
-pub(crate) fn read_state(step: u64, dir: &Path) -> Result<State> {
+pub(crate) fn read_state(step: u64, dir: &Path, verify: Verify) -> Result<State> {
     let path = dir.join(STATE_FILE);
     let saved: Value = json::read(&path, "state of training").map_err(|error| match error {
         serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
         other => other.into(),
     })?;
-    seal::check(dir, saved.clone())?;
+    seal::check(dir, saved.clone(), verify)?;
     let state = State::deserialize(saved).map_err(|e| Error::damaged(&path, e))?;
     let found = (state.step, state.position.batches);
     let expected = (step, step.wrapping_mul(state.config.accumulation));

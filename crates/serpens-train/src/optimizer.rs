@@ -112,8 +112,14 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Damaged`] for moments of another rule, and for a moment that is missing, without a parameter, or of
     /// another shape than that; a file that cannot be read.
-    pub fn load(mut self, steps: u64, path: &Path, model: &impl Module) -> Result<Self> {
-        let saved = read_tensors(path, Device::cpu(), Verify::Digests)?;
+    pub fn load<M: Module>(
+        mut self,
+        steps: u64,
+        path: &Path,
+        model: &M,
+        verify: Verify,
+    ) -> Result<Self> {
+        let saved = read_tensors(path, Device::cpu(), verify)?;
         let moments = restore(self.inner.rule(), saved, model);
         let moments = moments.map_err(|e| Error::damaged(path, e))?;
         self.inner.resume(steps, moments);

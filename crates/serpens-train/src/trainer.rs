@@ -127,7 +127,7 @@ impl<O: Objective> Trainer<O> {
         changes: Changes,
         expected: Option<(&TrainConfig, &Value)>,
     ) -> Result<Self> {
-        let (learner, mut state, passed) = checkpoint::load_newest(dir, objective)?;
+        let (learner, mut state, passed) = checkpoint::load_newest(dir, objective, changes.verify)?;
         let saved = Some(state.saved_as());
         changes.apply(&mut state)?;
         if let Some((config, recipe)) = expected {

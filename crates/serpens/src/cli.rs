@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_nn::Recompute;
+use serpens_nn::checkpoint::Verify;
 
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
@@ -16,7 +17,7 @@ use crate::prompt::PromptArgs;
 use crate::recipe;
 use crate::refusal::within;
 use crate::runs::RUNS;
-use crate::runs::models::ModelArgs;
+use crate::runs::models::{ModelArgs, verify};
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
@@ -150,6 +151,9 @@ pub struct TrainArgs {
     /// Go on with an interrupted run: its folder, or its name below --out.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed"])]
     pub resume: Option<PathBuf>,
+    /// Take its files as they are, though their digests say that they are damaged.
+    #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify(), requires = "resume")]
+    pub verify: Verify,
     /// The device and its types; a run may go on elsewhere than it began.
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -32,7 +32,7 @@ fn resume(run_dir: &Path, steps: u64) -> Result<Trainer> {
 }
 
 fn load(step: u64, dir: &Path) -> Result<()> {
-    crate::checkpoint::load(step, dir, &NextToken).map(drop)
+    crate::checkpoint::load(step, dir, &NextToken, Verify::Digests).map(drop)
 }
 
 fn newest(run_dir: &Path) -> PathBuf {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serpens_data::{Batch, Bounds, Prefetch};
+use serpens_formats::Verify;
 
 use super::*;
 use crate::{Damage, Error, JsonLines, Outcome, newest_checkpoint};
@@ -316,6 +317,7 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
     let changes = Changes {
         steps: Some(6),
         lr: Some(0.5),
+        ..Changes::default()
     };
     let mut resumed = changed(changes, &edited, &recipe).unwrap();
     resumed.keep_changes(run_dir.path()).unwrap();
@@ -444,7 +446,9 @@ fn a_checkpoint_without_digests_is_resumed_as_well() {
         let mut other = state.clone();
         other[key] = value;
         fs::write(&path, other.to_string()).unwrap();
-        let error = crate::checkpoint::read_state(2, &checkpoint).err().unwrap();
+        let error = crate::checkpoint::read_state(2, &checkpoint, Verify::Digests)
+            .err()
+            .unwrap();
         let Error::Damaged { source, .. } = &error else {
             panic!("{error}");
         };

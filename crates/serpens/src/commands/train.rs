@@ -43,6 +43,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let changes = Changes {
         steps: Some(recipe.train.steps),
         lr: args.lr,
+        verify: args.verify,
     };
     Run {
         recipe,

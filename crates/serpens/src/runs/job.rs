@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serpens_core::Device;
 use serpens_core::files::make_folders;
 use serpens_data::Prefetch;
-use serpens_nn::checkpoint::{self, Verify};
-use serpens_nn::{MambaLm, MambaLmConfig, Module};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, checkpoint};
 use serpens_train::{
     CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
     Observer, Trainer,
@@ -102,7 +101,7 @@ impl<'a> Job<'a> {
         // One that is not whole is saved again.
         let done = trainer
             .is_finished()
-            .then(|| load(&model, Verify::Digests).ok())
+            .then(|| load(&model, run.changes.verify).ok())
             .flatten();
         let (model, evaluation) = match done {
             Some(model) => (self.placed(model)?, None),
@@ -161,7 +160,7 @@ impl<'a> Job<'a> {
         let Some(path) = outcome.best else {
             return Ok(last);
         };
-        let best = checkpoint::load(&path, Device::cpu(), Verify::Digests);
+        let best = checkpoint::load(&path, Device::cpu(), run.changes.verify);
         match best.map_err(TrainError::from) {
             Err(error) if error.is_damage() => {
                 let source = Box::new(error);

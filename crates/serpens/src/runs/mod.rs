@@ -33,7 +33,7 @@ pub(crate) struct Run {
     /// Where and how.
     pub(crate) compute: Compute,
     pub(crate) mode: OutputMode,
-    /// What is changed of a run that goes on.
+    /// What is changed of a run that goes on, and what is verified.
     pub(crate) changes: Changes,
 }
 
@@ -60,7 +60,11 @@ impl Run {
     fn conclude(&self, trained: &[Trained]) -> Result<()> {
         let results = self.task.test(trained, self.mode)?;
         self.folder.lock().check()?;
-        self.folder.save_report(&self.report(trained, &results)?)?;
+        // One that was made when its lines of metrics were still there says more.
+        let told = trained.iter().all(|model| !model.steps.is_empty());
+        if told || self.folder.report().is_err() {
+            self.folder.save_report(&self.report(trained, &results)?)?;
+        }
         self.finish(&results)
     }
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::{ArgAction, Args};
 use serpens_core::Device;
 use serpens_nn::MambaLm;
 use serpens_nn::checkpoint::{self, Verify};
@@ -18,19 +19,23 @@ pub struct ModelArgs {
     #[arg(long = "model", value_name = "RUN")]
     pub(crate) path: PathBuf,
     /// Take the files as they are, though their digests say that they are damaged.
-    #[arg(long)]
-    no_verify: bool,
+    #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify())]
+    verify: Verify,
+}
+
+/// Reads `--no-verify`.
+pub(crate) fn verify() -> impl TypedValueParser<Value = Verify> {
+    BoolishValueParser::new().map(|nothing| match nothing {
+        true => Verify::Nothing,
+        false => Verify::Digests,
+    })
 }
 
 impl ModelArgs {
     /// The model and its folder.
     pub(crate) fn load(&self) -> Result<(PathBuf, MambaLm)> {
         let dir = model_dir(&self.path)?;
-        let verify = match self.no_verify {
-            true => Verify::Nothing,
-            false => Verify::Digests,
-        };
-        let model = load(&dir, verify)?;
+        let model = load(&dir, self.verify)?;
         Ok((dir, model))
     }
 }

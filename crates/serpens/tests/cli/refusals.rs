@@ -331,6 +331,7 @@ fn options_that_contradict_or_cannot_be_are_refused() {
     for (option, words) in [
         ("--batch=8", "a field of the recipe by --set"),
         ("--lr=fast", "give a number"),
+        ("--no-verify", "--resume"),
     ] {
         let ran = place.run(&["train", option]);
         assert!(

@@ -112,7 +112,15 @@ fn what_a_run_has_lost_is_told_where_it_goes_on_without() {
     edit(&place, metrics, "\"step\":2,", "garbage");
     resume(&["warning: ", metrics, "1 broken line"]);
     fs::remove_file(place.path(metrics)).unwrap();
-    resume(&["warning: ", metrics, "no line of the steps"]);
+    let report = || fs::read(place.path("runs/a/report.html")).unwrap();
+    let before = report();
+    resume(&[
+        "warning: ",
+        metrics,
+        "no line of the steps",
+        "stays as it was",
+    ]);
+    assert!(before == report());
     for lost in ["twin/model", "twin/checkpoints"] {
         fs::remove_dir_all(place.path("runs/a").join(lost)).unwrap();
     }
@@ -221,6 +229,31 @@ fn a_damaged_checkpoint_costs_its_steps_and_is_told() {
         place.write(&format!("runs/a/checkpoints/{step}/state.json"), "{");
     }
     resume().is_refused(1, &["step-0000004/state.json"]);
+}
+
+#[test]
+fn a_checkpoint_is_taken_as_it_is_where_that_is_asked_for() {
+    let place = TestFolder::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = place.path(&format!("runs/a/checkpoints/step-0000004/{file}"));
+        let mut bytes = fs::read(&path).unwrap();
+        let place_of = |what: &str| String::from_utf8_lossy(&bytes).find(what).unwrap();
+        let at = match file {
+            "state.json" => place_of("\"seconds\"") + 11,
+            _ => bytes.len() - 4, // the lowest bits of a mantissa
+        };
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    fs::remove_dir_all(place.path("runs/a/model")).unwrap();
+    let resume = ["train", "--quiet", "--resume", "a", "--no-verify"];
+    place.run(&resume).succeeds();
+    let last = |folder: &str| {
+        let bytes = fs::read(place.path(&format!("runs/a/{folder}/model.safetensors"))).unwrap();
+        bytes[bytes.len() - 32..].to_vec() // values of one tensor
+    };
+    assert_eq!(last("checkpoints/step-0000004"), last("model"));
 }
 
 #[cfg(unix)]
