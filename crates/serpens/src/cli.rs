@@ -170,7 +170,10 @@ pub struct TrainArgs {
 
 /// Arguments of `serpens generate`.
 #[derive(Debug, Args)]
-#[command(mut_arg("prompt", |prompt| prompt.help("The beginning of the text; a line break where it is left out")))]
+#[command(
+    mut_arg("prompt", |prompt| prompt.help("The beginning of the text; a line break where it is left out")),
+    mut_arg("prompt_file", |file| file.help("The same in a file, or on standard input where it is -; a terminal shows the last 2,000 bytes of it")),
+)]
 pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]

@@ -68,9 +68,14 @@ pub(crate) fn unless_gone(written: io::Result<()>) -> Result<bool> {
     match written {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) if cfg!(unix) && e.raw_os_error() == Some(EIO) => Ok(false),
+        Err(e) if cfg!(unix) && e.raw_os_error() == Some(EIO) && !to_a_file() => Ok(false),
         Err(e) => Err(FileError::of("write", Path::new("standard output"))(e).into()),
     }
+}
+
+/// Whether standard output is a file, whose disk may fail.
+fn to_a_file() -> bool {
+    Path::new("/proc/self/fd/1").is_file()
 }
 
 /// A line on standard error, for people, above the bars: where it cannot be written, the work goes on.

@@ -142,8 +142,9 @@ impl<'a> Progress<'a> {
     /// Leaves a line in the bar's place, which the next bar would wipe away.
     pub(crate) fn finish(&self) {
         if !self.bar.is_hidden() {
-            self.bar.finish_and_clear();
+            // Before it ends, which sets it to its length.
             let (step, steps) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            self.bar.finish_and_clear();
             let line = format!("{}: step {step}/{steps}  {}", self.name, self.told);
             tell(line.trim_end());
         }

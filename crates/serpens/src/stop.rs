@@ -20,7 +20,7 @@ pub(crate) fn listen() {
             for signal in signals.forever() {
                 match (STOP.swap(true, Ordering::Relaxed), signal) {
                     (false, _) => crate::tell(
-                        "stopping, with everything saved; press Ctrl-C again to leave at once",
+                        "stopping after the batch under way, with everything saved; press Ctrl-C again to leave at once",
                     ),
                     // A terminal that closes may send more than one of the others.
                     (true, SIGINT) => std::process::exit(130),

@@ -6,10 +6,13 @@ use serpens_nn::Module;
 use serpens_ops::sample::{SampleOptions, Sampler};
 
 use crate::cli::GenerateArgs;
-use crate::output::{harmless, say, tell, unless_gone};
+use crate::output::{OutputMode, harmless, say, tell, unless_gone};
 use crate::refusal::WrongModel;
 use crate::tasks::continuation::continue_text;
 use crate::{Error, Result};
+
+/// Bytes of a prompt that are shown on a terminal at most.
+const MOST_ON_A_TERMINAL: usize = 2000;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
@@ -27,15 +30,14 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if vocabulary != 256 {
         return Err(Error::wrong_model(dir, WrongModel::NoBytes(vocabulary)));
     }
-    let write = |text: &[u8]| match args.json || text.is_empty() {
-        true => Ok(true),
-        false => show(text),
-    };
+    let write = |text: &[u8]| -> Result<bool> { Ok(args.json || text.is_empty() || show(text)?) };
     let mut text = Vec::new();
     let mut pending = Vec::new();
-    write(&prompt)?;
-    let count = args.tokens;
-    let pace = continue_text(&model, &prompt, count, &mut sampler, args.seed, |byte| {
+    let (count, seed, mode) = (args.tokens, args.seed, OutputMode::Terminal);
+    let pace = continue_text(&model, &prompt, count, &mut sampler, seed, mode, |byte| {
+        if text.is_empty() {
+            write(shown_of(&prompt))?; // below the bar of its reading
+        }
         text.push(byte);
         pending.push(byte);
         write(take_text(&mut pending).as_bytes())
@@ -51,14 +53,23 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         return say(&value.to_string());
     }
     write(format!("{}\n", String::from_utf8_lossy(&pending)).as_bytes())?;
+    let [read, wrote] = [prompt.len(), text.len()];
+    let [reading, writing] = [pace.read_per_second, pace.written_per_second];
     tell(&format!(
-        "read {} B at {:.0} B/s, wrote {} B at {:.0} B/s",
-        prompt.len(),
-        pace.read_per_second,
-        pace.written,
-        pace.written_per_second
+        "read {read} B at {reading:.0} B/s, wrote {wrote} B at {writing:.0} B/s"
     ));
     Ok(())
+}
+
+/// What is shown of a prompt: its end on a terminal, where there is much of it.
+fn shown_of(prompt: &[u8]) -> &[u8] {
+    match prompt.len().saturating_sub(MOST_ON_A_TERMINAL) {
+        hidden @ 1.. if io::stdout().is_terminal() => {
+            tell(&format!("… after {hidden} bytes of the prompt:"));
+            &prompt[hidden..]
+        }
+        _ => prompt,
+    }
 }
 
 /// Writes to standard output, and says whether somebody still reads there.
@@ -74,12 +85,8 @@ fn show(text: &[u8]) -> Result<bool> {
 
 /// Takes what is complete of a text whose last character may still lack bytes; bytes that are no text become `�`.
 fn take_text(pending: &mut Vec<u8>) -> String {
-    let complete = match std::str::from_utf8(pending) {
-        Ok(_) => pending.len(),
-        Err(error) => error
-            .error_len()
-            .map_or(error.valid_up_to(), |bad| error.valid_up_to() + bad),
-    };
+    let text = std::str::from_utf8(pending);
+    let complete = text.map_or_else(|e| e.valid_up_to() + e.error_len().unwrap_or(0), str::len);
     let rest = pending.split_off(complete);
     String::from_utf8_lossy(&std::mem::replace(pending, rest)).into_owned()
 }

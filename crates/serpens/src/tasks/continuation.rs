@@ -1,6 +1,5 @@
 //! Texts that byte models continue.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -9,10 +8,10 @@ use serpens_core::{DType, Tensor};
 use serpens_nn::MambaLm;
 use serpens_ops::elementwise::cast;
 use serpens_ops::sample::Sampler;
-use serpens_train::go_on;
 
 use crate::Result;
-use crate::stop::STOP;
+use crate::output::OutputMode;
+use crate::progress::Meter;
 
 /// Bytes of a prompt between two looks at whether an end was asked for.
 const PASS: usize = 4096;
@@ -23,7 +22,6 @@ const RECENT: usize = 64;
 /// How fast a text was continued.
 pub(crate) struct Pace {
     pub(crate) read_per_second: f64,
-    pub(crate) written: usize,
     pub(crate) written_per_second: f64,
 }
 
@@ -35,6 +33,7 @@ pub(crate) fn continue_text(
     count: usize,
     sampler: &mut Sampler,
     seed: u64,
+    mode: OutputMode,
     mut show: impl FnMut(u8) -> Result<bool>,
 ) -> Result<Pace> {
     let start = Instant::now();
@@ -46,33 +45,32 @@ pub(crate) fn continue_text(
         Ok(logits.tensor()?.to_vec()?)
     };
     let mut logits = Vec::new();
-    for pass in prompt.chunks(PASS) {
-        go_on(&STOP)?;
+    let mut meter = Meter::new(mode, "reading".into(), prompt.len());
+    for (i, pass) in prompt.chunks(PASS).enumerate() {
+        meter.at(i * PASS)?;
         logits = read(pass)?;
     }
+    drop(meter); // before the text
     let read_per_second = prompt.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut written = 0;
     let recent = &prompt[prompt.len().saturating_sub(RECENT)..];
-    let mut recent: VecDeque<u32> = recent.iter().copied().map(u32::from).collect();
+    let mut recent: Vec<u32> = recent.iter().copied().map(u32::from).collect();
     let start = Instant::now();
     while written < count {
-        let byte = sampler.sample(&logits, recent.make_contiguous(), &mut rng)? as u8;
+        let last = &recent[recent.len().saturating_sub(RECENT)..];
+        let byte = sampler.sample(&logits, last, &mut rng)? as u8;
         if !show(byte)? {
             break;
         }
         written += 1;
-        recent.push_back(byte.into());
-        if recent.len() > RECENT {
-            recent.pop_front();
-        }
+        recent.push(byte.into());
         if written < count {
             logits = read(&[byte])?;
         }
     }
     Ok(Pace {
         read_per_second,
-        written,
         written_per_second: written as f64 / start.elapsed().as_secs_f64().max(1e-9),
     })
 }

@@ -124,7 +124,8 @@ impl Text {
         })?;
         let mut bytes = Vec::new();
         let prompt = self.prompt.as_bytes();
-        continue_text(model, prompt, SAMPLE_BYTES, &mut sampler, 0, |byte| {
+        let (count, quiet) = (SAMPLE_BYTES, OutputMode::Quiet);
+        continue_text(model, prompt, count, &mut sampler, 0, quiet, |byte| {
             go_on(&STOP)?;
             bytes.push(byte);
             Ok(true)

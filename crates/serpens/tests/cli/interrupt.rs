@@ -142,6 +142,46 @@ fn a_run_whose_terminal_goes_away_is_saved_as_after_an_interrupt() {
     }
 }
 
+/// The line that is left in the bar's place.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_is_interrupted_on_a_terminal_says_how_far_it_came() {
+    let place = TestFolder::new();
+    let long = ["--steps", "100000", "--name", "a"];
+    let args = with_settings(&["train", "induction-heads"], TINY, &long);
+    let (main, side) = crate::support::terminal();
+    let mut command = place.command(&args);
+    hear_signals(&mut command);
+    command.stdout(Stdio::null()).stderr(side);
+    let mut child = command
+        .env("TERM", "xterm")
+        .spawn()
+        .expect("the command starts");
+    drop(command);
+    let mut drawn = BufReader::new(main).split(b'\r').map_while(Result::ok);
+    let mut drawn = drawn
+        .by_ref()
+        .map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(drawn.any(|text| text.contains("/100000  loss")));
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.expect("kill is there").success());
+    let told: String = drawn.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let number_after = |words: &str| -> u64 {
+        let after = told
+            .split(words)
+            .nth(1)
+            .unwrap_or_else(|| panic!("{words} is not in {told}"));
+        let end = after.find(|c: char| !c.is_ascii_digit());
+        after[..end.unwrap()].parse().unwrap()
+    };
+    let step = number_after("interrupted after step ");
+    assert_eq!(number_after("S6: step "), step, "{told}");
+    assert!(step < 100_000);
+}
+
 /// Both streams go to a reader that has stopped reading.
 #[cfg(target_os = "linux")]
 #[test]

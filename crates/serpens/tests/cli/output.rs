@@ -1,9 +1,10 @@
 //! Standard output that goes away or is full.
 
 use std::fs::{self, OpenOptions};
+use std::io::Read;
 use std::process::Stdio;
 
-use crate::support::{Ran, TINY, TestFolder, files, with_settings};
+use crate::support::{Ran, TINY, TestFolder, files, terminal, with_settings};
 
 /// Commands that print, on a trained model called `a`.
 const PRINTING: [&[&str]; 8] = [
@@ -38,17 +39,9 @@ fn a_reader_that_goes_away_is_no_error() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_run_whose_terminal_goes_away_comes_to_its_end() {
-    use std::os::fd::{FromRawFd, OwnedFd};
-    use std::ptr::{null, null_mut};
-
     let place = TestFolder::new();
     for (form, name) in [("--json", "a"), ("--quiet", "b")] {
-        let [mut main, mut side] = [0; 2];
-        // SAFETY: both numbers are there to be written to, and nothing else is asked for.
-        let opened = unsafe { libc::openpty(&mut main, &mut side, null_mut(), null(), null()) };
-        assert_eq!(opened, 0);
-        // SAFETY: both were just opened, and nobody else has them.
-        let [main, side] = [main, side].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let (main, side) = terminal();
         let args = with_settings(&["train", "induction-heads"], TINY, &[form, "--name", name]);
         let mut command = place.command(&args);
         command.stdout(side).stderr(Stdio::piped());
@@ -86,6 +79,56 @@ fn a_full_disk_is_told() {
     std::os::unix::fs::symlink("/dev/full", place.path("full.svg")).unwrap();
     let ran = place.run(&["inspect", "--model", "runs/a", "--out", "full.svg"]);
     ran.is_refused(1, &["cannot write full.svg", "No space left"]);
+}
+
+/// Memory that is not there gives the error of a disk that fails, and its file is a regular one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_failing_disk_is_told() {
+    let place = TestFolder::new();
+    let failing = OpenOptions::new().write(true).open("/proc/self/mem");
+    let mut command = place.command(&["recipes"]);
+    let output = command.stdout(failing.expect("it is there")).output();
+    let ran = Ran::new(&["recipes"], output.expect("the command starts"));
+    ran.is_refused(1, &["cannot write standard output", "os error 5"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_shows_the_end_of_a_long_prompt_and_a_file_all_of_it() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let prompt = format!("first{}last", "<>".repeat(6000));
+    place.write("prompt", &prompt);
+    let args = [
+        "generate",
+        "--model",
+        "a",
+        "--tokens",
+        "1",
+        "--prompt-file",
+        "prompt",
+    ];
+    let whole = place.run(&args).succeeds();
+    assert!(whole.stdout.starts_with(&prompt) && !whole.stderr.contains("prompt"));
+    let (mut main, side) = terminal();
+    let mut command = place.command(&args);
+    command.stdout(side).stderr(Stdio::piped());
+    let child = command.spawn().expect("the command starts");
+    drop(command);
+    let mut shown = Vec::new();
+    let _ = main.read_to_end(&mut shown); // a terminal ends with an error
+    let ran = Ran::new(&args, child.wait_with_output().expect("the command ends"));
+    assert!(
+        ran.stderr.contains("after 10009 bytes of the prompt"),
+        "{}",
+        ran.stderr
+    );
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains("<>last") && !shown.contains("first") && shown.len() < 2100,
+        "{shown}"
+    );
 }
 
 /// A limit on the size of files acts as a full disk does: a write fails in the middle of a file.

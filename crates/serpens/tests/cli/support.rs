@@ -1,6 +1,6 @@
 //! Running the command, and looking at what came of it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -199,6 +199,27 @@ impl Ran {
             |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
         self.stdout.lines().map(parse).collect()
     }
+}
+
+/// Both sides of a terminal: the one that shows, and the one that programs write to.
+#[cfg(target_os = "linux")]
+pub fn terminal() -> (File, File) {
+    use std::os::fd::FromRawFd;
+    use std::ptr::{null, null_mut};
+
+    let [mut main, mut side] = [0; 2];
+    let size = libc::winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: both numbers are there to be written to, the size to be read, and nothing else is asked for.
+    let opened = unsafe { libc::openpty(&mut main, &mut side, null_mut(), null(), &size) };
+    assert_eq!(opened, 0);
+    // SAFETY: both were just opened, and nobody else has them.
+    let [main, side] = [main, side].map(|fd| unsafe { File::from_raw_fd(fd) });
+    (main, side)
 }
 
 /// All files under a folder with their bytes.
