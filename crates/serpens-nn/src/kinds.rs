@@ -6,7 +6,7 @@ macro_rules! kinds {
     ($(#[$about:meta])* $name:ident: $common:ident { $($(#[$doc:meta])* $kind:ident($settings:ty),)* }) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(tag = "kind", rename_all = "kebab-case", expecting = "a table with a kind")]
+        #[serde(tag = "kind", rename_all = "kebab-case", expecting = "a table with a kind, as { kind = … }")]
         pub enum $name {
             $($(#[$doc])* $kind($settings),)*
         }

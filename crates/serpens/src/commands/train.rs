@@ -19,9 +19,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         recompute: args.recompute,
         ..args.compute.resolve()?
     };
-    let resumed = args.resume.as_ref();
-    let resumed = resumed.map(|run| RunFolder::find("--resume", run, &args.out)?.hold());
-    let resumed = resumed.transpose()?;
+    let take = |run| RunFolder::find("--resume", run, &args.out)?.hold();
+    let resumed = args.resume.as_deref().map(take).transpose()?;
     let changes = changes(args);
     let mut recipe = match (&resumed, &args.recipe) {
         (Some(folder), _) => Recipe::open(&folder.settings(), Accept::Files, &changes)?,

@@ -33,7 +33,7 @@ macro_rules! tasks {
     ($($(#[$about:meta])* $kind:literal => $task:ident($settings:ty),)+) => {
         /// What is learnt: a task and its settings.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind", expecting = "a table with a kind")]
+        #[serde(tag = "kind", expecting = "a table with a kind, as { kind = \"text\" }")]
         pub enum TaskConfig {
             $($(#[$about])* #[serde(rename = $kind)] $task($settings),)+
         }
