@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::{Ran, TINY, TINY_TEXT, TestFolder, assert_same_file, files, with_settings};
 
@@ -32,6 +32,15 @@ fn hear_signals(command: &mut Command) {
     unsafe { command.pre_exec(by_default) };
 }
 
+#[cfg(unix)]
+fn send(signal: &str, to: &Child) {
+    let signal = format!("-{signal}");
+    let kill = Command::new("kill")
+        .args([signal, to.id().to_string()])
+        .status();
+    assert!(kill.expect("kill is there").success());
+}
+
 /// Starts a run, sends a signal once `event` was told, and waits for its end.
 #[cfg(unix)]
 fn signal_at(mut command: Command, args: &[&str], event: &str, signal: &str) -> Ran {
@@ -48,10 +57,7 @@ fn signal_at(mut command: Command, args: &[&str], event: &str, signal: &str) -> 
         .map_while(Result::ok)
         .any(|line| line.contains(event));
     assert!(seen, "{event} was never told");
-    let kill = Command::new("kill")
-        .args([&format!("-{signal}"), &child.id().to_string()])
-        .status();
-    assert!(kill.expect("kill is there").success());
+    send(signal, &child);
     lines.for_each(drop); // a full pipe would hold the run up
     Ran::new(args, child.wait_with_output().expect("the command ends"))
 }
@@ -163,10 +169,7 @@ fn a_run_that_is_interrupted_on_a_terminal_says_how_far_it_came() {
         .by_ref()
         .map(|text| String::from_utf8_lossy(&text).into_owned());
     assert!(drawn.any(|text| text.contains("/100000  loss")));
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(kill.expect("kill is there").success());
+    send("INT", &child);
     let told: String = drawn.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let number_after = |words: &str| -> u64 {
@@ -208,10 +211,7 @@ fn a_signal_is_heard_by_a_run_that_waits_for_its_reader() {
             assert!(child.try_wait().unwrap().is_none(), "it ended");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        let kill = Command::new("kill")
-            .args([&format!("-{signal}"), &child.id().to_string()])
-            .status();
-        assert!(kill.expect("kill is there").success());
+        send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}");
         drop(reader);
     }
@@ -224,13 +224,7 @@ fn a_run_survives_the_signals_that_were_ignored_when_it_began() {
     let place = TestFolder::new();
     let more = ["--steps", "300", "--json", "--name", "a"];
     let args = with_settings(&["train", "induction-heads"], TINY, &more);
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
-        .arg(env!("CARGO_BIN_EXE_serpens"))
-        .args(&args)
-        .current_dir(place.path("."))
-        .stdin(Stdio::null());
+    let command = place.command_after("trap '' HUP", &args);
     let ran = signal_at(command, &args, "\"step\":5,", "HUP").succeeds();
     assert_eq!(ran.stderr, "");
     assert!(place.path("runs/a/report.html").exists());

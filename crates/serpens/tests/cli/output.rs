@@ -139,14 +139,8 @@ fn a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole() {
     place.train(&["--quiet", "--name", "a"]).succeeds();
     let before = files(&place.path("runs/a"));
     let resume = ["train", "--quiet", "--resume", "a", "--steps", "6"];
-    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
-    let output = std::process::Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_serpens")])
-        .args(resume)
-        .current_dir(place.path("."))
-        .output()
-        .expect("there is a shell");
-    let ran = Ran::new(&resume, output);
+    let mut full = place.command_after("trap '' XFSZ; ulimit -f 8", &resume);
+    let ran = Ran::new(&resume, full.output().expect("there is a shell"));
     ran.is_refused(1, &["cannot write", "step-0000006", "too large"]);
     let kept = |name: &str| name.contains("/checkpoints/") || name.contains("/model/");
     let after = files(&place.path("runs/a"));

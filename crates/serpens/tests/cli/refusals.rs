@@ -238,12 +238,7 @@ fn tests_that_no_memory_holds_are_refused() {
 fn no_more_memory_is_planned_with_than_the_process_may_have() {
     let place = TestFolder::new();
     let limited = |args: &[&str]| {
-        let script = "ulimit -v 1000000; exec \"$0\" \"$@\"";
-        let output = std::process::Command::new("sh")
-            .args(["-c", script, env!("CARGO_BIN_EXE_serpens")])
-            .args(args)
-            .current_dir(place.path("."))
-            .output();
+        let output = place.command_after("ulimit -v 1000000", args).output();
         Ran::new(args, output.expect("there is a shell"))
     };
     let machine = limited(&["doctor", "--json", "--threads", "1"]).succeeds();

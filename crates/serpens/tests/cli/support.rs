@@ -78,6 +78,19 @@ impl TestFolder {
         command
     }
 
+    /// The command as a shell starts it after these words of its own.
+    #[cfg(unix)]
+    pub fn command_after(&self, words: &str, args: &[&str]) -> Command {
+        let script = format!("{words}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_serpens")])
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
     /// [`TestFolder::run`], with these bytes on standard input.
     pub fn run_with_input(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut command = self.command(args);
