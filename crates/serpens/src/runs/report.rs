@@ -11,8 +11,8 @@ use crate::tasks::Results;
 use crate::tasks::selection::{Sample, selection_map};
 use crate::tasks::trained::{Trained, chart, series};
 
-/// Characters of a text whose selection is shown.
-const SHOWN: usize = 96;
+/// Bytes of a text whose selection is shown: no more than fit the page, and can be read where it is printed.
+const SHOWN: usize = 64;
 
 impl Run {
     pub(super) fn report(&self, trained: &[Trained], results: &Results) -> Result<Report> {
@@ -30,8 +30,8 @@ impl Run {
         figures.push(chart("Speed", "tokens per second", speed));
         let texts = self.task.texts(trained)?;
         let beginning = |(_, text): &(String, String)| {
-            let shown: String = text.chars().take(SHOWN).collect();
-            Sample::text(shown.as_bytes())
+            let end = text.floor_char_boundary(SHOWN);
+            Sample::text(&text.as_bytes()[..end])
         };
         let sample = self.recipe.task.settings().sample()?;
         let mut maps = Vec::new();

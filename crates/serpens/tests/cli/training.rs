@@ -177,6 +177,9 @@ fn a_text_is_learnt_without_held_out_text() {
     assert!(ran.stdout.contains("Nothing was held out"));
     let metrics = fs::read_to_string(place.path("runs/a/metrics.jsonl")).unwrap();
     assert!(!metrics.contains("bits_per_byte"));
+    // What the model wrote is hardly text: a character may be up to three bytes.
+    let shown = place.json("runs/a/report.json")["maps"][0]["tokens"].clone();
+    assert!((61..=64).contains(&shown.as_array().unwrap().len()));
 }
 
 #[test]
