@@ -80,14 +80,14 @@ pub enum Error {
         got: usize,
     },
     /// A number is not a multiple of another.
-    #[error("{op}: {what} is {got}, expected a multiple of {factor}")]
+    #[error("{op}: {what} is {got}, expected a multiple of {expected}")]
     Multiple {
         /// The operation.
         op: &'static str,
         /// The number.
         what: &'static str,
         /// What divides it.
-        factor: usize,
+        expected: usize,
         /// What it is.
         got: usize,
     },
@@ -268,7 +268,7 @@ pub(crate) fn refused<E: Into<Refusal>>(what: &'static str) -> impl FnOnce(E) ->
 
 /// Declares functions that hold what they got against what an operation expects.
 macro_rules! expectations {
-    ($($(#[$doc:meta])* $name:ident: $expected:ty, $got:ty, $fits:path, $error:ident;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident: $expected:ty, $got:ty, $fits:expr, $error:ident;)+) => {$(
         $(#[$doc])*
         pub fn $name(
             op: &'static str,
@@ -276,7 +276,7 @@ macro_rules! expectations {
             expected: $expected,
             got: $got,
         ) -> Result<()> {
-            match $fits(&expected, &got) {
+            match ($fits as fn(&$expected, &$got) -> bool)(&expected, &got) {
                 true => Ok(()),
                 false => Err(Error::$error { op, what, expected, got }),
             }
@@ -302,6 +302,18 @@ expectations! {
     /// # Errors
     /// [`Error::Range`] where it is none of them.
     expect_range: Range<usize>, usize, Range::contains, Range;
+
+    /// Holds how many there are of something against how many there have to be.
+    ///
+    /// # Errors
+    /// [`Error::Count`] where they differ.
+    expect_count: usize, usize, PartialEq::eq, Count;
+
+    /// Holds a number against what has to divide it.
+    ///
+    /// # Errors
+    /// [`Error::Multiple`] where it does not.
+    expect_multiple: usize, usize, |factor, number| number.is_multiple_of(*factor), Multiple;
 }
 
 impl Error {

@@ -63,7 +63,10 @@ mod tensor;
 
 pub use device::Device;
 pub use dtype::{DType, Element};
-pub use error::{Error, Refusal, Result, Unusable, expect_device, expect_dtype, expect_range};
+pub use error::{
+    Error, Refusal, Result, Unusable, expect_count, expect_device, expect_dtype, expect_multiple,
+    expect_range,
+};
 pub use gradcheck::{GradCheck, GradCheckOptions, gradcheck};
 pub use half::bf16;
 use library::LibraryKind;

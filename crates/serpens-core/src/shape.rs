@@ -52,6 +52,20 @@ impl Shape {
         product(&self[..self.rank.saturating_sub(1)])
     }
 
+    /// The sizes of an operand's axes, which must be as many as `names` has.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are more or fewer.
+    pub fn axes<const K: usize>(
+        self,
+        op: &'static str,
+        what: &'static str,
+        names: &str,
+    ) -> Result<[usize; K]> {
+        let sizes = self[..].try_into();
+        sizes.map_err(|_| Error::shape(op, what, names, self))
+    }
+
     /// The same shape with the last axis replaced.
     pub fn with_cols(mut self, cols: usize) -> Self {
         self.rank = self.rank.max(1);

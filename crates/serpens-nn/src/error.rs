@@ -142,17 +142,6 @@ impl Error {
         self
     }
 
-    /// The sizes of the axes of an operand that must have so many.
-    pub(crate) fn check_axes<const N: usize>(
-        op: &'static str,
-        what: &'static str,
-        axes: &'static str,
-        shape: Shape,
-    ) -> Result<[usize; N]> {
-        let sizes = shape[..].try_into();
-        sizes.map_err(|_| serpens_core::Error::shape(op, what, axes, shape).into())
-    }
-
     pub(crate) fn no_value(shape: Shape) -> Self {
         Error::NoValue {
             name: None,

@@ -79,7 +79,7 @@ fn random(shape: [usize; 3], seed: u64) -> Tensor {
 }
 
 fn rows(tensor: &Tensor, from: usize, to: usize) -> Tensor {
-    let [batch, length, width] = tensor.dims().try_into().unwrap();
+    let [batch, length, width] = tensor.shape()[..].try_into().unwrap();
     let values = tensor.as_slice::<f32>().unwrap();
     let taken: Vec<f32> = (0..batch)
         .flat_map(|b| &values[(b * length + from) * width..(b * length + to) * width])
@@ -89,7 +89,7 @@ fn rows(tensor: &Tensor, from: usize, to: usize) -> Tensor {
 }
 
 fn reversed(tensor: &Tensor) -> Tensor {
-    let [batch, length, width] = tensor.dims().try_into().unwrap();
+    let [batch, length, width] = tensor.shape()[..].try_into().unwrap();
     let values = tensor.as_slice::<f32>().unwrap();
     let turned: Vec<f32> = (0..batch * length)
         .flat_map(|i| {

@@ -158,7 +158,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// What to compute again instead of keeping it: saves memory, costs time.
-    #[arg(long, value_parser = compute::recompute(), default_value = "none")]
+    #[arg(long, value_parser = compute::one_of(Recompute::ALL), default_value = "none")]
     pub recompute: Recompute,
     /// A line of JSON for each event on standard output, instead of bars.
     #[arg(long)]

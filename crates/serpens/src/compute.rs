@@ -23,30 +23,19 @@ pub struct ComputeArgs {
     pub(crate) precision: Option<Precision>,
 }
 
-/// What `--device` says.
-#[derive(Clone, Copy, Debug)]
-enum Choice {
-    Auto,
-    Named(Device),
-}
+/// What `--device` says: a device, or `None` for auto.
+type Choice = Option<Device>;
 
 fn device(text: &str) -> Result<Choice, String> {
-    match text {
-        "auto" => Ok(Choice::Auto),
-        _ => text
-            .parse()
-            .map(Choice::Named)
-            .map_err(|_| "known are auto, cpu, cuda and cuda:N, N from 0".into()),
-    }
-}
-
-/// Reads `--recompute`.
-pub(crate) fn recompute() -> impl TypedValueParser<Value = Recompute> {
-    one_of(Recompute::ALL)
+    let named = match text {
+        "auto" => return Ok(None),
+        _ => text.parse().map(Some),
+    };
+    named.map_err(|_| "known are auto, cpu, cuda and cuda:N, N from 0".into())
 }
 
 /// Reads the name of one of these values, which are all that their type has.
-fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
+pub(crate) fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
 where
     T: FromStr<Err: fmt::Debug> + ToString + Clone + Send + Sync + 'static,
 {
@@ -60,9 +49,9 @@ impl ComputeArgs {
     /// The device and the types, both known to be there; nothing is computed again.
     pub(crate) fn resolve(&self) -> Result<Compute> {
         let device = match self.device {
-            Choice::Auto => Device::best(),
-            Choice::Named(Device::Cpu) => Device::Cpu,
-            Choice::Named(Device::Cuda(ordinal)) => {
+            None => Device::best(),
+            Some(Device::Cpu) => Device::Cpu,
+            Some(Device::Cuda(ordinal)) => {
                 let device = Device::cuda(ordinal);
                 device.map_err(|e| Error::refused("--device", Refusal::NoDevice(Box::new(e))))?
             }
@@ -81,7 +70,7 @@ impl ComputeArgs {
 
     fn needs_gpu(&self, precision: Precision) -> Error {
         let wrong = match (self.device, Device::cuda(0)) {
-            (Choice::Auto, Err(error)) => Refusal::NoGpu {
+            (None, Err(error)) => Refusal::NoGpu {
                 precision,
                 source: Box::new(error),
             },

@@ -109,9 +109,7 @@ impl<'a> Progress<'a> {
         let StepMetrics { step, steps, .. } = *metrics;
         let due = |at: Instant| at.elapsed() >= PLAIN_INTERVAL;
         if !self.bar.is_hidden() {
-            let columns = Term::stderr()
-                .size_checked()
-                .map_or(80, |(_, columns)| columns);
+            let (_, columns) = Term::stderr().size();
             let before = format!("{name} {:12} {step}/{steps}  ", "");
             let room = usize::from(columns).saturating_sub(before.chars().count());
             self.bar.set_position(step);

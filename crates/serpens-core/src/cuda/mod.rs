@@ -11,9 +11,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
-pub use crate::driver::{
-    DevicePtr, Event, Properties, Stream, cards, find, multiprocessors, properties,
-};
+pub use crate::driver::{DevicePtr, Event, Properties, Stream, cards, find, properties};
 pub use crate::library::LibraryKind;
 pub use crate::program::{
     Declarations, FieldLayout, Kernel, KernelParams, Program, Resources, Source, compile_ahead,

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use cudarc::driver::result;
 
 use crate::driver::{self, Event};
-use crate::error::{expect_device, expect_dtype, expect_range};
+use crate::error::{expect_count, expect_device, expect_dtype, expect_range};
 use crate::{Device, Element, Error, Result, Tensor};
 
 // SAFETY: the memory is owned, and the device's handles may be used from any thread, by one at a time.
@@ -48,14 +48,7 @@ impl Staging {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         expect_dtype(OP, "the tensor", T::DTYPE, to.dtype())?;
         expect_device(OP, "the tensor", self.device, to.device())?;
-        if to.len() != values.len() {
-            return Err(Error::Count {
-                op: OP,
-                what: "values",
-                expected: to.len(),
-                got: values.len(),
-            });
-        }
+        expect_count(OP, "values", to.len(), values.len())?;
         expect_range(OP, "the number of bytes", 0..self.bytes + 1, bytes.len())?;
         self.copied.wait()?;
         let state = driver::of(self.device)?;

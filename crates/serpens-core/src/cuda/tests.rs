@@ -7,7 +7,7 @@ use crate::{DType, Device, Error, Tensor};
 fn a_pretended_card_takes_all_kinds_of_work_and_gives_zeros() {
     let [_, hopper, _] = Properties::generations();
     let work = |device| {
-        assert_eq!(multiprocessors(device)?, hopper.multiprocessors);
+        assert_eq!(properties(device)?, &hopper);
         let mut x = Tensor::from_slice([4], &[1.0_f32, 2.0, 3.0, 4.0], device)?;
         let shared = x.clone();
         Staging::new(device, 16)?.upload(&mut x, &[5.0_f32; 4])?;

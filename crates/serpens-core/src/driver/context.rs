@@ -245,14 +245,6 @@ pub fn properties(device: Device) -> Result<&'static Properties> {
     Ok(&open(device)?.properties)
 }
 
-/// The device's streaming multiprocessors.
-///
-/// # Errors
-/// A device that cannot be used, or the processor.
-pub fn multiprocessors(device: Device) -> Result<u32> {
-    Ok(properties(device)?.multiprocessors)
-}
-
 /// Waits for everything queued on the device's current stream.
 pub(crate) fn synchronize(device: Device) -> Result<()> {
     of(device)?.queue("wait for the device", |stream| {

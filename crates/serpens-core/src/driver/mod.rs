@@ -8,8 +8,8 @@ pub(crate) mod memory;
 mod properties;
 mod stream;
 
+pub use context::properties;
 pub(crate) use context::{Entry, PerDevice, State, alone, lock, of, pretend, synchronize};
-pub use context::{multiprocessors, properties};
 pub use event::Event;
 pub use libraries::find;
 pub use memory::DevicePtr;

@@ -13,7 +13,7 @@ use view::Values;
 pub use view::{Mat, MatMut, Matrix, View, ViewMut};
 
 use crate::driver::{DevicePtr, memory};
-use crate::error::{expect_device, expect_dtype};
+use crate::error::{expect_count, expect_device, expect_dtype, expect_multiple};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use pool::Buffer;
 
@@ -59,14 +59,8 @@ impl Tensor {
     ) -> Result<Self> {
         let shape = shape.into();
         byte_len(shape, dtype)?;
-        if !address.0.is_multiple_of(dtype.size() as u64) {
-            return Err(Error::Multiple {
-                op: "Tensor::borrowed",
-                what: "the address",
-                factor: dtype.size(),
-                got: address.0 as usize,
-            });
-        }
+        let (op, at) = ("Tensor::borrowed", address.0 as usize);
+        expect_multiple(op, "the address", dtype.size(), at)?;
         let buffer = Arc::new(Buffer::lent(address.0, device, owner));
         Ok(Self {
             shape,
@@ -106,14 +100,7 @@ impl Tensor {
         device: Device,
     ) -> Result<Self> {
         let shape = shape.into();
-        if shape.count() != values.len() {
-            return Err(Error::Count {
-                op: "Tensor::from_slice",
-                what: "values",
-                expected: shape.count(),
-                got: values.len(),
-            });
-        }
+        expect_count("Tensor::from_slice", "values", shape.count(), values.len())?;
         let mut tensor = Self::empty(shape, T::DTYPE, device)?;
         tensor.write(bytemuck::cast_slice(values))?;
         Ok(tensor)
@@ -196,11 +183,6 @@ impl Tensor {
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         expect_dtype("make_mut", "the tensor", T::DTYPE, self.dtype)?;
         Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
-    }
-
-    /// The sizes of the axes, borrowed.
-    pub fn dims(&self) -> &[usize] {
-        &self.shape
     }
 
     /// The values' bytes, in the machine's order.
@@ -368,7 +350,7 @@ mod tests {
         drop(reshaped);
         assert_eq!(Arc::strong_count(&owner), 1);
         let odd = borrow(DevicePtr(address.0 + 2), DType::F32);
-        assert!(matches!(odd, Err(Error::Multiple { factor: 4, .. })));
+        assert!(matches!(odd, Err(Error::Multiple { expected: 4, .. })));
         assert_eq!(Arc::strong_count(&owner), 1);
     }
 

@@ -38,7 +38,7 @@ fn views<'a>(tensors: &'a [(&'a str, Tensor)]) -> impl Iterator<Item = (&'a str,
     let types = [Dtype::BF16, Dtype::F32, Dtype::U32, Dtype::F32];
     tensors.iter().zip(types).map(|((name, tensor), dtype)| {
         let bytes = tensor.as_bytes().unwrap();
-        let view = TensorView::new(dtype, tensor.dims().to_vec(), bytes).unwrap();
+        let view = TensorView::new(dtype, tensor.shape().to_vec(), bytes).unwrap();
         (*name, view)
     })
 }

@@ -40,7 +40,7 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
             let bytes = here.as_bytes()?;
             file.write_all(bytes).map_err(&failed)?;
             let chunks = digest::of_chunks(bytes);
-            let digest = digest::of_tensor(name, stored(tensor.dtype()), tensor.dims(), &chunks);
+            let digest = digest::of_tensor(name, stored(tensor.dtype()), &tensor.shape(), &chunks);
             digests.insert(name, digest);
         }
         header.set_digests(&digests.into_values().collect::<Vec<_>>());
@@ -58,7 +58,7 @@ fn infos(tensors: &[(&str, &Tensor)]) -> BTreeMap<String, TensorInfo> {
         end += tensor.len() * tensor.dtype().size();
         let info = TensorInfo {
             dtype: stored(tensor.dtype()),
-            shape: tensor.dims().to_vec(),
+            shape: tensor.shape().to_vec(),
             data_offsets: (from, end),
         };
         ((*name).to_owned(), info)

@@ -18,7 +18,7 @@ pub use plain::PlainConfig;
 use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::ssm::SsmConfig;
-use crate::{Error, Module, Recompute, Result};
+use crate::{Module, Recompute, Result};
 
 kinds! {
     /// A mixer and its sizes.
@@ -37,7 +37,7 @@ pub trait MixerSettings {
     /// The mixer without values, for a model of width `d_model`; its projection out starts divided by `output_divisor`.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that no mixer can have.
+    /// [`crate::Error::Config`] for settings that no mixer can have.
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>>;
 
     /// The mixer with the random values it starts with, for a model of width `d_model`.
@@ -84,7 +84,7 @@ pub trait Mixer: Module + Debug + DynClone {
     /// # Shapes
     /// (batch, d_model) → the same
     fn step(&self, x: &Var, state: &mut MixerState) -> Result<Var> {
-        let [batch, width] = Error::check_axes("step", "x", "(batch, d_model)", x.shape())?;
+        let [batch, width] = x.shape().axes("step", "x", "(batch, d_model)")?;
         let x = x.reshape([batch, 1, width])?;
         let y = self.forward(&x, &Sequence::default(), Some(state))?;
         Ok(y.reshape([batch, width])?)

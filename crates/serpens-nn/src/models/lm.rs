@@ -8,7 +8,7 @@ use serpens_ops::embedding::check_ids;
 use super::{Backbone, LmState, MambaLmConfig};
 use crate::layers::{Embedding, Linear, Sequence};
 use crate::ssm::SelectionTrace;
-use crate::{Error, Module, Precision, Recompute, Result, module};
+use crate::{Module, Precision, Recompute, Result, module};
 
 /// Positions that are read in one pass at most: as many tokens of all sequences together as keep the device busy.
 fn longest_pass(device: Device, batch: usize) -> usize {
@@ -122,14 +122,14 @@ impl MambaLm {
     /// ids (batch, length) of u32 → (batch, vocab_size)
     ///
     /// # Errors
-    /// Tokens that the model does not know, [`Error::State`], memory.
+    /// Tokens that the model does not know, [`crate::Error::State`], memory.
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
         let device = self.device();
         // A GPU does not look at ids; the processor's embedding does.
         if device != Device::Cpu && ids.device() == Device::Cpu {
             check_ids(ids.as_slice()?, self.config.vocab_size)?;
         }
-        let [batch, length] = Error::check_axes("read", "ids", "(batch, length)", ids.shape())?;
+        let [batch, length] = ids.shape().axes("read", "ids", "(batch, length)")?;
         // Of one length, as a product of a few rows may be summed in another order.
         let passes = length.div_ceil(longest_pass(device, batch));
         if passes <= 1 {
@@ -142,10 +142,8 @@ impl MambaLm {
             let [from, to] = [pass, pass + 1].map(|pass| length * pass / passes);
             let rows = ids.chunks(length).flat_map(|row| &row[from..to]);
             let rows: Vec<u32> = rows.copied().collect();
-            self.read_pass(
-                &Tensor::from_slice([batch, to - from], &rows, device)?,
-                state,
-            )
+            let ids = Tensor::from_slice([batch, to - from], &rows, device)?;
+            self.read_pass(&ids, state)
         };
         for pass in 0..passes - 1 {
             read(pass)?;
@@ -165,8 +163,8 @@ impl MambaLm {
     /// What each selective layer does with the tokens of one sequence, or of a chunk of one that goes on from `state`.
     ///
     /// # Errors
-    /// A model that is not on the processor, where traces are taken; tokens that it does not know, [`Error::State`],
-    /// memory.
+    /// A model that is not on the processor, where traces are taken; tokens that it does not know,
+    /// [`crate::Error::State`], memory.
     pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<SelectionTrace>> {
         let traces = RefCell::default();
         let sequence = Sequence {

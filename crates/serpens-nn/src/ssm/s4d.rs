@@ -133,7 +133,7 @@ impl S4d {
         let system = vars.as_ref();
         let Some(state) = state else {
             let axes = "(batch, length, channels)";
-            let [_, length, _] = Error::check_axes("S4d", "x", axes, x.shape())?;
+            let [_, length, _] = x.shape().axes("S4d", "x", axes)?;
             return Ok(long_conv(x, &lti_kernel(&system, length)?)?);
         };
         if x.tape().is_some() {

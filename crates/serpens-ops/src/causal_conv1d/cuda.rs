@@ -1,6 +1,6 @@
 //! Convolution on a GPU: which variant of the kernels, and how many threads share a sequence.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::{ConvDims, ConvOperands, OP};
@@ -174,7 +174,7 @@ impl<'a> Problem<'a> {
         let lanes = groups.div_ceil(slabs).max(1);
         let rows = THREADS / lanes;
         let resident = kernel.blocks_per_multiprocessor(THREADS as u32, 0)?;
-        let blocks = (resident * multiprocessors(self.device)?) as usize / slabs;
+        let blocks = (resident * properties(self.device)?.multiprocessors) as usize / slabs;
         let wanted = (blocks * rows / batch.max(1)).max(1);
         let segment = length.div_ceil(wanted).max(SHORTEST);
         let segment = segment.next_multiple_of(steps(self.vec, width));

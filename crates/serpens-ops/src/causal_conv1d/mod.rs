@@ -67,8 +67,8 @@ pub fn causal_conv1d(
     initial_state: Option<&Var>,
     options: &ConvOptions<'_>,
 ) -> Result<ConvOutput> {
-    let [batch, length, channels] = check::axes(OP, "x", "(batch, length, channels)", x)?;
-    let [_, _, width] = check::axes(OP, "weight", "(channels, 1, width)", weight)?;
+    let [batch, length, channels] = x.shape().axes(OP, "x", "(batch, length, channels)")?;
+    let [_, _, width] = weight.shape().axes(OP, "weight", "(channels, 1, width)")?;
     check::range(OP, "the width", 1..usize::MAX, width)?;
     let dims = ConvDims {
         batch,

@@ -1,6 +1,6 @@
 //! Cross-entropy on a GPU: one launch counts the targets, one does all rows, one adds up.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
@@ -124,7 +124,7 @@ pub(super) fn scale(gradient: ViewMut<'_>, factor: View<'_>) -> Result<()> {
         factor: factor.ptr(),
         count: (gradient.rows() * gradient.cols()) as i64,
     };
-    let grid = multiprocessors(device)? * 8;
+    let grid = properties(device)?.multiprocessors * 8;
     let (dtype, warps) = (gradient.dtype(), warps(gradient.cols(), gradient.dtype()));
     let kernel = program(device, "cross_entropy_scale", dtype, warps, true)?;
     // SAFETY: the parameters are the kernel's; the gradient is without gaps and borrowed uniquely.

@@ -69,7 +69,7 @@ impl Totals {
             return Err(Error::shape(OP, "the totals", expected, got));
         };
         if invalid > 0 {
-            return Err(outside(offender, vocabulary as usize));
+            check_target(offender, vocabulary as usize)?;
         }
         Ok(Totals {
             sum: f64::from_bits(u64::from(high) << 32 | u64::from(low)),
@@ -87,18 +87,13 @@ impl Totals {
     }
 }
 
-fn outside(target: u32, vocabulary: usize) -> Error {
-    Error::Range {
-        op: OP,
-        what: "a target",
-        expected: 0..vocabulary,
-        got: target as usize,
-    }
+fn check_target(target: u32, vocabulary: usize) -> Result<()> {
+    check::range(OP, "a target", 0..vocabulary, target as usize)
 }
 
 /// Fails unless every target is below `vocabulary` or [`IGNORE`].
 pub fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
-    cpu::check_targets(targets, vocabulary).map_err(|at| outside(targets[at], vocabulary))
+    cpu::check_targets(targets, vocabulary).or_else(|at| check_target(targets[at], vocabulary))
 }
 
 /// The mean of `-log softmax(logits)[target]` over the positions whose target is not [`IGNORE`].

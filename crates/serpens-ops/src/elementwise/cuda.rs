@@ -156,14 +156,7 @@ pub(crate) fn sum_rows(x: View<'_>, mut out: ViewMut<'_>, accumulate: bool) -> R
     check::float(OP, "the sums", out.dtype())?;
     check::device(OP, "x", out.device(), x.device())?;
     let (rows, cols) = (x.rows(), x.cols());
-    if out.rows() * out.cols() != cols {
-        return Err(Error::Count {
-            op: OP,
-            what: "sums",
-            expected: cols,
-            got: out.rows() * out.cols(),
-        });
-    }
+    check::count(OP, "sums", cols, out.rows() * out.cols())?;
     let block_rows = reduction_block(rows);
     let blocks = rows.div_ceil(block_rows);
     let mut partials = Tensor::empty([blocks, cols], DType::F32, x.device())?;

@@ -114,13 +114,8 @@ pub fn log(x: &Var) -> Result<Var> {
 
 /// σ(x) = 1 / (1 + e^−x).
 pub fn sigmoid(x: &Var) -> Result<Var> {
-    unary(
-        "sigmoid",
-        x,
-        views::sigmoid,
-        keep_x,
-        views::sigmoid_backward,
-    )
+    let slope = views::sigmoid_backward;
+    unary("sigmoid", x, views::sigmoid, keep_x, slope)
 }
 
 /// The hyperbolic tangent.

@@ -39,7 +39,7 @@ pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
 /// # Errors
 /// Operands of other types; on the processor, ids that are not below the vocabulary.
 pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
-    let [vocabulary, width] = check::axes(OP, "table", "(vocabulary, width)", table)?;
+    let [vocabulary, width] = table.shape().axes(OP, "table", "(vocabulary, width)")?;
     let device = table.device();
     check::device(OP, "ids", device, ids.device())?;
     let mut dims = ids.shape().to_vec();

@@ -41,8 +41,10 @@ pub fn linear(
     bias: Option<&Var>,
     products: ProductPrecision,
 ) -> Result<Var> {
-    let [outputs, inputs] = check::axes(OP, "weight", "(outputs, inputs)", weight)?;
-    check::optional(OP, "bias", &[outputs], bias)?;
+    let [outputs, inputs] = weight.shape().axes(OP, "weight", "(outputs, inputs)")?;
+    if let Some(bias) = bias {
+        check::shape(OP, "bias", &[outputs], bias)?;
+    }
     if x.shape().is_empty() || x.shape().cols() != inputs {
         return Err(Error::shape(OP, "x", format!("(…, {inputs})"), x.shape()));
     }

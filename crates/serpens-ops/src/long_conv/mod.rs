@@ -52,7 +52,7 @@ impl LongConvDims {
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says; on a GPU, more than 2^23 steps.
 pub fn long_conv(u: &Var, k: &Var) -> Result<Var> {
-    let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
+    let [batch, length, channels] = u.shape().axes(OP, "u", "(batch, length, channels)")?;
     check::shape(OP, "k", &[length, channels], k)?;
     let dims = LongConvDims {
         batch,

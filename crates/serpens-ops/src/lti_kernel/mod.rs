@@ -31,7 +31,7 @@ const OP: &str = "lti_kernel";
 
 /// The sizes, from the shape of A, after a check that everything fits.
 fn dims(op: &'static str, system: &LtiSystem<&Var>) -> Result<LtiDims> {
-    let [channels, state] = check::axes(op, "A", "(channels, N)", system.a)?;
+    let [channels, state] = system.a.shape().axes(op, "A", "(channels, N)")?;
     let dims = LtiDims { channels, state };
     system.check(op, &dims)?;
     for (what, imaginary) in [("Im B", system.b_im), ("Im C", system.c_im)] {
@@ -109,7 +109,7 @@ pub struct LtiOutput {
 pub fn lti_recurrence(u: &Var, system: &LtiSystem<&Var>, initial_state: &Var) -> Result<LtiOutput> {
     const OP: &str = "lti_recurrence";
     let dims = dims(OP, system)?;
-    let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
+    let [batch, length, channels] = u.shape().axes(OP, "u", "(batch, length, channels)")?;
     check::shape(OP, "u", &[batch, length, dims.channels], u)?;
     check::device(OP, "u", system.dt.device(), u.device())?;
     let planes = if system.a_im.is_some() { 2 } else { 1 };

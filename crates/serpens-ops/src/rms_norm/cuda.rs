@@ -1,6 +1,6 @@
 //! Normalisation on a GPU: which variant of the kernels, and how many threads take a row.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::OP;
@@ -132,7 +132,7 @@ pub fn backward(
     let (kernel, threads) = choose(entries, types, dy, &[Some(h), dh_extra])?;
     // Half as many as the device holds: enough to keep its memory busy, with fewer partial sums.
     let resident = kernel.blocks_per_multiprocessor(threads, 0)?.div_ceil(2);
-    let blocks = rows.min((resident * multiprocessors(device)?) as usize);
+    let blocks = rows.min((resident * properties(device)?.multiprocessors) as usize);
     let mut partials = Tensor::empty([blocks, cols], DType::F32, device)?;
     let pointer = |view: &Option<ViewMut>| view.as_ref().map_or(DevicePtr::NULL, ViewMut::ptr);
     let extra =

@@ -42,7 +42,9 @@ pub fn rms_norm(
     output: DType,
 ) -> Result<RmsNormOutput> {
     let shape = x.shape();
-    check::optional(OP, "residual", &shape, residual)?;
+    if let Some(residual) = residual {
+        check::shape(OP, "residual", &shape, residual)?;
+    }
     if shape.is_empty() {
         return Err(Error::shape(OP, "x", "(…, width)", shape));
     }

@@ -104,18 +104,11 @@ pub fn selective_scan(
 /// The sizes, from the shapes of u and A.
 fn dims(operands: &ScanOperands<&Var>, groups: usize) -> Result<Dims> {
     let (u, a) = (operands.u, operands.a);
-    let [batch, length, channels] = check::axes(OP, "u", "(batch, length, channels)", u)?;
-    let [_, state] = check::axes(OP, "A", "(channels, N)", a)?;
+    let [batch, length, channels] = u.shape().axes(OP, "u", "(batch, length, channels)")?;
+    let [_, state] = a.shape().axes(OP, "A", "(channels, N)")?;
     check::range(OP, "the state size N", 1..257, state)?;
     check::range(OP, "the number of groups", 1..usize::MAX, groups)?;
-    if !channels.is_multiple_of(groups) {
-        return Err(Error::Multiple {
-            op: OP,
-            what: "the number of channels",
-            factor: groups,
-            got: channels,
-        });
-    }
+    check::multiple(OP, "the number of channels", groups, channels)?;
     if u.shape().contains(&0) {
         let expected = "at least one value on every axis";
         return Err(Error::shape(OP, "u", expected, u.shape()));

@@ -3,21 +3,9 @@
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{DType, Device, Error, Result, Var, View};
 pub(crate) use serpens_core::{
-    expect_device as device, expect_dtype as dtype, expect_range as range,
+    expect_count as count, expect_device as device, expect_dtype as dtype,
+    expect_multiple as multiple, expect_range as range,
 };
-
-/// The sizes of the axes of `var`, which must be K.
-pub(crate) fn axes<const K: usize>(
-    op: &'static str,
-    what: &'static str,
-    names: &str,
-    var: &Var,
-) -> Result<[usize; K]> {
-    let shape = var.shape();
-    shape[..]
-        .try_into()
-        .map_err(|_| Error::shape(op, what, names, shape))
-}
 
 /// Fails unless `var` has this shape.
 pub(crate) fn shape(
@@ -31,16 +19,6 @@ pub(crate) fn shape(
     }
     let expected = serpens_core::Shape::new(expected);
     Err(Error::shape(op, what, expected.to_string(), var.shape()))
-}
-
-/// Fails unless `var` is missing or has this shape.
-pub(crate) fn optional(
-    op: &'static str,
-    what: &'static str,
-    expected: &[usize],
-    var: Option<&Var>,
-) -> Result<()> {
-    var.map_or(Ok(()), |var| shape(op, what, expected, var))
 }
 
 /// Fails unless an operand is f32 or bf16.

@@ -24,19 +24,10 @@ pub struct Starts {
 impl Starts {
     /// Sequences of these lengths one behind the other in a batch of one.
     pub fn from_lengths(lengths: &[usize]) -> Self {
-        let length = lengths.iter().sum();
-        let mut flags = vec![false; length + 1];
-        let mut start = 0;
-        for length in [&0].into_iter().chain(lengths) {
-            start += length;
-            flags[start] = true;
-        }
-        Self {
-            flags,
-            batch: 1,
-            length,
-            whole: true,
-        }
+        let ids = lengths.iter().zip(0_u32..);
+        let ids = ids.flat_map(|(&length, id)| std::iter::repeat_n(id, length));
+        let row = Self::from_sequence_ids(&ids.collect::<Vec<u32>>(), 1);
+        row.expect("any number of ids is one row")
     }
 
     /// A sequence starts wherever the number differs from the one before: `ids` is (batch, length), row by row.
@@ -45,14 +36,8 @@ impl Starts {
     /// [`Error::Multiple`] where `ids` is not batch rows of equal length.
     pub fn from_sequence_ids(ids: &[u32], batch: usize) -> Result<Self> {
         let length = ids.len().checked_div(batch).unwrap_or(0);
-        if batch * length != ids.len() {
-            return Err(Error::Multiple {
-                op: "Starts::from_sequence_ids",
-                what: "the number of ids",
-                factor: batch,
-                got: ids.len(),
-            });
-        }
+        let (op, what) = ("Starts::from_sequence_ids", "the number of ids");
+        check::multiple(op, what, batch, ids.len())?;
         let flag = |row: usize, t: usize| {
             let at = row * length + t;
             t == 0 || t == length || ids[at] != ids[at - 1]

@@ -118,13 +118,10 @@ fn retention(layer: &str, trace: &SelectionTrace, mode: OutputMode) -> Result<Ve
     let mut meter = Meter::new(mode, name, length);
     let mut retention = vec![0.0; trace.delta.len()];
     let mut later = vec![0.0_f32; channels];
-    let states = trace.a.chunks(n);
-    let slowest: Vec<f32> = states
-        .map(|a| a.iter().fold(f32::MIN, |m, &a| m.max(a)))
-        .collect();
-    let rows = retention
-        .chunks_mut(channels)
-        .zip(trace.delta.chunks(channels));
+    let slowest = |a: &[f32]| a.iter().copied().fold(f32::MIN, f32::max);
+    let slowest: Vec<f32> = trace.a.chunks(n).map(slowest).collect();
+    let deltas = trace.delta.chunks(channels);
+    let rows = retention.chunks_mut(channels).zip(deltas);
     for (done, (row, delta)) in rows.rev().enumerate() {
         meter.at(done)?;
         for (e, value) in row.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! The gradient of the kernels as a sum over groups of items: blocks sum the items of a group, then the groups are
 //! added in order.
 
-use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Device, Result, Tensor, ViewMut, kernel_params};
 
 use super::grid;
@@ -24,7 +24,7 @@ impl Groups {
     /// As many groups as fill the card about twice, with `tiles` blocks for each and room for `resident` blocks on a
     /// multiprocessor.
     pub(super) fn new(device: Device, batch: usize, tiles: usize, resident: usize) -> Result<Self> {
-        let blocks = 2 * resident * multiprocessors(device)? as usize;
+        let blocks = 2 * resident * properties(device)?.multiprocessors as usize;
         let count = blocks.div_ceil(tiles).min(batch);
         let items = batch.div_ceil(count);
         Ok(Self {

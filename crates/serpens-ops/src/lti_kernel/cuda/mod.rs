@@ -5,7 +5,7 @@
 //! such blocks, both rounded once from f64. S0 and S1 are summed in f64 over segments of the time, and the segments in
 //! order.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, multiprocessors};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, properties};
 use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::{LtiDims, LtiSystem, OP};
@@ -136,7 +136,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     let (device, length, channels) = (dk.device(), dk.rows(), dk.cols());
     let tiles = channels.div_ceil(CHANNELS);
-    let segments = (8 * multiprocessors(device)? as usize).div_ceil(tiles.max(1));
+    let segments = (8 * properties(device)?.multiprocessors as usize).div_ceil(tiles.max(1));
     let segment = length
         .div_ceil(segments)
         .max(MIN_SEGMENT)
@@ -218,7 +218,7 @@ pub(super) fn recurrence(
     let group = states.next_power_of_two().min(32);
     let tiles = channels.div_ceil(RECURRENCE_BLOCK / group);
     // A group of lanes discretises once and takes as many sequences as leaves enough blocks for the card.
-    let items = (batch * tiles / (16 * multiprocessors(device)? as usize)).max(1);
+    let items = (batch * tiles / (16 * properties(device)?.multiprocessors as usize)).max(1);
     let params = RecurrenceParams {
         system,
         u: u.ptr(),

@@ -1,6 +1,6 @@
 //! The forward scan: its launch.
 
-use serpens_core::cuda::{DevicePtr, multiprocessors};
+use serpens_core::cuda::{DevicePtr, properties};
 use serpens_core::{Result, View, ViewMut};
 
 use super::launch::{KernelOptions, Pass, ScanParams, Segments, Workspace, access_width};
@@ -68,7 +68,7 @@ pub fn forward(
     let (device, dtype) = (out.device(), out.dtype());
     let (dims, x) = (&scan.dims, &scan.operands);
     let starts = scan.starts.is_some();
-    let plan = ForwardPlan::new(dims, dtype, starts, multiprocessors(device)?);
+    let plan = ForwardPlan::new(dims, dtype, starts, properties(device)?.multiprocessors);
     let mut rows = vec![x.u, x.delta, out.as_view()];
     rows.extend(x.z);
     let options = KernelOptions {

@@ -1,7 +1,7 @@
 //! Segments of time, which long sequences of few channels are cut into: what is carried into each before all are walked
 //! at once.
 
-use serpens_core::cuda::{DevicePtr, multiprocessors};
+use serpens_core::cuda::{DevicePtr, properties};
 use serpens_core::{DType, Device, Result, View};
 
 use super::launch::{KernelOptions, Pass, Program, ScanParams, Segments, access_width};
@@ -68,7 +68,7 @@ pub(super) unsafe fn flow_back(
         dims,
         dtype,
         starts,
-        multiprocessors(device)?,
+        properties(device)?.multiprocessors,
         between.segments,
     );
     let mut rows = vec![dout, x.delta];

@@ -12,7 +12,7 @@ use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
 use crate::cli::whole;
-use crate::compute::recompute;
+use crate::compute::one_of;
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(super) struct Shapes {
     #[arg(long, value_name = "V", value_parser = size(), allow_negative_numbers = true)]
     pub(super) vocab: Option<usize>,
     /// What training steps compute again instead of keeping it.
-    #[arg(long, value_parser = recompute())]
+    #[arg(long, value_parser = one_of(Recompute::ALL))]
     recompute: Option<Recompute>,
 }
 
