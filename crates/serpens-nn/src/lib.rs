@@ -40,7 +40,7 @@
 //! ```
 //!
 //! [`Backbone`] is the model without its table and its head, for vectors from elsewhere; [`module!`] makes one module
-//! of several; [`Module::freeze`] keeps a part of it as it is.
+//! of several; [`Module::set_frozen`] keeps a part of it as it is.
 
 pub mod checkpoint;
 mod error;

@@ -37,7 +37,7 @@ pub type VisitMut<'a> = dyn FnMut(&str, &mut Param) -> Result<()> + 'a;
 ///     head: LinearConfig::new(16, 3).plan(),
 /// };
 /// let mut model = plan.init(Device::cpu(), 0)?;
-/// model.freeze("mixer")?; // from now on the head alone is trained
+/// model.set_frozen("mixer", true)?; // from now on the head alone is trained
 /// assert_eq!(model.count(|param| !param.frozen)?, 3 * 16);
 /// # Ok(())
 /// # }
@@ -112,22 +112,25 @@ pub trait Module {
         self.visit_mut("", &mut |_, param| param.to(device, precision))
     }
 
-    /// Leaves the parameters as they are whose names begin with these words, joined by dots, of which `*` stands for
-    /// any: `backbone.embeddings`, or `backbone.layers.*.mixer.A_log`. No gradient is computed for them and no optimiser
-    /// moves them, but they are counted, saved and loaded.
-    ///
-    /// # Errors
-    /// [`Error::NoParameter`] where there are none.
-    fn freeze(&mut self, names: &str) -> Result<()> {
-        set_frozen(self, names, true)
-    }
-
-    /// Has the parameters trained again that [`Module::freeze`] left as they were.
+    /// Leaves the parameters as they are, or has them trained again, whose names begin with these words, joined by dots,
+    /// of which `*` stands for any: `backbone.embeddings`, or `backbone.layers.*.mixer.A_log`. While they are frozen, no
+    /// gradient is computed for them and no optimiser moves them, but they are counted, saved and loaded.
     ///
     /// # Errors
     /// [`Error::NoParameter`] where no name begins so.
-    fn unfreeze(&mut self, names: &str) -> Result<()> {
-        set_frozen(self, names, false)
+    fn set_frozen(&mut self, names: &str, frozen: bool) -> Result<()> {
+        let mut any = false;
+        self.visit_mut("", &mut |name, param| {
+            let mut words = name.split('.');
+            let fits = |word, found| word == "*" || word == found;
+            let begins = |word| words.next().is_some_and(|found| fits(word, found));
+            if names.split('.').all(begins) {
+                (param.frozen, any) = (frozen, true);
+            }
+            Ok(())
+        })?;
+        let found = any.then_some(());
+        found.ok_or_else(|| Error::NoParameter(names.to_owned()))
     }
 
     /// Another handle to the same parameters, with their ids and their values of now: for a stretch of operations that
@@ -148,24 +151,6 @@ pub trait Module {
         })?;
         Ok(handle)
     }
-}
-
-fn set_frozen<M: Module + ?Sized>(module: &mut M, names: &str, frozen: bool) -> Result<()> {
-    let mut any = false;
-    module.visit_mut("", &mut |name, param| {
-        let mut words = name.split('.');
-        let begins = |word| {
-            words
-                .next()
-                .is_some_and(|found| word == "*" || word == found)
-        };
-        if names.split('.').all(begins) {
-            (param.frozen, any) = (frozen, true);
-        }
-        Ok(())
-    })?;
-    any.then_some(())
-        .ok_or_else(|| Error::NoParameter(names.to_owned()))
 }
 
 impl Module for Param {

@@ -24,7 +24,7 @@ pub struct Param {
     pub max_lr: f32,
     /// Whether it is an operand of matrix products, which may want it in bf16.
     pub matrix: bool,
-    /// Whether it is left as it is for now; see [`crate::Module::freeze`].
+    /// Whether it is left as it is for now; see [`crate::Module::set_frozen`].
     pub frozen: bool,
     value: Option<Tensor>,
     /// The value in bf16, where products are of that type.

@@ -119,7 +119,7 @@ fn what_is_done_to_a_clone_is_not_done_to_its_original() {
     moved.unwrap();
     assert_eq!(values(&teacher), before);
     assert_ne!(values(&student), before);
-    student.freeze("*").unwrap();
+    student.set_frozen("*", true).unwrap();
     assert!(
         gradients(&teacher, 0)
             .iter()
@@ -145,7 +145,7 @@ fn frozen_parameters_have_no_gradient_and_the_others_the_same() {
             ],
         ),
     ] {
-        model.freeze(names).unwrap();
+        model.set_frozen(names, true).unwrap();
         for ((name, all), (_, rest)) in whole.iter().zip(gradients(&model, 0)) {
             match frozen.contains(&name.as_str()) {
                 true => assert_eq!(rest, None, "{name}"),
@@ -153,7 +153,7 @@ fn frozen_parameters_have_no_gradient_and_the_others_the_same() {
             }
         }
         assert_eq!(model.count(|param| param.trained).unwrap(), count);
-        model.unfreeze(names).unwrap();
+        model.set_frozen(names, false).unwrap();
         assert_eq!(gradients(&model, 0), whole);
     }
     for none in [
@@ -162,7 +162,7 @@ fn frozen_parameters_have_no_gradient_and_the_others_the_same() {
         "embeddings",
         "backbone.embeddings.weight.x",
     ] {
-        let error = model.freeze(none);
+        let error = model.set_frozen(none, true);
         assert!(
             matches!(&error, Err(Error::NoParameter(names)) if names == none),
             "{error:?}"

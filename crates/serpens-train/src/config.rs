@@ -88,7 +88,7 @@ pub struct TrainConfig {
     pub min_lr: f32,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
-    /// Parameters that training leaves as they are, by names that [`serpens_nn::Module::freeze`] takes.
+    /// Parameters that training leaves as they are, by names that [`serpens_nn::Module::set_frozen`] takes.
     pub freeze: Vec<String>,
     /// Steps between two lines of metrics.
     #[default = 10]
@@ -177,7 +177,7 @@ impl TrainConfig {
         let reason = "no parameter's name begins so; a name is as backbone.layers.0.mixer.A_log, of whose words * is any";
         self.freeze.iter().try_for_each(|names| {
             let wrong = |_| Error::config("freeze", format!("[{names:?}]"), reason);
-            model.freeze(names).map_err(wrong)
+            model.set_frozen(names, true).map_err(wrong)
         })
     }
 }
