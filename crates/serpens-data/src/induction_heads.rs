@@ -83,24 +83,18 @@ impl InductionHeads {
     }
 
     fn draw(&self, rng: &mut ChaCha8Rng, batch: usize, length: usize) -> Batch {
-        let special = self.special();
-        let mut inputs = Vec::with_capacity(batch * length); // (batch, length)
-        let mut targets = vec![IGNORE; batch * length]; // (batch, length)
-        for row in 0..batch {
-            let start = inputs.len();
+        let (special, mut drawn) = (self.special(), Batch::with_room(batch, length));
+        for _ in 0..batch {
+            let (inputs, start) = (&mut drawn.inputs, drawn.targets.len());
             inputs.extend((0..length).map(|_| rng.random_range(0..special)));
             let place = start + rng.random_range(0..=length - 3);
             let last = start + length - 1;
             inputs[place] = special;
             inputs[last] = special;
-            targets[row * length + length - 1] = inputs[place + 1];
+            drawn.targets.resize(last, IGNORE);
+            drawn.targets.push(inputs[place + 1]);
         }
-        Batch {
-            inputs,
-            targets,
-            batch,
-            length,
-        }
+        drawn
     }
 }
 
@@ -122,12 +116,9 @@ impl Source for InductionHeads {
     }
 
     fn description(&self) -> String {
-        let InductionHeadsConfig {
-            vocab,
-            batch,
-            lengths,
-            seed,
-        } = &self.config;
+        let config = &self.config;
+        let (vocab, batch, seed) = (config.vocab, config.batch, config.seed);
+        let lengths = &config.lengths;
         format!("induction heads, vocab {vocab}, batch {batch}, lengths {lengths:?}, seed {seed}")
     }
 }

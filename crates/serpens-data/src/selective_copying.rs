@@ -88,27 +88,21 @@ impl SelectiveCopying {
         let config = &self.config;
         let (batch, length, data_tokens) = (config.batch, config.length, config.data_tokens);
         let mut rng = counter_rng(config.seed, purpose, number);
-        let row_length = length + data_tokens;
-        let mut inputs = vec![NOISE; batch * row_length]; // (batch, length + data_tokens)
-        let mut targets = vec![IGNORE; batch * row_length]; // (batch, length + data_tokens)
-        for (input, target) in inputs
-            .chunks_exact_mut(row_length)
-            .zip(targets.chunks_exact_mut(row_length))
-        {
+        let mut drawn = Batch::with_room(batch, length + data_tokens);
+        let (inputs, targets) = (&mut drawn.inputs, &mut drawn.targets);
+        for _ in 0..batch {
+            let start = inputs.len();
+            inputs.resize(start + length, NOISE);
+            targets.resize(start + length, IGNORE);
             let mut places = index::sample(&mut rng, length, data_tokens).into_vec();
             places.sort_unstable();
-            for (place, answer) in places.into_iter().zip(&mut target[length..]) {
-                input[place] = rng.random_range(NOISE + 1..self.query());
-                *answer = input[place];
+            for place in places {
+                inputs[start + place] = rng.random_range(NOISE + 1..self.query());
+                targets.push(inputs[start + place]);
             }
-            input[length..].fill(self.query());
+            inputs.resize(start + length + data_tokens, self.query());
         }
-        Batch {
-            inputs,
-            targets,
-            batch,
-            length: row_length,
-        }
+        drawn
     }
 }
 
@@ -122,13 +116,9 @@ impl Source for SelectiveCopying {
     }
 
     fn description(&self) -> String {
-        let SelectiveCopyingConfig {
-            vocab,
-            batch,
-            length,
-            data_tokens,
-            seed,
-        } = self.config;
+        let config = &self.config;
+        let (vocab, batch, length) = (config.vocab, config.batch, config.length);
+        let (data_tokens, seed) = (config.data_tokens, config.seed);
         format!(
             "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
         )

@@ -45,11 +45,10 @@ impl fmt::Display for Split {
 /// [`with_validation_fraction`](ByteCorpus::with_validation_fraction) moves the border.
 #[derive(Debug, Clone)]
 pub struct ByteCorpus {
+    /// The bytes of the first files.
     held: Arc<Vec<u8>>,
-    /// The files after those that are held, with where each begins in the whole.
+    /// The files, with where each begins in the whole.
     files: Arc<[(usize, Found)]>,
-    /// How many files.
-    count: usize,
     bytes: usize,
     validation_start: usize,
 }
@@ -68,20 +67,16 @@ impl ByteCorpus {
     /// [`MalformedGlob`](Error::MalformedGlob).
     pub fn open(pattern: &str) -> Result<ByteCorpus> {
         let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let all = files::find(pattern)?;
-        let count = all.len();
-        for found in all {
+        for found in files::find(pattern)? {
             let start = bytes;
             bytes += found.bytes as usize;
             if bytes <= MOST_HELD {
                 held.resize(bytes, 0);
                 found.read(0, &mut held[start..])?;
-            } else {
-                files.push((start, found));
             }
+            files.push((start, found));
         }
         ByteCorpus {
-            count,
             held: held.into(),
             files: files.into(),
             bytes,
@@ -107,7 +102,7 @@ impl ByteCorpus {
 
     /// Number of files.
     pub fn files(&self) -> usize {
-        self.count
+        self.files.len()
     }
 
     /// Number of bytes of both parts together.

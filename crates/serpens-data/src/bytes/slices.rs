@@ -109,11 +109,4 @@ impl Iterator for ByteSlices {
         self.done += length;
         Some(filled.map(|()| batch))
     }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = (self.read - self.done).div_ceil(self.length);
-        (left, Some(left))
-    }
 }
-
-impl ExactSizeIterator for ByteSlices {}

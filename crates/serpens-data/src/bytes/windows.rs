@@ -100,11 +100,8 @@ impl Source for ByteSource {
     }
 
     fn description(&self) -> String {
-        let ByteSourceConfig {
-            batch,
-            length,
-            seed,
-        } = self.config;
+        let config = &self.config;
+        let (batch, length, seed) = (config.batch, config.length, config.seed);
         let available = self.corpus.split_bytes(Split::Train);
         let text = self.fingerprint;
         format!(
