@@ -36,17 +36,13 @@ impl Changes {
         let lr = self.lr.unwrap_or(saved);
         state.config.steps = self.steps.unwrap_or(state.config.steps);
         state.config.optimizer.lr = lr;
+        let taken = "the run has taken more already";
+        let finished = "a model of this run has no step left to take with it; give more steps too";
         match self.steps {
-            Some(steps) if steps < state.step => Err(Error::config(
-                "steps",
-                steps,
-                "the run has taken more already",
-            )),
-            _ if lr != saved && state.is_finished() => Err(Error::config(
-                "optimizer.lr",
-                lr,
-                "a model of this run has no step left to take with it; give more steps too",
-            )),
+            Some(steps) if steps < state.step => Err(Error::config("steps", steps, taken)),
+            _ if lr != saved && state.is_finished() => {
+                Err(Error::config("optimizer.lr", lr, finished))
+            }
             _ => state.config.check(),
         }
     }

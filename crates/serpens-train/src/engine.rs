@@ -9,7 +9,7 @@ use serpens_data::Batch;
 use serpens_nn::Recompute;
 use serpens_ops::cross_entropy::Totals;
 
-use crate::feed::{Feed, addresses};
+use crate::feed::Feed;
 use crate::objective::Learner;
 use crate::{Objective, Result, TrainedModel};
 
@@ -99,7 +99,7 @@ impl<O: Objective> Engine<O> {
     /// A step that is recorded, where it is not yet, and replayed.
     fn replay(&mut self, batch: &Batch, lr: f32) -> CoreResult<(Totals, f64)> {
         let tokens = self.bring(batch)?;
-        let reads = addresses(&tokens);
+        let reads = tokens.each_ref().map(|tensor| tensor.view().ptr());
         let (learner, gradients) = (&mut self.learner, &mut self.gradients);
         let mut parameters = learner.optimizer.parameters(&mut learner.model, gradients);
         let moved = learner.optimizer.inner.prepare(&mut parameters, lr)?;

@@ -23,7 +23,7 @@
 //! trainer.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //!
 //! // Five steps more, from the checkpoint that the first sitting left.
-//! let mut resumed = Trainer::resume(NextToken, dir, Box::new(task), Changes::steps(10))?;
+//! let mut resumed = Trainer::resume(NextToken, dir, Box::new(task), Changes::steps(10), None)?;
 //! let outcome = resumed.run(Run { dir: Some(dir), observer: &mut Silent, stop: &stop, evaluate: None })?;
 //! assert_eq!(outcome.step, 10);
 //! # Ok(())

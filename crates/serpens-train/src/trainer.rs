@@ -101,26 +101,14 @@ impl<O: Objective> Trainer<O> {
 
     /// Continues from the newest checkpoint in `dir` that is whole; where that is not the newest, [`Event::Warned`] says
     /// so when the run begins, and newer ones are kept under other names. The settings are the checkpoint's, but for
-    /// these changes.
+    /// these changes. Where settings are expected, with these changes, and the recipe that
+    /// [`with_recipe`](Self::with_recipe) was given, they must be those.
     ///
     /// # Errors
-    /// [`Error::OtherSettings`] where the checkpoint's batches were another source's; [`Error::NoCheckpoint`]; a newer one
-    /// that the system does not let be read; where none is whole what is wrong with the newest; changes that cannot be.
+    /// [`Error::OtherSettings`] for the first field that differs from what is expected, and where the checkpoint's batches
+    /// were another source's; [`Error::NoCheckpoint`]; a newer one that the system does not let be read; where none is
+    /// whole what is wrong with the newest; changes that cannot be.
     pub fn resume(
-        objective: O,
-        dir: &Path,
-        source: Box<dyn Source>,
-        changes: Changes,
-    ) -> Result<Self> {
-        Self::resume_as(objective, dir, source, changes, None)
-    }
-
-    /// [`resume`](Self::resume), unless the settings with the changes are not the expected ones, or the recipe is not the
-    /// one that [`with_recipe`](Self::with_recipe) was given.
-    ///
-    /// # Errors
-    /// [`Error::OtherSettings`] for the first field that differs.
-    pub fn resume_as(
         objective: O,
         dir: &Path,
         source: Box<dyn Source>,
@@ -158,7 +146,7 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// The same trainer with what defines its run besides its own settings: checkpoints keep it, and
-    /// [`resume_as`](Self::resume_as) holds it against what a run is to go on with.
+    /// [`resume`](Self::resume) holds it against what a run is to go on with.
     pub fn with_recipe(mut self, recipe: &impl Serialize) -> Self {
         self.state.recipe = plain(recipe);
         self

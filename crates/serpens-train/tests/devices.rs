@@ -187,7 +187,7 @@ fn a_checkpoint_continues_on_any_device() {
             let dir = tempfile::tempdir().unwrap();
             let mut losses = run(&mut trainer(&mamba(), steps(5), first), Some(dir.path()));
             let resumed =
-                Trainer::resume(NextToken, dir.path(), source(), Changes::steps(10)).unwrap();
+                Trainer::resume(NextToken, dir.path(), source(), Changes::steps(10), None).unwrap();
             losses.extend(run(&mut resumed.on(second).unwrap(), Some(dir.path())));
             let what = format!("from {} to {}", first.device, second.device);
             assert_agree(&what, &losses, &expected, 2e-5);

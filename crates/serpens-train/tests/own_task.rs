@@ -339,7 +339,8 @@ fn a_model_of_a_programs_own_resumes_to_the_bit() {
     let whole = told(&mut new(10), None);
     let dir = tempfile::tempdir().unwrap();
     let mut parts = told(&mut new(4), Some(dir.path()));
-    let mut resumed = Trainer::resume(Classify, dir.path(), classes(), Changes::steps(10)).unwrap();
+    let mut resumed =
+        Trainer::resume(Classify, dir.path(), classes(), Changes::steps(10), None).unwrap();
     parts.extend(told(&mut resumed, Some(dir.path())));
     assert_eq!(parts, whole);
 }
@@ -407,10 +408,11 @@ fn a_rule_of_a_programs_own_resumes_to_the_bit_and_under_no_other() {
     let whole = told(&mut new(10), None);
     let dir = tempfile::tempdir().unwrap();
     let mut parts = told(&mut new(4), Some(dir.path()));
-    let other = Trainer::resume(Estimate, dir.path(), amounts(), Changes::steps(10)).err();
+    let other = Trainer::resume(Estimate, dir.path(), amounts(), Changes::steps(10), None).err();
     let other = other.unwrap().to_string();
     assert!(other.contains("adamw keeps no sum."), "{other}");
-    let mut resumed = Trainer::resume(BySigns, dir.path(), amounts(), Changes::steps(10)).unwrap();
+    let mut resumed =
+        Trainer::resume(BySigns, dir.path(), amounts(), Changes::steps(10), None).unwrap();
     parts.extend(told(&mut resumed, Some(dir.path())));
     assert_eq!(parts, whole);
 }

@@ -28,7 +28,13 @@ fn six_steps() -> (tempfile::TempDir, Trainer) {
 }
 
 fn resume(run_dir: &Path, steps: u64) -> Result<Trainer> {
-    Trainer::resume(NextToken, run_dir, Box::new(task()), Changes::steps(steps))
+    Trainer::resume(
+        NextToken,
+        run_dir,
+        Box::new(task()),
+        Changes::steps(steps),
+        None,
+    )
 }
 
 fn load(step: u64, dir: &Path) -> Result<()> {

@@ -63,7 +63,7 @@ fn trainer_on(source: Box<dyn Source>, config: TrainConfig) -> Trainer {
 
 /// The run in `run_dir` that goes on over the same task.
 fn go_on_in(run_dir: &Path, changes: Changes) -> Trainer {
-    Trainer::resume(NextToken, run_dir, Box::new(task()), changes).unwrap()
+    Trainer::resume(NextToken, run_dir, Box::new(task()), changes, None).unwrap()
 }
 
 /// Remembers what it heard.

@@ -28,8 +28,14 @@ fn assert_resumes_to_the_bit(config: TrainConfig, source: impl Fn() -> Box<dyn S
     );
     let mut parts = run(&mut first, Some(run_dir.path())).unwrap().figures();
     drop(first);
-    let mut second =
-        Trainer::resume(NextToken, run_dir.path(), source(), Changes::steps(20)).unwrap();
+    let mut second = Trainer::resume(
+        NextToken,
+        run_dir.path(),
+        source(),
+        Changes::steps(20),
+        None,
+    )
+    .unwrap();
     assert_eq!(second.step(), 10);
     parts.extend(run(&mut second, Some(run_dir.path())).unwrap().figures());
     assert_eq!(parts, told);
@@ -204,7 +210,7 @@ fn a_run_that_was_interrupted_or_killed_leaves_the_lines_of_an_unbroken_one() {
             let mut trainer = match begun {
                 true => {
                     let dir = run_dir.path();
-                    Trainer::resume(NextToken, dir, source, Changes::default()).unwrap()
+                    Trainer::resume(NextToken, dir, source, Changes::default(), None).unwrap()
                 }
                 false => trainer_on(source, config.clone()),
             };
@@ -216,7 +222,7 @@ fn a_run_that_was_interrupted_or_killed_leaves_the_lines_of_an_unbroken_one() {
         }
         let source = Box::new(task());
         let mut resumed =
-            Trainer::resume(NextToken, run_dir.path(), source, Changes::default()).unwrap();
+            Trainer::resume(NextToken, run_dir.path(), source, Changes::default(), None).unwrap();
         train_on(&mut resumed, run_dir.path(), &ON).unwrap();
         assert_eq!(lines(run_dir.path()), expected);
     }
@@ -264,7 +270,7 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
     run(&mut first, Some(run_dir.path())).unwrap();
     let changed = |changes: Changes, config: &TrainConfig, recipe: &serde_json::Value| {
         let (dir, source) = (run_dir.path(), Box::new(task()));
-        Trainer::resume_as(NextToken, dir, source, changes, Some((config, recipe)))
+        Trainer::resume(NextToken, dir, source, changes, Some((config, recipe)))
     };
     let none = Changes::default();
     changed(none, &config, &recipe).unwrap();
@@ -473,7 +479,7 @@ fn another_source_than_the_checkpoints_is_refused() {
     };
     config.seed += 1;
     let other = Box::new(InductionHeads::new(config).unwrap());
-    let error = Trainer::resume(NextToken, run_dir.path(), other, Changes::default())
+    let error = Trainer::resume(NextToken, run_dir.path(), other, Changes::default(), None)
         .err()
         .unwrap();
     assert!(matches!(error, Error::OtherSettings { .. }), "{error}");

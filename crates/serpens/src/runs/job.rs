@@ -52,7 +52,7 @@ impl<'a> Job<'a> {
         let models = [(run.recipe.model.clone(), dir.clone())];
         let jobs = models.into_iter().chain(twin).map(|(model, dir)| {
             let expected = Some((&run.recipe.train, &run.identity()));
-            let resumed = Trainer::resume_as(NextToken, &dir, source(run)?, run.changes, expected);
+            let resumed = Trainer::resume(NextToken, &dir, source(run)?, run.changes, expected);
             Ok(Self {
                 run,
                 name: model.ssm_name(),
@@ -99,10 +99,8 @@ impl<'a> Job<'a> {
             progress.event(&Event::Warned(warning))?;
         }
         // One that is not whole is saved again.
-        let done = trainer
-            .is_finished()
-            .then(|| load(&model, run.changes.verify).ok())
-            .flatten();
+        let saved = || load(&model, run.changes.verify).ok();
+        let done = trainer.is_finished().then(saved).flatten();
         let (model, evaluation) = match done {
             Some(model) => (self.placed(model)?, None),
             None => {
