@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_nn::Recompute;
 use serpens_nn::checkpoint::Verify;
@@ -22,6 +22,7 @@ use crate::runs::models::{ModelArgs, verify};
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
 #[command(version = env!("SERPENS_VERSION"), about, max_term_width = 100)]
+#[command(mut_subcommands(|command| command.mut_args(with_negatives)))]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -29,6 +30,12 @@ pub struct Cli {
     /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
     #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
     pub threads: Option<usize>,
+}
+
+/// An option that takes negative numbers, if it takes a value: what is said of one is then what may be given instead.
+fn with_negatives(option: Arg) -> Arg {
+    let takes_values = option.get_action().takes_values();
+    option.allow_negative_numbers(takes_values)
 }
 
 impl Cli {
@@ -134,13 +141,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Another seed, another run.
-    #[arg(long, value_parser = whole::<u64>(0..=MOST), allow_negative_numbers = true)]
+    #[arg(long, value_parser = whole::<u64>(0..=MOST))]
     pub seed: Option<u64>,
     /// Steps of the optimiser; a run that goes on may take more.
-    #[arg(long, value_parser = whole::<u64>(1..=MOST), allow_negative_numbers = true)]
+    #[arg(long, value_parser = whole::<u64>(1..=MOST))]
     pub steps: Option<u64>,
     /// Peak of the learning rate; a run may go on with another.
-    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", value_parser = number)]
     pub lr: Option<f32>,
     /// The run's name; its folder must not exist yet.
     #[arg(long)]
@@ -182,25 +189,25 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prompt: PromptArgs,
     /// Bytes to write.
-    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(1..=MOST), allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(1..=MOST))]
     pub tokens: usize,
     /// 0 takes the most probable byte; higher is bolder.
-    #[arg(long, default_value_t = 0.8, value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.8, value_parser = number)]
     pub temperature: f32,
     /// Draw from the K most probable bytes; 0 from all.
-    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST))]
     pub top_k: usize,
     /// Draw from the most probable bytes that make up this probability.
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number)]
     pub top_p: f32,
     /// Leave out bytes below this share of the most probable one's probability.
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number)]
     pub min_p: f32,
     /// Above 1, make bytes among the last 64 less probable.
-    #[arg(long, value_name = "PENALTY", default_value_t = 1.0, value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "PENALTY", default_value_t = 1.0, value_parser = number)]
     pub repetition_penalty: f32,
     /// Another seed, another text.
-    #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX))]
     pub seed: u64,
     /// The device and its types.
     #[command(flatten)]
@@ -236,7 +243,7 @@ pub struct ReportArgs {
     #[arg(long, value_enum, default_value = "svg", value_delimiter = ',')]
     pub format: Vec<FigureFormat>,
     /// The width, from 1.5 to 20.
-    #[arg(long, value_name = "INCHES", value_parser = inches, default_value = "3.3", allow_negative_numbers = true)]
+    #[arg(long, value_name = "INCHES", value_parser = inches, default_value = "3.3")]
     pub width: f64,
     /// The folder for the files; otherwise paper in the run's folder.
     #[arg(long, value_name = "DIR")]

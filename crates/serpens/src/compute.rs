@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serpens_core::{Device, cuda};
+use serpens_core::Device;
 use serpens_nn::{Precision, Recompute};
 use serpens_train::Compute;
 
@@ -78,13 +78,4 @@ impl ComputeArgs {
         };
         Error::refused("--precision", wrong)
     }
-}
-
-/// Names and values of where a run was computed, for its report.
-pub(crate) fn facts(compute: &Compute) -> Vec<(String, String)> {
-    let place = format!("on {} in {}", compute.device, compute.precision);
-    let card = cuda::properties(compute.device).ok();
-    let card = card.map(|card| ("GPU".to_owned(), card.name.clone()));
-    let computed = [("computed".to_owned(), place)];
-    computed.into_iter().chain(card).collect()
 }

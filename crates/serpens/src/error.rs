@@ -94,25 +94,17 @@ impl Error {
 
     /// 130 after Ctrl-C, 2 for what was asked wrongly, 1 for what went wrong.
     pub fn exit_code(&self) -> u8 {
-        let asked_wrongly = match self {
-            Error::Interrupted { .. } => return 130,
-            Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => true,
-            Error::Sample(error) => matches!(error, SampleError::Option { .. }),
-            Error::Model(error) | Error::Train(TrainError::Model(error)) => error.is_config(),
-            Error::Train(error) => matches!(
-                error,
-                TrainError::Config { .. }
-                    | TrainError::OtherSettings { .. }
-                    | TrainError::NoEvaluation
-            ),
-            Error::Data(error) => matches!(
-                error,
-                DataError::Size { .. }
-                    | DataError::InvalidFraction { .. }
-                    | DataError::MalformedGlob { .. }
-            ),
-            _ => false,
-        };
-        if asked_wrongly { 2 } else { 1 }
+        use {DataError as Data, TrainError as Train};
+        match self {
+            Error::Interrupted { .. } => 130,
+            Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => 2,
+            Error::Sample(SampleError::Option { .. }) => 2,
+            Error::Model(error) | Error::Train(Train::Model(error)) if error.is_config() => 2,
+            Error::Train(Train::Config { .. } | Train::OtherSettings { .. }) => 2,
+            Error::Train(Train::NoEvaluation) => 2,
+            Error::Data(Data::Size { .. } | Data::InvalidFraction { .. }) => 2,
+            Error::Data(Data::MalformedGlob { .. }) => 2,
+            _ => 1,
+        }
     }
 }

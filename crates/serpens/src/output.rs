@@ -124,14 +124,6 @@ pub(crate) enum OutputMode {
 }
 
 impl OutputMode {
-    /// Tells something that people read while the work goes on, or programs as an event.
-    pub(crate) fn announce(self, line: &str, event: &serde_json::Value) {
-        if self == OutputMode::Terminal {
-            tell(line);
-        }
-        self.event(event);
-    }
-
     /// Tells programs of an event. Where that fails people are told, and the work goes on.
     pub(crate) fn event(self, event: &serde_json::Value) {
         if self == OutputMode::Json
@@ -148,10 +140,11 @@ pub(crate) fn counted(count: u64, one: &str) -> String {
     format!("{} {one}{plural}", grouped(count))
 }
 
-/// Three digits that say something.
+/// Three digits that say something, thousands apart.
 pub(crate) fn significant(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
+        1e3..1e9 if value > 0.0 => grouped(format!("{value:.0}")),
         size @ 1e-3..1e3 => format!("{value:.*}", (2.0 - size.log10().floor()) as usize),
         _ => format!("{value:.2e}"),
     }
@@ -204,8 +197,19 @@ mod tests {
 
     #[test]
     fn numbers_and_fields_are_shown_whole() {
-        let shown = [3.1e-7, 0.0, 0.012_345, 2.772_6, 61.5, 1234.5].map(significant);
-        assert_eq!(shown, ["3.10e-7", "0", "0.0123", "2.77", "61.5", "1.23e3"]);
+        let shown = [3.1e-7, 0.0, 0.012_345, 2.772_6, 61.5, 1_234_567.8, 4e9];
+        assert_eq!(
+            shown.map(significant),
+            [
+                "3.10e-7",
+                "0",
+                "0.0123",
+                "2.77",
+                "61.5",
+                "1,234,568",
+                "4.00e9"
+            ]
+        );
         assert_eq!(figure("bits_per_byte", 1.8973), "1.897 bits/byte");
         assert_eq!(
             [counted(1, "step"), counted(499_328, "step")],

@@ -9,7 +9,7 @@ use crate::layers::{Embedding, LinearConfig, RmsNorm};
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::setting::{D_MODEL, EMBEDDING_STD, MIXERS, N_LAYER, NORM_EPS, VOCAB_SIZE};
 use crate::ssm::SsmConfig;
-use crate::{Module, Result, Start};
+use crate::{Error, Module, Result, Start};
 
 /// Configures a [`Backbone`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,18 +176,16 @@ impl MambaLmConfig {
         }
     }
 
-    fn check(&self) -> Result<()> {
-        VOCAB_SIZE.check(self.vocab_size as f64)?;
-        EMBEDDING_STD.check(self.embedding_std.into())
-    }
-
     /// The model without values; every mixer's projection out starts divided by √n_layer.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for settings that no model can have, by their names in a recipe.
     pub fn plan(&self) -> Result<MambaLm> {
-        let planned = self.check().and_then(|()| self.backbone().plan());
-        let mut backbone = planned.map_err(|error| error.within("model"))?;
+        let of_model = |error: Error| error.within("model");
+        let [tokens, std] = [self.vocab_size as f64, self.embedding_std.into()];
+        VOCAB_SIZE.check(tokens).map_err(of_model)?;
+        EMBEDDING_STD.check(std).map_err(of_model)?;
+        let mut backbone = self.backbone().plan().map_err(of_model)?;
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         let mut embeddings = Embedding::plan(self.vocab_size, self.d_model, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;

@@ -80,11 +80,8 @@ impl Recipe {
 
     /// [`Recipe::read`] of a file, or of what else is accepted.
     pub fn open(path: &Path, accept: Accept, changes: &[String]) -> Result<Self> {
-        Self::read(
-            &path.display().to_string(),
-            &read_text(path, accept)?,
-            changes,
-        )
+        let (origin, text) = (path.display().to_string(), read_text(path, accept)?);
+        Self::read(&origin, &text, changes)
     }
 
     /// Lets the task read this text.

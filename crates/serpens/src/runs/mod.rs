@@ -103,8 +103,9 @@ impl Run {
         });
         let run = self.folder.path.display();
         let line = format!("run {run}, on {device} in {precision}");
-        self.mode.announce(&line, &event);
+        self.mode.event(&event);
         if self.mode == OutputMode::Terminal {
+            tell(&line);
             self.task.about().iter().for_each(|about| tell(about));
         }
     }

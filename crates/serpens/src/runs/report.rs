@@ -1,10 +1,10 @@
 //! The report of a run.
 
+use serpens_core::cuda;
 use serpens_report::{LineChart, Report, Scale};
 
 use super::Run;
 use crate::Result;
-use crate::compute;
 use crate::machine;
 use crate::output::{duration, shell_word};
 use crate::tasks::Results;
@@ -71,7 +71,10 @@ impl Run {
     /// Where it was computed, and how long that took.
     fn facts(&self, trained: &[Trained]) -> Vec<(String, String)> {
         let mut facts = machine::facts();
-        facts.extend(compute::facts(&self.compute));
+        let (device, precision) = (self.compute.device, self.compute.precision);
+        facts.push(("computed".into(), format!("on {device} in {precision}")));
+        let card = cuda::properties(device).ok();
+        facts.extend(card.map(|card| ("GPU".into(), card.name.clone())));
         facts.extend(trained.iter().map(|model| {
             let seconds = model.steps.last().map_or(0.0, |line| line.seconds);
             (format!("training {}", model.name), duration(seconds))

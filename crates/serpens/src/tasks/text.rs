@@ -75,10 +75,8 @@ impl TaskSettings for TextConfig {
         if self.prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
-        let held_out = match self.validation > 0.0 {
-            true => Some(corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH)?),
-            false => None,
-        };
+        let held_out = || corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH);
+        let held_out = (self.validation > 0.0).then(held_out).transpose()?;
         Ok(Box::new(Text {
             held_out: held_out.map(|slices| slices.at_most(tests.tokens)),
             data: data.clone(),

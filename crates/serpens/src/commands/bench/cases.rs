@@ -19,25 +19,25 @@ use crate::compute::one_of;
 #[command(next_help_heading = "On a GPU, instead of the published cases")]
 pub(super) struct Shapes {
     /// Sequences side by side.
-    #[arg(long, value_name = "B", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", value_parser = size())]
     pub(super) batch: Option<usize>,
     /// Positions; several lengths with commas between them.
-    #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size())]
     length: Vec<usize>,
     /// Channels of the scan and the convolution.
-    #[arg(long, value_name = "E", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "E", value_parser = size())]
     pub(super) channels: Option<usize>,
     /// States of each channel.
-    #[arg(long, value_name = "N", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = size())]
     pub(super) state: Option<usize>,
     /// Width of blocks and models.
-    #[arg(long, value_name = "D", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "D", value_parser = size())]
     pub(super) width: Option<usize>,
     /// Layers of models.
-    #[arg(long, value_name = "LAYERS", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "LAYERS", value_parser = size())]
     pub(super) layers: Option<usize>,
     /// Tokens that models know.
-    #[arg(long, value_name = "V", value_parser = size(), allow_negative_numbers = true)]
+    #[arg(long, value_name = "V", value_parser = size())]
     pub(super) vocab: Option<usize>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = one_of(Recompute::ALL))]
@@ -99,17 +99,17 @@ impl Bench<'_> {
         share: &'static str,
         measure: fn(&Self, [usize; 3], DType) -> Result<Passes>,
     ) -> Result<Table> {
-        let Case([batch, length, first], _, beside) = published[0];
+        let ([batch, length, first], _, beside) = published[0];
         let (batch, width) = (self.shapes.batch.unwrap_or(batch), width.unwrap_or(first));
         let dtype = self.precision.activations();
         let named = self.shapes.lengths(length).into_iter();
-        let named = named.map(|length| Case([batch, length, width], dtype, beside));
+        let named = named.map(|length| ([batch, length, width], dtype, beside));
         let cases = match self.as_published {
             true => published.to_vec(),
             false => named.collect(),
         };
         let mut rows = Vec::new();
-        for Case(shape, dtype, beside) in cases {
+        for (shape, dtype, beside) in cases {
             let (sizes, passes) = measure(self, shape, dtype)?;
             for ((pass, seconds, of_limit), beside) in passes.into_iter().zip(beside) {
                 let row = Row::new(format!("{pass}, {sizes}"), 1e3 * seconds, "ms");

@@ -66,11 +66,8 @@ impl Limits {
             let work = format!("{}, {precision}", sizes(SQUARE));
             Row::new(work, rate / 1e12, "TFLOP/s")
         }));
-        let table = Table {
-            title: "This card: bytes read and written, operations in products",
-            rows,
-        };
-        Ok((Self { memory, products }, table))
+        let title = "This card: bytes read and written, operations in products";
+        Ok((Self { memory, products }, Table { title, rows }))
     }
 
     /// Operations per second of matrix products in this precision.

@@ -4,7 +4,7 @@ use serpens_core::{Device, Tensor};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 
 use super::cases::token;
-use super::published::{PROMPT, TRAININGS, Training, VOCABULARY};
+use super::published::{PROMPT, TRAININGS, VOCABULARY};
 use super::{Bench, Row, Table};
 use crate::{Result, machine};
 
@@ -30,7 +30,7 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     let (shapes, precision) = (bench.shapes, bench.precision);
-    let Training(_, [width, layers, _], ..) = TRAININGS[0];
+    let (_, [width, layers, _], ..) = TRAININGS[0];
     let width = shapes.width.unwrap_or(width);
     let layers = shapes.layers.unwrap_or(layers);
     let vocabulary = shapes.vocab.unwrap_or(VOCABULARY);

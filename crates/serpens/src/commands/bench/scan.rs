@@ -31,10 +31,8 @@ pub(super) fn throughput(bench: &Bench<'_>) -> Result<Table> {
             rows.push(Row::new(work, all, "G updates/s").with("times one thread", all / one));
         }
     }
-    Ok(Table {
-        title: "Selective scan: batch 1, length 1024, channels 1536, state 16, f32",
-        rows,
-    })
+    let title = "Selective scan: batch 1, length 1024, channels 1536, state 16, f32";
+    Ok(Table { title, rows })
 }
 
 /// Cost per position from short to long.
@@ -50,10 +48,8 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
         let row = row.with("forward alone", forward);
         rows.push(row.with("relative to 256", both / reference));
     }
-    Ok(Table {
-        title: "Selective scan against length: forward + backward, batch 1, channels 128, state 16, all threads",
-        rows,
-    })
+    let title = "Selective scan against length: forward + backward, batch 1, channels 128, state 16, all threads";
+    Ok(Table { title, rows })
 }
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {

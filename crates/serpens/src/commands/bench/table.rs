@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 use serpens_core::{Device, cuda};
-use serpens_report::grouped;
+
+use crate::output::significant;
 
 /// One measurement.
 #[derive(Debug, Serialize)]
@@ -49,32 +50,15 @@ impl fmt::Display for Table {
         let widths = self.rows.iter().map(|row| row.work.chars().count());
         let width = widths.max().unwrap_or(0);
         for row in &self.rows {
-            let (work, value, unit) = (&row.work, number(row.value), row.unit);
+            let (work, value, unit) = (&row.work, significant(row.value), row.unit);
             write!(f, "  {work:<width$}  {value:>10} {unit}")?;
             for (name, value) in &row.notes {
-                write!(f, "  {name} {:>5}", number(*value))?;
+                write!(f, "  {name} {:>5}", significant(*value))?;
             }
             writeln!(f)?;
         }
         Ok(())
     }
-}
-
-/// Three significant digits, thousands apart.
-fn number(value: f64) -> String {
-    let magnitude = value.abs();
-    if magnitude >= 1000.0 {
-        let text = grouped(magnitude.round() as usize);
-        let sign = if value < 0.0 { "-" } else { "" };
-        return format!("{sign}{text}");
-    }
-    let decimals = match magnitude {
-        m if m >= 100.0 => 0,
-        m if m >= 10.0 => 1,
-        m if m >= 1.0 => 2,
-        _ => 3,
-    };
-    format!("{value:.decimals$}")
 }
 
 /// All tables as one JSON object.
@@ -88,20 +72,4 @@ pub(super) fn to_json(tables: &[Table], device: Device) -> String {
         "tables": tables,
     })
     .to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_three_digits_and_group_thousands() {
-        let shown: Vec<String> = [1_234_567.8, 999.6, 12.345, 1.2345, 0.12345, -4321.0]
-            .map(number)
-            .to_vec();
-        assert_eq!(
-            shown,
-            ["1,234,568", "1000", "12.3", "1.23", "0.123", "-4,321"]
-        );
-    }
 }

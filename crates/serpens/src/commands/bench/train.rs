@@ -43,12 +43,12 @@ pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
 
 pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     let shapes = bench.shapes;
-    let Training(_, published, rate, memory) = TRAININGS[0];
+    let (_, published, rate, memory) = TRAININGS[0];
     let named = [shapes.width, shapes.layers, shapes.batch];
     let named = std::array::from_fn(|i| named[i].unwrap_or(published[i]));
     let trainings: &[Training] = match bench.as_published {
         true => &TRAININGS,
-        false => &[Training("model", named, rate, memory)],
+        false => &[("model", named, rate, memory)],
     };
     let mut rows = Vec::new();
     for training in trainings {
@@ -57,14 +57,13 @@ pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
             rows.push(gpu_row(bench, training, length)?);
         }
     }
-    Ok(Table {
-        title: "Training: forward, loss, backward, clipping, AdamW (official: mamba_ssm 2.3.2 on an H200)",
-        rows,
-    })
+    let title =
+        "Training: forward, loss, backward, clipping, AdamW (official: mamba_ssm 2.3.2 on an H200)";
+    Ok(Table { title, rows })
 }
 
 fn gpu_row(bench: &Bench<'_>, training: &Training, length: usize) -> Result<Row> {
-    let Training(name, [width, layers, batch], published, memory) = *training;
+    let (name, [width, layers, batch], published, memory) = *training;
     let vocabulary = bench.shapes.vocab.unwrap_or(VOCABULARY);
     let config = MambaLmConfig::new(width, layers, vocabulary);
     let (rate, last, _) = measure(bench, &config, batch, length, 1)?;
