@@ -6,7 +6,8 @@ use serpens_core::{Mat, MatMut};
 use super::reference;
 use crate::causal_conv1d::{ConvDims, ConvOperands, cpu};
 use crate::shared::tests::dense::{
-    Wide, assert_close, assert_gradient, assert_same_bits_on_any_number_of_threads, dot, uniform,
+    Wide, assert_gradient, assert_near, assert_same_bits_on_any_number_of_threads, distance, dot,
+    largest_of_neighbours, uniform,
 };
 
 /// Values as one row.
@@ -173,28 +174,57 @@ impl Case {
         }
     }
 
-    fn assert_agrees(&self, seed: u64) {
-        let (y, state) = self.forward();
-        let (plain, truth) = (
-            reference::forward(&self.plain(), &self.x.0),
-            reference::forward(&self.exact(), &self.x.1),
-        );
-        assert_close(&y, &plain.0, &truth.0);
-        assert_eq!(state, plain.1, "final state");
+    /// This problem with weight, bias, state and inputs times `scale`.
+    fn scaled(&self, scale: f64) -> Self {
+        let scaled = |values: &(Vec<f32>, Vec<f64>)| {
+            twin(values.1.iter().map(|v| (v * scale) as f32).collect())
+        };
+        Self {
+            weight: scaled(&self.weight),
+            bias: self.bias.as_ref().map(scaled),
+            state: self.state.as_ref().map(scaled),
+            x: scaled(&self.x),
+            ..self.clone()
+        }
+    }
 
+    /// Holds outputs and gradients to the plain evaluation's errors; those are the largest of its neighbours', since the
+    /// gradients of weight and bias are sums over time with few values.
+    fn assert_agrees(&self, seed: u64) {
         let (dy, exact_dy) = uniform(seed ^ 6, self.x.0.len());
         let (dstate, exact_dstate) = uniform(seed ^ 7, self.state_len());
+        let truth = |case: &Self| {
+            let (y, _) = reference::forward(&case.exact(), &case.x.1);
+            let grads = reference::backward(&case.exact(), &case.x.1, &exact_dy, &exact_dstate);
+            (y, grads)
+        };
+        let plain_errors = largest_of_neighbours(|scale| {
+            let case = self.scaled(scale);
+            let (y, exact) = truth(&case);
+            let (plain_y, _) = reference::forward(&case.plain(), &case.x.0);
+            let plain = reference::backward(&case.plain(), &case.x.0, &dy, &dstate);
+            [
+                distance(&plain_y, &y),
+                distance(&plain.dx, &exact.dx),
+                distance(&plain.dweight, &exact.dweight),
+                distance(&plain.dbias, &exact.dbias),
+                distance(&plain.dinitial_state, &exact.dinitial_state),
+            ]
+        });
+        let ((y, state), (exact_y, exact)) = (self.forward(), truth(self));
+        let carried = reference::forward(&self.plain(), &self.x.0).1;
+        assert_eq!(state, carried, "final state");
         let grads = self.backward(&dy, Some(&dstate), false);
-        let plain = reference::backward(&self.plain(), &self.x.0, &dy, &dstate);
-        let truth = reference::backward(&self.exact(), &self.x.1, &exact_dy, &exact_dstate);
-        assert_close(&grads.dx, &plain.dx, &truth.dx);
-        assert_close(&grads.dweight, &plain.dweight, &truth.dweight);
-        assert_close(&grads.dbias, &plain.dbias, &truth.dbias);
-        assert_close(
-            &grads.dinitial_state,
-            &plain.dinitial_state,
-            &truth.dinitial_state,
-        );
+        let results = [
+            (&y, &exact_y),
+            (&grads.dx, &exact.dx),
+            (&grads.dweight, &exact.dweight),
+            (&grads.dbias, &exact.dbias),
+            (&grads.dinitial_state, &exact.dinitial_state),
+        ];
+        for ((computed, exact), plain_error) in results.into_iter().zip(plain_errors) {
+            assert_near(computed, plain_error, exact);
+        }
     }
 
     /// The positions `from..to` of every row, as a problem of their own.

@@ -16,6 +16,7 @@ use serpens_core::{Mat, MatMut};
 
 use super::{Dims, ScanOperands, cpu};
 use crate::Layout;
+use crate::shared::tests::dense::largest_of_neighbours;
 use crate::shared::tests::real::Real;
 use crate::simd::Isa;
 use reference::Scan;
@@ -192,20 +193,19 @@ impl Case {
     }
 
     /// Holds the kernels of every instruction set to twice the error of the plain f32 evaluation, tensor by tensor (three
-    /// times for complex scans: the vector sine and cosine are less exact than those of the plain evaluation). Among few
-    /// values a single evaluation may be exact by luck, so the plain error is the largest over this case and a few that
-    /// differ by tenths of a percent.
+    /// times for complex scans: the vector sine and cosine are less exact than those of the plain evaluation), where that
+    /// is the largest of its neighbours'.
     fn check(&self) {
-        let mut plain_errors = [0.0f64; 12];
-        for step in 0..8 {
-            let case = self.neighbour(step);
+        let plain_errors: [f64; 12] = largest_of_neighbours(|scale| {
+            let case = self.scaled(scale);
             let (exact, plain) = (case.plain::<f64>(), case.plain::<f32>());
-            for (i, ((_, exact), (_, plain))) in
-                exact.tensors().into_iter().zip(plain.tensors()).enumerate()
-            {
-                plain_errors[i] = plain_errors[i].max(largest_error(plain, exact));
+            let mut errors = [0.0; 12];
+            let tensors = exact.tensors().into_iter().zip(plain.tensors());
+            for (error, ((_, exact), (_, plain))) in errors.iter_mut().zip(tensors) {
+                *error = largest_error(plain, exact);
             }
-        }
+            errors
+        });
         let exact = self.plain::<f64>();
         let factor = if self.scan.dims.complex { 3.0 } else { 2.0 };
         for isa in Isa::available() {
@@ -228,10 +228,9 @@ impl Case {
         }
     }
 
-    /// This case with all operands `step` tenths of a percent larger.
-    fn neighbour(&self, step: u32) -> Self {
+    /// This case with all operands times `scale`.
+    fn scaled(&self, scale: f64) -> Self {
         let mut case = self.clone();
-        let scale = 1.0 + 0.001 * f64::from(step);
         let operands = case.scan.operands.as_mut().into_array();
         for value in operands.into_iter().flatten().flatten() {
             *value = f64::from((*value * scale) as f32);
