@@ -96,13 +96,11 @@ function!(Add |s, [a, b]| -> 2 to 1 { [s.add_f32s(a, b)] });
 function!(Sub |s, [a, b]| -> 2 to 1 { [s.sub_f32s(a, b)] });
 function!(Mul |s, [a, b]| -> 2 to 1 { [s.mul_f32s(a, b)] });
 function!(MulBackward |s, [dy, a, b]| -> 3 to 2 { [s.mul_f32s(dy, b), s.mul_f32s(dy, a)] });
-function!(Silu |s, [x]| -> 1 to 1 { [silu_lanes(s, x)] });
-function!(SiluBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, silu_slope(s, x))] });
-function!(SiluMul |s, [a, z]| -> 2 to 1 { [s.mul_f32s(a, silu_lanes(s, z))] });
+function!(Silu |s, [x]| -> 1 to 1 { [simd::silu(s, x)] });
+function!(SiluBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, simd::silu_and_slope(s, x).1)] });
+function!(SiluMul |s, [a, z]| -> 2 to 1 { [s.mul_f32s(a, simd::silu(s, z))] });
 function!(SiluMulBackward |s, [dy, a, z]| -> 3 to 2 {
-    let sigmoid = simd::sigmoid(s, z);
-    let silu = s.mul_f32s(z, sigmoid);
-    let slope = slope_from(s, sigmoid, silu);
+    let (silu, slope) = simd::silu_and_slope(s, z);
     [s.mul_f32s(dy, silu), s.mul_f32s(s.mul_f32s(dy, a), slope)]
 });
 function!(Exp |s, [x]| -> 1 to 1 { [simd::exp(s, x)] });
@@ -129,12 +127,11 @@ impl Function<1, 1> for Scale {
     }
 }
 
-/// σ'(x) = e^−x / (1 + e^−x)² for x ≥ 0, where no difference loses small values; it is even.
+/// σ'(x) = σ(−x)·(1 − σ(−x)) for x ≥ 0, where the difference loses nothing; it is even.
 #[inline(always)]
 fn sigmoid_slope<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let small = simd::exp(s, s.neg_f32s(x));
-    let sum = s.add_f32s(s.splat_f32s(1.0), small);
-    s.div_f32s(small, s.mul_f32s(sum, sum))
+    let small = simd::sigmoid(s, s.neg_f32s(x));
+    s.negate_mul_add_f32s(small, small, small)
 }
 
 /// ln x over all numbers: −∞ of 0, NaN of those below and of NaN.
@@ -172,24 +169,6 @@ fn tanh_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let value = s.select_f32s(is_near, near, far);
     // NaN, whatever the powers made of it.
     s.select_f32s(s.equal_f32s(x, x), value, x)
-}
-
-/// silu(x) = x·σ(x).
-#[inline(always)]
-pub(crate) fn silu_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    s.mul_f32s(x, simd::sigmoid(s, x))
-}
-
-/// silu'(x) = σ + silu·(1 − σ).
-#[inline(always)]
-pub(crate) fn silu_slope<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let sigmoid = simd::sigmoid(s, x);
-    slope_from(s, sigmoid, s.mul_f32s(x, sigmoid))
-}
-
-#[inline(always)]
-fn slope_from<S: Simd>(s: S, sigmoid: S::f32s, silu: S::f32s) -> S::f32s {
-    s.mul_add_f32s(silu, s.sub_f32s(s.splat_f32s(1.0), sigmoid), sigmoid)
 }
 
 /// y = a + b.

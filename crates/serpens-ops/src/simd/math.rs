@@ -104,30 +104,32 @@ pub fn exp2_product<S: Simd, const RANGE: u8>(
     }
 }
 
-/// e^x; relative error below 1.1e-7 where it is a normal number. 0 where it is less than half the smallest of these, ∞
-/// where it is more than the largest, NaN for NaN.
+/// e^x; relative error below 1.1e-7 where it is a normal number. 0 where it is less than the smallest of these, ∞ where
+/// it is more than the largest, NaN for NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    // The integer -127 for the lower bound, 128 for the upper one.
-    let x = clamp(s, x, [-88.0, 89.0]);
+    // The integer -127 for the lower bound, 128 for the upper one: factors of 0 and ∞.
+    let x = clamp(s, x, [-87.68, 89.0]);
     let (log2_e, rest) = (s.splat_f32s(LOG2_E), s.splat_f32s(LOG2_E_REST));
-    let shifted = s.mul_add_f32s(x, log2_e, s.splat_f32s(ROUND_BIASED));
-    let minus_integer = s.sub_f32s(s.splat_f32s(ROUND_BIASED), shifted);
-    let fraction = s.mul_add_f32s(x, log2_e, minus_integer);
-    let mantissa = exp2_fraction(s, s.mul_add_f32s(x, rest, fraction));
-    // The exponents reach from a subnormal number's to beyond the largest: one half is added to that of the mantissa,
-    // the other is the biased exponent of a factor, 0 for the lower bound.
-    let exponent = s.transmute_u32s_f32s(shifted);
-    let half = s.wrapping_dyn_shr_u32s(exponent, s.splat_u32s(1));
-    let first = s.wrapping_dyn_shl_u32s(half, s.splat_u32s(MANTISSA));
-    let second = s.wrapping_dyn_shl_u32s(s.sub_u32s(exponent, half), s.splat_u32s(MANTISSA));
-    let scaled = s.add_u32s(s.transmute_u32s_f32s(mantissa), first);
-    // x - x carries a NaN past the integers.
-    s.mul_add_f32s(
-        s.transmute_f32s_u32s(scaled),
-        s.transmute_f32s_u32s(second),
-        s.sub_f32s(x, x),
-    )
+    let round = s.splat_f32s(ROUND_BIASED);
+    // The integer below, so that one factor reaches every normal result; by less than a half, lest what rounds to the
+    // tie at the smallest of them goes to 0.
+    let middle = s.mul_add_f32s(x, log2_e, s.splat_f32s(-0.49999));
+    let shifted = s.add_f32s(middle, round);
+    let fraction = s.mul_add_f32s(x, log2_e, s.sub_f32s(round, shifted));
+    // 2^f for 0 ≤ f ≤ 1.
+    let coefficients = [
+        1.0,
+        std::f32::consts::LN_2,
+        0.240_227_21,
+        0.055_496_022,
+        0.009_652_195_5,
+        0.001_269_216_6,
+        0.000_208_179_15,
+    ];
+    let mantissa = polynomial(s, s.mul_add_f32s(x, rest, fraction), coefficients);
+    let power = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(MANTISSA));
+    s.mul_f32s(mantissa, s.transmute_f32s_u32s(power))
 }
 
 /// ln(x) for positive normal x; relative error below 3e-7 away from 1, absolute error below 1e-7 near it.
@@ -190,11 +192,59 @@ pub fn softplus<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (value, s.select_f32s(negative, low, high))
 }
 
-/// 1 / (1 + e^-x); relative error below 6e-7 where it is a normal number.
+/// The bounds of what [`logistic`] takes. Beyond the upper one its power is nothing beside 1.
+const LOGISTIC: [f32; 2] = [-89.5, 80.0];
+
+/// Two numbers whose quotient is 1 / (1 + e^-x), the first of them between ½ and 1; 0 at the lower of the bounds.
+///
+/// e^-x is 2^n p / q with p = c + h and q = c - h, where h is a quarter of the exponent's fraction and
+/// c = h coth(2 ln(2) h). As c is even it takes half of the power's polynomial, and the quotient is 1 / (1 + 2^n p / q) =
+/// q / (q + 2^n p), a division that is needed anyway.
+#[inline(always)]
+fn logistic<S: Simd>(s: S, x: S::f32s) -> [S::f32s; 2] {
+    let (log2_e, rest) = (-LOG2_E / 4.0, -LOG2_E_REST / 4.0);
+    // Rounds to quarters. As exponents reach one beyond the largest float's, p is doubled; at the lower bound the integer
+    // is 129, a factor of ∞.
+    let round = s.splat_f32s((ROUND_BIASED - 1.0) / 4.0);
+    let shifted = s.mul_add_f32s(x, s.splat_f32s(log2_e), round);
+    let h = s.mul_add_f32s(x, s.splat_f32s(log2_e), s.sub_f32s(round, shifted));
+    let h = s.mul_add_f32s(x, s.splat_f32s(rest), h);
+    let c = polynomial(
+        s,
+        s.mul_f32s(h, h),
+        [0.721_347_5, 0.462_099_1, -0.059_069_075],
+    );
+    let (p, q) = (s.add_f32s(c, h), s.sub_f32s(c, h));
+    let power = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(MANTISSA));
+    let sum = s.mul_add_f32s(s.add_f32s(p, p), s.transmute_f32s_u32s(power), q);
+    [q, sum]
+}
+
+/// 1 / (1 + e^-x); relative error below 3e-7 where it is a normal number.
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let one = s.splat_f32s(1.0);
-    s.div_f32s(one, s.add_f32s(one, exp(s, s.neg_f32s(x))))
+    let [above, below] = logistic(s, clamp(s, x, LOGISTIC));
+    s.div_f32s(above, below)
+}
+
+/// x / (1 + e^-x); relative error below 3e-7 where e^-x is at most the largest number, and nothing is left far beyond.
+#[inline(always)]
+pub fn silu<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let [above, below] = logistic(s, clamp(s, x, LOGISTIC));
+    s.div_f32s(s.mul_f32s(x, above), below)
+}
+
+/// [`silu`] and its slope, σ(x) + silu(x) σ(-x) where σ(x) = 1 / (1 + e^-x).
+#[inline(always)]
+pub fn silu_and_slope<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    // Of σ(x) and σ(-x) the smaller one, from which the other loses nothing; both of NaN make numbers, times x NaN.
+    let negative = s.neg_f32s(s.abs_f32s(x));
+    let [above, below] = logistic(s, s.max_f32s(s.splat_f32s(LOGISTIC[0]), negative));
+    let small = s.div_f32s(above, below);
+    let large = s.sub_f32s(s.splat_f32s(1.0), small);
+    let sigmoid = s.select_f32s(s.less_than_f32s(x, s.splat_f32s(0.0)), small, large);
+    let slope = s.mul_add_f32s(s.mul_f32s(x, small), large, sigmoid);
+    (s.mul_f32s(x, sigmoid), slope)
 }
 
 /// (sin x, cos x) for |x| ≤ 10^4; absolute error below 3e-7.

@@ -12,7 +12,9 @@ mod tests;
 use std::sync::OnceLock;
 
 pub(crate) use math::{LOG2_E, LOG2_E_REST, clamp};
-pub use math::{exp, exp2_product, ln, log1p, range, sigmoid, sin_cos, softplus};
+pub use math::{
+    exp, exp2_product, ln, log1p, range, sigmoid, silu, silu_and_slope, sin_cos, softplus,
+};
 pub use pulp::{Simd, WithSimd};
 
 /// An instruction set that the kernels are compiled for.

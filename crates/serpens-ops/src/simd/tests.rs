@@ -63,6 +63,8 @@ elementwise!(Log1p, s, x, log1p(s, x));
 elementwise!(Softplus, s, x, softplus(s, x).0);
 elementwise!(SoftplusSlope, s, x, softplus(s, x).1);
 elementwise!(Sigmoid, s, x, sigmoid(s, x));
+elementwise!(Silu, s, x, silu(s, x));
+elementwise!(SiluSlope, s, x, silu_and_slope(s, x).1);
 elementwise!(Sine, s, x, sin_cos(s, x).0);
 elementwise!(Cosine, s, x, sin_cos(s, x).1);
 
@@ -92,7 +94,7 @@ fn whole_range() -> Vec<f32> {
         .filter(|x| !x.is_nan())
         .collect();
     for edge in [
-        0.0_f32, 1e-38, 87.33654, 87.68, 88.0, 88.376, 88.72283, 89.0, 1e38,
+        0.0_f32, 1e-38, 80.0, 87.33654, 87.68, 88.0, 88.376, 88.72283, 89.0, 89.5, 1e38,
     ] {
         x.extend([edge, -edge, edge.next_up(), -edge.next_up()]);
         x.extend([edge.next_down(), -edge.next_down()]);
@@ -187,13 +189,19 @@ fn exponentials_are_exact_over_the_whole_range() {
 }
 
 #[test]
-fn softplus_and_sigmoid_are_exact_over_the_whole_range() {
+fn softplus_sigmoid_and_silu_are_exact_over_the_whole_range() {
     let softplus_in_f32 = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let sigmoid_in_f32 = |x: f32| 1.0 / (1.0 + (-x).exp());
     assert_exact_everywhere("softplus", Softplus, softplus_of, softplus_in_f32, 6e-7);
     let slope = ("the slope of softplus", SoftplusSlope);
     assert_exact_everywhere(slope.0, slope.1, sigmoid_of, sigmoid_in_f32, 6e-7);
-    assert_exact_everywhere("sigmoid", Sigmoid, sigmoid_of, sigmoid_in_f32, 6e-7);
+    assert_exact_everywhere("sigmoid", Sigmoid, sigmoid_of, sigmoid_in_f32, 3e-7);
+    let silu_of = |x: f64| x * sigmoid_of(x);
+    assert!(worst(Silu, silu_of, (-88.722, 104.0), relative) < 3e-7);
+    let slope_of = |x: f64| sigmoid_of(x) + silu_of(x) * sigmoid_of(-x);
+    assert!(worst(SiluSlope, slope_of, (0.0, 104.0), relative) < 3e-7);
+    // Below 0 it has a zero.
+    assert!(worst(SiluSlope, slope_of, (-104.0, 0.0), absolute) < 1e-7);
 }
 
 #[test]
@@ -264,6 +272,8 @@ fn a_nan_of_any_payload_stays_one() {
     on_every_isa(Softplus, &x, check);
     on_every_isa(SoftplusSlope, &x, check);
     on_every_isa(Sigmoid, &x, check);
+    on_every_isa(Silu, &x, check);
+    on_every_isa(SiluSlope, &x, check);
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use serpens_core::{Mat, MatMut};
 
 use super::sequence::{BLOCK, SEEN, Sequence, WIDEST, add_product, add_row, filter, load_rows};
-use crate::elementwise::cpu::silu_slope;
-use crate::simd::{Simd, WithSimd, load, store};
+use crate::simd::{Simd, WithSimd, load, silu_and_slope, store};
 
 /// The backward pass of the steps `steps.0..steps.1`, from the last to the first.
 pub(super) struct Backward<'a> {
@@ -68,7 +67,7 @@ impl Backward<'_> {
         }
         self.sequence.sum_row(s, step, g);
         for (g, dy) in g.chunks_mut(S::F32_LANES).zip(dy.chunks(S::F32_LANES)) {
-            let value = s.mul_f32s(load(s, dy), silu_slope(s, load(s, g)));
+            let value = s.mul_f32s(load(s, dy), silu_and_slope(s, load(s, g)).1);
             store(s, g, value);
         }
     }
@@ -120,7 +119,7 @@ impl Backward<'_> {
                 let bias = load(s, &bias[c..]);
                 for r in 0..BLOCK {
                     let sum = filter(s, bias, &weight, &x[r..r + W]);
-                    g[r] = s.mul_f32s(g[r], silu_slope(s, sum));
+                    g[r] = s.mul_f32s(g[r], silu_and_slope(s, sum).1);
                 }
             }
             for i in 0..W - 1 {

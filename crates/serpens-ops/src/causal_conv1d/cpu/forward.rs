@@ -3,8 +3,7 @@
 use serpens_core::MatMut;
 
 use super::sequence::{BLOCK, SEEN, Sequence, WIDEST, filter, load_rows};
-use crate::elementwise::cpu::silu_lanes;
-use crate::simd::{Simd, WithSimd, load, store};
+use crate::simd::{Simd, WithSimd, load, silu, store};
 
 /// The forward pass of the steps `steps.0..steps.1`.
 pub(super) struct Forward<'a> {
@@ -44,7 +43,7 @@ impl Forward<'_> {
         self.sequence.sum_row(s, step, y);
         if self.sequence.silu {
             for y in y.chunks_mut(S::F32_LANES) {
-                let value = silu_lanes(s, load(s, y));
+                let value = silu(s, load(s, y));
                 store(s, y, value);
             }
         }
@@ -67,7 +66,7 @@ impl Forward<'_> {
             for r in 0..BLOCK {
                 let sum = filter(s, bias, &weight, &x[r..r + W]);
                 let value = if self.sequence.silu {
-                    silu_lanes(s, sum)
+                    silu(s, sum)
                 } else {
                     sum
                 };

@@ -7,7 +7,7 @@ use serpens_core::{Mat, MatMut};
 
 use super::plan::{CHUNK, Chunk};
 use super::{Dims, Scan, ScanOperands};
-use crate::simd::{Simd, load, sigmoid, softplus};
+use crate::simd::{Simd, load, silu, softplus};
 
 /// One vector of channels of one group, or fewer at the group's end.
 #[derive(Clone, Copy)]
@@ -115,10 +115,7 @@ impl Tile {
 #[inline(always)]
 pub(super) fn gate<S: Simd>(s: S, x: &ScanOperands<Mat>, tile: Tile, row: usize) -> S::f32s {
     match x.z {
-        Some(z) => {
-            let z = tile.of(s, z, row);
-            s.mul_f32s(z, sigmoid(s, z))
-        }
+        Some(z) => silu(s, tile.of(s, z, row)),
         None => s.splat_f32s(1.0),
     }
 }

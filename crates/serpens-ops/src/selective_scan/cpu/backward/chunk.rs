@@ -11,7 +11,7 @@ use crate::selective_scan::cpu::lanes::{
     set_numbers, splat,
 };
 use crate::selective_scan::cpu::plan::{CHUNK, Chunk};
-use crate::simd::{Simd, load, sigmoid, store};
+use crate::simd::{Simd, load, silu_and_slope, store};
 
 /// What a tile keeps for each step of a chunk.
 pub(super) struct Steps<'a, V> {
@@ -106,18 +106,14 @@ pub(super) fn begin<S: Simd, const P: usize>(
         steps.delta_u,
         Some(steps.delta_slope),
     );
-    let (one, parts) = (s.splat_f32s(1.0), s.splat_f32s(P as f32));
+    let parts = s.splat_f32s(P as f32);
     for i in 0..chunk.steps {
         let row = chunk.row(i);
         let dout = tile.of(s, dout, row);
         let mut g = s.mul_f32s(dout, parts);
         if let Some(z) = scan.operands.z {
-            let z = tile.of(s, z, row);
-            let sigma = sigmoid(s, z);
-            let silu = s.mul_f32s(z, sigma);
+            let (silu, slope) = silu_and_slope(s, tile.of(s, z, row));
             g = s.mul_f32s(g, silu);
-            // silu'(z) = σ + silu(z) (1 - σ)
-            let slope = s.mul_add_f32s(silu, s.sub_f32s(one, sigma), sigma);
             steps.gate_slope[i] = s.mul_f32s(dout, slope);
         }
         steps.g[i] = g;
