@@ -25,11 +25,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// A token as one visible word: a space is `␣`, a line's end `⏎`, other controls their Unicode pictures.
 pub(super) fn printable(token: &str) -> String {
-    token.chars().map(visible).collect()
-}
-
-fn visible(c: char) -> char {
-    match c {
+    let visible = |c: char| match c {
         ' ' => '␣',
         '\n' => '⏎',
         '\t' => '⇥',
@@ -39,7 +35,8 @@ fn visible(c: char) -> char {
         '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         c if c.is_control() => '\u{fffd}',
         c => c,
-    }
+    };
+    token.chars().map(visible).collect()
 }
 
 /// Columns that a character takes in a monospaced font: 0 for combining marks, 2 for East Asian and emoji, else 1.

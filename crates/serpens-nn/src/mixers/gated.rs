@@ -155,16 +155,11 @@ impl Gated {
         if let Some(factor) = self.form.factor {
             x = mul(&x, &input(factor)?)?;
         }
+        let ssm = |z: Option<Var>| self.ssm.forward(&x, z.as_ref(), sequence, ssm_state);
         match self.form.gate {
-            Gate::SiluOf(z) => self.ssm.forward(&x, Some(&input(z)?), sequence, ssm_state),
-            Gate::Product(q) => {
-                let y = self.ssm.forward(&x, None, sequence, ssm_state)?;
-                Ok(mul(&y, &input(q)?)?)
-            }
-            Gate::SiluOfOutput => {
-                let y = self.ssm.forward(&x, None, sequence, ssm_state)?;
-                Ok(silu(&y)?)
-            }
+            Gate::SiluOf(z) => ssm(Some(input(z)?)),
+            Gate::Product(q) => Ok(mul(&ssm(None)?, &input(q)?)?),
+            Gate::SiluOfOutput => Ok(silu(&ssm(None)?)?),
         }
     }
 

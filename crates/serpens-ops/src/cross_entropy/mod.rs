@@ -156,14 +156,10 @@ fn backward_on_cpu(
 ) -> Result<()> {
     let scale = dloss.as_slice::<f32>()?[0] / kept.count.max(1) as f32;
     let vocabulary = kept.logits.shape().cols();
+    let (targets, norms) = (kept.targets.as_slice()?, kept.norms.as_slice()?);
+    let (rows, _) = norms.as_chunks();
     let mut gradient = kept.logits.into_tensor()?;
-    cpu::backward(
-        gradient.make_mut()?,
-        kept.targets.as_slice()?,
-        vocabulary,
-        kept.norms.as_slice()?.as_chunks().0,
-        scale,
-    );
+    cpu::backward(gradient.make_mut()?, targets, vocabulary, rows, scale);
     context.add(0, gradient)
 }
 

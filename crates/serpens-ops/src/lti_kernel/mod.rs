@@ -82,12 +82,8 @@ fn backward(
     match dk.device() {
         Device::Cpu => {
             let gradients = gradients.try_map(|_, gradient| gradient.slice())?;
-            cpu::backward(
-                &system.on_cpu()?,
-                dk.shape().rows(),
-                dk.as_slice()?,
-                gradients,
-            );
+            let length = dk.shape().rows();
+            cpu::backward(&system.on_cpu()?, length, dk.as_slice()?, gradients);
             Ok(())
         }
         Device::Cuda(_) => cuda::backward(system.on_cuda(OP, dims)?, dk.view(), gradients),

@@ -89,15 +89,11 @@ pub fn selective_scan(
     let state = [dims.batch, dims.channels, dims.width()];
     let mut last = Tensor::empty(state, DType::F32, device)?;
     let operands = operands.into_array();
-    let mut operation: Option<Box<dyn Backward>> = None;
-    if tracked(&operands) {
-        let mut checkpoints = Tensor::empty([dims.checkpoint_len()], DType::F32, device)?;
-        forward(&scan, &mut y, &mut last, Some(&mut checkpoints))?;
-        operation = Some(Box::new(ScanBackward { scan, checkpoints }));
-    } else {
-        forward(&scan, &mut y, &mut last, None)?;
-    }
-    let [y, last_state] = record(OP, &operands, [y, last], operation)?;
+    let checkpoints = || Tensor::empty([dims.checkpoint_len()], DType::F32, device);
+    let mut checkpoints = tracked(&operands).then(checkpoints).transpose()?;
+    forward(&scan, &mut y, &mut last, checkpoints.as_mut())?;
+    let keep = |checkpoints| Box::new(ScanBackward { scan, checkpoints }) as Box<dyn Backward>;
+    let [y, last_state] = record(OP, &operands, [y, last], checkpoints.map(keep))?;
     Ok(ScanOutput { y, last_state })
 }
 
