@@ -4,7 +4,9 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::Split;
+use serpens_core::files::FileError;
+
+use crate::{Split, TokenizerError};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -82,6 +84,20 @@ pub enum Error {
         "bytes: the validation fraction is {0}: set it between 0 (no validation) and 1 (nothing else)"
     )]
     InvalidFraction(f64),
+    /// A tokenizer that cannot be, in this file.
+    #[error("`{}`: {source}", path.display())]
+    Tokenizer {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
+    },
+    /// A text that a tokenizer does not read, or a model that it does not fit.
+    #[error("the tokenizer: {0}")]
+    Tokens(#[from] TokenizerError),
+    /// A file that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The source behind a [`Prefetch`](crate::Prefetch) panicked.
     #[error("prefetch: the source panicked at batch {index}: {message}")]
     Panicked {

@@ -6,6 +6,7 @@
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
 //! - [`ByteCorpus`]: the bytes of a file, a folder or a glob. [`ByteSource`] draws training windows from it,
 //!   [`ByteCorpus::slices`] reads it in order;
+//! - [`Tokenizer`]: between text and tokens;
 //! - [`Prefetch`]: any of these, prepared ahead on a thread.
 //!
 //! ```
@@ -52,6 +53,7 @@ mod prefetch;
 mod random;
 mod selective_copying;
 mod source;
+mod tokenizer;
 
 pub use bytes::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Split};
 pub use error::{Error, Result};
@@ -59,3 +61,4 @@ pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
 pub use source::{Batch, Bounds, IGNORE, Source};
+pub use tokenizer::{Decoder, GgufVocabulary, Tokenizer, TokenizerError};

@@ -71,7 +71,7 @@ fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch>>
 }
 
 /// What a panic said, on one line.
-fn message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text.as_str(),

@@ -1,0 +1,56 @@
+//! What can be wrong with a tokenizer or a text for it.
+
+use std::error::Error as StdError;
+
+/// What is wrong, without the file: [`Error::Tokenizer`](crate::Error::Tokenizer) has that.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The folder has none.
+    #[error(
+        "there is none of tokenizer.json, symbols.json, vocab.bpe with encoder.json, and vocab.json with merges.txt: give its file"
+    )]
+    Missing,
+    /// The file is none, or not one that works.
+    #[error("it is no tokenizer that can be read ({}): get its file anew", one_line(&**.0))]
+    Broken(#[source] Box<dyn StdError + Send + Sync>),
+    /// A part of it that is known here only otherwise.
+    #[error("its {what} is `{found}`, which is not known here: give its tokenizer.json instead")]
+    Unknown {
+        /// The part, such as `decoder`.
+        what: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// An id beyond what any vocabulary needs.
+    #[error("its largest token is {0}, which no vocabulary needs: get its file anew")]
+    TooLarge(usize),
+    /// A model has too few tokens for it.
+    #[error(
+        "it has {tokens} tokens, but the model only {vocabulary}: give the tokenizer of this model"
+    )]
+    Vocabulary {
+        /// The tokenizer's.
+        tokens: usize,
+        /// The model's.
+        vocabulary: usize,
+    },
+    /// Bytes that are no text, for a tokenizer of text.
+    #[error("byte {0} of the text is not UTF-8: convert the text, or give the tokenizer `bytes`")]
+    NotText(usize),
+    /// A character that a table of symbols has no symbol for.
+    #[error("it has no symbol for {0:?}: leave it out, or say in symbols.json what is unknown")]
+    NoSymbol(char),
+}
+
+impl TokenizerError {
+    pub(super) fn broken(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Broken(source.into())
+    }
+}
+
+/// What somebody else's error says, on one line.
+fn one_line(error: &(dyn StdError + Send + Sync)) -> String {
+    let words = error.to_string();
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
