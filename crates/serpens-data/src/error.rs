@@ -53,16 +53,37 @@ pub enum Error {
         /// What the parser said.
         source: glob::PatternError,
     },
-    /// One of the corpus's two parts has fewer bytes than one window needs.
+    /// A text that is too large to be encoded in memory.
     #[error(
-        "the {split} part has {available} bytes, but length {length} needs {needed}: give more text, lower the length, or change the validation fraction"
+        "`{0}` has more text than is encoded at a time (256 MiB): make a token file of it with `serpens tokenize`, and give that"
+    )]
+    TooLarge(String),
+    /// A document that its tokenizer cannot read in parts is too large for the memory.
+    #[error("`{}` has a document of more than 256 MiB, which this tokenizer cannot read in parts: cut it", .0.display())]
+    LongDocument(PathBuf),
+    /// A line that is no document.
+    #[error("`{}`, line {line} ({source}): write {{\"text\": …}}, or {{\"prompt\": …, \"completion\": …}}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A token file that another tokenizer made.
+    #[error("`{}` was made with another tokenizer: give that one, or make the file anew with `serpens tokenize`", .0.display())]
+    OtherTokenizer(PathBuf),
+    /// One of the corpus's two parts has fewer tokens than one window needs.
+    #[error(
+        "the {split} part has {available} tokens, but length {length} needs {needed}: give more text, lower the length, or change the validation fraction"
     )]
     TooShort {
         /// Which part.
         split: Split,
-        /// Bytes there are.
+        /// Tokens there are.
         available: usize,
-        /// Bytes that are needed.
+        /// Tokens that are needed.
         needed: usize,
         /// The length of a window.
         length: usize,
@@ -81,7 +102,7 @@ pub enum Error {
     },
     /// The validation fraction is not a share.
     #[error(
-        "bytes: the validation fraction is {0}: set it between 0 (no validation) and 1 (nothing else)"
+        "text: the validation fraction is {0}: set it between 0 (no validation) and 1 (nothing else)"
     )]
     InvalidFraction(f64),
     /// A tokenizer that cannot be, in this file.

@@ -4,8 +4,8 @@
 //! so where a reading stands is a number, and every place costs the same.
 //!
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
-//! - [`ByteCorpus`]: the bytes of a file, a folder or a glob. [`ByteSource`] draws training windows from it,
-//!   [`ByteCorpus::slices`] reads it in order;
+//! - [`Corpus`]: the bytes of a file, a folder or a glob. [`CorpusSource`] draws training windows from it,
+//!   [`Corpus::slices`] reads it in order;
 //! - [`Tokenizer`]: between text and tokens;
 //! - [`Prefetch`]: any of these, prepared ahead on a thread.
 //!
@@ -13,7 +13,8 @@
 //! use std::sync::Arc;
 //!
 //! use serpens_data::{
-//!     ByteCorpus, ByteSource, ByteSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
+//!     Corpus, CorpusSource, CorpusSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
+//!     Tokenizer,
 //! };
 //!
 //! # fn main() -> serpens_data::Result<()> {
@@ -35,17 +36,17 @@
 //! # std::fs::write(folder.path().join("poem.txt"), "Out of the cradle endlessly rocking, ".repeat(30)).expect("a file");
 //! # let pattern = format!("{}/*.txt", folder.path().display());
 //! # let pattern = pattern.as_str();
-//! let corpus = ByteCorpus::open(pattern)?; // such as "poems/*.txt"
-//! let train = ByteSource::new(&corpus, ByteSourceConfig { batch: 4, length: 32, seed: 7 })?;
+//! let corpus = Corpus::open(pattern, &Tokenizer::bytes())?; // such as "poems/*.txt"
+//! let train = CorpusSource::new(&corpus, CorpusSourceConfig { batch: 4, length: 32, seed: 7 })?;
 //! let batch = train.batch(0)?;
 //! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
 //! let targets: usize = corpus.slices(Split::Validation, 1, 32)?.map(|slice| slice.map_or(0, |s| s.targets.len())).sum();
-//! assert_eq!(targets, corpus.bytes() / 10);
+//! assert_eq!(targets, corpus.tokens() / 10);
 //! # Ok(())
 //! # }
 //! ```
 
-mod bytes;
+mod corpus;
 mod error;
 mod induction_heads;
 mod permutation;
@@ -55,7 +56,7 @@ mod selective_copying;
 mod source;
 mod tokenizer;
 
-pub use bytes::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Split};
+pub use corpus::{Corpus, CorpusSource, CorpusSourceConfig, Counts, Slices, Split, tokenize};
 pub use error::{Error, Result};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;

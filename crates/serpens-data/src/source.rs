@@ -13,6 +13,9 @@ pub struct Batch {
     /// What it should answer at each position: below [`Bounds::targets`], or [`IGNORE`] where there is no loss.
     /// // (batch, length)
     pub targets: Vec<u32>,
+    /// Whether a sequence starts at each position, of which nothing before it is to be known; `None` where rows are one
+    /// sequence. // (batch, length)
+    pub starts: Option<Vec<bool>>,
     /// Number of rows.
     pub batch: usize,
     /// Tokens in each row.
@@ -25,6 +28,7 @@ impl Batch {
         Batch {
             inputs: Vec::with_capacity(batch * length),
             targets: Vec::with_capacity(batch * length),
+            starts: None,
             batch,
             length,
         }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serpens_data::{
-    ByteCorpus, ByteSource, ByteSourceConfig, Error, InductionHeads, InductionHeadsConfig,
-    Prefetch, SelectiveCopying, SelectiveCopyingConfig, Split,
+    Corpus, CorpusSource, CorpusSourceConfig, Error, InductionHeads, InductionHeadsConfig,
+    Prefetch, SelectiveCopying, SelectiveCopyingConfig, Split, Tokenizer,
 };
 use tempfile::TempDir;
 
@@ -14,8 +14,8 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-fn open(path: &Path) -> Result<ByteCorpus, Error> {
-    ByteCorpus::open(path.to_str().expect("a plain path"))
+fn open(path: &Path) -> Result<Corpus, Error> {
+    Corpus::open(path.to_str().expect("a plain path"), &Tokenizer::bytes())
 }
 
 /// The error's text, which must be one line and name every one of `parts`.
@@ -77,13 +77,13 @@ fn a_glob_that_matches_nothing_is_quoted() {
 
 #[test]
 fn folders_alone_are_no_files() {
-    let error = ByteCorpus::open("**").expect_err("it names folders only");
+    let error = Corpus::open("**", &Tokenizer::bytes()).expect_err("it names folders only");
     assert!(matches!(error, Error::NoMatch { .. }), "{error}");
 }
 
 #[test]
 fn a_malformed_glob_is_quoted() {
-    let error = ByteCorpus::open("texts/[a-").expect_err("the bracket is open");
+    let error = Corpus::open("texts/[a-", &Tokenizer::bytes()).expect_err("the bracket is open");
     assert!(matches!(error, Error::MalformedGlob { .. }));
     line(&error, &["texts/[a-", "malformed"]);
 }
@@ -139,10 +139,10 @@ fn links_to_folders_are_passed_over_so_that_circles_end() {
     let folder = folder();
     fs::write(folder.path().join("file"), "text").expect("a file");
     std::os::unix::fs::symlink(folder.path(), folder.path().join("circle")).expect("a link");
-    assert_eq!(open(folder.path()).expect("it ends").bytes(), 4);
+    assert_eq!(open(folder.path()).expect("it ends").tokens(), 4);
 }
 
-fn corpus_of(bytes: usize) -> (TempDir, ByteCorpus) {
+fn corpus_of(bytes: usize) -> (TempDir, Corpus) {
     let folder = folder();
     let path: PathBuf = folder.path().join("text");
     fs::write(&path, vec![b'x'; bytes]).expect("a file");
@@ -153,12 +153,12 @@ fn corpus_of(bytes: usize) -> (TempDir, ByteCorpus) {
 #[test]
 fn a_text_shorter_than_the_context_says_how_much_is_missing() {
     let (_folder, corpus) = corpus_of(100);
-    let config = ByteSourceConfig {
+    let config = CorpusSourceConfig {
         batch: 1,
         length: 90,
         seed: 0,
     };
-    let error = ByteSource::new(&corpus, config).expect_err("90 bytes make no window of 90");
+    let error = CorpusSource::new(&corpus, config).expect_err("90 tokens make no window of 90");
     assert!(matches!(
         error,
         Error::TooShort {
@@ -170,7 +170,7 @@ fn a_text_shorter_than_the_context_says_how_much_is_missing() {
     ));
     line(
         &error,
-        &["training", "has 90 bytes", "needs 91", "lower the length"],
+        &["training", "has 90 tokens", "needs 91", "lower the length"],
     );
 
     let (_folder, corpus) = corpus_of(5);
@@ -186,7 +186,7 @@ fn a_text_shorter_than_the_context_says_how_much_is_missing() {
             ..
         }
     ));
-    line(&error, &["validation", "has 0 bytes", "needs 1"]);
+    line(&error, &["validation", "has 0 tokens", "needs 1"]);
 
     let (_folder, corpus) = corpus_of(1);
     let error = corpus
@@ -219,24 +219,24 @@ fn impossible_fractions_are_refused() {
 fn impossible_byte_windows_are_refused() {
     let (_folder, corpus) = corpus_of(100);
     for (batch, length, name) in [(0, 10, "batch"), (1, 0, "length")] {
-        let config = ByteSourceConfig {
+        let config = CorpusSourceConfig {
             batch,
             length,
             seed: 0,
         };
-        let error = ByteSource::new(&corpus, config).expect_err("impossible");
-        line(&error, &["bytes", name, "is 0", "at least 1"]);
+        let error = CorpusSource::new(&corpus, config).expect_err("impossible");
+        line(&error, &["text", name, "is 0", "at least 1"]);
         let error = corpus
             .slices(Split::Train, batch, length)
             .expect_err("impossible");
         line(&error, &[name, "is 0", "at least 1"]);
     }
-    let config = ByteSourceConfig {
+    let config = CorpusSourceConfig {
         batch: usize::MAX,
         length: 10,
         seed: 0,
     };
-    let error = ByteSource::new(&corpus, config).expect_err("beyond memory");
+    let error = CorpusSource::new(&corpus, config).expect_err("beyond memory");
     assert!(matches!(error, Error::Size { .. }));
     line(&error, &["batch × length", "at most"]);
 }

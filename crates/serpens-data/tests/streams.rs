@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serpens_data::{
-    Batch, Bounds, ByteCorpus, ByteSource, ByteSourceConfig, Error, IGNORE, InductionHeads,
+    Batch, Bounds, Corpus, CorpusSource, CorpusSourceConfig, Error, IGNORE, InductionHeads,
     InductionHeadsConfig, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig, Source,
+    Tokenizer,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
@@ -16,7 +17,8 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
     let file = folder.path().join("text");
     let text: Vec<u8> = (0..1000u32).map(|i| (i * i % 251) as u8).collect();
     std::fs::write(&file, text).expect("a file");
-    let corpus = ByteCorpus::open(file.to_str().expect("a plain path")).expect("it is there");
+    let corpus = Corpus::open(file.to_str().expect("a plain path"), &Tokenizer::bytes())
+        .expect("it is there");
     let induction = InductionHeadsConfig {
         lengths: vec![16, 64, 256],
         seed,
@@ -28,7 +30,7 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
         seed,
         ..Default::default()
     };
-    let bytes = ByteSourceConfig {
+    let bytes = CorpusSourceConfig {
         batch: 5,
         length: 31,
         seed,
@@ -36,7 +38,7 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
     vec![
         Arc::new(InductionHeads::new(induction).expect("valid")),
         Arc::new(SelectiveCopying::new(copying).expect("valid")),
-        Arc::new(ByteSource::new(&corpus, bytes).expect("valid")),
+        Arc::new(CorpusSource::new(&corpus, bytes).expect("valid")),
     ]
 }
 
@@ -170,6 +172,7 @@ impl Source for Faulty {
         self.made.fetch_add(1, Ordering::SeqCst);
         let token = index as u32;
         Ok(Batch {
+            starts: None,
             inputs: vec![token],
             targets: vec![token + 1],
             batch: 1,

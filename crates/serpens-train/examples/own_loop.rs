@@ -79,6 +79,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             targets,
             batch,
             length,
+            ..
         } = task.batch(step)?;
         let tape = Tape::new();
         let ids = tape.constant(Tensor::from_slice([batch, length], &inputs, Device::cpu())?);

@@ -7,10 +7,12 @@ use serpens_core::cuda::{self, DevicePtr, Graph};
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor};
 use serpens_data::Batch;
 use serpens_nn::Recompute;
+use serpens_nn::layers::Sequence;
+use serpens_ops::Starts;
 use serpens_ops::cross_entropy::Totals;
 
 use crate::feed::Feed;
-use crate::objective::Learner;
+use crate::objective::{Learner, starts};
 use crate::{Objective, Result, TrainedModel};
 
 /// A learner, and what it takes steps with.
@@ -86,14 +88,16 @@ impl<O: Objective> Engine<O> {
     fn is_settled(&self, batch: &Batch) -> bool {
         let shape = [batch.batch, batch.length];
         let settled = |feed: &Feed| feed.fits(shape) && feed.is_settled();
-        self.feed.as_ref().is_some_and(settled)
+        // A recorded step would read where the sequences of its own batch start.
+        batch.starts.is_none() && self.feed.as_ref().is_some_and(settled)
     }
 
     /// The gradients of one of `count` batches, operation by operation.
     fn run(&mut self, batch: &Batch, count: usize) -> CoreResult<Tensor> {
         let tokens = self.bring(batch)?;
-        self.compile_ahead(&tokens)?;
-        self.add_gradients(&tokens, count)
+        let starts = starts(batch, 0..batch.length)?;
+        self.compile_ahead(&tokens, starts.as_ref())?;
+        self.add_gradients(&tokens, starts.as_ref(), count)
     }
 
     /// A step that is recorded, where it is not yet, and replayed.
@@ -121,7 +125,7 @@ impl<O: Objective> Engine<O> {
         let mut told = None;
         let graph = Graph::capture(self.learner.model.device(), || {
             self.gradients.clear();
-            told = Some(self.add_gradients(&tokens, 1)?);
+            told = Some(self.add_gradients(&tokens, None, 1)?);
             self.learner.optimizer.inner.launch()
         })?;
         let told = told.expect("a recording that succeeded has set it");
@@ -150,13 +154,13 @@ impl<O: Objective> Engine<O> {
     }
 
     /// Compiles what the gradients need on a GPU, all at once, before the first step.
-    fn compile_ahead(&mut self, tokens: &[Tensor; 2]) -> CoreResult<()> {
+    fn compile_ahead(&mut self, tokens: &[Tensor; 2], starts: Option<&Starts>) -> CoreResult<()> {
         let device = self.learner.model.device();
         if device == Device::Cpu || std::mem::replace(&mut self.compiled, true) {
             return Ok(());
         }
         cuda::compile_ahead(device, || {
-            self.add_gradients(tokens, 1)?;
+            self.add_gradients(tokens, starts, 1)?;
             self.gradients.clear();
             Ok(())
         })
@@ -166,11 +170,17 @@ impl<O: Objective> Engine<O> {
     fn add_gradients(
         &mut self,
         [inputs, targets]: &[Tensor; 2],
+        starts: Option<&Starts>,
         count: usize,
     ) -> CoreResult<Tensor> {
         let (learner, tape) = (&self.learner, Tape::new());
         let inputs = tape.constant(inputs.clone());
-        let loss = (learner.objective).loss(&learner.model, &inputs, targets, self.recompute)?;
+        let sequence = Sequence {
+            starts,
+            recompute: self.recompute,
+            ..Sequence::default()
+        };
+        let loss = (learner.objective).loss(&learner.model, &inputs, targets, &sequence)?;
         tape.backward(&loss.value, 1.0 / count as f32, &mut self.gradients)?;
         loss.totals.map_or_else(|| loss.value.into_tensor(), Ok)
     }

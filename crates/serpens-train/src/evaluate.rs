@@ -3,32 +3,35 @@
 use std::ops::Range;
 
 use serpens_core::Tensor;
-use serpens_data::{Batch, ByteSlices, IGNORE};
+use serpens_data::{Batch, IGNORE, Slices};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{LmState, MambaLm};
 use serpens_ops::cross_entropy::{Totals, cross_entropy};
 
 use crate::Result;
+use crate::objective::starts;
 
 /// Told before each window how many positions were read before it. Its error ends the reading, such as
 /// [`Error::Stopped`](crate::Error::Stopped).
 pub type Watch<'a> = dyn FnMut(usize) -> Result<()> + 'a;
 
-/// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(byte | the bytes of its row before it),
-/// over the number of bytes predicted, each once.
+/// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(token | those of its row before it, from its
+/// document's start on), over the bytes of text that the tokens stand for, each once.
 ///
 /// # Errors
-/// Text that cannot be read, memory, or a model of fewer than 256 tokens; those of `watch`.
-pub fn bits_per_byte(model: &MambaLm, slices: ByteSlices, watch: &mut Watch<'_>) -> Result<f64> {
+/// Text that cannot be read, memory, or a model of fewer tokens; those of `watch`.
+pub fn bits_per_byte(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Result<f64> {
     let mut state = model.initial_state(slices.rows())?;
-    let (mut totals, mut done) = (Totals::default(), 0);
-    for slice in slices {
+    let (mut totals, mut done, mut bytes) = (Totals::default(), 0, 0);
+    while let Some(slice) = slices.next() {
         watch(done)?;
         let slice = slice?;
         totals = totals.merge(read(model, &slice, 0..slice.length, &mut state)?);
+        bytes += slices.text_bytes(&slice);
         done += slice.batch * slice.length;
     }
-    Ok(totals.mean() / std::f64::consts::LN_2)
+    let tokens_per_byte = totals.count as f64 / bytes as f64;
+    Ok(totals.mean() / std::f64::consts::LN_2 * tokens_per_byte)
 }
 
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a
@@ -71,7 +74,12 @@ fn read(
     };
     let (inputs, targets) = (cut(&batch.inputs), cut(&batch.targets));
     let ids = Tensor::from_slice(shape, &inputs, device)?;
-    let hidden = model.hidden(&ids.into(), &Sequence::default(), Some(state))?;
+    let starts = starts(batch, positions.clone())?;
+    let sequence = Sequence {
+        starts: starts.as_ref(),
+        ..Sequence::default()
+    };
+    let hidden = model.hidden(&ids.into(), &sequence, Some(state))?;
     if targets.iter().all(|&target| target == IGNORE) {
         return Ok(Totals::default());
     }

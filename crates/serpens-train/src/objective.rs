@@ -1,9 +1,12 @@
 //! What a model is trained to do.
 
+use std::ops::Range;
+
 use serpens_core::{Tensor, Var};
 use serpens_data::{Batch, Bounds, IGNORE};
+use serpens_nn::MambaLm;
 use serpens_nn::layers::Sequence;
-use serpens_nn::{MambaLm, Recompute};
+use serpens_ops::Starts;
 use serpens_ops::cross_entropy::{check_targets, cross_entropy};
 use serpens_ops::embedding::check_ids;
 use serpens_ops::optimizer::Rule;
@@ -32,7 +35,7 @@ pub trait Objective {
     fn check_batch(&self, model: &Self::Model, batch: &Batch) -> serpens_core::Result<()>;
 
     /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend
-    /// on shapes only.
+    /// on shapes only. `sequence` says what is computed again, and where packed sequences start.
     ///
     /// # Shapes
     /// inputs and targets as the source's batches have them: (batch, length) of u32
@@ -44,7 +47,7 @@ pub trait Objective {
         model: &Self::Model,
         inputs: &Var,
         targets: &Tensor,
-        recompute: Recompute,
+        sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss>;
 
     /// How the model's values follow from gradients: as the settings say, where it has no rule of its own.
@@ -91,19 +94,36 @@ impl Objective for NextToken {
         model: &MambaLm,
         inputs: &Var,
         targets: &Tensor,
-        recompute: Recompute,
+        sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss> {
-        let sequence = Sequence {
-            recompute,
-            ..Sequence::default()
-        };
-        let logits = model.forward(inputs, &sequence, None)?;
+        let logits = model.forward(inputs, sequence, None)?;
         let loss = cross_entropy(logits, targets)?;
         Ok(Loss {
             value: loss.loss,
             totals: Some(loss.totals),
         })
     }
+}
+
+/// Where sequences start in these positions of a batch's rows, which go on from what was read before.
+pub(crate) fn starts(
+    batch: &Batch,
+    positions: Range<usize>,
+) -> serpens_core::Result<Option<Starts>> {
+    let Some(starts) = &batch.starts else {
+        return Ok(None);
+    };
+    let mut ids = Vec::with_capacity(batch.batch * (positions.len() + 1));
+    for row in starts.chunks(batch.length.max(1)) {
+        let mut id = 0;
+        ids.push(id); // the position before
+        ids.extend(row[positions.clone()].iter().map(|&starts| {
+            id += u32::from(starts);
+            id
+        }));
+    }
+    let starts = Starts::from_sequence_ids(&ids, batch.batch)?;
+    starts.chunk(1..positions.len() + 1).map(Some)
 }
 
 /// A model, what it learns, and the optimiser that changes it.

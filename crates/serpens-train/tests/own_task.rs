@@ -10,7 +10,7 @@ use serpens_data::{Batch, Bounds, IGNORE, Source};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::checkpoint::Verify;
 use serpens_nn::layers::{Linear, LinearConfig, Sequence};
-use serpens_nn::{MambaLm, MambaLmConfig, Module, Recompute, checkpoint, module};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_ops::optimizer::Rule;
 use serpens_ops::optimizer::cpu::{Block, Step};
@@ -52,6 +52,7 @@ impl Source for Counted {
             targets.push((self.answer)(counts));
         }
         Ok(Batch {
+            starts: None,
             inputs,
             targets,
             batch: ROWS,
@@ -117,12 +118,8 @@ impl Reader {
     }
 
     /// (batch, length) of u32 → (batch, length, answers)
-    fn forward(&self, ids: &Var, recompute: Recompute) -> serpens_nn::Result<Var> {
-        let sequence = Sequence {
-            recompute,
-            ..Sequence::default()
-        };
-        self.head.forward(&self.body.hidden(ids, &sequence, None)?)
+    fn forward(&self, ids: &Var, sequence: &Sequence<'_>) -> serpens_nn::Result<Var> {
+        self.head.forward(&self.body.hidden(ids, sequence, None)?)
     }
 }
 
@@ -185,9 +182,9 @@ impl Objective for Classify {
         model: &Reader,
         inputs: &Var,
         targets: &Tensor,
-        recompute: Recompute,
+        sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss> {
-        let loss = cross_entropy(model.forward(inputs, recompute)?, targets)?;
+        let loss = cross_entropy(model.forward(inputs, sequence)?, targets)?;
         Ok(Loss {
             value: loss.loss,
             totals: Some(loss.totals),
@@ -214,9 +211,9 @@ impl Objective for Estimate {
         model: &Reader,
         inputs: &Var,
         targets: &Tensor,
-        recompute: Recompute,
+        sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss> {
-        let estimates = model.forward(inputs, recompute)?; // (batch, length, 1)
+        let estimates = model.forward(inputs, sequence)?; // (batch, length, 1)
         Ok(Loss {
             value: mean_squared_error(&estimates, targets)?,
             totals: None,
@@ -386,9 +383,9 @@ impl Objective for BySigns {
         model: &Reader,
         inputs: &Var,
         targets: &Tensor,
-        recompute: Recompute,
+        sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss> {
-        Estimate.loss(model, inputs, targets, recompute)
+        Estimate.loss(model, inputs, targets, sequence)
     }
 
     fn rule(&self, _: &OptimizerConfig) -> Box<dyn Rule> {

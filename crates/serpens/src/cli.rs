@@ -75,6 +75,8 @@ impl Cli {
 pub enum Command {
     /// Train a model; without arguments, the induction-heads task against a time-invariant twin.
     Train(TrainArgs),
+    /// Make a token file of texts, for train: text of any size, encoded once.
+    Tokenize(TokenizeArgs),
     /// Continue a text with a byte model.
     Generate(GenerateArgs),
     /// Draw what a model's selective layers do with each token.
@@ -173,6 +175,24 @@ pub struct TrainArgs {
     /// Only the result.
     #[arg(long, conflicts_with = "json")]
     pub quiet: bool,
+}
+
+/// Arguments of `serpens tokenize`.
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    /// Texts: files, folders or globs. A file is a document, or each line where its name ends in .jsonl: {"text": …} or
+    /// {"prompt": …, "completion": …}.
+    #[arg(value_name = "FILES", required = true)]
+    pub files: Vec<String>,
+    /// The tokenizer: its file or folder, or the word bytes.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: PathBuf,
+    /// The token file.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// One JSON object when it is done.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `serpens generate`.

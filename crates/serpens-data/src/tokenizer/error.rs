@@ -44,7 +44,7 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
-    pub(super) fn broken(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(crate) fn broken(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Broken(source.into())
     }
 }

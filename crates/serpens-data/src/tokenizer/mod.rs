@@ -204,6 +204,11 @@ impl Tokenizer {
         }
     }
 
+    /// The last place where a text that goes on may be cut.
+    pub(crate) fn last_cut(&self, text: &[u8]) -> Option<usize> {
+        (1..text.len()).rev().find(|&at| self.may_cut(text, at))
+    }
+
     /// A whole text's bytes. Special tokens give none.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let text = ids.iter().filter(|&&id| !self.is_special(id));

@@ -1,10 +1,14 @@
 use serpens_core::Tensor;
-use serpens_data::{ByteCorpus, IGNORE, SelectiveCopying, SelectiveCopyingConfig, Split};
+use serpens_data::{
+    Corpus, CorpusSource, CorpusSourceConfig, Error as DataError, IGNORE, SelectiveCopying,
+    SelectiveCopyingConfig, Source, Split, Tokenizer, tokenize,
+};
 use serpens_nn::layers::Sequence;
 
 use super::*;
 use crate::Error;
 use crate::evaluate::{answers, bits_per_byte};
+use crate::objective::{Objective, starts};
 
 #[test]
 fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
@@ -12,10 +16,10 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let path = dir.path().join("text");
     let text = "it was a bright cold day in April, ".repeat(20);
     std::fs::write(&path, &text).unwrap();
-    let corpus = ByteCorpus::open(path.to_str().unwrap()).unwrap();
+    let corpus = Corpus::open(path.to_str().unwrap(), &Tokenizer::bytes()).unwrap();
     let model = model(256);
     // Every byte of the part is predicted from all before it, with f64 sums over the logits.
-    let count = corpus.split_bytes(Split::Validation);
+    let count = corpus.split_tokens(Split::Validation);
     let bytes = &text.as_bytes()[text.len() - count - 1..];
     let ids: Vec<u32> = bytes[..count].iter().map(|&b| b.into()).collect();
     let ids = Tensor::from_slice([1, count], &ids, Device::cpu()).unwrap();
@@ -41,6 +45,120 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let slices = corpus.slices(Split::Validation, 3, 5).unwrap();
     let rows = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
+}
+
+/// Documents of bytes, as lines of a token file.
+fn documents(lines: &str) -> (tempfile::TempDir, Corpus) {
+    let dir = tempfile::tempdir().unwrap();
+    let [lines_at, file] = ["text.jsonl", "tokens"].map(|name| dir.path().join(name));
+    std::fs::write(&lines_at, lines).unwrap();
+    let pattern = [lines_at.to_str().unwrap().to_owned()];
+    let (bytes, go_on) = (Tokenizer::bytes(), &mut |_, _| Ok::<_, DataError>(()));
+    tokenize(&pattern, &bytes, &file, go_on).unwrap();
+    let corpus = Corpus::open(file.to_str().unwrap(), &bytes).unwrap();
+    (dir, corpus)
+}
+
+/// Bits that a model needs for the bytes of a text from some place on.
+fn bits_of(model: &MambaLm, text: &str, from: usize) -> f64 {
+    let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+    let inputs = Tensor::from_slice([1, ids.len()], &ids, Device::cpu()).unwrap();
+    let logits = (model.forward(&inputs.into(), &Sequence::default(), None)).unwrap();
+    let logits = logits.mat().unwrap();
+    let bits = |at: usize| {
+        let row = logits.row(at - 1);
+        let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+        (sum.ln() - f64::from(row[ids[at] as usize])) / std::f64::consts::LN_2
+    };
+    (from..ids.len()).map(bits).sum()
+}
+
+const DOCUMENTS: &str = r#"{"text": "one document of several words"}
+{"prompt": "what is asked? ", "completion": "the answer"}
+{"text": "x"}
+{"text": "the last of them, which is longer than the others are"}
+"#;
+
+/// Their texts, and from where on they are learnt.
+const TEXTS: [(&str, usize); 3] = [
+    ("one document of several words", 1),
+    ("what is asked? the answer", 15),
+    ("the last of them, which is longer than the others are", 1),
+];
+
+#[test]
+fn documents_are_evaluated_and_learnt_as_each_by_itself() {
+    let (_dir, corpus) = documents(DOCUMENTS);
+    let model = model(256);
+    let bits = TEXTS.map(|(text, from)| bits_of(&model, text, from));
+    let bytes: usize = TEXTS.iter().map(|(text, from)| text.len() - from).sum();
+    let expected = bits.iter().sum::<f64>() / bytes as f64;
+    let whole = corpus.clone().with_validation_fraction(1.0).unwrap();
+    for length in [1, 7, 40, 1000] {
+        let slices = whole.slices(Split::Validation, 1, length).unwrap();
+        let got = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
+        assert!(
+            (got - expected).abs() < 1e-5,
+            "{length}: {got} and {expected}"
+        );
+    }
+    let config = CorpusSourceConfig {
+        batch: 1,
+        length: corpus.tokens() - 1,
+        seed: 0,
+    };
+    let corpus = corpus.with_validation_fraction(0.0).unwrap();
+    let batch = CorpusSource::new(&corpus, config)
+        .unwrap()
+        .batch(0)
+        .unwrap();
+    let starts = starts(&batch, 0..batch.length).unwrap();
+    let tensor = |ids: &[u32]| Tensor::from_slice([1, batch.length], ids, Device::cpu()).unwrap();
+    let sequence = Sequence {
+        starts: starts.as_ref(),
+        ..Sequence::default()
+    };
+    let inputs = tensor(&batch.inputs).into();
+    let loss = NextToken.loss(&model, &inputs, &tensor(&batch.targets), &sequence);
+    let got = f64::from(
+        loss.unwrap()
+            .value
+            .tensor()
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap()[0],
+    );
+    let got = got / std::f64::consts::LN_2;
+    assert!((got - expected).abs() < 1e-5, "{got} and {expected}");
+}
+
+#[test]
+fn training_learns_documents_and_not_what_they_are_given_with() {
+    // Whatever is asked, the answer is the same; what is asked is random.
+    let line = |i: u64| {
+        let asked = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        format!("{{\"prompt\": \"{asked:012x}\", \"completion\": \"zyxw\"}}\n")
+    };
+    let (_dir, corpus) = documents(&(0..200).map(line).collect::<String>());
+    let config = CorpusSourceConfig {
+        batch: 4,
+        length: 48,
+        seed: 0,
+    };
+    let source = CorpusSource::new(&corpus, config).unwrap();
+    let mut settings = TrainConfig {
+        steps: 60,
+        ..TrainConfig::default()
+    };
+    settings.optimizer.lr = 1e-2;
+    let mut trainer = Trainer::new(NextToken, model(256), Box::new(source), settings).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    for _ in 0..60 {
+        trainer.take_step(&stop).unwrap();
+    }
+    let held_out = corpus.slices(Split::Validation, 1, 64).unwrap();
+    let bits = bits_per_byte(trainer.model(), held_out, &mut |_| Ok(())).unwrap();
+    assert!(bits < 0.2, "{bits} for what is always the same");
 }
 
 /// The share of right answers.

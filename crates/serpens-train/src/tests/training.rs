@@ -48,6 +48,7 @@ impl Source for Cut {
         let rows = whole.batch / self.cuts;
         let values = cut * rows * whole.length..(cut + 1) * rows * whole.length;
         Ok(Batch {
+            starts: None,
             inputs: whole.inputs[values.clone()].to_vec(),
             targets: whole.targets[values].to_vec(),
             batch: rows,

@@ -34,12 +34,13 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let mut text = Vec::new();
     let mut pending = Vec::new();
     let (count, seed, mode) = (args.tokens, args.seed, OutputMode::Terminal);
-    let pace = continue_text(&model, &prompt, count, &mut sampler, seed, mode, |byte| {
+    let ids: Vec<u32> = prompt.iter().copied().map(u32::from).collect();
+    let pace = continue_text(&model, &ids, count, &mut sampler, seed, mode, |id| {
         if text.is_empty() {
             write(shown_of(&prompt))?; // below the bar of its reading
         }
-        text.push(byte);
-        pending.push(byte);
+        text.push(id as u8);
+        pending.push(id as u8);
         write(take_text(&mut pending).as_bytes())
     })?;
     if args.json {

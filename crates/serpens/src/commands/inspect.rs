@@ -147,7 +147,7 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let task = match RunFolder::around(path) {
         Some(run) => Some(Recipe::open(&run.settings(), Accept::Files, &[])?.task),
         None => Some(TaskConfig::InductionHeads(Default::default()))
-            .filter(|task| *task.settings().vocabulary().start() == vocabulary),
+            .filter(|task| (task.settings().vocabulary()).is_ok_and(|n| *n.start() == vocabulary)),
     };
     let sample = task.map(|task| task.settings().sample()).transpose()?;
     let Some(sample) = sample.flatten() else {

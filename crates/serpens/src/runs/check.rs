@@ -24,7 +24,7 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     if recipe.train.best.is_some() && task.validation("", OutputMode::Quiet).is_none() {
         return Err(TrainError::NoEvaluation.into());
     }
-    let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary());
+    let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary()?);
     if !allowed.contains(&found) {
         let wrong = Refusal::Vocabulary { found, allowed };
         return Err(Error::refused("model.vocab_size", wrong));

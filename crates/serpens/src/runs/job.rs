@@ -106,6 +106,9 @@ impl<'a> Job<'a> {
             None => {
                 let (trained, evaluation) = self.train_to_the_end(trainer, progress, lines)?;
                 checkpoint::save(&trained, &model)?;
+                if let Some(tokenizer) = self.run.task.tokenizer() {
+                    tokenizer.save(&model)?;
+                }
                 (trained, evaluation)
             }
         };

@@ -1,4 +1,4 @@
-//! Texts that byte models continue.
+//! Texts that models continue.
 
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use crate::Result;
 use crate::output::OutputMode;
 use crate::progress::Meter;
 
-/// Bytes of a prompt between two looks at whether an end was asked for.
+/// Tokens of a prompt between two looks at whether an end was asked for.
 const PASS: usize = 4096;
 
-/// Bytes back that the repetition penalty looks.
+/// Tokens back that the repetition penalty looks.
 const RECENT: usize = 64;
 
 /// How fast a text was continued.
@@ -25,22 +25,21 @@ pub(crate) struct Pace {
     pub(crate) written_per_second: f64,
 }
 
-/// Reads the prompt, which has a byte at least, then draws `count` bytes after it; ends early where `show` says of one
+/// Reads the prompt, which has a token at least, then draws `count` tokens after it; ends early where `show` says of one
 /// that nobody reads on.
 pub(crate) fn continue_text(
     model: &MambaLm,
-    prompt: &[u8],
+    prompt: &[u32],
     count: usize,
     sampler: &mut Sampler,
     seed: u64,
     mode: OutputMode,
-    mut show: impl FnMut(u8) -> Result<bool>,
+    mut show: impl FnMut(u32) -> Result<bool>,
 ) -> Result<Pace> {
     let start = Instant::now();
     let mut state = model.initial_state(1)?;
-    let mut read = |bytes: &[u8]| -> Result<Vec<f32>> {
-        let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
-        let ids = Tensor::from_slice([1, ids.len()], &ids, model.device())?; // (batch, length)
+    let mut read = |ids: &[u32]| -> Result<Vec<f32>> {
+        let ids = Tensor::from_slice([1, ids.len()], ids, model.device())?; // (batch, length)
         let logits = cast(&model.read(&ids, &mut state)?.into(), DType::F32)?;
         Ok(logits.tensor()?.to_vec()?)
     };
@@ -55,18 +54,18 @@ pub(crate) fn continue_text(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut written = 0;
     let recent = &prompt[prompt.len().saturating_sub(RECENT)..];
-    let mut recent: Vec<u32> = recent.iter().copied().map(u32::from).collect();
+    let mut recent = recent.to_vec();
     let start = Instant::now();
     while written < count {
         let last = &recent[recent.len().saturating_sub(RECENT)..];
-        let byte = sampler.sample(&logits, last, &mut rng)? as u8;
-        if !show(byte)? {
+        let id = sampler.sample(&logits, last, &mut rng)?;
+        if !show(id)? {
             break;
         }
         written += 1;
-        recent.push(byte.into());
+        recent.push(id);
         if written < count {
-            logits = read(&[byte])?;
+            logits = read(&[id])?;
         }
     }
     Ok(Pace {

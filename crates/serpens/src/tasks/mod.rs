@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::Source;
+use serpens_data::{Source, Tokenizer};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Scale};
 use serpens_train::{Evaluate, StepMetrics};
@@ -66,7 +66,7 @@ tasks! {
     "induction-heads" => InductionHeads(induction_heads::InductionHeadsConfig),
     /// Repeat the data, leave out the noise.
     "selective-copying" => SelectiveCopying(selective_copying::SelectiveCopyingConfig),
-    /// Predict the next byte of a text.
+    /// Predict the next token of a text.
     "text" => Text(text::TextConfig),
 }
 
@@ -85,7 +85,7 @@ pub struct TestConfig {
     /// Positions read at a time, with carried state, for induction heads.
     #[default(READ_LENGTH)]
     pub chunk: usize,
-    /// Bytes of held-out text that are read at most, spread evenly over it, while training and at its end, for text.
+    /// Tokens of held-out text that are read at most, spread evenly over it, while training and at its end, for text.
     #[default = 500_000]
     pub tokens: usize,
 }
@@ -101,7 +101,10 @@ pub(crate) trait TaskSettings {
     }
 
     /// The sizes that a model's vocabulary may have.
-    fn vocabulary(&self) -> RangeInclusive<usize>;
+    ///
+    /// # Errors
+    /// A tokenizer that cannot be read.
+    fn vocabulary(&self) -> Result<RangeInclusive<usize>>;
 
     /// Rows and tokens of each of the largest batch.
     fn largest_batch(&self) -> [usize; 2];
@@ -128,6 +131,11 @@ pub(crate) trait Task {
 
     /// What is read, where that is not all in the settings.
     fn about(&self) -> Option<String> {
+        None
+    }
+
+    /// What makes tokens of text, where they are of one: saved with the models.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
         None
     }
 

@@ -22,8 +22,8 @@ impl TaskSettings for SelectiveCopyingConfig {
         self.seed = seed;
     }
 
-    fn vocabulary(&self) -> RangeInclusive<usize> {
-        self.vocab..=usize::MAX
+    fn vocabulary(&self) -> Result<RangeInclusive<usize>> {
+        Ok(self.vocab..=usize::MAX)
     }
 
     fn largest_batch(&self) -> [usize; 2] {

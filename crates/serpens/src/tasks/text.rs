@@ -1,11 +1,12 @@
-//! Text: predict the next byte.
+//! Text: predict the next token, a byte where no tokenizer is given.
 
 use std::f64::consts::LN_2;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::{ByteCorpus, ByteSlices, ByteSource, ByteSourceConfig, Source, Split};
+use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Split, Tokenizer};
 use serpens_nn::MambaLm;
 use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
@@ -23,8 +24,8 @@ use crate::{Error, Result};
 
 /// Rows in which held-out text is read.
 const READ_ROWS: usize = 8;
-/// Bytes of a sample of text.
-const SAMPLE_BYTES: usize = 600;
+/// Tokens of a sample of text.
+const SAMPLE_TOKENS: usize = 600;
 /// The name of what is told of held-out text.
 const BITS: &str = "bits_per_byte";
 
@@ -32,12 +33,15 @@ const BITS: &str = "bits_per_byte";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
-    /// A file, a folder or a glob.
+    /// A file, a folder or a glob: text, or a token file.
     pub data: Option<String>,
+    /// A tokenizer's file or folder; tokens are bytes where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Rows of a batch.
     #[default = 8]
     pub batch: usize,
-    /// Bytes of a row.
+    /// Tokens of a row.
     #[default = 256]
     pub length: usize,
     /// The share at the end that is held out; 0 for none.
@@ -48,13 +52,27 @@ pub struct TextConfig {
     pub prompt: String,
 }
 
+impl TextConfig {
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let Some(path) = &self.tokenizer else {
+            return Ok(Tokenizer::bytes());
+        };
+        let opened = Tokenizer::open(Path::new(path));
+        opened.map_err(|error| Error::refused("task.tokenizer", error))
+    }
+}
+
 impl TaskSettings for TextConfig {
     fn data(&mut self) -> Option<&mut Option<String>> {
         Some(&mut self.data)
     }
 
-    fn vocabulary(&self) -> RangeInclusive<usize> {
-        256..=256
+    fn vocabulary(&self) -> Result<RangeInclusive<usize>> {
+        let tokens = self.tokenizer()?.vocab_size();
+        Ok(match self.tokenizer {
+            Some(_) => tokens..=usize::MAX, // models have room for more, up to a round number
+            None => tokens..=tokens,
+        })
     }
 
     fn largest_batch(&self) -> [usize; 2] {
@@ -65,14 +83,21 @@ impl TaskSettings for TextConfig {
         let Some(data) = &self.data else {
             return Err(Error::refused("--data", Refusal::NoText));
         };
-        let corpus = ByteCorpus::open(data)?.with_validation_fraction(self.validation)?;
-        let config = ByteSourceConfig {
+        let corpus =
+            Corpus::open(data, &self.tokenizer()?)?.with_validation_fraction(self.validation)?;
+        let config = CorpusSourceConfig {
             batch: self.batch,
             length: self.length,
             seed,
         };
-        let source = ByteSource::new(&corpus, config)?;
-        if self.prompt.is_empty() {
+        let source = CorpusSource::new(&corpus, config)?;
+        let tokenizer = corpus.tokenizer();
+        let prompt = [
+            tokenizer.begin(),
+            &tokenizer.encode(self.prompt.as_bytes())?,
+        ]
+        .concat();
+        if prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
         let held_out = || corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH);
@@ -82,35 +107,46 @@ impl TaskSettings for TextConfig {
             data: data.clone(),
             corpus,
             source,
-            prompt: self.prompt.clone(),
+            prompt,
         }))
     }
 }
 
 struct Text {
     data: String,
-    corpus: ByteCorpus,
-    source: ByteSource,
+    corpus: Corpus,
+    source: CorpusSource,
     /// What is read of the held-out text, where there is any.
-    held_out: Option<ByteSlices>,
-    prompt: String,
+    held_out: Option<Slices>,
+    prompt: Vec<u32>,
 }
 
 /// How well a model of this name predicts the held-out text.
-fn bits(name: &str, model: &MambaLm, text: &ByteSlices, mode: OutputMode) -> TrainResult<f64> {
-    let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.bytes());
+fn bits(name: &str, model: &MambaLm, text: &Slices, mode: OutputMode) -> TrainResult<f64> {
+    let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.tokens());
     evaluate::bits_per_byte(model, text.clone(), &mut |done| meter.at(done))
 }
 
 impl Text {
-    fn what_is_read(&self, held_out: &ByteSlices) -> String {
-        let (read, all) = (held_out.bytes(), self.corpus.split_bytes(Split::Validation));
+    /// What a token is.
+    fn unit(&self) -> &'static str {
+        match self.corpus.tokenizer().is_bytes() {
+            true => "byte",
+            false => "token",
+        }
+    }
+
+    fn what_is_read(&self, held_out: &Slices) -> String {
+        let (read, all) = (
+            held_out.tokens(),
+            self.corpus.split_tokens(Split::Validation),
+        );
         let of = match read < all {
             true => format!(", spread evenly over the {} held out", grouped(all)),
             false => String::new(),
         };
-        let read = grouped(read);
-        format!("{read} bytes that training never saw{of}, read in order with carried state.")
+        let read = counted(read as u64, self.unit());
+        format!("{read} that training never saw{of}, read in order with carried state.")
     }
 
     /// Text that a model writes.
@@ -120,15 +156,15 @@ impl Text {
             top_p: 0.95,
             ..SampleOptions::default()
         })?;
-        let mut bytes = Vec::new();
-        let prompt = self.prompt.as_bytes();
-        let (count, quiet) = (SAMPLE_BYTES, OutputMode::Quiet);
-        continue_text(model, prompt, count, &mut sampler, 0, quiet, |byte| {
+        let tokenizer = self.corpus.tokenizer();
+        let (mut decoder, mut text) = (tokenizer.decoder(), String::new());
+        let (count, quiet) = (SAMPLE_TOKENS, OutputMode::Quiet);
+        continue_text(model, &self.prompt, count, &mut sampler, 0, quiet, |id| {
             go_on(&STOP)?;
-            bytes.push(byte);
-            Ok(true)
+            text += &decoder.push(id);
+            Ok(!tokenizer.end_of_text().contains(&id))
         })?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(text + &decoder.finish())
     }
 }
 
@@ -138,9 +174,9 @@ impl Task for Text {
     }
 
     fn about(&self) -> Option<String> {
-        let bytes = |split| self.corpus.split_bytes(split);
-        let learnt = counted(bytes(Split::Train) as u64, "byte");
-        let held_out = grouped(bytes(Split::Validation));
+        let tokens = |split| self.corpus.split_tokens(split);
+        let learnt = counted(tokens(Split::Train) as u64, self.unit());
+        let held_out = grouped(tokens(Split::Validation));
         let files = match self.corpus.files() {
             1 => String::new(),
             files => format!(", {} files", grouped(files)),
@@ -149,6 +185,10 @@ impl Task for Text {
         Some(format!(
             "text {data}{files}: {learnt} to learn from, {held_out} held out"
         ))
+    }
+
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(self.corpus.tokenizer())
     }
 
     fn validation(&self, name: &'static str, mode: OutputMode) -> Option<Validation<'_>> {
@@ -162,11 +202,12 @@ impl Task for Text {
     }
 
     fn quality(&self, metrics: &StepMetrics) -> String {
-        figure(BITS, metrics.bits())
+        figure(BITS, metrics.bits() / self.corpus.bytes_per_token())
     }
 
     fn curves(&self, trained: &[Trained]) -> Vec<LineChart> {
-        let mut all = series(trained, |line| line.loss / LN_2);
+        let each = self.corpus.bytes_per_token();
+        let mut all = series(trained, |line| line.loss / LN_2 / each);
         for series in &mut all {
             series.name += " training";
         }
@@ -207,7 +248,10 @@ impl Task for Text {
             let bits = match (trained.evaluated(BITS), &self.held_out) {
                 (Some(bits), _) => bits,
                 (None, Some(held_out)) => bits(trained.name, &trained.model, held_out, mode)?,
-                (None, None) => trained.steps.last().map_or(f64::NAN, StepMetrics::bits),
+                (None, None) => {
+                    let last = trained.steps.last().map_or(f64::NAN, StepMetrics::bits);
+                    last / self.corpus.bytes_per_token()
+                }
             };
             Ok(format!("{bits:.3}"))
         })

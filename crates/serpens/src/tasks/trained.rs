@@ -62,7 +62,7 @@ fn lines<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Vec<T> {
 }
 
 /// A value of every step, for each model.
-pub(crate) fn series(trained: &[Trained], value: fn(&StepMetrics) -> f64) -> Vec<Series> {
+pub(crate) fn series(trained: &[Trained], value: impl Fn(&StepMetrics) -> f64) -> Vec<Series> {
     let of = |model: &Trained| Series {
         name: model.name.to_owned(),
         points: (model.steps.iter())

@@ -9,4 +9,5 @@ mod pictures;
 mod refusals;
 mod resume;
 mod support;
+mod tokenize;
 mod training;

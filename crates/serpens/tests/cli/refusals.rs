@@ -17,7 +17,7 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
         ("none/*.txt", "matches no file"),
         ("/dev/null", "neither a file nor a folder"),
         ("/proc/self/mem", "/proc/self/mem"),
-        ("short.txt", "the training part has 9 bytes"),
+        ("short.txt", "the training part has 9 tokens"),
     ];
     for (data, words) in cases {
         let ran = place.run(&["train", "text", "--data", data]);
@@ -267,7 +267,7 @@ fn impossible_settings_of_a_text_task_are_refused() {
     }
     let whole = ["train", "text", "--data", "text.txt"];
     let ran = place.run(&[&whole[..], &["--set", "task.validation=1"]].concat());
-    ran.is_refused(2, &["--data", "part has 0 bytes"]);
+    ran.is_refused(2, &["--data", "part has 0 tokens"]);
     assert!(!place.path("runs").exists());
 }
 

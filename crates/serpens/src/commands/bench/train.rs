@@ -153,6 +153,7 @@ impl Source for Tokens {
         let to = from + self.batch * self.length;
         let token = |i| token(i, self.vocabulary);
         Ok(Batch {
+            starts: None,
             inputs: (from..to).map(token).collect(),
             targets: (from + 1..to + 1).map(token).collect(),
             batch: self.batch,

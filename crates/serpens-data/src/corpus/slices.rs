@@ -1,15 +1,15 @@
 //! Reading a part from its beginning to its end, in several rows at once.
 
-use super::corpus::{ByteCorpus, Split};
+use super::{Corpus, Split};
 use crate::error::{Error, Result, check_batch, check_size};
 use crate::source::{Batch, IGNORE};
 
-const PLACE: &str = "byte slices";
+const PLACE: &str = "slices";
 
-/// The batches of [`ByteCorpus::slices`], in order; ends when the part is read.
+/// The batches of [`Corpus::slices`], in order; ends when the part is read.
 #[derive(Debug, Clone)]
-pub struct ByteSlices {
-    corpus: ByteCorpus,
+pub struct Slices {
+    corpus: Corpus,
     batch: usize,
     length: usize,
     /// The targets of all rows together, as places in the corpus; each one's input lies just before it.
@@ -22,19 +22,19 @@ pub struct ByteSlices {
     done: usize,
 }
 
-impl ByteCorpus {
+impl Corpus {
     /// A part in order, for models that carry their state from batch to batch. // (batch, length)
     ///
     /// The part is cut into `batch` stretches of equal length; row `b` walks along stretch `b`, and every batch
-    /// goes on where the one before it ended. Every byte of the part (but the first byte of the whole corpus,
-    /// which nothing precedes) is a target exactly once. The last batch is shorter than `length`, and where the
+    /// goes on where the one before it ended. Every token of the part (but the first one of the whole corpus,
+    /// which nothing precedes, and those that documents start with or only give) is a target exactly once. The last batch is shorter than `length`, and where the
     /// later stretches end early their rows are filled up with input 0 and target [`IGNORE`](crate::IGNORE).
     ///
     /// # Errors
     /// Of each batch: [`Unreadable`](Error::Unreadable) and [`Changed`](Error::Changed) files. Here
     /// [`Size`](Error::Size) for an empty batch or length and for sizes beyond memory, [`TooShort`](Error::TooShort) if
     /// the part holds nothing to predict.
-    pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<ByteSlices> {
+    pub fn slices(&self, split: Split, batch: usize, length: usize) -> Result<Slices> {
         check_size(PLACE, "length", length, 1..=usize::MAX)?;
         check_batch(PLACE, batch, length)?;
         let range = self.range(split);
@@ -49,7 +49,7 @@ impl ByteCorpus {
             });
         }
         let stretch = targets.len().div_ceil(batch);
-        Ok(ByteSlices {
+        Ok(Slices {
             corpus: self.clone(),
             batch,
             length,
@@ -61,7 +61,7 @@ impl ByteCorpus {
     }
 }
 
-impl ByteSlices {
+impl Slices {
     /// Rows of every batch.
     pub fn rows(&self) -> usize {
         self.batch
@@ -71,11 +71,18 @@ impl ByteSlices {
     /// spread evenly over the part.
     pub fn at_most(self, most: usize) -> Self {
         let read = self.read.min(most / self.batch).max(1);
-        ByteSlices { read, ..self }
+        Slices { read, ..self }
     }
 
-    /// Targets of all batches together that are not [`IGNORE`].
-    pub fn bytes(&self) -> usize {
+    /// Bytes of text that a batch's targets stand for.
+    pub fn text_bytes(&self, batch: &Batch) -> usize {
+        let targets = batch.targets.iter().copied();
+        let counted = targets.filter(|&target| target != IGNORE);
+        self.corpus.tokenizer.text_bytes(counted)
+    }
+
+    /// Tokens of the part that all batches together come to as targets.
+    pub fn tokens(&self) -> usize {
         let starts = (0..self.batch).map(|row| row * self.stretch);
         let left = starts.map(|start| self.targets.len().saturating_sub(start));
         left.map(|left| left.min(self.read)).sum()
@@ -89,13 +96,16 @@ impl ByteSlices {
             self.corpus.push_row(start - 1, real, into)?;
         }
         into.inputs.extend(std::iter::repeat_n(0, length - real));
+        if let Some(starts) = &mut into.starts {
+            starts.extend(std::iter::repeat_n(false, length - real));
+        }
         into.targets
             .extend(std::iter::repeat_n(IGNORE, length - real));
         Ok(())
     }
 }
 
-impl Iterator for ByteSlices {
+impl Iterator for Slices {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {

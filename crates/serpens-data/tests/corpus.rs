@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use proptest::prelude::*;
-use serpens_data::{Batch, ByteCorpus, ByteSource, ByteSourceConfig, Error, IGNORE, Source, Split};
+use serpens_data::{
+    Batch, Corpus, CorpusSource, CorpusSourceConfig, Error, IGNORE, Source, Split, Tokenizer,
+};
 use tempfile::TempDir;
 
 /// Files with the given names and contents.
@@ -22,12 +24,12 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-fn open(path: &Path) -> ByteCorpus {
-    ByteCorpus::open(path.to_str().expect("a plain path")).expect("it is there")
+fn open(path: &Path) -> Corpus {
+    Corpus::open(path.to_str().expect("a plain path"), &Tokenizer::bytes()).expect("it is there")
 }
 
 /// A corpus of `bytes` bytes in which any four in a row are found at one place only: big-endian counters.
-fn counters(bytes: usize) -> (TempDir, ByteCorpus) {
+fn counters(bytes: usize) -> (TempDir, Corpus) {
     let text: Vec<u8> = (0..bytes as u32 / 3 + 1)
         .flat_map(|i| [(i >> 8) as u8, i as u8, 255])
         .take(bytes)
@@ -38,7 +40,7 @@ fn counters(bytes: usize) -> (TempDir, ByteCorpus) {
 }
 
 /// The whole corpus, read in order.
-fn content(corpus: &ByteCorpus) -> Vec<u8> {
+fn content(corpus: &Corpus) -> Vec<u8> {
     let whole = corpus
         .clone()
         .with_validation_fraction(0.0)
@@ -69,7 +71,7 @@ fn folders_are_read_to_every_depth_in_the_order_of_paths() {
     ]);
     let corpus = open(folder.path());
     assert_eq!(content(&corpus), b"first second third");
-    assert_eq!(corpus.bytes(), 18);
+    assert_eq!(corpus.tokens(), 18);
 }
 
 #[test]
@@ -134,9 +136,9 @@ fn what_is_not_held_in_memory_is_read_from_its_files_without_a_seam() {
     large.seek(SeekFrom::End(0)).expect("there");
     large.write_all(b"two").expect("written");
     let corpus = open(folder.path());
-    assert_eq!(corpus.bytes() as u64, 3 + LARGE + 9);
+    assert_eq!(corpus.tokens() as u64, 3 + LARGE + 9);
     let last = |count: usize| -> Vec<u8> {
-        let fraction = (count as f64 + 0.5) / corpus.bytes() as f64;
+        let fraction = (count as f64 + 0.5) / corpus.tokens() as f64;
         let corpus = corpus.clone().with_validation_fraction(fraction);
         let slices = corpus.expect("a share").slices(Split::Validation, 1, 5);
         let slices = slices.expect("long enough").map(|s| s.expect("readable"));
@@ -218,7 +220,7 @@ fn windows_per_epoch(text: usize, length: usize) -> usize {
 }
 
 /// Window starts of these batches, found by searching the text.
-fn starts(source: &ByteSource, text: &[u8], batches: Range<usize>) -> Vec<usize> {
+fn starts(source: &CorpusSource, text: &[u8], batches: Range<usize>) -> Vec<usize> {
     let mut found = Vec::new();
     for index in batches {
         let batch = source.batch(index as u64).expect("endless");
@@ -252,8 +254,8 @@ proptest! {
     ) {
         let (_folder, corpus) = counters(bytes);
         let text = content(&corpus);
-        let train = corpus.split_bytes(Split::Train);
-        let source = ByteSource::new(&corpus, ByteSourceConfig { batch, length, seed }).expect("long enough");
+        let train = corpus.split_tokens(Split::Train);
+        let source = CorpusSource::new(&corpus, CorpusSourceConfig { batch, length, seed }).expect("long enough");
         let windows = windows_per_epoch(train, length);
         let epochs = 3;
         let mut starts = starts(&source, &text, 0..(epochs * windows).div_ceil(batch));
@@ -275,7 +277,7 @@ proptest! {
         let (_folder, corpus) = counters(bytes);
         let text = content(&corpus);
         let corpus = corpus.with_validation_fraction(fraction).expect("a share");
-        let train = corpus.split_bytes(Split::Train);
+        let train = corpus.split_tokens(Split::Train);
         for (split, range) in [(Split::Train, 1..train.max(1)), (Split::Validation, train.max(1)..bytes)] {
             let Ok(slices) = corpus.slices(split, batch, length) else {
                 prop_assert!(range.is_empty());
@@ -303,11 +305,11 @@ proptest! {
 fn a_sample_of_a_part_is_the_beginning_of_each_of_its_rows() {
     let (_folder, corpus) = counters(1003);
     let whole = corpus.slices(Split::Validation, 8, 5).expect("long enough");
-    assert_eq!(whole.bytes(), 100);
+    assert_eq!(whole.tokens(), 100);
     let text = content(&corpus);
     for (most, each) in [(64, 8), (71, 8), (72, 9), (8, 1), (0, 1)] {
         let sample = whole.clone().at_most(most);
-        assert_eq!(sample.bytes(), 8 * each);
+        assert_eq!(sample.tokens(), 8 * each);
         let batches: Vec<Batch> = sample.map(Result::unwrap).collect();
         for row in 0..8 {
             let targets = batches
@@ -318,7 +320,7 @@ fn a_sample_of_a_part_is_the_beginning_of_each_of_its_rows() {
             assert_eq!(targets, text[903 + 13 * row..][..each]);
         }
     }
-    assert_eq!(whole.clone().at_most(1000).bytes(), 100);
+    assert_eq!(whole.clone().at_most(1000).tokens(), 100);
 }
 
 #[test]
@@ -326,8 +328,8 @@ fn validation_windows_cover_the_last_tenth() {
     let (_folder, corpus) = counters(1003);
     assert_eq!(
         (
-            corpus.split_bytes(Split::Train),
-            corpus.split_bytes(Split::Validation)
+            corpus.split_tokens(Split::Train),
+            corpus.split_tokens(Split::Validation)
         ),
         (903, 100)
     );
@@ -350,13 +352,13 @@ fn validation_windows_cover_the_last_tenth() {
 fn order_and_offset_change_from_epoch_to_epoch() {
     let (_folder, corpus) = counters(4000);
     let text = content(&corpus);
-    let config = ByteSourceConfig {
+    let config = CorpusSourceConfig {
         batch: 1,
         length: 40,
         seed: 9,
     };
-    let source = ByteSource::new(&corpus, config).expect("long enough");
-    let windows = windows_per_epoch(corpus.split_bytes(Split::Train), 40);
+    let source = CorpusSource::new(&corpus, config).expect("long enough");
+    let windows = windows_per_epoch(corpus.split_tokens(Split::Train), 40);
     let epochs: Vec<Vec<usize>> = (0..12)
         .map(|epoch| starts(&source, &text, epoch * windows..(epoch + 1) * windows))
         .collect();
@@ -376,19 +378,19 @@ fn order_and_offset_change_from_epoch_to_epoch() {
 fn the_shortest_text_is_one_window() {
     let (_folder, corpus) = counters(11);
     let corpus = corpus.with_validation_fraction(0.0).expect("a share");
-    let config = ByteSourceConfig {
+    let config = CorpusSourceConfig {
         batch: 3,
         length: 10,
         seed: 0,
     };
-    let source = ByteSource::new(&corpus, config).expect("just long enough");
+    let source = CorpusSource::new(&corpus, config).expect("just long enough");
     let text = content(&corpus);
     assert_eq!(starts(&source, &text, 0..1), [0, 0, 0]);
 }
 
 #[test]
 fn another_text_of_the_same_size_is_another_stream() {
-    let config = ByteSourceConfig {
+    let config = CorpusSourceConfig {
         batch: 2,
         length: 8,
         seed: 0,
@@ -398,7 +400,7 @@ fn another_text_of_the_same_size_is_another_stream() {
     text[100] = b'b';
     let other = folder(&[("text", &text)]);
     let described = |folder: &TempDir| {
-        let source = ByteSource::new(&open(folder.path()), config.clone());
+        let source = CorpusSource::new(&open(folder.path()), config.clone());
         source.expect("long enough").description()
     };
     assert_eq!(described(&one), described(&one));

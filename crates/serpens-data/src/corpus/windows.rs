@@ -3,21 +3,21 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::corpus::{ByteCorpus, Split};
+use super::{Corpus, Split};
 use crate::error::{Error, Result, check_batch, check_size};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, counter_rng};
 use crate::source::{Batch, Bounds, Source};
 
-const PLACE: &str = "bytes";
+const PLACE: &str = "text";
 
-/// Settings of [`ByteSource`].
+/// Settings of [`CorpusSource`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ByteSourceConfig {
+pub struct CorpusSourceConfig {
     /// Rows of a batch.
     pub batch: usize,
-    /// Bytes of a row.
+    /// Tokens of a row.
     pub length: usize,
     /// Another seed, another order.
     pub seed: u64,
@@ -27,32 +27,35 @@ pub struct ByteSourceConfig {
 ///
 /// An epoch lays windows of `length` inputs end to end over the text, beginning at a random offset below `length`
 /// (another one each epoch, so that the borders move), and visits each of them once in random order. Batches run
-/// on across the border of two epochs. Of `n` training bytes an epoch has `max(1, n / length - 1)` windows, as
+/// on across the border of two epochs. Of `n` training tokens an epoch has `max(1, n / length - 1)` windows, as
 /// many as fit at every offset; fewer than two lengths of text per epoch stay unread.
+///
+/// Where the tokens are those of documents, a window is whatever lies there: the end of one, some whole, the beginning of
+/// another. [`Batch::starts`] says where they begin; what a document begins with is no target.
 ///
 /// Offset and order are functions of (seed, epoch): a Feistel network gives the window of any index in constant
 /// time, so moving to any position costs the same.
 #[derive(Debug, Clone)]
-pub struct ByteSource {
-    corpus: ByteCorpus,
-    config: ByteSourceConfig,
+pub struct CorpusSource {
+    corpus: Corpus,
+    config: CorpusSourceConfig,
     windows: u64,
     largest_offset: usize,
     fingerprint: u64,
 }
 
-impl ByteSource {
+impl CorpusSource {
     /// Windows of the training part of `corpus`, in random order.
     ///
     /// # Errors
-    /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` bytes,
+    /// [`TooShort`](Error::TooShort) if the training part has fewer than `length + 1` tokens,
     /// [`Size`](Error::Size) for impossible sizes, [`Unreadable`](Error::Unreadable) and [`Changed`](Error::Changed) for
     /// the files, as in every batch.
-    pub fn new(corpus: &ByteCorpus, config: ByteSourceConfig) -> Result<Self> {
+    pub fn new(corpus: &Corpus, config: CorpusSourceConfig) -> Result<Self> {
         let length = config.length;
         check_size(PLACE, "length", length, 1..=usize::MAX)?;
         check_batch(PLACE, config.batch, length)?;
-        let available = corpus.split_bytes(Split::Train);
+        let available = corpus.split_tokens(Split::Train);
         if available <= length {
             return Err(Error::TooShort {
                 split: Split::Train,
@@ -63,7 +66,7 @@ impl ByteSource {
         }
         let windows = (available / length - 1).max(1);
         let largest_offset = (available - 1 - windows * length).min(length - 1);
-        Ok(ByteSource {
+        Ok(CorpusSource {
             corpus: corpus.clone(),
             config,
             windows: windows as u64,
@@ -83,9 +86,9 @@ impl ByteSource {
     }
 }
 
-impl Source for ByteSource {
+impl Source for CorpusSource {
     fn batch(&self, index: u64) -> Result<Batch> {
-        let ByteSourceConfig { batch, length, .. } = self.config;
+        let CorpusSourceConfig { batch, length, .. } = self.config;
         let first = u128::from(index) * batch as u128;
         let mut drawn = Batch::with_room(batch, length);
         for row in 0..batch as u128 {
@@ -96,16 +99,20 @@ impl Source for ByteSource {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds::tokens(256)
+        Bounds::tokens(self.corpus.tokenizer.vocab_size())
     }
 
     fn description(&self) -> String {
         let config = &self.config;
         let (batch, length, seed) = (config.batch, config.length, config.seed);
-        let available = self.corpus.split_bytes(Split::Train);
+        let available = self.corpus.split_tokens(Split::Train);
         let text = self.fingerprint;
+        let tokens = match self.corpus.header {
+            None => "bytes".to_owned(),
+            Some(header) => format!("tokens of {:016x}", header.tokenizer),
+        };
         format!(
-            "bytes, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
+            "{tokens}, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
         )
     }
 }

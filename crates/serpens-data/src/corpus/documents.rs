@@ -1,0 +1,122 @@
+//! Texts a block at a time.
+
+use serde::Deserialize;
+
+use super::MOST_HELD;
+use super::files::Found;
+use crate::Tokenizer;
+use crate::error::Error;
+
+/// Bytes that are read at a time, at least.
+const READ: usize = 1 << 20;
+
+/// A part of a document that is encoded by itself.
+pub(super) struct Block {
+    pub(super) text: Vec<u8>,
+    /// Where it lies in its file, if the text is there as it is.
+    pub(super) at: usize,
+    pub(super) begins: bool,
+    pub(super) ends: bool,
+    /// Whether it is to be learnt.
+    pub(super) learnt: bool,
+}
+
+/// A line of a file of documents.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Text { text: String },
+    Pair { prompt: String, completion: String },
+}
+
+/// Hands on the documents of a file in blocks.
+pub(super) fn read_documents<E: From<Error>>(
+    file: &Found,
+    tokenizer: &Tokenizer,
+    take: &mut dyn FnMut(Block) -> Result<(), E>,
+) -> Result<(), E> {
+    let by_lines = file
+        .path
+        .extension()
+        .is_some_and(|ending| ending == "jsonl");
+    if !by_lines {
+        return read(
+            file,
+            |text| tokenizer.last_cut(text),
+            &mut |text, at, last| {
+                take(Block {
+                    text,
+                    at,
+                    begins: at == 0,
+                    ends: last,
+                    learnt: true,
+                })
+            },
+        );
+    }
+    let last_line = |text: &[u8]| Some(text.iter().rposition(|&byte| byte == b'\n')? + 1);
+    let mut number = 0;
+    read(file, last_line, &mut |text, _, _| {
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            number += 1;
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let line = serde_json::from_slice(line).map_err(|source| {
+                let (path, line) = (file.path.clone(), number);
+                Error::Line { path, line, source }
+            })?;
+            let mut block = |text: String, begins, ends, learnt| {
+                let text = text.into_bytes();
+                take(Block {
+                    text,
+                    at: 0,
+                    begins,
+                    ends,
+                    learnt,
+                })
+            };
+            match line {
+                Line::Text { text } => block(text, true, true, true)?,
+                Line::Pair { prompt, completion } => {
+                    block(prompt, true, false, false)?;
+                    block(completion, false, true, true)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Reads a file in blocks that end where `cut` says of what was read so far, with where each lies and whether it is the
+/// last.
+fn read<E: From<Error>>(
+    file: &Found,
+    cut: impl Fn(&[u8]) -> Option<usize>,
+    take: &mut dyn FnMut(Vec<u8>, usize, bool) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut at, mut block) = (0, Vec::new());
+    while at + block.len() < file.bytes as usize {
+        let begin = block.len();
+        let left = file.bytes as usize - at - begin;
+        block.resize(begin + left.min(READ.max(begin)), 0);
+        file.read((at + begin) as u64, &mut block[begin..])?;
+        let last = at + block.len() == file.bytes as usize;
+        let end = match last {
+            true => Some(block.len()),
+            false => cut(&block),
+        };
+        match end {
+            Some(end) => {
+                let later = block.split_off(end);
+                take(std::mem::replace(&mut block, later), at, last)?;
+                at += end;
+            }
+            None if block.len() > MOST_HELD => {
+                return Err(Error::LongDocument(file.path.clone()).into());
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The tokens of a set of files, as if they were one: their bytes, or what a tokenizer makes of them.
+
+mod documents;
+mod files;
+mod slices;
+mod token_file;
+mod windows;
+
+use std::fmt;
+use std::hash::Hasher;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use twox_hash::XxHash3_64;
+
+pub use slices::Slices;
+pub use token_file::{Counts, tokenize};
+pub use windows::{CorpusSource, CorpusSourceConfig};
+
+use crate::Tokenizer;
+use crate::error::{Error, Result};
+use crate::source::{Batch, IGNORE};
+use files::Found;
+use token_file::{HEADER, Header, ID, SILENT, START, WORD};
+
+/// The most bytes that are held in memory: of small texts all.
+const MOST_HELD: usize = 256 << 20;
+
+/// The share of the corpus that is kept for validation unless set otherwise.
+const VALIDATION_FRACTION: f64 = 0.1;
+
+/// The two parts of a [`Corpus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What the model learns from: everything before the validation bytes.
+    Train,
+    /// What the model is judged on: the end of the corpus.
+    Validation,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Split::Train => "training",
+            Split::Validation => "validation",
+        })
+    }
+}
+
+/// The tokens of a file, of a folder or of the matches of a glob, one after the other in the order of their paths.
+///
+/// Of the tokenizer of bytes they are the files' bytes, with nothing in between. Of another one they are those of
+/// documents, each of which starts anew: a file is a document, or, where its name ends in `.jsonl`, every line; [`tokenize`]
+/// says what lines may hold. Texts of up to 256 MiB are encoded when they are opened; for larger ones, and in order not to
+/// wait each time, [`tokenize`] makes a token file, which is opened as they are.
+///
+/// The first 256 MiB, in whole files, are held in memory. Of later files only what is asked for is read, so a corpus may
+/// be larger than the memory, and cloning is cheap. They must stay what they are while in use: one that was cut short
+/// or replaced is [`Error::Changed`] where it is read; one that has grown is read as far as it went before.
+///
+/// The last tenth of the whole is the validation part, the rest is the training part;
+/// [`with_validation_fraction`](Corpus::with_validation_fraction) moves the border.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    tokenizer: Tokenizer,
+    /// The bytes of the first files, or those of the token file that there would be.
+    held: Arc<Vec<u8>>,
+    /// The files, with where each begins in the whole.
+    files: Arc<[(usize, Found)]>,
+    /// What a token file says of itself, where tokens are its words; otherwise they are bytes.
+    header: Option<Header>,
+    tokens: usize,
+    validation_start: usize,
+}
+
+impl Corpus {
+    /// Opens what `pattern` names:
+    ///
+    /// - a file;
+    /// - a folder: every file under it at any depth, sorted by path. Names that begin with a dot, empty files and
+    ///   links to folders are passed over;
+    /// - a glob (`*`, `?`, `[a-z]`, `**` for any depth): the files that match, sorted by path.
+    ///
+    /// # Errors
+    /// [`MissingPath`](Error::MissingPath), [`Unreadable`](Error::Unreadable), [`NotAFile`](Error::NotAFile),
+    /// [`EmptyFile`](Error::EmptyFile), [`EmptyFolder`](Error::EmptyFolder), [`NoMatch`](Error::NoMatch),
+    /// [`MalformedGlob`](Error::MalformedGlob); those of [`tokenize`] where a text is encoded, and
+    /// [`TooLarge`](Error::TooLarge); [`OtherTokenizer`](Error::OtherTokenizer) of a token file.
+    pub fn open(pattern: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
+        let all = files::find(pattern)?;
+        let mut header = match &all[..] {
+            [one] => Header::of_file(one, tokenizer)?,
+            _ => None,
+        };
+        let encoded = header.is_none() && !tokenizer.is_bytes();
+        let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
+        if encoded {
+            let text: u64 = all.iter().map(|found| found.bytes).sum();
+            if text > MOST_HELD as u64 {
+                return Err(Error::TooLarge(pattern.into()));
+            }
+            let (mut file, watch) = (Cursor::new(Vec::new()), &mut |_| Ok::<_, Error>(()));
+            let path = pattern.as_ref();
+            header = Some(token_file::write(&all, tokenizer, &mut file, path, watch)?);
+            held = file.into_inner();
+        }
+        for found in all {
+            let start = bytes;
+            bytes += found.bytes as usize;
+            if bytes <= MOST_HELD && !encoded {
+                held.resize(bytes, 0);
+                found.read(0, &mut held[start..])?;
+            }
+            files.push((start, found));
+        }
+        Corpus {
+            tokenizer: tokenizer.clone(),
+            held: held.into(),
+            files: files.into(),
+            tokens: header.map_or(bytes, |header| header.counts.tokens),
+            header,
+            validation_start: 0,
+        }
+        .with_validation_fraction(VALIDATION_FRACTION)
+    }
+
+    /// The same tokens with the last `fraction` of them (rounded down) for validation: 0 is none, 1 is all.
+    ///
+    /// # Errors
+    /// [`InvalidFraction`](Error::InvalidFraction) outside 0..=1.
+    pub fn with_validation_fraction(self, fraction: f64) -> Result<Corpus> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Error::InvalidFraction(fraction));
+        }
+        let validation = (self.tokens as f64 * fraction) as usize;
+        Ok(Corpus {
+            validation_start: self.tokens.saturating_sub(validation),
+            ..self
+        })
+    }
+
+    /// What made tokens of the text.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Number of tokens of both parts together.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Bytes of text that a token stands for, on average.
+    pub fn bytes_per_token(&self) -> f64 {
+        let counts = self.header.map(|header| header.counts);
+        counts.map_or(1.0, |counts| counts.bytes as f64 / counts.tokens as f64)
+    }
+
+    /// Number of tokens of one part.
+    pub fn split_tokens(&self, split: Split) -> usize {
+        self.range(split).len()
+    }
+
+    /// Where a part lies in the whole.
+    fn range(&self, split: Split) -> std::ops::Range<usize> {
+        match split {
+            Split::Train => 0..self.validation_start,
+            Split::Validation => self.validation_start..self.tokens,
+        }
+    }
+
+    /// Appends a row, which the caller knows to be inside the corpus: the `length` tokens from `start` on are inputs, and
+    /// those one later their targets, unless they start a document or are given with it. // (length)
+    fn push_row(&self, start: usize, length: usize, into: &mut Batch) -> Result<()> {
+        if self.header.is_none() {
+            let mut bytes = vec![0; length + 1];
+            self.read(start, &mut bytes)?;
+            let (inputs, targets) = (&bytes[..length], &bytes[1..]);
+            into.inputs.extend(inputs.iter().copied().map(u32::from));
+            into.targets.extend(targets.iter().copied().map(u32::from));
+            return Ok(());
+        }
+        let mut bytes = vec![0; (length + 1) * WORD];
+        self.read(HEADER + start * WORD, &mut bytes)?;
+        let words = bytes.as_chunks().0.iter().copied().map(u32::from_le_bytes);
+        let (inputs, targets) = (words.clone().take(length), words.skip(1));
+        let starts = into.starts.get_or_insert_default();
+        starts.extend(inputs.clone().map(|word| word & START != 0));
+        into.inputs.extend(inputs.map(|word| word & ID));
+        into.targets
+            .extend(targets.map(|word| match word & (START | SILENT) {
+                0 => word & ID,
+                _ => IGNORE,
+            }));
+        Ok(())
+    }
+
+    /// Fills `into` with the bytes from `start` on, which the caller knows to be inside the corpus.
+    fn read(&self, mut start: usize, mut into: &mut [u8]) -> Result<()> {
+        if let Some(held) = self.held.get(start..) {
+            let (now, later) = into.split_at_mut(held.len().min(into.len()));
+            now.copy_from_slice(&held[..now.len()]);
+            start += now.len();
+            into = later;
+        }
+        let next = self.files.partition_point(|(from, _)| *from <= start);
+        for (from, file) in &self.files[next.saturating_sub(1)..] {
+            if into.is_empty() {
+                break;
+            }
+            let skip = start - from;
+            let (now, later) = into.split_at_mut((file.bytes as usize - skip).min(into.len()));
+            file.read(skip as u64, now)?;
+            start += now.len();
+            into = later;
+        }
+        Ok(())
+    }
+
+    /// A fingerprint of the content, the XXH3-64 of its size, of all that is held in memory, and of 16 bytes at each of
+    /// 64 places spread evenly over the whole: enough to notice another text, and beyond what is held another order of
+    /// files, without reading it all.
+    fn fingerprint(&self) -> Result<u64> {
+        let mut hash = XxHash3_64::new();
+        let bytes = self
+            .header
+            .map_or(self.tokens, |_| HEADER + self.tokens * WORD);
+        hash.write(&(bytes as u64).to_le_bytes());
+        hash.write(&self.held);
+        let mut sample = [0; 16];
+        let sample = &mut sample[..bytes.min(16)];
+        let last = bytes - sample.len();
+        for place in 0..64 {
+            self.read((last as u128 * place / 63) as usize, sample)?;
+            hash.write(sample);
+        }
+        Ok(hash.finish())
+    }
+}

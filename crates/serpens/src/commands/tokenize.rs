@@ -1,0 +1,38 @@
+//! `serpens tokenize`.
+
+use serpens_data::{Tokenizer, tokenize};
+
+use crate::cli::TokenizeArgs;
+use crate::output::{OutputMode, counted, say, tell};
+use crate::progress::Meter;
+use crate::{Error, Result, stop};
+
+pub(super) fn run(args: &TokenizeArgs) -> Result<()> {
+    let tokenizer = Tokenizer::open(&args.tokenizer);
+    let tokenizer = tokenizer.map_err(|error| Error::refused("--tokenizer", error))?;
+    stop::listen();
+    let mut meter = None;
+    let counts = tokenize(&args.files, &tokenizer, &args.out, &mut |done, all| {
+        let name = "bytes encoded".to_owned();
+        let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
+        Ok::<_, Error>(meter.at(done)?)
+    })?;
+    drop(meter);
+    if args.json {
+        let value = serde_json::json!({
+            "tokens": counts.tokens,
+            "documents": counts.documents,
+            "bytes": counts.bytes,
+            "vocabulary": tokenizer.vocab_size(),
+        });
+        return say(&value.to_string());
+    }
+    let documents = counted(counts.documents as u64, "document");
+    let bytes = counted(counts.bytes as u64, "byte");
+    let tokens = counted(counts.tokens as u64, "token");
+    let each = counts.bytes as f64 / counts.tokens as f64;
+    tell(&format!(
+        "{documents}, {bytes}: {tokens} of {each:.2} bytes"
+    ));
+    Ok(())
+}
