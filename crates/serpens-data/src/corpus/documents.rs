@@ -21,6 +21,18 @@ pub(super) struct Block {
     pub(super) learnt: bool,
 }
 
+impl Block {
+    fn new(text: Vec<u8>, at: usize, [begins, ends, learnt]: [bool; 3]) -> Self {
+        Self {
+            text,
+            at,
+            begins,
+            ends,
+            learnt,
+        }
+    }
+}
+
 /// A line of a file of documents.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -35,24 +47,12 @@ pub(super) fn read_documents<E: From<Error>>(
     tokenizer: &Tokenizer,
     take: &mut dyn FnMut(Block) -> Result<(), E>,
 ) -> Result<(), E> {
-    let by_lines = file
-        .path
-        .extension()
-        .is_some_and(|ending| ending == "jsonl");
-    if !by_lines {
-        return read(
-            file,
-            |text| tokenizer.last_cut(text),
-            &mut |text, at, last| {
-                take(Block {
-                    text,
-                    at,
-                    begins: at == 0,
-                    ends: last,
-                    learnt: true,
-                })
-            },
-        );
+    let ending = file.path.extension();
+    if ending.is_none_or(|ending| ending != "jsonl") {
+        let cut = |text: &[u8]| tokenizer.last_cut(text);
+        return read(file, cut, &mut |text, at, last| {
+            take(Block::new(text, at, [at == 0, last, true]))
+        });
     }
     let last_line = |text: &[u8]| Some(text.iter().rposition(|&byte| byte == b'\n')? + 1);
     let mut number = 0;
@@ -66,21 +66,12 @@ pub(super) fn read_documents<E: From<Error>>(
                 let (path, line) = (file.path.clone(), number);
                 Error::Line { path, line, source }
             })?;
-            let mut block = |text: String, begins, ends, learnt| {
-                let text = text.into_bytes();
-                take(Block {
-                    text,
-                    at: 0,
-                    begins,
-                    ends,
-                    learnt,
-                })
-            };
+            let mut block = |text: String, is| take(Block::new(text.into_bytes(), 0, is));
             match line {
-                Line::Text { text } => block(text, true, true, true)?,
+                Line::Text { text } => block(text, [true; 3])?,
                 Line::Pair { prompt, completion } => {
-                    block(prompt, true, false, false)?;
-                    block(completion, false, true, true)?;
+                    block(prompt, [true, false, false])?;
+                    block(completion, [false, true, true])?;
                 }
             }
         }

@@ -47,58 +47,37 @@ pub(super) struct Header {
 }
 
 impl Header {
-    fn to_bytes(self) -> [u8; HEADER] {
-        let Counts {
-            tokens,
-            documents,
-            bytes,
-        } = self.counts;
-        let numbers = [
-            self.tokenizer,
-            tokens as u64,
-            documents as u64,
-            bytes as u64,
-            0,
-            0,
-        ];
-        let numbers = numbers.map(u64::to_le_bytes);
-        let mut header = [0; HEADER];
-        header[..MAGIC.len()].copy_from_slice(MAGIC);
-        header[MAGIC.len()..].copy_from_slice(numbers.as_flattened());
-        header
+    fn to_bytes(self) -> Vec<u8> {
+        let counts = self.counts;
+        let counts =
+            [counts.tokens, counts.documents, counts.bytes, 0, 0].map(|count| count as u64);
+        let numbers = [self.tokenizer].into_iter().chain(counts);
+        let numbers = numbers.flat_map(u64::to_le_bytes);
+        MAGIC.iter().copied().chain(numbers).collect()
     }
 
     /// The header of a file that is a token file; `None` of any other.
     pub(super) fn of_file(file: &Found, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let mut bytes = [0; HEADER];
-        if file.bytes < HEADER as u64 {
-            return Ok(None);
+        if file.bytes >= HEADER as u64 {
+            file.read(0, &mut bytes)?;
         }
-        file.read(0, &mut bytes)?;
-        if !bytes.starts_with(MAGIC) {
+        let Some(numbers) = bytes.strip_prefix(MAGIC) else {
             return Ok(None);
-        }
-        let mut numbers = bytes[MAGIC.len()..]
-            .as_chunks()
-            .0
-            .iter()
-            .copied()
-            .map(u64::from_le_bytes);
-        let [made_by, tokens, documents, bytes] =
-            std::array::from_fn(|_| numbers.next().unwrap_or_default());
-        if made_by != tokenizer.fingerprint() {
+        };
+        let number = |at: usize| u64::from_le_bytes(numbers.as_chunks().0[at]);
+        if number(0) != tokenizer.fingerprint() {
             return Err(Error::OtherTokenizer(file.path.clone()));
         }
-        if (file.bytes - HEADER as u64) / WORD as u64 != tokens {
+        if (file.bytes - HEADER as u64) / WORD as u64 != number(1) {
             return Err(Error::Changed(file.path.clone()));
         }
-        let [tokens, documents, bytes] = [tokens, documents, bytes].map(|number| number as usize);
         Ok(Some(Self {
-            tokenizer: made_by,
+            tokenizer: number(0),
             counts: Counts {
-                tokens,
-                documents,
-                bytes,
+                tokens: number(1) as usize,
+                documents: number(2) as usize,
+                bytes: number(3) as usize,
             },
         }))
     }

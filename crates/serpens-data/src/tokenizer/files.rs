@@ -14,6 +14,10 @@ use crate::{Error, Result};
 /// The first of these in a folder is its tokenizer.
 const FILES: [&str; 4] = ["tokenizer.json", "symbols.json", "vocab.bpe", "vocab.json"];
 
+/// Where other programs write what begins and ends texts.
+const CONFIG: &str = "tokenizer_config.json";
+const GENERATION: &str = "generation_config.json";
+
 /// What ends a text, by the name of its token, where no file says so.
 const ENDS: [&str; 4] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"];
 
@@ -103,8 +107,8 @@ impl Tokenizer {
                 });
                 let ends = json!({ "eos_token_id": self.end_of_text() });
                 write("tokenizer.json", &json.text)?;
-                write("tokenizer_config.json", &config.to_string())?;
-                write("generation_config.json", &ends.to_string())?;
+                write(CONFIG, &config.to_string())?;
+                write(GENERATION, &ends.to_string())?;
             }
         }
         Ok(())
@@ -135,40 +139,39 @@ fn with_neighbours(mut loaded: Loaded, dir: &Path) -> Result<Tokenizer> {
     if matches!(loaded.kind, Kind::Symbols(_)) {
         return Ok(Tokenizer::of(loaded));
     }
-    let [generation, tokenizer, model] = [
-        "generation_config.json",
-        "tokenizer_config.json",
-        "config.json",
-    ]
-    .map(|name| settings(&dir.join(name)));
+    let [generation, tokenizer, model] =
+        [GENERATION, CONFIG, "config.json"].map(|name| settings(&dir.join(name)));
     let (generation, tokenizer, model) = (generation?, tokenizer?, model?);
-    let known = loaded.tokens.len();
+    let known = loaded.tokens.len() as u64;
     let id_of = |name: &str| {
         let mut tokens = loaded.tokens.iter();
         let at = tokens.position(|token| token.special && *token.bytes == *name.as_bytes());
         at.map(|at| at as u32)
     };
-    let named = |key: &str| {
-        let token = &tokenizer[key];
-        let name = token.as_str().or_else(|| token["content"].as_str());
-        name.and_then(id_of)
+    let named = |token: &Value| {
+        token
+            .as_str()
+            .or_else(|| token["content"].as_str())
+            .and_then(id_of)
     };
-    let numbered = |settings: &Value| -> Vec<u32> {
-        let ids = &settings["eos_token_id"];
+    let numbered = |ids: &Value| {
         let ids = ids.as_array().map_or(std::slice::from_ref(ids), |all| all);
-        let ids = ids.iter().filter_map(Value::as_u64);
-        ids.filter(|&id| id < known as u64)
-            .map(|id| id as u32)
-            .collect()
+        let ids = ids
+            .iter()
+            .filter_map(Value::as_u64)
+            .filter(|&id| id < known);
+        ids.map(|id| id as u32).collect()
     };
-    let ends = [
-        numbered(&generation),
-        named("eos_token").into_iter().collect(),
-        numbered(&model),
+    let ends: [Vec<u32>; 4] = [
+        numbered(&generation["eos_token_id"]),
+        named(&tokenizer["eos_token"]).into_iter().collect(),
+        numbered(&model["eos_token_id"]),
         ENDS.into_iter().find_map(id_of).into_iter().collect(),
     ];
-    let begin = tokenizer["add_bos_token"].as_bool();
-    let begin = begin.map(|begin| named("bos_token").filter(|_| begin).into_iter().collect());
+    let begin = tokenizer["add_bos_token"].as_bool().map(|begins| {
+        let begin = named(&tokenizer["bos_token"]).filter(|_| begins);
+        begin.into_iter().collect()
+    });
     loaded.ends = ends
         .into_iter()
         .find(|ends| !ends.is_empty())

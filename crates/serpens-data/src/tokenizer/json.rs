@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 use serde_json::Value;
+use tokenizers::{Decoder, DecoderWrapper};
 
 use super::{Kind, Loaded, Token, TokenizerError};
 
@@ -32,7 +33,7 @@ impl Json {
         }
         let text = file.to_string();
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&text))?;
-        let spelling = Spelling::of(&file["decoder"])?;
+        let spelling = Spelling::of(inner.get_decoder());
         let added = inner.get_added_tokens_decoder();
         let vocabulary = inner.get_vocab(true);
         let largest = vocabulary.values().max().map_or(0, |&id| id as usize);
@@ -54,7 +55,8 @@ impl Json {
         }
         let json = Self {
             cuts_lines: cuts_lines(&file),
-            begins_with_space: spelling.begins_with_space,
+            begins_with_space: text_of(inner.get_decoder(), &["▁a"]) == "a"
+                && spelling.bytes("▁a") == b" a",
             inner,
             text,
         };
@@ -112,56 +114,25 @@ fn cuts_lines(file: &Value) -> bool {
         && added.is_none_or(|added| added.iter().all(within_line))
 }
 
-/// How the bytes of a token are written in the vocabulary.
-#[derive(Default)]
-struct Spelling {
+/// How the vocabulary writes bytes: what the decoder makes of names says so.
+struct Spelling<'a> {
+    decoder: Option<&'a DecoderWrapper>,
     /// A letter for each byte, as GPT-2 has it.
     letters: bool,
     /// Tokens such as `<0x0A>` are a byte.
     byte_tokens: bool,
-    /// What stands for what.
-    replaced: Vec<(String, String)>,
-    begins_with_space: bool,
 }
 
-impl Spelling {
-    /// As the decoder says, which may be several.
-    fn of(decoder: &Value) -> Result<Self, TokenizerError> {
-        let mut spelling = Self::default();
-        let one = [decoder.clone()];
-        for decoder in decoder["decoders"].as_array().map_or(&one[..], |all| all) {
-            let text = |at: &str| {
-                decoder
-                    .pointer(at)
-                    .and_then(Value::as_str)
-                    .map(str::to_owned)
-            };
-            match decoder["type"].as_str() {
-                None | Some("Fuse" | "Sequence") => {}
-                Some("ByteLevel") => spelling.letters = true,
-                Some("ByteFallback") => spelling.byte_tokens = true,
-                Some("Strip") => spelling.begins_with_space |= decoder["content"] == " ",
-                Some("Metaspace") => {
-                    let sign = text("/replacement").unwrap_or_else(|| "▁".to_owned());
-                    spelling.replaced.push((sign, " ".to_owned()));
-                    let never = decoder["prepend_scheme"] == "never"
-                        || decoder["add_prefix_space"] == false;
-                    spelling.begins_with_space |= !never;
-                }
-                Some("Replace") if text("/pattern/String").is_some() => {
-                    let replaced = text("/pattern/String").zip(text("/content"));
-                    spelling.replaced.extend(replaced);
-                }
-                Some(other) => {
-                    let (what, found) = ("decoder", other.to_owned());
-                    return Err(TokenizerError::Unknown { what, found });
-                }
-            }
+impl<'a> Spelling<'a> {
+    fn of(decoder: Option<&'a DecoderWrapper>) -> Self {
+        Self {
+            decoder,
+            letters: text_of(decoder, &["Ġ"]) == " ",
+            byte_tokens: text_of(decoder, &["<0x41>"]) == "A",
         }
-        Ok(spelling)
     }
 
-    /// The bytes that a token of this name stands for.
+    /// The bytes that a token of this name stands for, behind others.
     fn bytes(&self, name: &str) -> Vec<u8> {
         if self.letters {
             let bytes: Option<Vec<u8>> = name.chars().map(byte_of_letter).collect();
@@ -170,16 +141,23 @@ impl Spelling {
         let hex = name
             .strip_prefix("<0x")
             .and_then(|rest| rest.strip_suffix('>'));
-        match hex.filter(|hex| self.byte_tokens && hex.len() == 2) {
-            Some(hex) if u8::from_str_radix(hex, 16).is_ok() => {
-                u8::from_str_radix(hex, 16).into_iter().collect()
-            }
-            _ => {
-                let plain = self.replaced.iter();
-                let plain = plain.fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-                plain.into_bytes()
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match byte.filter(|_| self.byte_tokens) {
+            Some(byte) => vec![byte],
+            None => {
+                let text = text_of(self.decoder, &["a", name]);
+                text.strip_prefix('a').unwrap_or_default().into()
             }
         }
+    }
+}
+
+/// What the decoder makes of tokens, of which it may drop what cannot be.
+fn text_of(decoder: Option<&DecoderWrapper>, names: &[&str]) -> String {
+    let names = names.iter().map(|&name| name.to_owned()).collect();
+    match decoder {
+        Some(decoder) => guarded(|| decoder.decode(names)).unwrap_or_default(),
+        None => names.concat(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
+use tokenizers::DecoderWrapper;
 
 use super::json::Json;
 use super::{Kind, Loaded, Tokenizer, TokenizerError};
@@ -37,133 +38,104 @@ pub struct GgufVocabulary {
     pub huggingface: Option<String>,
 }
 
-/// GPT-2's words: contractions, letters, digits, other signs, each with the space before it, and white space.
-fn gpt2_words() -> Value {
-    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
-}
-
-fn split(pattern: &str) -> Value {
-    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-}
-
-/// How a text is cut into words, by the name that a GGUF file has for it.
+/// How a text is cut into words, by the names that GGUF files have for it: as GPT-2 does (contractions, letters, digits,
+/// other signs, each with the space before it, and white space), or as Falcon.
 fn words(pre: &str) -> Option<Value> {
-    let letters = json!({ "type": "ByteLevel", "add_prefix_space": false, "use_regex": false });
-    let like_llama3 = |digits: &str| {
-        let pattern = format!(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        );
-        json!({ "type": "Sequence", "pretokenizers": [split(&pattern), letters] })
-    };
-    Some(match pre {
-        "gpt-2" | "gpt2" | "mpt" | "olmo" | "phi-2" | "jais" => gpt2_words(),
-        "llama-bpe" | "llama3" | "llama-v3" => like_llama3(r"\p{N}{1,3}"),
-        "qwen2" => like_llama3(r"\p{N}"),
-        "falcon" => json!({ "type": "Sequence", "pretokenizers": [
+    let gpt2 = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    match pre {
+        "gpt-2" | "mpt" | "olmo" | "phi-2" | "jais" => Some(gpt2),
+        "falcon" => Some(json!({ "type": "Sequence", "pretokenizers": [
             { "type": "Punctuation", "behavior": "Contiguous" },
-            gpt2_words(),
+            gpt2,
             { "type": "Digits", "individual_digits": false },
-            split("[0-9][0-9][0-9]"),
-        ] }),
-        _ => return None,
-    })
+            { "type": "Split", "pattern": { "Regex": "[0-9][0-9][0-9]" }, "behavior": "Isolated", "invert": false },
+        ] })),
+        _ => None,
+    }
 }
 
-/// The content of a `tokenizer.json` of byte pairs.
-fn byte_pairs(vocab: Value, merges: Value, words: Value, added: Vec<Value>) -> Value {
-    let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+/// The content of a `tokenizer.json` of byte pairs, with the tokens among them that stand for themselves: their ids, and
+/// whether they are special.
+fn byte_pairs(
+    vocab: Value,
+    merges: Value,
+    cut: Option<Value>,
+    added: &[(usize, &str, bool)],
+) -> Value {
+    let added = added.iter().map(|(id, name, special)| {
+        json!({
+            "id": id, "content": name, "special": special,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    });
+    let decoder = words("gpt-2");
     json!({
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": words,
-        "post_processor": null,
-        "decoder": decoder,
-        "model": { "type": "BPE", "vocab": vocab, "merges": merges },
-    })
-}
-
-fn added(id: usize, name: &str, special: bool) -> Value {
-    json!({
-        "id": id, "content": name, "special": special,
-        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "version": "1.0", "normalizer": null, "pre_tokenizer": cut, "post_processor": null, "decoder": decoder,
+        "added_tokens": added.collect::<Value>(), "model": { "type": "BPE", "vocab": vocab, "merges": merges },
     })
 }
 
 /// GPT-2's own two files: ids by name as JSON, and pairs line by line.
 pub(super) fn gpt2(vocabulary: &str, merges: &str) -> Result<Loaded, TokenizerError> {
-    let vocabulary: Value = serde_json::from_str(vocabulary).map_err(TokenizerError::broken)?;
+    let vocab: Value = serde_json::from_str(vocabulary).map_err(TokenizerError::broken)?;
     let end = "<|endoftext|>";
-    let special = vocabulary[end]
-        .as_u64()
-        .map(|id| added(id as usize, end, true));
-    let merges = merges
-        .lines()
-        .filter(|line| !line.starts_with("#version") && !line.is_empty());
-    let merges = merges.collect();
-    Json::read(byte_pairs(
-        vocabulary,
-        merges,
-        gpt2_words(),
-        special.into_iter().collect(),
-    ))
+    let end = vocab[end].as_u64().map(|id| (id as usize, end, true));
+    let merges = merges.lines().skip_while(|line| line.starts_with('#'));
+    let merges = merges.filter(|line| !line.is_empty()).collect();
+    Json::read(byte_pairs(vocab, merges, words("gpt-2"), end.as_slice()))
 }
 
 impl GgufVocabulary {
     /// The content of the `tokenizer.json` that does the same.
     fn file(&self) -> Result<Value, TokenizerError> {
-        let ids = self.tokens.iter().enumerate();
-        let vocab: Map<_, _> = ids
-            .clone()
+        let ids = || self.tokens.iter().enumerate();
+        let vocab = ids()
             .map(|(id, name)| (name.clone(), id.into()))
-            .collect();
-        let added = ids.filter_map(|(id, name)| match self.token_type.get(id) {
-            Some(2 | 3) => Some(added(id, name, true)),
-            Some(4) => Some(added(id, name, false)),
-            _ => None,
+            .collect::<Map<_, _>>();
+        let added = ids().filter_map(|(id, name)| {
+            let kind = self
+                .token_type
+                .get(id)
+                .filter(|kind| (2..=4).contains(*kind))?;
+            Some((id, &**name, *kind < 4))
         });
-        let added = added.collect();
+        let added: Vec<_> = added.collect();
         let unknown = |what, found: &str| {
             let found = found.to_owned();
             TokenizerError::Unknown { what, found }
         };
-        match &*self.model {
-            "gpt2" => {
-                let pre = self.pre.as_deref().unwrap_or("gpt-2");
-                let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
-                Ok(byte_pairs(
-                    vocab.into(),
-                    self.merges.clone().into(),
-                    words,
-                    added,
-                ))
-            }
-            "llama" => {
-                let merges = self.merges_by_score();
-                let mut file = byte_pairs(vocab.into(), merges, Value::Null, added);
-                let space =
-                    json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
-                let first = json!({ "type": "Prepend", "prepend": "▁" });
-                let first = Some(first).filter(|_| self.add_space_prefix != Some(false));
-                let strip = json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 });
-                let strip = first.as_ref().map(|_| strip);
-                let normalizers: Vec<Value> = first.into_iter().chain([space]).collect();
-                file["normalizer"] = json!({ "type": "Sequence", "normalizers": normalizers });
-                let mut decoders = vec![
-                    json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
-                    json!({ "type": "ByteFallback" }),
-                    json!({ "type": "Fuse" }),
-                ];
-                decoders.extend(strip);
-                file["decoder"] = json!({ "type": "Sequence", "decoders": decoders });
-                let unknown = self.unknown.and_then(|id| self.tokens.get(id as usize));
-                file["model"]["unk_token"] = json!(unknown);
-                file["model"]["fuse_unk"] = true.into();
-                file["model"]["byte_fallback"] = true.into();
-                Ok(file)
-            }
-            other => Err(unknown("model", other)),
+        if self.model == "gpt2" {
+            let pre = self.pre.as_deref().unwrap_or("gpt-2");
+            let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
+            return Ok(byte_pairs(
+                vocab.into(),
+                json!(self.merges),
+                Some(words),
+                &added,
+            ));
         }
+        if self.model != "llama" {
+            return Err(unknown("model", &self.model));
+        }
+        let mut file = byte_pairs(vocab.into(), self.merges_by_score(), None, &added);
+        let replace =
+            |from, to| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+        let mut normalizers = vec![replace(" ", "▁")];
+        let mut decoders = vec![
+            replace("▁", " "),
+            json!({ "type": "ByteFallback" }),
+            json!({ "type": "Fuse" }),
+        ];
+        if self.add_space_prefix != Some(false) {
+            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+        }
+        file["normalizer"] = json!({ "type": "Sequence", "normalizers": normalizers });
+        file["decoder"] = json!({ "type": "Sequence", "decoders": decoders });
+        let model = &mut file["model"];
+        model["unk_token"] = json!(self.unknown.and_then(|id| self.tokens.get(id as usize)));
+        (model["fuse_unk"], model["byte_fallback"]) = (true.into(), true.into());
+        Ok(file)
     }
 
     /// Every way to make a token of two others, those of the highest score first: what SentencePiece does without a list.
@@ -174,15 +146,13 @@ impl GgufVocabulary {
         let mut merges = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
             let score = self.scores.get(id).copied().unwrap_or(0.0);
-            let cuts = token
-                .char_indices()
-                .skip(1)
-                .map(|(at, _)| token.split_at(at));
-            let pairs = cuts
-                .filter_map(|(left, right)| Some((ids.get(left)?, ids.get(right)?, [left, right])));
-            merges.extend(pairs.map(|(left, right, pair)| (score, *left, *right, pair)));
+            for (at, _) in token.char_indices().skip(1) {
+                let (left, right) = token.split_at(at);
+                let pair = ids.get(left).zip(ids.get(right));
+                merges.extend(pair.map(|pair| (score, pair, [left, right])));
+            }
         }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         merges.into_iter().map(|(.., pair)| json!(pair)).collect()
     }
 }
@@ -204,11 +174,8 @@ impl Tokenizer {
         let known = |id: &u32| (*id as usize) < loaded.tokens.len();
         loaded.ends = lists.eos.into_iter().filter(known).collect();
         let begins = lists.add_bos.unwrap_or(lists.model == "llama");
-        loaded.begin = lists
-            .bos
-            .into_iter()
-            .filter(|id| begins && known(id))
-            .collect();
+        let begin = lists.bos.filter(|id| begins && known(id));
+        loaded.begin = begin.into_iter().collect();
         Ok(Some(Self::of(loaded)))
     }
 
@@ -218,56 +185,36 @@ impl Tokenizer {
         let Kind::Json(json) = &self.0.loaded.kind else {
             return None;
         };
-        let file: Value = serde_json::from_str(&json.text).ok()?;
-        let same_words =
-            |pre: &&&str| words(pre).is_some_and(|words| same(&words, &file["pre_tokenizer"]));
-        let pre = ["gpt-2", "llama-bpe", "qwen2", "falcon"];
-        let pre = pre
-            .iter()
-            .find(same_words)
-            .filter(|_| file["decoder"]["type"] == "ByteLevel")?;
+        let inner = &json.inner;
+        let cut = serde_json::to_value(inner.get_pre_tokenizer()).ok();
+        let pre = ["gpt-2", "falcon"]
+            .into_iter()
+            .find(|pre| words(pre) == cut)?;
+        if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+            return None;
+        }
+        let model = serde_json::to_value(inner.get_model()).ok()?;
+        let merge = |pair: &Value| Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?));
+        let merges = model["merges"].as_array()?.iter().map(merge);
         let count = self.vocab_size();
         let (mut tokens, mut token_type) = (vec![String::new(); count], vec![5; count]);
-        let added = json.inner.get_added_tokens_decoder();
-        for (name, id) in json.inner.get_vocab(true) {
-            let kind = added
-                .get(&id)
-                .map_or(1, |token| if token.special { 3 } else { 4 });
+        let added = inner.get_added_tokens_decoder();
+        for (name, id) in inner.get_vocab(true) {
+            let special = added.get(&id).map(|token| token.special);
+            let kind = special.map_or(1, |special| if special { 3 } else { 4 });
             (tokens[id as usize], token_type[id as usize]) = (name, kind);
         }
-        let merge = |merge: &Value| match merge.as_array() {
-            Some(pair) => Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?)),
-            None => merge.as_str().map(str::to_owned),
-        };
-        let merges: Option<Vec<_>> = file["model"]["merges"]
-            .as_array()?
-            .iter()
-            .map(merge)
-            .collect();
         Some(GgufVocabulary {
             model: "gpt2".into(),
-            pre: Some((*pre).into()),
+            pre: Some(pre.into()),
             tokens,
             token_type,
-            merges: merges?,
+            merges: merges.collect::<Option<_>>()?,
             bos: self.begin().first().or(self.end_of_text().first()).copied(),
             eos: self.end_of_text().first().copied(),
             add_bos: Some(!self.begin().is_empty()),
             huggingface: Some(json.text.clone()),
             ..GgufVocabulary::default()
         })
-    }
-}
-
-/// Whether all that the first says is so in the second.
-fn same(wanted: &Value, found: &Value) -> bool {
-    match (wanted, found) {
-        (Value::Object(wanted), _) => wanted.iter().all(|(key, value)| same(value, &found[key])),
-        (Value::Array(wanted), Value::Array(found)) => {
-            wanted.len() == found.len() && wanted.iter().zip(found).all(|(w, f)| same(w, f))
-        }
-        // What is left out is true, or makes no difference.
-        (Value::Bool(true), Value::Null) => true,
-        _ => wanted == found,
     }
 }
