@@ -138,14 +138,8 @@ __device__ __forceinline__ void save_states(float* to, const State& h, int first
 // Σ δ where the state starts anew.
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
 
-// Between two tiles, where the warps of both kinds wait for each other, each kind in a place of its own. Synccheck takes
-// that for divergence; for it SYNCCHECK makes one place of the two.
-#ifdef SYNCCHECK
-__device__ __noinline__
-#else
-__device__ __forceinline__
-#endif
-void meet_at_tile() { meet(1, THREADS); }
+// Between two tiles, where the warps of both kinds wait for each other, each kind in a place of its own.
+__device__ __forceinline__ void meet_at_tile() { meet(1, THREADS); }
 
 __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace& at, Shared& s, int tiles) {
     int lane = threadIdx.x % 32;

@@ -58,29 +58,11 @@ pub(super) fn program(
         ("STARTS", flag(options.starts)),
         ("PASS", (options.pass as u8).to_string()),
     ];
-    #[cfg(test)]
-    let defines = [defines, tests::sanitizer()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward",
         defines,
         threads: 32 * (plan.warps + plan.helpers),
         shared,
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::flag;
-
-    /// The macro with which a tool can follow the kernels, where `.ci/sanitize` asks for it.
-    pub(in super::super) fn sanitizer() -> Vec<(&'static str, String)> {
-        let asked = std::env::var("SERPENS_SANITIZER");
-        let tool = match asked.as_deref() {
-            Ok("racecheck") => "RACECHECK",
-            Ok("synccheck") => "SYNCCHECK",
-            _ => return Vec::new(),
-        };
-        vec![(tool, flag(true))]
     }
 }
