@@ -4,10 +4,10 @@
 //! (64 bits, seed 0) of the chunks' XXH3, little-endian one after the other, and of the tensor's type, shape and name
 //! as the text `F32 [2, 3] name`. It finds damage, not forgery: whoever changes a file can change its digests too.
 
-use std::fmt::Debug;
-
 use rayon::prelude::*;
 use twox_hash::XxHash3_64;
+
+use crate::Encoding;
 
 /// Bytes that are hashed, and read, at once: they stay in a thread's cache meanwhile.
 pub(crate) const CHUNK: usize = 1 << 18;
@@ -28,8 +28,8 @@ pub(crate) fn of_chunks(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// The digest of a tensor, in 16 hexadecimal digits.
-pub(crate) fn of_tensor(name: &str, dtype: impl Debug, shape: &[usize], chunks: &[u64]) -> String {
+pub(crate) fn of_tensor(name: &str, encoding: Encoding, shape: &[usize], chunks: &[u64]) -> String {
     let mut bytes: Vec<u8> = chunks.iter().flat_map(|hash| hash.to_le_bytes()).collect();
-    bytes.extend(format!("{dtype:?} {shape:?} {name}").bytes());
+    bytes.extend(format!("{encoding} {shape:?} {name}").bytes());
     digest(&bytes)
 }

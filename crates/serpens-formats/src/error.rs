@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensorError;
-use safetensors::tensor::Dtype;
+use serpens_core::Shape;
 use serpens_core::files::FileError;
+use zip::result::ZipError;
+
+use crate::{Encoding, Unwritable, gguf, pytorch};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +29,51 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         source: SafeTensorError,
+    },
+    /// A file of PyTorch's is broken, or asks for what is not done.
+    #[error("{} is not a usable file of PyTorch's: {source}", path.display())]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<pytorch::Fault>,
+    },
+    /// A GGUF file is broken, or of a kind that is not read.
+    #[error("{} is not a usable GGUF file: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: gguf::Fault,
+    },
+    /// A GGUF file says nothing under a key, or something of another type.
+    #[error("{}: its metadata {key} {}", path.display(), match found {
+        Some(found) => format!("is of the type {found}, not {wanted}"),
+        None => format!("({wanted}) is missing"),
+    })]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The type that was asked for.
+        wanted: &'static str,
+        /// The type that is there.
+        found: Option<&'static str>,
+    },
+    /// A tensor cannot be written as planned.
+    #[error("{}: tensor {name} of shape {shape} cannot be written as {encoding}: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its planned shape.
+        shape: Box<Shape>,
+        /// Its planned encoding.
+        encoding: Encoding,
+        /// Why.
+        source: Unwritable,
     },
     /// A file of settings is broken, or says something else.
     #[error("{} is not a usable {what}: {source}", path.display())]
@@ -68,15 +116,15 @@ pub enum Error {
         /// The tensor.
         name: String,
     },
-    /// A tensor's type is none that is read.
-    #[error("{}: tensor {name} is {found}; F32, BF16, F16 and U32 are known", path.display())]
-    DType {
+    /// A tensor's encoding is none that is read.
+    #[error("{}: tensor {name} is stored as {found}, which is not read: convert it to F32, F16, BF16, F64, U32, Q8_0, Q4_0, Q4_K or Q6_K", path.display())]
+    Encoding {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its type.
-        found: Dtype,
+        /// Its encoding.
+        found: Encoding,
     },
     /// A tensor has more axes than any here.
     #[error("{}: tensor {name} has {found} axes; {} at most are known", path.display(), serpens_core::MAX_RANK)]
@@ -99,6 +147,17 @@ impl Error {
             source => Error::Safetensors {
                 path: path.to_owned(),
                 source,
+            },
+        }
+    }
+    pub(crate) fn pytorch(path: &Path) -> impl Fn(pytorch::Fault) -> Self {
+        move |source| match source {
+            pytorch::Fault::Zip(ZipError::Io(e)) if e.raw_os_error().is_some() => {
+                FileError::of("read", path)(e).into()
+            }
+            source => Error::PyTorch {
+                path: path.to_owned(),
+                source: Box::new(source),
             },
         }
     }

@@ -1,11 +1,13 @@
 //! Tensors in files, and the settings beside them. Knows no model: only names, shapes and bytes.
 //!
-//! A format says which tensors a file holds and where; [`TensorFile`] brings one at a time straight to where it stays.
-//! [`safetensors`] also writes tensor by tensor, so that neither way holds the whole twice.
+//! A format says which tensors a file holds, where, and in which [`Encoding`]; [`TensorFile`] brings one at a time
+//! straight to where it stays. [`safetensors`] and [`gguf`] are also written tensor by tensor, as [`Planned`], so that
+//! neither way holds the whole twice. [`pytorch`] is read alone.
 //!
-//! Files may be a stranger's: what is no regular file, headers of more than 64 MiB, names that lead out of a folder and
-//! two tensors of one name are refused. Files that are written here carry a digest of each tensor, which is verified
-//! when the tensor is read; others' files have none, and are read all the same.
+//! Files may be a stranger's: what is no regular file, headers of more than 64 MiB, names that lead out of a folder,
+//! tensors that lie outside the file or in one another, and two of one name are refused; nothing that a file holds is
+//! run. Safetensors files that are written here carry a digest of each tensor, which is verified when the tensor is
+//! read; others' files have none, and are read all the same.
 //!
 //! ```
 //! use serpens_core::{Device, Tensor};
@@ -34,12 +36,19 @@
 //! # }
 //! ```
 
+mod blocks;
 mod digest;
+mod encoding;
 mod error;
+pub mod gguf;
 pub mod json;
+mod planned;
+pub mod pytorch;
 pub mod safetensors;
 mod tensor_file;
 
 pub use digest::digest;
+pub use encoding::Encoding;
 pub use error::{Error, Result};
+pub use planned::{Planned, Unwritable};
 pub use tensor_file::{TensorFile, Verify};

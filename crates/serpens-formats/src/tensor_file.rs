@@ -4,17 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bytemuck::Pod;
 use rayon::prelude::*;
-use safetensors::tensor::Dtype;
 use serpens_core::files::FileError;
-use serpens_core::{Device, Element, Shape, Tensor, bf16};
+use serpens_core::{Device, Element, Shape, Tensor};
 
 use crate::digest::{self, CHUNK};
-use crate::{Error, Result};
+use crate::{Encoding, Error, Result, blocks};
 
 /// What is verified of the tensors that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,12 +30,15 @@ pub struct TensorFile {
     pub(crate) tensors: BTreeMap<String, Entry>,
 }
 
-/// What a file's header says of a tensor.
+/// What a file's header says of a tensor. Whoever makes one has checked that its bytes lie in the file, and that it
+/// has no more values than those bytes.
 pub(crate) struct Entry {
-    pub(crate) dtype: Dtype,
+    pub(crate) encoding: Encoding,
     pub(crate) shape: Shape,
-    /// The place in the file of its bytes, which are little-endian and row by row.
-    pub(crate) bytes: Range<usize>,
+    /// The place in the file of its first value. Values are little-endian.
+    pub(crate) start: u64,
+    /// How far apart the values along each axis are, in values, where they do not lie row by row.
+    pub(crate) strides: Option<Box<[usize]>>,
     /// The digest to verify, if there is one.
     pub(crate) digest: Option<String>,
 }
@@ -56,11 +56,18 @@ impl TensorFile {
             .map(|(name, entry)| (name.as_str(), entry.shape))
     }
 
-    /// One tensor, in f32 where it is of a floating-point type and in u32 where it is of that.
+    /// How a tensor's values are stored, if there is one of this name.
+    pub fn encoding(&self, name: &str) -> Option<Encoding> {
+        Some(self.tensors.get(name)?.encoding)
+    }
+
+    /// One tensor, in f32 where its values are floating-point numbers, and in u32 where they are of that type. The file
+    /// is read by all threads, and as much memory taken as the result needs; a strided view (PyTorch's) takes what it
+    /// spans once more meanwhile.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::DType`] for other types, [`Error::Core`] where the device
-    /// has no room, [`Error::Io`], [`Error::Digest`] for damage.
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::Encoding`] for other types, [`Error::Core`] where the
+    /// device has no room, [`Error::Io`], [`Error::Digest`] for damage.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::MissingTensor {
@@ -68,13 +75,13 @@ impl TensorFile {
                 name: name.to_owned(),
             });
         };
-        let (tensor, chunks) = match entry.dtype {
-            Dtype::F32 => self.read(entry, |value: f32| value)?,
-            Dtype::U32 => self.read(entry, |value: u32| value)?,
-            Dtype::BF16 => self.read(entry, bf16::to_f32)?,
-            Dtype::F16 => self.read(entry, half::f16::to_f32)?,
-            found => {
-                return Err(Error::DType {
+        let (tensor, chunks) = match (entry.encoding, blocks::decoder(entry.encoding)) {
+            (Encoding::U32, _) => self.read(entry, |bytes, values| {
+                blocks::each(bytes, values, u32::from_le_bytes);
+            })?,
+            (_, Some(decode)) => self.read(entry, decode)?,
+            (found, None) => {
+                return Err(Error::Encoding {
                     path: self.path.clone(),
                     name: name.to_owned(),
                     found,
@@ -82,7 +89,7 @@ impl TensorFile {
             }
         };
         if let Some(expected) = &entry.digest {
-            let found = digest::of_tensor(name, entry.dtype, &entry.shape, &chunks);
+            let found = digest::of_tensor(name, entry.encoding, &entry.shape, &chunks);
             if found != *expected {
                 return Err(Error::Digest {
                     path: self.path.clone(),
@@ -95,33 +102,72 @@ impl TensorFile {
         Ok(tensor.to(device)?)
     }
 
-    /// The values of a tensor, each converted, and the hashes of the chunks that they were read in, where there is a
-    /// digest to verify. All threads read, and nothing of the file stays in the program's memory.
-    fn read<T: Pod, U: Element>(
+    /// The values of a tensor, and the hashes of the chunks that they were read in, where there is a digest to verify.
+    fn read<T: Element>(
         &self,
         entry: &Entry,
-        convert: impl Fn(T) -> U + Sync,
+        decode: impl Fn(&[u8], &mut [T]) + Sync,
     ) -> Result<(Tensor, Vec<u64>)> {
-        let mut tensor = Tensor::empty(entry.shape, U::DTYPE, Device::Cpu)?;
-        let mut hashes = vec![0; entry.bytes.len().div_ceil(CHUNK)];
-        let values = tensor.make_mut::<U>()?;
-        let values = values.par_chunks_mut(CHUNK / size_of::<T>());
-        let tasks = values.zip(&mut hashes).enumerate();
-        let read = tasks.try_for_each_init(Vec::new, |stored: &mut Vec<T>, (i, (values, hash))| {
-            stored.resize(values.len(), T::zeroed());
-            let bytes = bytemuck::cast_slice_mut(stored);
-            read_at(&self.file, bytes, (entry.bytes.start + i * CHUNK) as u64)?;
+        let mut tensor = Tensor::empty(entry.shape, T::DTYPE, Device::Cpu)?;
+        let values = tensor.make_mut::<T>()?;
+        let hashes = match &entry.strides {
+            Some(strides) if !values.is_empty() => {
+                let axes = entry.shape.iter().zip(strides);
+                let last: usize = axes.map(|(dim, stride)| (dim - 1) * stride).sum();
+                let mut spanned = vec![T::zeroed(); last + 1];
+                let hashes = self.fill(entry, &mut spanned, decode)?;
+                gather(&spanned, entry.shape, strides, values);
+                hashes
+            }
+            _ => self.fill(entry, values, decode)?,
+        };
+        Ok((tensor, hashes))
+    }
+
+    /// Reads values that lie one behind the other. All threads read, and nothing of the file stays in the program's
+    /// memory.
+    fn fill<T: Element>(
+        &self,
+        entry: &Entry,
+        values: &mut [T],
+        decode: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> Result<Vec<u64>> {
+        let (block, size) = entry.encoding.block();
+        let per_chunk = CHUNK / size * block;
+        let mut hashes = vec![0; values.len().div_ceil(per_chunk)];
+        let tasks = values
+            .par_chunks_mut(per_chunk)
+            .zip(&mut hashes)
+            .enumerate();
+        let read = tasks.try_for_each_init(Vec::new, |bytes, (i, (values, hash))| {
+            bytes.resize(values.len() / block * size, 0);
+            let before = i as u64 * (CHUNK / size * size) as u64;
+            read_at(&self.file, bytes, entry.start + before)?;
             if entry.digest.is_some() {
                 *hash = digest::of_chunk(bytes);
             }
-            for (value, &stored) in values.iter_mut().zip(stored.iter()) {
-                *value = convert(stored);
-            }
+            decode(bytes, values);
             Ok(())
         });
         read.map_err(FileError::of("read", &self.path))?;
-        Ok((tensor, hashes))
+        Ok(hashes)
     }
+}
+
+/// Brings strided values into rows.
+fn gather<T: Element>(from: &[T], shape: Shape, strides: &[usize], to: &mut [T]) {
+    let step = strides.last().copied().unwrap_or(0);
+    let rows = to.par_chunks_mut(shape.cols()).enumerate();
+    rows.for_each(|(mut row, values)| {
+        let mut start = 0;
+        for (dim, stride) in shape.iter().zip(strides).rev().skip(1) {
+            start += row % dim * stride;
+            row /= dim;
+        }
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = from[start + i * step];
+        }
+    });
 }
 
 /// Fills `bytes` from this place of the file on.

@@ -7,4 +7,4 @@ mod tests;
 mod write;
 
 pub use read::{open, open_all, read_tensors};
-pub use write::write_tensors;
+pub use write::{write, write_tensors};

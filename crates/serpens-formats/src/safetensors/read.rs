@@ -9,7 +9,7 @@ use serpens_core::{Device, MAX_RANK, Shape, Tensor};
 
 use super::header::Header;
 use crate::tensor_file::Entry;
-use crate::{Error, Result, TensorFile, Verify, json};
+use crate::{Encoding, Error, Result, TensorFile, Verify, json};
 
 /// Opens a safetensors file and reads its header.
 ///
@@ -26,13 +26,19 @@ pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
         if found > MAX_RANK {
             return Err(Error::Rank { path, name, found });
         }
-        let (from, to) = info.data_offsets;
+        let (from, _) = info.data_offsets;
         // One that is missing among others is damage, as one that differs is.
         let digest = digests.as_mut().map(|all| all.next().unwrap_or_default());
+        let dtype = info.dtype.to_string();
+        let encoding = Encoding::named(&dtype);
+        let other = ["F8_E4M3", "F8_E5M2", "C64"]
+            .into_iter()
+            .find(|known| *known == dtype);
         let entry = Entry {
-            dtype: info.dtype,
+            encoding: encoding.unwrap_or(Encoding::Other(other.unwrap_or("another type"))),
             shape: Shape::new(&info.shape),
-            bytes: data + from..data + to,
+            start: (data + from) as u64,
+            strides: None,
             digest: digest.map(str::to_owned),
         };
         tensors.insert(name, entry);

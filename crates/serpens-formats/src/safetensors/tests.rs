@@ -9,7 +9,7 @@ use serpens_core::{Device, Tensor, bf16};
 use twox_hash::XxHash3_64;
 
 use super::*;
-use crate::{Error, Verify};
+use crate::{Encoding, Error, Planned, Unwritable, Verify};
 
 fn tensors() -> Vec<(&'static str, Tensor)> {
     let halves = [1.0, -2.5, 3e30].map(bf16::from_f32);
@@ -134,18 +134,29 @@ fn what_is_not_read_says_which_tensor_and_why() {
     let path = dir.path().join("x.safetensors");
     write_raw(
         &path,
-        r#"{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
+        r#"{"d":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#,
         8,
     );
     let file = open(&path, Verify::Digests).unwrap();
     assert!(matches!(
         file.tensor("d", Device::Cpu),
-        Err(Error::DType { name, found: Dtype::F64, .. }) if name == "d"
+        Err(Error::Encoding { name, found: Encoding::I64, .. }) if name == "d"
     ));
     assert!(matches!(
         file.tensor("e", Device::Cpu),
         Err(Error::MissingTensor { name, .. }) if name == "e"
     ));
+    write_raw(
+        &path,
+        r#"{"d":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}"#,
+        8,
+    );
+    let error = open(&path, Verify::Digests).unwrap();
+    let error = error.tensor("d", Device::Cpu).unwrap_err().to_string();
+    assert!(
+        error.contains("tensor d is stored as F8_E4M3, which is not read"),
+        "{error}"
+    );
     let ones = vec!["1"; 99].join(",");
     write_raw(
         &path,
@@ -270,7 +281,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing_that_is_read() {
         match values(Verify::Digests) {
             Ok(read) => assert_eq!(read, expected, "bit {bit}"),
             Err(Error::Digest { path: named, .. }) => assert_eq!(named, path),
-            Err(Error::Safetensors { .. } | Error::DType { .. }) => {}
+            Err(Error::Safetensors { .. } | Error::Encoding { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         unnoticed += usize::from(values(Verify::Nothing).is_ok_and(|read| read != expected));
@@ -295,4 +306,79 @@ fn a_digest_is_that_of_the_chunks_the_type_the_shape_and_the_name() {
     let file = fs::read(&path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&file).unwrap();
     assert_eq!(header.metadata().as_ref().unwrap()["serpens.xxh3"], digest);
+}
+
+#[test]
+fn a_file_is_written_in_the_encoding_that_is_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let value = Tensor::from_slice([3], &[0.1_f32, -1e-7, f32::NAN], Device::Cpu).unwrap();
+    for (encoding, dtype) in [
+        (Encoding::F32, Dtype::F32),
+        (Encoding::BF16, Dtype::BF16),
+        (Encoding::F16, Dtype::F16),
+    ] {
+        let planned = Planned {
+            name: "a".into(),
+            shape: [3].into(),
+            encoding,
+        };
+        write(&path, &[planned], |_| Ok(value.clone())).unwrap();
+        let file = fs::read(&path).unwrap();
+        let stored = SafeTensors::deserialize(&file).unwrap();
+        assert_eq!(stored.tensor("a").unwrap().dtype(), dtype);
+        let file = open(&path, Verify::Digests).unwrap();
+        assert_eq!(file.encoding("a"), Some(encoding));
+        let read = file.tensor("a", Device::Cpu).unwrap();
+        let [a, b, c] = read.as_slice::<f32>().unwrap() else {
+            panic!("three values");
+        };
+        let expected = match encoding {
+            Encoding::F32 => [0.1, -1e-7],
+            Encoding::BF16 => [0.1, -1e-7].map(|x| bf16::from_f32(x).to_f32()),
+            _ => [0.1, -1e-7].map(|x| half::f16::from_f32(x).to_f32()),
+        };
+        assert!([*a, *b] == expected && c.is_nan(), "{encoding}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_as_planned_says_why_and_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let write = |names: &[&str], encoding, value: Tensor| {
+        let planned = names.iter().map(|&name| Planned {
+            name: name.into(),
+            shape: [2].into(),
+            encoding,
+        });
+        let failed = write(&path, &planned.collect::<Vec<_>>(), |_| Ok(value.clone()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        match failed.unwrap_err() {
+            Error::Unwritable { name, source, .. } if name == "a" => source,
+            error => panic!("{error}"),
+        }
+    };
+    let value = |values: &[f32]| Tensor::from_slice([values.len()], values, Device::Cpu).unwrap();
+    let ids = Tensor::from_slice([2], &[1_u32, 2], Device::Cpu).unwrap();
+    assert_eq!(
+        write(&["a"], Encoding::F16, value(&[1.0, 1e6])),
+        Unwritable::Value
+    );
+    assert!(matches!(
+        write(&["a"], Encoding::F16, value(&[1.0; 3])),
+        Unwritable::Shape(shape) if **shape == [3]
+    ));
+    assert!(matches!(
+        write(&["a"], Encoding::F16, ids),
+        Unwritable::DType(serpens_core::DType::U32)
+    ));
+    assert_eq!(
+        write(&["a", "a"], Encoding::F32, value(&[1.0; 2])),
+        Unwritable::Twice
+    );
+    assert_eq!(
+        write(&["a"], Encoding::Q6_K, value(&[1.0; 2])),
+        Unwritable::Format
+    );
 }

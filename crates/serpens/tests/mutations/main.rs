@@ -3,13 +3,16 @@
 mod targets;
 
 use std::fs;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serpens::nn::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
 use serpens::recipe::BUILT_IN;
+use zip::ZipArchive;
 
 /// What is put where something else was.
 const WORDS: &[&[u8]] = &[
@@ -85,8 +88,43 @@ fn configurations() {
 #[test]
 fn weights_and_indices() {
     let weights = fs::read(targets::model_file(WEIGHTS_FILE)).unwrap();
+    attack(targets::safetensors, &[weights], 400);
     let index = br#"{"weight_map": {"a": "model.safetensors", "b": "mutant.safetensors"}}"#;
-    attack(targets::safetensors, &[weights, index.to_vec()], 400);
+    attack(targets::index, &[index.to_vec()], 400);
+}
+
+/// A file that another program wrote.
+fn foreign(name: &str) -> PathBuf {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    crates.join("serpens-formats/tests/data").join(name)
+}
+
+#[test]
+fn gguf_files() {
+    let seeds = ["v2.gguf", "v3.gguf"].map(|name| fs::read(foreign(name)).unwrap());
+    attack(targets::gguf, &seeds, 600);
+}
+
+#[test]
+fn pytorchs_files_and_pickles() {
+    let mut seeds = Vec::new();
+    for name in [
+        "protocol1.pt",
+        "protocol2.pt",
+        "protocol5.pt",
+        "lightning.ckpt",
+        "sparse.pt",
+    ] {
+        let path = foreign(name);
+        seeds.push(fs::read(&path).unwrap());
+        let mut zip = ZipArchive::new(fs::File::open(&path).unwrap()).unwrap();
+        let folder = path.file_stem().unwrap().to_str().unwrap();
+        let mut pickle = Vec::new();
+        let mut file = zip.by_name(&format!("{folder}/data.pkl")).unwrap();
+        file.read_to_end(&mut pickle).unwrap();
+        seeds.push(pickle);
+    }
+    attack(targets::pickle, &seeds, 1000);
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! What bytes of strangers reach, as functions of those bytes that must not panic. `main.rs` beside this runs them on
 //! mutations, and so do the fuzzers in the repository's `fuzz/`.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use serpens::core::{Device, files};
+use serpens::core::{Device, Tensor, files};
 use serpens::formats::safetensors::{read_tensors, write_tensors};
+use serpens::formats::{Encoding, Planned, gguf, pytorch};
 use serpens::nn::checkpoint::{self, CONFIG_FILE, Verify};
 use serpens::nn::{MambaLmConfig, Module};
 use serpens::recipe::Recipe;
 use serpens_report::{LayerSelection, LineChart, Report, SelectionMap, Series};
 use tempfile::TempDir;
+use zip::write::{SimpleFileOptions, ZipWriter};
 
 thread_local! {
     /// The folder of a small model, to be spoilt.
@@ -46,7 +50,7 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// A safetensors file, and the index of several: what is read can be written, and comes back the same.
+/// A safetensors file: what is read can be written, and comes back the same.
 pub fn safetensors(bytes: &[u8]) {
     let path = model_file("mutant.safetensors");
     fs::write(&path, bytes).expect("written");
@@ -60,9 +64,84 @@ pub fn safetensors(bytes: &[u8]) {
             assert!(same, "{name}");
         }
     }
+}
+
+/// The index of weights in several safetensors files.
+pub fn index(bytes: &[u8]) {
     fs::write(model_file("sharded.safetensors.index.json"), bytes).expect("written");
     let sharded = model_file("sharded.safetensors");
     let _ = serpens::formats::safetensors::open_all(&sharded, Verify::Nothing);
+}
+
+/// A GGUF file: what is read can be written, and comes back the same.
+pub fn gguf(bytes: &[u8]) {
+    let path = model_file("mutant.gguf");
+    fs::write(&path, bytes).expect("written");
+    let Ok((metadata, file)) = gguf::open(&path) else {
+        return;
+    };
+    let values: BTreeMap<&str, Tensor> = file
+        .tensors()
+        .filter_map(|(name, _)| Some((name, file.tensor(name, Device::Cpu).ok()?)))
+        .collect();
+    let planned = values.iter().map(|(name, value)| Planned {
+        name: (*name).to_owned(),
+        shape: value.shape(),
+        encoding: Encoding::F32,
+    });
+    // The format has tensors of four axes at most.
+    let planned: Vec<Planned> = planned.filter(|planned| planned.shape.len() <= 4).collect();
+    let path = model_file("again.gguf");
+    let value = |planned: &Planned| Ok(values[planned.name.as_str()].clone());
+    gguf::write(&path, &metadata, &planned, value).expect("what is read is written");
+    let (said, again) = gguf::open(&path).expect("whole");
+    assert!(
+        said.iter()
+            .map(|(key, _)| key)
+            .eq(metadata.iter().map(|(key, _)| key))
+    );
+    for Planned { name, .. } in &planned {
+        let read = again.tensor(name, Device::Cpu).expect("whole");
+        assert_eq!(
+            read.as_bytes().ok(),
+            values[name.as_str()].as_bytes().ok(),
+            "{name}"
+        );
+    }
+}
+
+/// A file of PyTorch's, and the pickle of one with some storages.
+pub fn pickle(bytes: &[u8]) {
+    let path = model_file("mutant.pt");
+    fs::write(&path, bytes).expect("written");
+    pytorch_tensors(&path);
+    let mut zip = ZipWriter::new(fs::File::create(&path).expect("made"));
+    let storages = (0..10).map(|key| (format!("x/data/{key}"), &[0x3f; 192][..]));
+    for (name, bytes) in [("x/data.pkl".to_owned(), bytes)]
+        .into_iter()
+        .chain(storages)
+    {
+        zip.start_file(name, SimpleFileOptions::default())
+            .expect("written");
+        zip.write_all(bytes).expect("written");
+    }
+    zip.finish().expect("written");
+    pytorch_tensors(&path);
+}
+
+/// Reads all of a file, if it can be read.
+fn pytorch_tensors(path: &Path) {
+    let Ok(file) = pytorch::open(path, None) else {
+        return;
+    };
+    let size = fs::metadata(path).expect("there").len();
+    for (name, shape) in file.tensors() {
+        assert!(
+            shape.count() as u64 <= size,
+            "{name} has more values than the file has bytes"
+        );
+        let _ = file.tensor(name, Device::Cpu);
+    }
 }
 
 /// A page of any texts and numbers.
