@@ -58,8 +58,8 @@ pub enum Error {
         "`{0}` has more text than is encoded at a time (256 MiB): make a token file of it with `serpens tokenize`, and give that"
     )]
     TooLarge(String),
-    /// A document that its tokenizer cannot read in parts is too large for the memory.
-    #[error("`{}` has a document of more than 256 MiB, which this tokenizer cannot read in parts: cut it", .0.display())]
+    /// A document that its tokenizer cannot read in blocks is too large for the memory.
+    #[error("`{}` has a document of more than 256 MiB, which this tokenizer cannot read in blocks: cut it", .0.display())]
     LongDocument(PathBuf),
     /// A line that is no document.
     #[error("`{}`, line {line} ({source}): write {{\"text\": …}}, or {{\"prompt\": …, \"completion\": …}}", path.display())]

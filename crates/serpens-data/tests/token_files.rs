@@ -341,11 +341,19 @@ fn what_cannot_be_encoded_is_refused_and_leaves_no_file() {
         refused("blank.jsonl", b"\n\n"),
         Error::EmptyFile(_)
     ));
-    let (folder, path) = text("data.txt", "text");
-    let out = folder.path().join("out");
-    let stopped = tokenize(&[path], &level, &out, &mut |_, _| Err(Error::other("stop")));
-    // So little text is written before anybody is asked.
-    assert!(stopped.is_ok() || !out.exists());
+    let (folder, path) = text("data.txt", vec![b'a'; 9 << 20]);
+    let (out, bytes) = (folder.path().join("out"), Tokenizer::bytes());
+    let stopped = tokenize(&[path], &bytes, &out, &mut |done, _| {
+        assert!(done < 9 << 20);
+        Err(Error::other("stop"))
+    });
+    assert!(matches!(stopped, Err(Error::Other(_))));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let pattern = [folder.path().join("data.txt").display().to_string()];
+    let folder_of = tokenize(&pattern, &bytes, folder.path(), &mut |_, _| {
+        Ok::<_, Error>(())
+    });
+    assert!(matches!(folder_of, Err(Error::File(_))));
 }
 
 #[test]

@@ -508,6 +508,11 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
+/// How many changed files are tried.
+fn rounds() -> u32 {
+    std::env::var("SERPENS_MUTATIONS").map_or(300, |n| n.parse().expect("a number"))
+}
+
 fn try_out(text: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokenizer.json");
@@ -526,7 +531,7 @@ fn try_out(text: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(rounds()) })]
 
     #[test]
     fn a_changed_file_is_read_or_refused(name in prop::sample::select(ALL.to_vec()), changes in prop::collection::vec((any::<prop::sample::Index>(), other_value()), 1..3)) {

@@ -4,7 +4,7 @@ use std::io::{self, SeekFrom};
 use std::path::Path;
 
 use rayon::prelude::*;
-use serpens_core::files::{FileError, write_atomically};
+use serpens_core::files::{FileError, Unread, write_atomically};
 
 use super::documents::{Block, read_documents};
 use super::files::{self, Found};
@@ -85,7 +85,8 @@ impl Header {
 
 /// Encodes the texts that the patterns name (as [`Corpus::open`](crate::Corpus::open) reads each) into a file that
 /// `Corpus::open` opens as them. It is written whole or not at all, and the same whatever the number of threads; memory
-/// does not depend on the length of the text, where the tokenizer can read texts in parts.
+/// does not depend on the length of the text, where the tokenizer can read texts in blocks: one that is byte-level and cuts
+/// words as GPT-2 does, or a table of symbols, between a visible character and an end of line, and bytes.
 ///
 /// A file is a document. Where its name ends in `.jsonl`, each line is: `{"text": …}`, or
 /// `{"prompt": …, "completion": …}`, of which only the completion is to be learnt; both are encoded by themselves, and other
@@ -100,7 +101,8 @@ impl Header {
 ///
 /// # Errors
 /// Those of [`Corpus::open`](crate::Corpus::open); a text that the tokenizer does not read, [`Error::Line`],
-/// [`Error::LongDocument`], [`Error::EmptyFile`] where no token comes of it.
+/// [`Error::LongDocument`], [`Error::EmptyFile`] where no token comes of it; a file that cannot be written, such as a
+/// device.
 pub fn tokenize<E: From<Error> + From<FileError>>(
     patterns: &[String],
     tokenizer: &Tokenizer,
@@ -110,6 +112,10 @@ pub fn tokenize<E: From<Error> + From<FileError>>(
     let mut all = Vec::new();
     for pattern in patterns {
         all.extend(files::find(pattern)?);
+    }
+    if out.metadata().is_ok_and(|there| !there.is_file()) {
+        // A device would be replaced by the file.
+        return Err(FileError::of("write", out)(Unread::NoFile.into()).into());
     }
     let bytes = all.iter().map(|found| found.bytes).sum::<u64>() as usize;
     let mut counts = Counts::default();

@@ -17,7 +17,7 @@ pub(super) struct Json {
     /// The file, of which what cuts, fills up or draws by lot is left out.
     pub(super) text: String,
     pub(super) inner: tokenizers::Tokenizer,
-    /// Whether a text may be cut between a letter and an end of line.
+    /// Whether a text may be cut between a visible character and an end of line.
     pub(super) cuts_lines: bool,
     /// The space that it writes before the first word of a text is no part of it.
     pub(super) begins_with_space: bool,
@@ -94,7 +94,7 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Tokeniz
     done.map_err(TokenizerError::Broken)
 }
 
-/// Whether a text may be cut between a letter and an end of line, and encoded apart: where normalising does not look
+/// Whether a text may be cut between a visible character and an end of line, and encoded apart: where normalising does not look
 /// across, words end at white space, and no added token reaches over the cut.
 fn cuts_lines(file: &Value) -> bool {
     let normalizer = &file["normalizer"]["type"];

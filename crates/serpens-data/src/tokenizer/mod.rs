@@ -193,10 +193,10 @@ impl Tokenizer {
         Ok(ids?.concat())
     }
 
-    /// Whether the two sides of this place give the same tokens apart as together. There is a letter before and an end of
-    /// line behind, where the kind cuts at all.
+    /// Whether the two sides of this place give the same tokens apart as together. There is a visible character before and
+    /// an end of line behind, where the kind cuts at all.
     fn may_cut(&self, text: &[u8], at: usize) -> bool {
-        let between = || at > 0 && text[at - 1].is_ascii_alphabetic() && text[at] == b'\n';
+        let between = || at > 0 && text[at - 1].is_ascii_graphic() && text[at] == b'\n';
         match &self.0.loaded.kind {
             Kind::Bytes => true,
             Kind::Json(json) => json.cuts_lines && between(),
