@@ -56,7 +56,7 @@ pub mod ssm;
 mod start;
 
 pub use error::{Error, Result};
-pub use models::{Backbone, BackboneConfig, LmState, MambaLm, MambaLmConfig};
+pub use models::{Backbone, BackboneConfig, LmState, MambaLm, MambaLmConfig, StateRow};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;
 pub use precision::{Precision, Recompute};

@@ -9,7 +9,7 @@ use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradc
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
-use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start};
+use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
 use serpens_ops::Starts;
 
 const WIDTH: usize = 6;
@@ -340,6 +340,69 @@ fn a_model_reads_a_packed_row_whole_and_in_chunks_alike_and_refuses_a_state_befo
         ),
         "{refused}"
     );
+}
+
+/// The rows of a product have the same bits among few others, and among many.
+#[test]
+fn sequences_of_their_own_states_are_read_together_to_the_bits_of_each_by_itself() {
+    let wide = |config: MambaLmConfig| MambaLmConfig {
+        d_model: 72,
+        ..config
+    };
+    for config in [MambaLmConfig::new(72, 2, 11), wide(mixed())] {
+        let model = config.init(Device::cpu(), 3).unwrap();
+        let read = |ids: &[u32], lengths: Option<&[usize]>, rows: &[&StateRow]| {
+            let ids = Tensor::from_slice([1, ids.len()], ids, Device::cpu()).unwrap();
+            let mut state = LmState::gather(rows).unwrap();
+            let sequence = Sequence {
+                lengths,
+                ..Sequence::default()
+            };
+            let hidden = model
+                .hidden(&ids.into(), &sequence, Some(&mut state))
+                .unwrap();
+            let hidden = hidden.into_tensor().unwrap().to_vec::<f32>().unwrap();
+            (hidden, state.scatter().unwrap())
+        };
+        for lengths in [vec![1, 40, 7, 64], vec![129, 700, 131], vec![1; 5]] {
+            let fresh = model.initial_state(1).unwrap().scatter().unwrap();
+            let ids: Vec<u32> = (0..lengths.iter().sum())
+                .map(|i: usize| (i * 7 % 11) as u32)
+                .collect();
+            // Twice, so that the second time they go on from states that differ.
+            let mut together = vec![fresh[0].clone(); lengths.len()];
+            let mut alone = together.clone();
+            for _ in 0..2 {
+                let (hidden, states) =
+                    read(&ids, Some(&lengths), &together.iter().collect::<Vec<_>>());
+                let mut from = 0;
+                for (i, length) in lengths.iter().enumerate() {
+                    let (own, state) = read(&ids[from..from + length], None, &[&alone[i]]);
+                    assert!(
+                        own == hidden[from * 72..(from + length) * 72],
+                        "{i} of {lengths:?}"
+                    );
+                    alone[i] = state[0].clone();
+                    from += length;
+                }
+                together = states;
+            }
+        }
+        // Neither without a state for each, nor to be trained.
+        let sequence = Sequence {
+            lengths: Some(&[2, 1]),
+            ..Sequence::default()
+        };
+        let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
+        for mut state in [None, Some(model.initial_state(1).unwrap())] {
+            let refused = model.hidden(&ids.clone().into(), &sequence, state.as_mut());
+            assert!(matches!(refused, Err(Error::Unsupported(_))));
+        }
+        let mut state = model.initial_state(2).unwrap();
+        let ids = Tape::new().constant(ids);
+        let refused = model.hidden(&ids, &sequence, Some(&mut state));
+        assert!(matches!(refused, Err(Error::Unsupported(_))));
+    }
 }
 
 #[test]

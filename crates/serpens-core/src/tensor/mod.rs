@@ -5,7 +5,9 @@ pub(crate) mod pool;
 mod view;
 
 use std::any::Any;
+use std::borrow::Borrow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use pool::MemoryStats;
@@ -13,7 +15,7 @@ use view::Values;
 pub use view::{Mat, MatMut, Matrix, View, ViewMut};
 
 use crate::driver::{DevicePtr, memory};
-use crate::error::{expect_count, expect_device, expect_dtype, expect_multiple};
+use crate::error::{expect_count, expect_device, expect_dtype, expect_multiple, expect_range};
 use crate::{DType, Device, Element, Error, Result, Shape};
 use pool::Buffer;
 
@@ -166,6 +168,74 @@ impl Tensor {
         })
     }
 
+    /// A copy of these places of the first axis.
+    ///
+    /// # Errors
+    /// [`Error::Range`] where there are no such places; memory.
+    pub fn narrow(&self, places: Range<usize>) -> Result<Self> {
+        const OP: &str = "narrow";
+        let [all, rest @ ..] = &self.shape[..] else {
+            return Err(Error::shape(OP, "the tensor", "an axis", self.shape));
+        };
+        expect_range(
+            OP,
+            "the end of the places",
+            places.start..all + 1,
+            places.end,
+        )?;
+        let shape = Shape::try_from(&[&[places.len()], rest].concat()[..])?;
+        let mut copy = Self::empty(shape, self.dtype, self.device())?;
+        let each = rest.iter().product::<usize>() * self.dtype.size();
+        let (from, to) = (self.buffer.address, copy.address_mut()?);
+        // SAFETY: the places lie inside the tensor, and the copy holds as many bytes.
+        unsafe {
+            copy_bytes(
+                self.device(),
+                from + (places.start * each) as u64,
+                to,
+                copy.byte_len(),
+            )?
+        };
+        Ok(copy)
+    }
+
+    /// Tensors one behind the other along the first axis.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where their other axes differ, or there are none; [`Error::DType`], [`Error::Device`] where those
+    /// differ; memory.
+    pub fn concat<T: Borrow<Self>>(tensors: &[T]) -> Result<Self> {
+        const OP: &str = "concat";
+        let Some(first) = tensors.first().map(T::borrow) else {
+            return Err(Error::shape(
+                OP,
+                "the first tensor",
+                "one at least",
+                [0].into(),
+            ));
+        };
+        let mut all = 0;
+        for tensor in tensors.iter().map(T::borrow) {
+            expect_dtype(OP, "a tensor", first.dtype, tensor.dtype)?;
+            expect_device(OP, "a tensor", first.device(), tensor.device())?;
+            if tensor.shape.is_empty() || tensor.shape[1..] != first.shape[1..] {
+                let expected = format!("the axes of {} but the first", first.shape);
+                return Err(Error::shape(OP, "a tensor", expected, tensor.shape));
+            }
+            all += tensor.shape[0];
+        }
+        let shape = Shape::try_from(&[&[all], &first.shape[1..]].concat()[..])?;
+        let mut joined = Self::empty(shape, first.dtype, first.device())?;
+        let mut to = joined.address_mut()?;
+        for tensor in tensors.iter().map(T::borrow) {
+            let (from, bytes) = (tensor.buffer.address, tensor.byte_len());
+            // SAFETY: what is joined has as many bytes as all of them together.
+            unsafe { copy_bytes(tensor.device(), from, to, bytes)? };
+            to += bytes as u64;
+        }
+        Ok(joined)
+    }
+
     /// The values, row by row.
     ///
     /// # Errors
@@ -240,12 +310,7 @@ impl Tensor {
             let copy = Buffer::new(bytes, device)?;
             let (from, to) = (self.buffer.address, copy.address);
             // SAFETY: both buffers hold at least `bytes` bytes on one device and are different allocations.
-            unsafe {
-                match device {
-                    Device::Cpu => (from as *const u8).copy_to_nonoverlapping(to as *mut u8, bytes),
-                    Device::Cuda(_) => memory::copy(device, to, from, bytes)?,
-                }
-            }
+            unsafe { copy_bytes(device, from, to, bytes)? };
             self.buffer = Arc::new(copy);
         }
         Ok(self.buffer.address)
@@ -272,6 +337,21 @@ impl Tensor {
         // SAFETY: the buffer holds at least `bytes` initialised bytes and is unshared.
         Ok(unsafe { std::slice::from_raw_parts_mut(address, bytes) })
     }
+}
+
+/// Copies inside a device's memory.
+///
+/// # Safety
+/// Both addresses are valid there for as many bytes, which do not overlap.
+unsafe fn copy_bytes(device: Device, from: u64, to: u64, bytes: usize) -> Result<()> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match device {
+            Device::Cpu => (from as *const u8).copy_to_nonoverlapping(to as *mut u8, bytes),
+            Device::Cuda(_) => memory::copy(device, to, from, bytes)?,
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of a tensor.
@@ -320,6 +400,26 @@ mod tests {
             few.unwrap_err().to_string(),
             "Tensor::from_slice: 1 values, expected 3"
         );
+    }
+
+    #[test]
+    fn places_of_the_first_axis_are_taken_and_joined_again() {
+        let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let whole = Tensor::from_slice([4, 3, 2], &values, Device::cpu()).unwrap();
+        let places = [0..1, 1..1, 1..4].map(|places| whole.narrow(places).unwrap());
+        assert_eq!(places[2].shape()[..], [3, 3, 2]);
+        assert_eq!(places[2].to_vec::<f32>().unwrap(), values[6..]);
+        let joined = Tensor::concat(&places.each_ref()).unwrap();
+        assert_eq!(joined.shape(), whole.shape());
+        assert_eq!(joined.to_vec::<f32>().unwrap(), values);
+        assert!(matches!(whole.narrow(3..5), Err(Error::Range { .. })));
+        let other = Tensor::zeros([1, 2, 2], DType::F32, Device::cpu()).unwrap();
+        let refused = Tensor::concat(&[&whole, &other]);
+        assert!(matches!(refused, Err(Error::Shape { .. })));
+        let ids = Tensor::zeros([1, 3, 2], DType::U32, Device::cpu()).unwrap();
+        let refused = Tensor::concat(&[&whole, &ids]);
+        assert!(matches!(refused, Err(Error::DType { .. })));
+        assert!(Tensor::concat::<Tensor>(&[]).is_err());
     }
 
     #[test]

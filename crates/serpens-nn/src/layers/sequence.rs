@@ -15,6 +15,10 @@ pub struct Sequence<'a> {
     /// Where packed sequences start: nothing is remembered across these positions. With a state, those of a chunk
     /// ([`Starts::chunk`]): whole rows go on from none.
     pub starts: Option<&'a Starts>,
+    /// The lengths of sequences that stand one behind the other in a batch of one, without gradients; each goes on from
+    /// its own place in the state, which has as many as its batch. Products are made of all rows at once, and what runs
+    /// over time sequence by sequence, as each would by itself.
+    pub lengths: Option<&'a [usize]>,
     /// From the last position to the first.
     pub reverse: bool,
     /// What is computed again for the gradients, where the sequence is read without a state.

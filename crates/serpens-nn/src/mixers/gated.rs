@@ -1,7 +1,7 @@
 //! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection
 //! out.
 
-use serpens_core::{Device, Var};
+use serpens_core::{Device, Tensor, Var};
 use serpens_ops::elementwise::{mul, silu};
 
 use super::{Mixer, MixerState};
@@ -112,6 +112,9 @@ impl Mixer for Gated {
     ) -> Result<Var> {
         let inputs = self.in_proj.forward(x)?; // (batch, length, inputs · d_inner)
         let y = match sequence.recompute {
+            _ if let Some(lengths) = sequence.lengths => {
+                self.mix_each(&inputs, lengths, sequence, state)?
+            }
             Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
                 let mixer = self.handle()?;
                 let [y] = sequence.read_twice("mixer", &[&inputs], move |inputs, sequence| {
@@ -161,6 +164,50 @@ impl Gated {
             Gate::Product(q) => Ok(mul(&ssm(None)?, &input(q)?)?),
             Gate::SiluOfOutput => Ok(silu(&ssm(None)?)?),
         }
+    }
+
+    /// [`Gated::mix`] of sequences of these lengths, each with its own place in the state.
+    ///
+    /// # Shapes
+    /// (1, the sum of the lengths, inputs · d_inner) → (1, the same, d_inner)
+    fn mix_each(
+        &self,
+        inputs: &Var,
+        lengths: &[usize],
+        sequence: &Sequence<'_>,
+        state: Option<&mut MixerState>,
+    ) -> Result<Var> {
+        let (rows, width) = (inputs.shape().rows(), inputs.shape().cols());
+        let fits = |state: &Var| state.shape()[0] == lengths.len() && inputs.tape().is_none();
+        let Some(states) = state.filter(|states| states.iter().all(fits)) else {
+            let what = "sequences with lengths are read with a state for each, without gradients";
+            return Err(Error::Unsupported(what));
+        };
+        let flat = inputs.tensor()?.reshape([rows, width])?;
+        let sequence = Sequence {
+            lengths: None,
+            ..*sequence
+        };
+        let (mut from, mut outputs) = (0, Vec::new());
+        let mut last: Vec<Vec<Tensor>> = vec![Vec::new(); states.len()];
+        for (i, &length) in lengths.iter().enumerate() {
+            let own = flat.narrow(from..from + length)?;
+            let own = Var::from(own.reshape([1, length, width])?);
+            let state = states
+                .iter()
+                .map(|all| Ok(all.tensor()?.narrow(i..i + 1)?.into()));
+            let mut state = state.collect::<Result<MixerState>>()?;
+            let y = self.mix(&own, &sequence, Some(&mut state))?;
+            outputs.push(y.reshape([length, self.d_inner])?.into_tensor()?);
+            for (last, state) in last.iter_mut().zip(state) {
+                last.push(state.into_tensor()?);
+            }
+            from += length;
+        }
+        for (all, last) in states.iter_mut().zip(&last) {
+            *all = Tensor::concat(last)?.into();
+        }
+        Ok(Var::from(Tensor::concat(&outputs)?).reshape([1, rows, self.d_inner])?)
     }
 
     /// The tensors of a state: the convolution's and the state space model's.

@@ -56,7 +56,7 @@ pub trait MixerSettings {
 pub type MixerState = Vec<Var>;
 
 /// A layer that carries information from token to token. Its clone has parameters of its own.
-pub trait Mixer: Module + Debug + DynClone {
+pub trait Mixer: Module + Debug + DynClone + Send + Sync {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<MixerState>;
 

@@ -1,6 +1,6 @@
 //! What stands between an embedding and a head: layers of a normalisation and a mixer, and a last normalisation.
 
-use serpens_core::{DType, Device, Var};
+use serpens_core::{DType, Device, Tensor, Var};
 
 use crate::layers::{RmsNorm, Sequence};
 use crate::mixers::{Mixer, MixerState};
@@ -49,6 +49,76 @@ impl LmState {
         let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
         let layers = self.layers.iter().map(detach).collect();
         LmState { layers }
+    }
+
+    /// The state of each sequence of the batch by itself.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn scatter(&self) -> Result<Vec<StateRow>> {
+        let first = self.layers.iter().flatten().next();
+        let batch = first.map_or(0, |var| var.shape()[0]);
+        let row = |i: usize| {
+            let layer = |layer: &MixerState| {
+                let tensors = layer.iter().map(|var| Ok(var.tensor()?.narrow(i..i + 1)?));
+                tensors.collect::<Result<_>>()
+            };
+            let layers = self.layers.iter().map(layer).collect::<Result<_>>()?;
+            Ok(StateRow { layers })
+        };
+        (0..batch).map(row).collect()
+    }
+
+    /// The state of a batch of these sequences.
+    ///
+    /// # Errors
+    /// [`Error::State`] for those of different models; no sequences; memory.
+    pub fn gather(sequences: &[&StateRow]) -> Result<Self> {
+        let [first, others @ ..] = sequences else {
+            return Err(Error::Unsupported("a batch has one sequence at least"));
+        };
+        let tensors = |state: &StateRow| state.layers.iter().map(Vec::len).sum();
+        if let Some(other) = others.iter().find(|other| tensors(other) != tensors(first)) {
+            return Err(Error::State {
+                what: "tensors",
+                expected: tensors(first),
+                found: tensors(other),
+            });
+        }
+        let layer = |(layer, of_first): (usize, &Vec<Tensor>)| {
+            let joined = (0..of_first.len()).map(|i| {
+                let tensors = sequences.iter().map(|state| &state.layers[layer][i]);
+                Ok(Tensor::concat(&tensors.collect::<Vec<_>>())?.into())
+            });
+            joined.collect()
+        };
+        let layers = first.layers.iter().enumerate().map(layer);
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(LmState { layers })
+    }
+}
+
+/// What a model remembers of one sequence: a value that other threads may take, to be kept, cloned (which copies
+/// nothing) and read on in a batch of others.
+#[derive(Clone, Debug)]
+pub struct StateRow {
+    /// Each of a batch of one.
+    layers: Vec<Vec<Tensor>>,
+}
+
+impl StateRow {
+    /// The same with what `f` makes of each tensor, given its name, such as `layers.0.1`.
+    pub fn try_map<E>(
+        &self,
+        mut f: impl FnMut(String, &Tensor) -> Result<Tensor, E>,
+    ) -> Result<Self, E> {
+        let layers = self.layers.iter().enumerate().map(|(layer, tensors)| {
+            let tensors = tensors.iter().enumerate();
+            let mapped = tensors.map(|(i, tensor)| f(format!("layers.{layer}.{i}"), tensor));
+            mapped.collect()
+        });
+        let layers = layers.collect::<Result<_, E>>()?;
+        Ok(Self { layers })
     }
 }
 

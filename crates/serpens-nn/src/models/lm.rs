@@ -10,15 +10,6 @@ use crate::layers::{Embedding, Linear, Sequence};
 use crate::ssm::SelectionTrace;
 use crate::{Module, Precision, Recompute, Result, module};
 
-/// Positions that are read in one pass at most: as many tokens of all sequences together as keep the device busy.
-fn longest_pass(device: Device, batch: usize) -> usize {
-    let tokens: usize = match device {
-        Device::Cpu => 1 << 12,
-        Device::Cuda(_) => 1 << 15,
-    };
-    (tokens / batch.max(1)).max(64)
-}
-
 /// Embedding → [`Backbone`] → head.
 #[derive(Clone, Debug)]
 pub struct MambaLm {
@@ -72,6 +63,15 @@ impl MambaLm {
     /// never have.
     pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
         self.config.vocab_size as f64 + self.backbone.kept_per_token(recompute)
+    }
+
+    /// Positions that are read in one pass at most: as many tokens of all sequences together as keep the device busy.
+    pub fn longest_pass(&self, batch: usize) -> usize {
+        let tokens: usize = match self.device() {
+            Device::Cpu => 1 << 12,
+            Device::Cuda(_) => 1 << 15,
+        };
+        (tokens / batch.max(1)).max(64)
     }
 
     /// The state before the first token of each of `batch` sequences.
@@ -131,7 +131,7 @@ impl MambaLm {
         }
         let [batch, length] = ids.shape().axes("read", "ids", "(batch, length)")?;
         // Of one length, as a product of a few rows may be summed in another order.
-        let passes = length.div_ceil(longest_pass(device, batch));
+        let passes = length.div_ceil(self.longest_pass(batch));
         if passes <= 1 {
             return self.read_pass(&ids.to(device)?, state);
         }

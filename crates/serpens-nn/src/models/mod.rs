@@ -4,6 +4,6 @@ mod backbone;
 mod config;
 mod lm;
 
-pub use backbone::{Backbone, LmState};
+pub use backbone::{Backbone, LmState, StateRow};
 pub use config::{BackboneConfig, MambaLmConfig};
 pub use lm::MambaLm;

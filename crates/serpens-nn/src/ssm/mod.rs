@@ -18,7 +18,7 @@ use crate::layers::Sequence;
 use crate::{Module, Result};
 
 /// A state space model over the channels of a mixer. Its clone has parameters of its own.
-pub trait Ssm: Module + Debug + DynClone {
+pub trait Ssm: Module + Debug + DynClone + Send + Sync {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<Var>;
 

@@ -10,8 +10,9 @@ use crate::simd::{self, Simd, WithSimd, load};
 const SMALL_PRODUCT: usize = 50_000;
 
 /// Up to this many rows, dot products along the rows of W beat a general product, whose packing of W costs as much as
-/// using it.
-const FEW_ROWS: usize = 128;
+/// using it. A row of [`forward`] has the same bits among any number of others up to this one, and among any number
+/// beyond.
+pub const FEW_ROWS: usize = 128;
 
 /// y = x Wᵀ + b; x: (rows, d_in), w: (d_out, d_in), b: (d_out), y: (rows, d_out).
 ///

@@ -1,6 +1,7 @@
 //! The products against the definition.
 
 use proptest::prelude::*;
+use serpens_core::{Mat, MatMut};
 
 use super::reference;
 use crate::elementwise::tests::reference::sum_rows;
@@ -110,5 +111,35 @@ fn large_products_have_the_same_bits_on_any_number_of_threads() {
             crate::elementwise::cpu::sum_rows(dy.mat(), &mut db, false);
             [y.dense(), dx.dense(), dw, db].concat()
         });
+    }
+}
+
+/// What packs sequences relies on: their rows come out as they would without the others.
+#[test]
+fn a_row_has_the_same_bits_among_few_others_and_among_many() {
+    let most = 3 * cpu::FEW_ROWS;
+    for (d_in, d_out) in [(5, 3), (192, 96), (1536, 80), (700, 1537)] {
+        let ((x, _), (w, _)) = (uniform(1, most * d_in), uniform(2, d_out * d_in));
+        let rows = |from: usize, count: usize| {
+            let mut y = vec![0.0; count * d_out];
+            let x = Mat::dense(&x[from * d_in..(from + count) * d_in], d_in);
+            cpu::forward(x, &w, None, MatMut::dense(&mut y, d_out));
+            y
+        };
+        let (few, many) = (rows(0, cpu::FEW_ROWS), rows(0, most));
+        for (whole, from, count) in [
+            (&few, 0, 1),
+            (&few, 3, 1),
+            (&few, 17, 90),
+            (&many, 0, cpu::FEW_ROWS + 1),
+            (&many, 1, cpu::FEW_ROWS + 2),
+            (&many, cpu::FEW_ROWS - 1, 2 * cpu::FEW_ROWS + 1),
+        ] {
+            let expected = &whole[from * d_out..(from + count) * d_out];
+            assert!(
+                rows(from, count) == expected,
+                "{count} rows from {from}, {d_in} to {d_out}"
+            );
+        }
     }
 }
