@@ -44,7 +44,6 @@ pub mod lti_kernel;
 pub mod optimizer;
 pub mod reduce;
 pub mod rms_norm;
-pub mod sample;
 pub mod selective_scan;
 mod shared;
 pub mod simd;

@@ -4,16 +4,18 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serpens_infer::SampleOptions;
 use serpens_nn::Recompute;
 use serpens_nn::checkpoint::Verify;
 
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
 use crate::output::one_line;
-use crate::prompt::PromptArgs;
+use crate::prompt::{PromptArgs, PromptsArgs};
 use crate::recipe;
 use crate::refusal::within;
 use crate::runs::RUNS;
@@ -77,7 +79,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Make a token file of texts, for train: text of any size, encoded once.
     Tokenize(TokenizeArgs),
-    /// Continue a text with a byte model.
+    /// Continue texts.
     Generate(GenerateArgs),
     /// Draw what a model's selective layers do with each token.
     Inspect(InspectArgs),
@@ -207,34 +209,87 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
     /// The beginning of the text; an end of line where it is left out.
     #[command(flatten)]
-    pub prompt: PromptArgs,
-    /// Bytes to write.
-    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(1..=MOST))]
+    pub prompts: PromptsArgs,
+    /// Go on from the state in this file, which --save-state wrote; the prompt may be left out.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Write the state at the end to this file, to go on from it later; with --tokens 0 that behind the prompt.
+    #[arg(long, value_name = "FILE")]
+    pub save_state: Option<PathBuf>,
+    /// Texts for each prompt, each with the seed after the one before it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(1..=MOST))]
+    pub samples: usize,
+    /// Tokens to write at most.
+    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(0..=MOST))]
     pub tokens: usize,
-    /// 0 takes the most probable byte; higher is bolder.
-    #[arg(long, default_value_t = 0.8, value_parser = number)]
-    pub temperature: f32,
-    /// Draw from the K most probable bytes; 0 from all.
-    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST))]
-    pub top_k: usize,
-    /// Draw from the most probable bytes that make up this probability.
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number)]
-    pub top_p: f32,
-    /// Leave out bytes below this share of the most probable one's probability.
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number)]
-    pub min_p: f32,
-    /// Above 1, make bytes among the last 64 less probable.
-    #[arg(long, value_name = "PENALTY", default_value_t = 1.0, value_parser = number)]
-    pub repetition_penalty: f32,
+    /// End before this text; may be repeated.
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Another seed, another text.
     #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX))]
     pub seed: u64,
     /// The device and its types.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// One JSON object instead of the text.
+    /// One JSON object instead of the text; of several texts a line each.
     #[arg(long)]
     pub json: bool,
+    /// In JSON, also the log-probabilities of the tokens, in the model's own distribution, and of the N most probable ones.
+    #[arg(long, value_name = "N", requires = "json", value_parser = whole::<usize>(0..=MOST))]
+    pub logprobs: Option<usize>,
+}
+
+/// How tokens are drawn.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// 0 takes the most probable token; higher is bolder.
+    #[arg(long, default_value_t = 0.8, value_parser = number)]
+    temperature: f32,
+    /// Draw from the K most probable tokens; 0 from all.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<usize>(0..=MOST))]
+    top_k: usize,
+    /// Draw from the most probable tokens that make up this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number)]
+    top_p: f32,
+    /// Leave out tokens below this share of the most probable one's probability.
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number)]
+    min_p: f32,
+    /// Above 1, make tokens among the last 64 less probable.
+    #[arg(long, value_name = "PENALTY", default_value_t = 1.0, value_parser = number)]
+    repetition_penalty: f32,
+    /// Above 0, make tokens that were written less probable.
+    #[arg(long, value_name = "PENALTY", default_value_t = 0.0, value_parser = number)]
+    presence_penalty: f32,
+    /// Above 0, make tokens less probable the more often they were written.
+    #[arg(long, value_name = "PENALTY", default_value_t = 0.0, value_parser = number)]
+    frequency_penalty: f32,
+    /// Add this to the logit of the token of this number, -inf for none of it; may be repeated.
+    #[arg(long, value_name = "TOKEN=BIAS", value_parser = bias)]
+    logit_bias: Vec<(u32, f32)>,
+}
+
+impl SamplingArgs {
+    pub(crate) fn options(&self) -> SampleOptions {
+        SampleOptions {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.clone(),
+        }
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parts = text.split_once('=');
+    let pair = parts.and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
+    pair.ok_or_else(|| "give the number of a token and a number, such as 50=-2.5".to_owned())
 }
 
 /// Arguments of `serpens inspect`.
@@ -321,6 +376,8 @@ mod tests {
         }
         let told = refused(&["serpens", "generate", "--model", "a", "--top-k", "-1"]);
         assert!(told.contains("0 or more"), "{told}");
+        let told = refused(&["serpens", "generate", "--model", "a", "--logit-bias", "x=1"]);
+        assert!(told.contains("50=-2.5"), "{told}");
         let told = refused(&["serpens", "bench", "--batch", "0"]);
         assert!(told.contains("1 to 4294967295"), "{told}");
         for option in [
@@ -328,6 +385,8 @@ mod tests {
             "--top-p",
             "--min-p",
             "--repetition-penalty",
+            "--presence-penalty",
+            "--frequency-penalty",
         ] {
             let args = ["serpens", "generate", "--model", "a", option, "-1"];
             Cli::try_parse_from(args).expect("sampling says what it may be");

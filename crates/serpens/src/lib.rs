@@ -47,8 +47,8 @@ pub use commands::run;
 pub use error::{Error, Result};
 pub use output::tell;
 pub use {
-    serpens_core as core, serpens_data as data, serpens_formats as formats, serpens_nn as nn,
-    serpens_ops as ops, serpens_train as train,
+    serpens_core as core, serpens_data as data, serpens_formats as formats, serpens_infer as infer,
+    serpens_nn as nn, serpens_ops as ops, serpens_train as train,
 };
 
 /// The README's Rust, compiled and run.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Deserialize;
 use serpens_core::files::{self, Accept, FileError, MOST_WHOLE};
 
 use crate::refusal::Refusal;
@@ -11,14 +12,26 @@ use crate::{Error, Result};
 
 /// Options of the commands that read a prompt.
 #[derive(Debug, Args)]
-#[group(multiple = false)]
+#[group(id = "one_prompt", multiple = false)]
 pub struct PromptArgs {
-    /// Text for a byte model; token ids apart by spaces for another.
+    /// Text; token ids apart by spaces for a model without a tokenizer.
     #[arg(long)]
     prompt: Option<String>,
     /// The prompt in a file, or on standard input where it is -.
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+}
+
+/// Options of the command that reads many of them.
+#[derive(Debug, Args)]
+pub struct PromptsArgs {
+    /// One prompt.
+    #[command(flatten)]
+    one: PromptArgs,
+    /// Many prompts in a file, or on standard input where it is -: a line each, empty ones left out; in a .jsonl file each
+    /// a JSON string or an object with a "prompt".
+    #[arg(long, value_name = "FILE", conflicts_with = "one_prompt")]
+    prompts: Option<PathBuf>,
 }
 
 impl PromptArgs {
@@ -34,6 +47,42 @@ impl PromptArgs {
             false => Ok(Some(bytes)),
         }
     }
+}
+
+impl PromptsArgs {
+    /// The prompts; an end of line where none is given, and nothing is gone on from.
+    pub(crate) fn read(&self, goes_on: bool) -> Result<Vec<Vec<u8>>> {
+        const OPTION: &str = "--prompts";
+        let Some(path) = &self.prompts else {
+            let beginning = if goes_on { "" } else { "\n" };
+            return Ok(vec![self.one.read()?.unwrap_or_else(|| beginning.into())]);
+        };
+        let text = files::text(read(path)?).map_err(FileError::of("read", path))?;
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty());
+        let in_json = path.extension().is_some_and(|ending| ending == "jsonl");
+        let prompt = |(at, line): (usize, &str)| match in_json {
+            false => Ok(line.into()),
+            true => match serde_json::from_str(line) {
+                Ok(JsonPrompt::Text(prompt) | JsonPrompt::Object { prompt }) => Ok(prompt.into()),
+                Err(_) => Err(Error::refused(OPTION, Refusal::NoPrompt(at + 1))),
+            },
+        };
+        let prompts = lines.map(prompt).collect::<Result<Vec<Vec<u8>>>>()?;
+        match prompts.is_empty() {
+            true => Err(Error::refused(OPTION, Refusal::Empty)),
+            false => Ok(prompts),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum JsonPrompt {
+    Text(String),
+    Object { prompt: String },
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

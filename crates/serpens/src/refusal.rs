@@ -27,6 +27,12 @@ pub enum Refusal {
     /// There is nothing to begin with.
     #[error("it is empty; give at least one character to begin with")]
     Empty,
+    /// A line that holds no prompt.
+    #[error("line {0} is neither a JSON string nor an object with a \"prompt\"")]
+    NoPrompt(usize),
+    /// One file for the states of several samples.
+    #[error("it takes the state of one sample: give one prompt and no --samples")]
+    ManyStates,
     /// A word that the model does not read.
     #[error("{word:?} is no token of this model; give numbers below {vocabulary}, apart by spaces")]
     NoToken {
@@ -232,8 +238,10 @@ pub enum WrongModel {
     )]
     NotFinite,
     /// It writes no text.
-    #[error("its vocabulary has {0} tokens; generate writes text with byte models, which have 256")]
-    NoBytes(usize),
+    #[error(
+        "its vocabulary has {0} tokens, but there is no tokenizer in its folder: give one with --tokenizer (models of bytes, which have 256 tokens, need none)"
+    )]
+    NoTokenizer(usize),
     /// Its run's task is not what it learnt.
     #[error(
         "its run's task has a token {token}, but its vocabulary only {vocabulary}; give a --prompt"

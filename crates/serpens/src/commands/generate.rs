@@ -1,14 +1,24 @@
 //! `serpens generate`.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+use serpens_data::Tokenizer;
+use serpens_infer::{
+    Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
+};
 use serpens_nn::Module;
-use serpens_ops::sample::{SampleOptions, Sampler};
+use serpens_report::grouped;
 
 use crate::cli::GenerateArgs;
-use crate::output::{OutputMode, harmless, say, tell, unless_gone};
-use crate::refusal::WrongModel;
-use crate::tasks::continuation::continue_text;
+use crate::output::{OutputMode, counted, harmless, say, tell, unless_gone};
+use crate::progress::Meter;
+use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
 
 /// Bytes of a prompt that are shown on a terminal at most.
@@ -16,50 +26,214 @@ const MOST_ON_A_TERMINAL: usize = 2000;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
-    let mut sampler = Sampler::new(SampleOptions {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-    })?;
-    let prompt = args.prompt.read()?.unwrap_or_else(|| b"\n".to_vec());
+    let sampling = args.sampling.options().check();
+    sampling.map_err(serpens_infer::Error::from)?;
+    let prompts = args.prompts.read(args.state.is_some())?;
+    let single = prompts.len() == 1 && args.samples == 1;
+    if !single && args.save_state.is_some() {
+        return Err(Error::refused("--save-state", Refusal::ManyStates));
+    }
     let (dir, mut model) = args.model.load()?;
     model.to(compute.device, compute.precision)?;
     let vocabulary = model.config().vocab_size;
-    if vocabulary != 256 {
-        return Err(Error::wrong_model(dir, WrongModel::NoBytes(vocabulary)));
-    }
-    let write = |text: &[u8]| -> Result<bool> { Ok(args.json || text.is_empty() || show(text)?) };
-    let mut text = Vec::new();
-    let mut pending = Vec::new();
-    let (count, seed, mode) = (args.tokens, args.seed, OutputMode::Terminal);
-    let ids: Vec<u32> = prompt.iter().copied().map(u32::from).collect();
-    let pace = continue_text(&model, &ids, count, &mut sampler, seed, mode, |id| {
-        if text.is_empty() {
-            write(shown_of(&prompt))?; // below the bar of its reading
+    let Some(tokenizer) = args.model.tokenizer(&dir, vocabulary)? else {
+        return Err(Error::wrong_model(dir, WrongModel::NoTokenizer(vocabulary)));
+    };
+    let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
+    let state = args.state.as_deref().map(load).transpose()?;
+    let requests = requests(args, &prompts, &tokenizer, state.as_ref())?;
+    let read = requests.iter().map(|request| request.prompt.len()).sum();
+    let mut writer = Writer {
+        args,
+        tokenizer: &tokenizer,
+        prompts: &prompts,
+        read,
+        single,
+        begun: Instant::now(),
+        first: None,
+        written: 0,
+        goes_on: true,
+        texts: HashMap::new(),
+        state: None,
+    };
+    let meter = Meter::new(OutputMode::Terminal, "reading".into(), read);
+    let (done, meter) = (Cell::new(0), RefCell::new(Some(meter)));
+    let on_pass = |tokens| {
+        done.set(done.get() + tokens);
+        let mut meter = meter.borrow_mut();
+        drop(meter.as_mut().map(|meter| meter.at(done.get())));
+    };
+    let batching = Batching {
+        on_pass: Some(&on_pass),
+        ..Batching::default()
+    };
+    generate(&model, requests, batching, |of, told| {
+        if meter.take().is_some() && single && !args.json {
+            writer.show(shown_of(&prompts[0]))?; // below the bar of its reading
         }
-        text.push(id as u8);
-        pending.push(id as u8);
-        write(take_text(&mut pending).as_bytes())
+        writer.hear(of, told)
     })?;
-    if args.json {
-        let value = serde_json::json!({
-            "prompt": String::from_utf8_lossy(&prompt),
-            "text": String::from_utf8_lossy(&text),
-            "tokens": text.len(),
-            "prompt_tokens_per_second": pace.read_per_second,
-            "tokens_per_second": pace.written_per_second,
-        });
-        return say(&value.to_string());
+    if !args.json {
+        writer.tell_pace();
     }
-    write(format!("{}\n", String::from_utf8_lossy(&pending)).as_bytes())?;
-    let [read, wrote] = [prompt.len(), text.len()];
-    let [reading, writing] = [pace.read_per_second, pace.written_per_second];
-    tell(&format!(
-        "read {read} B at {reading:.0} B/s, wrote {wrote} B at {writing:.0} B/s"
-    ));
-    Ok(())
+    match (&args.save_state, writer.state) {
+        (Some(path), Some(state)) => Ok(state.save(path, &model, Some(&tokenizer))?),
+        _ => Ok(()),
+    }
+}
+
+fn requests(
+    args: &GenerateArgs,
+    prompts: &[Vec<u8>],
+    tokenizer: &Tokenizer,
+    state: Option<&SequenceState>,
+) -> Result<Vec<Request>> {
+    let request = |prompt: &Vec<u8>| {
+        Ok(Request {
+            prompt: encode_prompt(tokenizer, prompt, state.is_some())?,
+            state: state.cloned(),
+            samples: args.samples,
+            sampling: args.sampling.options(),
+            seed: args.seed,
+            tokens: args.tokens,
+            ends: tokenizer.end_of_text().to_vec(),
+            log_probs: args.logprobs,
+        })
+    };
+    prompts.iter().map(request).collect()
+}
+
+/// What was written of a sample.
+struct Text {
+    stream: TextStream,
+    text: String,
+    drawn: Vec<Drawn>,
+}
+
+/// Writes samples: a single one while it is drawn, of several each once it is whole.
+struct Writer<'a> {
+    args: &'a GenerateArgs,
+    tokenizer: &'a Tokenizer,
+    prompts: &'a [Vec<u8>],
+    /// Tokens of all prompts.
+    read: usize,
+    single: bool,
+    begun: Instant,
+    /// How long the first token took.
+    first: Option<Duration>,
+    written: usize,
+    /// Whether somebody still reads.
+    goes_on: bool,
+    /// Those that have not ended.
+    texts: HashMap<Of, Text>,
+    /// That of the sample that ended last.
+    state: Option<SequenceState>,
+}
+
+impl Writer<'_> {
+    fn hear(&mut self, of: Of, told: Told<'_>) -> Result<ControlFlow<()>> {
+        let begin = || Text {
+            stream: TextStream::new(self.tokenizer, &self.args.stop),
+            text: String::new(),
+            drawn: Vec::new(),
+        };
+        let mut text = self.texts.remove(&of).unwrap_or_else(begin);
+        let streams = self.single && !self.args.json;
+        match told {
+            Told::Token(drawn) => {
+                self.first.get_or_insert_with(|| self.begun.elapsed());
+                self.written += 1;
+                let new = text.stream.push(drawn.token);
+                if streams {
+                    self.show(new.as_bytes())?;
+                }
+                text.text += &new;
+                text.drawn.push(drawn.clone());
+                let ends = text.stream.has_stopped() || !self.goes_on;
+                self.texts.insert(of, text);
+                return Ok(match ends {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                });
+            }
+            Told::End(end, state) => {
+                self.state = Some(state);
+                let rest = text.stream.finish();
+                text.text += &rest;
+                if self.args.json {
+                    say(&self.json(of, &text, end).to_string())?;
+                } else if streams {
+                    self.show(format!("{rest}\n").as_bytes())?;
+                } else {
+                    let (prompt, sample) = (of.request + 1, of.sample + 1);
+                    self.show(format!("=== prompt {prompt}, sample {sample}\n").as_bytes())?;
+                    self.show(&self.prompts[of.request])?;
+                    self.show(format!("{}\n", text.text).as_bytes())?;
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn show(&mut self, text: &[u8]) -> Result<()> {
+        self.goes_on = self.goes_on && (text.is_empty() || show(text)?);
+        Ok(())
+    }
+
+    fn json(&self, of: Of, text: &Text, end: End) -> Value {
+        let mut value = json!({
+            "prompt": String::from_utf8_lossy(&self.prompts[of.request]),
+            "text": text.text,
+            "tokens": text.drawn.len(),
+            "end": match end {
+                End::Token => "end of text",
+                End::Length => "length",
+                End::Broken => "stop",
+            },
+        });
+        if self.single {
+            let [first, read, written] = self.pace();
+            value["seconds_to_first_token"] = first.into();
+            value["prompt_tokens_per_second"] = read.into();
+            value["tokens_per_second"] = written.into();
+        } else {
+            value["request"] = of.request.into();
+            value["sample"] = of.sample.into();
+        }
+        if self.args.logprobs.is_some() {
+            let token = |token: u32, log_prob: f64| {
+                let text = self.tokenizer.token_text(token);
+                json!({ "token": token, "text": text, "log_prob": log_prob })
+            };
+            let told = text.drawn.iter().filter_map(|drawn| {
+                let told = drawn.log_probs.as_ref()?;
+                let top = told.top.iter().map(|&(id, log_prob)| token(id, log_prob));
+                let mut value = token(drawn.token, told.drawn);
+                value["top"] = top.collect();
+                Some(value)
+            });
+            value["log_probs"] = told.collect();
+        }
+        value
+    }
+
+    /// Seconds to the first token, and tokens a second before and behind it.
+    fn pace(&self) -> [f64; 3] {
+        let whole = self.begun.elapsed();
+        let first = self.first.unwrap_or(whole);
+        let [first, rest] = [first, whole - first].map(|time| time.as_secs_f64().max(1e-9));
+        let behind = self.written.saturating_sub(1) as f64;
+        [first, self.read as f64 / first, behind / rest]
+    }
+
+    fn tell_pace(&self) {
+        let [first, _, written] = self.pace();
+        tell(&format!(
+            "read {}, the first token came after {first:.3} s, {} more at {written:.0} a second",
+            counted(self.read as u64, "token"),
+            grouped(self.written.saturating_sub(1)),
+        ));
+    }
 }
 
 /// What is shown of a prompt: its end on a terminal, where there is much of it.
@@ -82,29 +256,4 @@ fn show(text: &[u8]) -> Result<bool> {
         false => out.write_all(text),
     };
     unless_gone(written.and_then(|()| out.flush()))
-}
-
-/// Takes what is complete of a text whose last character may still lack bytes; bytes that are no text become `�`.
-fn take_text(pending: &mut Vec<u8>) -> String {
-    let text = std::str::from_utf8(pending);
-    let complete = text.map_or_else(|e| e.valid_up_to() + e.error_len().unwrap_or(0), str::len);
-    let rest = pending.split_off(complete);
-    String::from_utf8_lossy(&std::mem::replace(pending, rest)).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn characters_appear_when_complete_and_other_bytes_as_replacement() {
-        let mut pending = Vec::new();
-        let mut shown = Vec::new();
-        for &byte in "aé€".as_bytes().iter().chain(&[0xff, b'b', 0xe2]) {
-            pending.push(byte);
-            shown.push(take_text(&mut pending));
-        }
-        assert_eq!(shown, ["a", "", "é", "", "", "€", "\u{fffd}", "b", ""]);
-        assert_eq!(pending, [0xe2]);
-    }
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use console::Term;
 use serpens_core::files::{Accept, FileError, write_bytes};
+use serpens_data::Tokenizer;
+use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
 use serpens_report::{Form, Report, SelectionMap, wrap};
 
@@ -44,7 +46,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         usize::MAX
     };
     let (sample, left_out) = match args.prompt.read()? {
-        Some(prompt) => sample_of_prompt(&model, &prompt, most)?,
+        Some(prompt) => {
+            let tokenizer = args.model.tokenizer(&dir, model.config().vocab_size)?;
+            sample_of_prompt(&model, tokenizer.as_ref(), &prompt, most)?
+        }
         None => (sample_of_task(&model, &dir)?, 0),
     };
     let title = format!("Selection map of {}", args.model.path.display());
@@ -110,17 +115,14 @@ fn colour() -> bool {
     std::io::stdout().is_terminal() && !refused
 }
 
-/// The first tokens of a prompt, and how many there are beyond `most`.
-fn sample_of_prompt(model: &MambaLm, prompt: &[u8], most: usize) -> Result<(Sample, usize)> {
+/// The first tokens of a prompt, and how many there are beyond `most`: of text for a tokenizer, of numbers without one.
+fn sample_of_prompt(
+    model: &MambaLm,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &[u8],
+    most: usize,
+) -> Result<(Sample, usize)> {
     let vocabulary = model.config().vocab_size;
-    let text = String::from_utf8_lossy(prompt);
-    let words = || text.split_whitespace();
-    let tokens = match vocabulary {
-        256 => prompt.len(),
-        _ => words().count(),
-    };
-    let shown = tokens.min(most);
-    check_length(model, shown)?;
     let token = |word: &str| match word.parse::<u32>() {
         Ok(id) if (id as usize) < vocabulary => Ok(id),
         _ => Err(Refusal::NoToken {
@@ -128,16 +130,25 @@ fn sample_of_prompt(model: &MambaLm, prompt: &[u8], most: usize) -> Result<(Samp
             vocabulary,
         }),
     };
-    if vocabulary == 256 {
-        return Ok((Sample::text(&prompt[..shown]), tokens - shown));
-    }
-    let ids: Result<Vec<u32>, _> = words().take(shown).map(token).collect();
-    let wrong = match ids {
-        Ok(ids) if !ids.is_empty() => return Ok((Sample::ids(ids), tokens - shown)),
-        Ok(_) => Refusal::Empty,
-        Err(wrong) => wrong,
+    let mut ids: Vec<u32> = match tokenizer {
+        Some(tokenizer) => encode_prompt(tokenizer, prompt, false)?,
+        None => {
+            let text = String::from_utf8_lossy(prompt);
+            let ids: Result<_, _> = text.split_whitespace().map(token).collect();
+            ids.map_err(|wrong| Error::refused("--prompt", wrong))?
+        }
     };
-    Err(Error::refused("--prompt", wrong))
+    if ids.is_empty() {
+        return Err(Error::refused("--prompt", Refusal::Empty));
+    }
+    let left_out = ids.len().saturating_sub(most);
+    ids.truncate(most);
+    check_length(model, ids.len())?;
+    let sample = match tokenizer {
+        Some(tokenizer) => Sample::text(tokenizer, ids),
+        None => Sample::ids(ids),
+    };
+    Ok((sample, left_out))
 }
 
 /// A sequence of the task that the model learnt, as its run's recipe says; of induction heads for another model of that

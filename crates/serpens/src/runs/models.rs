@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use serpens_core::Device;
+use serpens_data::Tokenizer;
 use serpens_nn::MambaLm;
 use serpens_nn::checkpoint::{self, Verify};
 
@@ -18,6 +19,9 @@ pub struct ModelArgs {
     /// A run's folder or its name below runs, or a model's folder.
     #[arg(long = "model", value_name = "RUN")]
     pub(crate) path: PathBuf,
+    /// The tokenizer: its file or folder, or bytes; otherwise that in the model's folder.
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// Take the files as they are, though their digests say that they are damaged.
     #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify())]
     verify: Verify,
@@ -37,6 +41,19 @@ impl ModelArgs {
         let dir = model_dir(&self.path)?;
         let model = load(&dir, self.verify)?;
         Ok((dir, model))
+    }
+
+    /// The tokenizer that was given, or is in the model's folder; bytes for a model of 256 tokens that has none.
+    pub(crate) fn tokenizer(&self, dir: &Path, vocabulary: usize) -> Result<Option<Tokenizer>> {
+        let found = match &self.tokenizer {
+            Some(path) => Some(Tokenizer::open(path)?),
+            None => Tokenizer::find(dir)?,
+        };
+        let found = found.or_else(|| (vocabulary == 256).then(Tokenizer::bytes));
+        if let Some(tokenizer) = &found {
+            tokenizer.check_vocabulary(vocabulary)?;
+        }
+        Ok(found)
     }
 }
 

@@ -29,13 +29,17 @@ impl Run {
         let speed = series(trained, |line| line.tokens_per_second);
         figures.push(chart("Speed", "tokens per second", speed));
         let texts = self.task.texts(trained)?;
-        let beginning = |(_, text): &(String, String)| {
-            let end = text.floor_char_boundary(SHOWN);
-            Sample::text(&text.as_bytes()[..end])
+        let beginning = || {
+            let (tokenizer, (_, text)) = self.task.tokenizer().zip(texts.first())?;
+            let ids = tokenizer.encode(&text.as_bytes()[..text.floor_char_boundary(SHOWN)]);
+            Some(ids.map(|ids| Sample::text(tokenizer, ids)))
         };
-        let sample = self.recipe.task.settings().sample()?;
+        let sample = match self.recipe.task.settings().sample()? {
+            Some(sample) => Some(sample),
+            None => beginning().transpose()?,
+        };
         let mut maps = Vec::new();
-        if let Some(sample) = sample.or_else(|| texts.first().map(beginning)) {
+        if let Some(sample) = sample {
             for Trained { name, model, .. } in trained {
                 let title = format!("What {name} selects");
                 maps.extend(

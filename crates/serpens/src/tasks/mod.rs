@@ -1,6 +1,5 @@
 //! What can be trained: a file for each task, and the one list of them.
 
-pub(crate) mod continuation;
 mod induction_heads;
 mod results;
 pub(crate) mod selection;

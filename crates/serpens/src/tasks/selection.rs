@@ -1,6 +1,7 @@
 //! From a model and a sequence to its selection map.
 
 use serpens_core::Device;
+use serpens_data::Tokenizer;
 use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
 use serpens_report::{LayerSelection, SelectionMap};
@@ -26,15 +27,16 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Bytes of a text.
-    pub(crate) fn text(text: &[u8]) -> Self {
-        let name = |byte| match byte {
-            b' '..=b'~' | b'\n' => char::from(byte).to_string(),
-            other => format!("{other:02x}"),
+    /// Tokens of a text.
+    pub(crate) fn text(tokenizer: &Tokenizer, ids: Vec<u32>) -> Self {
+        let name = |&id: &u32| match char::from_u32(id) {
+            _ if !tokenizer.is_bytes() => tokenizer.token_text(id),
+            Some(byte @ (' '..='~' | '\n')) => byte.to_string(),
+            _ => format!("{id:02x}"),
         };
         Self {
-            names: text.iter().copied().map(name).collect(),
-            ..Self::ids(text.iter().copied().map(u32::from).collect())
+            names: ids.iter().map(name).collect(),
+            ..Self::ids(ids)
         }
     }
 

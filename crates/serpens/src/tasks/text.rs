@@ -1,19 +1,18 @@
 //! Text: predict the next token, a byte where no tokenizer is given.
 
 use std::f64::consts::LN_2;
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Split, Tokenizer};
+use serpens_infer::{Batching, Request, SampleOptions, TextStream, Told, generate};
 use serpens_nn::MambaLm;
-use serpens_ops::sample::{SampleOptions, Sampler};
 use serpens_report::{LineChart, Series, Table, grouped};
-use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate, go_on};
+use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate};
 use smart_default::SmartDefault;
 
-use super::continuation::continue_text;
 use super::trained::{Trained, chart, series};
 use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Validation};
 use crate::output::{OutputMode, counted, figure};
@@ -151,20 +150,31 @@ impl Text {
 
     /// Text that a model writes.
     fn written_by(&self, model: &MambaLm) -> Result<String> {
-        let mut sampler = Sampler::new(SampleOptions {
-            temperature: 0.8,
-            top_p: 0.95,
-            ..SampleOptions::default()
-        })?;
         let tokenizer = self.corpus.tokenizer();
-        let (mut decoder, mut text) = (tokenizer.decoder(), String::new());
-        let (count, quiet) = (SAMPLE_TOKENS, OutputMode::Quiet);
-        continue_text(model, &self.prompt, count, &mut sampler, 0, quiet, |id| {
-            go_on(&STOP)?;
-            text += &decoder.push(id);
-            Ok(!tokenizer.end_of_text().contains(&id))
+        let request = Request {
+            prompt: self.prompt.clone(),
+            sampling: SampleOptions {
+                temperature: 0.8,
+                top_p: 0.95,
+                ..SampleOptions::default()
+            },
+            tokens: SAMPLE_TOKENS,
+            ends: tokenizer.end_of_text().to_vec(),
+            ..Request::default()
+        };
+        let batching = Batching {
+            stop: Some(&STOP),
+            ..Batching::default()
+        };
+        let (mut stream, mut text) = (TextStream::new(tokenizer, &[]), String::new());
+        generate(model, [request], batching, |_, told| {
+            text += &match told {
+                Told::Token(drawn) => stream.push(drawn.token),
+                Told::End(..) => stream.finish(),
+            };
+            Ok::<_, Error>(ControlFlow::Continue(()))
         })?;
-        Ok(text + &decoder.finish())
+        Ok(text)
     }
 }
 

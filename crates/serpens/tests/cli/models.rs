@@ -86,11 +86,14 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
         ["--top-p", "2"],
         ["--min-p", "1"],
         ["--repetition-penalty", "0"],
+        ["--presence-penalty", "nan"],
+        ["--frequency-penalty", "inf"],
         ["--prompt-file", "/dev/null"],
     ];
     for case in cases {
         let value = format!("{}={}", case[0], case[1]);
-        let name = case[0].trim_start_matches("--").replace("on-p", "on p");
+        let name = case[0].trim_start_matches("--");
+        let name = name.replace("-penalty", " penalty");
         let ran = place.run(&["generate", "--model", "runs/a", &value]);
         ran.is_refused(2, &[&name]);
     }
@@ -108,12 +111,268 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
 }
 
 #[test]
+fn many_prompts_and_samples_are_written_at_once_as_each_alone() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let generate = |more: &[&str]| {
+        let start = ["generate", "--model", "a", "--tokens", "12", "--json"];
+        let ran = place.run(&[&start[..], more].concat()).succeeds();
+        assert!(
+            !ran.stdout.contains('\u{1b}'),
+            "what a terminal would obey is escaped"
+        );
+        ran.json_lines()
+    };
+    let prompts = ["the snake", "x", "and again, and again"];
+    place.write("prompts.txt", format!("{}\n\n", prompts.join("\n\n")));
+    let in_json = prompts.map(|prompt| serde_json::json!({ "prompt": prompt }).to_string());
+    place.write("prompts.jsonl", format!("{}\n\"x\"\n", in_json.join("\n")));
+    let many = generate(&["--prompts", "prompts.txt", "--samples", "3", "--seed", "5"]);
+    assert_eq!(many.len(), 9);
+    for line in &many {
+        let (prompt, sample) = (
+            line["prompt"].as_str().unwrap(),
+            line["sample"].as_u64().unwrap(),
+        );
+        assert_eq!(prompt, prompts[line["request"].as_u64().unwrap() as usize]);
+        let seed = (5 + sample).to_string();
+        let alone = generate(&["--prompt", prompt, "--seed", &seed]);
+        assert_eq!(line["text"], alone[0]["text"], "{prompt}, {sample}");
+    }
+    let from_json = generate(&["--prompts", "prompts.jsonl", "--seed", "5"]);
+    let texts = |lines: &[serde_json::Value], request: u64| {
+        let line = lines
+            .iter()
+            .find(|line| line["request"] == request && line["sample"] == 0);
+        line.unwrap()["text"].clone()
+    };
+    assert_eq!(from_json.len(), 4);
+    for request in 0..3 {
+        assert_eq!(texts(&from_json, request), texts(&many, request));
+    }
+    assert_eq!(texts(&from_json, 3), texts(&many, 1));
+    let shown = place.run(&[
+        "generate",
+        "--model",
+        "a",
+        "--samples",
+        "2",
+        "--tokens",
+        "3",
+    ]);
+    let shown = shown.succeeds();
+    assert_eq!(shown.stdout.matches("=== prompt 1, sample ").count(), 2);
+    assert!(
+        shown.stderr.contains("first token came after"),
+        "{}",
+        shown.stderr
+    );
+
+    place.write("broken.jsonl", "\"a\"\n{\"text\": 1}\n");
+    let run = |more: &[&str]| place.run(&[&["generate", "--model", "a"][..], more].concat());
+    run(&["--prompts", "broken.jsonl"]).is_refused(2, &["--prompts", "line 2"]);
+    run(&["--prompts", "/dev/null"]).is_refused(2, &["--prompts", "empty"]);
+    run(&["--prompts", "none"]).is_refused(1, &["cannot read none"]);
+    run(&["--samples", "2", "--save-state", "s"]).is_refused(2, &["--save-state", "one sample"]);
+    run(&["--logit-bias", "256=1"]).is_refused(1, &["token", "256"]);
+}
+
+#[test]
+fn a_text_ends_before_a_stop_string_and_tells_its_log_probabilities() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let generate = |more: &[&str]| {
+        let start = [
+            "generate", "--model", "a", "--prompt", "the ", "--tokens", "60", "--json",
+        ];
+        place
+            .run(&[&start[..], more].concat())
+            .succeeds()
+            .json_lines()
+            .remove(0)
+    };
+    // Letters only, so that characters are bytes.
+    let biases: Vec<String> = (0..256)
+        .filter(|byte| !(97..123).contains(byte))
+        .map(|byte| format!("--logit-bias={byte}=-inf"))
+        .collect();
+    let letters: Vec<&str> = biases.iter().map(String::as_str).collect();
+    let whole = generate(&letters);
+    let text = whole["text"].as_str().unwrap();
+    assert!(
+        text.len() == 60 && text.bytes().all(|byte| byte.is_ascii_lowercase()),
+        "{text}"
+    );
+    assert_eq!(whole["end"], "length");
+    let stop = &text[20..23];
+    let stopped = generate(&[&letters[..], &["--stop", "never", "--stop", stop]].concat());
+    assert_eq!(stopped["end"], "stop");
+    assert_eq!(stopped["text"], text[..text.find(stop).unwrap()]);
+    assert_eq!(
+        generate(&[&letters[..], &["--stop", "NEVER"]].concat())["text"],
+        text
+    );
+    for wrong in [&["--stop", ""][..], &["--logprobs", "1"]] {
+        let ran = place.run(&[&["generate", "--model", "a"][..], wrong].concat());
+        assert_eq!(ran.code, Some(2), "{wrong:?}: {}", ran.stderr);
+    }
+
+    let told = generate(&["--logprobs", "256", "--temperature", "0"]);
+    let told = told["log_probs"].as_array().unwrap();
+    assert_eq!(told.len(), 60);
+    for token in told {
+        let top = token["top"].as_array().unwrap();
+        assert_eq!(
+            (&top[0]["token"], &top[0]["log_prob"]),
+            (&token["token"], &token["log_prob"])
+        );
+        let sum: f64 = top
+            .iter()
+            .map(|one| one["log_prob"].as_f64().unwrap().exp())
+            .sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    }
+}
+
+#[test]
+fn a_saved_state_goes_on_where_the_text_ended_and_with_its_own_model_alone() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    place
+        .train_text(&["--quiet", "--name", "b", "--seed", "9"])
+        .succeeds();
+    let run = |model: &str, more: &[&str]| {
+        place.run(
+            &[
+                &["generate", "--json", "--seed", "3", "--model", model][..],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let text = |more: &[&str]| {
+        run("a", more).succeeds().json_lines().remove(0)["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    // Letters only, as the bytes of a character may come before and after.
+    let biases: Vec<String> = (0..256)
+        .filter(|byte| !(97..123).contains(byte))
+        .map(|byte| format!("--logit-bias={byte}=-inf"))
+        .collect();
+    let text = |more: &[&str]| {
+        text(
+            &[
+                &biases.iter().map(String::as_str).collect::<Vec<_>>()[..],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let whole = text(&["--prompt", "the snake", "--tokens", "30"]);
+    for cut in [0, 11] {
+        let (before, after) = (cut.to_string(), (30 - cut).to_string());
+        let first = text(&[
+            "--prompt",
+            "the snake",
+            "--tokens",
+            &before,
+            "--save-state",
+            "s",
+        ]);
+        let second = text(&["--state", "s", "--tokens", &after]);
+        assert_eq!(whole, first + &second);
+    }
+    let more = text(&[
+        "--state",
+        "s",
+        "--prompt",
+        " and",
+        "--tokens",
+        "5",
+        "--save-state",
+        "s2",
+    ]);
+    assert_eq!(more.len(), 5);
+
+    run("b", &["--state", "s"]).is_refused(1, &["s: ", "another model"]);
+    place.write(
+        "symbols.json",
+        serde_json::json!({ "symbols": ["a", "b"] }).to_string(),
+    );
+    let other = ["--state", "s", "--tokenizer", "symbols.json"];
+    run("a", &other).is_refused(1, &["s: ", "another tokenizer"]);
+    let bytes = fs::read(place.path("s")).unwrap();
+    place.write("cut", &bytes[..bytes.len() - 5]);
+    run("a", &["--state", "cut"]).is_refused(1, &["cut", "truncated"]);
+    run("a", &["--state", "none"]).is_refused(1, &["cannot read none"]);
+    let model = "runs/a/model/model.safetensors";
+    run("a", &["--state", model]).is_refused(1, &[model, "serpens.state"]);
+    run("a", &["--save-state", "no/s"]).fails(1, &["cannot write no/s"]);
+}
+
+#[test]
+fn a_tokenizer_beside_the_model_or_given_is_asked_for_its_text() {
+    let place = TestFolder::new();
+    place.train(&["--quiet", "--name", "a"]).succeeds();
+    let symbols: Vec<String> = ('a'..='o')
+        .map(String::from)
+        .chain(["<s>".to_owned()])
+        .collect();
+    let table =
+        serde_json::json!({ "symbols": symbols, "special": ["<s>"], "begin": "<s>", "skip": "\n" });
+    place.write("runs/a/model/symbols.json", table.to_string());
+    let generate = |more: &[&str]| {
+        place.run(
+            &[
+                &["generate", "--model", "a", "--json", "--tokens", "20"][..],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let text = generate(&["--prompt", "abc"])
+        .succeeds()
+        .json_lines()
+        .remove(0)["text"]
+        .clone();
+    let text = text.as_str().unwrap();
+    assert!(
+        !text.is_empty() && text.chars().all(|letter| ('a'..='o').contains(&letter)),
+        "{text}"
+    );
+    // A prompt of no tokens begins as the tokenizer says; one that the tokenizer does not read is refused.
+    generate(&[]).succeeds();
+    generate(&["--prompt", "xyz"]).is_refused(1, &["no symbol for 'x'"]);
+    let inspected = place
+        .run(&["inspect", "--model", "a", "--json", "--prompt", "abc"])
+        .succeeds();
+    assert_eq!(
+        inspected.json_lines()[0]["tokens"],
+        serde_json::json!(["<s>", "a", "b", "c"])
+    );
+    place.write(
+        "few.json",
+        serde_json::json!({ "symbols": ["a", "b"], "skip": "\n" }).to_string(),
+    );
+    generate(&["--tokenizer", "few.json"]).is_refused(2, &["no token to begin with"]);
+    let many: Vec<String> = (0..17).map(|i| format!("<{i}>")).collect();
+    place.write(
+        "many.json",
+        serde_json::json!({ "symbols": many }).to_string(),
+    );
+    generate(&["--tokenizer", "many.json"]).is_refused(1, &["17 tokens", "16"]);
+    generate(&["--tokenizer", "none.json"]).is_refused(1, &["cannot read none.json"]);
+}
+
+#[test]
 fn a_model_of_a_task_is_inspected_and_writes_no_text() {
     let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
     place
         .run(&["generate", "--model", "runs/a"])
-        .is_refused(1, &["runs/a/model", "16 tokens", "256"]);
+        .is_refused(1, &["runs/a/model", "16 tokens", "--tokenizer"]);
 
     let inspect =
         |more: &[&str]| place.run(&[&["inspect", "--model", "runs/a"][..], more].concat());

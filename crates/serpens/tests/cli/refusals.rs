@@ -297,7 +297,7 @@ fn options_that_contradict_or_cannot_be_are_refused() {
     // The parser's own refusals also say how the command is used, below their first line.
     let cases: [&[&str]; 12] = [
         &["train", "--steps", "0"],
-        &["generate", "--model", "x", "--tokens", "0"],
+        &["generate", "--model", "x", "--samples", "0"],
         &[
             "generate",
             "--model",

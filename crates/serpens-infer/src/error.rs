@@ -1,0 +1,52 @@
+//! What can go wrong with running a model.
+
+use std::path::PathBuf;
+
+use crate::SampleError;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of running a model. Its text is one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation failed.
+    #[error(transparent)]
+    Core(#[from] serpens_core::Error),
+    /// A model failed.
+    #[error(transparent)]
+    Model(#[from] serpens_nn::Error),
+    /// A file of a state cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] serpens_formats::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// There is nothing to go on from.
+    #[error("there is no token to begin with: give a prompt, or a state to go on from")]
+    EmptyPrompt,
+    /// A state that another model or tokenizer left.
+    #[error("{}: the state is that of another {what} ({found:016x}, this one is {expected:016x}): read the prompt again", path.display())]
+    ForeignState {
+        /// The file.
+        path: PathBuf,
+        /// `model` or `tokenizer`.
+        what: &'static str,
+        /// The fingerprint of this one.
+        expected: u64,
+        /// That in the file.
+        found: u64,
+    },
+    /// A file of tensors that is no state, or not one of this version.
+    #[error("{}: {tensor} is not that of a state: read the prompt again", path.display())]
+    NoState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        tensor: String,
+    },
+    /// The flag that asks for an end was set.
+    #[error("stopped")]
+    Stopped,
+}

@@ -1,0 +1,207 @@
+//! What is drawn does not depend on what is drawn beside it.
+
+use std::sync::atomic::AtomicBool;
+
+use serpens_nn::Precision;
+use serpens_nn::mixers::{H3Config, MambaConfig, PlainConfig};
+use serpens_nn::ssm::S4dConfig;
+
+use super::*;
+use crate::SampleOptions;
+
+/// Prompts of few and of many rows, options of all kinds.
+fn requests() -> Vec<Request> {
+    let lengths = [1, 40, 128, 3, 129, 7, 300, 90, 64, 1000, 2];
+    let request = |(i, length): (usize, usize)| Request {
+        prompt: ids(i, length),
+        sampling: SampleOptions {
+            temperature: [1.0, 0.0, 0.7][i % 3],
+            top_k: [0, 5][i % 2],
+            repetition_penalty: [1.0, 1.3][i % 2],
+            frequency_penalty: [0.0, 0.4, -0.2][i % 3],
+            ..SampleOptions::default()
+        },
+        seed: i as u64 / 2,
+        tokens: 4 + 5 * i % 13,
+        ends: if i == 5 { (0..25).collect() } else { vec![] },
+        log_probs: Some(i % 3),
+        ..Request::default()
+    };
+    lengths.into_iter().enumerate().map(request).collect()
+}
+
+#[test]
+fn a_request_draws_the_same_bits_whatever_the_batch_around_it_on_every_device() {
+    let mixed = MambaLmConfig::new(24, 3, TOKENS).with_mixers([
+        MambaConfig::default().into(),
+        H3Config {
+            ssm: S4dConfig {
+                d_state: 4,
+                ..S4dConfig::default()
+            }
+            .into(),
+            ..H3Config::default()
+        }
+        .into(),
+        PlainConfig::default().into(),
+    ]);
+    let models = [model(1), mixed.init(Device::cpu(), 1).unwrap()];
+    let devices = [Ok(Device::Cpu), Device::cuda(0)];
+    let cases = models
+        .iter()
+        .flat_map(|model| devices.iter().flatten().map(move |d| (model, *d)));
+    for (model, device) in cases {
+        let mut model = model.clone();
+        model.to(device, Precision::F32).unwrap();
+        let alone: Vec<Sample> = requests().into_iter().map(|r| run_one(&model, r)).collect();
+        // A GPU always steps as many slots as there are.
+        let slots: &[usize] = if device == Device::Cpu {
+            &[1, 3, 32]
+        } else {
+            &[32]
+        };
+        for &slots in slots {
+            let batching = Batching {
+                slots,
+                ..Batching::default()
+            };
+            let together = run(&model, requests(), batching, usize::MAX).unwrap();
+            for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                assert_eq!(together[0].drawn, alone.drawn, "request {i}, {slots} slots");
+                let [(a, one), (b, other)] =
+                    [&together[0], alone].map(|sample| sample.end.as_ref().unwrap());
+                assert_eq!((a, one.position()), (b, other.position()));
+            }
+        }
+        assert!(
+            alone[5].drawn.len() < requests()[5].tokens,
+            "an end was drawn"
+        );
+    }
+}
+
+#[test]
+fn what_is_drawn_are_the_tokens_of_the_whole_sequence_read_at_once() {
+    let model = model(2);
+    for (prompt, tokens) in [(ids(1, 5), 30), (ids(2, 200), 10)] {
+        let request = Request {
+            prompt: prompt.clone(),
+            tokens,
+            log_probs: Some(3),
+            seed: 9,
+            ..Request::default()
+        };
+        let sample = run_one(&model, request);
+        let whole = [&prompt[..], &sample.tokens()].concat();
+        let logits = forward(&model, &whole);
+        for (i, drawn) in sample.drawn.iter().enumerate() {
+            let expected = log_softmax(&logits[prompt.len() + i - 1]);
+            let told = drawn.log_probs.as_ref().unwrap();
+            assert!((told.drawn - expected[drawn.token as usize]).abs() < 1e-5);
+            let mut sorted = expected.clone();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            for ((token, told), expected_of_rank) in told.top.iter().zip(&sorted) {
+                assert!((told - expected[*token as usize]).abs() < 1e-5);
+                assert!((told - expected_of_rank).abs() < 1e-5);
+            }
+            assert_eq!(told.top.len(), 3);
+        }
+    }
+}
+
+#[test]
+fn samples_are_read_once_and_drawn_as_requests_of_the_next_seeds() {
+    let model = model(3);
+    let request = |samples, seed| Request {
+        prompt: ids(4, 20),
+        samples,
+        seed,
+        tokens: 12,
+        ..Request::default()
+    };
+    let batching = Batching {
+        slots: 2,
+        ..Batching::default()
+    };
+    let forked = run(
+        &model,
+        vec![request(0, 1), request(4, 5), request(1, 5)],
+        batching,
+        99,
+    )
+    .unwrap();
+    assert_eq!(forked[1].len(), 4);
+    let texts: Vec<Vec<u32>> = forked[1].iter().map(Sample::tokens).collect();
+    for (i, text) in texts.iter().enumerate() {
+        assert_eq!(*text, run_one(&model, request(1, 5 + i as u64)).tokens());
+        assert!(!texts[..i].contains(text), "another seed, another text");
+    }
+    assert_eq!(forked[2][0].tokens(), texts[0]);
+}
+
+#[test]
+fn a_sample_ends_by_its_tokens_its_length_or_its_listener() {
+    let model = model(4);
+    let request = |tokens, ends: Vec<u32>| Request {
+        prompt: ids(1, 3),
+        tokens,
+        ends,
+        ..Request::default()
+    };
+    let whole = run_one(&model, request(20, vec![]));
+    let ended = |sample: &Sample| sample.end.as_ref().unwrap().0;
+    assert_eq!((ended(&whole), whole.drawn.len()), (End::Length, 20));
+    let end = whole.tokens()[6];
+    let first = whole
+        .tokens()
+        .iter()
+        .position(|token| *token == end)
+        .unwrap();
+    let by_token = run_one(&model, request(20, vec![99, end]));
+    assert_eq!(ended(&by_token), End::Token);
+    assert_eq!(by_token.tokens(), whole.tokens()[..=first]);
+    let broken = run(&model, vec![request(20, vec![])], Batching::default(), 4).unwrap();
+    assert_eq!(
+        (ended(&broken[0][0]), broken[0][0].drawn.len()),
+        (End::Broken, 4)
+    );
+    let none = run_one(&model, request(0, vec![]));
+    assert_eq!((ended(&none), none.drawn.len()), (End::Length, 0));
+    assert_eq!(none.end.unwrap().1.position(), 3);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_refused() {
+    let model = model(5);
+    let refused = |request| run(&model, vec![request], Batching::default(), 9).unwrap_err();
+    assert!(matches!(refused(Request::default()), Error::EmptyPrompt));
+    let prompt = vec![1, TOKENS as u32];
+    let unknown = refused(Request {
+        prompt,
+        ..Request::default()
+    });
+    assert!(matches!(unknown, Error::Core(_)), "{unknown}");
+    let with = |sampling| Request {
+        prompt: vec![1],
+        sampling,
+        ..Request::default()
+    };
+    let logit_bias = vec![(TOKENS as u32, 1.0)];
+    let unknown = refused(with(SampleOptions {
+        logit_bias,
+        ..SampleOptions::default()
+    }));
+    assert!(matches!(unknown, Error::Core(_)), "{unknown}");
+    let cold = refused(with(SampleOptions {
+        temperature: -1.0,
+        ..SampleOptions::default()
+    }));
+    assert!(matches!(cold, Error::Sample(_)), "{cold}");
+    let stop = AtomicBool::new(true);
+    let batching = Batching {
+        stop: Some(&stop),
+        ..Batching::default()
+    };
+    let stopped = run(&model, requests(), batching, 9).unwrap_err();
+    assert!(matches!(stopped, Error::Stopped));
+}

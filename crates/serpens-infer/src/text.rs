@@ -1,0 +1,91 @@
+//! Text from tokens while they are drawn.
+
+use serpens_data::{Decoder, Tokenizer};
+
+/// The text of tokens that come one by one, in whole characters, up to the first of some stop strings. What may be the
+/// beginning of one is held back until it is known, so that none is ever shown in part.
+#[derive(Clone, Debug)]
+pub struct TextStream {
+    decoder: Decoder,
+    stops: Vec<String>,
+    /// The longest end of the text that a stop string begins with.
+    held: String,
+    stopped: bool,
+}
+
+impl TextStream {
+    /// The text of this tokenizer's tokens up to one of these strings; empty ones stop nothing.
+    pub fn new(tokenizer: &Tokenizer, stops: &[String]) -> Self {
+        Self {
+            decoder: tokenizer.decoder(),
+            stops: stops
+                .iter()
+                .filter(|stop| !stop.is_empty())
+                .cloned()
+                .collect(),
+            held: String::new(),
+            stopped: false,
+        }
+    }
+
+    /// The text that is certain with this token; nothing once a stop string came.
+    pub fn push(&mut self, token: u32) -> String {
+        let new = self.decoder.push(token);
+        self.take(&new)
+    }
+
+    /// Whether a stop string came.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What was held back, and is text as no token comes any more.
+    pub fn finish(&mut self) -> String {
+        let left = self.decoder.finish();
+        let text = self.take(&left);
+        match self.stopped {
+            true => text,
+            false => text + &std::mem::take(&mut self.held),
+        }
+    }
+
+    fn take(&mut self, new: &str) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        self.held += new;
+        let found = self.stops.iter().filter_map(|stop| self.held.find(stop));
+        let certain = match found.min() {
+            Some(at) => {
+                self.stopped = true;
+                at
+            }
+            None => self.held.len() - self.begun(),
+        };
+        let held = self.held.split_off(certain);
+        std::mem::replace(&mut self.held, held)
+    }
+
+    /// Bytes at the end that may be the beginning of a stop string.
+    fn begun(&self) -> usize {
+        let begun = self.stops.iter().flat_map(|stop| {
+            let beginnings = stop.char_indices().map(|(end, _)| &stop[..end]);
+            beginnings.filter(|beginning| self.held.ends_with(beginning))
+        });
+        begun.map(str::len).max().unwrap_or(0)
+    }
+}
+
+/// A prompt's tokens as the model reads them: what begins every text, unless this one goes on from another, and its
+/// own.
+///
+/// # Errors
+/// A text that the tokenizer does not read.
+pub fn encode_prompt(
+    tokenizer: &Tokenizer,
+    text: &[u8],
+    goes_on: bool,
+) -> serpens_data::Result<Vec<u32>> {
+    let begin = if goes_on { &[][..] } else { tokenizer.begin() };
+    Ok([begin, &tokenizer.encode(text)?].concat())
+}
