@@ -15,6 +15,7 @@ pub(crate) const D_MODEL: Setting = Setting("d_model", 1.0, ANY);
 pub(crate) const N_LAYER: Setting = Setting("n_layer", 1.0, 16_384.0);
 pub(crate) const VOCAB_SIZE: Setting = Setting("vocab_size", 1.0, ANY);
 pub(crate) const NORM_EPS: Setting = Setting("norm_eps", 0.0, 1.0);
+pub(crate) const DT_B_C_RMS_EPS: Setting = Setting("dt_b_c_rms_eps", 0.0, 1.0);
 pub(crate) const EMBEDDING_STD: Setting = Setting("embedding_std", 0.0, 1e3);
 pub(crate) const MIXERS: Setting = Setting("block (number of mixers)", 1.0, ANY);
 pub(crate) const EXPAND: Setting = Setting("expand", 1.0, ANY);

@@ -30,6 +30,12 @@ fn ssms() -> Vec<SsmConfig> {
         variant(|c| c.a_init = AInit::Half),
         variant(|c| c.a_init = AInit::Random),
         variant(|c| c.dt_rank = DtRank::Fixed(0)),
+        // Of rank 3, as the norm of one value is its sign, which no difference follows.
+        variant(|c| (c.dt_rank, c.dt_b_c_rms_eps) = (DtRank::Fixed(3), Some(1e-2))),
+        variant(|c| {
+            (c.dt_rank, c.dt_b_c_rms_eps) = (DtRank::Fixed(3), Some(1e-2));
+            (c.selective_b, c.a_init) = (false, AInit::Complex);
+        }),
         variant(|c| c.selective_b = false),
         variant(|c| c.selective_c = false),
         variant(|c| (c.selective_dt, c.selective_b, c.selective_c) = (false, false, false)),

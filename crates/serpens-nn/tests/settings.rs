@@ -103,6 +103,8 @@ fn values_that_would_spoil_a_model_are_named_as_in_a_recipe() {
     for wrong in [-1.0, NAN, INF, 1e12] {
         cases.push((with(|c| c.norm_eps = wrong), "norm_eps"));
         cases.push((with(|c| c.embedding_std = wrong), "embedding_std"));
+        let norms = inside(s6(|ssm| ssm.dt_b_c_rms_eps = Some(wrong)));
+        cases.push((norms, "block.inner.dt_b_c_rms_eps"));
         cases.push((steps(wrong, 0.1, 1e-4), "block.inner.dt.min"));
         cases.push((steps(1e-3, wrong, 1e-4), "block.inner.dt.max"));
         cases.push((steps(1e-3, 0.1, wrong), "block.inner.dt.floor"));

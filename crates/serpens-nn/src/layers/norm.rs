@@ -21,6 +21,13 @@ impl RmsNorm {
         Self { weight, eps }
     }
 
+    /// Without weights: they are one and stay so.
+    pub fn weightless(d_model: usize, eps: f32) -> Self {
+        let mut norm = Self::plan(d_model, eps);
+        norm.weight.trained = false;
+        norm
+    }
+
     /// Adds the residual and normalises the sum; gives both, the normalised one as `output`.
     ///
     /// # Shapes

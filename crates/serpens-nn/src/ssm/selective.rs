@@ -1,5 +1,7 @@
 //! S6: the selective state space model.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Tensor, Var};
 use serpens_ops::elementwise::{broadcast_rows, cast, neg_exp};
@@ -9,7 +11,8 @@ use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
-use crate::layers::{Linear, LinearConfig, Sequence};
+use crate::layers::{Linear, LinearConfig, RmsNorm, Sequence};
+use crate::setting::DT_B_C_RMS_EPS;
 use crate::{Param, Result, Start, StepSize, module};
 
 /// The rank R of the projection that makes Δ from the token.
@@ -46,6 +49,10 @@ pub struct SelectiveSsmConfig {
     /// Whether C does.
     #[default = true]
     pub selective_c: bool,
+    /// eps of RMS norms without weights on δ, B and C where they depend on the token, as in FalconMamba; no norms
+    /// without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dt_b_c_rms_eps: Option<f32>,
 }
 
 impl SsmSettings for SelectiveSsmConfig {
@@ -56,6 +63,9 @@ impl SsmSettings for SelectiveSsmConfig {
     /// W_Δ starts uniform in ±R^-1/2, its bias so that softplus gives the wanted step sizes.
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
         self.dt.check()?;
+        if let Some(eps) = self.dt_b_c_rms_eps {
+            DT_B_C_RMS_EPS.check(eps.into())?;
+        }
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
         let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;
@@ -72,13 +82,17 @@ impl SsmSettings for SelectiveSsmConfig {
         let x_proj = LinearConfig::new(d_inner, projected);
         let bound = (rank.max(1) as f32).sqrt().recip();
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
+        let norm = |width| self.dt_b_c_rms_eps.map(|eps| RmsNorm::weightless(width, eps));
         Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
             dt: (rank > 0).then_some(dt),
+            dt_norm: norm(rank).filter(|_| rank > 0),
             dt_bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),
             a_log,
             a_imag,
             d: Param::new([d_inner], Start::Constant(1.0)).without_decay(),
+            b_norm: norm(width).filter(|_| b.is_none()),
+            c_norm: norm(width).filter(|_| c.is_none()),
             b,
             c,
             rank,
@@ -88,11 +102,15 @@ impl SsmSettings for SelectiveSsmConfig {
 }
 
 /// B_t = W_B x_t, C_t = W_C x_t, Δ_t = softplus(W_Δ W_δ x_t + b_Δ);
-/// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time.
+/// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time;
+/// W_δ x_t, B_t and C_t may be normalised first.
 #[derive(Clone, Debug)]
 pub struct SelectiveSsm {
     x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
     dt: Option<Param>,      // W_Δ: (d_inner, rank)
+    dt_norm: Option<RmsNorm>,
+    b_norm: Option<RmsNorm>,
+    c_norm: Option<RmsNorm>,
     dt_bias: Param,         // (d_inner), goes into the scan, which applies softplus
     a_log: Param,           // (d_inner, N): A = -exp(A_log)
     a_imag: Option<Param>,  // (d_inner, N)
@@ -106,6 +124,9 @@ pub struct SelectiveSsm {
 module!(SelectiveSsm {
     x_proj => "x_proj",
     dt => "dt_proj.weight",
+    dt_norm => "dt_norm",
+    b_norm => "b_norm",
+    c_norm => "c_norm",
     dt_bias => "dt_proj.bias",
     a_log => "A_log",
     a_imag => "A_imag",
@@ -130,11 +151,11 @@ impl Ssm for SelectiveSsm {
         let projected = projected.transpose()?;
         let delta = self.delta(x, projected.as_ref())?;
         let mut next = self.rank;
-        let mut operand = |constant: &Option<Param>| -> Result<Var> {
+        let mut operand = |constant: &Option<Param>, norm: &Option<RmsNorm>| -> Result<Var> {
             match (constant, &projected) {
                 (None, Some(projected)) => {
                     next += self.width;
-                    Ok(projected.columns(next - self.width..next)?)
+                    selected(projected, next - self.width..next, norm)
                 }
                 (Some(param), _) => {
                     let shape = x.shape().with_cols(self.width);
@@ -144,7 +165,8 @@ impl Ssm for SelectiveSsm {
                 (None, None) => unreachable!("x_proj exists where B or C is selective"),
             }
         };
-        let (b, c) = (operand(&self.b)?, operand(&self.c)?);
+        let b = operand(&self.b, &self.b_norm)?;
+        let c = operand(&self.c, &self.c_norm)?;
         let a = neg_exp(&self.a_log.var()?.on(x))?;
         let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
         let (d, bias) = (self.d.var()?, self.dt_bias.var()?);
@@ -182,7 +204,7 @@ impl SelectiveSsm {
     fn delta(&self, x: &Var, projected: Option<&Var>) -> Result<Var> {
         match (&self.dt, projected) {
             (Some(weight), Some(projected)) => {
-                let rank = projected.columns(0..self.rank)?;
+                let rank = selected(projected, 0..self.rank, &self.dt_norm)?;
                 weight.linear(&rank, None)
             }
             _ => Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?.into()),
@@ -203,6 +225,15 @@ impl SelectiveSsm {
             channels: self.a_log.shape().rows(),
             d_state: self.a_log.shape().cols(),
         })
+    }
+}
+
+/// One of the vectors that x_proj makes of each token, normalised where there is a norm for it.
+fn selected(projected: &Var, columns: Range<usize>, norm: &Option<RmsNorm>) -> Result<Var> {
+    let vector = projected.columns(columns)?;
+    match norm {
+        Some(norm) => Ok(norm.forward(&vector, None, vector.dtype())?.y),
+        None => Ok(vector),
     }
 }
 
