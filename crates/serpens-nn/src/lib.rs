@@ -46,6 +46,7 @@ pub mod checkpoint;
 mod error;
 mod kinds;
 pub mod layers;
+mod lora;
 pub mod mixers;
 mod models;
 mod module;
@@ -56,6 +57,7 @@ pub mod ssm;
 mod start;
 
 pub use error::{Error, Result};
+pub use lora::LoraConfig;
 pub use models::{Backbone, BackboneConfig, LmState, MambaLm, MambaLmConfig, StateRow};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;

@@ -155,12 +155,21 @@ pub trait Module {
 
 impl Module for Param {
     fn visit(&self, path: &str, f: &mut Visit<'_>) -> Result<()> {
-        f(path, self).map_err(|error| error.of(path))
+        f(path, self).map_err(|error| error.of(path))?;
+        self.lora.visit(layer_of(path), f)
     }
 
     fn visit_mut(&mut self, path: &str, f: &mut VisitMut<'_>) -> Result<()> {
-        f(path, self).map_err(|error| error.of(path))
+        f(path, self).map_err(|error| error.of(path))?;
+        self.lora.visit_mut(layer_of(path), f)
     }
+}
+
+/// The layer whose weight has this name.
+pub(crate) fn layer_of(weight: &str) -> &str {
+    weight
+        .strip_suffix("weight")
+        .map_or(weight, |layer| layer.trim_end_matches('.'))
 }
 
 impl<M: Module + ?Sized> Module for Box<M> {

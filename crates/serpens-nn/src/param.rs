@@ -1,9 +1,10 @@
 //! Parameters: a shape, how the values start, and the values once there are any.
 
 use serpens_core::{DType, Device, Error as CoreError, ParamId, Shape, Tensor, Var, expect_dtype};
-use serpens_ops::elementwise::cast;
+use serpens_ops::elementwise::{add, cast};
 use serpens_ops::linear::linear;
 
+use crate::lora::Lora;
 use crate::{Error, Precision, Result, Start};
 
 /// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is
@@ -31,6 +32,8 @@ pub struct Param {
     shadow: Option<Tensor>,
     /// In which types it is multiplied.
     precision: Precision,
+    /// What is added to it as a matrix.
+    pub(crate) lora: Option<Box<Lora>>,
 }
 
 /// An id that is not copied.
@@ -58,6 +61,7 @@ impl Param {
             value: None,
             shadow: None,
             precision: Precision::F32,
+            lora: None,
         }
     }
 
@@ -95,7 +99,8 @@ impl Param {
 
     /// Where the values are; the processor before there are any.
     pub fn device(&self) -> Device {
-        self.value.as_ref().map_or(Device::Cpu, Tensor::device)
+        let tensor = self.value.as_ref().or(self.shadow.as_ref());
+        tensor.map_or(Device::Cpu, Tensor::device)
     }
 
     /// The value.
@@ -159,8 +164,28 @@ impl Param {
         self.refresh()
     }
 
-    /// x Wᵀ + b with this parameter as W, (outputs, inputs), in the precision that it was brought to. See
-    /// [`serpens_ops::linear`].
+    /// Keeps of a matrix that is multiplied in bf16 this alone: it has no f32 values then, and is neither trained nor
+    /// saved.
+    pub fn drop_f32(&mut self) {
+        if self.shadow.is_some() {
+            self.value = None;
+        }
+    }
+
+    /// The value of the parameter that does alone what this one does with what is added to it by
+    /// [`crate::MambaLm::adapt`].
+    ///
+    /// # Errors
+    /// [`Error::NoValue`]; memory.
+    pub fn merged(&self) -> Result<Tensor> {
+        match &self.lora {
+            Some(lora) => lora.merge(self.value()?),
+            None => Ok(self.value()?.clone()),
+        }
+    }
+
+    /// x Wᵀ + b with this parameter as W, (outputs, inputs), in the precision that it was brought to, and with what is
+    /// added to W. See [`serpens_ops::linear`].
     ///
     /// # Shapes
     /// x (…, inputs), bias (outputs) → (…, outputs)
@@ -171,7 +196,11 @@ impl Param {
         };
         let bias = bias.map(Param::var).transpose()?;
         let products = self.precision.products();
-        Ok(linear(x, &weight, bias.as_ref(), products)?)
+        let y = linear(x, &weight, bias.as_ref(), products)?;
+        match &self.lora {
+            Some(lora) => Ok(add(&y, &lora.forward(x)?)?),
+            None => Ok(y),
+        }
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained and

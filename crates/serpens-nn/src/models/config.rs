@@ -9,7 +9,7 @@ use crate::layers::{Embedding, LinearConfig, RmsNorm};
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::setting::{D_MODEL, EMBEDDING_STD, MIXERS, N_LAYER, NORM_EPS, VOCAB_SIZE};
 use crate::ssm::SsmConfig;
-use crate::{Error, Module, Result, Start};
+use crate::{Error, LoraConfig, Module, Result, Start};
 
 /// Configures a [`Backbone`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +102,9 @@ pub struct MambaLmConfig {
     /// without a list.
     #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
     pub mixers: Vec<MixerConfig>,
+    /// What is trained in place of the matrices, if anything is; see [`MambaLm::adapt`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 fn yes() -> bool {
@@ -131,6 +134,7 @@ impl MambaLmConfig {
             norm_eps: default_eps(),
             embedding_std: default_embedding_std(),
             mixers: default_mixers(),
+            lora: None,
         }
     }
 
@@ -190,12 +194,19 @@ impl MambaLmConfig {
         let mut embeddings = Embedding::plan(self.vocab_size, self.d_model, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;
         let head = LinearConfig::new(self.d_model, self.vocab_size);
-        Ok(MambaLm {
+        let mut model = MambaLm {
             embeddings,
             backbone,
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
-        })
+        };
+        let adapted = self
+            .lora
+            .iter()
+            .try_for_each(|lora| lora.attach(&mut model));
+        adapted
+            .map(|()| model)
+            .map_err(|error| error.within("model"))
     }
 
     /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows

@@ -8,7 +8,7 @@ use serpens_ops::embedding::check_ids;
 use super::{Backbone, LmState, MambaLmConfig};
 use crate::layers::{Embedding, Linear, Sequence};
 use crate::ssm::SelectionTrace;
-use crate::{Module, Precision, Recompute, Result, module};
+use crate::{LoraConfig, Module, Precision, Recompute, Result, module};
 
 /// Embedding → [`Backbone`] → head.
 #[derive(Clone, Debug)]
@@ -49,6 +49,40 @@ impl MambaLm {
     /// In which types the model computes.
     pub fn precision(&self) -> Precision {
         self.backbone.precision()
+    }
+
+    /// Has only what is added to some matrices trained from now on, W + alpha / r · B A in place of each W; nothing at
+    /// first, as B starts at zero. All other parameters are frozen. What was there before of that kind is dropped.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`]; [`crate::Error::NoParameter`] for a target that no matrix of the model has; memory.
+    pub fn adapt(&mut self, lora: LoraConfig, seed: u64) -> Result<()> {
+        lora.attach(self)?;
+        let (device, precision) = (self.device(), self.precision());
+        self.visit_mut("", &mut |name, param| match param.value() {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                param.fill(name, device, seed)?;
+                param.to(device, precision)
+            }
+        })?;
+        self.config.lora = Some(lora);
+        Ok(())
+    }
+
+    /// Adds to the matrices what [`MambaLm::adapt`] had trained: the same model, without parameters of that kind, and
+    /// with nothing frozen.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoValue`]; memory.
+    pub fn merge(&mut self) -> Result<()> {
+        self.visit_mut("", &mut |_, param| {
+            let merged = param.merged()?;
+            (param.lora, param.frozen) = (None, false);
+            param.set(merged.to(param.device())?)
+        })?;
+        self.config.lora = None;
+        Ok(())
     }
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's

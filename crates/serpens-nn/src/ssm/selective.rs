@@ -82,7 +82,10 @@ impl SsmSettings for SelectiveSsmConfig {
         let x_proj = LinearConfig::new(d_inner, projected);
         let bound = (rank.max(1) as f32).sqrt().recip();
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
-        let norm = |width| self.dt_b_c_rms_eps.map(|eps| RmsNorm::weightless(width, eps));
+        let norm = |width| {
+            self.dt_b_c_rms_eps
+                .map(|eps| RmsNorm::weightless(width, eps))
+        };
         Ok(Box::new(SelectiveSsm {
             x_proj: (projected > 0).then(|| x_proj.plan()),
             dt: (rank > 0).then_some(dt),
@@ -111,12 +114,12 @@ pub struct SelectiveSsm {
     dt_norm: Option<RmsNorm>,
     b_norm: Option<RmsNorm>,
     c_norm: Option<RmsNorm>,
-    dt_bias: Param,         // (d_inner), goes into the scan, which applies softplus
-    a_log: Param,           // (d_inner, N): A = -exp(A_log)
-    a_imag: Option<Param>,  // (d_inner, N)
-    d: Param,               // (d_inner)
-    b: Option<Param>,       // (N) where B is constant
-    c: Option<Param>,       // (N) where C is constant
+    dt_bias: Param,        // (d_inner), goes into the scan, which applies softplus
+    a_log: Param,          // (d_inner, N): A = -exp(A_log)
+    a_imag: Option<Param>, // (d_inner, N)
+    d: Param,              // (d_inner)
+    b: Option<Param>,      // (N) where B is constant
+    c: Option<Param>,      // (N) where C is constant
     rank: usize,
     width: usize, // of B and of C: N, or 2 N where A is complex
 }
