@@ -45,10 +45,12 @@ pub mod json;
 mod planned;
 pub mod pytorch;
 pub mod safetensors;
+mod shards;
 mod tensor_file;
 
 pub use digest::digest;
 pub use encoding::Encoding;
 pub use error::{Error, Result};
 pub use planned::{Planned, Unwritable};
+pub use shards::shards;
 pub use tensor_file::{TensorFile, Verify};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serpens_core::{Device, Tensor};
 use serpens_formats::safetensors::write_tensors;
-use serpens_nn::checkpoint::{self, CONFIG_FILE, Verify, WEIGHTS_FILE};
+use serpens_nn::checkpoint::{CONFIG_FILE, Checkpoint, Options, WEIGHTS_FILE};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{Module, Result};
 
@@ -79,10 +79,10 @@ fn main() -> Result<()> {
     }
 
     // Only headers are read: the parameters' names and shapes must be those of the configuration.
-    let plan = checkpoint::plan(folder)?;
-    println!("{} values", plan.count(|param| param.trained)?);
+    let opened = Checkpoint::open(folder, &Options::default())?;
+    println!("{} values", opened.plan().count(|param| param.trained)?);
 
-    let model = checkpoint::load(folder, Device::Cpu, Verify::Digests)?;
+    let model = opened.load(Device::Cpu)?;
     let ids = Tensor::from_slice([1, 4], &[3_u32, 1, 4, 1], Device::Cpu)?; // (batch, length)
     let logits = model.forward(&ids.into(), &Sequence::default(), None)?; // (batch, length, tokens)
     let logits = logits.mat()?;

@@ -1,7 +1,8 @@
 //! What can go wrong with layers, models and their checkpoints.
 
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serpens_core::Shape;
 
@@ -70,6 +71,30 @@ pub enum Error {
     /// Names of parameters that are none.
     #[error("no parameter's name begins with {0:?}; `visit` tells the names")]
     NoParameter(String),
+    /// A file says of its model what is not so of those computed here.
+    #[error("{}: {field} = {found} is of a model that is not computed here", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// What it says it of.
+        field: &'static str,
+        /// What it says.
+        found: String,
+    },
+    /// A model has what a format has no words for.
+    #[error("the format cannot say {0}: choose another")]
+    Inexpressible(&'static str),
+    /// A model without low-rank adaptation.
+    #[error("nothing was added to the model's matrices: there is no adapter to save")]
+    NotAdapted,
+    /// A checkpoint's A, by which states decay, is not negative everywhere.
+    #[error("{}: tensor {name} has values above zero, or that are none; A must be negative", path.display())]
+    PositiveA {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// A parameter that the model has is not in the checkpoint.
     #[error("{}: parameter {name} is missing; the checkpoint belongs to another configuration", path.display())]
     MissingParameter {
@@ -95,7 +120,7 @@ pub enum Error {
         name: String,
     },
     /// A checkpoint has fewer tensors than its model has layers.
-    #[error("{} holds {tensors} tensors, too few for the {layers} layers of its config.json", path.display())]
+    #[error("{} holds {tensors} tensors, too few for the {layers} layers of its configuration", path.display())]
     TooFewTensors {
         /// The checkpoint.
         path: PathBuf,
@@ -140,6 +165,22 @@ impl Error {
             *field = join(table, field);
         }
         self
+    }
+
+    pub(crate) fn other_model(path: &Path, field: &'static str, found: String) -> Self {
+        let path = path.to_owned();
+        Error::OtherModel { path, field, found }
+    }
+
+    /// Refuses the first of what a file says of a model, or of an adapter, that is another's.
+    pub(crate) fn refuse<const N: usize>(
+        path: &Path,
+        said: [(&'static str, bool, &dyn Debug); N],
+    ) -> Result<()> {
+        let other = said.into_iter().find(|(_, is_other, _)| *is_other);
+        other.map_or(Ok(()), |(field, _, found)| {
+            Err(Error::other_model(path, field, format!("{found:?}")))
+        })
     }
 
     pub(crate) fn no_value(shape: Shape) -> Self {

@@ -54,6 +54,11 @@ impl LoraConfig {
     }
 }
 
+/// Whether a parameter of this name is what is added to a matrix.
+pub(crate) fn is_added(name: &str) -> bool {
+    name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
+}
+
 /// What is added to a matrix: alpha / r · B A.
 #[derive(Clone, Debug)]
 pub(crate) struct Lora {

@@ -167,9 +167,7 @@ impl Module for Param {
 
 /// The layer whose weight has this name.
 pub(crate) fn layer_of(weight: &str) -> &str {
-    weight
-        .strip_suffix("weight")
-        .map_or(weight, |layer| layer.trim_end_matches('.'))
+    weight.trim_end_matches("weight").trim_end_matches('.')
 }
 
 impl<M: Module + ?Sized> Module for Box<M> {

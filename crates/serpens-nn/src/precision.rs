@@ -1,9 +1,5 @@
 //! In which types a model computes, and what it keeps for the way back.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serpens_core::DType;
 use serpens_ops::linear::ProductPrecision;
@@ -63,21 +59,23 @@ macro_rules! named {
             pub const ALL: &[$type] = &[$($type::$variant),*];
         }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.serialize(f)
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                serde::Serialize::serialize(self, f)
             }
         }
 
-        impl FromStr for $type {
+        impl std::str::FromStr for $type {
             type Err = serde::de::value::Error;
 
             fn from_str(name: &str) -> Result<Self, Self::Err> {
-                Self::deserialize(name.into_deserializer())
+                serde::Deserialize::deserialize(serde::de::IntoDeserializer::into_deserializer(name))
             }
         }
     };
 }
+
+pub(crate) use named;
 
 named!(Precision { F32, Tf32, Bf16 });
 named!(Recompute { None, Scan, Layer });

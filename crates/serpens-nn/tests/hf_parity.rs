@@ -1,5 +1,6 @@
-//! Tiny Hugging Face checkpoints with random weights: logits, loss, every gradient and the greedy continuation must
-//! be those of the `transformers` library, which wrote `expected.safetensors` beside each (in f32).
+//! Tiny published checkpoints with random weights: logits, loss, every gradient and the greedy continuation must be
+//! those of the `transformers` library, which wrote `expected.safetensors` beside each (in f32), whatever the layout; and
+//! logits with an adapter those of the PEFT library (`scripts/make_model_vectors.py`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,9 +82,12 @@ fn shifted(shape: &[usize], ids: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-fn check(name: &str) {
-    let model = checkpoint::load(&fixture(name), Device::cpu(), Verify::Digests).unwrap();
-    let expected = expected(name);
+fn load(name: &str) -> MambaLm {
+    checkpoint::load(&fixture(name), Device::cpu(), Verify::Digests).unwrap()
+}
+
+fn check(name: &str, expected: &Expected) {
+    let model = load(name);
     let (shape, tokens) = &expected.ints["input_ids"];
     let tape = Tape::new();
     let input = tape.constant(ids(shape, tokens));
@@ -98,6 +102,9 @@ fn check(name: &str) {
     tape.backward(&loss.loss, 1.0, &mut gradients).unwrap();
     let mut seen = 0;
     let visited = model.visit("", &mut |name, param| {
+        if !param.trained {
+            return Ok(());
+        }
         let gradient = gradients.get(param.id())?.expect(name);
         let key = format!("grad.{name}");
         assert_close(
@@ -131,10 +138,43 @@ fn check_greedy(model: &MambaLm, expected: &[u32], prompt: usize) {
 
 #[test]
 fn hf_tiny_agrees_in_logits_loss_gradients_and_continuation() {
-    check("hf-tiny");
+    check("hf-tiny", &expected("hf-tiny"));
 }
 
 #[test]
 fn hf_variant_with_biases_an_own_head_and_other_sizes_agrees_too() {
-    check("hf-variant");
+    check("hf-variant", &expected("hf-variant"));
+}
+
+#[test]
+fn falcon_mamba_agrees_too() {
+    check("falcon-tiny", &expected("falcon-tiny"));
+}
+
+#[test]
+fn the_original_layout_of_hf_tiny_is_the_same_model() {
+    check("original-tiny", &expected("hf-tiny"));
+}
+
+#[test]
+fn an_adapter_of_peft_s_gives_the_logits_that_it_gives_there_and_comes_back_as_it_was() {
+    let expected = expected("peft-tiny");
+    let (shape, tokens) = &expected.ints["input_ids"];
+    let close = |what, model: &MambaLm| {
+        let input = ids(shape, tokens).into();
+        let logits = model.forward(&input, &Sequence::default(), None).unwrap();
+        let values = logits.into_tensor().unwrap().to_vec::<f32>().unwrap();
+        assert_close(what, &values, &expected.floats["logits"], 1e-5);
+        values
+    };
+    let mut model = load("hf-tiny");
+    checkpoint::load_adapter(&mut model, &fixture("peft-tiny"), Verify::Digests).unwrap();
+    let added = close("added", &model);
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint::save_adapter(&model, dir.path()).unwrap();
+    let mut again = load("hf-tiny");
+    checkpoint::load_adapter(&mut again, dir.path(), Verify::Digests).unwrap();
+    assert_eq!(added, close("saved", &again));
+    model.merge().unwrap();
+    close("merged", &model);
 }

@@ -4,11 +4,13 @@
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
-use serpens_core::Device;
+use serpens_core::{Device, Tensor};
 use serpens_data::{InductionHeads, InductionHeadsConfig};
+use serpens_nn::checkpoint::{self, Checkpoint, Options};
+use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
-use serpens_nn::ssm::S4dConfig;
-use serpens_nn::{MambaLmConfig, Precision, Recompute};
+use serpens_nn::ssm::{DtRank, S4dConfig, SelectiveSsmConfig};
+use serpens_nn::{LoraConfig, MambaLm, MambaLmConfig, Module, Precision, Recompute};
 use serpens_train::{
     Changes, Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer,
 };
@@ -46,11 +48,12 @@ fn steps(steps: u64) -> TrainConfig {
 
 fn trainer(mixers: &[MixerConfig], config: TrainConfig, compute: Compute) -> Trainer {
     let model = MambaLmConfig::new(24, 2, 16).with_mixers(mixers.to_vec());
-    let model = model.init(Device::Cpu, 0).unwrap();
-    Trainer::new(NextToken, model, source(), config)
-        .unwrap()
-        .on(compute)
-        .unwrap()
+    trainer_of(model.init(Device::Cpu, 0).unwrap(), config, compute)
+}
+
+fn trainer_of(model: MambaLm, config: TrainConfig, compute: Compute) -> Trainer {
+    let trainer = Trainer::new(NextToken, model, source(), config);
+    trainer.unwrap().on(compute).unwrap()
 }
 
 fn run(trainer: &mut Trainer, dir: Option<&std::path::Path>) -> Vec<f64> {
@@ -82,11 +85,21 @@ fn mamba() -> Vec<MixerConfig> {
     vec![MambaConfig::default().into()]
 }
 
+/// With norms on Δ, B and C, as FalconMamba has them.
+fn with_norms() -> SelectiveSsmConfig {
+    SelectiveSsmConfig {
+        dt_rank: DtRank::Fixed(8),
+        dt_b_c_rms_eps: Some(1e-3),
+        ..SelectiveSsmConfig::default()
+    }
+}
+
 /// Every kind of mixer and of state space model, and several in one model.
 fn patterns() -> Vec<Vec<MixerConfig>> {
     vec![
         mamba(),
         vec![MambaConfig::new(S4dConfig::default()).into()],
+        vec![MambaConfig::new(with_norms()).into()],
         vec![H3Config::default().into()],
         vec![PlainConfig::default().into()],
         vec![MambaConfig::default().into(), H3Config::default().into()],
@@ -192,5 +205,88 @@ fn a_checkpoint_continues_on_any_device() {
             let what = format!("from {} to {}", first.device, second.device);
             assert_agree(&what, &losses, &expected, 2e-5);
         }
+    }
+}
+
+#[test]
+fn an_adapted_model_learns_alike_and_is_gone_on_with_on_every_device() {
+    let model = || {
+        let mut model = MambaLmConfig::new(24, 2, 16).init(Device::Cpu, 0).unwrap();
+        model.adapt(LoraConfig::default(), 1).unwrap();
+        model
+    };
+    let config = |count| {
+        let mut config = steps(count);
+        config.optimizer.lr = 1e-2;
+        config
+    };
+    let whole = |compute| run(&mut trainer_of(model(), config(10), compute), None);
+    let expected = whole(Compute::default());
+    let mut places = vec![(Compute::default(), 0.0)];
+    if let Some(device) = gpu("an_adapted_model_learns_alike_and_is_gone_on_with_on_every_device") {
+        let allowed = [(Precision::F32, 2e-5), (Precision::Bf16, 2e-2)];
+        places.extend(allowed.map(|(precision, allowed)| (on(device, precision), allowed)));
+    }
+    for (place, allowed) in places {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = trainer_of(model(), config(5), place);
+        let mut losses = run(&mut first, Some(dir.path()));
+        let resumed = Trainer::resume(NextToken, dir.path(), source(), Changes::steps(10), None);
+        let mut resumed = resumed.unwrap().on(place).unwrap();
+        losses.extend(run(&mut resumed, Some(dir.path())));
+        assert_agree(&format!("{place:?}"), &losses, &expected, allowed);
+        assert_eq!(losses, whole(place), "{place:?}");
+        let changed = resumed.model().visit("", &mut |name, param| {
+            let is_added = name.contains(".lora_");
+            assert_eq!(param.frozen, !is_added, "{name}");
+            let value = param.value()?.to_vec::<f32>()?;
+            let is_b = name.ends_with("lora_B.weight");
+            assert!(
+                !is_b || value.iter().any(|v| *v != 0.0),
+                "{name} was not trained"
+            );
+            Ok(())
+        });
+        changed.unwrap();
+    }
+}
+
+#[test]
+fn a_model_that_holds_bf16_alone_gives_the_logits_of_one_that_holds_both() {
+    let Some(device) = gpu("a_model_that_holds_bf16_alone_gives_the_logits_of_one_that_holds_both")
+    else {
+        return;
+    };
+    let ids: Vec<u32> = (0..40).map(|i| i * 7 % 16).collect();
+    let ids = Tensor::from_slice([2, 20], &ids, Device::Cpu).unwrap();
+    let ids = ids.to(device).unwrap();
+    let logits = |model: &MambaLm| {
+        let logits = model.forward(&ids.clone().into(), &Sequence::default(), None);
+        let logits = logits
+            .unwrap()
+            .into_tensor()
+            .unwrap()
+            .to(Device::Cpu)
+            .unwrap();
+        logits.as_bytes().unwrap().to_vec()
+    };
+    let base = MambaLmConfig::new(24, 2, 16);
+    let untied = MambaLmConfig {
+        tie_embeddings: false,
+        ..base.clone()
+    };
+    for config in [base.with_mixer(MambaConfig::new(with_norms())), untied] {
+        let mut both = config.init(Device::Cpu, 0).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint::save(&both, dir.path()).unwrap();
+        both.to(device, Precision::Bf16).unwrap();
+        let opened = Checkpoint::open(dir.path(), &Options::default()).unwrap();
+        let alone = opened.load_to_infer(device, Precision::Bf16).unwrap();
+        assert_eq!(logits(&alone), logits(&both));
+        let held = alone
+            .count(|param| param.matrix && param.value().is_ok())
+            .unwrap();
+        let table = if config.tie_embeddings { 16 * 24 } else { 0 };
+        assert_eq!(held, table, "matrices in f32");
     }
 }

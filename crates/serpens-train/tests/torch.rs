@@ -31,7 +31,8 @@ struct Places;
 impl Source for Places {
     fn batch(&self, step: u64) -> serpens_data::Result<Batch> {
         let token = |b: usize, t: usize| (7 * step as usize + 11 * b + 5 * t + t * t) as u32 % 96;
-        let row = |from: usize| (0..2).flat_map(move |b| (from..from + 32).map(move |t| token(b, t)));
+        let row =
+            |from: usize| (0..2).flat_map(move |b| (from..from + 32).map(move |t| token(b, t)));
         Ok(Batch {
             inputs: row(0).collect(),
             targets: row(1).collect(),
@@ -95,6 +96,9 @@ fn ten_steps_have_the_losses_of_pytorch() {
     trainer.unwrap().run(run).unwrap();
     assert_eq!(losses.0.len(), LOSSES.len());
     for (step, (ours, theirs)) in losses.0.iter().zip(LOSSES).enumerate() {
-        assert!((ours - theirs).abs() <= 1e-5, "step {step}: {ours} and {theirs}");
+        assert!(
+            (ours - theirs).abs() <= 1e-5,
+            "step {step}: {ours} and {theirs}"
+        );
     }
 }

@@ -6,5 +6,5 @@ mod read;
 mod tests;
 mod write;
 
-pub use read::{open, open_all, read_tensors};
+pub use read::{open, read_tensors};
 pub use write::{write, write_tensors};

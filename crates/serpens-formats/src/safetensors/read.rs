@@ -1,15 +1,14 @@
 //! Reading: what the header says is where.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use serde::Deserialize;
 use serpens_core::files::{self, Accept};
 use serpens_core::{Device, MAX_RANK, Shape, Tensor};
 
 use super::header::Header;
 use crate::tensor_file::Entry;
-use crate::{Encoding, Error, Result, TensorFile, Verify, json};
+use crate::{Encoding, Error, Result, TensorFile, Verify};
 
 /// Opens a safetensors file and reads its header.
 ///
@@ -60,42 +59,4 @@ pub fn read_tensors(
     file.tensors()
         .map(|(name, _)| Ok((name.to_owned(), file.tensor(name, device)?)))
         .collect()
-}
-
-/// Opens the file, or where it is missing the several that an index beside it (`<path>.index.json`) says its tensors
-/// are in.
-///
-/// # Errors
-/// Those of [`open`]; [`Error::Json`], [`Error::Index`] where the index names no file, or one outside its folder.
-pub fn open_all(path: &Path, verify: Verify) -> Result<Vec<TensorFile>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-
-    let mut index = path.as_os_str().to_owned();
-    index.push(".index.json");
-    let index = Path::new(&index);
-    if path.exists() || !index.exists() {
-        return Ok(vec![open(path, verify)?]);
-    }
-    let Index { weight_map } = json::read(index, "index of weights")?;
-    let files: BTreeSet<String> = weight_map.into_values().collect();
-    let outside = files.iter().find(|file| !lies_inside(file)).cloned();
-    if files.is_empty() || outside.is_some() {
-        return Err(Error::Index {
-            path: index.to_owned(),
-            outside,
-        });
-    }
-    files
-        .iter()
-        .map(|file| open(&index.with_file_name(file), verify))
-        .collect()
-}
-
-/// Whether a name cannot lead out of a folder.
-fn lies_inside(name: &str) -> bool {
-    let mut names = Path::new(name).components();
-    !name.is_empty() && names.all(|name| matches!(name, Component::Normal(_)))
 }

@@ -9,7 +9,7 @@ use serpens_core::{Device, Tensor, bf16};
 use twox_hash::XxHash3_64;
 
 use super::*;
-use crate::{Encoding, Error, Planned, Unwritable, Verify};
+use crate::{Encoding, Error, Planned, Result, TensorFile, Unwritable, Verify, shards};
 
 fn tensors() -> Vec<(&'static str, Tensor)> {
     let halves = [1.0, -2.5, 3e30].map(bf16::from_f32);
@@ -176,6 +176,12 @@ fn what_is_not_read_says_which_tensor_and_why() {
         open(&path, Verify::Digests),
         Err(Error::Safetensors { .. })
     ));
+}
+
+/// The file, or those of its index.
+fn open_all(path: &Path, verify: Verify) -> Result<Vec<TensorFile>> {
+    let files = shards(path)?.unwrap_or_else(|| vec![path.to_owned()]);
+    files.iter().map(|file| open(file, verify)).collect()
 }
 
 #[test]

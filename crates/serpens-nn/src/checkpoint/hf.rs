@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serpens_formats::json;
+use smart_default::SmartDefault;
 
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::{AInit, DtRank, SelectiveSsmConfig, SsmConfig};
@@ -13,53 +14,55 @@ use crate::{MambaLmConfig, Result};
 #[derive(Serialize, Deserialize)]
 #[serde(
     tag = "model_type",
-    rename_all = "lowercase",
+    rename_all = "snake_case",
     expecting = "a model's configuration"
 )]
 enum ConfigFile {
     /// Hugging Face's.
     Mamba(HfConfig),
+    /// The same with norms on Δ, B and C.
+    FalconMamba(HfConfig),
     /// Our own, for models that the former cannot describe.
     Serpens { serpens: MambaLmConfig },
 }
 
-/// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored.
-#[derive(Serialize, Deserialize)]
-struct HfConfig {
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    vocab_size: usize,
-    #[serde(default, deserialize_with = "stated")]
-    state_size: Option<usize>,
-    #[serde(default, deserialize_with = "stated")]
-    conv_kernel: Option<usize>,
-    #[serde(default, deserialize_with = "stated")]
-    expand: Option<usize>,
-    #[serde(default)]
-    time_step_rank: DtRank,
-    #[serde(default, deserialize_with = "stated")]
-    use_bias: Option<bool>,
-    #[serde(default, deserialize_with = "stated")]
-    use_conv_bias: Option<bool>,
-    #[serde(default, deserialize_with = "stated")]
-    layer_norm_epsilon: Option<f32>,
-    #[serde(default, deserialize_with = "stated")]
-    tie_word_embeddings: Option<bool>,
-    #[serde(default)]
-    hidden_act: Activation,
-}
-
-/// What may be left out has a value where it stands: null is none.
-fn stated<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    value: D,
-) -> std::result::Result<Option<T>, D::Error> {
-    T::deserialize(value).map(Some)
+/// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored, and what is
+/// left out is as in the library. What other formats say is brought into these words too.
+#[derive(Clone, Serialize, Deserialize, SmartDefault)]
+#[serde(default)]
+pub(super) struct HfConfig {
+    #[serde(skip_deserializing)]
+    pub(super) architectures: [&'static str; 1],
+    #[default = 768]
+    pub(super) hidden_size: usize,
+    #[default = 32]
+    pub(super) num_hidden_layers: usize,
+    #[default = 50_280]
+    pub(super) vocab_size: usize,
+    #[default = 16]
+    pub(super) state_size: usize,
+    #[default = 4]
+    pub(super) conv_kernel: usize,
+    #[default = 2]
+    pub(super) expand: usize,
+    pub(super) time_step_rank: DtRank,
+    pub(super) use_bias: bool,
+    #[default = true]
+    pub(super) use_conv_bias: bool,
+    #[default = 1e-5]
+    pub(super) layer_norm_epsilon: f32,
+    #[default = true]
+    pub(super) tie_word_embeddings: bool,
+    /// FalconMamba's alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mixer_rms_eps: Option<f32>,
+    pub(super) hidden_act: Activation,
 }
 
 /// The activations that the kernels have.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Activation {
+pub(super) enum Activation {
     #[default]
     Silu,
 }
@@ -67,37 +70,43 @@ enum Activation {
 pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
     Ok(match json::read(path, "model configuration")? {
         ConfigFile::Mamba(hf) => hf.into(),
+        ConfigFile::FalconMamba(mut hf) => {
+            hf.mixer_rms_eps.get_or_insert(1e-6);
+            hf.into()
+        }
         ConfigFile::Serpens { serpens } => serpens,
     })
 }
 
 pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
     let serpens = config.clone();
-    let own = ConfigFile::Serpens { serpens };
-    let file = HfConfig::describe(config).map_or(own, ConfigFile::Mamba);
+    let file = match HfConfig::describe(config) {
+        Some(hf) if hf.mixer_rms_eps.is_some() => ConfigFile::FalconMamba(hf),
+        Some(hf) => ConfigFile::Mamba(hf),
+        None => ConfigFile::Serpens { serpens },
+    };
     Ok(json::write(path, &file)?)
 }
 
 impl From<HfConfig> for MambaLmConfig {
-    /// What the file leaves out is as in the paper, which is what the library does.
     fn from(hf: HfConfig) -> Self {
-        let paper = SelectiveSsmConfig::default();
-        let mamba = MambaConfig::new(SelectiveSsmConfig {
-            d_state: hf.state_size.unwrap_or(paper.d_state),
+        let ssm = SelectiveSsmConfig {
+            d_state: hf.state_size,
             dt_rank: hf.time_step_rank,
-            ..paper
-        });
+            dt_b_c_rms_eps: hf.mixer_rms_eps,
+            ..SelectiveSsmConfig::default()
+        };
         let mamba = MambaConfig {
-            expand: hf.expand.unwrap_or(mamba.expand),
-            d_conv: hf.conv_kernel.unwrap_or(mamba.d_conv),
-            conv_bias: hf.use_conv_bias.unwrap_or(mamba.conv_bias),
-            proj_bias: hf.use_bias.unwrap_or(mamba.proj_bias),
-            ..mamba
+            ssm: ssm.into(),
+            expand: hf.expand,
+            d_conv: hf.conv_kernel,
+            conv_bias: hf.use_conv_bias,
+            proj_bias: hf.use_bias,
         };
         let model = MambaLmConfig::new(hf.hidden_size, hf.num_hidden_layers, hf.vocab_size);
         MambaLmConfig {
-            tie_embeddings: hf.tie_word_embeddings.unwrap_or(model.tie_embeddings),
-            norm_eps: hf.layer_norm_epsilon.unwrap_or(model.norm_eps),
+            tie_embeddings: hf.tie_word_embeddings,
+            norm_eps: hf.layer_norm_epsilon,
             ..model.with_mixer(mamba)
         }
     }
@@ -105,7 +114,7 @@ impl From<HfConfig> for MambaLmConfig {
 
 impl HfConfig {
     /// The same model in Hugging Face's words; `None` where they do not suffice.
-    fn describe(config: &MambaLmConfig) -> Option<HfConfig> {
+    pub(super) fn describe(config: &MambaLmConfig) -> Option<HfConfig> {
         let [MixerConfig::Mamba(mamba)] = &config.mixers[..] else {
             return None;
         };
@@ -119,17 +128,22 @@ impl HfConfig {
             return None;
         }
         Some(HfConfig {
+            architectures: [match ssm.dt_b_c_rms_eps {
+                Some(_) => "FalconMambaForCausalLM",
+                None => "MambaForCausalLM",
+            }],
             hidden_size: config.d_model,
             num_hidden_layers: config.n_layer,
             vocab_size: config.vocab_size,
-            state_size: Some(ssm.d_state),
-            conv_kernel: Some(mamba.d_conv),
-            expand: Some(mamba.expand),
+            state_size: ssm.d_state,
+            conv_kernel: mamba.d_conv,
+            expand: mamba.expand,
             time_step_rank: ssm.dt_rank,
-            use_bias: Some(mamba.proj_bias),
-            use_conv_bias: Some(mamba.conv_bias),
-            layer_norm_epsilon: Some(config.norm_eps),
-            tie_word_embeddings: Some(config.tie_embeddings),
+            use_bias: mamba.proj_bias,
+            use_conv_bias: mamba.conv_bias,
+            layer_norm_epsilon: config.norm_eps,
+            tie_word_embeddings: config.tie_embeddings,
+            mixer_rms_eps: ssm.dt_b_c_rms_eps,
             hidden_act: Activation::Silu,
         })
     }

@@ -1,56 +1,266 @@
-//! Models on disk: a folder with `config.json` and `model.safetensors`, in the Hugging Face layout.
+//! Models in files: folders and files of the formats that published models come in.
+//!
+//! | what is opened | configuration | weights |
+//! |---|---|---|
+//! | a folder of Hugging Face's (`model_type` `mamba` or `falcon_mamba`), or our own | `config.json` | `model.safetensors` or `pytorch_model.bin`, or the several files of an index beside either |
+//! | a folder of the original program's (`state-spaces/mamba-*`) | `config.json` | the same |
+//! | a file `.safetensors`, `.bin`, `.pt`, `.ckpt` | `config.json` beside it, either | that file |
+//! | a file `.gguf` | the file's metadata | that file |
+//!
+//! [`Checkpoint::open`] reads headers alone, and has checked names and shapes against the configuration.
 
+mod export;
+mod gguf;
 mod hf;
+mod layout;
+mod mamba_ssm;
+mod peft;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serpens_core::Device;
 use serpens_core::files::make_folders;
 pub use serpens_formats::Verify;
-use serpens_formats::safetensors::open_all;
+use serpens_formats::gguf::Metadata;
+use serpens_formats::{Encoding, TensorFile, gguf as file, json, pytorch, safetensors, shards};
 
-use crate::{MambaLm, MambaLmConfig, Result};
+pub use self::export::{Format, export};
+use self::layout::HUGGING_FACE;
+pub use self::peft::{load_adapter, save_adapter};
+use self::weights::{Located, Names, Outgoing};
+use crate::{Error, MambaLm, MambaLmConfig, Module, Param, Precision, Result};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of the weights' file.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The name that PyTorch's programs give it.
+const PICKLED_FILE: &str = "pytorch_model.bin";
+/// The table that is looked up too where it is the head: it stays in f32.
+const EMBEDDINGS: &str = "backbone.embeddings.weight";
 
-/// Reads the configuration of the model in the folder `dir`: Hugging Face's (`model_type: mamba`), or Serpens's own for
-/// models that the former cannot describe.
-pub fn load_config(dir: &Path) -> Result<MambaLmConfig> {
-    hf::read(&dir.join(CONFIG_FILE))
+/// Whether a parameter is in files at all.
+fn is_kept(_: &str, param: &Param) -> bool {
+    param.trained
 }
 
-/// The model in the folder `dir` without its values, which are those that its files say they hold: only headers are
-/// read.
+/// How a checkpoint is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What is verified of what is read.
+    pub verify: Verify,
+    /// What stands before the tensors' names, as `model` in Lightning's files; a dot follows.
+    pub prefix: String,
+}
+
+/// A model in files, of which only headers were read.
+pub struct Checkpoint {
+    path: PathBuf,
+    format: Format,
+    metadata: Option<Metadata>,
+    plan: MambaLm,
+    located: Located,
+}
+
+/// What was found at a path.
+struct Found {
+    format: Format,
+    config: MambaLmConfig,
+    /// The file of weights, or where one was looked for.
+    weights: PathBuf,
+    files: Vec<TensorFile>,
+    /// What stands before the names in them.
+    prefix: String,
+    metadata: Option<Metadata>,
+}
+
+impl Checkpoint {
+    /// Opens the folder or file.
+    ///
+    /// # Errors
+    /// A missing, truncated or foreign file; [`Error::OtherModel`] for a model that is not computed here; a parameter
+    /// that is missing, surplus or of another shape than the configuration's.
+    pub fn open(path: &Path, options: &Options) -> Result<Self> {
+        let found = match path.extension().is_some_and(|end| end == "gguf") {
+            true => Found::gguf(path)?,
+            false => Found::beside_a_config(path, options)?,
+        };
+        // A layer has parameters: where there are fewer than layers, not even a plan is made.
+        let tensors = found.files.iter().map(|file| file.tensors().count()).sum();
+        if found.config.n_layer > tensors {
+            return Err(Error::TooFewTensors {
+                path: found.weights,
+                layers: found.config.n_layer,
+                tensors,
+            });
+        }
+        let plan = found.config.plan()?;
+        let names = Names(found.format.layout(), &found.prefix);
+        let located = Located::new(&plan, is_kept, &names, &found.weights, found.files)?;
+        Ok(Self {
+            path: path.to_owned(),
+            format: found.format,
+            metadata: found.metadata,
+            plan,
+            located,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &MambaLmConfig {
+        self.plan.config()
+    }
+
+    /// The model without its values.
+    pub fn plan(&self) -> &MambaLm {
+        &self.plan
+    }
+
+    /// The format that it is in.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The folder where a tokenizer's files would be.
+    pub fn folder(&self) -> &Path {
+        match self.path.is_dir() {
+            true => &self.path,
+            false => self.path.parent().unwrap_or(&self.path),
+        }
+    }
+
+    /// What a GGUF file says, its tokenizer too.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Reads the model, one parameter after another: no value is in memory twice.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has digests,
+    /// as those written here.
+    pub fn load(self, device: Device) -> Result<MambaLm> {
+        self.fill(device, None)
+    }
+
+    /// As [`Checkpoint::load`], to be computed in this precision and not trained: what is multiplied in bf16 is held in
+    /// bf16 alone.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::load`]; [`Error::Precision`].
+    pub fn load_to_infer(self, device: Device, precision: Precision) -> Result<MambaLm> {
+        self.fill(device, Some(precision))
+    }
+
+    fn fill(self, device: Device, to_infer: Option<Precision>) -> Result<MambaLm> {
+        let is_narrow = to_infer == Some(Precision::Bf16);
+        self.plan
+            .check_memory(if is_narrow { 2 } else { 4 }, device)?;
+        let (mut model, located) = (self.plan, self.located);
+        model.visit_mut("", &mut |name, param| {
+            match located.value(name, param)? {
+                Some(value) => param.set(value.to(device)?)?,
+                None => param.fill(name, device, 0)?,
+            }
+            if let Some(precision) = to_infer {
+                param.to(device, precision)?;
+            }
+            if is_narrow && name != EMBEDDINGS {
+                param.drop_f32();
+            }
+            Ok(())
+        })?;
+        Ok(model)
+    }
+}
+
+impl Found {
+    fn gguf(path: &Path) -> Result<Self> {
+        let (metadata, weights) = file::open(path)?;
+        Ok(Self {
+            format: Format::Gguf,
+            config: gguf::read(&metadata, &weights)?,
+            weights: path.to_owned(),
+            files: vec![weights],
+            prefix: String::new(),
+            metadata: Some(metadata),
+        })
+    }
+
+    fn beside_a_config(path: &Path, options: &Options) -> Result<Self> {
+        /// What tells Hugging Face's configurations from others.
+        #[derive(Deserialize)]
+        struct Kind {
+            model_type: Option<IgnoredAny>,
+            d_model: Option<IgnoredAny>,
+        }
+
+        let (folder, given) = match path.is_file() {
+            true => (path.parent().unwrap_or(path), Some(path)),
+            false => (path, None),
+        };
+        let config = folder.join(CONFIG_FILE);
+        let kind: Kind = json::read(&config, "model configuration")?;
+        let (format, config) = match (kind.model_type, kind.d_model) {
+            (None, Some(_)) => (Format::OriginalNames, mamba_ssm::read(&config)?),
+            _ => (Format::Hf, hf::read(&config)?),
+        };
+        let candidates = match given {
+            Some(file) => vec![file.to_owned()],
+            None => vec![folder.join(WEIGHTS_FILE), folder.join(PICKLED_FILE)],
+        };
+        let mut there = candidates.iter();
+        let there = there.find(|path| !matches!(shards(path), Ok(None)));
+        let weights = there.unwrap_or(&candidates[0]).clone();
+        let shards = shards(&weights)?.unwrap_or_else(|| vec![weights.clone()]);
+        // What stands under a prefix is found while a pickle is read, which has other things beside it.
+        let pickled = weights.extension().is_none_or(|end| end != "safetensors");
+        let open = |file: &PathBuf| match pickled {
+            true => pytorch::open(file, Some(&options.prefix)),
+            false => safetensors::open(file, options.verify),
+        };
+        let prefix = match options.prefix.trim_end_matches('.') {
+            prefix if !pickled && !prefix.is_empty() => format!("{prefix}."),
+            _ => String::new(),
+        };
+        Ok(Self {
+            format,
+            config,
+            files: shards.iter().map(open).collect::<Result<_, _>>()?,
+            weights,
+            prefix,
+            metadata: None,
+        })
+    }
+}
+
+/// Reads the model in the folder or file; see [`Checkpoint`].
 ///
 /// # Errors
-/// A missing, truncated or foreign file; a parameter that is missing, surplus or of another shape than the
-/// configuration's.
-pub fn plan(dir: &Path) -> Result<MambaLm> {
-    let (config, path) = (load_config(dir)?, dir.join(WEIGHTS_FILE));
-    let files = open_all(&path, Verify::Nothing)?;
-    Ok(weights::Located::new(config, &path, &files)?.plan)
+/// Those of [`Checkpoint::open`] and [`Checkpoint::load`].
+pub fn load(path: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
+    let options = Options {
+        verify,
+        ..Options::default()
+    };
+    Checkpoint::open(path, &options)?.load(device)
 }
 
-/// Reads the model in the folder `dir`; weights may be in one file or several with an index, in f32, bf16 or f16.
+/// Writes the model to the folder `dir`, made where it is missing, to be gone on with: as it is, in f32, in the words of
+/// Hugging Face where they suffice. Each file appears complete or not at all.
 ///
 /// # Errors
-/// Those of [`plan`]; [`Error::Memory`](crate::Error::Memory), before any is taken; a tensor that is damaged, where
-/// that is verified and its file has digests, as those that [`save`] writes.
-pub fn load(dir: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
-    let (config, path) = (load_config(dir)?, dir.join(WEIGHTS_FILE));
-    let files = open_all(&path, verify)?;
-    weights::Located::new(config, &path, &files)?.fill(device)
-}
-
-/// Writes the model to the folder `dir`, made where it is missing. Each file appears complete or not at all.
+/// [`Error::NoValue`]; what the file system says.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
     make_folders(dir).map_err(serpens_formats::Error::from)?;
     hf::write(model.config(), &dir.join(CONFIG_FILE))?;
-    weights::save_parameters(model, &dir.join(WEIGHTS_FILE))
+    let names = Names(&HUGGING_FACE, "");
+    let as_it_is = |param: &Param| param.value().cloned();
+    let outgoing = Outgoing::new(model, is_kept, &names, |_| Encoding::F32, as_it_is)?;
+    outgoing.write(&dir.join(WEIGHTS_FILE))
 }

@@ -1,41 +1,44 @@
-//! A model's parameters in safetensors files.
+//! The parameters of a model in files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serpens_core::{Device, Shape, Tensor};
-use serpens_formats::TensorFile;
-use serpens_formats::safetensors::write_tensors;
+use serpens_formats::{Encoding, Planned, TensorFile, safetensors};
 
-use crate::{Error, MambaLm, MambaLmConfig, Module, Result};
+use super::layout::{Form, Layout, Place};
+use crate::{Error, Module, Param, Result};
 
-/// The head, absent from checkpoints where it is the embedding's table, though some carry a copy.
+/// The head, absent from files where it is the embedding's table, though some carry a copy.
 const HEAD: &str = "lm_head.weight";
 
-pub(super) fn save_parameters(model: &MambaLm, path: &Path) -> Result<()> {
-    let mut tensors: Vec<(String, Tensor)> = Vec::new();
-    model.visit("", &mut |name, param| {
-        if param.trained {
-            tensors.push((name.to_owned(), param.value()?.clone()));
-        }
-        Ok(())
-    })?;
-    Ok(write_tensors(path, &tensors)?)
+/// How the names in files are made: by a layout, and under a prefix, which ends with a dot where there is one.
+pub(super) struct Names<'a>(pub(super) &'a Layout, pub(super) &'a str);
+
+/// Where each parameter of a module is in files.
+pub(super) struct Located {
+    files: Vec<TensorFile>,
+    /// The number of the file, and the place in it, by our names.
+    places: BTreeMap<String, (usize, Place)>,
 }
 
-/// A planned model and where each of its parameters is.
-pub(super) struct Located<'a> {
-    pub(super) plan: MambaLm,
-    holders: BTreeMap<&'a str, (&'a TensorFile, Shape)>,
-}
-
-impl<'a> Located<'a> {
-    /// Looks for all parameters in the files that hold those of `path`, of which only the headers were read.
-    pub(super) fn new(config: MambaLmConfig, path: &Path, files: &'a [TensorFile]) -> Result<Self> {
-        let mut holders = BTreeMap::new();
-        for file in files {
-            for (name, shape) in file.tensors() {
-                if holders.insert(name, (file, shape)).is_some() {
+impl Located {
+    /// Looks for the parameters that are `wanted` in files, of which only the headers were read. What does not stand
+    /// under the prefix is of no concern.
+    ///
+    /// # Errors
+    /// A parameter that is missing from `path`, surplus, of another shape, or in two files.
+    pub(super) fn new(
+        module: &impl Module,
+        wanted: impl Fn(&str, &Param) -> bool,
+        Names(layout, prefix): &Names<'_>,
+        path: &Path,
+        files: Vec<TensorFile>,
+    ) -> Result<Self> {
+        let mut holders: BTreeMap<&str, (usize, Shape)> = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for (name, shape) in file.tensors().filter(|(name, _)| name.starts_with(prefix)) {
+                if holders.insert(name, (i, shape)).is_some() {
                     return Err(Error::RepeatedParameter {
                         path: file.path().to_owned(),
                         name: name.to_owned(),
@@ -43,66 +46,112 @@ impl<'a> Located<'a> {
                 }
             }
         }
-        // A layer has parameters: where there are fewer than layers, not even a plan is made.
-        if config.n_layer > holders.len() {
-            return Err(Error::TooFewTensors {
-                path: path.to_owned(),
-                layers: config.n_layer,
-                tensors: holders.len(),
-            });
-        }
-        let located = Self {
-            plan: config.plan()?,
-            holders,
-        };
-        located.check(path)?;
-        Ok(located)
-    }
-
-    /// Refuses parameters that are missing, surplus or of another shape.
-    fn check(&self, path: &Path) -> Result<()> {
-        let mut surplus = self.holders.clone();
-        self.plan.visit("", &mut |name, param| {
-            if !param.trained {
+        let (mut places, mut has_head) = (BTreeMap::new(), false);
+        module.visit("", &mut |ours, param| {
+            if !wanted(ours, param) {
                 return Ok(());
             }
-            match surplus.remove(name) {
-                Some((_, shape)) if shape == param.shape() => Ok(()),
-                Some((file, shape)) => Err(Error::ParameterShape {
-                    path: file.path().to_owned(),
-                    name: name.to_owned(),
-                    expected: Box::new(param.shape()),
+            has_head |= ours == HEAD;
+            let mut place = layout.place(ours, param);
+            place.name.insert_str(0, prefix);
+            match holders.remove(&*place.name) {
+                Some((i, shape)) if shape == place.shape => {
+                    places.insert(ours.to_owned(), (i, place));
+                    Ok(())
+                }
+                Some((i, shape)) => Err(Error::ParameterShape {
+                    path: files[i].path().to_owned(),
+                    name: place.name,
+                    expected: Box::new(place.shape),
                     got: Box::new(shape),
                 }),
                 None => Err(Error::MissingParameter {
                     path: path.to_owned(),
-                    name: name.to_owned(),
+                    name: place.name,
                 }),
             }
         })?;
-        if self.plan.config().tie_embeddings {
-            surplus.remove(HEAD);
+        if !has_head {
+            holders.remove(&*format!("{prefix}{HEAD}"));
         }
-        match surplus.first_key_value() {
-            None => Ok(()),
-            Some((name, (file, _))) => Err(Error::SurplusParameter {
-                path: file.path().to_owned(),
+        match holders.first_key_value() {
+            None => Ok(Self { files, places }),
+            Some((name, (i, _))) => Err(Error::SurplusParameter {
+                path: files[*i].path().to_owned(),
                 name: (*name).to_owned(),
             }),
         }
     }
 
-    /// Reads the parameters one after another: no value is in memory twice.
-    ///
-    /// # Errors
-    /// [`Error::Memory`], before any is taken.
-    pub(super) fn fill(self, device: Device) -> Result<MambaLm> {
-        self.plan.check_memory(4, device)?;
-        let mut model = self.plan;
-        model.visit_mut("", &mut |name, param| match self.holders.get(name) {
-            Some((file, _)) if param.trained => param.set(file.tensor(name, device)?),
-            _ => param.fill(name, device, 0),
+    /// The value of our parameter of this name on the processor, if it is in the files.
+    pub(super) fn value(&self, name: &str, param: &Param) -> Result<Option<Tensor>> {
+        let Some((i, place)) = self.places.get(name) else {
+            return Ok(None);
+        };
+        let file = &self.files[*i];
+        let value = place
+            .form
+            .read(file.tensor(&place.name, Device::Cpu)?, param.shape())?;
+        if place.form == Form::A && value.as_slice::<f32>()?.iter().any(|log| log.is_nan()) {
+            return Err(Error::PositiveA {
+                path: file.path().to_owned(),
+                name: place.name.clone(),
+            });
+        }
+        Ok(Some(value))
+    }
+}
+
+/// What a file is to hold, and the parameters whose values it holds, by the file's names.
+pub(super) struct Outgoing {
+    pub(super) planned: Vec<Planned>,
+    params: BTreeMap<String, (Param, Form)>,
+    value: fn(&Param) -> Result<Tensor>,
+}
+
+impl Outgoing {
+    /// The `value` of each parameter that is `wanted`; `encode` says how it is stored.
+    pub(super) fn new(
+        module: &impl Module,
+        wanted: impl Fn(&str, &Param) -> bool,
+        Names(layout, prefix): &Names<'_>,
+        encode: impl Fn(&Place) -> Encoding,
+        value: fn(&Param) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let (mut planned, mut params) = (Vec::new(), BTreeMap::new());
+        module.visit("", &mut |ours, param| {
+            if wanted(ours, param) {
+                param.value()?;
+                let mut place = layout.place(ours, param);
+                place.name.insert_str(0, prefix);
+                let encoding = encode(&place);
+                let Place { name, shape, form } = place;
+                params.insert(name.clone(), (param.clone(), form));
+                planned.push(Planned {
+                    name,
+                    shape,
+                    encoding,
+                });
+            }
+            Ok(())
         })?;
-        Ok(model)
+        Ok(Self {
+            planned,
+            params,
+            value,
+        })
+    }
+
+    /// Writes a safetensors file.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let value = |planned: &Planned| self.value(planned);
+        Ok(safetensors::write(path, &self.planned, value)?)
+    }
+
+    /// The value of a planned tensor.
+    pub(super) fn value(&self, planned: &Planned) -> serpens_formats::Result<Tensor> {
+        let (param, form) = &self.params[&planned.name];
+        let value = (self.value)(param).and_then(|value| form.write(value, planned.shape));
+        Ok(value.map_err(serpens_core::Error::from)?)
     }
 }

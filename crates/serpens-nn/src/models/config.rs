@@ -200,13 +200,11 @@ impl MambaLmConfig {
             lm_head: (!self.tie_embeddings).then(|| head.plan()),
             config: self.clone(),
         };
-        let adapted = self
-            .lora
-            .iter()
-            .try_for_each(|lora| lora.attach(&mut model));
-        adapted
-            .map(|()| model)
-            .map_err(|error| error.within("model"))
+        if let Some(lora) = &self.lora {
+            let attached = lora.attach(&mut model);
+            attached.map_err(|error| error.within("model"))?;
+        }
+        Ok(model)
     }
 
     /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows

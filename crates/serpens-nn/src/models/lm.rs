@@ -7,6 +7,7 @@ use serpens_ops::embedding::check_ids;
 
 use super::{Backbone, LmState, MambaLmConfig};
 use crate::layers::{Embedding, Linear, Sequence};
+use crate::lora::is_added;
 use crate::ssm::SelectionTrace;
 use crate::{LoraConfig, Module, Precision, Recompute, Result, module};
 
@@ -59,12 +60,11 @@ impl MambaLm {
     pub fn adapt(&mut self, lora: LoraConfig, seed: u64) -> Result<()> {
         lora.attach(self)?;
         let (device, precision) = (self.device(), self.precision());
-        self.visit_mut("", &mut |name, param| match param.value() {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                param.fill(name, device, seed)?;
-                param.to(device, precision)
-            }
+        self.visit_mut("", &mut |name, param| match is_added(name) {
+            true => param
+                .fill(name, device, seed)
+                .and_then(|()| param.to(device, precision)),
+            false => Ok(()),
         })?;
         self.config.lora = Some(lora);
         Ok(())

@@ -82,7 +82,8 @@ fn configurations() {
     let config = fs::read(targets::model_file(CONFIG_FILE)).unwrap();
     let own =
         r#"{"model_type": "serpens", "serpens": {"d_model": 8, "n_layer": 1, "vocab_size": 11}}"#;
-    attack(targets::config, &[config, own.into()], 400);
+    let original = r#"{"d_model": 8, "n_layer": 1, "vocab_size": 11, "pad_vocab_size_multiple": 1, "ssm_cfg": {"d_state": 16}}"#;
+    attack(targets::config, &[config, own.into(), original.into()], 400);
 }
 
 #[test]
@@ -101,7 +102,9 @@ fn foreign(name: &str) -> PathBuf {
 
 #[test]
 fn gguf_files() {
-    let seeds = ["v2.gguf", "v3.gguf"].map(|name| fs::read(foreign(name)).unwrap());
+    // A small one that is a model.
+    let model = "../../serpens-nn/tests/fixtures/gguf/q8_0.gguf";
+    let seeds = ["v2.gguf", "v3.gguf", model].map(|name| fs::read(foreign(name)).unwrap());
     attack(targets::gguf, &seeds, 600);
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serpens::core::{Device, Tensor, files};
 use serpens::formats::safetensors::{read_tensors, write_tensors};
 use serpens::formats::{Encoding, Planned, gguf, pytorch};
-use serpens::nn::checkpoint::{self, CONFIG_FILE, Verify};
+use serpens::nn::checkpoint::{self, CONFIG_FILE, Checkpoint, Options, Verify};
 use serpens::nn::{MambaLmConfig, Module};
 use serpens::recipe::Recipe;
 use serpens_report::{LayerSelection, LineChart, Report, SelectionMap, Series};
@@ -70,13 +70,15 @@ pub fn safetensors(bytes: &[u8]) {
 pub fn index(bytes: &[u8]) {
     fs::write(model_file("sharded.safetensors.index.json"), bytes).expect("written");
     let sharded = model_file("sharded.safetensors");
-    let _ = serpens::formats::safetensors::open_all(&sharded, Verify::Nothing);
+    let _ = serpens::formats::shards(&sharded);
 }
 
 /// A GGUF file: what is read can be written, and comes back the same.
 pub fn gguf(bytes: &[u8]) {
     let path = model_file("mutant.gguf");
     fs::write(&path, bytes).expect("written");
+    let model = Checkpoint::open(&path, &Options::default());
+    let _ = model.and_then(|model| model.load(Device::Cpu));
     let Ok((metadata, file)) = gguf::open(&path) else {
         return;
     };

@@ -1,5 +1,7 @@
 //! Checkpoints that come back as they went, and those that must not load.
 
+mod formats;
+
 use std::fs;
 
 use serpens_core::{Device, Tensor};
@@ -9,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::mixers::{H3Config, MambaConfig, PlainConfig};
 use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
-use crate::{Error, Module};
+use crate::{Error, LoraConfig, Module};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
     config.init(Device::cpu(), 3).unwrap()
@@ -63,8 +65,21 @@ fn configurations() -> Vec<MambaLmConfig> {
         })),
         base.clone().with_mixer(h3),
         base.clone().with_mixer(PlainConfig::default()),
-        base.with_mixers(mixed),
+        base.clone().with_mixers(mixed),
+        base.clone().with_mixer(falcon()),
+        MambaLmConfig {
+            lora: Some(LoraConfig::default()),
+            ..base
+        },
     ]
+}
+
+fn falcon() -> MambaConfig {
+    MambaConfig::new(SelectiveSsmConfig {
+        dt_b_c_rms_eps: Some(1e-6),
+        dt_rank: DtRank::Fixed(2),
+        ..SelectiveSsmConfig::default()
+    })
 }
 
 #[test]
@@ -180,7 +195,7 @@ fn refused(spoil: impl FnOnce(&Path)) -> Error {
     let dir = TempDir::new().unwrap();
     save(&model(&MambaLmConfig::new(8, 2, 11)), dir.path()).unwrap();
     spoil(dir.path());
-    let planned = plan(dir.path()).map(drop);
+    let planned = Checkpoint::open(dir.path(), &Options::default()).map(drop);
     let error = load(dir.path(), Device::cpu(), Verify::Digests).expect_err("it must not load");
     if let Err(planned) = planned {
         assert_eq!(planned.to_string(), error.to_string());

@@ -1,0 +1,85 @@
+//! Models for other programs.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serpens_core::files::make_folders;
+use serpens_formats::gguf::Metadata;
+use serpens_formats::{Encoding, Planned, gguf as file};
+
+use super::hf::{self, HfConfig};
+use super::layout::{HUGGING_FACE, Layout, Place};
+use super::weights::{Names, Outgoing};
+use super::{CONFIG_FILE, WEIGHTS_FILE, gguf, mamba_ssm};
+use crate::lora::is_added;
+use crate::precision::named;
+use crate::{Error, MambaLm, Param, Result};
+
+/// The formats of models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// A folder as `transformers` has it: `config.json` and safetensors.
+    #[default]
+    Hf,
+    /// One file, as llama.cpp has it.
+    Gguf,
+    /// A folder with the original program's `config.json` and names; its own files are pickles (`pytorch_model.bin`), those
+    /// written here are safetensors, for its `load_state_dict`.
+    OriginalNames,
+}
+
+named!(Format {
+    Hf,
+    Gguf,
+    OriginalNames
+});
+
+impl Format {
+    pub(super) fn layout(self) -> &'static Layout {
+        match self {
+            Format::Hf => &HUGGING_FACE,
+            Format::Gguf => &gguf::LAYOUT,
+            Format::OriginalNames => &mamba_ssm::LAYOUT,
+        }
+    }
+}
+
+/// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`, made
+/// where it is missing, or to the file `path` (GGUF), which also gets these metadata, such as a tokenizer's. Tensors are
+/// stored as `encoding` says; in GGUF norms, biases, convolutions, A, D and what has no whole blocks stay in f32. Gives
+/// what the format cannot say, a line each.
+///
+/// # Errors
+/// [`Error::Inexpressible`] for a model that the format cannot describe; what cannot be encoded; the file system's.
+pub fn export(
+    model: &MambaLm,
+    path: &Path,
+    format: Format,
+    encoding: Encoding,
+    mut metadata: Metadata,
+) -> Result<Vec<String>> {
+    let mut config = model.config().clone();
+    config.lora = None;
+    let described = HfConfig::describe(&config).ok_or(Error::Inexpressible("its kind of layers"));
+    let names = Names(format.layout(), "");
+    let wanted = |name: &str, param: &Param| param.trained && !is_added(name);
+    let encode = |place: &Place| match format {
+        Format::Gguf => gguf::encoding(encoding, place),
+        Format::Hf | Format::OriginalNames => encoding,
+    };
+    let outgoing = Outgoing::new(model, wanted, &names, encode, Param::merged)?;
+    if format == Format::Gguf {
+        let said = gguf::describe(described?, encoding, &mut metadata)?;
+        let value = |planned: &Planned| outgoing.value(planned);
+        file::write(path, &metadata, &outgoing.planned, value)?;
+        return Ok(said);
+    }
+    make_folders(path).map_err(serpens_formats::Error::from)?;
+    match format {
+        Format::OriginalNames => mamba_ssm::write(&described?, &path.join(CONFIG_FILE))?,
+        Format::Hf | Format::Gguf => hf::write(&config, &path.join(CONFIG_FILE))?,
+    }
+    outgoing.write(&path.join(WEIGHTS_FILE))?;
+    Ok(Vec::new())
+}

@@ -1,0 +1,97 @@
+//! What was learnt by low-rank adaptation alone, in the layout of the PEFT library.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serpens_core::files::make_folders;
+use serpens_formats::{Encoding, json, safetensors};
+use smart_default::SmartDefault;
+
+use super::Verify;
+use super::layout::HUGGING_FACE;
+use super::weights::{Located, Names, Outgoing};
+use crate::lora::is_added;
+use crate::{Error, LoraConfig, MambaLm, Module, Param, Result};
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+static NAMES: Names<'_> = Names(&HUGGING_FACE, "base_model.model.");
+
+/// The fields of PEFT's configuration that say something about what is computed, and those that it wants.
+#[derive(Serialize, Deserialize, SmartDefault)]
+#[serde(default)]
+struct Config {
+    #[default = "LORA"]
+    peft_type: String,
+    #[default = "CAUSAL_LM"]
+    task_type: String,
+    base_model_name_or_path: Option<String>,
+    #[default = 8]
+    r: usize,
+    #[default = 8.0]
+    lora_alpha: f32,
+    lora_dropout: f32,
+    target_modules: Vec<String>,
+    #[default = "none"]
+    bias: String,
+    alpha_pattern: BTreeMap<String, f32>,
+    use_rslora: bool,
+    use_dora: bool,
+    #[default = true]
+    inference_mode: bool,
+}
+
+/// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does.
+///
+/// # Errors
+/// [`Error::NotAdapted`]; what the file system says.
+pub fn save_adapter(model: &MambaLm, dir: &Path) -> Result<()> {
+    let lora = model.config().lora.as_ref().ok_or(Error::NotAdapted)?;
+    make_folders(dir).map_err(serpens_formats::Error::from)?;
+    let config = Config {
+        r: lora.rank,
+        lora_alpha: lora.alpha,
+        target_modules: lora.targets.clone(),
+        ..Config::default()
+    };
+    json::write(&dir.join(CONFIG_FILE), &config)?;
+    let wanted = |name: &str, _: &Param| is_added(name);
+    let outgoing = Outgoing::new(model, wanted, &NAMES, |_| Encoding::F32, Param::merged)?;
+    outgoing.write(&dir.join(WEIGHTS_FILE))
+}
+
+/// Reads what the PEFT library, or [`save_adapter`], wrote to a folder, and adds it to the model, which is the one that
+/// it was trained with; see [`MambaLm::adapt`].
+///
+/// # Errors
+/// [`Error::OtherModel`] for another kind of adapter; files and parameters as in [`super::load`].
+pub fn load_adapter(model: &mut MambaLm, dir: &Path, verify: Verify) -> Result<()> {
+    let path = dir.join(CONFIG_FILE);
+    let config: Config = json::read(&path, "configuration of an adapter")?;
+    let alphas = &config.alpha_pattern;
+    Error::refuse(
+        &path,
+        [
+            ("peft_type", config.peft_type != "LORA", &config.peft_type),
+            ("bias", config.bias != "none", &config.bias),
+            ("alpha_pattern", !alphas.is_empty(), alphas),
+            ("use_rslora", config.use_rslora, &true),
+            ("use_dora", config.use_dora, &true),
+        ],
+    )?;
+    let path = dir.join(WEIGHTS_FILE);
+    let files = vec![safetensors::open(&path, verify)?];
+    let lora = LoraConfig {
+        rank: config.r,
+        alpha: config.lora_alpha,
+        targets: config.target_modules,
+    };
+    model.adapt(lora, 0)?;
+    let located = Located::new(model, |name, _| is_added(name), &NAMES, &path, files)?;
+    let device = model.device();
+    model.visit_mut("", &mut |name, param| match located.value(name, param)? {
+        Some(value) => param.set(value.to(device)?),
+        None => Ok(()),
+    })
+}
