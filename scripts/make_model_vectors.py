@@ -1,8 +1,8 @@
-"""Writes the reference vectors of crates/serpens-nn/tests/fixtures that are models (hf-tiny and hf-variant are made alike).
+"""Writes the reference vectors of models in crates/serpens-nn/tests/fixtures (hf-tiny, hf-variant are made alike).
 
 Needs torch (CPU is enough), transformers, peft, safetensors, gguf, numpy:  python scripts/make_model_vectors.py [NAME ...]
 
-falcon-tiny/   a tiny FalconMamba with random weights, and expected.safetensors: input_ids, logits, loss, the gradient of
+falcon-tiny/   a tiny FalconMamba with random weights, and expected.safetensors: input_ids, logits, loss, gradients of
                every parameter, and a greedy continuation, as transformers computes them in float32.
 peft-tiny/     an adapter of hf-tiny as the PEFT library saves it, and expected.safetensors: input_ids, logits.
 adamw          ten losses of hf-tiny trained by PyTorch's AdamW, printed.

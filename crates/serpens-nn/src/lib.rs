@@ -1,10 +1,10 @@
 //! Layers and models: S6, S4D, the Mamba, H3 and plain mixers, the language model, its adaptation by matrices of low
 //! rank, and checkpoints in the formats that models are published in.
 //!
-//! A configuration is a plain value that can be saved. Its `plan` makes the thing without values, which can be
-//! counted and printed; [`Module::init`] fills it with those it starts with, [`checkpoint`] with those of a file. A
-//! layer's `forward` reads a sequence of shape (batch, length, width), optionally from a state that it replaces; reading
-//! it in chunks, or token by token with `step`, gives the same outputs.
+//! A configuration is a plain value that can be saved. Its `plan` makes the thing without values, which can be counted
+//! and printed; [`Module::init`] fills it with those it starts with, [`checkpoint`] with those of a file. A layer's
+//! `forward` reads a sequence of shape (batch, length, width), optionally from a state that it replaces; reading it in
+//! chunks, or token by token with `step`, gives the same outputs.
 //!
 //! One mixer by itself, as Python's `Mamba(d_model=16)`, and a language model that reads a text and learns from it:
 //!

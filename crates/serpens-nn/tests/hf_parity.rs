@@ -1,6 +1,6 @@
 //! Tiny published checkpoints with random weights: logits, loss, every gradient and the greedy continuation must be
-//! those of the `transformers` library, which wrote `expected.safetensors` beside each (in f32), whatever the layout; and
-//! logits with an adapter those of the PEFT library (`scripts/make_model_vectors.py`).
+//! those of the `transformers` library, which wrote `expected.safetensors` beside each (in f32), whatever the layout;
+//! and logits with an adapter those of the PEFT library (`scripts/make_model_vectors.py`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

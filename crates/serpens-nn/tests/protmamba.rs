@@ -1,5 +1,6 @@
 //! A published protein language model in the layout of the original program: its loss must be that of `transformers`'
-//! pure PyTorch Mamba with the same weights (`scripts/protmamba_loss.py`). Only where `SERPENS_PROTMAMBA` names its folder.
+//! pure PyTorch Mamba with the same weights (`scripts/protmamba_loss.py`). Only where `SERPENS_PROTMAMBA` names its
+//! folder.
 
 use std::path::PathBuf;
 

@@ -24,8 +24,9 @@ pub enum Format {
     Hf,
     /// One file, as llama.cpp has it.
     Gguf,
-    /// A folder with the original program's `config.json` and names; its own files are pickles (`pytorch_model.bin`), those
-    /// written here are safetensors, for its `load_state_dict`.
+    /// A folder with the original program's `config.json` and names; its own files are pickles (`pytorch_model.bin`),
+    /// those written here are safetensors, for its `load_state_dict` (not strict where the head is the table: it is
+    /// left out).
     OriginalNames,
 }
 
@@ -45,10 +46,10 @@ impl Format {
     }
 }
 
-/// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`, made
-/// where it is missing, or to the file `path` (GGUF), which also gets these metadata, such as a tokenizer's. Tensors are
-/// stored as `encoding` says; in GGUF norms, biases, convolutions, A, D and what has no whole blocks stay in f32. Gives
-/// what the format cannot say, a line each.
+/// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`,
+/// made where it is missing, or to the file `path` (GGUF), which also gets these metadata, such as a tokenizer's.
+/// Tensors are stored as `encoding` says; in GGUF norms, biases, convolutions, A, D and what has no whole blocks stay
+/// in f32. Gives what the format cannot say, a line each.
 ///
 /// # Errors
 /// [`Error::Inexpressible`] for a model that the format cannot describe; what cannot be encoded; the file system's.

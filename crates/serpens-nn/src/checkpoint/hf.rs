@@ -26,8 +26,8 @@ enum ConfigFile {
     Serpens { serpens: MambaLmConfig },
 }
 
-/// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored, and what is
-/// left out is as in the library. What other formats say is brought into these words too.
+/// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored, and what
+/// is left out is as in the library. What other formats say is brought into these words too.
 #[derive(Clone, Serialize, Deserialize, SmartDefault)]
 #[serde(default)]
 pub(super) struct HfConfig {

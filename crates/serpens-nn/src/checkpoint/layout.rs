@@ -4,8 +4,8 @@ use serpens_core::{Device, Shape, Tensor};
 
 use crate::{Param, Result};
 
-/// How a format's names come from ours, which are Hugging Face's: what is replaced, one after another; and what becomes of
-/// the parameters whose names end so.
+/// How a format's names come from ours, which are Hugging Face's: what is replaced, one after another; and what becomes
+/// of the parameters whose names end so.
 pub(super) struct Layout {
     pub(super) names: &'static [(&'static str, &'static str)],
     pub(super) forms: &'static [(&'static str, Form)],

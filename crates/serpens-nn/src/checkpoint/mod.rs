@@ -2,11 +2,12 @@
 //!
 //! | what is opened | configuration | weights |
 //! |---|---|---|
-//! | a folder of Hugging Face's (`model_type` `mamba` or `falcon_mamba`), or our own | `config.json` | `model.safetensors` or `pytorch_model.bin`, or the several files of an index beside either |
-//! | a folder of the original program's (`state-spaces/mamba-*`) | `config.json` | the same |
+//! | a folder of Hugging Face's, or ours | `config.json` | `model.safetensors`, `pytorch_model.bin`, or an index's files |
+//! | a folder of the original program's | `config.json` | the same |
 //! | a file `.safetensors`, `.bin`, `.pt`, `.ckpt` | `config.json` beside it, either | that file |
 //! | a file `.gguf` | the file's metadata | that file |
 //!
+//! Hugging Face's are those of `model_type` `mamba` and `falcon_mamba`, the original program's `state-spaces/mamba-*`.
 //! [`Checkpoint::open`] reads headers alone, and has checked names and shapes against the configuration.
 
 mod export;
@@ -142,8 +143,8 @@ impl Checkpoint {
     /// Reads the model, one parameter after another: no value is in memory twice.
     ///
     /// # Errors
-    /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has digests,
-    /// as those written here.
+    /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has
+    /// digests, as those written here.
     pub fn load(self, device: Device) -> Result<MambaLm> {
         self.fill(device, None)
     }
@@ -251,8 +252,8 @@ pub fn load(path: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
     Checkpoint::open(path, &options)?.load(device)
 }
 
-/// Writes the model to the folder `dir`, made where it is missing, to be gone on with: as it is, in f32, in the words of
-/// Hugging Face where they suffice. Each file appears complete or not at all.
+/// Writes the model to the folder `dir`, made where it is missing, to be gone on with: as it is, in f32, in the words
+/// of Hugging Face where they suffice. Each file appears complete or not at all.
 ///
 /// # Errors
 /// [`Error::NoValue`]; what the file system says.
