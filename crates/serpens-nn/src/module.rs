@@ -80,14 +80,16 @@ pub trait Module {
     }
 
     /// Refuses a module whose parameters `device` cannot hold with so many bytes for each value: 4 to have them, 16 to
-    /// train them with their gradients and two moments.
+    /// train them with their gradients and two moments, of which frozen ones have none.
     ///
     /// # Errors
     /// [`Error::Memory`]; none where the system does not tell its memory.
     fn check_memory(&self, bytes_each: u64, device: Device) -> Result<()> {
         let (mut needed, mut most, mut largest) = (0_u64, 0, String::new());
         self.visit("", &mut |name, param| {
-            let bytes = bytes_each.saturating_mul(param.count() as u64);
+            let is_trained = param.trained && !param.frozen;
+            let each = bytes_each.min(if is_trained { u64::MAX } else { 4 });
+            let bytes = each.saturating_mul(param.count() as u64);
             needed = needed.saturating_add(bytes);
             if bytes > most {
                 (most, largest) = (bytes, format!("{name}, {}", param.shape()));

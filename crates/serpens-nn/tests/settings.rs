@@ -192,6 +192,13 @@ fn a_model_that_no_memory_holds_is_refused_before_any_is_taken() {
             "{largest}"
         );
     }
+    let mut plan = model.plan().unwrap();
+    plan.set_frozen("backbone.layers", true).unwrap();
+    let frozen = plan.count(|param| param.frozen).unwrap() as u64;
+    let others = plan.count(|param| !param.frozen).unwrap() as u64;
+    let error = plan.check_memory(16, device).unwrap_err();
+    let expected = 4 * frozen + 16 * others;
+    assert!(matches!(error, Error::Memory { needed, .. } if needed == expected));
     assert!(base().plan().unwrap().check_memory(16, device).is_ok());
     let error = base().plan().unwrap().check_memory(u64::MAX, device);
     assert!(error.unwrap_err().is_config());
