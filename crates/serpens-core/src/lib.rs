@@ -9,8 +9,8 @@
 //! - [`View`], [`ViewMut`]: strided matrices on any device, so that a range of columns is never copied; [`Mat`],
 //!   [`MatMut`]: those of f32 on the processor, as its kernels take them.
 //!
-//! An operation computes its outputs and records how to go back; `serpens-ops` has those of Mamba, and another is written
-//! like this:
+//! An operation computes its outputs and records how to go back; `serpens-ops` has those of Mamba, and another is
+//! written like this:
 //!
 //! ```
 //! use serpens_core::tape::{Backward, BackwardContext, record, tracked};

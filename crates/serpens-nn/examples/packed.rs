@@ -1,5 +1,5 @@
-//! Sequences of different lengths in one batch, in two ways: packed one behind the other, or padded to the longest. Both
-//! give the logits and the loss of each sequence by itself.
+//! Sequences of different lengths in one batch, in two ways: packed one behind the other, or padded to the longest.
+//! Both give the logits and the loss of each sequence by itself.
 //!
 //! `cargo run --release -p serpens-nn --example packed`
 

@@ -114,9 +114,9 @@ pub trait Module {
         self.visit_mut("", &mut |_, param| param.to(device, precision))
     }
 
-    /// Leaves the parameters as they are, or has them trained again, whose names begin with these words, joined by dots,
-    /// of which `*` stands for any: `backbone.embeddings`, or `backbone.layers.*.mixer.A_log`. While they are frozen, no
-    /// gradient is computed for them and no optimiser moves them, but they are counted, saved and loaded.
+    /// Leaves the parameters as they are, or has them trained again, whose names begin with these words, joined by
+    /// dots, of which `*` stands for any: `backbone.embeddings`, or `backbone.layers.*.mixer.A_log`. While they are
+    /// frozen, no gradient is computed for them and no optimiser moves them, but they are counted, saved and loaded.
     ///
     /// # Errors
     /// [`Error::NoParameter`] where no name begins so.

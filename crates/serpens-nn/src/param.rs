@@ -16,8 +16,8 @@ pub struct Param {
     shape: Shape,
     /// How the values start.
     pub start: Start,
-    /// Whether it is a parameter at all. If not, it keeps the values of its start, has no gradient, is not counted among
-    /// a model's parameters and not saved.
+    /// Whether it is a parameter at all. If not, it keeps the values of its start, has no gradient, is not counted
+    /// among a model's parameters and not saved.
     pub trained: bool,
     /// Whether weight decay pulls it towards zero.
     pub decay: bool,

@@ -1,7 +1,7 @@
 //! The operations of selective state space models, one folder each: the contract and the backward rule in `mod.rs`, the
 //! kernels for the processor in `cpu`, those for NVIDIA GPUs in `.cu` files with what launches them in `cuda`, and in
-//! `tests` the definition in f64 (`reference.rs`) with what is held against it. `cpu` and `cuda` are one file each, or a
-//! folder where an operation needs several.
+//! `tests` the definition in f64 (`reference.rs`) with what is held against it. `cpu` and `cuda` are one file each, or
+//! a folder where an operation needs several.
 //!
 //! Each operation comes twice: on [`serpens_core::Var`], recorded on a tape, and as a kernel on plain slices in its
 //! `cpu` module, for programs with tensors of their own. A loss of one's own is made of what is in [`elementwise`],

@@ -49,8 +49,9 @@ fn is_on(place: f64) -> bool {
 }
 
 impl Axis {
-    /// An axis over the values (those that the scale can place) with at most about `most` ticks (2 or more), one of them
-    /// at the top. `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for percents).
+    /// An axis over the values (those that the scale can place) with at most about `most` ticks (2 or more), one of
+    /// them at the top. `whole_steps` moves the ends out to ticks; `factor` multiplies what the labels say (100 for
+    /// percents).
     pub(super) fn over(
         scale: Scale,
         values: impl Iterator<Item = f64>,
@@ -161,8 +162,8 @@ impl Axis {
         places[from..to].to_vec()
     }
 
-    /// Powers of two, every first, second, … down from the top so that they are not too many. Where every second one has
-    /// a label, the others stand between them without.
+    /// Powers of two, every first, second, … down from the top so that they are not too many. Where every second one
+    /// has a label, the others stand between them without.
     fn octave_ticks(&mut self, most: usize) {
         let first = (self.low - 1e-9).ceil() as i64;
         let last = (self.high + 1e-9).floor() as i64;

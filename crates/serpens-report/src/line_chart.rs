@@ -164,8 +164,8 @@ impl LineChart {
         }
     }
 
-    /// Names the curves, and the levels to compare with, in rows on top; returns the height that this took. A lone curve
-    /// is named by the y axis.
+    /// Names the curves, and the levels to compare with, in rows on top; returns the height that this took. A lone
+    /// curve is named by the y axis.
     fn legend(&self, drawing: &mut Drawing, inks: &Inks) -> f64 {
         let is_lone = self.series.len() == 1;
         let named = self.series.iter().enumerate().filter(|_| !is_lone);

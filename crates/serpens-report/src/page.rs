@@ -7,8 +7,8 @@ use crate::{Form, Report, Table};
 const STYLE: &str = include_str!("page.css");
 /// Width at which charts are drawn; the page scales them.
 const CHART_WIDTH: f64 = 420.0;
-/// Width in which maps are drawn if their tokens fit: the page's, without the fade at its end; the page scrolls them where
-/// it is narrower.
+/// Width in which maps are drawn if their tokens fit: the page's, without the fade at its end; the page scrolls them
+/// where it is narrower.
 const MAP_WIDTH: f64 = 1000.0;
 
 impl Report {

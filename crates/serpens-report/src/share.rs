@@ -22,8 +22,9 @@ impl Share {
         self.right as f64 / self.of as f64
     }
 
-    /// The ends of the 95 % interval of what was measured by the share, in 0..=1 (E. B. Wilson, "Probable inference, the
-    /// law of succession, and statistical inference", 1927): `(p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)`.
+    /// The ends of the 95 % interval of what was measured by the share, in 0..=1 (E. B. Wilson, "Probable inference,
+    /// the law of succession, and statistical inference", 1927): `(p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 +
+    /// z²/n)`.
     pub fn interval(self) -> (f64, f64) {
         if self.of == 0 {
             return (0.0, 1.0);

@@ -181,7 +181,8 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// About how wide a text of [`LETTER`]s is in the sans face, in pixels: figures are laid out without knowing the reader's font.
+/// About how wide a text of [`LETTER`]s is in the sans face, in pixels: figures are laid out without knowing the
+/// reader's font.
 pub(super) fn text_width(text: &str) -> f64 {
     display_width(text) as f64 * LETTER * 0.56
 }

@@ -84,7 +84,7 @@ pub enum Error {
         count: usize,
     },
     /// No lines of metrics, where steps were taken.
-    #[error("{} has no line of the steps taken before: curves begin with those to come, and where none is, the report stays as it was", .0.display())]
+    #[error("{} has no line of the steps taken before: curves begin with those to come", .0.display())]
     NoLines(PathBuf),
     /// Another process writes to the folder.
     #[error("{} is in use by {}: wait for it to end, or choose another folder", path.display(), match holder {

@@ -11,9 +11,9 @@ use crate::config::{DECAY, Limits, NOT_NEGATIVE, POSITIVE};
 
 /// Settings of an [`crate::Optimizer`].
 ///
-/// In files they are one table. Its `kind` is `adamw`, `sgd` or `lion`, the first where it is not said; numbers that are
-/// not said are those of [`OptimizerConfig::ADAMW`], [`OptimizerConfig::SGD`] or [`OptimizerConfig::LION`]; numbers of
-/// another kind are refused.
+/// In files they are one table. Its `kind` is `adamw`, `sgd` or `lion`, the first where it is not said; numbers that
+/// are not said are those of [`OptimizerConfig::ADAMW`], [`OptimizerConfig::SGD`] or [`OptimizerConfig::LION`]; numbers
+/// of another kind are refused.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerConfig {
     /// The kind, with the numbers that it alone has.

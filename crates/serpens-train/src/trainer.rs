@@ -99,15 +99,15 @@ impl<O: Objective> Trainer<O> {
         Self::at(learner, source, state)
     }
 
-    /// Continues from the newest checkpoint in `dir` that is whole; where that is not the newest, [`Event::Warned`] says
-    /// so when the run begins, and newer ones are kept under other names. The settings are the checkpoint's, but for
-    /// these changes. Where settings are expected, with these changes, and the recipe that
+    /// Continues from the newest checkpoint in `dir` that is whole; where that is not the newest, [`Event::Warned`]
+    /// says so when the run begins, and newer ones are kept under other names. The settings are the checkpoint's, but
+    /// for these changes. Where settings are expected, with these changes, and the recipe that
     /// [`with_recipe`](Self::with_recipe) was given, they must be those.
     ///
     /// # Errors
-    /// [`Error::OtherSettings`] for the first field that differs from what is expected, and where the checkpoint's batches
-    /// were another source's; [`Error::NoCheckpoint`]; a newer one that the system does not let be read; where none is
-    /// whole what is wrong with the newest; changes that cannot be.
+    /// [`Error::OtherSettings`] for the first field that differs from what is expected, and where the checkpoint's
+    /// batches were another source's; [`Error::NoCheckpoint`]; a newer one that the system does not let be read; where
+    /// none is whole what is wrong with the newest; changes that cannot be.
     pub fn resume(
         objective: O,
         dir: &Path,

@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use serpens_infer::SampleOptions;
 use serpens_nn::Recompute;
 use serpens_nn::checkpoint::Verify;
+use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
@@ -24,13 +25,13 @@ use crate::runs::models::{ModelArgs, verify};
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
 #[command(version = env!("SERPENS_VERSION"), about, max_term_width = 100)]
-#[command(mut_subcommands(|command| command.mut_args(with_negatives)))]
+#[command(mut_args(with_negatives), mut_subcommands(|command| command.mut_args(with_negatives)))]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
     /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
-    #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(0..=MOST), allow_negative_numbers = true)]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(0..=MOST))]
     pub threads: Option<usize>,
 }
 
@@ -52,7 +53,8 @@ impl Cli {
             for (kind, value) in shown.collect::<Vec<_>>() {
                 error.insert(kind, value);
             }
-            let train = std::env::args_os().nth(1) == Some("train".into());
+            let usage = error.get(ContextKind::Usage).map(ToString::to_string);
+            let train = usage.is_some_and(|usage| usage.contains(" train "));
             let similar = error.get(ContextKind::SuggestedArg).is_some();
             if train && !similar && error.kind() == ErrorKind::UnknownArgument {
                 let tip = "a text is given by --data, a field of the recipe by --set, such as task.batch=8";
@@ -197,11 +199,14 @@ pub struct TokenizeArgs {
     pub json: bool,
 }
 
+/// Bytes of a prompt that are shown on a terminal at most.
+pub(crate) const MOST_ON_A_TERMINAL: usize = 2000;
+
 /// Arguments of `serpens generate`.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("prompt", |prompt| prompt.help("The beginning of the text; a line break where it is left out")),
-    mut_arg("prompt_file", |file| file.help("The same in a file, or on standard input where it is -; a terminal shows the last 2,000 bytes of it")),
+    mut_arg("prompt_file", |file| file.help(format!("The same in a file, or on standard input where it is -; a terminal shows the last {} bytes of it", grouped(MOST_ON_A_TERMINAL)))),
 )]
 pub struct GenerateArgs {
     /// The model.
@@ -348,6 +353,7 @@ pub enum RecipesAction {
     /// Print a recipe; redirect it to a file to change it.
     Show {
         /// Its name; without it they are listed.
+        #[arg(value_parser = recipe::BUILT_IN.map(|(name, _)| name))]
         name: Option<String>,
     },
 }
@@ -369,11 +375,14 @@ mod tests {
             ("--steps", "0", "1 or more"),
             ("--seed", "-3", "0 or more"),
             ("--threads", "x", "0 or more"),
+            ("--threads", "-1", "0 or more"),
         ] {
             let told = refused(&["serpens", "train", option, value]);
             let words = format!("give a whole number, {words}");
             assert!(told.contains(&words) && told.contains(value), "{told}");
         }
+        let told = refused(&["serpens", "--threads", "-1", "train"]);
+        assert!(told.contains("0 or more"), "{told}");
         let told = refused(&["serpens", "generate", "--model", "a", "--top-k", "-1"]);
         assert!(told.contains("0 or more"), "{told}");
         let told = refused(&["serpens", "generate", "--model", "a", "--logit-bias", "x=1"]);
@@ -405,5 +414,6 @@ mod tests {
         }
         assert!(!help("generate").contains("token ids") && help("generate").contains("line break"));
         assert!(help("inspect").contains("token ids"));
+        assert!(help("generate").contains("the last 2,000 bytes"));
     }
 }

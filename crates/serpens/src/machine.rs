@@ -20,7 +20,7 @@ pub(crate) fn facts() -> Vec<(String, String)> {
         ("processor", Some(processor())),
         ("threads", Some(rayon::current_num_threads().to_string())),
         ("SIMD", Some(Isa::current().name().to_owned())),
-        ("memory", memory),
+        ("usable memory", memory),
         ("system", Some(format!("{OS} {ARCH}"))),
         ("serpens", Some(env!("SERPENS_VERSION").to_owned())),
     ];
@@ -45,7 +45,7 @@ pub(crate) fn processor() -> String {
 pub(crate) fn check_fits(setting: &str, tokens: f64, each: f64, device: Device) -> Result<()> {
     let needed = tokens * each;
     let owner = match device {
-        Device::Cpu => "this machine's memory",
+        Device::Cpu => "the memory that this process may have",
         Device::Cuda(_) => "the GPU's memory",
     };
     match device.capacity() {

@@ -23,8 +23,8 @@ pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
     })
 });
 
-/// The text as it may be shown: what a terminal would obey, and what turns the order of letters, as `\u` and four digits
-/// (so that JSON stays what it says); ends of lines and tabs as they are.
+/// The text as it may be shown: what a terminal would obey, and what turns the order of letters, as `\u` and four
+/// digits (so that JSON stays what it says); ends of lines and tabs as they are.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| match c {
         '\n' | '\t' => false,
@@ -68,14 +68,22 @@ pub(crate) fn unless_gone(written: io::Result<()>) -> Result<bool> {
     match written {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) if cfg!(unix) && e.raw_os_error() == Some(EIO) && !to_a_file() => Ok(false),
+        Err(e) if e.raw_os_error() == Some(EIO) && !is_file(io::stdout()) => Ok(false),
         Err(e) => Err(FileError::of("write", Path::new("standard output"))(e).into()),
     }
 }
 
-/// Whether standard output is a file, whose disk may fail.
-fn to_a_file() -> bool {
-    Path::new("/proc/self/fd/1").is_file()
+/// Whether a stream goes to a file, whose disk may fail.
+#[cfg(unix)]
+fn is_file(stream: impl std::os::fd::AsFd) -> bool {
+    let file = stream.as_fd().try_clone_to_owned().map(std::fs::File::from);
+    let about = file.and_then(|file| file.metadata());
+    about.is_ok_and(|about| about.is_file())
+}
+
+#[cfg(not(unix))]
+fn is_file<T>(_stream: T) -> bool {
+    true
 }
 
 /// A line on standard error, for people, above the bars: where it cannot be written, the work goes on.
@@ -87,8 +95,8 @@ pub fn tell(line: &str) {
     }
 }
 
-/// Whether a stream takes a line, which is waited for until an end was asked for: a reader that pauses holds the work up,
-/// but not its end.
+/// Whether a stream takes a line, which is waited for until an end was asked for: a reader that pauses holds the work
+/// up, but not its end.
 #[cfg(unix)]
 fn takes_a_line(stream: impl std::os::fd::AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -140,13 +148,17 @@ pub(crate) fn counted(count: u64, one: &str) -> String {
     format!("{} {one}{plural}", grouped(count))
 }
 
-/// Three digits that say something, thousands apart.
+/// Three digits that say something; of large numbers all before the point, thousands apart.
 pub(crate) fn significant(value: f64) -> String {
-    match value.abs() {
+    if value < 0.0 {
+        return format!("-{}", significant(-value));
+    }
+    let rounded = format!("{value:.2e}");
+    match rounded.parse().unwrap_or(value) {
         0.0 => "0".into(),
-        1e3..1e9 if value > 0.0 => grouped(format!("{value:.0}")),
+        1e3..1e9 => grouped(format!("{value:.0}")),
         size @ 1e-3..1e3 => format!("{value:.*}", (2.0 - size.log10().floor()) as usize),
-        _ => format!("{value:.2e}"),
+        _ => rounded,
     }
 }
 
@@ -197,19 +209,25 @@ mod tests {
 
     #[test]
     fn numbers_and_fields_are_shown_whole() {
-        let shown = [3.1e-7, 0.0, 0.012_345, 2.772_6, 61.5, 1_234_567.8, 4e9];
-        assert_eq!(
-            shown.map(significant),
-            [
-                "3.10e-7",
-                "0",
-                "0.0123",
-                "2.77",
-                "61.5",
-                "1,234,568",
-                "4.00e9"
-            ]
-        );
+        for (value, shown) in [
+            (3.1e-7, "3.10e-7"),
+            (0.0, "0"),
+            (0.000_999_9, "0.00100"),
+            (0.012_345, "0.0123"),
+            (2.772_6, "2.77"),
+            (9.996, "10.0"),
+            (61.5, "61.5"),
+            (999.4, "999"),
+            (999.6, "1,000"),
+            (1_234_567.8, "1,234,568"),
+            (4e9, "4.00e9"),
+            (-4321.0, "-4,321"),
+            (-432_100.0, "-432,100"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
+            assert_eq!(significant(value), shown);
+        }
         assert_eq!(figure("bits_per_byte", 1.8973), "1.897 bits/byte");
         assert_eq!(
             [counted(1, "step"), counted(499_328, "step")],
@@ -220,6 +238,14 @@ mod tests {
         assert_eq!(fitting(fields, 36), "loss 0.0123  9 s left");
         assert_eq!(fitting(fields, 20), "loss 0.0123");
         assert_eq!(fitting(fields, 4), "");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_told_from_other_streams() {
+        assert!(is_file(tempfile::tempfile().unwrap()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!is_file(reader) && !is_file(writer));
     }
 
     #[test]

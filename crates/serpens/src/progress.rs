@@ -137,11 +137,10 @@ impl<'a> Progress<'a> {
         figures.join("  ")
     }
 
-    /// Leaves a line in the bar's place, which the next bar would wipe away.
-    pub(crate) fn finish(&self) {
+    /// Leaves a line in the bar's place, which the next bar would wipe away: after this step.
+    pub(crate) fn finish(&self, step: u64) {
         if !self.bar.is_hidden() {
-            // Before it ends, which sets it to its length.
-            let (step, steps) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            let steps = self.bar.length().unwrap_or_default();
             self.bar.finish_and_clear();
             let line = format!("{}: step {step}/{steps}  {}", self.name, self.told);
             tell(line.trim_end());

@@ -136,7 +136,7 @@ pub enum Refusal {
     },
     /// More tokens at a time than a memory holds.
     #[error(
-        "{} tokens at a time need {:.1} GB, {owner} has {:.1}; give at most {} of them",
+        "{} tokens at a time need {:.1} GB, {owner} is {:.1}; give at most {} of them",
         grouped(tokens), needed / 1e9, *memory as f64 / 1e9, grouped(most)
     )]
     TooManyTokens {

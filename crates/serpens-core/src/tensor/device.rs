@@ -62,18 +62,27 @@ impl Device {
     }
 }
 
-/// The files with the limits of these groups, as `/proc/self/cgroup` tells them, and of those around them: of version 2,
-/// and of the older one.
+/// The files with the limits of these groups, as `/proc/self/cgroup` tells them, and of those around them: of version
+/// 2, which names no controllers, and of the older one's groups that limit memory.
 fn limits_of_groups(groups: &str) -> Vec<String> {
-    let groups = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    let folders = groups.flat_map(|group| Path::new(group).ancestors());
-    let files = folders.map(Path::display).flat_map(|folder| {
-        [
-            format!("/sys/fs/cgroup{folder}/memory.max"),
-            format!("/sys/fs/cgroup/memory{folder}/memory.limit_in_bytes"),
-        ]
-    });
-    files.collect()
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let (controllers, group) = match line.splitn(3, ':').collect::<Vec<_>>()[..] {
+            [_, controllers, group] => (controllers, group),
+            _ => continue,
+        };
+        let (root, file) = match controllers
+            .split(',')
+            .find(|one| ["", "memory"].contains(one))
+        {
+            Some("") => ("/sys/fs/cgroup", "memory.max"),
+            Some(_) => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            None => continue,
+        };
+        let folders = Path::new(group).ancestors();
+        files.extend(folders.map(|folder| format!("{root}{}/{file}", folder.display())));
+    }
+    files
 }
 
 impl std::str::FromStr for Device {
@@ -99,16 +108,15 @@ mod tests {
 
     #[test]
     fn a_group_is_limited_by_its_own_files_and_by_those_around_it() {
-        let files = limits_of_groups("4:memory:/a/b\n0::/c:d\n");
-        for file in [
+        let groups = "4:cpu,memory:/a/b\n3:cpuset:/e\n1:name=systemd:/f\n0::/c:d\n";
+        // The last of each is the group that a container takes for the uppermost.
+        let files = [
             "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
             "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory//memory.limit_in_bytes",
             "/sys/fs/cgroup/c:d/memory.max",
-        ] {
-            assert!(files.iter().any(|found| found == file), "{files:?}");
-        }
-        // The group that a container takes for the uppermost.
-        let root = |file: &String| file.starts_with("/sys/fs/cgroup//memory.");
-        assert_eq!(files.iter().filter(|file| root(file)).count(), 2);
+            "/sys/fs/cgroup//memory.max",
+        ];
+        assert_eq!(limits_of_groups(groups), files);
     }
 }

@@ -73,8 +73,8 @@ pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// What lies in a folder: paths, names, and what they are themselves, which may be a link. What is no folder has nothing
-/// in it; the empty path is the current one.
+/// What lies in a folder: paths, names, and what they are themselves, which may be a link. What is no folder has
+/// nothing in it; the empty path is the current one.
 fn listed(folder: &Path) -> Result<Vec<(PathBuf, OsString, FileType)>> {
     let current = folder.as_os_str().is_empty();
     let opened = if current { Path::new(".") } else { folder };

@@ -67,8 +67,8 @@ impl Slices {
         self.batch
     }
 
-    /// The same reading with `most` targets at most, but one of each row: every row ends early, so that what is read lies
-    /// spread evenly over the part.
+    /// The same reading with `most` targets at most, but one of each row: every row ends early, so that what is read
+    /// lies spread evenly over the part.
     pub fn at_most(self, most: usize) -> Self {
         let read = self.read.min(most / self.batch).max(1);
         Slices { read, ..self }

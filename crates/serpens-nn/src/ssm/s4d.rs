@@ -97,8 +97,8 @@ impl Ssm for S4d {
         zero_state(&self.system.a, self.system.a_im.is_some(), batch, device)
     }
 
-    /// A convolution without `state`, a recurrence with it. A NaN in `x` reaches earlier outputs of its sequence through
-    /// the former, see [`long_conv`](mod@serpens_ops::long_conv).
+    /// A convolution without `state`, a recurrence with it. A NaN in `x` reaches earlier outputs of its sequence
+    /// through the former, see [`long_conv`](mod@serpens_ops::long_conv).
     ///
     /// # Errors
     /// [`Error::Unsupported`] for packed and reversed sequences, and for gradients through the recurrence: train

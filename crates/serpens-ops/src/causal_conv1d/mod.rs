@@ -11,9 +11,9 @@
 //! - `starts`: where packed sequences start: from there on no earlier input of the row is seen, neither of x nor of the
 //!   initial state. Inputs that the last start hides are zero in the final state. Whole rows begin with a sequence, so
 //!   that they have no initial state; chunks of them ([`Starts::chunk`]) go on from it, and are the same sequences.
-//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where its sequence ends; the state holds the inputs
-//!   behind the end, the farthest first, and the final state the first inputs. It equals flipping every sequence in
-//!   time, convolving forward and flipping back.
+//! - `reverse`: the mirror image. Position t sees t..t + W − 1, up to where its sequence ends; the state holds the
+//!   inputs behind the end, the farthest first, and the final state the first inputs. It equals flipping every sequence
+//!   in time, convolving forward and flipping back.
 //!
 //! The backward pass computes the value before the activation anew from x, so that nothing is stored for it.
 

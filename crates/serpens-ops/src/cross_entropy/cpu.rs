@@ -58,8 +58,8 @@ pub fn check_targets(targets: &[u32], vocab: usize) -> Result<(), usize> {
 }
 
 /// The loss of `logits` `(rows, vocab)` against `targets` `(rows)`, and in `norms` `(rows)` for [`backward`] each row's
-/// largest logit and Σ exp(x − largest). They stay apart, since a float that holds their log-sum-exp may be too large to
-/// hold the second of them. Zeros are written there for ignored rows.
+/// largest logit and Σ exp(x − largest). They stay apart, since a float that holds their log-sum-exp may be too large
+/// to hold the second of them. Zeros are written there for ignored rows.
 ///
 /// # Panics
 /// If the lengths disagree, or where [`check_targets`] finds an error.

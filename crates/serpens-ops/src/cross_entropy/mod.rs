@@ -69,7 +69,8 @@ impl Totals {
             return Err(Error::shape(OP, "the totals", expected, got));
         };
         if invalid > 0 {
-            check_target(offender, vocabulary as usize)?;
+            // Refused whatever it is.
+            check_target(offender, vocabulary.min(offender) as usize)?;
         }
         Ok(Totals {
             sum: f64::from_bits(u64::from(high) << 32 | u64::from(low)),

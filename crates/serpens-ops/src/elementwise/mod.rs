@@ -154,9 +154,9 @@ pub fn scale(x: &Var, factor: f32) -> Result<Var> {
     scaled("scale", x, Scalars::factor(factor), views::scale)
 }
 
-/// Values zero with a probability of `rate`, each by itself, and the others x / (1 − rate): while training. Which ones is
-/// a function of the seed and of their position alone, on every device, and computed again for the gradient; each use
-/// and each step wants a seed of its own. Without a seed, as for evaluation, x itself.
+/// Values zero with a probability of `rate`, each by itself, and the others x / (1 − rate): while training. Which ones
+/// is a function of the seed and of their position alone, on every device, and computed again for the gradient; each
+/// use and each step wants a seed of its own. Without a seed, as for evaluation, x itself.
 ///
 /// # Errors
 /// [`Error::Value`] for a rate outside 0 ≤ rate < 1.

@@ -34,8 +34,8 @@ impl Scalars {
         }
     }
 
-    /// Whether value `index` of all is kept: by the upper bits of SplitMix64's output of that number (G. Steele, D. Lea,
-    /// C. Flood, "Fast splittable pseudorandom number generators", 2014).
+    /// Whether value `index` of all is kept: by the upper bits of SplitMix64's output of that number (G. Steele, D.
+    /// Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014).
     #[inline(always)]
     pub(super) fn keeps(&self, index: u64) -> bool {
         let step = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -5,8 +5,8 @@ use serpens_core::{Device, Result, View, ViewMut};
 use super::scalars::Scalars;
 use super::{cpu, cuda};
 
-/// Declares functions of inputs that give outputs, some with scalars besides, with the kernel of its name on every device
-/// for each.
+/// Declares functions of inputs that give outputs, some with scalars besides, with the kernel of its name on every
+/// device for each.
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident($($x:ident),+ $(; $with:ident)? => $y:ident $(, $more:ident)?);)+) => {$(
         $(#[$doc])*

@@ -187,8 +187,8 @@ impl FusedStep {
         for (entry, grid, block) in grids {
             let kernel = kernel(device, &program.0, entry, &[("MOMENTS", &moments)])?;
             // SAFETY: the parameters are the kernel's; the tables have a place for every task; an entry has an address
-            // for each of the rule's moments, which were counted when it was made, and the rule writes to no other; what
-            // entries point to is kept as `Optimizer::launch` asks.
+            // for each of the rule's moments, which were counted when it was made, and the rule writes to no other;
+            // what entries point to is kept as `Optimizer::launch` asks.
             unsafe { kernel.launch([grid, 1, 1], block, 0, &params)? };
         }
         Ok(())

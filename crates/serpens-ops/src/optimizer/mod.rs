@@ -6,9 +6,9 @@
 //! p ← p (1 - lr · weight_decay) - Δ(g, lr, moments, t)          t = 1, 2, …
 //! ```
 //!
-//! where a [`Rule`] says what Δ is, and how the moments that it keeps of each value go on: [`AdamW`], [`Sgd`], [`Lion`],
-//! or one of a program's own. All values are f32; on a GPU a step also writes the bf16 shadow of a parameter that has
-//! one, which the forward pass reads.
+//! where a [`Rule`] says what Δ is, and how the moments that it keeps of each value go on: [`AdamW`], [`Sgd`],
+//! [`Lion`], or one of a program's own. All values are f32; on a GPU a step also writes the bf16 shadow of a parameter
+//! that has one, which the forward pass reads.
 //!
 //! ```
 //! use serpens_ops::optimizer::cpu::{Block, Step};
@@ -238,8 +238,8 @@ impl Optimizer {
     }
 
     /// Queues the step that was prepared, on the tensors that [`Parameters`] gave then: they are kept, and not moved,
-    /// until it has run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`Optimizer::prepare`] that
-    /// found nothing moved.
+    /// until it has run. A [`serpens_core::cuda::Graph`] can record it, and is replayed after a [`Optimizer::prepare`]
+    /// that found nothing moved.
     ///
     /// # Errors
     /// Whatever the device fails with.

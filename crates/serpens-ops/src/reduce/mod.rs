@@ -8,9 +8,9 @@
 //! | `mean_last`          | y\[r\] = Σ_c x\[r, c\] / cols | dx\[r, c\] = dy\[r\] / cols     |
 //! | `mean_squared_error` | y = Σ (a − b)² / count     | da = 2 (a − b) · dy / count, db = −da |
 //!
-//! Operands are f32, on a GPU f32 or bf16, and may be columns of wider rows; results are f32, gradients of the operands'
-//! types. The mean of no values is 0. Sums are f32 inside of blocks that depend on the shape alone, and f64 over these, in
-//! order.
+//! Operands are f32, on a GPU f32 or bf16, and may be columns of wider rows; results are f32, gradients of the
+//! operands' types. The mean of no values is 0. Sums are f32 inside of blocks that depend on the shape alone, and f64
+//! over these, in order.
 
 pub mod cpu;
 mod cuda;

@@ -85,16 +85,12 @@ pub fn rms_norm(
             rstd,
         }) as Box<dyn Backward>
     });
-    match h {
-        Some(h) => {
-            let [y, h] = record(OP, &operands, [y, h], saved)?;
-            Ok(RmsNormOutput { y, h })
-        }
-        None => {
-            let [y] = record(OP, &operands, [y], saved)?;
-            Ok(RmsNormOutput { y, h: x.clone() })
-        }
-    }
+    let Some(h) = h else {
+        let [y] = record(OP, &operands, [y], saved)?;
+        return Ok(RmsNormOutput { y, h: x.clone() });
+    };
+    let [y, h] = record(OP, &operands, [y, h], saved)?;
+    Ok(RmsNormOutput { y, h })
 }
 
 /// dh = rstd · (dy ⊙ w - h · mean(dy ⊙ w ⊙ h) · rstd²) + what arrives at h; dx = dresidual = dh; dw = Σ_rows dy ⊙ h ·

@@ -14,9 +14,9 @@
 //! imaginary ones.
 //!
 //! Packed sequences: where one starts the state is zero before that position, so several sequences share one row. In
-//! reverse the recurrence runs from the last position to the first, and the state is zero before it enters a sequence at
-//! its end. A row that begins with a sequence takes nothing of the initial state, whose gradient is zero there; whole
-//! rows do, so that they have none: chunks of them ([`Starts::chunk`]) go on from it.
+//! reverse the recurrence runs from the last position to the first, and the state is zero before it enters a sequence
+//! at its end. A row that begins with a sequence takes nothing of the initial state, whose gradient is zero there;
+//! whole rows do, so that they have none: chunks of them ([`Starts::chunk`]) go on from it.
 //!
 //! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the
 //! states from checkpoints that the forward saved. Results do not depend on the number of threads.

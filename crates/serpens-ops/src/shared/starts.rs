@@ -52,8 +52,8 @@ impl Starts {
     }
 
     /// These positions of every row, to be read with the state that the chunk before them left, or in reverse the chunk
-    /// behind them. A row goes on from it where one of its sequences reaches into the chunk; where the chunk begins with
-    /// a sequence, the row takes nothing of the state, and its gradient there is zero. So chunks equal the whole.
+    /// behind them. A row goes on from it where one of its sequences reaches into the chunk; where the chunk begins
+    /// with a sequence, the row takes nothing of the state, and its gradient there is zero. So chunks equal the whole.
     ///
     /// Where only chunks are at hand, the first row may be one position longer than is read: ids with the last one of
     /// the chunk before them in front, or a first length with one added, and then `chunk(1..)`.
@@ -74,8 +74,8 @@ impl Starts {
         })
     }
 
-    /// Whether a sequence starts at each position, row by row; in reverse, where time runs from the last position to the
-    /// first, whether it ends there.
+    /// Whether a sequence starts at each position, row by row; in reverse, where time runs from the last position to
+    /// the first, whether it ends there.
     ///
     /// # Errors
     /// [`Error::Shape`] where they are for another batch or length.

@@ -19,8 +19,8 @@ pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + 
     }
 }
 
-/// A matrix cut into blocks of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages, so
-/// that the blocks of any large matrix occupy every thread.
+/// A matrix cut into blocks of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages,
+/// so that the blocks of any large matrix occupy every thread.
 pub(crate) struct Blocks {
     rows: usize,
     cols: usize,

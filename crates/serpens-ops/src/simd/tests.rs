@@ -64,6 +64,7 @@ elementwise!(Softplus, s, x, softplus(s, x).0);
 elementwise!(SoftplusSlope, s, x, softplus(s, x).1);
 elementwise!(Sigmoid, s, x, sigmoid(s, x));
 elementwise!(Silu, s, x, silu(s, x));
+elementwise!(SiluBesideSlope, s, x, silu_and_slope(s, x).0);
 elementwise!(SiluSlope, s, x, silu_and_slope(s, x).1);
 elementwise!(Sine, s, x, sin_cos(s, x).0);
 elementwise!(Cosine, s, x, sin_cos(s, x).1);
@@ -189,19 +190,43 @@ fn exponentials_are_exact_over_the_whole_range() {
 }
 
 #[test]
-fn softplus_sigmoid_and_silu_are_exact_over_the_whole_range() {
+fn softplus_and_sigmoid_are_exact_over_the_whole_range() {
     let softplus_in_f32 = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let sigmoid_in_f32 = |x: f32| 1.0 / (1.0 + (-x).exp());
     assert_exact_everywhere("softplus", Softplus, softplus_of, softplus_in_f32, 6e-7);
     let slope = ("the slope of softplus", SoftplusSlope);
     assert_exact_everywhere(slope.0, slope.1, sigmoid_of, sigmoid_in_f32, 6e-7);
     assert_exact_everywhere("sigmoid", Sigmoid, sigmoid_of, sigmoid_in_f32, 3e-7);
+}
+
+#[test]
+fn silu_and_its_slope_are_exact_over_the_whole_range() {
+    let mut x = whole_range();
+    x.retain(|x| x.is_finite());
     let silu_of = |x: f64| x * sigmoid_of(x);
-    assert!(worst(Silu, silu_of, (-88.722, 104.0), relative) < 3e-7);
-    let slope_of = |x: f64| sigmoid_of(x) + silu_of(x) * sigmoid_of(-x);
-    assert!(worst(SiluSlope, slope_of, (0.0, 104.0), relative) < 3e-7);
-    // Below 0 it has a zero.
-    assert!(worst(SiluSlope, slope_of, (-104.0, 0.0), absolute) < 1e-7);
+    // The slope's two terms, which cancel beside its zero.
+    let terms = |x: f64| [sigmoid_of(x), silu_of(x) * sigmoid_of(-x)];
+    let check = |name: &str, isa: Isa, y: &[f32], terms: &dyn Fn(f64) -> [f64; 2]| {
+        for (&x, &y) in x.iter().zip(y) {
+            let [a, b] = terms(x.into());
+            // Nothing is left where e^-x is beyond the largest number.
+            let bound = if x < -88.722 { 1.0 } else { 3e-7 };
+            let allowed = (bound * (a.abs() + b.abs())).max(f32::MIN_POSITIVE.into());
+            let right = absolute(y.into(), a + b) <= allowed;
+            let isa = isa.name();
+            assert!(right, "{name}({x:e}) on {isa}: {y:e}, exact {:e}", a + b);
+        }
+    };
+    let value = |x: f64| [silu_of(x), 0.0];
+    on_every_isa(Silu, &x, |isa, y| check("silu", isa, y, &value));
+    on_every_isa(SiluBesideSlope, &x, |isa, y| check("silu", isa, y, &value));
+    on_every_isa(SiluSlope, &x, |isa, y| check("its slope", isa, y, &terms));
+    on_every_isa(Silu, &[-1e38, f32::MIN, -1e4], |isa, y| {
+        assert!(
+            y.iter().all(|y| y.to_bits() == (-0.0_f32).to_bits()),
+            "{isa:?}"
+        );
+    });
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! | `softmax`     | y\[c\] = exp(x\[c\] − m) / Σ_j exp(x\[j\] − m) | dx = y ⊙ (dy − Σ_j y\[j\]·dy\[j\]) |
 //! | `log_softmax` | y\[c\] = x\[c\] − m − ln Σ_j exp(x\[j\] − m)   | dx = dy − e^y · Σ_j dy\[j\]        |
 //!
-//! with m = max_j x\[j\]; x, y: (rows, cols), f32, on a GPU f32 or bf16, and x may be columns of wider rows. A value of −∞
-//! is a probability of 0; a row of nothing else, of NaN or of +∞ is NaN. For −ln p of a target there is
+//! with m = max_j x\[j\]; x, y: (rows, cols), f32, on a GPU f32 or bf16, and x may be columns of wider rows. A value of
+//! −∞ is a probability of 0; a row of nothing else, of NaN or of +∞ is NaN. For −ln p of a target there is
 //! [`crate::cross_entropy`], which keeps no second tensor of this size.
 
 pub mod cpu;

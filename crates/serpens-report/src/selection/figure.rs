@@ -85,8 +85,8 @@ impl Frame<'_> {
 }
 
 impl SelectionFigure {
-    /// The figure as an SVG file of its own. Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale from
-    /// the layer's smallest to its largest, and what is kept at the end.
+    /// The figure as an SVG file of its own. Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale
+    /// from the layer's smallest to its largest, and what is kept at the end.
     pub fn to_svg(&self, form: Form) -> String {
         let drawing = self.draw(form.width(), &LIGHT, false);
         drawing.into_file(form, &self.title, &self.caption)

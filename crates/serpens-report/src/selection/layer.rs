@@ -138,8 +138,8 @@ impl Range {
         Self { low, high, is_log }
     }
 
-    /// At most four decades down from the largest step, as below all look alike, and one decade at least, as what hardly
-    /// varies must not look as if it did.
+    /// At most four decades down from the largest step, as below all look alike, and one decade at least, as what
+    /// hardly varies must not look as if it did.
     fn of_steps(grid: &Grid) -> Self {
         let steps = || grid.iter().flatten().flatten().map(|step| f64::from(*step));
         let steps = || steps().filter(|step| *step > 0.0 && step.is_finite());
@@ -179,8 +179,8 @@ impl Panel<'_> {
             drawing.upward(x, top + MAP_HEIGHT / 2.0, &frame.note().with(MIDDLE), line);
         }
         let row_height = MAP_HEIGHT / grid.len().max(1) as f64;
-        // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a file,
-        // whose reader may blend all the same, neighbours overlap.
+        // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a
+        // file, whose reader may blend all the same, neighbours overlap.
         let overlap = if frame.scrolls { 0.0 } else { 0.1 };
         let [x, y] = [LEFT, top + row_height / 2.0].map(short);
         let (width, thickness) = (frame.cell, 1.0 + overlap);

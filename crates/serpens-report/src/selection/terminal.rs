@@ -6,7 +6,8 @@ use crate::theme::STEP;
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LEAST_WIDTH: usize = 24;
-/// From the lowest to the highest block, Δ grows at least by this factor: what hardly varies must not look as if it did.
+/// From the lowest to the highest block, Δ grows at least by this factor: what hardly varies must not look as if it
+/// did.
 const LEAST_RANGE: f64 = 10.0;
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";

@@ -261,63 +261,87 @@ fn a_broken_line_of_metrics_costs_that_line_and_is_told() {
     assert!(matches!(&error, Error::NoLines(p) if *p == path), "{error}");
 }
 
-#[test]
-fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() {
-    let run_dir = tempfile::tempdir().unwrap();
-    let recipe = serde_json::json!({ "seed": 1, "model": { "d_model": 16, "rate": 0.1_f32 } });
-    let config = settings(4);
-    let mut first = trainer(config.clone()).with_recipe(&recipe);
-    run(&mut first, Some(run_dir.path())).unwrap();
-    let changed = |changes: Changes, config: &TrainConfig, recipe: &serde_json::Value| {
-        let (dir, source) = (run_dir.path(), Box::new(task()));
+/// A run of four steps with a recipe, in a folder of its own.
+struct Saved {
+    run_dir: tempfile::TempDir,
+    recipe: serde_json::Value,
+    trainer: Trainer,
+}
+
+impl Saved {
+    fn new() -> Self {
+        let run_dir = tempfile::tempdir().unwrap();
+        let recipe = serde_json::json!({ "seed": 1, "model": { "d_model": 16, "rate": 0.1_f32 } });
+        let mut trainer = trainer(settings(4)).with_recipe(&recipe);
+        run(&mut trainer, Some(run_dir.path())).unwrap();
+        Self {
+            run_dir,
+            recipe,
+            trainer,
+        }
+    }
+
+    /// What goes on from it with these changes, where these settings are expected.
+    fn with(
+        &self,
+        changes: Changes,
+        config: &TrainConfig,
+        recipe: &serde_json::Value,
+    ) -> crate::Result<Trainer> {
+        let (dir, source) = (self.run_dir.path(), Box::new(task()));
         Trainer::resume(NextToken, dir, source, changes, Some((config, recipe)))
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_the_settings_that_it_was_saved_with() {
+    let (saved, config) = (Saved::new(), settings(4));
+    let (none, recipe) = (Changes::default(), &saved.recipe);
+    saved.with(none, &config, recipe).unwrap();
+    let field = |config: &TrainConfig, recipe: &serde_json::Value| match saved
+        .with(none, config, recipe)
+        .err()
+        .unwrap()
+    {
+        Error::OtherSettings { field, saved, here } => (field, saved, here),
+        other => panic!("{other}"),
     };
-    let none = Changes::default();
-    changed(none, &config, &recipe).unwrap();
-    let field =
-        |config: &TrainConfig, recipe: &serde_json::Value| match changed(none, config, recipe)
-            .err()
-            .unwrap()
-        {
-            Error::OtherSettings { field, saved, here } => (field, saved, here),
-            other => panic!("{other}"),
-        };
     let differs = |name: &str, saved: &str, here: &str| (name.into(), saved.into(), here.into());
     let mut edited = config.clone();
     edited.optimizer.lr = 0.5;
-    let got = field(&edited, &recipe);
+    let got = field(&edited, recipe);
     assert_eq!(got, differs("train.optimizer.lr", "0.003", "0.5"));
     edited.optimizer = OptimizerConfig::LION;
-    let got = field(&edited, &recipe);
+    let got = field(&edited, recipe);
     let kinds = differs("train.optimizer.kind", "\"adamw\"", "\"lion\"");
     assert_eq!(got, kinds);
-    edited.optimizer = OptimizerConfig {
-        lr: 0.5,
-        ..config.optimizer
-    };
     let mut wider = recipe.clone();
     wider["model"]["d_model"] = 32.into();
     let got = field(&config, &wider);
     assert_eq!(got, differs("model.d_model", "16", "32"));
-    let fewer = changed(Changes::steps(3), &config, &recipe).err();
+}
+
+#[test]
+fn a_run_goes_on_with_more_steps_and_another_rate() {
+    let (saved, config) = (Saved::new(), settings(4));
+    let (none, recipe) = (Changes::default(), &saved.recipe);
+    let fewer = saved.with(Changes::steps(3), &config, recipe).err();
     assert!(matches!(fewer, Some(Error::Config { field: "steps", .. })));
     let lr = Changes {
         lr: Some(0.5),
         ..none
     };
-    let no_step = changed(lr, &edited, &recipe).err();
+    let mut edited = config.clone();
+    edited.optimizer.lr = 0.5;
+    let no_step = saved.with(lr, &edited, recipe).err();
     assert!(
         matches!(no_step, Some(Error::Config { field: "optimizer.lr", value, .. }) if value == "0.5")
     );
-    changed(
-        Changes {
-            lr: Some(3e-3),
-            ..none
-        },
-        &config,
-        &recipe,
-    )
-    .unwrap();
+    let same = Changes {
+        lr: Some(3e-3),
+        ..none
+    };
+    saved.with(same, &config, recipe).unwrap();
 
     edited.steps = 6;
     let changes = Changes {
@@ -325,12 +349,13 @@ fn what_was_saved_goes_on_with_other_steps_and_rates_and_nothing_else_changed() 
         lr: Some(0.5),
         ..Changes::default()
     };
-    let mut resumed = changed(changes, &edited, &recipe).unwrap();
-    resumed.keep_changes(run_dir.path()).unwrap();
-    changed(none, &edited, &recipe).unwrap();
-    let back = go_on_in(run_dir.path(), none);
+    let run_dir = saved.run_dir.path();
+    let mut resumed = saved.with(changes, &edited, recipe).unwrap();
+    resumed.keep_changes(run_dir).unwrap();
+    saved.with(none, &edited, recipe).unwrap();
+    let back = go_on_in(run_dir, none);
     assert_eq!(back.state.config, edited);
-    assert_eq!(bits(back.model()), bits(first.model()));
+    assert_eq!(bits(back.model()), bits(saved.trainer.model()));
 }
 
 #[test]

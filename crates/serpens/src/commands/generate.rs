@@ -15,14 +15,11 @@ use serpens_infer::{
 use serpens_nn::Module;
 use serpens_report::grouped;
 
-use crate::cli::GenerateArgs;
+use crate::cli::{GenerateArgs, MOST_ON_A_TERMINAL};
 use crate::output::{OutputMode, counted, harmless, say, tell, unless_gone};
 use crate::progress::Meter;
 use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
-
-/// Bytes of a prompt that are shown on a terminal at most.
-const MOST_ON_A_TERMINAL: usize = 2000;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
@@ -236,11 +233,14 @@ impl Writer<'_> {
     }
 }
 
-/// What is shown of a prompt: its end on a terminal, where there is much of it.
+/// What is shown of a prompt: its end on a terminal, where there is much of it, from a whole character on.
 fn shown_of(prompt: &[u8]) -> &[u8] {
     match prompt.len().saturating_sub(MOST_ON_A_TERMINAL) {
-        hidden @ 1.. if io::stdout().is_terminal() => {
-            tell(&format!("… after {hidden} bytes of the prompt:"));
+        cut @ 1.. if io::stdout().is_terminal() => {
+            let rest = prompt[cut..].iter().take(3);
+            let hidden = cut + rest.take_while(|byte| (0x80..0xc0).contains(*byte)).count();
+            let bytes = counted(hidden as u64, "byte");
+            tell(&format!("… after {bytes} of the prompt:"));
             &prompt[hidden..]
         }
         _ => prompt,

@@ -152,7 +152,7 @@ impl<'a> Job<'a> {
             evaluate: (validation.as_mut()).map(|hook| &mut **hook as &mut Evaluate<'_, _>),
         })?;
         let mut progress = heard_by.0;
-        progress.finish();
+        progress.finish(outcome.step);
         run.folder.lock().check()?;
         if outcome.interrupted {
             return Err(run.interrupted(outcome.step));

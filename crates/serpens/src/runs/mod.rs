@@ -62,8 +62,12 @@ impl Run {
         self.folder.lock().check()?;
         // One that was made when its lines of metrics were still there says more.
         let told = trained.iter().all(|model| !model.steps.is_empty());
-        if told || self.folder.report().is_err() {
-            self.folder.save_report(&self.report(trained, &results)?)?;
+        match told || self.folder.report().is_err() {
+            true => self.folder.save_report(&self.report(trained, &results)?)?,
+            false => tell(&format!(
+                "warning: the report of {} stays as it was: there are no steps to draw",
+                self.folder.path.display()
+            )),
         }
         self.finish(&results)
     }

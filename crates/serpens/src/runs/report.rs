@@ -31,7 +31,9 @@ impl Run {
         let texts = self.task.texts(trained)?;
         let beginning = || {
             let (tokenizer, (_, text)) = self.task.tokenizer().zip(texts.first())?;
-            let ids = tokenizer.encode(&text.as_bytes()[..text.floor_char_boundary(SHOWN)]);
+            let text = &text[..SHOWN.min(text.len())];
+            let ids = tokenizer.encode(text); // where it reads bytes that are no text
+            let ids = ids.or_else(|_| tokenizer.encode(String::from_utf8_lossy(text).as_bytes()));
             Some(ids.map(|ids| Sample::text(tokenizer, ids)))
         };
         let sample = match self.recipe.task.settings().sample()? {
@@ -47,6 +49,8 @@ impl Run {
                 );
             }
         }
+        let shown = texts.into_iter();
+        let shown = shown.map(|(name, text)| (name, String::from_utf8_lossy(&text).into_owned()));
         let path = self.folder.path.display();
         Ok(Report {
             title: format!("{}: {path}", self.recipe.task.name()),
@@ -55,7 +59,7 @@ impl Run {
             figures,
             tables: vec![results.table.clone()],
             maps,
-            texts,
+            texts: shown.collect(),
             command: self.command(),
             machine: self.facts(trained),
             config_toml: self.recipe.to_toml(),

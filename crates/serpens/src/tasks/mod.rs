@@ -168,8 +168,8 @@ pub(crate) trait Task {
     /// Tests every model of a run.
     fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results>;
 
-    /// Texts for the report, with their headings.
-    fn texts(&self, _trained: &[Trained]) -> Result<Vec<(String, String)>> {
+    /// Texts for the report, as models wrote them, with their headings.
+    fn texts(&self, _trained: &[Trained]) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(Vec::new())
     }
 }

@@ -188,7 +188,7 @@ mod tests {
             panic!("{told}");
         };
         assert!(
-            told.contains(&format!("has {:.1}", memory as f64 / 1e9)),
+            told.contains(&format!("is {:.1}", memory as f64 / 1e9)),
             "{told}"
         );
         assert!(most > 0 && check_length(&model, most as usize).is_ok());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Split, Tokenizer};
-use serpens_infer::{Batching, Request, SampleOptions, TextStream, Told, generate};
+use serpens_infer::{Batching, Request, SampleOptions, Told, generate};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate};
@@ -149,7 +149,7 @@ impl Text {
     }
 
     /// Text that a model writes.
-    fn written_by(&self, model: &MambaLm) -> Result<String> {
+    fn written_by(&self, model: &MambaLm) -> Result<Vec<u8>> {
         let tokenizer = self.corpus.tokenizer();
         let request = Request {
             prompt: self.prompt.clone(),
@@ -166,15 +166,14 @@ impl Text {
             stop: Some(&STOP),
             ..Batching::default()
         };
-        let (mut stream, mut text) = (TextStream::new(tokenizer, &[]), String::new());
+        let mut written = Vec::new();
         generate(model, [request], batching, |_, told| {
-            text += &match told {
-                Told::Token(drawn) => stream.push(drawn.token),
-                Told::End(..) => stream.finish(),
-            };
+            if let Told::Token(drawn) = told {
+                written.push(drawn.token);
+            }
             Ok::<_, Error>(ControlFlow::Continue(()))
         })?;
-        Ok(text)
+        Ok(tokenizer.decode(&written))
     }
 }
 
@@ -267,7 +266,7 @@ impl Task for Text {
         })
     }
 
-    fn texts(&self, trained: &[Trained]) -> Result<Vec<(String, String)>> {
+    fn texts(&self, trained: &[Trained]) -> Result<Vec<(String, Vec<u8>)>> {
         let first = trained.iter().take(1);
         let texts = first.map(|first| Ok(("A sample".into(), self.written_by(&first.model)?)));
         texts.collect()

@@ -98,7 +98,7 @@ fn a_failing_disk_is_told() {
 fn a_terminal_shows_the_end_of_a_long_prompt_and_a_file_all_of_it() {
     let place = TestFolder::new();
     place.train_text(&["--quiet", "--name", "a"]).succeeds();
-    let prompt = format!("first{}last", "<>".repeat(6000));
+    let prompt = format!("first{}last", "€".repeat(4000));
     place.write("prompt", &prompt);
     let args = [
         "generate",
@@ -111,24 +111,26 @@ fn a_terminal_shows_the_end_of_a_long_prompt_and_a_file_all_of_it() {
     ];
     let whole = place.run(&args).succeeds();
     assert!(whole.stdout.starts_with(&prompt) && !whole.stderr.contains("prompt"));
-    let (mut main, side) = terminal();
-    let mut command = place.command(&args);
-    command.stdout(side).stderr(Stdio::piped());
-    let child = command.spawn().expect("the command starts");
-    drop(command);
-    let mut shown = Vec::new();
-    let _ = main.read_to_end(&mut shown); // a terminal ends with an error
-    let ran = Ran::new(&args, child.wait_with_output().expect("the command ends"));
-    assert!(
-        ran.stderr.contains("after 10009 bytes of the prompt"),
-        "{}",
-        ran.stderr
-    );
-    let shown = String::from_utf8_lossy(&shown);
-    assert!(
-        shown.contains("<>last") && !shown.contains("first") && shown.len() < 2100,
-        "{shown}"
-    );
+    let on_a_terminal = |args: &[&str]| {
+        let (mut main, side) = terminal();
+        let mut command = place.command(args);
+        command.stdout(side).stderr(Stdio::piped());
+        let child = command.spawn().expect("the command starts");
+        drop(command);
+        let mut shown = Vec::new();
+        let _ = main.read_to_end(&mut shown); // a terminal ends with an error
+        let ran = Ran::new(args, child.wait_with_output().expect("the command ends"));
+        (ran.stderr, String::from_utf8_lossy(&shown).into_owned())
+    };
+    let (told, shown) = on_a_terminal(&args);
+    // The cut would lie in a character.
+    let hidden = "after 10,010 bytes of the prompt";
+    assert!(told.contains(hidden), "{told}");
+    let whole = format!("{}last", "€".repeat(665));
+    assert!(shown.starts_with(&whole) && shown.len() < 2100, "{shown}");
+    let (told, shown) = on_a_terminal(&[&args[..], &["--json"]].concat());
+    assert!(!told.contains("prompt"), "{told}");
+    assert!(shown.contains(&prompt), "{shown}");
 }
 
 /// A limit on the size of files acts as a full disk does: a write fails in the middle of a file.

@@ -86,9 +86,9 @@ fn a_misspelt_key_is_answered_with_the_nearest() {
         2,
         &["\"txet\"", "known are induction-heads", "train text --data"],
     );
-    place
-        .run(&["recipes", "show", "txet"])
-        .is_refused(2, &["\"txet\"", "known are induction-heads", "text"]);
+    let ran = place.run(&["recipes", "show", "txet"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("'txet'"));
+    assert!(ran.stderr.contains("induction-heads") && !ran.stderr.contains("--data"));
     assert!(!place.path("runs").exists());
 }
 
@@ -272,7 +272,7 @@ fn impossible_settings_of_a_text_task_are_refused() {
 }
 
 #[test]
-fn options_that_contradict_or_cannot_be_are_refused() {
+fn threads_and_names_that_cannot_be_are_refused() {
     let place = TestFolder::new();
     place
         .run(&["train", "--threads", "0"])
@@ -294,6 +294,12 @@ fn options_that_contradict_or_cannot_be_are_refused() {
             .run(&["train", "--name", name])
             .is_refused(2, &["--name"]);
     }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn options_that_contradict_or_cannot_be_are_refused() {
+    let place = TestFolder::new();
     // The parser's own refusals also say how the command is used, below their first line.
     let cases: [&[&str]; 12] = [
         &["train", "--steps", "0"],
@@ -323,12 +329,19 @@ fn options_that_contradict_or_cannot_be_are_refused() {
         assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
         assert_eq!(ran.stdout, "");
     }
-    for (option, words) in [
-        ("--batch=8", "a field of the recipe by --set"),
-        ("--lr=fast", "give a number"),
-        ("--no-verify", "--resume"),
+    for (args, words) in [
+        (
+            &["train", "--batch=8"][..],
+            "a field of the recipe by --set",
+        ),
+        (
+            &["--threads", "2", "train", "--batch=8"],
+            "a field of the recipe by --set",
+        ),
+        (&["train", "--lr=fast"], "give a number"),
+        (&["train", "--no-verify"], "--resume"),
     ] {
-        let ran = place.run(&["train", option]);
+        let ran = place.run(args);
         assert!(
             ran.code == Some(2) && ran.stderr.contains(words),
             "{}",

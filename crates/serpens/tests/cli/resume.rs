@@ -100,32 +100,31 @@ fn a_rate_with_which_no_step_is_taken_is_refused() {
 fn what_a_run_has_lost_is_told_where_it_goes_on_without() {
     let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();
-    let resume = |words: &[&str]| {
+    let resume = |warnings: usize, words: &[&str]| {
         let ran = place.run(&["train", "--quiet", "--resume", "a"]);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), warnings, "{}", ran.stderr);
         for word in words {
             assert!(ran.stderr.contains(word), "{}", ran.stderr);
         }
     };
     let metrics = "runs/a/metrics.jsonl";
     edit(&place, metrics, "\"step\":2,", "garbage");
-    resume(&["warning: ", metrics, "1 broken line"]);
+    resume(1, &["warning: ", metrics, "1 broken line"]);
     fs::remove_file(place.path(metrics)).unwrap();
     let report = || fs::read(place.path("runs/a/report.html")).unwrap();
     let before = report();
-    resume(&[
-        "warning: ",
-        metrics,
-        "no line of the steps",
-        "stays as it was",
-    ]);
+    let curves = "begin with those to come\nwarning: the report of runs/a stays as it was";
+    resume(2, &["warning: ", metrics, "no line of the steps", curves]);
     assert!(before == report());
     for lost in ["twin/model", "twin/checkpoints"] {
         fs::remove_dir_all(place.path("runs/a").join(lost)).unwrap();
     }
     fs::write(place.path(metrics), "{\"step\":1}\n").unwrap();
-    resume(&["warning: ", "runs/a/twin/checkpoints holds no checkpoint"]);
+    resume(
+        1,
+        &["warning: ", "runs/a/twin/checkpoints holds no checkpoint"],
+    );
 }
 
 #[test]
@@ -246,14 +245,23 @@ fn a_checkpoint_is_taken_as_it_is_where_that_is_asked_for() {
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
     }
-    fs::remove_dir_all(place.path("runs/a/model")).unwrap();
-    let resume = ["train", "--quiet", "--resume", "a", "--no-verify"];
-    place.run(&resume).succeeds();
     let last = |folder: &str| {
         let bytes = fs::read(place.path(&format!("runs/a/{folder}/model.safetensors"))).unwrap();
         bytes[bytes.len() - 32..].to_vec() // values of one tensor
     };
-    assert_eq!(last("checkpoints/step-0000004"), last("model"));
+    let (whole, damaged) = (last("model"), last("checkpoints/step-0000004"));
+    assert_ne!(whole, damaged);
+    fs::remove_dir_all(place.path("runs/a/model")).unwrap();
+    let resume = ["train", "--quiet", "--resume", "a", "--no-verify"];
+    let ran = place.run(&resume);
+    assert!(
+        ran.code == Some(0) && ran.stderr.is_empty(),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(last("model"), damaged);
+    let aside = place.path("runs/a/checkpoints/step-0000004.damaged-1");
+    assert!(!aside.exists());
 }
 
 #[cfg(unix)]

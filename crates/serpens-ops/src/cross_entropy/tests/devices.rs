@@ -179,6 +179,15 @@ fn targets_outside_the_vocabulary_are_named_on_every_device() {
     }
 }
 
+#[test]
+fn an_invalid_target_is_told_whatever_it_is_said_to_be() {
+    let words = |offender: u32| [0, 0, 1, 0, 1, offender, 5, 0];
+    for offender in [0, 3, 5, IGNORE] {
+        let totals = Tensor::from_slice([8], &words(offender), Device::Cpu).unwrap();
+        assert!(Totals::read(&totals).is_err(), "{offender}");
+    }
+}
+
 /// Notes where the gradient that arrives lies.
 struct Spy(Rc<Cell<u64>>);
 

@@ -1,5 +1,5 @@
-//! The definition: in f64 the truth, in f32 the yardstick of a kernel's error. The largest logit and the sum of a row stay
-//! apart, since what is rounded to hold both loses the second where the first is large.
+//! The definition: in f64 the truth, in f32 the yardstick of a kernel's error. The largest logit and the sum of a row
+//! stay apart, since what is rounded to hold both loses the second where the first is large.
 
 use crate::cross_entropy::cpu::{IGNORE, Totals};
 use crate::shared::tests::real::{Real, one, zero};

@@ -314,8 +314,8 @@ fn dropout_drops_the_same_values_forward_and_back_on_every_device() {
     }
 }
 
-/// Whether dropout at a rate of ¼ keeps a value, by SplitMix64 as Steele, Lea and Flood have it: a state that is advanced
-/// and mixed.
+/// Whether dropout at a rate of ¼ keeps a value, by SplitMix64 as Steele, Lea and Flood have it: a state that is
+/// advanced and mixed.
 fn kept_at_a_quarter(seed: u64, index: u64) -> bool {
     let mut state = seed;
     for _ in 0..=index % 1000 {

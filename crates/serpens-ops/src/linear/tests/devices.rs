@@ -63,8 +63,8 @@ fn run(
     [read(y.tensor().unwrap()), read(&dx), read(&dw), read(&db)]
 }
 
-/// Every size, for the programs that it asks for, but the last: cuBLASLt may store its products in bulk, which initcheck
-/// does not see.
+/// Every size, for the programs that it asks for, but the last: cuBLASLt may store its products in bulk, which
+/// initcheck does not see.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     for sizes in &SIZES[..4] {
         run(*sizes, device, dtype, ProductPrecision::Full);

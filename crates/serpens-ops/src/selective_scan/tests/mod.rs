@@ -192,9 +192,9 @@ impl Case {
         Outcome { out, last, grads }
     }
 
-    /// Holds the kernels of every instruction set to twice the error of the plain f32 evaluation, tensor by tensor (three
-    /// times for complex scans: the vector sine and cosine are less exact than those of the plain evaluation), where that
-    /// is the largest of its neighbours'.
+    /// Holds the kernels of every instruction set to twice the error of the plain f32 evaluation, tensor by tensor
+    /// (three times for complex scans: the vector sine and cosine are less exact than those of the plain evaluation),
+    /// where that is the largest of its neighbours'.
     fn check(&self) {
         let plain_errors: [f64; 12] = largest_of_neighbours(|scale| {
             let case = self.scaled(scale);

@@ -12,7 +12,8 @@ fn on_a_gpu(run: fn(Device, DType)) {
     device.synchronize().unwrap();
 }
 
-/// A test for each operation with kernels, of its cases or the small ones of them. The script finds them by their names.
+/// A test for each operation with kernels, of its cases or the small ones of them. The script finds them by their
+/// names.
 macro_rules! operations {
     ($($operation:ident: $run:ident,)+) => {
         const COUNT: usize = [$(stringify!($operation)),+].len();

@@ -1,5 +1,5 @@
-//! The definitions, plain loops over the rows of dense (rows, cols) matrices: in f64 the truth, in f32 the yardstick of a
-//! kernel's error.
+//! The definitions, plain loops over the rows of dense (rows, cols) matrices: in f64 the truth, in f32 the yardstick of
+//! a kernel's error.
 
 use crate::shared::tests::real::{Real, zero};
 use crate::softmax::Form;

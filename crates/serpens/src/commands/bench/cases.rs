@@ -89,8 +89,8 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The table of the published cases; or of the first of them with the sizes that were named, `width` among them, for
-    /// each of the lengths named. `share` is the limit that the passes are held against.
+    /// The table of the published cases; or of the first of them with the sizes that were named, `width` among them,
+    /// for each of the lengths named. `share` is the limit that the passes are held against.
     pub(super) fn passes(
         &self,
         title: &'static str,
@@ -120,8 +120,8 @@ impl Bench<'_> {
         Ok(Table { title, rows })
     }
 
-    /// Seconds of a forward, and of it and its backward together, over all of these inputs, each with the gradient of its
-    /// output.
+    /// Seconds of a forward, and of it and its backward together, over all of these inputs, each with the gradient of
+    /// its output.
     pub(super) fn forward_and_both(
         &self,
         inputs: &[[Tensor; 2]],
