@@ -103,7 +103,7 @@ fn foreign(name: &str) -> PathBuf {
 #[test]
 fn gguf_files() {
     // A small one that is a model.
-    let model = "../../serpens-nn/tests/fixtures/gguf/q8_0.gguf";
+    let model = "../../../serpens-nn/tests/fixtures/gguf/q8_0.gguf";
     let seeds = ["v2.gguf", "v3.gguf", model].map(|name| fs::read(foreign(name)).unwrap());
     attack(targets::gguf, &seeds, 600);
 }
