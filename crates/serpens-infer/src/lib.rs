@@ -51,4 +51,4 @@ pub use sampler::{
 };
 pub use score::{Item, Score, Scores, TokenScore, score};
 pub use state::{SequenceState, fingerprint};
-pub use text::{TextStream, encode_prompt};
+pub use text::{TextStream, encode_pair, encode_prompt};

@@ -2,6 +2,8 @@
 
 use serpens_data::{Decoder, Tokenizer};
 
+use crate::Item;
+
 /// The text of tokens that come one by one, in whole characters, up to the first of some stop strings. What may be the
 /// beginning of one is held back until it is known, so that none is ever shown in part.
 #[derive(Clone, Debug)]
@@ -88,4 +90,35 @@ pub fn encode_prompt(
 ) -> serpens_data::Result<Vec<u32>> {
     let begin = if goes_on { &[][..] } else { tokenizer.begin() };
     Ok([begin, &tokenizer.encode(text)?].concat())
+}
+
+/// The tokens of a context and of a text that goes on from it, split as lm-evaluation-harness does: both together are
+/// encoded, and what comes behind the tokens of the context alone is the continuation's. White space at the context's end
+/// is the continuation's too, as tokens often begin with it. Without a context it is what begins a text, or ends one; where
+/// there is neither, the first token of the continuation is the context and not scored.
+///
+/// # Errors
+/// A text that the tokenizer does not read.
+pub fn encode_pair(
+    tokenizer: &Tokenizer,
+    context: &str,
+    continuation: &str,
+) -> serpens_data::Result<Item> {
+    let kept = context.trim_end();
+    let encode = |text: &str| encode_prompt(tokenizer, text.as_bytes(), kept.is_empty());
+    let mut whole = encode(&[context, continuation].concat())?;
+    let mut context = encode(kept)?;
+    if kept.is_empty() {
+        let mut before = tokenizer.begin().iter().chain(tokenizer.end_of_text());
+        let before = before
+            .next()
+            .filter(|&before| whole.first() != Some(before));
+        whole.splice(..0, before.copied());
+        context.extend(whole.first());
+    }
+    whole.drain(..context.len().min(whole.len()));
+    Ok(Item {
+        context,
+        continuation: whole,
+    })
 }

@@ -15,23 +15,38 @@ use crate::objective::starts;
 /// [`Error::Stopped`](crate::Error::Stopped).
 pub type Watch<'a> = dyn FnMut(usize) -> Result<()> + 'a;
 
-/// Bits per byte on what `slices` yields, read with carried state: Σ -log2 p(token | those of its row before it, from its
-/// document's start on), over the bytes of text that the tokens stand for, each once.
+/// How well a text is predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextTotals {
+    /// Its tokens.
+    pub tokens: Totals,
+    /// The bytes of text that they stand for.
+    pub bytes: usize,
+}
+
+impl TextTotals {
+    /// Σ -log2 p(token) over the bytes.
+    pub fn bits_per_byte(&self) -> f64 {
+        self.tokens.sum / std::f64::consts::LN_2 / self.bytes as f64
+    }
+}
+
+/// The tokens that `slices` yields, each once, read with carried state: p(token | those of its row before it, from its
+/// document's start on).
 ///
 /// # Errors
 /// Text that cannot be read, memory, or a model of fewer tokens; those of `watch`.
-pub fn bits_per_byte(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Result<f64> {
+pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Result<TextTotals> {
     let mut state = model.initial_state(slices.rows())?;
-    let (mut totals, mut done, mut bytes) = (Totals::default(), 0, 0);
+    let (mut tokens, mut done, mut bytes) = (Totals::default(), 0, 0);
     while let Some(slice) = slices.next() {
         watch(done)?;
         let slice = slice?;
-        totals = totals.merge(read(model, &slice, 0..slice.length, &mut state)?);
+        tokens = tokens.merge(read(model, &slice, 0..slice.length, &mut state)?);
         bytes += slices.text_bytes(&slice);
         done += slice.batch * slice.length;
     }
-    let tokens_per_byte = totals.count as f64 / bytes as f64;
-    Ok(totals.mean() / std::f64::consts::LN_2 * tokens_per_byte)
+    Ok(TextTotals { tokens, bytes })
 }
 
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a

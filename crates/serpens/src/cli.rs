@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -15,6 +15,7 @@ use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs};
+use crate::evaluation;
 use crate::output::one_line;
 use crate::prompt::{PromptArgs, PromptsArgs};
 use crate::recipe;
@@ -83,6 +84,8 @@ pub enum Command {
     Tokenize(TokenizeArgs),
     /// Continue texts.
     Generate(GenerateArgs),
+    /// Measure how well a model predicts a text, or answers the questions of tasks.
+    Eval(EvalArgs),
     /// Draw what a model's selective layers do with each token.
     Inspect(InspectArgs),
     /// Measure the scan, training and prompt reading beside this machine's limits.
@@ -295,6 +298,43 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     let parts = text.split_once('=');
     let pair = parts.and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
     pair.ok_or_else(|| "give the number of a token and a number, such as 50=-2.5".to_owned())
+}
+
+/// Arguments of `serpens eval`.
+#[derive(Debug, Args)]
+#[command(
+    mut_arg("path", |model| model.long(Resettable::Reset).index(1).value_name("MODEL")),
+    after_long_help = include_str!("../evaluation/help.txt"),
+)]
+pub struct EvalArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What is evaluated.
+    #[arg(index = 2, value_name = "TASK", required_unless_present = "task_file", help = evaluation::names())]
+    pub tasks: Vec<String>,
+    /// A task of your own; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub task_file: Vec<PathBuf>,
+    /// The text: a file, a folder, a glob or a token file. Of tasks the file of questions, a JSON object a line, or a folder
+    /// with those of all.
+    #[arg(long, value_name = "PATH")]
+    pub data: String,
+    /// Also the perplexity in windows of so many tokens, each read without those before it, as it is often reported.
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=MOST))]
+    pub window: Option<usize>,
+    /// Only the first N questions of each task.
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=MOST))]
+    pub limit: Option<usize>,
+    /// Write to this file how each question was answered, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub items: Option<PathBuf>,
+    /// The device and its types.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `serpens inspect`.

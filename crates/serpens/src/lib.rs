@@ -33,6 +33,7 @@ pub mod cli;
 mod commands;
 mod compute;
 mod error;
+mod evaluation;
 mod machine;
 mod output;
 mod progress;

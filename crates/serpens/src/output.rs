@@ -176,6 +176,24 @@ pub(crate) fn fitting(fields: &str, room: usize) -> &str {
     fits.last().unwrap_or_default()
 }
 
+/// Rows of cells as lines, the columns as wide as their widest cell.
+pub(crate) fn aligned<'a>(rows: impl Iterator<Item = &'a Vec<String>> + Clone) -> String {
+    let mut widths = Vec::new();
+    for row in rows.clone() {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(c, w)| format!("{c:>w$}")).collect();
+        cells.join("  ")
+    };
+    let lines: Vec<String> = rows.map(line).collect();
+    lines.join("\n")
+}
+
 /// Minutes and seconds.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serpens_nn::Precision;
 use serpens_report::grouped;
 
+use crate::evaluation::BUILT_IN;
 use crate::output::shell_word;
 
 /// What is wrong with an option, a recipe, or a setting of one.
@@ -150,6 +151,43 @@ pub enum Refusal {
         memory: u64,
         /// The most tokens that fit.
         most: u64,
+    },
+    /// No evaluation task of this name is built in.
+    #[error("no task is called {0:?}; known are {known}; --task-file reads one of your own, perplexity stands by itself", known = BUILT_IN.map(|(name, _)| name).join(", "))]
+    NoTask(String),
+    /// Options that do not go with what is evaluated.
+    #[error("perplexity takes --data and --window, tasks take --data, --limit and --items")]
+    TextOrTasks,
+    /// A template, an expression, or what became of it with a line's fields.
+    #[error("{0}; serpens eval --help says what a task is")]
+    Template(#[from] minijinja::Error),
+    /// A file of questions without one.
+    #[error("it has no line; give a file with a JSON object a line")]
+    NoQuestions,
+    /// A line that holds no question.
+    #[error("it is no JSON object ({0}); give a file with one a line")]
+    NoObject(#[source] serde_json::Error),
+    /// A line that lacks a field.
+    #[error("it has no field {field:?}, but {}; give the file of this task, or the task of this file", found.join(", "))]
+    NoField {
+        /// The field.
+        field: String,
+        /// Those that are there.
+        found: Vec<String>,
+    },
+    /// Something else than a list of texts.
+    #[error("its choices are no list of texts; a task's choices name one, such as [a, b]")]
+    NoChoices,
+    /// Nothing to score.
+    #[error("its target is empty: there is nothing to score")]
+    NoTarget,
+    /// A right choice that is not there.
+    #[error("{found:?} is none of its {choices} choices, which are counted from 0 or A on")]
+    Gold {
+        /// What the line says.
+        found: String,
+        /// How many there are.
+        choices: usize,
     },
     /// The data refuse it.
     #[error(transparent)]

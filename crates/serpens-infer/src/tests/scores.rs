@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::{Item, Score, argmax, score};
+use serpens_data::Tokenizer;
+
+use crate::{Item, Score, argmax, encode_pair, score};
 
 fn expected(model: &MambaLm, before: &[u32], item: &Item) -> Score {
     let context = [before, &item.context].concat();
@@ -167,4 +169,21 @@ fn what_cannot_be_scored_is_refused() {
     assert!(matches!(refused(&[1], &[2], true), Error::Stopped));
     let nothing = score(&model, None, &[], None, &mut |_| ()).unwrap();
     assert_eq!(nothing, Default::default());
+}
+
+#[test]
+fn white_space_between_context_and_continuation_is_the_continuations() {
+    let bytes = Tokenizer::bytes();
+    let pair = |context: &str, continuation: &str| {
+        let item = encode_pair(&bytes, context, continuation).unwrap();
+        let text = |ids: &[u32]| String::from_utf8(bytes.decode(ids)).unwrap();
+        [text(&item.context), text(&item.continuation)]
+    };
+    assert_eq!(pair("a b", " c"), ["a b", " c"]);
+    assert_eq!(pair("a b\n ", "c"), ["a b", "\n c"]);
+    // Nothing begins a text of bytes: its first token is what the others go on from.
+    assert_eq!(pair("", "cd"), ["c", "d"]);
+    assert_eq!(pair(" ", "d"), [" ", "d"]);
+    assert_eq!(pair("", "c"), ["c", ""]);
+    assert_eq!(pair("", ""), ["", ""]);
 }

@@ -7,7 +7,7 @@ use serpens_nn::layers::Sequence;
 
 use super::*;
 use crate::Error;
-use crate::evaluate::{answers, bits_per_byte};
+use crate::evaluate::{self, answers};
 use crate::objective::{Objective, starts};
 
 #[test]
@@ -35,7 +35,9 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let expected = (0..count).map(bits).sum::<f64>() / count as f64;
     for length in [1, 7, 64, 1000] {
         let slices = corpus.slices(Split::Validation, 1, length).unwrap();
-        let got = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
+        let got = evaluate::text(&model, slices, &mut |_| Ok(()))
+            .unwrap()
+            .bits_per_byte();
         assert!(
             (got - expected).abs() < 1e-5,
             "length {length}: {got} and {expected}"
@@ -43,7 +45,9 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     }
     // Rows side by side lose the context of their first bytes only.
     let slices = corpus.slices(Split::Validation, 3, 5).unwrap();
-    let rows = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
+    let rows = evaluate::text(&model, slices, &mut |_| Ok(()))
+        .unwrap()
+        .bits_per_byte();
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
 }
 
@@ -96,7 +100,9 @@ fn documents_are_evaluated_and_learnt_as_each_by_itself() {
     let whole = corpus.clone().with_validation_fraction(1.0).unwrap();
     for length in [1, 7, 40, 1000] {
         let slices = whole.slices(Split::Validation, 1, length).unwrap();
-        let got = bits_per_byte(&model, slices, &mut |_| Ok(())).unwrap();
+        let got = evaluate::text(&model, slices, &mut |_| Ok(()))
+            .unwrap()
+            .bits_per_byte();
         assert!(
             (got - expected).abs() < 1e-5,
             "{length}: {got} and {expected}"
@@ -157,7 +163,9 @@ fn training_learns_documents_and_not_what_they_are_given_with() {
         trainer.take_step(&stop).unwrap();
     }
     let held_out = corpus.slices(Split::Validation, 1, 64).unwrap();
-    let bits = bits_per_byte(trainer.model(), held_out, &mut |_| Ok(())).unwrap();
+    let bits = evaluate::text(trainer.model(), held_out, &mut |_| Ok(()))
+        .unwrap()
+        .bits_per_byte();
     assert!(bits < 0.2, "{bits} for what is always the same");
 }
 

@@ -12,13 +12,12 @@ use serpens_data::Tokenizer;
 use serpens_infer::{
     Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
 };
-use serpens_nn::Module;
 use serpens_report::grouped;
 
 use crate::cli::{GenerateArgs, MOST_ON_A_TERMINAL};
 use crate::output::{OutputMode, counted, harmless, say, tell, unless_gone};
 use crate::progress::Meter;
-use crate::refusal::{Refusal, WrongModel};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
@@ -30,12 +29,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if !single && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
-    let (dir, mut model) = args.model.load()?;
-    model.to(compute.device, compute.precision)?;
-    let vocabulary = model.config().vocab_size;
-    let Some(tokenizer) = args.model.tokenizer(&dir, vocabulary)? else {
-        return Err(Error::wrong_model(dir, WrongModel::NoTokenizer(vocabulary)));
-    };
+    let (_, model, tokenizer) = args.model.load_with_tokenizer(&compute)?;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
     let state = args.state.as_deref().map(load).transpose()?;
     let requests = requests(args, &prompts, &tokenizer, state.as_ref())?;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod doctor;
+mod eval;
 mod generate;
 mod inspect;
 mod recipes;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor { json } => doctor::run(json),

@@ -16,14 +16,20 @@ use crate::refusal::Refusal;
 use crate::tasks::{TaskConfig, TestConfig};
 use crate::{Error, Result};
 
-macro_rules! built_in {
-    ($($name:literal),* $(,)?) => {
-        [$(($name, include_str!(concat!("../../recipes/", $name, ".toml")))),*]
+pub(crate) use parse::from_toml;
+
+/// Names and texts of the TOML files in this folder.
+macro_rules! toml_files {
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!($folder, $name, ".toml")))),*]
     };
 }
 
+pub(crate) use toml_files;
+
 /// The built-in recipes by name.
-pub const BUILT_IN: [(&str, &str); 5] = built_in![
+pub const BUILT_IN: [(&str, &str); 5] = toml_files![
+    "../../recipes/":
     "induction-heads",
     "induction-heads-short",
     "selective-copying",

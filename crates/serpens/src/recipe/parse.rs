@@ -1,5 +1,6 @@
 //! Reading recipes with errors that name the nearest key, or all choices.
 
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{BUILT_IN, Recipe};
@@ -25,16 +26,20 @@ fn nearest(name: &str, known: &[String]) -> Option<String> {
         .map(|(_, known)| known.clone())
 }
 
-pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
-    let explain = |error: toml::de::Error| {
+/// Reads the text of a TOML file, which comes from `origin`.
+pub(crate) fn from_toml<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         let wrong = unknown_name(&error, "").unwrap_or_else(|| Box::new(error).into());
         Error::refused(format!("{origin}, line {line}"), wrong)
-    };
+    })
+}
+
+pub(super) fn read(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
     // The text by itself first: its errors have a line.
-    let mut recipe = toml::from_str(text).map_err(explain)?;
-    let mut table: Table = toml::from_str(text).map_err(explain)?;
+    let mut recipe = from_toml(origin, text)?;
+    let mut table: Table = from_toml(origin, text)?;
     for change in changes {
         let changed = apply(&mut table, change);
         recipe = changed.map_err(|wrong| Error::refused(format!("--set {change}"), wrong))?;

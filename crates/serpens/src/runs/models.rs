@@ -6,8 +6,9 @@ use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
-use serpens_nn::MambaLm;
 use serpens_nn::checkpoint::{self, Verify};
+use serpens_nn::{MambaLm, Module};
+use serpens_train::Compute;
 
 use super::RUNS;
 use crate::refusal::WrongModel;
@@ -41,6 +42,20 @@ impl ModelArgs {
         let dir = model_dir(&self.path)?;
         let model = load(&dir, self.verify)?;
         Ok((dir, model))
+    }
+
+    /// The model on that device, its folder, and its tokenizer.
+    pub(crate) fn load_with_tokenizer(
+        &self,
+        compute: &Compute,
+    ) -> Result<(PathBuf, MambaLm, Tokenizer)> {
+        let (dir, mut model) = self.load()?;
+        model.to(compute.device, compute.precision)?;
+        let vocabulary = model.config().vocab_size;
+        match self.tokenizer(&dir, vocabulary)? {
+            Some(tokenizer) => Ok((dir, model, tokenizer)),
+            None => Err(Error::wrong_model(dir, WrongModel::NoTokenizer(vocabulary))),
+        }
     }
 
     /// The tokenizer that was given, or is in the model's folder; bytes for a model of 256 tokens that has none.

@@ -25,7 +25,7 @@ use trained::{Trained, chart, series};
 pub(crate) use results::Results;
 
 /// Positions that a model reads at a time, with carried state, where the recipe does not say.
-const READ_LENGTH: usize = 512;
+pub(crate) const READ_LENGTH: usize = 512;
 
 /// Declares the settings of all tasks, by the name that a recipe calls them.
 macro_rules! tasks {

@@ -5,6 +5,7 @@ use serpens_report::{LineChart, Share, Table};
 
 use super::trained::Trained;
 use crate::Result;
+use crate::output::aligned;
 
 /// The end of a run: a table, and a figure where it helps.
 pub(crate) struct Results {
@@ -36,20 +37,8 @@ impl Results {
 
     /// The table for a terminal.
     pub(crate) fn to_text(&self) -> String {
-        let rows = || std::iter::once(&self.table.header).chain(&self.table.rows);
-        let mut widths = vec![0; self.table.header.len()];
-        for row in rows() {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths);
-            let cells: Vec<String> = cells.map(|(c, w)| format!("{c:>w$}")).collect();
-            cells.join("  ")
-        };
-        let lines: Vec<String> = rows().map(line).collect();
-        let (table, caption) = (lines.join("\n"), &self.table.caption);
+        let rows = std::iter::once(&self.table.header).chain(&self.table.rows);
+        let (table, caption) = (aligned(rows), &self.table.caption);
         format!("{table}\n\n{caption}\n{}\n", self.sentence)
     }
 }

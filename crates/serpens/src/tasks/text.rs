@@ -123,7 +123,8 @@ struct Text {
 /// How well a model of this name predicts the held-out text.
 fn bits(name: &str, model: &MambaLm, text: &Slices, mode: OutputMode) -> TrainResult<f64> {
     let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.tokens());
-    evaluate::bits_per_byte(model, text.clone(), &mut |done| meter.at(done))
+    let totals = evaluate::text(model, text.clone(), &mut |done| meter.at(done))?;
+    Ok(totals.bits_per_byte())
 }
 
 impl Text {

@@ -2,6 +2,7 @@
 
 mod damage;
 mod devices;
+mod eval;
 mod interrupt;
 mod models;
 mod output;

@@ -1,0 +1,184 @@
+//! `serpens eval`.
+
+use std::f64::consts::LN_2;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use serpens_core::files::{Accept, read_text, write_bytes};
+use serpens_data::{Corpus, Split, Tokenizer};
+use serpens_infer::{Item, Score, score};
+use serpens_nn::MambaLm;
+use serpens_report::grouped;
+use serpens_train::evaluate;
+
+use crate::cli::EvalArgs;
+use crate::evaluation::{EvalTask, Metric, Question};
+use crate::output::{OutputMode, aligned, counted, say, significant, tell};
+use crate::progress::Meter;
+use crate::refusal::{Refusal, WrongModel};
+use crate::tasks::READ_LENGTH;
+use crate::{Error, Result};
+
+/// What is told to programs and to people.
+type Told = (Value, Vec<Vec<String>>);
+
+pub(super) fn run(args: &EvalArgs) -> Result<()> {
+    let compute = args.compute.resolve()?;
+    let of_text = args.task_file.is_empty() && args.tasks == ["perplexity"];
+    let of_questions = args.limit.is_some() || args.items.is_some();
+    if (of_text && of_questions) || (!of_text && args.window.is_some()) {
+        return Err(Error::refused("TASK", Refusal::TextOrTasks));
+    }
+    let named = args.tasks.iter().filter(|_| !of_text);
+    let mut tasks = named
+        .map(|name| EvalTask::named(name))
+        .collect::<Result<Vec<_>>>()?;
+    for file in &args.task_file {
+        let text = read_text(file, Accept::Streams)?;
+        tasks.push(EvalTask::read(&file.to_string_lossy(), &text)?);
+    }
+    let (dir, model, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let (mut value, table) = match of_text {
+        true => text(args, &model, &tokenizer)?,
+        false => answers(args, &tasks, &dir, &model, &tokenizer)?,
+    };
+    value["model"] = args.model.path.to_string_lossy().into();
+    match args.json {
+        true => say(&value.to_string()),
+        false => say(&aligned(table.iter())),
+    }
+}
+
+/// How well a text is predicted, each token from all before it, and from those of its window.
+fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told> {
+    let corpus = Corpus::open(&args.data, tokenizer)?.with_validation_fraction(1.0)?;
+    let slices = |length| corpus.slices(Split::Validation, 1, length);
+    let meter = |name: &str| Meter::new(OutputMode::Terminal, name.to_owned(), corpus.tokens());
+    let name = "its whole document".to_owned();
+    let mut shown = meter(&name);
+    let whole = evaluate::text(model, slices(READ_LENGTH)?, &mut |done| shown.at(done))?;
+    drop(shown);
+    let mut readings = vec![("whole", name, whole.tokens)];
+    if let Some(length) = args.window {
+        let name = format!("fixed windows of {}", grouped(length));
+        let (mut shown, windows) = (meter(&name), slices(length)?);
+        let read = evaluate::answers(model, windows, READ_LENGTH, &mut |done| shown.at(done))?;
+        readings.push(("windows", name, read));
+    }
+    let header = [
+        "each token from",
+        "tokens",
+        "bits per byte",
+        "bits per token",
+        "perplexity",
+    ];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
+    let mut value = json!({
+        "data": args.data,
+        "tokens": whole.tokens.count,
+        "bytes": whole.bytes,
+        "window": args.window,
+    });
+    for (key, name, read) in readings {
+        let by_byte = read.sum / LN_2 / whole.bytes as f64;
+        let figures = [by_byte, read.mean() / LN_2, read.mean().exp()];
+        let [by_byte, by_token, perplexity] = figures;
+        value[key] = json!({ "bits_per_byte": by_byte, "bits_per_token": by_token, "perplexity": perplexity });
+        let name = vec![name, grouped(read.count)];
+        table.push([name, figures.map(significant).to_vec()].concat());
+    }
+    Ok((value, table))
+}
+
+/// How questions are answered.
+fn answers(
+    args: &EvalArgs,
+    tasks: &[EvalTask],
+    dir: &Path,
+    model: &MambaLm,
+    tokenizer: &Tokenizer,
+) -> Result<Told> {
+    let header = ["task", "questions", "metric", "value", "±"];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
+    let (mut values, mut lines) = (Vec::new(), String::new());
+    for task in tasks {
+        let name = &task.name;
+        let questions = task.questions(&args.data, args.limit, tokenizer)?;
+        let items: Vec<Item> = questions.iter().flat_map(|q| &q.items).cloned().collect();
+        let mut meter = Meter::new(OutputMode::Terminal, name.clone(), items.len());
+        let scores = score(model, None, &items, None, &mut |done| drop(meter.at(done)))?;
+        drop(meter);
+        if scores.items.iter().any(|score| score.log_prob().is_nan()) {
+            return Err(Error::wrong_model(dir, WrongModel::NotFinite));
+        }
+        let (asked, read) = (scores.asked, scores.read);
+        let mut metrics = json!({});
+        let columns = columns(task, &questions, &scores.items, &mut lines);
+        for (metric, column) in task.metrics.iter().zip(columns) {
+            let (figure, stderr) = metric.figure(&column);
+            metrics[metric.name()] = json!({ "value": figure, "stderr": stderr });
+            let stderr = stderr.map_or_else(String::new, shown);
+            let [count, figure] = [grouped(questions.len()), shown(figure)];
+            table.push(vec![
+                name.clone(),
+                count,
+                metric.name().into(),
+                figure,
+                stderr,
+            ]);
+        }
+        values.push(json!({
+            "task": name,
+            "questions": questions.len(),
+            "metrics": metrics,
+            "tokens": { "asked": asked, "read": read },
+        }));
+        if !args.json && read < asked {
+            let (read, asked) = (grouped(read), counted(asked as u64, "token"));
+            let saved = "what choices have in common was read once";
+            tell(&format!("{name}: read {read} of {asked}, as {saved}"));
+        }
+    }
+    if let Some(path) = &args.items {
+        write_bytes(path, lines)?;
+    }
+    Ok((json!({ "data": args.data, "tasks": values }), table))
+}
+
+/// Four decimals, unless the number is large.
+fn shown(figure: f64) -> String {
+    match figure < 1e3 {
+        true => format!("{figure:.4}"),
+        false => significant(figure),
+    }
+}
+
+/// Of each metric what each question adds, and a line for each question that says so.
+fn columns(
+    task: &EvalTask,
+    questions: &[Question],
+    mut scores: &[Score],
+    lines: &mut String,
+) -> Vec<Vec<f64>> {
+    let mut columns = vec![Vec::new(); task.metrics.len()];
+    for question in questions {
+        let (own, later) = scores.split_at(question.items.len());
+        scores = later;
+        let mut line = json!({
+            "task": task.name,
+            "line": question.line,
+            "gold": question.gold,
+            "log_probs": own.iter().map(Score::log_prob).collect::<Vec<_>>(),
+            "greedy": own.iter().map(Score::is_greedy).collect::<Vec<_>>(),
+        });
+        for (metric, column) in task.metrics.iter().zip(&mut columns) {
+            let added = metric.of(question, own);
+            column.push(added);
+            if *metric != Metric::Perplexity {
+                line[metric.name()] = added.into();
+            }
+        }
+        *lines += &format!("{line}\n");
+    }
+    columns
+}
