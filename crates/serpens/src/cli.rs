@@ -4,17 +4,20 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, Resettable};
+use clap::builder::{
+    NonEmptyStringValueParser, PossibleValuesParser, Resettable, TypedValueParser,
+};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serpens_formats::Encoding;
 use serpens_infer::SampleOptions;
 use serpens_nn::Recompute;
-use serpens_nn::checkpoint::Verify;
+use serpens_nn::checkpoint::{Format, Verify};
 use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
-use crate::compute::{self, ComputeArgs};
+use crate::compute::{self, ComputeArgs, one_of};
 use crate::evaluation;
 use crate::output::one_line;
 use crate::prompt::{PromptArgs, PromptsArgs};
@@ -86,6 +89,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure how well a model predicts a text, or answers the questions of tasks.
     Eval(EvalArgs),
+    /// Write a model in another format: Hugging Face's, GGUF, or with the original program's names.
+    Convert(ConvertArgs),
     /// Draw what a model's selective layers do with each token.
     Inspect(InspectArgs),
     /// Measure the scan, training and prompt reading beside this machine's limits.
@@ -298,6 +303,39 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     let parts = text.split_once('=');
     let pair = parts.and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
     pair.ok_or_else(|| "give the number of a token and a number, such as 50=-2.5".to_owned())
+}
+
+/// Arguments of `serpens convert`.
+#[derive(Debug, Args)]
+#[command(mut_arg("path", |model| model.long(Resettable::Reset).index(1).value_name("FROM")))]
+pub struct ConvertArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The folder to make, or the file where it is GGUF.
+    #[arg(index = 2, value_name = "TO")]
+    pub to: PathBuf,
+    /// The format; where it is left out, gguf for a name with that ending, otherwise hf.
+    #[arg(long, value_parser = one_of(&[Format::Hf, Format::Gguf, Format::OriginalNames]))]
+    pub format: Option<Format>,
+    /// How values are stored. In GGUF norms, biases, convolutions, A, D and rows without whole blocks stay in f32.
+    #[arg(long, default_value = "f32", value_parser = encoding())]
+    pub dtype: Encoding,
+}
+
+/// Reads how a file is to store values.
+fn encoding() -> impl TypedValueParser<Value = Encoding> {
+    const NAMED: [(&str, Encoding); 5] = [
+        ("f32", Encoding::F32),
+        ("bf16", Encoding::BF16),
+        ("f16", Encoding::F16),
+        ("q8_0", Encoding::Q8_0),
+        ("q4_0", Encoding::Q4_0),
+    ];
+    PossibleValuesParser::new(NAMED.map(|(name, _)| name)).map(|word| {
+        let named = NAMED.into_iter().find(|(name, _)| *name == word);
+        named.expect("one of the names").1
+    })
 }
 
 /// Arguments of `serpens eval`.

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use serpens_formats::Encoding;
 use serpens_nn::Precision;
 use serpens_report::grouped;
 
@@ -45,6 +46,12 @@ pub enum Refusal {
     /// The model's task makes no sequences by itself.
     #[error("this model has no task to take a sample from; give a prompt")]
     NoSample,
+    /// Something would be written over.
+    #[error("{} is there already; give a name that is free", .0.display())]
+    Exists(PathBuf),
+    /// Blocks for a format without.
+    #[error("{0} is for GGUF: give --format gguf, or f32, bf16 or f16")]
+    Blocks(Encoding),
     /// A file of another kind than the command draws.
     #[error("{} must end in .svg or .html", .0.display())]
     FileEnding(PathBuf),
@@ -252,7 +259,9 @@ fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
 #[non_exhaustive]
 pub enum WrongModel {
     /// There is no folder.
-    #[error("there is no such folder, or it is a file; give the folder of a run or of a model")]
+    #[error(
+        "there is no such folder or file; give the folder of a run, or the folder or file of a model"
+    )]
     NoFolder,
     /// Its run is not finished.
     #[error("its training is not finished; go on with: serpens train --resume {}, or give its checkpoint {}", shell_word(&run.to_string_lossy()), checkpoint.display())]

@@ -1,7 +1,6 @@
 //! `serpens eval`.
 
 use std::f64::consts::LN_2;
-use std::path::Path;
 
 use serde_json::{Value, json};
 use serpens_core::files::{Accept, read_text, write_bytes};
@@ -16,6 +15,7 @@ use crate::evaluation::{EvalTask, Metric, Question};
 use crate::output::{OutputMode, aligned, counted, say, significant, tell};
 use crate::progress::Meter;
 use crate::refusal::{Refusal, WrongModel};
+use crate::runs::models::Opened;
 use crate::tasks::READ_LENGTH;
 use crate::{Error, Result};
 
@@ -37,10 +37,10 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         let text = read_text(file, Accept::Streams)?;
         tasks.push(EvalTask::read(&file.to_string_lossy(), &text)?);
     }
-    let (dir, model, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
     let (mut value, table) = match of_text {
-        true => text(args, &model, &tokenizer)?,
-        false => answers(args, &tasks, &dir, &model, &tokenizer)?,
+        true => text(args, &opened.model, &tokenizer)?,
+        false => answers(args, &tasks, &opened, &tokenizer)?,
     };
     value["model"] = args.model.path.to_string_lossy().into();
     match args.json {
@@ -94,10 +94,10 @@ fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told>
 fn answers(
     args: &EvalArgs,
     tasks: &[EvalTask],
-    dir: &Path,
-    model: &MambaLm,
+    opened: &Opened,
     tokenizer: &Tokenizer,
 ) -> Result<Told> {
+    let model = &opened.model;
     let header = ["task", "questions", "metric", "value", "±"];
     let mut table = vec![header.map(str::to_owned).to_vec()];
     let (mut values, mut lines) = (Vec::new(), String::new());
@@ -109,7 +109,7 @@ fn answers(
         let scores = score(model, None, &items, None, &mut |done| drop(meter.at(done)))?;
         drop(meter);
         if scores.items.iter().any(|score| score.log_prob().is_nan()) {
-            return Err(Error::wrong_model(dir, WrongModel::NotFinite));
+            return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));
         }
         let (asked, read) = (scores.asked, scores.read);
         let mut metrics = json!({});

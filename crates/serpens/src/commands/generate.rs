@@ -29,7 +29,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if !single && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
-    let (_, model, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let model = opened.model;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
     let state = args.state.as_deref().map(load).transpose()?;
     let requests = requests(args, &prompts, &tokenizer, state.as_ref())?;

@@ -38,7 +38,8 @@ const LEGEND: [&str; 2] = [
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let draw = args.out.as_deref().map(drawing).transpose()?;
-    let (dir, model) = args.model.load()?;
+    let opened = args.model.load()?;
+    let (dir, model) = (&opened.path, &opened.model);
     let in_letters = draw.is_none() && !args.json;
     let most = if in_letters {
         MOST_IN_LETTERS
@@ -47,14 +48,14 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     };
     let (sample, left_out) = match args.prompt.read()? {
         Some(prompt) => {
-            let tokenizer = args.model.tokenizer(&dir, model.config().vocab_size)?;
-            sample_of_prompt(&model, tokenizer.as_ref(), &prompt, most)?
+            let tokenizer = args.model.tokenizer(&opened)?;
+            sample_of_prompt(model, tokenizer.as_ref(), &prompt, most)?
         }
-        None => (sample_of_task(&model, &dir)?, 0),
+        None => (sample_of_task(model, dir)?, 0),
     };
     let title = format!("Selection map of {}", args.model.path.display());
     let title = harmless(&title).into_owned();
-    let Some(map) = selection_map(&model, &sample, title, OutputMode::Terminal)? else {
+    let Some(map) = selection_map(model, &sample, title, OutputMode::Terminal)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());

@@ -1,6 +1,7 @@
 //! The commands.
 
 pub mod bench;
+mod convert;
 mod doctor;
 mod eval;
 mod generate;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor { json } => doctor::run(json),

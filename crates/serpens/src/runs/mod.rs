@@ -2,6 +2,7 @@
 
 mod check;
 mod folder;
+pub(crate) mod gguf;
 mod job;
 pub(crate) mod models;
 mod report;

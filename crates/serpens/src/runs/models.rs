@@ -1,4 +1,4 @@
-//! Models in folders.
+//! Models in folders and files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,20 +6,29 @@ use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
-use serpens_nn::checkpoint::{self, Verify};
+use serpens_formats::gguf::Metadata;
+use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
 use serpens_nn::{MambaLm, Module};
 use serpens_train::Compute;
 
-use super::RUNS;
+use super::{RUNS, gguf};
 use crate::refusal::WrongModel;
 use crate::{Error, Result};
 
 /// Options of the commands that read a model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A run's folder or its name below runs, or a model's folder.
+    /// A run's folder or its name below runs, or a model's folder or file: Hugging Face's, the original program's, GGUF.
     #[arg(long = "model", value_name = "RUN")]
     pub(crate) path: PathBuf,
+    /// What stands before the names of the tensors in its files, as model in Lightning's.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    prefix: String,
     /// The tokenizer: its file or folder, or bytes; otherwise that in the model's folder.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -36,35 +45,64 @@ pub(crate) fn verify() -> impl TypedValueParser<Value = Verify> {
     })
 }
 
+/// A model that was read.
+pub(crate) struct Opened {
+    pub(crate) model: MambaLm,
+    /// Its folder or file.
+    pub(crate) path: PathBuf,
+    /// The folder where its tokenizer would be.
+    folder: PathBuf,
+    /// What a GGUF file says.
+    metadata: Option<Metadata>,
+}
+
 impl ModelArgs {
-    /// The model and its folder.
-    pub(crate) fn load(&self) -> Result<(PathBuf, MambaLm)> {
-        let dir = model_dir(&self.path)?;
-        let model = load(&dir, self.verify)?;
-        Ok((dir, model))
+    /// The model, on the processor.
+    pub(crate) fn load(&self) -> Result<Opened> {
+        let path = model_path(&self.path)?;
+        let options = Options {
+            verify: self.verify,
+            prefix: self.prefix.clone(),
+        };
+        let opened = Checkpoint::open(&path, &options).and_then(|checkpoint| {
+            let folder = checkpoint.folder().to_owned();
+            let metadata = checkpoint.metadata().cloned();
+            Ok((checkpoint.load(Device::Cpu)?, folder, metadata))
+        });
+        let (model, folder, metadata) = opened.map_err(|error| wrong(&path, error))?;
+        Ok(Opened {
+            model,
+            path,
+            folder,
+            metadata,
+        })
     }
 
-    /// The model on that device, its folder, and its tokenizer.
-    pub(crate) fn load_with_tokenizer(
-        &self,
-        compute: &Compute,
-    ) -> Result<(PathBuf, MambaLm, Tokenizer)> {
-        let (dir, mut model) = self.load()?;
-        model.to(compute.device, compute.precision)?;
-        let vocabulary = model.config().vocab_size;
-        match self.tokenizer(&dir, vocabulary)? {
-            Some(tokenizer) => Ok((dir, model, tokenizer)),
-            None => Err(Error::wrong_model(dir, WrongModel::NoTokenizer(vocabulary))),
+    /// The model on that device, and its tokenizer.
+    pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
+        let mut opened = self.load()?;
+        opened.model.to(compute.device, compute.precision)?;
+        match self.tokenizer(&opened)? {
+            Some(tokenizer) => Ok((opened, tokenizer)),
+            None => {
+                let vocabulary = opened.model.config().vocab_size;
+                let wrong = WrongModel::NoTokenizer(vocabulary);
+                Err(Error::wrong_model(opened.path, wrong))
+            }
         }
     }
 
-    /// The tokenizer that was given, or is in the model's folder; bytes for a model of 256 tokens that has none.
-    pub(crate) fn tokenizer(&self, dir: &Path, vocabulary: usize) -> Result<Option<Tokenizer>> {
-        let found = match &self.tokenizer {
-            Some(path) => Some(Tokenizer::open(path)?),
-            None => Tokenizer::find(dir)?,
+    /// The tokenizer that was given, or is in the model's file or folder; bytes for a model of 256 tokens that has none.
+    pub(crate) fn tokenizer(&self, opened: &Opened) -> Result<Option<Tokenizer>> {
+        let vocabulary = opened.model.config().vocab_size;
+        let mut found = match (&self.tokenizer, &opened.metadata) {
+            (Some(path), _) => Some(Tokenizer::open(path)?),
+            (None, Some(metadata)) => gguf::tokenizer(metadata)?,
+            (None, None) => Tokenizer::find(&opened.folder)?,
         };
-        let found = found.or_else(|| (vocabulary == 256).then(Tokenizer::bytes));
+        if found.is_none() && vocabulary == 256 {
+            found = Some(Tokenizer::bytes());
+        }
         if let Some(tokenizer) = &found {
             tokenizer.check_vocabulary(vocabulary)?;
         }
@@ -72,8 +110,11 @@ impl ModelArgs {
     }
 }
 
-/// The model's folder, given that, or a run's folder or its name.
-fn model_dir(path: &Path) -> Result<PathBuf> {
+/// The model's folder or file, given that, or a run's folder or its name.
+fn model_path(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
     let run = Path::new(RUNS).join(path);
     [path.join("model"), path.to_owned(), run.join("model")]
         .into_iter()
@@ -99,8 +140,17 @@ fn why_no_model(path: &Path) -> WrongModel {
 
 /// Reads the model in this folder.
 pub(crate) fn load(dir: &Path, verify: Verify) -> Result<MambaLm> {
-    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| match error.is_config() {
-        true => Error::wrong_model(dir.join(checkpoint::CONFIG_FILE), Box::new(error)),
+    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| wrong(dir, error))
+}
+
+/// The error of reading the model there.
+fn wrong(path: &Path, error: serpens_nn::Error) -> Error {
+    let config = match path.is_dir() {
+        true => path.join(checkpoint::CONFIG_FILE),
+        false => path.to_owned(),
+    };
+    match error.is_config() {
+        true => Error::wrong_model(config, Box::new(error)),
         false => error.into(),
-    })
+    }
 }

@@ -1,5 +1,6 @@
 //! The command from outside: what it prints, where, with which exit code, and what it leaves on disk.
 
+mod convert;
 mod damage;
 mod devices;
 mod eval;

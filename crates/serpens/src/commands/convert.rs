@@ -1,0 +1,44 @@
+//! `serpens convert`.
+
+use serpens_formats::Encoding;
+use serpens_nn::checkpoint::{Format, export};
+
+use crate::cli::ConvertArgs;
+use crate::output::tell;
+use crate::refusal::Refusal;
+use crate::runs::gguf;
+use crate::{Error, Result};
+
+pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+    if args.to.symlink_metadata().is_ok() {
+        return Err(Error::refused("TO", Refusal::Exists(args.to.clone())));
+    }
+    let format =
+        args.format.unwrap_or_else(
+            || match args.to.extension().is_some_and(|end| end == "gguf") {
+                true => Format::Gguf,
+                false => Format::Hf,
+            },
+        );
+    if format != Format::Gguf && matches!(args.dtype, Encoding::Q8_0 | Encoding::Q4_0) {
+        return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
+    }
+    let opened = args.model.load()?;
+    let tokenizer = args.model.tokenizer(&opened)?;
+    let vocabulary = opened.model.config().vocab_size;
+    let among_metadata = tokenizer
+        .as_ref()
+        .filter(|_| format == Format::Gguf)
+        .and_then(|tokenizer| gguf::metadata(tokenizer, vocabulary));
+    if format == Format::Gguf && tokenizer.is_some() && among_metadata.is_none() {
+        tell("the tokenizer is left out: GGUF has none of its kind");
+    }
+    let metadata = among_metadata.unwrap_or_default();
+    for line in export(&opened.model, &args.to, format, args.dtype, metadata)? {
+        tell(&line);
+    }
+    match tokenizer {
+        Some(tokenizer) if format != Format::Gguf => Ok(tokenizer.save(&args.to)?),
+        _ => Ok(()),
+    }
+}
