@@ -16,7 +16,7 @@
 //! # fn main() -> serpens_infer::Result<()> {
 //! let model = MambaLmConfig::new(16, 2, 50).init(Device::cpu(), 0)?; // d_model, layers, tokens
 //! let request = |prompt: &[u32]| Request { prompt: prompt.to_vec(), tokens: 5, ..Request::default() };
-//! let mut drawn = vec![Vec::new(); 2];
+//! let mut drawn = [Vec::new(), Vec::new()];
 //! generate(&model, [request(&[1, 2, 3]), request(&[7])], Batching::default(), |of, told| {
 //!     if let Told::Token(token) = told {
 //!         drawn[of.request].push(token.token);
