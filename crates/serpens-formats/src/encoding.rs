@@ -62,7 +62,7 @@ impl Encoding {
     }
 
     /// The one with this name, as files spell it, if it is known.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<Self> {
         const KNOWN: [Encoding; 17] = [
             F32, F16, BF16, F64, I8, I16, I32, I64, U8, U16, U32, U64, Bool, Q8_0, Q4_0, Q4_K, Q6_K,
         ];
@@ -71,7 +71,7 @@ impl Encoding {
     }
 
     /// Values of a block, and its bytes: both 1 where no more than the name is known.
-    pub(crate) fn block(self) -> (usize, usize) {
+    pub fn block(self) -> (usize, usize) {
         match self {
             F64 | I64 | U64 => (1, 8),
             F32 | I32 | U32 => (1, 4),

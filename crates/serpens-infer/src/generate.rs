@@ -286,8 +286,9 @@ impl Batch<'_> {
         let (leaving, stay) = slots.partition(|slot| slot.end.is_some());
         self.slots = stay;
         let mut rows: Vec<&StateRow> = self.slots.iter().map(|slot| &slot.state.row).collect();
-        let idle = SequenceState::new(self.reader.model)?.row;
+        let idle;
         if self.reader.model.device() != Device::Cpu {
+            idle = SequenceState::new(self.reader.model)?.row;
             rows.resize(self.most, &idle);
         }
         if !self.slots.is_empty() {

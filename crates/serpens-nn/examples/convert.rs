@@ -25,14 +25,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [from, to, format, encoding] = &arguments[..] {
         let format = format.parse().expect("hf, gguf or original-names");
-        let encoding = match &**encoding {
-            "f32" => Encoding::F32,
-            "f16" => Encoding::F16,
-            "bf16" => Encoding::BF16,
-            "q8_0" => Encoding::Q8_0,
-            "q4_0" => Encoding::Q4_0,
-            other => panic!("{other} is no encoding"),
-        };
+        let encoding = Encoding::named(encoding).expect("the name of an encoding");
         return convert(from.as_ref(), to.as_ref(), format, encoding);
     }
     let folder = std::env::temp_dir().join(format!("serpens-convert-{}", std::process::id()));

@@ -1,9 +1,12 @@
 //! The same training on every device: curves agree, runs repeat to the bit, checkpoints continue elsewhere. On a
 //! machine without a GPU the tests say what was skipped.
 
+mod losses;
+
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
+use losses::Losses;
 use serpens_core::{Device, Tensor};
 use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::checkpoint::{self, Checkpoint, Options};
@@ -11,22 +14,7 @@ use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{DtRank, S4dConfig, SelectiveSsmConfig};
 use serpens_nn::{LoraConfig, MambaLm, MambaLmConfig, Module, Precision, Recompute};
-use serpens_train::{
-    Changes, Compute, Event, NextToken, Observer, Result, Run, TrainConfig, Trainer,
-};
-
-/// The loss after each step.
-#[derive(Default)]
-struct Losses(Vec<f64>);
-
-impl Observer for Losses {
-    fn event(&mut self, event: &Event<'_>) -> Result<()> {
-        if let Event::Stepped(metrics) = event {
-            self.0.push(metrics.loss);
-        }
-        Ok(())
-    }
-}
+use serpens_train::{Changes, Compute, NextToken, Run, TrainConfig, Trainer};
 
 fn source() -> Box<InductionHeads> {
     let config = InductionHeadsConfig {

@@ -1,16 +1,17 @@
 //! Ten steps of AdamW from the tiny checkpoint of serpens-nn's tests, against the same ten of PyTorch
 //! (`scripts/make_model_vectors.py adamw`).
 
+mod losses;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use losses::Losses;
 use serpens_core::Device;
 use serpens_data::{Batch, Bounds, Source};
 use serpens_nn::checkpoint::{self, Verify};
 use serpens_ops::optimizer::AdamW;
-use serpens_train::{
-    Event, NextToken, Observer, OptimizerConfig, Result, RuleConfig, Run, TrainConfig, Trainer,
-};
+use serpens_train::{NextToken, OptimizerConfig, RuleConfig, Run, TrainConfig, Trainer};
 
 const LOSSES: [f64; 10] = [
     4.858890533447266,
@@ -51,18 +52,6 @@ impl Source for Places {
 
     fn description(&self) -> String {
         "places".to_owned()
-    }
-}
-
-#[derive(Default)]
-struct Losses(Vec<f64>);
-
-impl Observer for Losses {
-    fn event(&mut self, event: &Event<'_>) -> Result<()> {
-        if let Event::Stepped(metrics) = event {
-            self.0.push(metrics.loss);
-        }
-        Ok(())
     }
 }
 

@@ -325,17 +325,9 @@ pub struct ConvertArgs {
 
 /// Reads how a file is to store values.
 fn encoding() -> impl TypedValueParser<Value = Encoding> {
-    const NAMED: [(&str, Encoding); 5] = [
-        ("f32", Encoding::F32),
-        ("bf16", Encoding::BF16),
-        ("f16", Encoding::F16),
-        ("q8_0", Encoding::Q8_0),
-        ("q4_0", Encoding::Q4_0),
-    ];
-    PossibleValuesParser::new(NAMED.map(|(name, _)| name)).map(|word| {
-        let named = NAMED.into_iter().find(|(name, _)| *name == word);
-        named.expect("one of the names").1
-    })
+    const NAMES: [&str; 5] = ["f32", "bf16", "f16", "q8_0", "q4_0"];
+    PossibleValuesParser::new(NAMES)
+        .map(|word| Encoding::named(&word).expect("they are names of encodings"))
 }
 
 /// Arguments of `serpens eval`.

@@ -37,6 +37,14 @@ named!(Format {
 });
 
 impl Format {
+    /// The format that a path's name says: [`Format::Gguf`] where it ends so, otherwise [`Format::Hf`].
+    pub fn of_name(path: &Path) -> Self {
+        match path.extension().is_some_and(|end| end == "gguf") {
+            true => Format::Gguf,
+            false => Format::Hf,
+        }
+    }
+
     pub(super) fn layout(self) -> &'static Layout {
         match self {
             Format::Hf => &HUGGING_FACE,

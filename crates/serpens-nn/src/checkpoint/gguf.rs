@@ -133,12 +133,8 @@ pub(super) fn describe(
 
 /// How a tensor is stored: matrices as asked where their rows are whole blocks, all else in f32.
 pub(super) fn encoding(wanted: Encoding, place: &Place) -> Encoding {
-    let block = match wanted {
-        Encoding::Q8_0 | Encoding::Q4_0 => 32,
-        _ => 1,
-    };
     let is_matrix = place.form == Form::Same && place.shape.len() == 2;
-    match is_matrix && place.shape.cols().is_multiple_of(block) {
+    match is_matrix && place.shape.cols().is_multiple_of(wanted.block().0) {
         true => wanted,
         false => Encoding::F32,
     }

@@ -87,9 +87,9 @@ impl Checkpoint {
     /// A missing, truncated or foreign file; [`Error::OtherModel`] for a model that is not computed here; a parameter
     /// that is missing, surplus or of another shape than the configuration's.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let found = match path.extension().is_some_and(|end| end == "gguf") {
-            true => Found::gguf(path)?,
-            false => Found::beside_a_config(path, options)?,
+        let found = match Format::of_name(path) {
+            Format::Gguf => Found::gguf(path)?,
+            Format::Hf | Format::OriginalNames => Found::beside_a_config(path, options)?,
         };
         // A layer has parameters: where there are fewer than layers, not even a plan is made.
         let tensors = found.files.iter().map(|file| file.tensors().count()).sum();

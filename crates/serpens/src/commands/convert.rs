@@ -1,6 +1,5 @@
 //! `serpens convert`.
 
-use serpens_formats::Encoding;
 use serpens_nn::checkpoint::{Format, export};
 
 use crate::cli::ConvertArgs;
@@ -13,14 +12,8 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     if args.to.symlink_metadata().is_ok() {
         return Err(Error::refused("TO", Refusal::Exists(args.to.clone())));
     }
-    let format =
-        args.format.unwrap_or_else(
-            || match args.to.extension().is_some_and(|end| end == "gguf") {
-                true => Format::Gguf,
-                false => Format::Hf,
-            },
-        );
-    if format != Format::Gguf && matches!(args.dtype, Encoding::Q8_0 | Encoding::Q4_0) {
+    let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
+    if format != Format::Gguf && args.dtype.block().0 > 1 {
         return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
     }
     let opened = args.model.load()?;

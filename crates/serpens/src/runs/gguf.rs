@@ -1,7 +1,7 @@
 //! Tokenizers among the metadata of GGUF files.
 
 use serpens_data::{GgufVocabulary, Tokenizer};
-use serpens_formats::gguf::Metadata;
+use serpens_formats::gguf::{Kind, Metadata};
 
 use crate::Result;
 
@@ -21,31 +21,30 @@ pub(super) fn tokenizer(metadata: &Metadata) -> Result<Option<Tokenizer>> {
 
 /// What the file says of it.
 fn lists(metadata: &Metadata) -> serpens_formats::Result<Option<GgufVocabulary>> {
-    let text = |key: &str| metadata.find::<String>(key).map(Option::<&_>::cloned);
-    let texts = |key: &str| metadata.find::<Vec<String>>(&format!("{PREFIX}{key}"));
-    let id = |key: &str| metadata.find::<u32>(&format!("{PREFIX}{key}_token_id"));
-    let flag = |key: &str| metadata.find::<bool>(&format!("{PREFIX}{key}"));
-    let Some(model) = text(&format!("{PREFIX}model"))? else {
+    let Some(model) = find(metadata, "model")? else {
         return Ok(None);
     };
-    let types = metadata.find::<Vec<i32>>(&format!("{PREFIX}token_type"))?;
-    let scores = metadata.find::<Vec<f32>>(&format!("{PREFIX}scores"))?;
+    let types: Option<Vec<i32>> = find(metadata, "token_type")?;
+    let types = types.unwrap_or_default().into_iter();
     Ok(Some(GgufVocabulary {
         model,
-        pre: text(&format!("{PREFIX}pre"))?,
-        tokens: texts("tokens")?.cloned().unwrap_or_default(),
-        token_type: types.map_or_else(Vec::new, |types| {
-            types.iter().map(|&kind| kind as u32).collect()
-        }),
-        merges: texts("merges")?.cloned().unwrap_or_default(),
-        scores: scores.cloned().unwrap_or_default(),
-        bos: id("bos")?.copied(),
-        eos: id("eos")?.copied(),
-        unknown: id("unknown")?.copied(),
-        add_bos: flag("add_bos_token")?.copied(),
-        add_space_prefix: flag("add_space_prefix")?.copied(),
-        huggingface: text(HUGGING_FACE)?,
+        pre: find(metadata, "pre")?,
+        tokens: find(metadata, "tokens")?.unwrap_or_default(),
+        token_type: types.map(|kind| kind as u32).collect(),
+        merges: find(metadata, "merges")?.unwrap_or_default(),
+        scores: find(metadata, "scores")?.unwrap_or_default(),
+        bos: find(metadata, "bos_token_id")?,
+        eos: find(metadata, "eos_token_id")?,
+        unknown: find(metadata, "unknown_token_id")?,
+        add_bos: find(metadata, "add_bos_token")?,
+        add_space_prefix: find(metadata, "add_space_prefix")?,
+        huggingface: metadata.find::<String>(HUGGING_FACE)?.cloned(),
     }))
+}
+
+/// A value of the tokenizer's, by the end of its key.
+fn find<T: Kind + Clone>(metadata: &Metadata, key: &str) -> serpens_formats::Result<Option<T>> {
+    Ok(metadata.find(&format!("{PREFIX}{key}"))?.cloned())
 }
 
 /// The metadata of this tokenizer for a model of so many tokens, those beyond the tokenizer's unused; `None` for a kind
@@ -61,26 +60,24 @@ pub(crate) fn metadata(tokenizer: &Tokenizer, vocabulary: usize) -> Option<Metad
     }
     let types: Vec<i32> = lists.token_type.iter().map(|&kind| kind as i32).collect();
     let mut metadata = Metadata::default();
-    let mut set = |key: &str, value: Option<u32>| {
-        if let Some(value) = value {
-            metadata.set(&format!("{PREFIX}{key}_token_id"), value);
-        }
-    };
-    set("bos", lists.bos);
-    set("eos", lists.eos);
-    set("unknown", lists.unknown);
-    metadata.set(&format!("{PREFIX}model"), lists.model);
-    metadata.set(&format!("{PREFIX}tokens"), lists.tokens);
-    metadata.set(&format!("{PREFIX}token_type"), types);
-    metadata.set(&format!("{PREFIX}merges"), lists.merges);
-    if let Some(pre) = lists.pre {
-        metadata.set(&format!("{PREFIX}pre"), pre);
-    }
-    if let Some(add) = lists.add_bos {
-        metadata.set(&format!("{PREFIX}add_bos_token"), add);
-    }
+    put(&mut metadata, "model", Some(lists.model));
+    put(&mut metadata, "pre", lists.pre);
+    put(&mut metadata, "tokens", Some(lists.tokens));
+    put(&mut metadata, "token_type", Some(types));
+    put(&mut metadata, "merges", Some(lists.merges));
+    put(&mut metadata, "bos_token_id", lists.bos);
+    put(&mut metadata, "eos_token_id", lists.eos);
+    put(&mut metadata, "unknown_token_id", lists.unknown);
+    put(&mut metadata, "add_bos_token", lists.add_bos);
     if let Some(text) = lists.huggingface {
         metadata.set(HUGGING_FACE, text);
     }
     Some(metadata)
+}
+
+/// Sets it, where there is one.
+fn put(metadata: &mut Metadata, key: &str, value: Option<impl Kind>) {
+    if let Some(value) = value {
+        metadata.set(&format!("{PREFIX}{key}"), value);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Split, Tokenizer};
-use serpens_infer::{Batching, Request, SampleOptions, Told, generate};
+use serpens_infer::{Batching, Request, SampleOptions, Told, encode_prompt, generate};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series, Table, grouped};
 use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate};
@@ -90,12 +90,7 @@ impl TaskSettings for TextConfig {
             seed,
         };
         let source = CorpusSource::new(&corpus, config)?;
-        let tokenizer = corpus.tokenizer();
-        let prompt = [
-            tokenizer.begin(),
-            &tokenizer.encode(self.prompt.as_bytes())?,
-        ]
-        .concat();
+        let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)?;
         if prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
