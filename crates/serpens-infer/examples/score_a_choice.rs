@@ -15,7 +15,7 @@ fn main() -> Result<()> {
         context: ids(question),
         continuation: ids(answer),
     });
-    let scores = score(&model, None, &items, None, &mut |_| ())?;
+    let scores = score(&model, None, &items, &mut |_| ())?;
     println!("read {} of {} tokens", scores.read, scores.asked);
     assert!(scores.read < scores.asked);
     for (answer, score) in answers.iter().zip(&scores.items) {

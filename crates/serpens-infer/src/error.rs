@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::SampleError;
-
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,9 +18,19 @@ pub enum Error {
     /// A file of a state cannot be read or written.
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
-    /// Sampling failed.
-    #[error(transparent)]
-    Sample(#[from] SampleError),
+    /// An option of sampling outside its range.
+    #[error("{name} = {value} is not possible: {expected}")]
+    SampleOption {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Logits that leave nothing to draw from.
+    #[error("the model's logits hold {0}: its weights are damaged or training diverged")]
+    Logits(&'static str),
     /// There is nothing to go on from.
     #[error("there is no token to begin with: give a prompt, or a state to go on from")]
     EmptyPrompt,
@@ -46,7 +54,4 @@ pub enum Error {
         /// What is wrong.
         tensor: String,
     },
-    /// The flag that asks for an end was set.
-    #[error("stopped")]
-    Stopped,
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -49,10 +48,9 @@ pub struct Batching<'a> {
     /// Sequences that are drawn from at once, from 1 to 128.
     #[default = 32]
     pub slots: usize,
-    /// Ends everything where it is set.
-    pub stop: Option<&'a AtomicBool>,
     /// Hears of how many tokens of prompts a pass read.
-    pub on_pass: Option<&'a dyn Fn(usize)>,
+    #[default(&|_| ())]
+    pub on_pass: &'a dyn Fn(usize),
 }
 
 /// Which sample of which request, both from 0.
@@ -111,18 +109,16 @@ pub enum End {
 /// they are taken or not, so that the numbers of rows are always the same for as many slots.
 ///
 /// # Errors
-/// [`Error::EmptyPrompt`]; [`Error::Sample`] for options that cannot be and logits that are none; tokens that the model
-/// does not know; [`Error::Stopped`]; those of the listener, all of which end everything; memory.
+/// [`Error::EmptyPrompt`]; [`Error::SampleOption`], [`Error::Logits`]; tokens that the model does not know; those of the
+/// listener, all of which end everything; memory.
 pub fn generate<E: From<Error>>(
     model: &MambaLm,
     requests: impl IntoIterator<Item = Request>,
     batching: Batching<'_>,
     mut listener: impl FnMut(Of, Told<'_>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
-    let reader = Reader {
-        on_pass: batching.on_pass,
-        ..Reader::new(model, batching.stop)
-    };
+    let on_pass = batching.on_pass;
+    let reader = Reader { model, on_pass };
     let mut batch = Batch {
         reader,
         most: batching.slots.clamp(1, FEW_ROWS),
@@ -147,7 +143,7 @@ pub fn generate<E: From<Error>>(
             if slot.left == 0 {
                 slot.end = Some(End::Length);
             } else if let Next::Logits(logits) = slot.state.next.clone() {
-                let drawn = slot.draw(&logits).map_err(Error::from)?;
+                let drawn = slot.draw(&logits)?;
                 slot.tell(&drawn, &mut listener)?;
             }
             match slot.end {
@@ -165,8 +161,8 @@ pub fn generate<E: From<Error>>(
         let logits = batch.step()?;
         let each = logits.par_chunks(model.config().vocab_size);
         let drawn = batch.slots.par_iter_mut().zip(each);
-        let drawn: Result<Vec<Drawn>, _> = drawn.map(|(slot, logits)| slot.draw(logits)).collect();
-        for (slot, drawn) in batch.slots.iter_mut().zip(drawn.map_err(Error::from)?) {
+        let drawn: Result<Vec<Drawn>> = drawn.map(|(slot, logits)| slot.draw(logits)).collect();
+        for (slot, drawn) in batch.slots.iter_mut().zip(drawn?) {
             slot.tell(&drawn, &mut listener)?;
         }
     }
@@ -176,11 +172,9 @@ pub fn generate<E: From<Error>>(
 fn read(reader: Reader<'_>, requests: Vec<(usize, Request)>) -> Result<Vec<Slot>> {
     let (mut states, mut unread) = (Vec::new(), Vec::new());
     for (_, request) in &requests {
-        let biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
-        check_ids(
-            &biased.collect::<Vec<_>>(),
-            reader.model.config().vocab_size,
-        )?;
+        let biases = request.sampling.logit_bias.iter();
+        let biased: Vec<u32> = biases.map(|(token, _)| *token).collect();
+        check_ids(&biased, reader.model.config().vocab_size)?;
         let state = request.state.clone();
         let mut state = state.map_or_else(|| SequenceState::new(reader.model), Ok)?;
         state.history.begin();
@@ -234,7 +228,7 @@ impl Slot {
         })
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<Drawn, crate::SampleError> {
+    fn draw(&mut self, logits: &[f32]) -> Result<Drawn> {
         let state = &mut self.state;
         let token = self.sampler.sample(logits, &state.history, &mut self.rng)?;
         state.history.draw(token);
@@ -299,7 +293,6 @@ impl Batch<'_> {
 
     /// Reads the token that each slot drew, and gives the logits of the next, slot by slot.
     fn step(&mut self) -> Result<Vec<f32>> {
-        self.reader.go_on()?;
         let state = self
             .state
             .as_mut()

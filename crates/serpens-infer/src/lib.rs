@@ -28,7 +28,7 @@
 //! // What was read is a value, and what goes on from it reads it no more.
 //! let read = SequenceState::new(&model)?.read(&model, &[1, 2, 3])?;
 //! let choices = [[4, 5], [6, 7]].map(|choice| Item { context: vec![], continuation: choice.to_vec() });
-//! let scores = score(&model, Some(&read), &choices, None, &mut |_| ())?;
+//! let scores = score(&model, Some(&read), &choices, &mut |_| ())?;
 //! assert!(scores.items.iter().all(|score| score.log_prob() < 0.0));
 //! # Ok(())
 //! # }
@@ -46,9 +46,7 @@ mod text;
 
 pub use error::{Error, Result};
 pub use generate::{Batching, Drawn, End, LogProbs, Of, Request, Told, generate};
-pub use sampler::{
-    History, SampleError, SampleOptions, Sampler, WINDOW, argmax, log_sum_exp, most_probable,
-};
+pub use sampler::{History, SampleOptions, Sampler, WINDOW, argmax, log_sum_exp, most_probable};
 pub use score::{Item, Score, Scores, TokenScore, score};
 pub use state::{SequenceState, fingerprint};
 pub use text::{TextStream, encode_pair, encode_prompt};

@@ -6,8 +6,6 @@
 //! read no faster together than apart. On a GPU the library of products chooses how to sum by the number of rows: where
 //! bits matter each sequence is read alone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use serpens_core::{DType, Device, Tensor};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{LmState, MambaLm, StateRow};
@@ -21,35 +19,21 @@ use crate::{Error, Result, SequenceState};
 /// What is done with the normalised outputs (rows, d_model) of one of the sequences from this position on.
 pub(crate) type Outputs<'a> = dyn FnMut(usize, usize, Tensor) -> Result<()> + 'a;
 
-/// Reads sequences until an end is asked for.
+/// Reads sequences.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub(crate) model: &'a MambaLm,
-    pub(crate) stop: Option<&'a AtomicBool>,
     /// Hears of how many tokens a pass read.
-    pub(crate) on_pass: Option<&'a dyn Fn(usize)>,
+    pub(crate) on_pass: &'a dyn Fn(usize),
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(model: &'a MambaLm, stop: Option<&'a AtomicBool>) -> Self {
-        let on_pass = None;
-        Self {
-            model,
-            stop,
-            on_pass,
-        }
+    pub(crate) fn new(model: &'a MambaLm) -> Self {
+        let on_pass = &|_| ();
+        Self { model, on_pass }
     }
 
-    /// # Errors
-    /// [`Error::Stopped`] once that was asked for.
-    pub(crate) fn go_on(&self) -> Result<()> {
-        match self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-            true => Err(Error::Stopped),
-            false => Ok(()),
-        }
-    }
-
-    /// Which sequences of these lengths are read together; `alike` where their bits must not depend on each other.
+    /// Which sequences of these lengths are read together, of those that have any; `alike` where their bits must not depend on each other.
     pub(crate) fn packs(&self, lengths: &[usize], alike: bool) -> Vec<Vec<usize>> {
         let most = match self.model.device() {
             Device::Cpu => FEW_ROWS,
@@ -57,7 +41,11 @@ impl<'a> Reader<'a> {
             Device::Cuda(_) => self.model.longest_pass(1),
         };
         let (mut packs, mut rows) = (Vec::<Vec<usize>>::new(), 0);
-        for (i, length) in lengths.iter().enumerate() {
+        for (i, length) in lengths
+            .iter()
+            .enumerate()
+            .filter(|(_, length)| **length > 0)
+        {
             rows += length;
             match packs.last_mut() {
                 Some(pack) if rows <= most => pack.push(i),
@@ -84,7 +72,6 @@ impl<'a> Reader<'a> {
         let longest = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let passes = longest.div_ceil(self.model.longest_pass(1));
         for pass in 0..passes {
-            self.go_on()?;
             let chunk = |ids: &[u32]| ids.len() * pass / passes..ids.len() * (pass + 1) / passes;
             let lengths: Vec<usize> = ids.iter().map(|ids| chunk(ids).len()).collect();
             let flat: Vec<u32> = ids
@@ -108,23 +95,15 @@ impl<'a> Reader<'a> {
                 outputs(i, chunk(ids[i]).start, hidden.narrow(at..at + length)?)?;
                 at += length;
             }
-            if let Some(on_pass) = self.on_pass {
-                on_pass(at);
-            }
+            (self.on_pass)(at);
         }
         Ok(())
     }
 
-    /// Logits of the next token: (rows, d_model) → rows · vocabulary values, on the processor. Rows are few at a time.
-    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let rows = hidden.shape().rows();
-        let mut all = Vec::new();
-        for from in (0..rows).step_by(FEW_ROWS) {
-            let few = hidden.narrow(from..rows.min(from + FEW_ROWS))?;
-            let logits = self.model.logits(&few.into())?;
-            all.extend(cast(&logits, DType::F32)?.tensor()?.to_vec::<f32>()?);
-        }
-        Ok(all)
+    /// Logits of the next token: (rows, d_model) → rows · vocabulary values, on the processor. Rows are few.
+    pub(crate) fn logits(&self, hidden: Tensor) -> Result<Vec<f32>> {
+        let logits = self.model.logits(&hidden.into())?;
+        Ok(cast(&logits, DType::F32)?.tensor()?.to_vec()?)
     }
 
     /// Reads these tokens ([`SequenceState::unread`]) from each state, which stays where there are none: then the next
@@ -137,21 +116,17 @@ impl<'a> Reader<'a> {
         if states.iter().zip(ids).any(nothing) {
             return Err(Error::EmptyPrompt);
         }
-        for mut pack in self.packs(&lengths, true) {
-            pack.retain(|&i| lengths[i] > 0);
+        for pack in self.packs(&lengths, true) {
             let chosen: Vec<&[u32]> = pack.iter().map(|&i| &ids[i][..]).collect();
             let mut rows: Vec<StateRow> = pack.iter().map(|&i| states[i].row.clone()).collect();
-            let mut last: Vec<Option<Tensor>> = vec![None; pack.len()];
+            let mut last: Vec<Tensor> = Vec::new();
             self.read_pack(&chosen, &mut rows, &mut |i, _, hidden| {
                 let length = hidden.shape().rows();
-                last[i] = Some(hidden.narrow(length - 1..length)?);
+                last.truncate(i); // an earlier pass of the same sequence
+                last.push(hidden.narrow(length - 1..length)?);
                 Ok(())
             })?;
-            let last: Vec<Tensor> = last.into_iter().flatten().collect();
-            let logits = match last.is_empty() {
-                true => continue,
-                false => self.logits(&Tensor::concat(&last)?)?,
-            };
+            let logits = self.logits(Tensor::concat(&last)?)?;
             let each = logits.chunks(self.model.config().vocab_size);
             for ((i, row), logits) in pack.into_iter().zip(rows).zip(each) {
                 let state = &mut states[i];

@@ -12,6 +12,7 @@
 //!
 //! One of the rest is drawn by its probability, p_i ∝ exp(x_i / T). T = 0 takes the largest logit, the first of equals.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound::{Excluded, Included};
 use std::ops::RangeBounds;
@@ -19,26 +20,10 @@ use std::ops::RangeBounds;
 use rand::{Rng, RngExt};
 use smart_default::SmartDefault;
 
+use crate::{Error, Result};
+
 /// How many tokens back the repetition penalty looks.
 pub const WINDOW: usize = 64;
-
-/// What can go wrong in sampling.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum SampleError {
-    /// An option outside its range.
-    #[error("{name} = {value} is not possible: {expected}")]
-    Option {
-        /// The option.
-        name: &'static str,
-        /// Its value.
-        value: f32,
-        /// What it may be.
-        expected: &'static str,
-    },
-    /// Logits that leave nothing to draw from.
-    #[error("the model's logits hold {0}: its weights are damaged or training diverged")]
-    Logits(&'static str),
-}
 
 /// How to draw. The default draws from the model's own distribution.
 #[derive(Clone, Debug, PartialEq, SmartDefault)]
@@ -66,7 +51,10 @@ pub struct SampleOptions {
 
 impl SampleOptions {
     /// Refuses options outside their ranges.
-    pub fn check(&self) -> Result<(), SampleError> {
+    ///
+    /// # Errors
+    /// [`Error::SampleOption`].
+    pub fn check(&self) -> Result<()> {
         let (temperature, penalty) = (self.temperature, self.repetition_penalty);
         let (top_p, min_p) = (self.top_p, self.min_p);
         let mut biases = self.logit_bias.iter().map(|(_, bias)| *bias);
@@ -91,7 +79,7 @@ impl SampleOptions {
         } else {
             return Ok(());
         };
-        Err(SampleError::Option {
+        Err(Error::SampleOption {
             name,
             value,
             expected,
@@ -144,7 +132,10 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler with these options.
-    pub fn new(options: SampleOptions) -> Result<Self, SampleError> {
+    ///
+    /// # Errors
+    /// Those of [`SampleOptions::check`].
+    pub fn new(options: SampleOptions) -> Result<Self> {
         options.check()?;
         Ok(Self {
             options,
@@ -154,21 +145,19 @@ impl Sampler {
     }
 
     /// The next token.
-    pub fn sample(
-        &mut self,
-        logits: &[f32],
-        history: &History,
-        rng: &mut dyn Rng,
-    ) -> Result<u32, SampleError> {
+    ///
+    /// # Errors
+    /// [`Error::Logits`].
+    pub fn sample(&mut self, logits: &[f32], history: &History, rng: &mut dyn Rng) -> Result<u32> {
         if logits.iter().any(|x| x.is_nan()) {
-            return Err(SampleError::Logits("NaN"));
+            return Err(Error::Logits("NaN"));
         }
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.adjust(history);
-        let best = argmax(&self.logits).ok_or(SampleError::Logits("nothing"))?;
+        let best = argmax(&self.logits).ok_or(Error::Logits("nothing"))?;
         if !self.logits[best].is_finite() {
-            return Err(SampleError::Logits("no finite largest value"));
+            return Err(Error::Logits("no finite largest value"));
         }
         if self.options.temperature == 0.0 {
             return Ok(best as u32);
@@ -218,22 +207,19 @@ impl Sampler {
     fn restrict(&mut self) {
         let (top_k, top_p) = (self.options.top_k, self.options.top_p);
         let min_p = self.options.min_p;
-        // By falling weight, and by token among equals.
-        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        let all = self.candidates.len();
-        if top_k > 0 && top_k < all {
-            self.candidates.select_nth_unstable_by(top_k - 1, order);
-            self.candidates.truncate(top_k);
+        if top_k > 0 {
+            keep_largest(&mut self.candidates, top_k);
         }
         if top_p < 1.0 {
-            self.candidates.sort_unstable_by(order);
+            self.candidates.sort_unstable_by(by_falling);
             let total: f32 = self.candidates.iter().map(|c| c.0).sum();
             let mut mass = 0.0;
             let reached = self.candidates.iter().position(|c| {
                 mass += c.0;
                 mass >= top_p * total
             });
-            self.candidates.truncate(reached.map_or(all, |i| i + 1));
+            self.candidates
+                .truncate(reached.map_or(usize::MAX, |i| i + 1));
         }
         if min_p > 0.0 {
             self.candidates.retain(|c| c.0 >= min_p);
@@ -272,14 +258,22 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 /// The `n` most probable tokens and their log-probabilities in the model's own distribution, the most probable first,
 /// of equals the first.
 pub fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f64)> {
-    let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut tokens: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
+    keep_largest(&mut tokens, n);
+    tokens.sort_unstable_by(by_falling);
+    let normaliser = log_sum_exp(logits);
+    let of = |(x, token)| (token, f64::from(x) - normaliser);
+    tokens.into_iter().map(of).collect()
+}
+
+/// By falling value, and by token among equals.
+fn by_falling(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+fn keep_largest(tokens: &mut Vec<(f32, u32)>, n: usize) {
     if n > 0 && n < tokens.len() {
-        tokens.select_nth_unstable_by(n - 1, order);
+        tokens.select_nth_unstable_by(n - 1, by_falling);
     }
     tokens.truncate(n);
-    tokens.sort_unstable_by(order);
-    let normaliser = log_sum_exp(logits);
-    let of = |(token, x)| (token, f64::from(x) - normaliser);
-    tokens.into_iter().map(of).collect()
 }

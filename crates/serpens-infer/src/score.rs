@@ -1,7 +1,6 @@
 //! How probable given continuations are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 use serpens_nn::{MambaLm, StateRow};
@@ -84,12 +83,11 @@ pub struct Scores {
 ///
 /// # Errors
 /// [`Error::EmptyPrompt`] for an item without context that goes on from nothing; tokens that the model does not know;
-/// [`Error::Stopped`] once `stop` is set; memory.
+/// memory.
 pub fn score(
     model: &MambaLm,
     from: Option<&SequenceState>,
     items: &[Item],
-    stop: Option<&AtomicBool>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Scores> {
     let fresh = SequenceState::new(model)?;
@@ -98,7 +96,7 @@ pub fn score(
     if let Next::Token(_) = from.next {
         from = from.read(model, &[])?;
     }
-    let (reader, mut scores) = (Reader::new(model, stop), Scores::default());
+    let (reader, mut scores) = (Reader::new(model), Scores::default());
     for items in items.chunks(GROUP) {
         score_group(reader, &from, items, &mut scores)?;
         progress(scores.items.len());
@@ -121,7 +119,7 @@ fn score_group(
     let contexts: BTreeMap<&[u32], SequenceState> = contexts.into_iter().zip(states).collect();
 
     let first = scores.items.len();
-    let (mut rest, mut rows) = (Vec::new(), Vec::new());
+    let mut rest = Vec::new();
     for item in items {
         let state = &contexts[&item.context[..]];
         let mut score = Score::default();
@@ -130,21 +128,20 @@ fn score_group(
         }
         scores.items.push(score);
         rest.push(&item.continuation[..item.continuation.len().saturating_sub(1)]);
-        rows.push(state.row.clone());
         scores.asked += (item.context.len() + item.continuation.len()).saturating_sub(1);
     }
     let lengths: Vec<usize> = rest.iter().map(|ids| ids.len()).collect();
     scores.read += lengths.iter().sum::<usize>();
-    for mut pack in reader.packs(&lengths, false) {
-        pack.retain(|&i| lengths[i] > 0);
+    for pack in reader.packs(&lengths, false) {
         let ids: Vec<&[u32]> = pack.iter().map(|&i| rest[i]).collect();
-        let mut rows: Vec<StateRow> = pack.iter().map(|&i| rows[i].clone()).collect();
+        let state = |&i: &usize| contexts[&items[i].context[..]].row.clone();
+        let mut rows: Vec<StateRow> = pack.iter().map(state).collect();
         reader.read_pack(&ids, &mut rows, &mut |i, at, hidden| {
             let length = hidden.shape().rows();
             let next = &items[pack[i]].continuation[at + 1..=at + length];
             for from in (0..length).step_by(FEW_ROWS) {
                 let to = length.min(from + FEW_ROWS);
-                let logits = reader.logits(&hidden.narrow(from..to)?)?;
+                let logits = reader.logits(hidden.narrow(from..to)?)?;
                 scores.items[first + pack[i]].push(&logits, &next[from..to])?;
             }
             Ok(())

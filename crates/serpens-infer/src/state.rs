@@ -81,7 +81,7 @@ impl SequenceState {
         if unread.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        Reader::new(model, None).read(&mut states, &[unread])?;
+        Reader::new(model).read(&mut states, &[unread])?;
         let [state] = states;
         Ok(state)
     }
@@ -122,20 +122,13 @@ impl SequenceState {
         let halves = record.map(|number| [number as u32, (number >> 32) as u32]);
         let recent: Vec<u32> = self.history.recent().collect();
         let logits = self.logits().unwrap_or_default();
-        let mut tensors = vec![
-            (
-                RECORD.into(),
-                Tensor::from_slice([6, 2], halves.as_flattened(), Device::Cpu)?,
-            ),
-            (
-                "recent".into(),
-                Tensor::from_slice([recent.len()], &recent, Device::Cpu)?,
-            ),
-            (
-                "logits".into(),
-                Tensor::from_slice([logits.len()], logits, Device::Cpu)?,
-            ),
+        let values = [
+            Tensor::from_slice([6, 2], halves.as_flattened(), Device::Cpu)?,
+            Tensor::from_slice([recent.len()], &recent, Device::Cpu)?,
+            Tensor::from_slice([logits.len()], logits, Device::Cpu)?,
         ];
+        let names = [RECORD, "recent", "logits"].map(str::to_owned);
+        let mut tensors: Vec<_> = names.into_iter().zip(values).collect();
         self.row.try_map(|name, tensor| {
             tensors.push((name, tensor.clone()));
             Ok::<_, Error>(tensor.clone())

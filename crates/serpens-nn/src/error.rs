@@ -87,37 +87,15 @@ pub enum Error {
     /// A model without low-rank adaptation.
     #[error("nothing was added to the model's matrices: there is no adapter to save")]
     NotAdapted,
-    /// A checkpoint's A, by which states decay, is not negative everywhere.
-    #[error("{}: tensor {name} has values above zero, or that are none; A must be negative", path.display())]
-    PositiveA {
-        /// The checkpoint.
+    /// A parameter in a checkpoint is not as the configuration has it.
+    #[error("{}: parameter {name} {fault}", path.display())]
+    Parameter {
+        /// The file.
         path: PathBuf,
-        /// The tensor.
+        /// Its name there.
         name: String,
-    },
-    /// A parameter that the model has is not in the checkpoint.
-    #[error("{}: parameter {name} is missing; the checkpoint belongs to another configuration", path.display())]
-    MissingParameter {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The parameter.
-        name: String,
-    },
-    /// A parameter of the checkpoint that the model has not.
-    #[error("{}: parameter {name} has no place in this model; the checkpoint belongs to another configuration", path.display())]
-    SurplusParameter {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The parameter.
-        name: String,
-    },
-    /// Two files of a checkpoint have a parameter of the same name.
-    #[error("{}: parameter {name} is in another file of the checkpoint too", path.display())]
-    RepeatedParameter {
-        /// The second file.
-        path: PathBuf,
-        /// The parameter.
-        name: String,
+        /// What is wrong.
+        fault: ParameterFault,
     },
     /// A checkpoint has fewer tensors than its model has layers.
     #[error("{} holds {tensors} tensors, too few for the {layers} layers of its configuration", path.display())]
@@ -129,18 +107,41 @@ pub enum Error {
         /// The tensors there are.
         tensors: usize,
     },
-    /// A parameter has another shape in the checkpoint than in the model.
-    #[error("{}: parameter {name} has shape {got}, the model needs {expected}", path.display())]
-    ParameterShape {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The parameter.
-        name: String,
+}
+
+/// What is wrong with a parameter in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterFault {
+    /// The model has it, the checkpoint has not.
+    #[error("is missing; the checkpoint belongs to another configuration")]
+    Missing,
+    /// The checkpoint has it, the model has not.
+    #[error("has no place in this model; the checkpoint belongs to another configuration")]
+    Surplus,
+    /// Two files of the checkpoint have it.
+    #[error("is in another file of the checkpoint too")]
+    Repeated,
+    /// A, by which states decay, is not negative everywhere.
+    #[error("has values above zero, or that are none; A must be negative")]
+    PositiveA,
+    /// It has another shape than in the model.
+    #[error("has shape {got}, the model needs {expected}")]
+    Shape {
         /// The model's shape.
         expected: Box<Shape>,
         /// The checkpoint's shape.
         got: Box<Shape>,
     },
+}
+
+impl ParameterFault {
+    pub(crate) fn of(self, name: &str, path: &Path) -> Error {
+        Error::Parameter {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            fault: self,
+        }
+    }
 }
 
 /// The values that a setting may have, in words.

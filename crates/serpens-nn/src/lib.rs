@@ -44,7 +44,6 @@
 
 pub mod checkpoint;
 mod error;
-mod kinds;
 pub mod layers;
 mod lora;
 pub mod mixers;
@@ -56,9 +55,9 @@ mod setting;
 pub mod ssm;
 mod start;
 
-pub use error::{Error, Result};
+pub use error::{Error, ParameterFault, Result};
 pub use lora::LoraConfig;
-pub use models::{Backbone, BackboneConfig, LmState, MambaLm, MambaLmConfig, StateRow};
+pub use models::{Backbone, LmState, MambaLm, MambaLmConfig, StateRow};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;
 pub use precision::{Precision, Recompute};

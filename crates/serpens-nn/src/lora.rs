@@ -8,7 +8,7 @@ use serpens_ops::elementwise::scale;
 use smart_default::SmartDefault;
 
 use crate::module::layer_of;
-use crate::setting::{LORA_ALPHA, LORA_RANK};
+use crate::setting::{SIZE, check};
 use crate::{Error, Module, Param, Result, Start, module};
 
 /// Configures the adaptation of a model, see [`crate::MambaLm::adapt`].
@@ -32,8 +32,8 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::Config`]; [`Error::NoParameter`] for a target that no matrix has.
     pub(crate) fn attach(&self, model: &mut impl Module) -> Result<()> {
-        LORA_RANK.check(self.rank as f64)?;
-        LORA_ALPHA.check(self.alpha.into())?;
+        check("lora.rank", self.rank as f64, SIZE)?;
+        check("lora.alpha", self.alpha.into(), 0.0..=1e6)?;
         model.visit_mut("", &mut |_, param| {
             (param.frozen, param.lora) = (true, None);
             Ok(())

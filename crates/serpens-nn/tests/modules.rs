@@ -1,11 +1,10 @@
 //! What a program does with whole models: clone them, keep parts as they are, give them vectors instead of tokens.
 
 use serpens_core::{Device, Gradients, ParamId, Tape, Tensor, Var};
-use serpens_nn::layers::{Linear, LinearConfig, Sequence};
+use serpens_nn::layers::{Linear, Sequence};
 use serpens_nn::mixers::{MambaConfig, Mixer, MixerSettings};
 use serpens_nn::{
-    Backbone, BackboneConfig, Error, MambaLm, MambaLmConfig, Module, Recompute, Result, Start,
-    module,
+    Backbone, Error, MambaLm, MambaLmConfig, Module, Recompute, Result, Start, module,
 };
 use serpens_ops::cross_entropy::cross_entropy;
 
@@ -224,9 +223,9 @@ module!(Forecast { embed => "embed", backbone => "backbone", head => "head" });
 impl Forecast {
     fn plan() -> Result<Self> {
         Ok(Self {
-            embed: LinearConfig::new(3, 8).plan(),
-            backbone: BackboneConfig::new(8, 2).plan()?,
-            head: LinearConfig::new(8, 3).plan(),
+            embed: Linear::plan(3, 8),
+            backbone: Backbone::plan(8, 2, 1e-5, &[MambaConfig::default().into()])?,
+            head: Linear::plan(8, 3),
         })
     }
 

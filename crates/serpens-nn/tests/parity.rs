@@ -7,8 +7,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::Sequence;
-use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, PlainConfig};
-use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
+use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, MixerSettings, PlainConfig};
+use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig, SsmSettings};
 use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
 use serpens_ops::Starts;
 

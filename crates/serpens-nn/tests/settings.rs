@@ -4,7 +4,7 @@
 use serpens_core::Device;
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{S4dConfig, SelectiveSsmConfig, SsmConfig};
-use serpens_nn::{BackboneConfig, Error, MambaLmConfig, Module, Result, StepSize};
+use serpens_nn::{Backbone, Error, MambaLmConfig, Module, Result, StepSize};
 
 fn base() -> MambaLmConfig {
     MambaLmConfig::new(8, 1, 5)
@@ -88,7 +88,13 @@ fn sizes_that_no_model_can_have_are_named_as_in_a_recipe() {
     ] {
         assert_eq!(refused(config.plan()), format!("model.{field}"));
         if !field.starts_with("vocab") {
-            assert_eq!(refused(config.backbone().plan()), field);
+            let alone = Backbone::plan(
+                config.d_model,
+                config.n_layer,
+                config.norm_eps,
+                &config.mixers,
+            );
+            assert_eq!(refused(alone), field);
         }
     }
     assert!(inside(s6(|ssm| ssm.d_state = 256)).plan().is_ok());
@@ -170,12 +176,9 @@ fn a_model_that_no_memory_holds_is_refused_before_any_is_taken() {
     let model = MambaLmConfig::new(64, 2, 256).with_mixer(wide.clone());
     for error in [
         model.init(device, 0).map(drop),
-        BackboneConfig {
-            mixers: vec![wide.clone().into()],
-            ..BackboneConfig::new(64, 2)
-        }
-        .init(device, 0)
-        .map(drop),
+        Backbone::plan(64, 2, 1e-5, &[wide.clone().into()])
+            .and_then(|plan| plan.init(device, 0))
+            .map(drop),
         model.plan().unwrap().check_memory(4, device),
     ] {
         let Err(Error::Memory {

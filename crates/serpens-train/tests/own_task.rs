@@ -9,7 +9,7 @@ use serpens_core::{Device, Tensor, Var};
 use serpens_data::{Batch, Bounds, IGNORE, Source};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::checkpoint::Verify;
-use serpens_nn::layers::{Linear, LinearConfig, Sequence};
+use serpens_nn::layers::{Linear, Sequence};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, checkpoint, module};
 use serpens_ops::cross_entropy::cross_entropy;
 use serpens_ops::optimizer::Rule;
@@ -103,7 +103,7 @@ module!(Reader { body => "body", head => "head" });
 
 impl Reader {
     fn of(body: MambaLm, answers: usize) -> Self {
-        let head = LinearConfig::new(body.config().d_model, answers).plan();
+        let head = Linear::plan(body.config().d_model, answers);
         let head = head.init(Device::Cpu, 1).unwrap();
         Self {
             body,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serpens_core::files::FileError;
 use serpens_data::Error as DataError;
-use serpens_infer::{Error as InferError, SampleError};
+use serpens_infer::Error as InferError;
 use serpens_train::Error as TrainError;
 
 use crate::output::shell_word;
@@ -32,7 +32,7 @@ pub enum Error {
     Core(#[from] serpens_core::Error),
     /// Running a model failed.
     #[error(transparent)]
-    Infer(InferError),
+    Infer(#[from] InferError),
     /// No recipe of this name is built in.
     #[error("no recipe is called {0:?}; known are {known}; --recipe reads one of your own, train text --data a text", known = names())]
     UnknownRecipe(String),
@@ -68,16 +68,6 @@ pub enum Error {
     },
 }
 
-/// An end that was asked for is that of the work around it.
-impl From<InferError> for Error {
-    fn from(error: InferError) -> Self {
-        match error {
-            InferError::Stopped => TrainError::Stopped.into(),
-            other => Error::Infer(other),
-        }
-    }
-}
-
 impl Error {
     pub(crate) fn refused(what: impl Into<String>, source: impl Into<Refusal>) -> Self {
         Error::Refused {
@@ -108,7 +98,7 @@ impl Error {
         match self {
             Error::Interrupted { .. } => 130,
             Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => 2,
-            Error::Infer(InferError::Sample(SampleError::Option { .. })) => 2,
+            Error::Infer(InferError::SampleOption { .. }) => 2,
             Error::Infer(InferError::EmptyPrompt) => 2,
             Error::Model(error) | Error::Train(Train::Model(error)) if error.is_config() => 2,
             Error::Train(Train::Config { .. } | Train::OtherSettings { .. }) => 2,

@@ -1,7 +1,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::{History, SampleError, SampleOptions, Sampler, WINDOW, log_sum_exp, most_probable};
+use crate::{Error, History, SampleOptions, Sampler, WINDOW, log_sum_exp, most_probable};
 
 fn counts(options: SampleOptions, logits: &[f32], history: &History, draws: usize) -> Vec<usize> {
     let mut sampler = Sampler::new(options).unwrap();
@@ -199,9 +199,9 @@ fn bad_options_and_bad_logits_are_refused() {
     for logits in [&[f32::NAN, 0.0][..], &[], &[f32::NEG_INFINITY; 3]] {
         assert!(matches!(
             sampler.sample(logits, &History::default(), &mut rng),
-            Err(SampleError::Logits(_))
+            Err(Error::Logits(_))
         ));
     }
     let one = sampler.sample(&[f32::NEG_INFINITY, 0.5], &History::default(), &mut rng);
-    assert_eq!(one, Ok(1));
+    assert!(matches!(one, Ok(1)), "{one:?}");
 }

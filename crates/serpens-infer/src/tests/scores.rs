@@ -1,7 +1,5 @@
 //! Scores against the definition, f64 log-softmax of a whole forward pass.
 
-use std::sync::atomic::AtomicBool;
-
 use super::*;
 use serpens_data::Tokenizer;
 
@@ -80,7 +78,7 @@ fn items_are_scored_as_by_a_forward_pass_each_and_shared_beginnings_are_read_onc
     let model = model(1);
     let items = items(&model);
     let mut heard = Vec::new();
-    let scores = score(&model, None, &items, None, &mut |done| heard.push(done)).unwrap();
+    let scores = score(&model, None, &items, &mut |done| heard.push(done)).unwrap();
     let expected: Vec<Score> = items
         .iter()
         .map(|item| expected(&model, &[], item))
@@ -104,7 +102,7 @@ fn two_choices_that_differ_in_one_token_are_scored_by_hand() {
         context: context.clone(),
         continuation: vec![token],
     });
-    let scores = score(&model, None, &items, None, &mut |_| ()).unwrap();
+    let scores = score(&model, None, &items, &mut |_| ()).unwrap();
     let row = log_softmax(&forward(&model, &context)[29]);
     for (score, token) in scores.items.iter().zip([7, 8]) {
         assert!((score.log_prob() - row[token]).abs() < 1e-5);
@@ -126,7 +124,7 @@ fn items_go_on_from_a_state_and_need_no_context_then() {
         continuation: ids(2, continuation),
     };
     let items = vec![item(0, 3), item(4, 2), item(0, 1), item(2, 0)];
-    let scores = score(&model, Some(&state), &items, None, &mut |_| ()).unwrap();
+    let scores = score(&model, Some(&state), &items, &mut |_| ()).unwrap();
     let expected: Vec<Score> = items
         .iter()
         .map(|item| expected(&model, &before, item))
@@ -144,7 +142,7 @@ fn items_go_on_from_a_state_and_need_no_context_then() {
     );
     let before = [&before[..], &sample.tokens()].concat();
     let (_, state) = sample.end.unwrap();
-    let scores = score(&model, Some(&state), &items[..2], None, &mut |_| ()).unwrap();
+    let scores = score(&model, Some(&state), &items[..2], &mut |_| ()).unwrap();
     let expected: Vec<Score> = items[..2]
         .iter()
         .map(|item| self::expected(&model, &before, item))
@@ -155,19 +153,17 @@ fn items_go_on_from_a_state_and_need_no_context_then() {
 #[test]
 fn what_cannot_be_scored_is_refused() {
     let model = model(4);
-    let refused = |context: &[u32], continuation: &[u32], stop: bool| {
+    let refused = |context: &[u32], continuation: &[u32]| {
         let item = Item {
             context: context.to_vec(),
             continuation: continuation.to_vec(),
         };
-        let stop = AtomicBool::new(stop);
-        score(&model, None, &[item], Some(&stop), &mut |_| ()).unwrap_err()
+        score(&model, None, &[item], &mut |_| ()).unwrap_err()
     };
-    assert!(matches!(refused(&[], &[1], false), Error::EmptyPrompt));
-    assert!(matches!(refused(&[1, 99], &[1], false), Error::Core(_)));
-    assert!(matches!(refused(&[1], &[99], false), Error::Core(_)));
-    assert!(matches!(refused(&[1], &[2], true), Error::Stopped));
-    let nothing = score(&model, None, &[], None, &mut |_| ()).unwrap();
+    assert!(matches!(refused(&[], &[1]), Error::EmptyPrompt));
+    assert!(matches!(refused(&[1, 99], &[1]), Error::Core(_)));
+    assert!(matches!(refused(&[1], &[99]), Error::Core(_)));
+    let nothing = score(&model, None, &[], &mut |_| ()).unwrap();
     assert_eq!(nothing, Default::default());
 }
 

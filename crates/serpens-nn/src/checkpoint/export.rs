@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serpens_core::files::make_folders;
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, Planned, gguf as file};
 
-use super::hf::{self, HfConfig};
+use super::hf::{ConfigFile, HfConfig};
 use super::layout::{HUGGING_FACE, Layout, Place};
 use super::weights::{Names, Outgoing};
-use super::{CONFIG_FILE, WEIGHTS_FILE, gguf, mamba_ssm};
+use super::{FILES, gguf, mamba_ssm};
 use crate::lora::is_added;
 use crate::precision::named;
 use crate::{Error, MambaLm, Param, Result};
@@ -71,24 +70,22 @@ pub fn export(
     let mut config = model.config().clone();
     config.lora = None;
     let described = HfConfig::describe(&config).ok_or(Error::Inexpressible("its kind of layers"));
-    let names = Names(format.layout(), "");
+    let names = Names(format.layout(), String::new());
     let wanted = |name: &str, param: &Param| param.trained && !is_added(name);
     let encode = |place: &Place| match format {
         Format::Gguf => gguf::encoding(encoding, place),
         Format::Hf | Format::OriginalNames => encoding,
     };
     let outgoing = Outgoing::new(model, wanted, &names, encode, Param::merged)?;
-    if format == Format::Gguf {
-        let said = gguf::describe(described?, encoding, &mut metadata)?;
-        let value = |planned: &Planned| outgoing.value(planned);
-        file::write(path, &metadata, &outgoing.planned, value)?;
-        return Ok(said);
-    }
-    make_folders(path).map_err(serpens_formats::Error::from)?;
+    let mut said = Vec::new();
     match format {
-        Format::OriginalNames => mamba_ssm::write(&described?, &path.join(CONFIG_FILE))?,
-        Format::Hf | Format::Gguf => hf::write(&config, &path.join(CONFIG_FILE))?,
+        Format::Gguf => {
+            said = gguf::describe(described?, encoding, &mut metadata)?;
+            let value = |planned: &Planned| outgoing.value(planned);
+            file::write(path, &metadata, &outgoing.planned, value)?;
+        }
+        Format::OriginalNames => outgoing.write(path, &mamba_ssm::describe(&described?)?, FILES)?,
+        Format::Hf => outgoing.write(path, &ConfigFile::of(&config), FILES)?,
     }
-    outgoing.write(&path.join(WEIGHTS_FILE))?;
-    Ok(Vec::new())
+    Ok(said)
 }

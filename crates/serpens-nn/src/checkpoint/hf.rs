@@ -17,7 +17,7 @@ use crate::{MambaLmConfig, Result};
     rename_all = "snake_case",
     expecting = "a model's configuration"
 )]
-enum ConfigFile {
+pub(super) enum ConfigFile {
     /// Hugging Face's.
     Mamba(HfConfig),
     /// The same with norms on Δ, B and C.
@@ -78,14 +78,15 @@ pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
     })
 }
 
-pub(super) fn write(config: &MambaLmConfig, path: &Path) -> Result<()> {
-    let serpens = config.clone();
-    let file = match HfConfig::describe(config) {
-        Some(hf) if hf.mixer_rms_eps.is_some() => ConfigFile::FalconMamba(hf),
-        Some(hf) => ConfigFile::Mamba(hf),
-        None => ConfigFile::Serpens { serpens },
-    };
-    Ok(json::write(path, &file)?)
+impl ConfigFile {
+    pub(super) fn of(config: &MambaLmConfig) -> Self {
+        let serpens = config.clone();
+        match HfConfig::describe(config) {
+            Some(hf) if hf.mixer_rms_eps.is_some() => ConfigFile::FalconMamba(hf),
+            Some(hf) => ConfigFile::Mamba(hf),
+            None => ConfigFile::Serpens { serpens },
+        }
+    }
 }
 
 impl From<HfConfig> for MambaLmConfig {

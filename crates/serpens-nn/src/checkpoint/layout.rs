@@ -55,28 +55,23 @@ impl Layout {
 
 impl Form {
     /// Our values from the format's, on the processor.
-    pub(super) fn read(self, tensor: Tensor, shape: Shape) -> Result<Tensor> {
-        match self {
-            Form::Same => Ok(tensor),
-            Form::Taps => Ok(tensor.reshape(shape)?),
-            Form::A => map(tensor, |a| (-a).ln()),
-        }
+    pub(super) fn read(self, tensor: &Tensor, shape: Shape) -> Result<Tensor> {
+        self.map(tensor, shape, |a| (-a).ln())
     }
 
     /// The format's values from ours.
-    pub(super) fn write(self, tensor: Tensor, shape: Shape) -> Result<Tensor> {
-        match self {
-            Form::Same => Ok(tensor),
-            Form::Taps => Ok(tensor.reshape(shape)?),
-            Form::A => map(tensor.to(Device::Cpu)?, |log| -log.exp()),
-        }
+    pub(super) fn write(self, tensor: &Tensor, shape: Shape) -> Result<Tensor> {
+        self.map(tensor, shape, |log| -log.exp())
     }
-}
 
-/// In f64: what is rounded to f32 once each way comes back as it was.
-fn map(mut tensor: Tensor, f: fn(f64) -> f64) -> Result<Tensor> {
-    for value in tensor.make_mut::<f32>()? {
-        *value = f(f64::from(*value)) as f32;
+    /// In f64: what is rounded to f32 once each way comes back as it was.
+    fn map(self, tensor: &Tensor, shape: Shape, of_a: fn(f64) -> f64) -> Result<Tensor> {
+        let mut tensor = tensor.to(Device::Cpu)?.reshape(shape)?;
+        if self == Form::A {
+            for value in tensor.make_mut::<f32>()? {
+                *value = of_a(f64::from(*value)) as f32;
+            }
+        }
+        Ok(tensor)
     }
-    Ok(tensor)
 }

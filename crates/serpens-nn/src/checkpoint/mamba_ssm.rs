@@ -22,7 +22,7 @@ const NORM_EPS: f32 = 1e-5;
 /// Its `config.json`; what is left out is as in the program.
 #[derive(Serialize, Deserialize, SmartDefault)]
 #[serde(default)]
-struct Config {
+pub(super) struct Config {
     #[default = 2560]
     d_model: usize,
     /// Width of an MLP in each layer.
@@ -98,12 +98,12 @@ pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
 
 /// # Errors
 /// [`Error::Inexpressible`].
-pub(super) fn write(hf: &HfConfig, path: &Path) -> Result<()> {
+pub(super) fn describe(hf: &HfConfig) -> Result<Config> {
     if hf.mixer_rms_eps.is_some() || hf.layer_norm_epsilon != NORM_EPS {
         let what = "norms on Δ, B and C, or a norm_eps other than 1e-5";
         return Err(Error::Inexpressible(what));
     }
-    let config = Config {
+    Ok(Config {
         d_model: hf.hidden_size,
         n_layer: hf.num_hidden_layers,
         vocab_size: hf.vocab_size,
@@ -120,6 +120,5 @@ pub(super) fn write(hf: &HfConfig, path: &Path) -> Result<()> {
         pad_vocab_size_multiple: 1,
         tie_embeddings: hf.tie_word_embeddings,
         ..Config::default()
-    };
-    Ok(json::write(path, &config)?)
+    })
 }

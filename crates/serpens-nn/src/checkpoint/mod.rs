@@ -25,21 +25,22 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serpens_core::Device;
-use serpens_core::files::make_folders;
 pub use serpens_formats::Verify;
 use serpens_formats::gguf::Metadata;
-use serpens_formats::{Encoding, TensorFile, gguf as file, json, pytorch, safetensors, shards};
+use serpens_formats::{Encoding, gguf as file, json, pytorch, safetensors, shards};
 
 pub use self::export::{Format, export};
+use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};
-use self::weights::{Located, Names, Outgoing};
+use self::weights::{Incoming, Names, Outgoing};
 use crate::{Error, MambaLm, MambaLmConfig, Module, Param, Precision, Result};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of the weights' file.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 /// The name that PyTorch's programs give it.
 const PICKLED_FILE: &str = "pytorch_model.bin";
 /// The table that is looked up too where it is the head: it stays in f32.
@@ -65,19 +66,7 @@ pub struct Checkpoint {
     format: Format,
     metadata: Option<Metadata>,
     plan: MambaLm,
-    located: Located,
-}
-
-/// What was found at a path.
-struct Found {
-    format: Format,
-    config: MambaLmConfig,
-    /// The file of weights, or where one was looked for.
-    weights: PathBuf,
-    files: Vec<TensorFile>,
-    /// What stands before the names in them.
-    prefix: String,
-    metadata: Option<Metadata>,
+    weights: Incoming,
 }
 
 impl Checkpoint {
@@ -87,28 +76,29 @@ impl Checkpoint {
     /// A missing, truncated or foreign file; [`Error::OtherModel`] for a model that is not computed here; a parameter
     /// that is missing, surplus or of another shape than the configuration's.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let found = match Format::of_name(path) {
-            Format::Gguf => Found::gguf(path)?,
-            Format::Hf | Format::OriginalNames => Found::beside_a_config(path, options)?,
+        let mut metadata = None;
+        let (format, config, weights) = match Format::of_name(path) {
+            Format::Gguf => gguf_file(path, &mut metadata)?,
+            Format::Hf | Format::OriginalNames => beside_a_config(path, options)?,
         };
         // A layer has parameters: where there are fewer than layers, not even a plan is made.
-        let tensors = found.files.iter().map(|file| file.tensors().count()).sum();
-        if found.config.n_layer > tensors {
+        let tensors = weights.files.iter().map(|file| file.tensors().count());
+        let (layers, tensors) = (config.n_layer, tensors.sum());
+        if layers > tensors {
             return Err(Error::TooFewTensors {
-                path: found.weights,
-                layers: found.config.n_layer,
+                path: weights.path,
+                layers,
                 tensors,
             });
         }
-        let plan = found.config.plan()?;
-        let names = Names(found.format.layout(), &found.prefix);
-        let located = Located::new(&plan, is_kept, &names, &found.weights, found.files)?;
+        let plan = config.plan()?;
+        weights.check(&plan, is_kept)?;
         Ok(Self {
             path: path.to_owned(),
-            format: found.format,
-            metadata: found.metadata,
+            format,
+            metadata,
             plan,
-            located,
+            weights,
         })
     }
 
@@ -162,9 +152,9 @@ impl Checkpoint {
         let is_narrow = to_infer == Some(Precision::Bf16);
         self.plan
             .check_memory(if is_narrow { 2 } else { 4 }, device)?;
-        let (mut model, located) = (self.plan, self.located);
+        let (mut model, weights) = (self.plan, self.weights);
         model.visit_mut("", &mut |name, param| {
-            match located.value(name, param)? {
+            match weights.value(name, param)? {
                 Some(value) => param.set(value.to(device)?)?,
                 None => param.fill(name, device, 0)?,
             }
@@ -180,64 +170,63 @@ impl Checkpoint {
     }
 }
 
-impl Found {
-    fn gguf(path: &Path) -> Result<Self> {
-        let (metadata, weights) = file::open(path)?;
-        Ok(Self {
-            format: Format::Gguf,
-            config: gguf::read(&metadata, &weights)?,
-            weights: path.to_owned(),
-            files: vec![weights],
-            prefix: String::new(),
-            metadata: Some(metadata),
-        })
+/// What a model is in, what it is, and its files.
+type Found = (Format, MambaLmConfig, Incoming);
+
+fn gguf_file(path: &Path, said: &mut Option<Metadata>) -> Result<Found> {
+    let (metadata, weights) = file::open(path)?;
+    let config = gguf::read(&metadata, &weights)?;
+    *said = Some(metadata);
+    let weights = Incoming {
+        path: path.to_owned(),
+        files: vec![weights],
+        names: Names(&gguf::LAYOUT, String::new()),
+    };
+    Ok((Format::Gguf, config, weights))
+}
+
+fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
+    /// What tells Hugging Face's configurations from others.
+    #[derive(Deserialize)]
+    struct Kind {
+        model_type: Option<IgnoredAny>,
+        d_model: Option<IgnoredAny>,
     }
 
-    fn beside_a_config(path: &Path, options: &Options) -> Result<Self> {
-        /// What tells Hugging Face's configurations from others.
-        #[derive(Deserialize)]
-        struct Kind {
-            model_type: Option<IgnoredAny>,
-            d_model: Option<IgnoredAny>,
-        }
-
-        let (folder, given) = match path.is_file() {
-            true => (path.parent().unwrap_or(path), Some(path)),
-            false => (path, None),
-        };
-        let config = folder.join(CONFIG_FILE);
-        let kind: Kind = json::read(&config, "model configuration")?;
-        let (format, config) = match (kind.model_type, kind.d_model) {
-            (None, Some(_)) => (Format::OriginalNames, mamba_ssm::read(&config)?),
-            _ => (Format::Hf, hf::read(&config)?),
-        };
-        let candidates = match given {
-            Some(file) => vec![file.to_owned()],
-            None => vec![folder.join(WEIGHTS_FILE), folder.join(PICKLED_FILE)],
-        };
-        let mut there = candidates.iter();
-        let there = there.find(|path| !matches!(shards(path), Ok(None)));
-        let weights = there.unwrap_or(&candidates[0]).clone();
-        let shards = shards(&weights)?.unwrap_or_else(|| vec![weights.clone()]);
-        // What stands under a prefix is found while a pickle is read, which has other things beside it.
-        let pickled = weights.extension().is_none_or(|end| end != "safetensors");
-        let open = |file: &PathBuf| match pickled {
-            true => pytorch::open(file, Some(&options.prefix)),
-            false => safetensors::open(file, options.verify),
-        };
-        let prefix = match options.prefix.trim_end_matches('.') {
-            prefix if !pickled && !prefix.is_empty() => format!("{prefix}."),
-            _ => String::new(),
-        };
-        Ok(Self {
-            format,
-            config,
-            files: shards.iter().map(open).collect::<Result<_, _>>()?,
-            weights,
-            prefix,
-            metadata: None,
-        })
-    }
+    let (folder, given) = match path.is_file() {
+        true => (path.parent().unwrap_or(path), Some(path)),
+        false => (path, None),
+    };
+    let config = folder.join(CONFIG_FILE);
+    let kind: Kind = json::read(&config, "model configuration")?;
+    let (format, config) = match (kind.model_type, kind.d_model) {
+        (None, Some(_)) => (Format::OriginalNames, mamba_ssm::read(&config)?),
+        _ => (Format::Hf, hf::read(&config)?),
+    };
+    let candidates = match given {
+        Some(file) => vec![file.to_owned()],
+        None => vec![folder.join(WEIGHTS_FILE), folder.join(PICKLED_FILE)],
+    };
+    let mut there = candidates.iter();
+    let there = there.find(|path| !matches!(shards(path), Ok(None)));
+    let path = there.unwrap_or(&candidates[0]).clone();
+    let shards = shards(&path)?.unwrap_or_else(|| vec![path.clone()]);
+    // What stands under a prefix is found while a pickle is read, which has other things beside it.
+    let pickled = path.extension().is_none_or(|end| end != "safetensors");
+    let open = |file: &PathBuf| match pickled {
+        true => pytorch::open(file, Some(&options.prefix)),
+        false => safetensors::open(file, options.verify),
+    };
+    let prefix = match options.prefix.trim_end_matches('.') {
+        prefix if !pickled && !prefix.is_empty() => format!("{prefix}."),
+        _ => String::new(),
+    };
+    let weights = Incoming {
+        files: shards.iter().map(open).collect::<Result<_, _>>()?,
+        path,
+        names: Names(format.layout(), prefix),
+    };
+    Ok((format, config, weights))
 }
 
 /// Reads the model in the folder or file; see [`Checkpoint`].
@@ -258,10 +247,8 @@ pub fn load(path: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
 /// # Errors
 /// [`Error::NoValue`]; what the file system says.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
-    make_folders(dir).map_err(serpens_formats::Error::from)?;
-    hf::write(model.config(), &dir.join(CONFIG_FILE))?;
-    let names = Names(&HUGGING_FACE, "");
+    let names = Names(&HUGGING_FACE, String::new());
     let as_it_is = |param: &Param| param.value().cloned();
     let outgoing = Outgoing::new(model, is_kept, &names, |_| Encoding::F32, as_it_is)?;
-    outgoing.write(&dir.join(WEIGHTS_FILE))
+    outgoing.write(dir, &ConfigFile::of(model.config()), FILES)
 }

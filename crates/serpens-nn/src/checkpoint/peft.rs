@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serpens_core::files::make_folders;
 use serpens_formats::{Encoding, json, safetensors};
 use smart_default::SmartDefault;
 
 use super::Verify;
 use super::layout::HUGGING_FACE;
-use super::weights::{Located, Names, Outgoing};
+use super::weights::{Incoming, Names, Outgoing};
 use crate::lora::is_added;
 use crate::{Error, LoraConfig, MambaLm, Module, Param, Result};
 
-const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-static NAMES: Names<'_> = Names(&HUGGING_FACE, "base_model.model.");
+const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+fn names() -> Names {
+    Names(&HUGGING_FACE, "base_model.model.".to_owned())
+}
 
 /// The fields of PEFT's configuration that say something about what is computed, and those that it wants.
 #[derive(Serialize, Deserialize, SmartDefault)]
@@ -48,17 +49,15 @@ struct Config {
 /// [`Error::NotAdapted`]; what the file system says.
 pub fn save_adapter(model: &MambaLm, dir: &Path) -> Result<()> {
     let lora = model.config().lora.as_ref().ok_or(Error::NotAdapted)?;
-    make_folders(dir).map_err(serpens_formats::Error::from)?;
     let config = Config {
         r: lora.rank,
         lora_alpha: lora.alpha,
         target_modules: lora.targets.clone(),
         ..Config::default()
     };
-    json::write(&dir.join(CONFIG_FILE), &config)?;
     let wanted = |name: &str, _: &Param| is_added(name);
-    let outgoing = Outgoing::new(model, wanted, &NAMES, |_| Encoding::F32, Param::merged)?;
-    outgoing.write(&dir.join(WEIGHTS_FILE))
+    let outgoing = Outgoing::new(model, wanted, &names(), |_| Encoding::F32, Param::merged)?;
+    outgoing.write(dir, &config, FILES)
 }
 
 /// Reads what the PEFT library, or [`save_adapter`], wrote to a folder, and adds it to the model, which is the one that
@@ -67,7 +66,7 @@ pub fn save_adapter(model: &MambaLm, dir: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::OtherModel`] for another kind of adapter; files and parameters as in [`super::load`].
 pub fn load_adapter(model: &mut MambaLm, dir: &Path, verify: Verify) -> Result<()> {
-    let path = dir.join(CONFIG_FILE);
+    let [path, weights] = FILES.map(|file| dir.join(file));
     let config: Config = json::read(&path, "configuration of an adapter")?;
     let alphas = &config.alpha_pattern;
     Error::refuse(
@@ -80,17 +79,20 @@ pub fn load_adapter(model: &mut MambaLm, dir: &Path, verify: Verify) -> Result<(
             ("use_dora", config.use_dora, &true),
         ],
     )?;
-    let path = dir.join(WEIGHTS_FILE);
-    let files = vec![safetensors::open(&path, verify)?];
+    let weights = Incoming {
+        files: vec![safetensors::open(&weights, verify)?],
+        path: weights,
+        names: names(),
+    };
     let lora = LoraConfig {
         rank: config.r,
         alpha: config.lora_alpha,
         targets: config.target_modules,
     };
     model.adapt(lora, 0)?;
-    let located = Located::new(model, |name, _| is_added(name), &NAMES, &path, files)?;
+    weights.check(model, |name, _| is_added(name))?;
     let device = model.device();
-    model.visit_mut("", &mut |name, param| match located.value(name, param)? {
+    model.visit_mut("", &mut |name, param| match weights.value(name, param)? {
         Some(value) => param.set(value.to(device)?),
         None => Ok(()),
     })

@@ -1,102 +1,93 @@
 //! The parameters of a model in files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serpens_core::files::make_folders;
 use serpens_core::{Device, Shape, Tensor};
-use serpens_formats::{Encoding, Planned, TensorFile, safetensors};
+use serpens_formats::{Encoding, Planned, TensorFile, json, safetensors};
 
 use super::layout::{Form, Layout, Place};
-use crate::{Error, Module, Param, Result};
+use crate::{Module, Param, ParameterFault as Fault, Result};
 
 /// The head, absent from files where it is the embedding's table, though some carry a copy.
 const HEAD: &str = "lm_head.weight";
 
 /// How the names in files are made: by a layout, and under a prefix, which ends with a dot where there is one.
-pub(super) struct Names<'a>(pub(super) &'a Layout, pub(super) &'a str);
+pub(super) struct Names(pub(super) &'static Layout, pub(super) String);
 
-/// Where each parameter of a module is in files.
-pub(super) struct Located {
-    files: Vec<TensorFile>,
-    /// The number of the file, and the place in it, by our names.
-    places: BTreeMap<String, (usize, Place)>,
+impl Names {
+    fn place(&self, ours: &str, param: &Param) -> Place {
+        let mut place = self.0.place(ours, param);
+        place.name.insert_str(0, &self.1);
+        place
+    }
 }
 
-impl Located {
-    /// Looks for the parameters that are `wanted` in files, of which only the headers were read. What does not stand
-    /// under the prefix is of no concern.
+/// Files of weights, of which only the headers were read.
+pub(super) struct Incoming {
+    /// The file, or that of the index, or where one was looked for.
+    pub(super) path: PathBuf,
+    pub(super) files: Vec<TensorFile>,
+    pub(super) names: Names,
+}
+
+impl Incoming {
+    /// Checks that the parameters that are `wanted` are in the files. What does not stand under the prefix is of no
+    /// concern.
     ///
     /// # Errors
-    /// A parameter that is missing from `path`, surplus, of another shape, or in two files.
-    pub(super) fn new(
+    /// A parameter that is missing, surplus, of another shape, or in two files.
+    pub(super) fn check(
+        &self,
         module: &impl Module,
         wanted: impl Fn(&str, &Param) -> bool,
-        Names(layout, prefix): &Names<'_>,
-        path: &Path,
-        files: Vec<TensorFile>,
-    ) -> Result<Self> {
-        let mut holders: BTreeMap<&str, (usize, Shape)> = BTreeMap::new();
-        for (i, file) in files.iter().enumerate() {
+    ) -> Result<()> {
+        let prefix = &self.names.1;
+        let mut holders: BTreeMap<&str, (&Path, Shape)> = BTreeMap::new();
+        for file in &self.files {
             for (name, shape) in file.tensors().filter(|(name, _)| name.starts_with(prefix)) {
-                if holders.insert(name, (i, shape)).is_some() {
-                    return Err(Error::RepeatedParameter {
-                        path: file.path().to_owned(),
-                        name: name.to_owned(),
-                    });
+                if holders.insert(name, (file.path(), shape)).is_some() {
+                    return Err(Fault::Repeated.of(name, file.path()));
                 }
             }
         }
-        let (mut places, mut has_head) = (BTreeMap::new(), false);
+        let mut has_head = false;
         module.visit("", &mut |ours, param| {
             if !wanted(ours, param) {
                 return Ok(());
             }
             has_head |= ours == HEAD;
-            let mut place = layout.place(ours, param);
-            place.name.insert_str(0, prefix);
-            match holders.remove(&*place.name) {
-                Some((i, shape)) if shape == place.shape => {
-                    places.insert(ours.to_owned(), (i, place));
-                    Ok(())
+            let Place { name, shape, .. } = self.names.place(ours, param);
+            match holders.remove(&*name) {
+                None => Err(Fault::Missing.of(&name, &self.path)),
+                Some((_, got)) if got == shape => Ok(()),
+                Some((path, got)) => {
+                    let [expected, got] = [shape, got].map(Box::new);
+                    Err(Fault::Shape { expected, got }.of(&name, path))
                 }
-                Some((i, shape)) => Err(Error::ParameterShape {
-                    path: files[i].path().to_owned(),
-                    name: place.name,
-                    expected: Box::new(place.shape),
-                    got: Box::new(shape),
-                }),
-                None => Err(Error::MissingParameter {
-                    path: path.to_owned(),
-                    name: place.name,
-                }),
             }
         })?;
         if !has_head {
             holders.remove(&*format!("{prefix}{HEAD}"));
         }
-        match holders.first_key_value() {
-            None => Ok(Self { files, places }),
-            Some((name, (i, _))) => Err(Error::SurplusParameter {
-                path: files[*i].path().to_owned(),
-                name: (*name).to_owned(),
-            }),
+        match holders.pop_first() {
+            None => Ok(()),
+            Some((name, (path, _))) => Err(Fault::Surplus.of(name, path)),
         }
     }
 
     /// The value of our parameter of this name on the processor, if it is in the files.
     pub(super) fn value(&self, name: &str, param: &Param) -> Result<Option<Tensor>> {
-        let Some((i, place)) = self.places.get(name) else {
+        let Place { name, form, .. } = self.names.place(name, param);
+        let mut files = self.files.iter();
+        let Some(file) = files.find(|file| file.encoding(&name).is_some()) else {
             return Ok(None);
         };
-        let file = &self.files[*i];
-        let value = place
-            .form
-            .read(file.tensor(&place.name, Device::Cpu)?, param.shape())?;
-        if place.form == Form::A && value.as_slice::<f32>()?.iter().any(|log| log.is_nan()) {
-            return Err(Error::PositiveA {
-                path: file.path().to_owned(),
-                name: place.name.clone(),
-            });
+        let value = form.read(&file.tensor(&name, Device::Cpu)?, param.shape())?;
+        if form == Form::A && value.as_slice::<f32>()?.iter().any(|log| log.is_nan()) {
+            return Err(Fault::PositiveA.of(&name, file.path()));
         }
         Ok(Some(value))
     }
@@ -114,7 +105,7 @@ impl Outgoing {
     pub(super) fn new(
         module: &impl Module,
         wanted: impl Fn(&str, &Param) -> bool,
-        Names(layout, prefix): &Names<'_>,
+        names: &Names,
         encode: impl Fn(&Place) -> Encoding,
         value: fn(&Param) -> Result<Tensor>,
     ) -> Result<Self> {
@@ -122,8 +113,7 @@ impl Outgoing {
         module.visit("", &mut |ours, param| {
             if wanted(ours, param) {
                 param.value()?;
-                let mut place = layout.place(ours, param);
-                place.name.insert_str(0, prefix);
+                let place = names.place(ours, param);
                 let encoding = encode(&place);
                 let Place { name, shape, form } = place;
                 params.insert(name.clone(), (param.clone(), form));
@@ -142,16 +132,27 @@ impl Outgoing {
         })
     }
 
-    /// Writes a safetensors file.
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    /// Writes a configuration and a safetensors file to a folder, made where it is missing.
+    pub(super) fn write(
+        &self,
+        dir: &Path,
+        config: &impl Serialize,
+        [config_file, weights_file]: [&str; 2],
+    ) -> Result<()> {
+        make_folders(dir).map_err(serpens_formats::Error::from)?;
+        json::write(&dir.join(config_file), config)?;
         let value = |planned: &Planned| self.value(planned);
-        Ok(safetensors::write(path, &self.planned, value)?)
+        Ok(safetensors::write(
+            &dir.join(weights_file),
+            &self.planned,
+            value,
+        )?)
     }
 
     /// The value of a planned tensor.
     pub(super) fn value(&self, planned: &Planned) -> serpens_formats::Result<Tensor> {
         let (param, form) = &self.params[&planned.name];
-        let value = (self.value)(param).and_then(|value| form.write(value, planned.shape));
+        let value = (self.value)(param).and_then(|value| form.write(&value, planned.shape));
         Ok(value.map_err(serpens_core::Error::from)?)
     }
 }

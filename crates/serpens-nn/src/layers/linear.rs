@@ -1,44 +1,8 @@
 //! y = x Wᵀ + b.
 
-use serde::{Deserialize, Serialize};
 use serpens_core::Var;
 
 use crate::{Param, Result, Start, module};
-
-/// Configures a [`Linear`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LinearConfig {
-    /// Features of an input.
-    pub inputs: usize,
-    /// Features of an output.
-    pub outputs: usize,
-    /// Whether there is a bias.
-    pub bias: bool,
-    /// Divides the initial weights: residual branches of deep models start smaller.
-    pub divisor: f32,
-}
-
-impl LinearConfig {
-    /// From `inputs` to `outputs` features, without a bias.
-    pub fn new(inputs: usize, outputs: usize) -> Self {
-        Self {
-            inputs,
-            outputs,
-            bias: false,
-            divisor: 1.0,
-        }
-    }
-
-    /// Weights start uniform in ±inputs^-1/2 / divisor, the bias zero.
-    pub fn plan(&self) -> Linear {
-        let bound = (self.inputs.max(1) as f32).sqrt().recip() / self.divisor;
-        let bias = Param::new([self.outputs], Start::Constant(0.0)).without_decay();
-        Linear {
-            weight: Param::new([self.outputs, self.inputs], Start::Uniform { bound }).as_matrix(),
-            bias: self.bias.then_some(bias),
-        }
-    }
-}
 
 /// y = x Wᵀ + b. See [`serpens_ops::linear`].
 #[derive(Clone, Debug)]
@@ -50,6 +14,22 @@ pub struct Linear {
 module!(Linear { weight => "weight", bias => "bias" });
 
 impl Linear {
+    /// From `inputs` to `outputs` features without a bias; weights start uniform in ±inputs^-1/2.
+    pub fn plan(inputs: usize, outputs: usize) -> Self {
+        Self::plan_with([inputs, outputs], false, 1.0)
+    }
+
+    /// The same with a bias, which starts at zero, or without one, and with initial weights divided by `divisor`:
+    /// residual branches of deep models start smaller.
+    pub fn plan_with([inputs, outputs]: [usize; 2], bias: bool, divisor: f32) -> Self {
+        let bound = (inputs.max(1) as f32).sqrt().recip() / divisor;
+        let zeros = || Param::new([outputs], Start::Constant(0.0)).without_decay();
+        Self {
+            weight: Param::new([outputs, inputs], Start::Uniform { bound }).as_matrix(),
+            bias: bias.then(zeros),
+        }
+    }
+
     /// # Shapes
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {

@@ -6,8 +6,8 @@ mod linear;
 mod norm;
 mod sequence;
 
-pub use conv::{CausalConv1d, CausalConv1dConfig};
+pub use conv::CausalConv1d;
 pub use embedding::Embedding;
-pub use linear::{Linear, LinearConfig};
+pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use sequence::Sequence;

@@ -5,9 +5,9 @@ use serpens_core::{Device, Tensor, Var};
 use serpens_ops::elementwise::{mul, silu};
 
 use super::{Mixer, MixerState};
-use crate::layers::{CausalConv1d, CausalConv1dConfig, Linear, LinearConfig, Sequence};
-use crate::setting::{D_MODEL, EXPAND};
-use crate::ssm::{Ssm, SsmConfig};
+use crate::layers::{CausalConv1d, Linear, Sequence};
+use crate::setting::{SIZE, check};
+use crate::ssm::{Ssm, SsmConfig, SsmSettings};
 use crate::{Error, Module, Recompute, Result, module};
 
 /// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each
@@ -50,28 +50,18 @@ impl Form {
         proj_bias: bool,
         output_divisor: f32,
     ) -> Result<Box<dyn Mixer>> {
-        D_MODEL.check(d_model as f64)?;
-        EXPAND.check(expand as f64)?;
+        check("d_model", d_model as f64, SIZE)?;
+        check("expand", expand as f64, SIZE)?;
         // What exceeds the address space is told when memory is asked for.
         let d_inner = d_model.saturating_mul(expand);
-        let conv = conv.map(|(width, bias)| CausalConv1dConfig {
-            channels: d_inner,
-            width,
-            bias,
-            silu: self.silu,
-        });
-        let linear = |inputs, outputs, divisor| LinearConfig {
-            bias: proj_bias,
-            divisor,
-            ..LinearConfig::new(inputs, outputs)
-        };
-        let out_proj = linear(d_inner, d_model, output_divisor);
+        let conv = conv.map(|(width, bias)| CausalConv1d::plan([d_inner, width], bias, self.silu));
         let ssm = ssm.plan(d_model, d_inner);
+        let inputs = d_inner.saturating_mul(self.inputs);
         Ok(Box::new(Gated {
-            in_proj: linear(d_model, d_inner.saturating_mul(self.inputs), 1.0).plan(),
-            conv: conv.map(|conv| conv.plan()).transpose()?,
+            in_proj: Linear::plan_with([d_model, inputs], proj_bias, 1.0),
+            conv: conv.transpose()?,
             ssm: ssm.map_err(|error| error.within("inner"))?,
-            out_proj: out_proj.plan(),
+            out_proj: Linear::plan_with([d_inner, d_model], proj_bias, output_divisor),
             form: self,
             d_inner,
         }))
@@ -189,23 +179,21 @@ impl Gated {
             ..*sequence
         };
         let (mut from, mut outputs) = (0, Vec::new());
-        let mut last: Vec<Vec<Tensor>> = vec![Vec::new(); states.len()];
+        let mut own_states: Vec<MixerState> = Vec::new();
         for (i, &length) in lengths.iter().enumerate() {
             let own = flat.narrow(from..from + length)?;
             let own = Var::from(own.reshape([1, length, width])?);
-            let state = states
+            let row = states
                 .iter()
                 .map(|all| Ok(all.tensor()?.narrow(i..i + 1)?.into()));
-            let mut state = state.collect::<Result<MixerState>>()?;
-            let y = self.mix(&own, &sequence, Some(&mut state))?;
+            own_states.push(row.collect::<Result<_>>()?);
+            let y = self.mix(&own, &sequence, own_states.last_mut())?;
             outputs.push(y.reshape([length, self.d_inner])?.into_tensor()?);
-            for (last, state) in last.iter_mut().zip(state) {
-                last.push(state.into_tensor()?);
-            }
             from += length;
         }
-        for (all, last) in states.iter_mut().zip(&last) {
-            *all = Tensor::concat(last)?.into();
+        for (i, all) in states.iter_mut().enumerate() {
+            let each: Result<Vec<_>, _> = own_states.iter().map(|own| own[i].tensor()).collect();
+            *all = Tensor::concat(&each?)?.into();
         }
         Ok(Var::from(Tensor::concat(&outputs)?).reshape([1, rows, self.d_inner])?)
     }

@@ -9,30 +9,37 @@ mod plain;
 use std::fmt::Debug;
 
 use dyn_clone::DynClone;
+use enum_dispatch::enum_dispatch;
+use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
 pub use h3::H3Config;
 pub use mamba::MambaConfig;
 pub use plain::PlainConfig;
 
-use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::ssm::SsmConfig;
 use crate::{Module, Recompute, Result};
 
-kinds! {
-    /// A mixer and its sizes.
-    MixerConfig: MixerSettings {
-        /// Mamba: a convolution and a state space model, gated.
-        Mamba(MambaConfig),
-        /// H3: a shift and a state space model between multiplicative gates.
-        H3(H3Config),
-        /// A state space model without gate and convolution.
-        Plain(PlainConfig),
-    }
+/// A mixer and its sizes.
+#[enum_dispatch(MixerSettings)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "kebab-case",
+    expecting = "a table with a kind, as { kind = … }"
+)]
+pub enum MixerConfig {
+    /// Mamba: a convolution and a state space model, gated.
+    Mamba(MambaConfig),
+    /// H3: a shift and a state space model between multiplicative gates.
+    H3(H3Config),
+    /// A state space model without gate and convolution.
+    Plain(PlainConfig),
 }
 
 /// Settings of a mixer.
+#[enum_dispatch]
 pub trait MixerSettings {
     /// The mixer without values, for a model of width `d_model`; its projection out starts divided by `output_divisor`.
     ///

@@ -3,13 +3,14 @@
 use serpens_core::{DType, Device, Tensor, Var};
 
 use crate::layers::{RmsNorm, Sequence};
-use crate::mixers::{Mixer, MixerState};
+use crate::mixers::{Mixer, MixerConfig, MixerSettings, MixerState};
+use crate::setting::{SIZE, check};
 use crate::{Error, Module, Precision, Recompute, Result, module};
 
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
-    pub(super) norm: RmsNorm,
-    pub(super) mixer: Box<dyn Mixer>,
+    norm: RmsNorm,
+    mixer: Box<dyn Mixer>,
 }
 
 module!(Layer { norm => "norm", mixer => "mixer" });
@@ -44,13 +45,6 @@ pub struct LmState {
 }
 
 impl LmState {
-    /// The same state without the record of how it came about: gradients stop here.
-    pub fn detach(&self) -> LmState {
-        let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
-        let layers = self.layers.iter().map(detach).collect();
-        LmState { layers }
-    }
-
     /// The state of each sequence of the batch by itself.
     ///
     /// # Errors
@@ -127,13 +121,53 @@ impl StateRow {
 /// [`Backbone::forward`] gives.
 #[derive(Clone, Debug)]
 pub struct Backbone {
-    pub(super) layers: Vec<Layer>,
+    layers: Vec<Layer>,
     pub(super) norm_f: RmsNorm,
 }
 
 module!(Backbone { layers => "layers", norm_f => "norm_f" });
 
 impl Backbone {
+    /// `n_layer` layers of width `d_model` without values, with these mixers one after another and again from the first;
+    /// every mixer's projection out starts divided by √n_layer. `norm_eps` is that of the normalisations.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that no model can have.
+    pub fn plan(
+        d_model: usize,
+        n_layer: usize,
+        norm_eps: f32,
+        mixers: &[MixerConfig],
+    ) -> Result<Self> {
+        check("d_model", d_model as f64, SIZE)?;
+        // More layers than any model has: their plan alone would take memory.
+        check("n_layer", n_layer as f64, 1.0..=16_384.0)?;
+        check("norm_eps", norm_eps.into(), 0.0..=1.0)?;
+        // A mixer beyond the last layer would be none, unsaid.
+        let count = mixers.len();
+        check(
+            "block (number of mixers)",
+            count as f64,
+            1.0..=n_layer as f64,
+        )?;
+        let divisor = (n_layer as f32).sqrt();
+        let layer = |i: usize| {
+            let place = match count {
+                1 => "block".to_owned(),
+                _ => format!("block[{}]", i % count),
+            };
+            let mixer = mixers[i % count].plan(d_model, divisor);
+            Ok(Layer {
+                norm: RmsNorm::plan(d_model, norm_eps),
+                mixer: mixer.map_err(|error| error.within(&place))?,
+            })
+        };
+        Ok(Self {
+            layers: (0..n_layer).map(layer).collect::<Result<_>>()?,
+            norm_f: RmsNorm::plan(d_model, norm_eps),
+        })
+    }
+
     /// Where the parameters are.
     pub fn device(&self) -> Device {
         self.norm_f.weight.device()

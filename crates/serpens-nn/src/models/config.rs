@@ -1,83 +1,14 @@
-//! The sizes of a backbone and of a language model, and their plans.
+//! The sizes of a language model, and its plan.
 
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 
-use super::backbone::{Backbone, Layer};
-use super::lm::MambaLm;
-use crate::layers::{Embedding, LinearConfig, RmsNorm};
-use crate::mixers::{MambaConfig, MixerConfig};
-use crate::setting::{D_MODEL, EMBEDDING_STD, MIXERS, N_LAYER, NORM_EPS, VOCAB_SIZE};
-use crate::ssm::SsmConfig;
-use crate::{Error, LoraConfig, Module, Result, Start};
-
-/// Configures a [`Backbone`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackboneConfig {
-    /// Width D of the residual stream.
-    pub d_model: usize,
-    /// Number of layers: a normalisation and a mixer each.
-    pub n_layer: usize,
-    /// eps of the normalisations.
-    #[serde(default = "default_eps")]
-    pub norm_eps: f32,
-    /// The mixers, one after another and again from the first, as many as there are layers. One alone is written
-    /// without a list.
-    #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
-    pub mixers: Vec<MixerConfig>,
-}
-
-impl BackboneConfig {
-    /// `n_layer` Mamba layers of width `d_model`.
-    pub fn new(d_model: usize, n_layer: usize) -> Self {
-        Self {
-            d_model,
-            n_layer,
-            norm_eps: default_eps(),
-            mixers: default_mixers(),
-        }
-    }
-
-    /// The backbone without values; every mixer's projection out starts divided by √n_layer.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] for settings that no model can have.
-    pub fn plan(&self) -> Result<Backbone> {
-        D_MODEL.check(self.d_model as f64)?;
-        N_LAYER.check(self.n_layer as f64)?;
-        NORM_EPS.check(self.norm_eps.into())?;
-        // A mixer beyond the last layer would be none, unsaid.
-        let mixers = MIXERS.at_most(self.n_layer as f64);
-        mixers.check(self.mixers.len() as f64)?;
-        let divisor = (self.n_layer as f32).sqrt();
-        let norm = || RmsNorm::plan(self.d_model, self.norm_eps);
-        let layer = |(i, mixer): (usize, &MixerConfig)| {
-            let place = match self.mixers.len() {
-                1 => "block".to_owned(),
-                mixers => format!("block[{}]", i % mixers),
-            };
-            let mixer = mixer.plan(self.d_model, divisor);
-            Ok(Layer {
-                norm: norm(),
-                mixer: mixer.map_err(|error| error.within(&place))?,
-            })
-        };
-        let mixers = self.mixers.iter().cycle().take(self.n_layer);
-        Ok(Backbone {
-            layers: mixers.enumerate().map(layer).collect::<Result<_>>()?,
-            norm_f: norm(),
-        })
-    }
-
-    /// The backbone with the random values it starts with; see [`Module::fill`].
-    ///
-    /// # Errors
-    /// Those of [`BackboneConfig::plan`]; memory.
-    pub fn init(&self, device: Device, seed: u64) -> Result<Backbone> {
-        self.plan()?.init(device, seed)
-    }
-}
+use super::{Backbone, MambaLm};
+use crate::layers::{Embedding, Linear};
+use crate::mixers::{MambaConfig, MixerConfig, MixerSettings};
+use crate::setting::{SIZE, check};
+use crate::ssm::{SsmConfig, SsmSettings};
+use crate::{LoraConfig, Module, Result, Start};
 
 /// Configures a [`MambaLm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,39 +101,30 @@ impl MambaLmConfig {
         }
     }
 
-    /// The configuration of what is between the embedding and the head.
-    pub fn backbone(&self) -> BackboneConfig {
-        BackboneConfig {
-            d_model: self.d_model,
-            n_layer: self.n_layer,
-            norm_eps: self.norm_eps,
-            mixers: self.mixers.clone(),
-        }
-    }
-
     /// The model without values; every mixer's projection out starts divided by √n_layer.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for settings that no model can have, by their names in a recipe.
     pub fn plan(&self) -> Result<MambaLm> {
-        let of_model = |error: Error| error.within("model");
-        let [tokens, std] = [self.vocab_size as f64, self.embedding_std.into()];
-        VOCAB_SIZE.check(tokens).map_err(of_model)?;
-        EMBEDDING_STD.check(std).map_err(of_model)?;
-        let mut backbone = self.backbone().plan().map_err(of_model)?;
+        self.planned().map_err(|error| error.within("model"))
+    }
+
+    fn planned(&self) -> Result<MambaLm> {
+        let (tokens, width) = (self.vocab_size, self.d_model);
+        check("vocab_size", tokens as f64, SIZE)?;
+        check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
+        let mut backbone = Backbone::plan(width, self.n_layer, self.norm_eps, &self.mixers)?;
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
-        let mut embeddings = Embedding::plan(self.vocab_size, self.d_model, self.embedding_std);
+        let mut embeddings = Embedding::plan(tokens, width, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;
-        let head = LinearConfig::new(self.d_model, self.vocab_size);
         let mut model = MambaLm {
             embeddings,
             backbone,
-            lm_head: (!self.tie_embeddings).then(|| head.plan()),
+            lm_head: (!self.tie_embeddings).then(|| Linear::plan(width, tokens)),
             config: self.clone(),
         };
         if let Some(lora) = &self.lora {
-            let attached = lora.attach(&mut model);
-            attached.map_err(|error| error.within("model"))?;
+            lora.attach(&mut model)?;
         }
         Ok(model)
     }

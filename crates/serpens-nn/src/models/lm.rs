@@ -158,40 +158,23 @@ impl MambaLm {
     /// # Errors
     /// Tokens that the model does not know, [`crate::Error::State`], memory.
     pub fn read(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
-        let device = self.device();
-        // A GPU does not look at ids; the processor's embedding does.
-        if device != Device::Cpu && ids.device() == Device::Cpu {
-            check_ids(ids.as_slice()?, self.config.vocab_size)?;
-        }
         let [batch, length] = ids.shape().axes("read", "ids", "(batch, length)")?;
-        // Of one length, as a product of a few rows may be summed in another order.
-        let passes = length.div_ceil(self.longest_pass(batch));
-        if passes <= 1 {
-            return self.read_pass(&ids.to(device)?, state);
-        }
-        let ids = ids.to(Device::Cpu)?;
+        let (ids, width) = (ids.to(Device::Cpu)?, self.config.d_model);
         let ids = ids.as_slice()?;
         check_ids(ids, self.config.vocab_size)?; // before the state has gone on
+        // Of one length, as a product of a few rows may be summed in another order.
+        let passes = length.div_ceil(self.longest_pass(batch)).max(1);
         let mut read = |pass: usize| {
             let [from, to] = [pass, pass + 1].map(|pass| length * pass / passes);
-            let rows = ids.chunks(length).flat_map(|row| &row[from..to]);
+            let rows = ids.chunks(length.max(1)).flat_map(|row| &row[from..to]);
             let rows: Vec<u32> = rows.copied().collect();
-            let ids = Tensor::from_slice([batch, to - from], &rows, device)?;
-            self.read_pass(&ids, state)
+            let ids = Tensor::from_slice([batch, to - from], &rows, self.device())?;
+            let hidden = self.hidden(&ids.into(), &Sequence::default(), Some(state))?;
+            let rows = hidden.reshape([batch, (to - from) * width])?;
+            let last = rows.columns((to.max(1) - 1 - from) * width..(to - from) * width)?;
+            Ok(self.logits(&last)?.into_tensor()?)
         };
-        for pass in 0..passes - 1 {
-            read(pass)?;
-        }
-        read(passes - 1)
-    }
-
-    fn read_pass(&self, ids: &Tensor, state: &mut LmState) -> Result<Tensor> {
-        let [batch, length] = [ids.shape()[0], ids.shape()[1]];
-        let hidden = self.hidden(&ids.clone().into(), &Sequence::default(), Some(state))?;
-        let width = self.config.d_model;
-        let rows = hidden.reshape([batch, length * width])?;
-        let last = rows.columns((length.max(1) - 1) * width..length * width)?;
-        Ok(self.logits(&last)?.into_tensor()?)
+        (1..passes).try_fold(read(0)?, |_, pass| read(pass))
     }
 
     /// What each selective layer does with the tokens of one sequence, or of a chunk of one that goes on from `state`.

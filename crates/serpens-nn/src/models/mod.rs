@@ -5,5 +5,5 @@ mod config;
 mod lm;
 
 pub use backbone::{Backbone, LmState, StateRow};
-pub use config::{BackboneConfig, MambaLmConfig};
+pub use config::MambaLmConfig;
 pub use lm::MambaLm;

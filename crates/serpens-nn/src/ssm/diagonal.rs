@@ -5,7 +5,7 @@ use std::f32::consts::{LN_2, PI};
 use serde::{Deserialize, Serialize};
 use serpens_core::{DType, Device, Tensor, Var};
 
-use crate::setting::D_STATE;
+use crate::setting::check;
 use crate::{Param, Result, Start};
 
 /// How A starts, the same for every channel.
@@ -34,7 +34,7 @@ pub(super) fn plan_a(
     role: impl Fn(Param) -> Param,
 ) -> Result<(Param, Option<Param>)> {
     let [_, d_state] = shape;
-    D_STATE.check(d_state as f64)?;
+    check("d_state", d_state as f64, 1.0..=256.0)?; // the kernels' limit
     let log = match init {
         AInit::Real => Start::Row((1..=d_state).map(|n| (n as f32).ln()).collect()),
         AInit::Half | AInit::Complex => Start::Constant(-LN_2),

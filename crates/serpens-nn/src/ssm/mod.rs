@@ -7,13 +7,14 @@ mod selective;
 use std::fmt::Debug;
 
 use dyn_clone::DynClone;
+use enum_dispatch::enum_dispatch;
+use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
 pub use diagonal::AInit;
 pub use s4d::{S4d, S4dConfig};
 pub use selective::{DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
 
-use crate::kinds::kinds;
 use crate::layers::Sequence;
 use crate::{Module, Result};
 
@@ -42,6 +43,7 @@ pub trait Ssm: Module + Debug + DynClone + Send + Sync {
 dyn_clone::clone_trait_object!(Ssm);
 
 /// Settings of a state space model.
+#[enum_dispatch]
 pub trait SsmSettings {
     /// What it is called.
     fn name(&self) -> &'static str;
@@ -53,14 +55,19 @@ pub trait SsmSettings {
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>>;
 }
 
-kinds! {
-    /// Which state space model a mixer is built around.
-    SsmConfig: SsmSettings {
-        /// Selective (S6): Δ, B and C depend on the token.
-        S6(SelectiveSsmConfig),
-        /// Time-invariant (S4D).
-        S4d(S4dConfig),
-    }
+/// Which state space model a mixer is built around.
+#[enum_dispatch(SsmSettings)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "kebab-case",
+    expecting = "a table with a kind, as { kind = … }"
+)]
+pub enum SsmConfig {
+    /// Selective (S6): Δ, B and C depend on the token.
+    S6(SelectiveSsmConfig),
+    /// Time-invariant (S4D).
+    S4d(S4dConfig),
 }
 
 impl Default for SsmConfig {

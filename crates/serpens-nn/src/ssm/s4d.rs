@@ -10,7 +10,7 @@ use smart_default::SmartDefault;
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
 use crate::layers::Sequence;
-use crate::setting::MAX_LR;
+use crate::setting::check;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// Configures an [`S4d`].
@@ -39,7 +39,7 @@ impl SsmSettings for S4dConfig {
 
     fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
         self.dt.check()?;
-        MAX_LR.check(self.max_lr.into())?;
+        check("max_lr", self.max_lr.into(), 0.0..=f64::INFINITY)?;
         let shape = [channels, self.d_state];
         let init = match self.complex {
             true => AInit::Complex,

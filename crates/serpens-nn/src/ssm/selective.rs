@@ -11,8 +11,8 @@ use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{Ssm, SsmSettings};
-use crate::layers::{Linear, LinearConfig, RmsNorm, Sequence};
-use crate::setting::DT_B_C_RMS_EPS;
+use crate::layers::{Linear, RmsNorm, Sequence};
+use crate::setting::check;
 use crate::{Param, Result, Start, StepSize, module};
 
 /// The rank R of the projection that makes Δ from the token.
@@ -64,7 +64,7 @@ impl SsmSettings for SelectiveSsmConfig {
     fn plan(&self, d_model: usize, d_inner: usize) -> Result<Box<dyn Ssm>> {
         self.dt.check()?;
         if let Some(eps) = self.dt_b_c_rms_eps {
-            DT_B_C_RMS_EPS.check(eps.into())?;
+            check("dt_b_c_rms_eps", eps.into(), 0.0..=1.0)?;
         }
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
@@ -79,7 +79,6 @@ impl SsmSettings for SelectiveSsmConfig {
         let (b, c) = (constant(self.selective_b), constant(self.selective_c));
         let selected = usize::from(b.is_none()) + usize::from(c.is_none());
         let projected = rank.saturating_add(width * selected);
-        let x_proj = LinearConfig::new(d_inner, projected);
         let bound = (rank.max(1) as f32).sqrt().recip();
         let dt = Param::new([d_inner, rank], Start::Uniform { bound }).as_matrix();
         let norm = |width| {
@@ -87,7 +86,7 @@ impl SsmSettings for SelectiveSsmConfig {
                 .map(|eps| RmsNorm::weightless(width, eps))
         };
         Ok(Box::new(SelectiveSsm {
-            x_proj: (projected > 0).then(|| x_proj.plan()),
+            x_proj: (projected > 0).then(|| Linear::plan(d_inner, projected)),
             dt: (rank > 0).then_some(dt),
             dt_norm: norm(rank).filter(|_| rank > 0),
             dt_bias: Param::new([d_inner], Start::StepBias(self.dt)).without_decay(),

@@ -106,7 +106,7 @@ fn answers(
         let questions = task.questions(&args.data, args.limit, tokenizer)?;
         let items: Vec<Item> = questions.iter().flat_map(|q| &q.items).cloned().collect();
         let mut meter = Meter::new(OutputMode::Terminal, name.clone(), items.len());
-        let scores = score(model, None, &items, None, &mut |done| drop(meter.at(done)))?;
+        let scores = score(model, None, &items, &mut |done| drop(meter.at(done)))?;
         drop(meter);
         if scores.items.iter().any(|score| score.log_prob().is_nan()) {
             return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));

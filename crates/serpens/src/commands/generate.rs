@@ -22,8 +22,7 @@ use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
-    let sampling = args.sampling.options().check();
-    sampling.map_err(serpens_infer::Error::from)?;
+    args.sampling.options().check()?;
     let prompts = args.prompts.read(args.state.is_some())?;
     let single = prompts.len() == 1 && args.samples == 1;
     if !single && args.save_state.is_some() {
@@ -56,7 +55,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         drop(meter.as_mut().map(|meter| meter.at(done.get())));
     };
     let batching = Batching {
-        on_pass: Some(&on_pass),
+        on_pass: &on_pass,
         ..Batching::default()
     };
     generate(&model, requests, batching, |of, told| {

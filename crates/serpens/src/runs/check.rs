@@ -1,6 +1,7 @@
 //! Everything that can be refused before a run's folder is made.
 
 use serpens_data::Error as DataError;
+use serpens_nn::ssm::SsmSettings;
 use serpens_nn::{MambaLmConfig, Module, Recompute};
 use serpens_train::{Compute, Error as TrainError};
 use toml::Table;

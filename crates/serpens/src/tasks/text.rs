@@ -10,7 +10,7 @@ use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Spl
 use serpens_infer::{Batching, Request, SampleOptions, Told, encode_prompt, generate};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series, Table, grouped};
-use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate};
+use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate, go_on};
 use smart_default::SmartDefault;
 
 use super::trained::{Trained, chart, series};
@@ -158,15 +158,12 @@ impl Text {
             ends: tokenizer.end_of_text().to_vec(),
             ..Request::default()
         };
-        let batching = Batching {
-            stop: Some(&STOP),
-            ..Batching::default()
-        };
         let mut written = Vec::new();
-        generate(model, [request], batching, |_, told| {
+        generate(model, [request], Batching::default(), |_, told| {
             if let Told::Token(drawn) = told {
                 written.push(drawn.token);
             }
+            go_on(&STOP)?;
             Ok::<_, Error>(ControlFlow::Continue(()))
         })?;
         Ok(tokenizer.decode(&written))

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::mixers::{H3Config, MambaConfig, PlainConfig};
 use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
-use crate::{Error, LoraConfig, Module};
+use crate::{Error, LoraConfig, Module, ParameterFault};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
     config.init(Device::cpu(), 3).unwrap()
@@ -238,7 +238,7 @@ fn parameters_that_two_files_have_are_refused() {
         fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
     });
     assert!(
-        matches!(&error, Error::RepeatedParameter { path, .. } if path.ends_with("two")),
+        matches!(&error, Error::Parameter { path, fault: ParameterFault::Repeated, .. } if path.ends_with("two")),
         "{error}"
     );
 }
