@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use serpens_core::{DType, Device, Tensor};
-use serpens_nn::{LmState, MambaLm, StateRow};
+use serpens_nn::{LmState, MambaLm};
 use serpens_ops::elementwise::cast;
 use serpens_ops::embedding::check_ids;
 use serpens_ops::linear::cpu::FEW_ROWS;
@@ -120,51 +120,45 @@ pub fn generate<E: From<Error>>(
     let on_pass = batching.on_pass;
     let reader = Reader { model, on_pass };
     let mut batch = Batch {
-        reader,
+        model,
         most: batching.slots.clamp(1, FEW_ROWS),
         slots: Vec::new(),
         state: None,
     };
     let mut requests = requests.into_iter().enumerate();
-    let mut ready: VecDeque<Slot> = VecDeque::new();
+    let mut waiting: VecDeque<Slot> = VecDeque::new();
     loop {
-        let taken = batch.slots.iter().filter(|slot| slot.end.is_none());
-        let (mut entering, room) = (Vec::new(), batch.most - taken.count());
-        while entering.len() < room {
-            let Some(mut slot) = ready.pop_front() else {
-                let next = requests.by_ref().take(room - entering.len());
+        while batch.slots.len() < batch.most {
+            let Some(slot) = waiting.pop_front() else {
+                let next = requests.by_ref().take(batch.most - batch.slots.len());
                 let next: Vec<(usize, Request)> = next.collect();
                 if next.is_empty() {
                     break;
                 }
-                ready.extend(read(reader, next)?);
+                waiting.extend(read(reader, next)?);
                 continue;
             };
-            if slot.left == 0 {
-                slot.end = Some(End::Length);
-            } else if let Next::Logits(logits) = slot.state.next.clone() {
-                let drawn = slot.draw(&logits)?;
-                slot.tell(&drawn, &mut listener)?;
-            }
-            match slot.end {
-                Some(end) => listener(slot.of, Told::End(end, slot.state)).map(drop)?,
-                None => entering.push(slot),
-            }
-        }
-        for slot in batch.turn_over(entering)? {
-            let end = slot.end.expect("it leaves as it has ended");
-            listener(slot.of, Told::End(end, slot.state)).map(drop)?;
+            batch.part()?;
+            batch.slots.push(slot);
         }
         if batch.slots.is_empty() {
             return Ok(());
         }
-        let logits = batch.step()?;
-        let each = logits.par_chunks(model.config().vocab_size);
-        let drawn = batch.slots.par_iter_mut().zip(each);
-        let drawn: Result<Vec<Drawn>> = drawn.map(|(slot, logits)| slot.draw(logits)).collect();
+        let drawn: Result<Vec<_>> = batch.slots.par_iter_mut().map(Slot::draw).collect();
         for (slot, drawn) in batch.slots.iter_mut().zip(drawn?) {
-            slot.tell(&drawn, &mut listener)?;
+            if let Some(drawn) = drawn {
+                let flow = listener(slot.of, Told::Token(&drawn))?;
+                slot.count(drawn.token, flow);
+            }
         }
+        if batch.slots.iter().any(|slot| slot.end.is_some()) {
+            batch.part()?;
+        }
+        for slot in batch.slots.extract_if(.., |slot| slot.end.is_some()) {
+            let end = slot.end.expect("it leaves as it has ended");
+            listener(slot.of, Told::End(end, slot.state)).map(drop)?;
+        }
+        batch.step()?;
     }
 }
 
@@ -223,94 +217,91 @@ impl Slot {
             rng,
             state,
             left: request.tokens,
-            end: None,
+            end: (request.tokens == 0).then_some(End::Length),
             request,
         })
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<Drawn> {
+    /// Draws the next token, where that is to be done.
+    fn draw(&mut self) -> Result<Option<Drawn>> {
         let state = &mut self.state;
-        let token = self.sampler.sample(logits, &state.history, &mut self.rng)?;
+        let logits = match &state.next {
+            Next::Logits(logits) if self.end.is_none() => logits.clone(),
+            _ => return Ok(None),
+        };
+        let token = (self.sampler).sample(&logits, &state.history, &mut self.rng)?;
         state.history.draw(token);
         (state.next, state.drawn) = (Next::Token(token), state.drawn + 1);
         let log_probs = self.request.log_probs.map(|top| LogProbs {
-            drawn: f64::from(logits[token as usize]) - log_sum_exp(logits),
-            top: most_probable(logits, top),
+            drawn: f64::from(logits[token as usize]) - log_sum_exp(&logits),
+            top: most_probable(&logits, top),
         });
-        Ok(Drawn { token, log_probs })
+        Ok(Some(Drawn { token, log_probs }))
     }
 
-    /// Tells of a token, which may be the last.
-    fn tell<E>(
-        &mut self,
-        drawn: &Drawn,
-        listener: &mut impl FnMut(Of, Told<'_>) -> Result<ControlFlow<()>, E>,
-    ) -> Result<(), E> {
-        let flow = listener(self.of, Told::Token(drawn))?;
+    /// Counts a token that was told of, which may be the last.
+    fn count(&mut self, token: u32, flow: ControlFlow<()>) {
         self.left -= 1;
         self.end = match flow {
-            _ if self.request.ends.contains(&drawn.token) => Some(End::Token),
+            _ if self.request.ends.contains(&token) => Some(End::Token),
             ControlFlow::Break(()) => Some(End::Broken),
             ControlFlow::Continue(()) => (self.left == 0).then_some(End::Length),
         };
-        Ok(())
     }
 }
 
-/// The slots that are taken, and what the model remembers of them.
+/// The slots that are taken.
 struct Batch<'a> {
-    reader: Reader<'a>,
+    model: &'a MambaLm,
     most: usize,
     slots: Vec<Slot>,
+    /// What the model remembers of them all, as long as they stay the same.
     state: Option<LmState>,
 }
 
 impl Batch<'_> {
-    /// Takes those out that have ended, and lets others enter.
-    fn turn_over(&mut self, entering: Vec<Slot>) -> Result<Vec<Slot>> {
-        if entering.is_empty() && self.slots.iter().all(|slot| slot.end.is_none()) {
-            return Ok(Vec::new());
-        }
+    /// Gives each slot what the model remembers of it: some will leave, or others enter.
+    fn part(&mut self) -> Result<()> {
         if let Some(state) = self.state.take() {
             for (slot, row) in self.slots.iter_mut().zip(state.scatter()?) {
                 slot.state.row = row;
             }
         }
-        let slots = std::mem::take(&mut self.slots).into_iter().chain(entering);
-        let (leaving, stay) = slots.partition(|slot| slot.end.is_some());
-        self.slots = stay;
-        let mut rows: Vec<&StateRow> = self.slots.iter().map(|slot| &slot.state.row).collect();
-        let idle;
-        if self.reader.model.device() != Device::Cpu {
-            idle = SequenceState::new(self.reader.model)?.row;
-            rows.resize(self.most, &idle);
-        }
-        if !self.slots.is_empty() {
-            self.state = Some(LmState::gather(&rows)?);
-        }
-        Ok(leaving)
+        Ok(())
     }
 
-    /// Reads the token that each slot drew, and gives the logits of the next, slot by slot.
-    fn step(&mut self) -> Result<Vec<f32>> {
-        let state = self
-            .state
-            .as_mut()
-            .expect("slots that are taken have a state");
-        let mut tokens = Vec::with_capacity(self.slots.len());
-        for slot in &mut self.slots {
+    /// Reads the token that each slot drew.
+    fn step(&mut self) -> Result<()> {
+        if self.slots.is_empty() {
+            return Ok(());
+        }
+        let on_gpu = self.model.device() != Device::Cpu;
+        let mut state = match self.state.take() {
+            Some(state) => state,
+            None => {
+                let mut rows: Vec<_> = self.slots.iter().map(|slot| &slot.state.row).collect();
+                let idle = SequenceState::new(self.model)?.row;
+                rows.resize(if on_gpu { self.most } else { rows.len() }, &idle);
+                LmState::gather(&rows)?
+            }
+        };
+        let token = |slot: &mut Slot| {
             slot.state.position += 1;
             match slot.state.next {
-                Next::Token(token) => tokens.push(token),
-                Next::Read | Next::Logits(_) => unreachable!("a slot is entered with a token"),
+                Next::Token(token) => token,
+                Next::Read | Next::Logits(_) => unreachable!("who has not ended has drawn a token"),
             }
-        }
-        let model = self.reader.model;
-        if model.device() != Device::Cpu {
-            tokens.resize(self.most, 0);
-        }
+        };
+        let mut tokens: Vec<u32> = self.slots.iter_mut().map(token).collect();
+        tokens.resize(if on_gpu { self.most } else { tokens.len() }, 0);
         let tokens = Tensor::from_slice([tokens.len()], &tokens, Device::Cpu)?;
-        let logits = cast(&model.step(&tokens, state)?.into(), DType::F32)?;
-        Ok(logits.tensor()?.to_vec()?)
+        let logits = cast(&self.model.step(&tokens, &mut state)?.into(), DType::F32)?;
+        let logits = logits.tensor()?.to_vec::<f32>()?;
+        let each = logits.chunks(self.model.config().vocab_size);
+        for (slot, logits) in self.slots.iter_mut().zip(each) {
+            slot.state.next = Next::Logits(logits.into());
+        }
+        self.state = Some(state);
+        Ok(())
     }
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serpens_core::{Device, Tensor};
+use serpens_core::{DType, Device, Tensor};
 use serpens_data::Tokenizer;
 use serpens_formats::Verify;
 use serpens_formats::safetensors::{open, write_tensors};
 use serpens_nn::{MambaLm, Module, StateRow};
+use serpens_ops::elementwise::cast;
 use twox_hash::XxHash3_64;
 
 use crate::pass::Reader;
@@ -202,18 +203,24 @@ impl SequenceState {
 }
 
 /// A number that tells models apart: the XXH3 (64 bits, seed 0) of the configuration as JSON and of the first 256 values
-/// (f32, little-endian) of each parameter behind its name.
+/// of each parameter behind its name, little-endian: those of matrices in bf16, which may be all that is kept of them
+/// ([`Checkpoint::load_to_infer`](serpens_nn::checkpoint::Checkpoint::load_to_infer)), all others in f32.
 ///
 /// # Errors
 /// A model without values.
 pub fn fingerprint(model: &MambaLm) -> Result<u64> {
     let mut bytes = serde_json::to_vec(model.config()).expect("settings have string keys");
     model.visit("", &mut |name, param| {
-        let value = param.value()?;
-        let value = value.reshape([value.len()])?;
-        let first: Vec<f32> = value.narrow(0..value.len().min(SAMPLE))?.to_vec()?;
+        let value = param.held()?;
+        let first = value.reshape([value.len()])?;
+        let first = first.narrow(0..value.len().min(SAMPLE))?.to(Device::Cpu)?;
+        let dtype = if param.matrix {
+            DType::BF16
+        } else {
+            DType::F32
+        };
         bytes.extend_from_slice(name.as_bytes());
-        bytes.extend(first.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.extend_from_slice(cast(&first.into(), dtype)?.tensor()?.as_bytes()?);
         Ok(())
     })?;
     Ok(XxHash3_64::oneshot(&bytes))

@@ -99,8 +99,16 @@ impl Param {
 
     /// Where the values are; the processor before there are any.
     pub fn device(&self) -> Device {
-        let tensor = self.value.as_ref().or(self.shadow.as_ref());
-        tensor.map_or(Device::Cpu, Tensor::device)
+        self.held().map_or(Device::Cpu, Tensor::device)
+    }
+
+    /// What there is of the value: itself, or only the same in bf16, see [`Param::drop_f32`].
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub fn held(&self) -> Result<&Tensor> {
+        let held = self.value.as_ref().or(self.shadow.as_ref());
+        held.ok_or_else(|| Error::no_value(self.shape))
     }
 
     /// The value.

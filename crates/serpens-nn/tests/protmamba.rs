@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use serpens_core::{Device, Tensor};
-use serpens_nn::checkpoint::{Checkpoint, Format, Options};
+use serpens_nn::checkpoint::{Checkpoint, Options};
 use serpens_nn::layers::Sequence;
 use serpens_ops::cross_entropy::cross_entropy;
 
@@ -19,8 +19,7 @@ fn its_loss_on_the_first_sequences_of_the_alignment_is_that_of_transformers() {
         return;
     };
     let opened = Checkpoint::open(&folder, &Options::default()).unwrap();
-    assert_eq!(opened.format(), Format::OriginalNames);
-    assert_eq!(opened.config().vocab_size, 40);
+    assert_eq!(opened.plan().config().vocab_size, 40);
     let model = opened.load(Device::Cpu).unwrap();
     let text = std::fs::read_to_string(folder.join("example_msa.a3m")).unwrap();
     let sequences = text.lines().filter(|line| !line.starts_with('>')).take(4);

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serpens_core::bf16;
 use serpens_data::Tokenizer;
 use serpens_formats::Verify;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
@@ -195,6 +196,40 @@ fn foreign_and_damaged_states_are_refused() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn a_model_of_matrices_in_bf16_alone_has_the_fingerprint_of_the_same_in_f32() {
+    let whole = model(4);
+    let expected = fingerprint(&whole).unwrap();
+    let changed = |change: fn(&str, bool, f32) -> f32| {
+        let mut other = whole.clone();
+        let done = other.visit_mut("", &mut |name, param| {
+            let (matrix, mut value) = (param.matrix, param.value()?.clone());
+            for value in value.make_mut::<f32>()? {
+                *value = change(name, matrix, *value);
+            }
+            param.set(value)
+        });
+        done.unwrap();
+        fingerprint(&other).unwrap()
+    };
+    let narrow = changed(|_, matrix, value| {
+        if matrix {
+            bf16::from_f32(value).to_f32()
+        } else {
+            value
+        }
+    });
+    assert_eq!(narrow, expected);
+    let norm = changed(|name, _, value| {
+        if name.ends_with("norm_f.weight") {
+            value + 1e-6
+        } else {
+            value
+        }
+    });
+    assert_ne!(norm, expected);
 }
 
 /// Whoever writes a file can write its digests too; so they are not what holds it.

@@ -7,7 +7,7 @@ use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, Planned, gguf as file};
 
 use super::hf::{ConfigFile, HfConfig};
-use super::layout::{HUGGING_FACE, Layout, Place};
+use super::layout::{HUGGING_FACE, Place};
 use super::weights::{Names, Outgoing};
 use super::{FILES, gguf, mamba_ssm};
 use crate::lora::is_added;
@@ -43,14 +43,6 @@ impl Format {
             false => Format::Hf,
         }
     }
-
-    pub(super) fn layout(self) -> &'static Layout {
-        match self {
-            Format::Hf => &HUGGING_FACE,
-            Format::Gguf => &gguf::LAYOUT,
-            Format::OriginalNames => &mamba_ssm::LAYOUT,
-        }
-    }
 }
 
 /// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`,
@@ -70,7 +62,12 @@ pub fn export(
     let mut config = model.config().clone();
     config.lora = None;
     let described = HfConfig::describe(&config).ok_or(Error::Inexpressible("its kind of layers"));
-    let names = Names(format.layout(), String::new());
+    let layout = match format {
+        Format::Hf => &HUGGING_FACE,
+        Format::Gguf => &gguf::LAYOUT,
+        Format::OriginalNames => &mamba_ssm::LAYOUT,
+    };
+    let names = Names(layout, String::new());
     let wanted = |name: &str, param: &Param| param.trained && !is_added(name);
     let encode = |place: &Place| match format {
         Format::Gguf => gguf::encoding(encoding, place),

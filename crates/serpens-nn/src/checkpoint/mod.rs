@@ -63,7 +63,6 @@ pub struct Options {
 /// A model in files, of which only headers were read.
 pub struct Checkpoint {
     path: PathBuf,
-    format: Format,
     metadata: Option<Metadata>,
     plan: MambaLm,
     weights: Incoming,
@@ -76,9 +75,8 @@ impl Checkpoint {
     /// A missing, truncated or foreign file; [`Error::OtherModel`] for a model that is not computed here; a parameter
     /// that is missing, surplus or of another shape than the configuration's.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let mut metadata = None;
-        let (format, config, weights) = match Format::of_name(path) {
-            Format::Gguf => gguf_file(path, &mut metadata)?,
+        let (config, weights, metadata) = match Format::of_name(path) {
+            Format::Gguf => gguf_file(path)?,
             Format::Hf | Format::OriginalNames => beside_a_config(path, options)?,
         };
         // A layer has parameters: where there are fewer than layers, not even a plan is made.
@@ -95,26 +93,15 @@ impl Checkpoint {
         weights.check(&plan, is_kept)?;
         Ok(Self {
             path: path.to_owned(),
-            format,
             metadata,
             plan,
             weights,
         })
     }
 
-    /// What the model is.
-    pub fn config(&self) -> &MambaLmConfig {
-        self.plan.config()
-    }
-
     /// The model without its values.
     pub fn plan(&self) -> &MambaLm {
         &self.plan
-    }
-
-    /// The format that it is in.
-    pub fn format(&self) -> Format {
-        self.format
     }
 
     /// The folder where a tokenizer's files would be.
@@ -170,19 +157,18 @@ impl Checkpoint {
     }
 }
 
-/// What a model is in, what it is, and its files.
-type Found = (Format, MambaLmConfig, Incoming);
+/// What a model is, its files, and what a GGUF file says besides.
+type Found = (MambaLmConfig, Incoming, Option<Metadata>);
 
-fn gguf_file(path: &Path, said: &mut Option<Metadata>) -> Result<Found> {
+fn gguf_file(path: &Path) -> Result<Found> {
     let (metadata, weights) = file::open(path)?;
     let config = gguf::read(&metadata, &weights)?;
-    *said = Some(metadata);
     let weights = Incoming {
         path: path.to_owned(),
         files: vec![weights],
         names: Names(&gguf::LAYOUT, String::new()),
     };
-    Ok((Format::Gguf, config, weights))
+    Ok((config, weights, Some(metadata)))
 }
 
 fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
@@ -199,9 +185,9 @@ fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
     };
     let config = folder.join(CONFIG_FILE);
     let kind: Kind = json::read(&config, "model configuration")?;
-    let (format, config) = match (kind.model_type, kind.d_model) {
-        (None, Some(_)) => (Format::OriginalNames, mamba_ssm::read(&config)?),
-        _ => (Format::Hf, hf::read(&config)?),
+    let (layout, config) = match (kind.model_type, kind.d_model) {
+        (None, Some(_)) => (&mamba_ssm::LAYOUT, mamba_ssm::read(&config)?),
+        _ => (&HUGGING_FACE, hf::read(&config)?),
     };
     let candidates = match given {
         Some(file) => vec![file.to_owned()],
@@ -224,9 +210,9 @@ fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
     let weights = Incoming {
         files: shards.iter().map(open).collect::<Result<_, _>>()?,
         path,
-        names: Names(format.layout(), prefix),
+        names: Names(layout, prefix),
     };
-    Ok((format, config, weights))
+    Ok((config, weights, None))
 }
 
 /// Reads the model in the folder or file; see [`Checkpoint`].

@@ -45,6 +45,13 @@ pub struct LmState {
 }
 
 impl LmState {
+    /// The same state without the record of how it came about: gradients stop here.
+    pub fn detach(&self) -> LmState {
+        let detach = |state: &MixerState| state.iter().map(Var::detach).collect();
+        let layers = self.layers.iter().map(detach).collect();
+        LmState { layers }
+    }
+
     /// The state of each sequence of the batch by itself.
     ///
     /// # Errors
