@@ -138,7 +138,7 @@ pub fn generate<E: From<Error>>(
                 waiting.extend(read(reader, next)?);
                 continue;
             };
-            batch.part()?;
+            batch.scatter()?;
             batch.slots.push(slot);
         }
         if batch.slots.is_empty() {
@@ -152,7 +152,7 @@ pub fn generate<E: From<Error>>(
             }
         }
         if batch.slots.iter().any(|slot| slot.end.is_some()) {
-            batch.part()?;
+            batch.scatter()?;
         }
         for slot in batch.slots.extract_if(.., |slot| slot.end.is_some()) {
             let end = slot.end.expect("it leaves as it has ended");
@@ -261,7 +261,7 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     /// Gives each slot what the model remembers of it: some will leave, or others enter.
-    fn part(&mut self) -> Result<()> {
+    fn scatter(&mut self) -> Result<()> {
         if let Some(state) = self.state.take() {
             for (slot, row) in self.slots.iter_mut().zip(state.scatter()?) {
                 slot.state.row = row;

@@ -79,6 +79,12 @@ pub trait Module {
         Ok(count)
     }
 
+    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token: every matrix is
+    /// multiplied with it.
+    fn flops_per_token(&self) -> Result<f64> {
+        Ok(2.0 * self.count(|param| param.matrix)? as f64)
+    }
+
     /// Refuses a module whose parameters `device` cannot hold with so many bytes for each value: 4 to have them, 16 to
     /// train them with their gradients and two moments, of which frozen ones have none.
     ///

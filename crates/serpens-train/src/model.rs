@@ -11,9 +11,6 @@ pub trait TrainedModel: Module + Sized {
     /// Where the parameters are.
     fn device(&self) -> Device;
 
-    /// Operations of a forward pass in matrix products, for each token.
-    fn flops_per_token(&self) -> Result<f64>;
-
     /// Writes the model to the folder `dir`, made where it is missing.
     ///
     /// # Errors
@@ -31,10 +28,6 @@ pub trait TrainedModel: Module + Sized {
 impl TrainedModel for MambaLm {
     fn device(&self) -> Device {
         self.device()
-    }
-
-    fn flops_per_token(&self) -> Result<f64> {
-        self.flops_per_token()
     }
 
     fn save(&self, dir: &Path) -> Result<()> {

@@ -128,10 +128,6 @@ impl TrainedModel for Reader {
         self.body.device()
     }
 
-    fn flops_per_token(&self) -> serpens_nn::Result<f64> {
-        self.body.flops_per_token()
-    }
-
     fn save(&self, dir: &Path) -> serpens_nn::Result<()> {
         checkpoint::save(&self.body, dir)?;
         let mut head = Vec::new();

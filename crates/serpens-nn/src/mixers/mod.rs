@@ -81,11 +81,6 @@ pub trait Mixer: Module + Debug + DynClone + Send + Sync {
     /// Values that a training step keeps of each token for the gradients, besides the input; or fewer.
     fn kept_per_token(&self, recompute: Recompute) -> usize;
 
-    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token.
-    fn flops_per_token(&self) -> Result<f64> {
-        Ok(2.0 * self.count(|param| param.matrix)? as f64)
-    }
-
     /// Reads one token of each sequence.
     ///
     /// # Shapes

@@ -233,10 +233,4 @@ impl Backbone {
         let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
         self.layers.iter().map(kept).sum()
     }
-
-    /// Operations of a forward pass in matrix products, for each token.
-    pub(super) fn flops_per_token(&self) -> Result<f64> {
-        let sum = |sum, layer: &Layer| Ok(sum + layer.mixer.flops_per_token()?);
-        self.layers.iter().try_fold(0.0, sum)
-    }
 }

@@ -85,14 +85,6 @@ impl MambaLm {
         Ok(())
     }
 
-    /// Operations (multiplications and additions) of a forward pass in matrix products, for each token, the head's
-    /// among them.
-    pub fn flops_per_token(&self) -> Result<f64> {
-        let table = self.embeddings.count(|param| param.matrix)?;
-        let head = table + self.lm_head.count(|param| param.matrix)?;
-        Ok(2.0 * head as f64 + self.backbone.flops_per_token()?)
-    }
-
     /// Values that a training step keeps of each token for the gradients, or fewer: what does not fit a memory could
     /// never have.
     pub fn kept_per_token(&self, recompute: Recompute) -> f64 {

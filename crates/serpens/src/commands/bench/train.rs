@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use serpens_core::Device;
 use serpens_data::{Batch, Bounds, Source};
-use serpens_nn::{MambaLmConfig, Recompute};
+use serpens_nn::{MambaLmConfig, Module, Recompute};
 use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
 use super::cases::token;
