@@ -481,6 +481,28 @@ fn a_plan_is_counted_without_memory_and_has_no_values() {
 }
 
 #[test]
+fn a_state_goes_on_under_another_tape_once_it_is_detached() {
+    let model = MambaLmConfig::new(WIDTH, 2, 11)
+        .init(Device::cpu(), 3)
+        .unwrap();
+    let read = |state: &mut LmState| {
+        let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
+        model.forward(
+            &Tape::new().constant(ids),
+            &Sequence::default(),
+            Some(state),
+        )
+    };
+    let mut state = model.initial_state(1).unwrap();
+    read(&mut state).unwrap();
+    assert!(matches!(
+        read(&mut state.clone()),
+        Err(Error::Core(serpens_core::Error::TapeMismatch { .. }))
+    ));
+    read(&mut state.detach()).unwrap();
+}
+
+#[test]
 fn a_state_of_another_model_is_refused() {
     let small = MambaLmConfig::new(8, 1, 5).init(Device::cpu(), 1).unwrap();
     let large = MambaLmConfig::new(8, 2, 5).init(Device::cpu(), 1).unwrap();

@@ -64,16 +64,13 @@ struct SsmCfg {
 pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
     let config: Config = json::read(path, "model configuration")?;
     let (ssm, attention) = (&config.ssm_cfg, &config.attn_layer_idx);
+    let inner = config.d_intermediate;
     Error::refuse(
         path,
         [
             ("ssm_cfg.layer", ssm.layer != "Mamba1", &ssm.layer),
             ("attn_layer_idx", !attention.is_empty(), attention),
-            (
-                "d_intermediate",
-                config.d_intermediate > 0,
-                &config.d_intermediate,
-            ),
+            ("d_intermediate", inner > 0, &inner),
             ("rms_norm", !config.rms_norm, &false),
         ],
     )?;
