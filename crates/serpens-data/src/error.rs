@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serpens_core::files::FileError;
 
@@ -18,31 +18,15 @@ pub enum Error {
     /// The path names nothing, and has no glob characters either.
     #[error("`{}` does not exist: give an existing file, a folder, or a quoted glob such as `texts/*.txt`", .0.display())]
     MissingPath(PathBuf),
-    /// The system refused to open, list or read a path.
-    #[error("cannot read `{}` ({source}): check that it still exists and that this user may read it", path.display())]
-    Unreadable {
-        /// The file or folder concerned.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
     /// The path is a device, a pipe or a socket, whose bytes have no fixed places.
     #[error("`{}` is neither a file nor a folder: write its contents to a file first and give that", .0.display())]
     NotAFile(PathBuf),
     /// A file of an open corpus was cut short, or another one took its place.
     #[error("`{}` was cut short or replaced after it was opened: give a copy that stays as it is", .0.display())]
     Changed(PathBuf),
-    /// The file exists but holds no bytes.
-    #[error("`{}` is empty: give a file with text in it", .0.display())]
-    EmptyFile(PathBuf),
-    /// No visible file with anything in it lies under the folder.
-    #[error("the folder `{}` holds no file with anything in it: put text there or give another folder (hidden files do not count)", .0.display())]
-    EmptyFolder(PathBuf),
-    /// The glob matches no file, or only empty ones.
-    #[error(
-        "the glob `{0}` matches no file with anything in it: check the folder and the ending, or use `**` for all levels"
-    )]
-    NoMatch(String),
+    /// A file without bytes, or a folder or a glob that leads to no file with any.
+    #[error("`{}` holds no text: give a file with text in it, a folder with such files (hidden ones do not count), or a glob that matches some (`**` for all levels)", .0.display())]
+    NoText(PathBuf),
     /// The glob cannot be parsed.
     #[error(
         "the glob `{pattern}` is malformed ({source}): correct it, or write `[*]` for a literal `*`"
@@ -116,9 +100,12 @@ pub enum Error {
     /// A text that a tokenizer does not read, or a model that it does not fit.
     #[error("the tokenizer: {0}")]
     Tokens(#[from] TokenizerError),
-    /// A file that cannot be read or written.
+    /// A file or folder that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Metadata of a GGUF file that are of another type than the format says.
+    #[error(transparent)]
+    Metadata(Box<serpens_formats::Error>),
     /// The source behind a [`Prefetch`](crate::Prefetch) panicked.
     #[error("prefetch: the source panicked at batch {index}: {message}")]
     Panicked {
@@ -135,11 +122,30 @@ pub enum Error {
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl From<serpens_formats::Error> for Error {
+    fn from(error: serpens_formats::Error) -> Self {
+        Error::Metadata(error.into())
+    }
+}
+
 impl Error {
     /// The error of a source of a program's own.
     pub fn other(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Error::Other(source.into())
     }
+
+    /// What is wrong with the tokenizer in this file, or with the file for it.
+    pub(crate) fn of_tokenizer(path: &Path) -> impl Fn(TokenizerError) -> Self {
+        move |source| Error::Tokenizer {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// What somebody else's message says, on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The end of the range that a size lies beyond, in words.

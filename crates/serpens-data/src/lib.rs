@@ -4,7 +4,7 @@
 //! so where a reading stands is a number, and every place costs the same.
 //!
 //! - [`InductionHeads`] and [`SelectiveCopying`]: the synthetic tasks of section 4.1 of arXiv 2312.00752;
-//! - [`Corpus`]: the bytes of a file, a folder or a glob. [`CorpusSource`] draws training windows from it,
+//! - [`Corpus`]: the bytes of a file, a folder or a glob. [`Corpus::windows`] draws training windows from it,
 //!   [`Corpus::slices`] reads it in order;
 //! - [`Tokenizer`]: between text and tokens;
 //! - [`Prefetch`]: any of these, prepared ahead on a thread.
@@ -13,7 +13,7 @@
 //! use std::sync::Arc;
 //!
 //! use serpens_data::{
-//!     Corpus, CorpusSource, CorpusSourceConfig, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
+//!     Corpus, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
 //!     Tokenizer,
 //! };
 //!
@@ -37,7 +37,7 @@
 //! # let pattern = format!("{}/*.txt", folder.path().display());
 //! # let pattern = pattern.as_str();
 //! let corpus = Corpus::open(pattern, &Tokenizer::bytes())?; // such as "poems/*.txt"
-//! let train = CorpusSource::new(&corpus, CorpusSourceConfig { batch: 4, length: 32, seed: 7 })?;
+//! let train = corpus.windows(4, 32, 7)?;
 //! let batch = train.batch(0)?;
 //! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
 //! let targets: usize = corpus.slices(Split::Validation, 1, 32)?.map(|slice| slice.map_or(0, |s| s.targets.len())).sum();
@@ -56,10 +56,10 @@ mod selective_copying;
 mod source;
 mod tokenizer;
 
-pub use corpus::{Corpus, CorpusSource, CorpusSourceConfig, Counts, Slices, Split, tokenize};
+pub use corpus::{Corpus, CorpusSource, Counts, Slices, Split, tokenize};
 pub use error::{Error, Result};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
 pub use source::{Batch, Bounds, IGNORE, Source};
-pub use tokenizer::{Decoder, GgufVocabulary, Tokenizer, TokenizerError};
+pub use tokenizer::{Tokenizer, TokenizerError};

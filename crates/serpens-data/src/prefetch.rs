@@ -1,12 +1,11 @@
 //! Preparing batches on another thread while the model computes.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use crate::error::{Error, Result, check_size};
+use crate::error::{Error, Result, check_size, one_line};
 use crate::source::{Batch, Bounds, Source};
 
 /// What is kept ready lies in memory: more is a mistake.
@@ -40,29 +39,11 @@ impl Drop for Joined {
     }
 }
 
-impl Reader {
-    fn start(source: Arc<dyn Source>, next: u64, depth: usize) -> Result<Self> {
-        let (sender, ready) = sync_channel(depth);
-        let thread = Builder::new()
-            .name("prefetch".into())
-            .spawn(move || read_ahead(&*source, next, &sender))
-            .map_err(Error::NoThread)?;
-        Ok(Reader {
-            next,
-            ready,
-            _thread: Joined(Some(thread)),
-        })
-    }
-}
-
 /// Sends batches until one is an error or nobody listens any more.
 fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch>>) {
     for index in (from..=u64::MAX).chain(0..) {
-        let made = catch_unwind(AssertUnwindSafe(|| source.batch(index)));
-        let batch = made.unwrap_or_else(|panic| {
-            let message = message(&*panic);
-            Err(Error::Panicked { index, message })
-        });
+        let panicked = |message| Err(Error::Panicked { index, message });
+        let batch = caught(|| source.batch(index)).unwrap_or_else(panicked);
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
@@ -70,14 +51,13 @@ fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch>>
     }
 }
 
-/// What a panic said, on one line.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
-    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text.as_str(),
-        _ => "without a message",
-    };
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+/// What the work gives, or what it panicked with, on one line.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied());
+        one_line(text.unwrap_or("without a message"))
+    })
 }
 
 impl Prefetch {
@@ -102,7 +82,15 @@ impl Source for Prefetch {
             Some(reader) if reader.next == index => reader,
             elsewhere => {
                 drop(elsewhere); // before another thread begins
-                Reader::start(Arc::clone(&self.source), index, self.depth)?
+                let (sender, ready) = sync_channel(self.depth);
+                let (thread, source) =
+                    (Builder::new().name("prefetch".into()), self.source.clone());
+                let thread = thread.spawn(move || read_ahead(&*source, index, &sender));
+                Reader {
+                    next: index,
+                    ready,
+                    _thread: Joined(Some(thread.map_err(Error::NoThread)?)),
+                }
             }
         };
         let batch = reader.ready.recv();

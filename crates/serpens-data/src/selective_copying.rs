@@ -11,9 +11,6 @@ use crate::source::{Batch, Bounds, IGNORE, Source};
 
 const PLACE: &str = "selective copying";
 
-/// The id of noise in [`SelectiveCopying`].
-const NOISE: u32 = 0;
-
 /// Settings of [`SelectiveCopying`]; the defaults are the paper's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
@@ -55,6 +52,9 @@ pub struct SelectiveCopying {
 }
 
 impl SelectiveCopying {
+    /// The id between the data.
+    pub const NOISE: u32 = 0;
+
     /// The stream of `config`.
     ///
     /// # Errors
@@ -66,11 +66,6 @@ impl SelectiveCopying {
         check_size(PLACE, "length", length, data_tokens..=usize::MAX)?;
         check_batch(PLACE, config.batch, length.saturating_add(data_tokens))?;
         Ok(SelectiveCopying { config })
-    }
-
-    /// The id between the data: 0.
-    pub fn noise(&self) -> u32 {
-        NOISE
     }
 
     /// The id that asks for an answer: `vocab - 1`.
@@ -92,12 +87,12 @@ impl SelectiveCopying {
         let (inputs, targets) = (&mut drawn.inputs, &mut drawn.targets);
         for _ in 0..batch {
             let start = inputs.len();
-            inputs.resize(start + length, NOISE);
+            inputs.resize(start + length, Self::NOISE);
             targets.resize(start + length, IGNORE);
             let mut places = index::sample(&mut rng, length, data_tokens).into_vec();
             places.sort_unstable();
             for place in places {
-                inputs[start + place] = rng.random_range(NOISE + 1..self.query());
+                inputs[start + place] = rng.random_range(Self::NOISE + 1..self.query());
                 targets.push(inputs[start + place]);
             }
             inputs.resize(start + length + data_tokens, self.query());
@@ -116,11 +111,6 @@ impl Source for SelectiveCopying {
     }
 
     fn description(&self) -> String {
-        let config = &self.config;
-        let (vocab, batch, length) = (config.vocab, config.batch, config.length);
-        let (data_tokens, seed) = (config.data_tokens, config.seed);
-        format!(
-            "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
-        )
+        format!("{:?}", self.config)
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serpens_data::{
-    Corpus, CorpusSource, CorpusSourceConfig, Error, InductionHeads, InductionHeadsConfig,
-    Prefetch, SelectiveCopying, SelectiveCopyingConfig, Split, Tokenizer,
+    Corpus, Error, InductionHeads, InductionHeadsConfig, Prefetch, SelectiveCopying,
+    SelectiveCopyingConfig, Split, Tokenizer,
 };
 use tempfile::TempDir;
 
@@ -49,8 +49,8 @@ fn an_empty_file_is_named() {
     let path = folder.path().join("empty.txt");
     fs::write(&path, "").expect("a file");
     let error = open(&path).expect_err("it is empty");
-    assert!(matches!(error, Error::EmptyFile { .. }));
-    line(&error, &["empty.txt", "is empty"]);
+    assert!(matches!(error, Error::NoText(_)));
+    line(&error, &["empty.txt", "holds no text", "a file with text"]);
 }
 
 #[test]
@@ -60,8 +60,8 @@ fn a_folder_with_nothing_in_it_is_named() {
     fs::write(folder.path().join("inner/empty.txt"), "").expect("a file");
     fs::write(folder.path().join(".hidden"), "text").expect("a file");
     let error = open(folder.path()).expect_err("nothing to read");
-    assert!(matches!(&error, Error::EmptyFolder(path) if path == folder.path()));
-    line(&error, &["holds no file"]);
+    assert!(matches!(&error, Error::NoText(path) if path == folder.path()));
+    line(&error, &["holds no text", "hidden"]);
 }
 
 #[test]
@@ -71,14 +71,8 @@ fn a_glob_that_matches_nothing_is_quoted() {
     fs::write(folder.path().join("empty.txt"), "").expect("a file");
     let error =
         open(&folder.path().join("*.txt")).expect_err("only a folder and an empty file match");
-    assert!(matches!(error, Error::NoMatch { .. }));
-    line(&error, &["*.txt", "matches no file"]);
-}
-
-#[test]
-fn folders_alone_are_no_files() {
-    let error = Corpus::open("**", &Tokenizer::bytes()).expect_err("it names folders only");
-    assert!(matches!(error, Error::NoMatch { .. }), "{error}");
+    assert!(matches!(error, Error::NoText(_)));
+    line(&error, &["*.txt", "holds no text", "a glob"]);
 }
 
 #[test]
@@ -96,13 +90,13 @@ fn what_the_system_refuses_is_named_with_its_reason() {
     let folder = folder();
     fs::write(folder.path().join("file"), "text").expect("a file");
     let error = open(&folder.path().join("file/inner")).expect_err("a file is no folder");
-    assert!(matches!(error, Error::Unreadable { .. }));
-    line(&error, &["file/inner", "cannot read", "check that"]);
+    assert!(matches!(error, Error::File(_)));
+    line(&error, &["file/inner", "cannot read", "directory"]);
 
     let link = folder.path().join("link");
     std::os::unix::fs::symlink("nowhere", &link).expect("a link");
     let error = open(folder.path()).expect_err("the link leads nowhere");
-    assert!(matches!(&error, Error::Unreadable { path, .. } if *path == link));
+    assert!(matches!(&error, Error::File(error) if error.path == link));
 }
 
 #[cfg(unix)]
@@ -118,7 +112,7 @@ fn a_file_that_may_not_be_read_is_named() {
         return;
     }
     let error = open(&path).expect_err("it may not be read");
-    assert!(matches!(error, Error::Unreadable { .. }));
+    assert!(matches!(error, Error::File(_)));
     line(&error, &["secret", "cannot read"]);
 }
 
@@ -153,12 +147,9 @@ fn corpus_of(bytes: usize) -> (TempDir, Corpus) {
 #[test]
 fn a_text_shorter_than_the_context_says_how_much_is_missing() {
     let (_folder, corpus) = corpus_of(100);
-    let config = CorpusSourceConfig {
-        batch: 1,
-        length: 90,
-        seed: 0,
-    };
-    let error = CorpusSource::new(&corpus, config).expect_err("90 tokens make no window of 90");
+    let error = corpus
+        .windows(1, 90, 0)
+        .expect_err("90 tokens make no window of 90");
     assert!(matches!(
         error,
         Error::TooShort {
@@ -219,24 +210,16 @@ fn impossible_fractions_are_refused() {
 fn impossible_byte_windows_are_refused() {
     let (_folder, corpus) = corpus_of(100);
     for (batch, length, name) in [(0, 10, "batch"), (1, 0, "length")] {
-        let config = CorpusSourceConfig {
-            batch,
-            length,
-            seed: 0,
-        };
-        let error = CorpusSource::new(&corpus, config).expect_err("impossible");
+        let error = corpus.windows(batch, length, 0).expect_err("impossible");
         line(&error, &["text", name, "is 0", "at least 1"]);
         let error = corpus
             .slices(Split::Train, batch, length)
             .expect_err("impossible");
         line(&error, &[name, "is 0", "at least 1"]);
     }
-    let config = CorpusSourceConfig {
-        batch: usize::MAX,
-        length: 10,
-        seed: 0,
-    };
-    let error = CorpusSource::new(&corpus, config).expect_err("beyond memory");
+    let error = corpus
+        .windows(usize::MAX, 10, 0)
+        .expect_err("beyond memory");
     assert!(matches!(error, Error::Size { .. }));
     line(&error, &["batch × length", "at most"]);
 }

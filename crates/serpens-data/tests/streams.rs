@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serpens_data::{
-    Batch, Bounds, Corpus, CorpusSource, CorpusSourceConfig, Error, IGNORE, InductionHeads,
-    InductionHeadsConfig, Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig, Source,
-    Tokenizer,
+    Batch, Bounds, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Result,
+    SelectiveCopying, SelectiveCopyingConfig, Source, Tokenizer,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
@@ -30,15 +29,10 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
         seed,
         ..Default::default()
     };
-    let bytes = CorpusSourceConfig {
-        batch: 5,
-        length: 31,
-        seed,
-    };
     vec![
         Arc::new(InductionHeads::new(induction).expect("valid")),
         Arc::new(SelectiveCopying::new(copying).expect("valid")),
-        Arc::new(CorpusSource::new(&corpus, bytes).expect("valid")),
+        Arc::new(corpus.windows(5, 31, seed).expect("valid")),
     ]
 }
 

@@ -53,12 +53,12 @@ fn check_copying(batch: &Batch, task: &SelectiveCopying, data_tokens: usize) {
         let data: Vec<u32> = inputs[..length]
             .iter()
             .copied()
-            .filter(|&token| token != task.noise())
+            .filter(|&token| token != SelectiveCopying::NOISE)
             .collect();
         assert_eq!(data, targets[length..], "the data in order are the answers");
         assert!(
             data.iter()
-                .all(|&token| token > task.noise() && token < task.query())
+                .all(|&token| token > SelectiveCopying::NOISE && token < task.query())
         );
         assert!(inputs[length..].iter().all(|&token| token == task.query()));
         assert!(targets[..length].iter().all(|&target| target == IGNORE));

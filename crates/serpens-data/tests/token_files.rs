@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serpens_data::{
-    Batch, Corpus, CorpusSource, CorpusSourceConfig, Counts, Error, IGNORE, Result, Source, Split,
-    Tokenizer, TokenizerError, tokenize,
+    Batch, Corpus, Counts, Error, IGNORE, Result, Source, Split, Tokenizer, TokenizerError,
+    tokenize,
 };
 use tempfile::TempDir;
 
@@ -183,12 +183,7 @@ fn texts_are_read_as_their_token_file_is() {
         (texts.files(), made.files(), texts.tokens()),
         (3, 1, made.tokens())
     );
-    let config = CorpusSourceConfig {
-        batch: 3,
-        length: 4,
-        seed: 1,
-    };
-    let sources = [&texts, &made].map(|corpus| CorpusSource::new(corpus, config.clone()).unwrap());
+    let sources = [&texts, &made].map(|corpus| corpus.windows(3, 4, 1).unwrap());
     assert_eq!(sources[0].description(), sources[1].description());
     for index in [0, 1, 1000] {
         assert_eq!(
@@ -234,12 +229,7 @@ fn windows_say_where_documents_start_and_leave_out_what_is_given() {
         .unwrap()
         .with_validation_fraction(0.0)
         .unwrap();
-    let config = CorpusSourceConfig {
-        batch: 2,
-        length: 5,
-        seed: 3,
-    };
-    let source = CorpusSource::new(&corpus, config).unwrap();
+    let source = corpus.windows(2, 5, 3).unwrap();
     let order = words(&file);
     let mut seen = HashMap::new();
     for index in 0..40 {
@@ -337,10 +327,7 @@ fn what_cannot_be_encoded_is_refused_and_leaves_no_file() {
     else {
         panic!("{error}");
     };
-    assert!(matches!(
-        refused("blank.jsonl", b"\n\n"),
-        Error::EmptyFile(_)
-    ));
+    assert!(matches!(refused("blank.jsonl", b"\n\n"), Error::NoText(_)));
     let (folder, path) = text("data.txt", vec![b'a'; 9 << 20]);
     let (out, bytes) = (folder.path().join("out"), Tokenizer::bytes());
     let stopped = tokenize(&[path], &bytes, &out, &mut |done, _| {

@@ -1,15 +1,21 @@
 //! Text from tokens while they are drawn.
 
-use serpens_data::{Decoder, Tokenizer};
+use serpens_data::Tokenizer;
 
 use crate::Item;
 
 /// The text of tokens that come one by one, in whole characters, up to the first of some stop strings. What may be the
 /// beginning of one is held back until it is known, so that none is ever shown in part.
+///
+/// It goes on from a text: where a tokenizer writes a space before the first word of a text and
+/// [`Tokenizer::decode`] leaves it out, it is kept here. Special tokens and ids beyond the vocabulary give no text; bytes
+/// that are none become `�`.
 #[derive(Clone, Debug)]
 pub struct TextStream {
-    decoder: Decoder,
+    tokenizer: Tokenizer,
     stops: Vec<String>,
+    /// What is still missing bytes of a character.
+    pending: Vec<u8>,
     /// The longest end of the text that a stop string begins with.
     held: String,
     stopped: bool,
@@ -18,13 +24,11 @@ pub struct TextStream {
 impl TextStream {
     /// The text of this tokenizer's tokens up to one of these strings; empty ones stop nothing.
     pub fn new(tokenizer: &Tokenizer, stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty());
         Self {
-            decoder: tokenizer.decoder(),
-            stops: stops
-                .iter()
-                .filter(|stop| !stop.is_empty())
-                .cloned()
-                .collect(),
+            tokenizer: tokenizer.clone(),
+            stops: stops.cloned().collect(),
+            pending: Vec::new(),
             held: String::new(),
             stopped: false,
         }
@@ -32,8 +36,16 @@ impl TextStream {
 
     /// The text that is certain with this token; nothing once a stop string came.
     pub fn push(&mut self, token: u32) -> String {
-        let new = self.decoder.push(token);
-        self.take(&new)
+        self.pending.extend(self.tokenizer.text_of(token));
+        let end = self.pending.utf8_chunks().last();
+        // A character that may still become whole is an error without a length.
+        let open = end.map(|end| end.invalid()).filter(|open| {
+            std::str::from_utf8(open).is_err_and(|error| error.error_len().is_none())
+        });
+        let open = open.map_or(0, <[u8]>::len);
+        let rest = self.pending.split_off(self.pending.len() - open);
+        let whole = std::mem::replace(&mut self.pending, rest);
+        self.take(&String::from_utf8_lossy(&whole))
     }
 
     /// Whether a stop string came.
@@ -43,8 +55,8 @@ impl TextStream {
 
     /// What was held back, and is text as no token comes any more.
     pub fn finish(&mut self) -> String {
-        let left = self.decoder.finish();
-        let text = self.take(&left);
+        let left = std::mem::take(&mut self.pending);
+        let text = self.take(&String::from_utf8_lossy(&left));
         match self.stopped {
             true => text,
             false => text + &std::mem::take(&mut self.held),

@@ -86,27 +86,19 @@ fn read<E: From<Error>>(
     cut: impl Fn(&[u8]) -> Option<usize>,
     take: &mut dyn FnMut(Vec<u8>, usize, bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (mut at, mut block) = (0, Vec::new());
-    while at + block.len() < file.bytes as usize {
+    let (size, mut at, mut block) = (file.bytes as usize, 0, Vec::new());
+    while at + block.len() < size {
         let begin = block.len();
-        let left = file.bytes as usize - at - begin;
-        block.resize(begin + left.min(READ.max(begin)), 0);
+        block.resize((size - at).min(begin + READ.max(begin)), 0);
         file.read((at + begin) as u64, &mut block[begin..])?;
-        let last = at + block.len() == file.bytes as usize;
-        let end = match last {
-            true => Some(block.len()),
-            false => cut(&block),
-        };
-        match end {
-            Some(end) => {
-                let later = block.split_off(end);
-                take(std::mem::replace(&mut block, later), at, last)?;
-                at += end;
-            }
-            None if block.len() > MOST_HELD => {
-                return Err(Error::LongDocument(file.path.clone()).into());
-            }
-            None => {}
+        let last = at + block.len() == size;
+        let end = if last { Some(block.len()) } else { cut(&block) };
+        if let Some(end) = end {
+            let later = block.split_off(end);
+            take(std::mem::replace(&mut block, later), at, last)?;
+            at += end;
+        } else if block.len() > MOST_HELD {
+            return Err(Error::LongDocument(file.path.clone()).into());
         }
     }
     Ok(())

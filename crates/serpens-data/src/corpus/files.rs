@@ -1,12 +1,12 @@
 //! From what the user wrote to a sorted list of files.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirEntry, File, FileType, Metadata};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::path::{Component, Path, PathBuf};
+use std::fs::{self, File, Metadata};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use glob::{MatchOptions, Pattern, PatternError};
+use glob::{MatchOptions, Pattern};
+use serpens_core::files::FileError;
 
 use crate::error::{Error, Result};
 
@@ -24,7 +24,7 @@ impl Found {
     ///
     /// The file is opened anew for each reading: a corpus may have more files than a process may hold open.
     pub fn read(&self, start: u64, into: &mut [u8]) -> Result<()> {
-        let unreadable = unreadable(&self.path);
+        let unreadable = FileError::of("read", &self.path);
         let metadata = fs::metadata(&self.path).map_err(&unreadable)?;
         let cut = !metadata.is_file() || metadata.len() < self.bytes;
         if cut || metadata.created().ok() != self.made {
@@ -32,7 +32,8 @@ impl Found {
         }
         let mut file = File::open(&self.path).map_err(&unreadable)?;
         let read = file.seek(SeekFrom::Start(start));
-        read.and_then(|_| file.read_exact(into)).map_err(unreadable)
+        let read = read.and_then(|_| file.read_exact(into));
+        Ok(read.map_err(unreadable)?)
     }
 }
 
@@ -40,143 +41,82 @@ impl Found {
 ///
 /// What exists under exactly this name is taken first, so that a file called `a[1].txt` needs no escaping.
 pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
+    const SIGNS: [char; 3] = ['*', '?', '['];
     let path = Path::new(pattern);
-    let (mut found, none) = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            let any = Pattern::new("*").expect("it is one");
-            let all = [Step::Name(path.into()), Step::Folders, Step::Names(any)];
-            (walk(&all)?, Error::EmptyFolder(path.into()))
-        }
-        Ok(metadata) if metadata.is_file() => {
-            let found = with_content(path.into(), &metadata);
-            (found.into_iter().collect(), Error::EmptyFile(path.into()))
-        }
+    let mut found = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => walk(path, "**")?,
+        Ok(metadata) if metadata.is_file() => with_content(path, &metadata).into_iter().collect(),
         Ok(_) => return Err(Error::NotAFile(path.into())),
-        Err(_) if pattern.contains(['*', '?', '[']) => {
-            let pattern = pattern.to_owned();
-            let steps = steps(&pattern).map_err(|source| Error::MalformedGlob {
-                pattern: pattern.clone(),
-                source,
-            })?;
-            (walk(&steps)?, Error::NoMatch(pattern))
+        Err(_) if pattern.contains(SIGNS) => {
+            let components = path.components();
+            let plain =
+                components.take_while(|name| !name.as_os_str().to_string_lossy().contains(SIGNS));
+            let folder: PathBuf = plain.collect();
+            let glob = path.strip_prefix(&folder).expect("it begins with it");
+            walk(&folder, &glob.to_string_lossy())?
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(Error::MissingPath(path.into()));
         }
-        Err(error) => return Err(unreadable(path)(error)),
+        Err(error) => return Err(FileError::of("read", path)(error).into()),
     };
-    if found.is_empty() {
-        return Err(none);
-    }
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    found.dedup_by(|a, b| a.path == b.path); // two `**` reach a file in several ways
-    Ok(found)
-}
-
-/// What lies in a folder: paths, names, and what they are themselves, which may be a link. What is no folder has
-/// nothing in it; the empty path is the current one.
-fn listed(folder: &Path) -> Result<Vec<(PathBuf, OsString, FileType)>> {
-    let current = folder.as_os_str().is_empty();
-    let opened = if current { Path::new(".") } else { folder };
-    if !opened.is_dir() {
-        return Ok(Vec::new());
+    match found.is_empty() {
+        true => Err(Error::NoText(path.into())),
+        false => Ok(found),
     }
-    let entries = fs::read_dir(opened).map_err(unreadable(folder))?;
-    let entry = |entry: io::Result<DirEntry>| {
-        let entry = entry?;
-        let name = entry.file_name();
-        Ok((folder.join(&name), name, entry.file_type()?))
+}
+
+/// The files below a folder whose paths from there match a glob. Hidden ones do so only where it names them, and links to
+/// folders lead further only where it says how far.
+///
+/// The glob crate's own walk panics at names that are not UTF-8, so it only says what matches.
+fn walk(folder: &Path, glob: &str) -> Result<Vec<Found>> {
+    let malformed = |source| Error::MalformedGlob {
+        pattern: folder.join(glob).to_string_lossy().into_owned(),
+        source,
     };
-    entries
-        .map(|found| entry(found).map_err(unreadable(folder)))
-        .collect()
-}
-
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-/// One component of a glob.
-enum Step {
-    /// Taken as it is.
-    Name(OsString),
-    /// Whatever it matches.
-    Names(Pattern),
-    /// `**`: any number of folders.
-    Folders,
-}
-
-/// The steps of a pattern.
-fn steps(pattern: &str) -> Result<Vec<Step>, PatternError> {
-    let components = Path::new(pattern).components();
-    let step = |component: Component<'_>| match component.as_os_str().to_str() {
-        Some("**") => Ok(Step::Folders),
-        Some(name) if name.contains(['*', '?', '[']) => Pattern::new(name).map(Step::Names),
-        _ => Ok(Step::Name(component.as_os_str().to_owned())),
-    };
-    let steps = components.map(step).collect::<Result<Vec<_>, _>>();
-    steps.map(|mut steps| {
-        let folders = |step: &Step| matches!(step, Step::Folders);
-        steps.dedup_by(|next, step| folders(next) && folders(step)); // two say what one says
-        steps
-    })
-}
-
-/// What the steps lead to. The glob crate's own walk panics at names that are not UTF-8, so it only says which names
-/// match.
-fn walk(steps: &[Step]) -> Result<Vec<Found>> {
+    let pattern = Pattern::new(glob).map_err(malformed)?;
     let options = MatchOptions {
+        require_literal_separator: true,
         require_literal_leading_dot: true,
         ..MatchOptions::new()
     };
-    let mut found = Vec::new();
-    let mut open = vec![(PathBuf::new(), 0)];
-    while let Some((path, done)) = open.pop() {
-        match steps.get(done) {
-            None if path.as_os_str().is_empty() => {} // the current folder
-            None => {
-                let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
-                found.extend(with_content(path, &metadata));
+    let (any_depth, depth) = (glob.contains("**"), glob.split('/').count());
+    let names_hidden = format!("/{glob}").contains("/.");
+    let (mut found, mut open) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(inner) = open.pop() {
+        let path = Path::new(".").join(folder).join(&inner);
+        if !path.is_dir() {
+            continue; // what a glob's plain beginning leads to need not be there
+        }
+        let unreadable = FileError::of("read", &path);
+        for entry in fs::read_dir(&path).map_err(&unreadable)? {
+            let entry = entry.map_err(&unreadable)?;
+            let inner = inner.join(entry.file_name());
+            let path = folder.join(&inner);
+            if pattern.matches_with(&inner.to_string_lossy(), options) {
+                let metadata = fs::metadata(&path).map_err(FileError::of("read", &path))?;
+                found.extend(with_content(&path, &metadata));
             }
-            Some(Step::Name(name)) => {
-                let path = path.join(name);
-                if path.symlink_metadata().is_ok() {
-                    open.push((path, done + 1));
-                }
-            }
-            Some(Step::Names(pattern)) => {
-                for (path, name, _) in listed(&path)? {
-                    if pattern.matches_with(&name.to_string_lossy(), options) {
-                        open.push((path, done + 1));
-                    }
-                }
-            }
-            Some(Step::Folders) => {
-                for (path, name, kind) in listed(&path)? {
-                    if kind.is_dir() && !is_hidden(&name) {
-                        open.push((path, done));
-                    }
-                }
-                open.push((path, done + 1));
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let leads_on = match any_depth {
+                true => entry.file_type().is_ok_and(|kind| kind.is_dir()),
+                false => inner.components().count() < depth,
+            };
+            if leads_on && (names_hidden || !hidden) {
+                open.push(inner);
             }
         }
     }
     Ok(found)
 }
 
-/// The path, unless it is empty or no plain file (reading a pipe found by chance would wait for ever).
-fn with_content(path: PathBuf, metadata: &Metadata) -> Option<Found> {
-    (metadata.is_file() && metadata.len() > 0).then_some(Found {
-        path,
+/// The file, unless it is empty or no plain one (reading a pipe found by chance would wait for ever).
+fn with_content(path: &Path, metadata: &Metadata) -> Option<Found> {
+    (metadata.is_file() && metadata.len() > 0).then(|| Found {
+        path: path.to_owned(),
         bytes: metadata.len(),
         made: metadata.created().ok(),
     })
-}
-
-pub(super) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |source| Error::Unreadable {
-        path: path.clone(),
-        source,
-    }
 }

@@ -8,20 +8,19 @@ mod windows;
 
 use std::fmt;
 use std::hash::Hasher;
-use std::io::Cursor;
 use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
 pub use slices::Slices;
 pub use token_file::{Counts, tokenize};
-pub use windows::{CorpusSource, CorpusSourceConfig};
+pub use windows::CorpusSource;
 
 use crate::Tokenizer;
 use crate::error::{Error, Result};
 use crate::source::{Batch, IGNORE};
 use files::Found;
-use token_file::{HEADER, Header, ID, SILENT, START, WORD};
+use token_file::{HEADER, ID, SILENT, START, WORD};
 
 /// The most bytes that are held in memory: of small texts all.
 const MOST_HELD: usize = 256 << 20;
@@ -67,8 +66,8 @@ pub struct Corpus {
     held: Arc<Vec<u8>>,
     /// The files, with where each begins in the whole.
     files: Arc<[(usize, Found)]>,
-    /// What a token file says of itself, where tokens are its words; otherwise they are bytes.
-    header: Option<Header>,
+    /// What there is in a token file, where tokens are its words; otherwise they are bytes.
+    counts: Option<Counts>,
     tokens: usize,
     validation_start: usize,
 }
@@ -82,27 +81,30 @@ impl Corpus {
     /// - a glob (`*`, `?`, `[a-z]`, `**` for any depth): the files that match, sorted by path.
     ///
     /// # Errors
-    /// [`MissingPath`](Error::MissingPath), [`Unreadable`](Error::Unreadable), [`NotAFile`](Error::NotAFile),
-    /// [`EmptyFile`](Error::EmptyFile), [`EmptyFolder`](Error::EmptyFolder), [`NoMatch`](Error::NoMatch),
-    /// [`MalformedGlob`](Error::MalformedGlob); those of [`tokenize`] where a text is encoded, and
+    /// [`MissingPath`](Error::MissingPath), [`File`](Error::File), [`NotAFile`](Error::NotAFile),
+    /// [`NoText`](Error::NoText), [`MalformedGlob`](Error::MalformedGlob); those of [`tokenize`] where a text is encoded, and
     /// [`TooLarge`](Error::TooLarge); [`OtherTokenizer`](Error::OtherTokenizer) of a token file.
     pub fn open(pattern: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
         let all = files::find(pattern)?;
-        let mut header = match &all[..] {
-            [one] => Header::of_file(one, tokenizer)?,
+        let mut counts = match &all[..] {
+            [one] => token_file::counts(one, tokenizer)?,
             _ => None,
         };
-        let encoded = header.is_none() && !tokenizer.is_bytes();
+        let encoded = counts.is_none() && !tokenizer.is_bytes();
         let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
         if encoded {
             let text: u64 = all.iter().map(|found| found.bytes).sum();
             if text > MOST_HELD as u64 {
                 return Err(Error::TooLarge(pattern.into()));
             }
-            let (mut file, watch) = (Cursor::new(Vec::new()), &mut |_| Ok::<_, Error>(()));
-            let path = pattern.as_ref();
-            header = Some(token_file::write(&all, tokenizer, &mut file, path, watch)?);
-            held = file.into_inner();
+            held.resize(HEADER, 0);
+            let put = &mut |words: &[u8]| {
+                held.extend_from_slice(words);
+                Ok(())
+            };
+            let made = token_file::encode(&all, tokenizer, put, &mut |_| Ok::<_, Error>(()))?;
+            held[..HEADER].copy_from_slice(&token_file::header(tokenizer, made));
+            counts = Some(made);
         }
         for found in all {
             let start = bytes;
@@ -117,8 +119,8 @@ impl Corpus {
             tokenizer: tokenizer.clone(),
             held: held.into(),
             files: files.into(),
-            tokens: header.map_or(bytes, |header| header.counts.tokens),
-            header,
+            tokens: counts.map_or(bytes, |counts| counts.tokens),
+            counts,
             validation_start: 0,
         }
         .with_validation_fraction(VALIDATION_FRACTION)
@@ -156,8 +158,8 @@ impl Corpus {
 
     /// Bytes of text that a token stands for, on average.
     pub fn bytes_per_token(&self) -> f64 {
-        let counts = self.header.map(|header| header.counts);
-        counts.map_or(1.0, |counts| counts.bytes as f64 / counts.tokens as f64)
+        let of = |counts: Counts| counts.bytes as f64 / counts.tokens as f64;
+        self.counts.map_or(1.0, of)
     }
 
     /// Number of tokens of one part.
@@ -173,50 +175,65 @@ impl Corpus {
         }
     }
 
+    /// Refuses a part that has fewer tokens than are needed for rows of this length.
+    fn check_length(&self, split: Split, needed: usize, length: usize) -> Result<()> {
+        let available = self.split_tokens(split);
+        match available < needed {
+            true => Err(Error::TooShort {
+                split,
+                available,
+                needed,
+                length,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Where the bytes of a token begin.
+    fn place(&self, token: usize) -> usize {
+        self.counts.map_or(token, |_| HEADER + token * WORD)
+    }
+
     /// Appends a row, which the caller knows to be inside the corpus: the `length` tokens from `start` on are inputs, and
     /// those one later their targets, unless they start a document or are given with it. // (length)
     fn push_row(&self, start: usize, length: usize, into: &mut Batch) -> Result<()> {
-        if self.header.is_none() {
-            let mut bytes = vec![0; length + 1];
-            self.read(start, &mut bytes)?;
-            let (inputs, targets) = (&bytes[..length], &bytes[1..]);
-            into.inputs.extend(inputs.iter().copied().map(u32::from));
-            into.targets.extend(targets.iter().copied().map(u32::from));
-            return Ok(());
+        let [begin, end] = [start, start + length + 1].map(|token| self.place(token));
+        let mut bytes = vec![0; end - begin];
+        self.read(begin, &mut bytes)?;
+        let words: Vec<u32> = match self.counts {
+            None => bytes.into_iter().map(u32::from).collect(),
+            Some(_) => {
+                let words = bytes.as_chunks().0.iter();
+                words.copied().map(u32::from_le_bytes).collect()
+            }
+        };
+        let (inputs, targets) = (&words[..length], &words[1..]);
+        if self.counts.is_some() {
+            let starts = into.starts.get_or_insert_default();
+            starts.extend(inputs.iter().map(|word| word & START != 0));
         }
-        let mut bytes = vec![0; (length + 1) * WORD];
-        self.read(HEADER + start * WORD, &mut bytes)?;
-        let words = bytes.as_chunks().0.iter().copied().map(u32::from_le_bytes);
-        let (inputs, targets) = (words.clone().take(length), words.skip(1));
-        let starts = into.starts.get_or_insert_default();
-        starts.extend(inputs.clone().map(|word| word & START != 0));
-        into.inputs.extend(inputs.map(|word| word & ID));
-        into.targets
-            .extend(targets.map(|word| match word & (START | SILENT) {
-                0 => word & ID,
-                _ => IGNORE,
-            }));
+        into.inputs.extend(inputs.iter().map(|word| word & ID));
+        let learnt = |word: &u32| match word & (START | SILENT) {
+            0 => *word,
+            _ => IGNORE,
+        };
+        into.targets.extend(targets.iter().map(learnt));
         Ok(())
     }
 
     /// Fills `into` with the bytes from `start` on, which the caller knows to be inside the corpus.
-    fn read(&self, mut start: usize, mut into: &mut [u8]) -> Result<()> {
-        if let Some(held) = self.held.get(start..) {
-            let (now, later) = into.split_at_mut(held.len().min(into.len()));
-            now.copy_from_slice(&held[..now.len()]);
-            start += now.len();
-            into = later;
+    fn read(&self, start: usize, into: &mut [u8]) -> Result<()> {
+        let end = start + into.len();
+        if let Some(held) = self.held.get(start..end) {
+            into.copy_from_slice(held);
+            return Ok(());
         }
         let next = self.files.partition_point(|(from, _)| *from <= start);
-        for (from, file) in &self.files[next.saturating_sub(1)..] {
-            if into.is_empty() {
-                break;
-            }
-            let skip = start - from;
-            let (now, later) = into.split_at_mut((file.bytes as usize - skip).min(into.len()));
-            file.read(skip as u64, now)?;
-            start += now.len();
-            into = later;
+        let files = self.files[next.saturating_sub(1)..].iter();
+        for (from, file) in files.take_while(|(from, _)| *from < end) {
+            let here = start.max(*from)..end.min(from + file.bytes as usize);
+            let into = &mut into[here.start - start..here.end - start];
+            file.read((here.start - from) as u64, into)?;
         }
         Ok(())
     }
@@ -226,9 +243,7 @@ impl Corpus {
     /// files, without reading it all.
     fn fingerprint(&self) -> Result<u64> {
         let mut hash = XxHash3_64::new();
-        let bytes = self
-            .header
-            .map_or(self.tokens, |_| HEADER + self.tokens * WORD);
+        let bytes = self.place(self.tokens);
         hash.write(&(bytes as u64).to_le_bytes());
         hash.write(&self.held);
         let mut sample = [0; 16];

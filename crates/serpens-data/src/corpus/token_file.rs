@@ -1,9 +1,10 @@
 //! Token files: texts encoded once.
 
-use std::io::{self, SeekFrom};
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use rayon::prelude::*;
+use serde::Serialize;
 use serpens_core::files::{FileError, Unread, write_atomically};
 
 use super::documents::{Block, read_documents};
@@ -28,7 +29,7 @@ const MAGIC: &[u8; 16] = b"serpens tokens 1";
 const TURN: usize = 4 << 20;
 
 /// How much there is in a token file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Tokens, what begins and ends documents among them.
     pub tokens: usize,
@@ -38,49 +39,38 @@ pub struct Counts {
     pub bytes: usize,
 }
 
-/// What a token file begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    /// The fingerprint of the tokenizer.
-    pub(super) tokenizer: u64,
-    pub(super) counts: Counts,
+/// The header of a token file that this tokenizer made.
+pub(super) fn header(tokenizer: &Tokenizer, counts: Counts) -> Vec<u8> {
+    let counts = [counts.tokens, counts.documents, counts.bytes, 0, 0].map(|count| count as u64);
+    let numbers = [&[tokenizer.fingerprint()][..], &counts].concat();
+    let numbers = numbers.into_iter().flat_map(u64::to_le_bytes);
+    MAGIC.iter().copied().chain(numbers).collect()
 }
 
-impl Header {
-    fn to_bytes(self) -> Vec<u8> {
-        let counts = self.counts;
-        let counts =
-            [counts.tokens, counts.documents, counts.bytes, 0, 0].map(|count| count as u64);
-        let numbers = [self.tokenizer].into_iter().chain(counts);
-        let numbers = numbers.flat_map(u64::to_le_bytes);
-        MAGIC.iter().copied().chain(numbers).collect()
+/// What a file says of itself that is a token file of this tokenizer; `None` of any other file.
+pub(super) fn counts(file: &Found, tokenizer: &Tokenizer) -> Result<Option<Counts>> {
+    let mut header = [0; HEADER];
+    if file.bytes >= HEADER as u64 {
+        file.read(0, &mut header)?;
     }
-
-    /// The header of a file that is a token file; `None` of any other.
-    pub(super) fn of_file(file: &Found, tokenizer: &Tokenizer) -> Result<Option<Self>> {
-        let mut bytes = [0; HEADER];
-        if file.bytes >= HEADER as u64 {
-            file.read(0, &mut bytes)?;
-        }
-        let Some(numbers) = bytes.strip_prefix(MAGIC) else {
-            return Ok(None);
-        };
-        let number = |at: usize| u64::from_le_bytes(numbers.as_chunks().0[at]);
-        if number(0) != tokenizer.fingerprint() {
-            return Err(Error::OtherTokenizer(file.path.clone()));
-        }
-        if (file.bytes - HEADER as u64) / WORD as u64 != number(1) {
-            return Err(Error::Changed(file.path.clone()));
-        }
-        Ok(Some(Self {
-            tokenizer: number(0),
-            counts: Counts {
-                tokens: number(1) as usize,
-                documents: number(2) as usize,
-                bytes: number(3) as usize,
-            },
-        }))
+    let Some(numbers) = header.strip_prefix(MAGIC) else {
+        return Ok(None);
+    };
+    let numbers = numbers.as_chunks().0;
+    let [made_by, tokens, documents, bytes] =
+        std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
+    if made_by != tokenizer.fingerprint() {
+        return Err(Error::OtherTokenizer(file.path.clone()));
     }
+    if (file.bytes - HEADER as u64) / WORD as u64 != tokens {
+        return Err(Error::Changed(file.path.clone()));
+    }
+    let [tokens, documents, bytes] = [tokens, documents, bytes].map(|count| count as usize);
+    Ok(Some(Counts {
+        tokens,
+        documents,
+        bytes,
+    }))
 }
 
 /// Encodes the texts that the patterns name (as [`Corpus::open`](crate::Corpus::open) reads each) into a file that
@@ -101,7 +91,7 @@ impl Header {
 ///
 /// # Errors
 /// Those of [`Corpus::open`](crate::Corpus::open); a text that the tokenizer does not read, [`Error::Line`],
-/// [`Error::LongDocument`], [`Error::EmptyFile`] where no token comes of it; a file that cannot be written, such as a
+/// [`Error::LongDocument`], [`Error::NoText`] where no token comes of it; a file that cannot be written, such as a
 /// device.
 pub fn tokenize<E: From<Error> + From<FileError>>(
     patterns: &[String],
@@ -118,34 +108,31 @@ pub fn tokenize<E: From<Error> + From<FileError>>(
         return Err(FileError::of("write", out)(Unread::NoFile.into()).into());
     }
     let bytes = all.iter().map(|found| found.bytes).sum::<u64>() as usize;
-    let mut counts = Counts::default();
+    let (mut counts, failed) = (Counts::default(), FileError::of("write", out));
     write_atomically(out, |file| {
-        let header = write(&all, tokenizer, file, out, &mut |done| watch(done, bytes))?;
-        counts = header.counts;
-        Ok::<_, E>(())
+        file.write_all(&[0; HEADER]).map_err(&failed)?;
+        let put = &mut |words: &[u8]| Ok(file.write_all(words).map_err(&failed)?);
+        counts = encode(&all, tokenizer, put, &mut |done| watch(done, bytes))?;
+        let header = header(tokenizer, counts);
+        let written = file.rewind().and_then(|()| file.write_all(&header));
+        Ok::<_, E>(written.map_err(&failed)?)
     })?;
     Ok(counts)
 }
 
-/// Writes a token file of these texts.
-pub(super) fn write<E: From<Error>>(
+/// Encodes these texts and hands on what stands behind the header of their token file.
+pub(super) fn encode<E: From<Error>>(
     files: &[Found],
     tokenizer: &Tokenizer,
-    out: &mut (impl io::Write + io::Seek),
-    path: &Path,
+    put: &mut dyn FnMut(&[u8]) -> Result<()>,
     watch: &mut dyn FnMut(usize) -> Result<(), E>,
-) -> Result<Header, E> {
+) -> Result<Counts, E> {
     let mut writer = Writer {
         tokenizer,
-        out,
-        path,
+        put,
         starts: false,
-        header: Header {
-            tokenizer: tokenizer.fingerprint(),
-            counts: Counts::default(),
-        },
+        counts: Counts::default(),
     };
-    writer.put(&[0; HEADER])?;
     let (mut blocks, mut waiting, mut done) = (Vec::new(), 0, 0);
     for file in files {
         read_documents(file, tokenizer, &mut |block| {
@@ -160,69 +147,46 @@ pub(super) fn write<E: From<Error>>(
         })?;
         writer.write(&std::mem::take(&mut blocks), file)?;
     }
-    let header = writer.header;
-    if header.counts.tokens == 0 {
-        return Err(Error::EmptyFile(files[0].path.clone()).into());
+    match writer.counts.tokens {
+        0 => Err(Error::NoText(files[0].path.clone()).into()),
+        _ => Ok(writer.counts),
     }
-    let seek = writer.out.seek(SeekFrom::Start(0));
-    seek.map_err(FileError::of("write", path))
-        .map_err(Error::from)?;
-    writer.put(&header.to_bytes())?;
-    Ok(header)
 }
 
-struct Writer<'a, W> {
+struct Writer<'a> {
     tokenizer: &'a Tokenizer,
-    out: &'a mut W,
-    path: &'a Path,
+    put: &'a mut dyn FnMut(&[u8]) -> Result<()>,
     /// Whether the next token is a document's first.
     starts: bool,
-    header: Header,
+    counts: Counts,
 }
 
-impl<W: io::Write> Writer<'_, W> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.out.write_all(bytes);
-        Ok(written.map_err(FileError::of("write", self.path))?)
-    }
-
-    /// Encodes blocks of a file, at the same time, and writes them in order.
+impl Writer<'_> {
+    /// Encodes blocks of a file, at the same time, and hands them on in order.
     fn write(&mut self, blocks: &[Block], file: &Found) -> Result<()> {
         let encode = |block: &Block| {
-            self.tokenizer
-                .encode(&block.text)
-                .map_err(|error| match error {
-                    Error::Tokens(TokenizerError::NotText(at)) => {
-                        TokenizerError::NotText(at + block.at)
-                    }
-                    Error::Tokens(source) => source,
-                    other => TokenizerError::broken(other),
-                })
+            let ids = self.tokenizer.encode(&block.text);
+            ids.map_err(|error| match error {
+                TokenizerError::NotText(at) => TokenizerError::NotText(at + block.at),
+                other => other,
+            })
         };
         let encoded: Result<Vec<_>, _> = blocks.par_iter().map(encode).collect();
-        let encoded = encoded.map_err(|source| Error::Tokenizer {
-            path: file.path.clone(),
-            source,
-        })?;
+        let encoded = encoded.map_err(Error::of_tokenizer(&file.path))?;
         for (block, ids) in blocks.iter().zip(encoded) {
             let begin = self.tokenizer.begin().iter().filter(|_| block.begins);
             let end = self.tokenizer.end_of_text().first().filter(|_| block.ends);
             self.starts |= block.begins;
-            let silent = if block.learnt { 0 } else { SILENT };
+            let silent = SILENT * u32::from(!block.learnt);
             let mut words = Vec::with_capacity((ids.len() + 2) * WORD);
             for id in begin.chain(&ids).chain(end) {
-                let start = if std::mem::take(&mut self.starts) {
-                    START
-                } else {
-                    0
-                };
+                let start = START * u32::from(std::mem::take(&mut self.starts));
                 words.extend((id | start | silent).to_le_bytes());
             }
-            self.put(&words)?;
-            let counts = &mut self.header.counts;
-            counts.tokens += words.len() / WORD;
-            counts.documents += usize::from(block.begins);
-            counts.bytes += block.text.len();
+            (self.put)(&words)?;
+            self.counts.tokens += words.len() / WORD;
+            self.counts.documents += usize::from(block.begins);
+            self.counts.bytes += block.text.len();
         }
         Ok(())
     }

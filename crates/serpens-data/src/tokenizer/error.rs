@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::error::one_line;
+
 /// What is wrong, without the file: [`Error::Tokenizer`](crate::Error::Tokenizer) has that.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,19 +14,11 @@ pub enum TokenizerError {
     )]
     Missing,
     /// The file is none, or not one that works.
-    #[error("it is no tokenizer that can be read ({}): get its file anew", one_line(&**.0))]
+    #[error("it is no tokenizer that can be read ({}): get its file anew", one_line(&.0.to_string()))]
     Broken(#[source] Box<dyn StdError + Send + Sync>),
-    /// A part of it that is known here only otherwise.
-    #[error("its {what} is `{found}`, which is not known here: give its tokenizer.json instead")]
-    Unknown {
-        /// The part, such as `decoder`.
-        what: &'static str,
-        /// What it is.
-        found: String,
-    },
-    /// An id beyond what any vocabulary needs.
-    #[error("its largest token is {0}, which no vocabulary needs: get its file anew")]
-    TooLarge(usize),
+    /// A GGUF file's `pre-tokenizer` or `model` of this name, which is known here only otherwise.
+    #[error("its {0} is `{1}`, which is not known here: give its tokenizer.json instead")]
+    Unknown(&'static str, String),
     /// A model has too few tokens for it.
     #[error(
         "it has {tokens} tokens, but the model only {vocabulary}: give the tokenizer of this model"
@@ -47,10 +41,4 @@ impl TokenizerError {
     pub(crate) fn broken(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Broken(source.into())
     }
-}
-
-/// What somebody else's error says, on one line.
-fn one_line(error: &(dyn StdError + Send + Sync)) -> String {
-    let words = error.to_string();
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -2,17 +2,20 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use serpens_core::files::{Accept, read_text, write_bytes};
 
-use super::json::Json;
 use super::symbols::Symbols;
-use super::{Kind, Loaded, Tokenizer, TokenizerError, lists};
+use super::{Kind, Loaded, Tokenizer, TokenizerError, json, lists};
 use crate::{Error, Result};
 
 /// The first of these in a folder is its tokenizer.
 const FILES: [&str; 4] = ["tokenizer.json", "symbols.json", "vocab.bpe", "vocab.json"];
+
+/// Ids by name, and pairs, as GPT-2 and its followers have them.
+const GPT2: [[&str; 2]; 2] = [["encoder.json", "vocab.bpe"], ["vocab.json", "merges.txt"]];
 
 /// Where other programs write what begins and ends texts.
 const CONFIG: &str = "tokenizer_config.json";
@@ -52,21 +55,27 @@ impl Tokenizer {
         if path.as_os_str() == "bytes" && !path.exists() {
             return Ok(Self::bytes());
         }
+        let wrong = Error::of_tokenizer(path);
         if path.is_dir() {
-            return Self::find(path)?.ok_or_else(|| at(path)(TokenizerError::Missing));
+            return Self::find(path)?
+                .ok_or(TokenizerError::Missing)
+                .map_err(wrong);
         }
         let dir = path.parent().unwrap_or(path);
-        let read = |name: &str| Ok::<_, Error>(read_text(&dir.join(name), Accept::Files)?);
-        let gpt2 = |vocabulary: &str, merges: &str| {
-            let (vocabulary, merges) = (read(vocabulary)?, read(merges)?);
-            lists::gpt2(&vocabulary, &merges).map_err(at(path))
+        let name = path.file_name().unwrap_or_default();
+        let pair = GPT2.iter().find(|pair| pair.iter().any(|of| name == *of));
+        let loaded = match pair {
+            Some(pair) => {
+                let read = |name| read_text(&dir.join(name), Accept::Files);
+                let [vocabulary, merges] = pair.map(read);
+                lists::gpt2(&vocabulary?, &merges?)
+            }
+            None => match read_json(path)? {
+                table if table.get("symbols").is_some() => Symbols::read(table),
+                file => json::read(file),
+            },
         };
-        let loaded = match path.file_name().and_then(|name| name.to_str()) {
-            Some("vocab.bpe" | "encoder.json") => gpt2("encoder.json", "vocab.bpe")?,
-            Some("vocab.json" | "merges.txt") => gpt2("vocab.json", "merges.txt")?,
-            _ => Self::in_text(&read_text(path, Accept::Files)?).map_err(at(path))?,
-        };
-        with_neighbours(loaded, dir)
+        with_neighbours(loaded.map_err(wrong)?, dir)
     }
 
     /// The tokenizer in a model's folder, as [`open`](Self::open) reads it; `None` where there is none.
@@ -79,25 +88,16 @@ impl Tokenizer {
         found.map(|file| Self::open(&file)).transpose()
     }
 
-    fn in_text(text: &str) -> Result<Loaded, TokenizerError> {
-        let file: Value = serde_json::from_str(text).map_err(TokenizerError::broken)?;
-        match (file.get("symbols"), file.get("model")) {
-            (Some(_), _) => Symbols::read(text),
-            (None, Some(_)) => Json::read(file),
-            (None, None) => Err(TokenizerError::broken("it has neither a model nor symbols")),
-        }
-    }
-
     /// Writes what [`find`](Self::find) finds again, the same, into the folder of a model: nothing for bytes.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         let write = |name: &str, text: &str| write_bytes(&dir.join(name), text);
-        match &self.0.loaded.kind {
+        match &self.0.kind {
             Kind::Bytes => {}
-            Kind::Symbols(symbols) => write("symbols.json", &symbols.text())?,
-            Kind::Json(json) => {
+            Kind::Symbols(_) => write("symbols.json", &self.0.text)?,
+            Kind::Json(_) => {
                 let name = |ids: &[u32]| ids.first().map(|&id| self.token_text(id));
                 let config = json!({
                     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -106,7 +106,7 @@ impl Tokenizer {
                     "eos_token": name(self.end_of_text()),
                 });
                 let ends = json!({ "eos_token_id": self.end_of_text() });
-                write("tokenizer.json", &json.text)?;
+                write("tokenizer.json", &self.0.text)?;
                 write(CONFIG, &config.to_string())?;
                 write(GENERATION, &ends.to_string())?;
             }
@@ -115,67 +115,52 @@ impl Tokenizer {
     }
 }
 
-fn at(path: &Path) -> impl Fn(TokenizerError) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Tokenizer {
-        path: path.clone(),
-        source,
-    }
-}
-
-/// A file of settings, empty where there is none.
-fn settings(path: &Path) -> Result<Value> {
-    match read_text(path, Accept::Files) {
-        Ok(text) => {
-            serde_json::from_str(&text).map_err(|error| at(path)(TokenizerError::broken(error)))
-        }
-        Err(error) if error.source.kind() == ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(error.into()),
-    }
+/// The content of a file of JSON.
+fn read_json(path: &Path) -> Result<Value> {
+    let text = read_text(path, Accept::Files)?;
+    serde_json::from_str(&text)
+        .map_err(TokenizerError::broken)
+        .map_err(Error::of_tokenizer(path))
 }
 
 /// The tokenizer with what files beside it say of where texts begin and end.
 fn with_neighbours(mut loaded: Loaded, dir: &Path) -> Result<Tokenizer> {
-    if matches!(loaded.kind, Kind::Symbols(_)) {
-        return Ok(Tokenizer::of(loaded));
+    if let Kind::Symbols(_) = loaded.kind {
+        return Ok(Tokenizer(Arc::new(loaded)));
     }
-    let [generation, tokenizer, model] =
-        [GENERATION, CONFIG, "config.json"].map(|name| settings(&dir.join(name)));
-    let (generation, tokenizer, model) = (generation?, tokenizer?, model?);
-    let known = loaded.tokens.len() as u64;
-    let id_of = |name: &str| {
-        let mut tokens = loaded.tokens.iter();
-        let at = tokens.position(|token| token.special && *token.bytes == *name.as_bytes());
-        at.map(|at| at as u32)
+    let settings = |name: &str| match read_json(&dir.join(name)) {
+        Err(Error::File(error)) if error.source.kind() == ErrorKind::NotFound => Ok(Value::Null),
+        read => read,
     };
-    let named = |token: &Value| {
-        token
-            .as_str()
-            .or_else(|| token["content"].as_str())
-            .and_then(id_of)
+    let generation = settings(GENERATION)?;
+    let tokenizer = settings(CONFIG)?;
+    let model = settings("config.json")?;
+    // Numbers, or names of special tokens.
+    let id = |told: &Value| match told.as_u64() {
+        Some(id) => (id < loaded.tokens.len() as u64).then_some(id as u32),
+        None => loaded.special(told["content"].as_str().or(told.as_str())?),
     };
-    let numbered = |ids: &Value| {
-        let ids = ids.as_array().map_or(std::slice::from_ref(ids), |all| all);
-        let ids = ids
-            .iter()
-            .filter_map(Value::as_u64)
-            .filter(|&id| id < known);
-        ids.map(|id| id as u32).collect()
+    let ids = |told: &Value| -> Vec<u32> {
+        let told = told
+            .as_array()
+            .map_or(std::slice::from_ref(told), |all| all);
+        told.iter().filter_map(id).collect()
     };
-    let ends: [Vec<u32>; 4] = [
-        numbered(&generation["eos_token_id"]),
-        named(&tokenizer["eos_token"]).into_iter().collect(),
-        numbered(&model["eos_token_id"]),
-        ENDS.into_iter().find_map(id_of).into_iter().collect(),
+    let told = [
+        &generation["eos_token_id"],
+        &tokenizer["eos_token"],
+        &model["eos_token_id"],
     ];
-    let begin = tokenizer["add_bos_token"].as_bool().map(|begins| {
-        let begin = named(&tokenizer["bos_token"]).filter(|_| begins);
-        begin.into_iter().collect()
-    });
-    loaded.ends = ends
-        .into_iter()
-        .find(|ends| !ends.is_empty())
-        .unwrap_or_default();
-    loaded.begin = begin.unwrap_or(loaded.begin);
-    Ok(Tokenizer::of(loaded))
+    let usual = ENDS
+        .iter()
+        .filter_map(|name| Some(vec![loaded.special(name)?]));
+    let mut ends = told.into_iter().map(ids).chain(usual);
+    let ends = ends.find(|ends| !ends.is_empty()).unwrap_or_default();
+    let begin = match tokenizer["add_bos_token"].as_bool() {
+        Some(true) => ids(&tokenizer["bos_token"]),
+        Some(false) => Vec::new(),
+        None => loaded.begin.clone(),
+    };
+    (loaded.begin, loaded.ends) = (begin, ends);
+    Ok(Tokenizer(Arc::new(loaded)))
 }

@@ -1,152 +1,115 @@
 //! `tokenizer.json`, which the `tokenizers` crate reads.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
-
 use serde_json::Value;
-use tokenizers::{Decoder, DecoderWrapper};
+use tokenizers::{Decoder, DecoderWrapper, Tokenizer};
 
-use super::{Kind, Loaded, Token, TokenizerError};
+use super::{Kind, Loaded, Result, Token, TokenizerError};
+use crate::prefetch::caught;
 
 /// More tokens than any vocabulary has.
 const MOST_TOKENS: usize = 1 << 22;
 
-/// A tokenizer of that crate.
-pub(super) struct Json {
-    /// The file, of which what cuts, fills up or draws by lot is left out.
-    pub(super) text: String,
-    pub(super) inner: tokenizers::Tokenizer,
-    /// Whether a text may be cut between a visible character and an end of line.
-    pub(super) cuts_lines: bool,
-    /// The space that it writes before the first word of a text is no part of it.
-    pub(super) begins_with_space: bool,
+/// Reads the file's content, of which what cuts, fills up or draws by lot is left out. The ids that stop are not in it.
+pub(super) fn read(mut file: Value) -> Result<Loaded> {
+    for setting in ["/truncation", "/padding", "/model/dropout"] {
+        if let Some(setting) = file.pointer_mut(setting) {
+            *setting = Value::Null;
+        }
+    }
+    let text = file.to_string();
+    let inner = guarded(|| Tokenizer::from_bytes(&text))?;
+    let decoder = inner.get_decoder();
+    let [first, later] = [text_of(decoder, &["▁a"]), text_of(decoder, &["a", "▁a"])];
+    Ok(Loaded {
+        tokens: tokens(&inner)?,
+        begin: begin(&inner)?,
+        cuts_lines: cuts_lines(&file),
+        begins_with_space: first == "a" && later == "a a",
+        kind: Kind::Json(Box::new(inner)),
+        text,
+        ..Loaded::default()
+    })
 }
 
-impl Json {
-    /// Reads the file's content. The ids that stop are not in it.
-    pub(super) fn read(mut file: Value) -> Result<Loaded, TokenizerError> {
-        for setting in ["/truncation", "/padding", "/model/dropout"] {
-            if let Some(setting) = file.pointer_mut(setting) {
-                *setting = Value::Null;
-            }
-        }
-        let text = file.to_string();
-        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&text))?;
-        let spelling = Spelling::of(inner.get_decoder());
-        let added = inner.get_added_tokens_decoder();
-        let vocabulary = inner.get_vocab(true);
-        let largest = vocabulary.values().max().map_or(0, |&id| id as usize);
-        if largest >= MOST_TOKENS {
-            return Err(TokenizerError::TooLarge(largest));
-        }
-        if vocabulary.is_empty() {
-            return Err(TokenizerError::broken("it has no tokens"));
-        }
-        let mut tokens = vec![Token::default(); largest + 1];
-        for (name, id) in vocabulary {
-            tokens[id as usize].bytes = match added.contains_key(&id) {
-                true => name.into_bytes().into(),
-                false => spelling.bytes(&name).into(),
-            };
-        }
-        for (id, token) in added {
-            tokens[id as usize].special = token.special;
-        }
-        let json = Self {
-            cuts_lines: cuts_lines(&file),
-            begins_with_space: text_of(inner.get_decoder(), &["▁a"]) == "a"
-                && spelling.bytes("▁a") == b" a",
-            inner,
-            text,
+/// What its tokens stand for.
+fn tokens(inner: &Tokenizer) -> Result<Vec<Token>> {
+    let added = inner.get_added_tokens_decoder();
+    let vocabulary = inner.get_vocab(true);
+    let largest = match vocabulary.values().max() {
+        Some(&id) if (id as usize) < MOST_TOKENS => id as usize,
+        Some(id) => return Err(TokenizerError::broken(format!("it has a token {id}"))),
+        None => return Err(TokenizerError::broken("it has no tokens")),
+    };
+    let bytes = spelling(inner.get_decoder());
+    let mut tokens = vec![Token::default(); largest + 1];
+    for (name, id) in vocabulary {
+        let added = added.get(&id);
+        tokens[id as usize] = Token {
+            bytes: added.map_or_else(|| bytes(&name), |_| name.as_bytes().into()),
+            special: added.is_some_and(|token| token.special),
         };
-        let begin = json.begin()?;
-        let kind = Kind::Json(Box::new(json));
-        Ok(Loaded {
-            kind,
-            tokens,
-            begin,
-            ends: Vec::new(),
-        })
     }
+    Ok(tokens)
+}
 
-    /// What it puts before a text.
-    fn begin(&self) -> Result<Vec<u32>, TokenizerError> {
-        let probe = guarded(|| self.inner.encode_fast("a", true))?;
-        let added = probe.get_special_tokens_mask().iter();
-        let before = added.take_while(|&&added| added == 1).count();
-        match before < probe.len() {
-            true => Ok(probe.get_ids()[..before].to_vec()),
-            false => Ok(Vec::new()), // it knows no "a", and what stands behind it cannot be told from what stands before
-        }
+/// What it puts before a text.
+fn begin(inner: &Tokenizer) -> Result<Vec<u32>> {
+    let probe = guarded(|| inner.encode_fast("a", true))?;
+    let added = probe.get_special_tokens_mask().iter();
+    let before = added.take_while(|&&added| added == 1).count();
+    match before < probe.len() {
+        true => Ok(probe.get_ids()[..before].to_vec()),
+        false => Ok(Vec::new()), // it knows no "a", and what stands behind it cannot be told from what stands before
     }
+}
 
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoded = guarded(|| self.inner.encode_fast(text, false))?;
-        Ok(encoded.get_ids().to_vec())
-    }
+pub(super) fn encode(inner: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoded = guarded(|| inner.encode_fast(text, false))?;
+    Ok(encoded.get_ids().to_vec())
 }
 
 /// What the crate gives, and what it fails or panics with as an error: files of others may lead it to either.
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
-    let done = catch_unwind(AssertUnwindSafe(work));
-    let done = done.unwrap_or_else(|panic| Err(crate::prefetch::message(&*panic).into()));
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let done = caught(work).unwrap_or_else(|panic| Err(panic.into()));
     done.map_err(TokenizerError::Broken)
 }
 
 /// Whether a text may be cut between a visible character and an end of line, and encoded apart: where normalising does not look
 /// across, words end at white space, and no added token reaches over the cut.
 fn cuts_lines(file: &Value) -> bool {
-    let normalizer = &file["normalizer"]["type"];
+    let normalizer = file["normalizer"]["type"].as_str();
     let words = &file["pre_tokenizer"];
     let added = file["added_tokens"].as_array();
     let within_line = |token: &Value| {
         let text = token["content"].as_str().unwrap_or("\n");
         token["rstrip"] != true && !text.contains('\n')
     };
-    (normalizer.is_null()
-        || ["NFC", "NFD", "NFKC", "NFKD"]
-            .iter()
-            .any(|name| normalizer == name))
+    normalizer.is_none_or(|name| ["NFC", "NFD", "NFKC", "NFKD"].contains(&name))
         && words["type"] == "ByteLevel"
         && words["use_regex"] != false
         && words["add_prefix_space"] == false
         && added.is_none_or(|added| added.iter().all(within_line))
 }
 
-/// How the vocabulary writes bytes: what the decoder makes of names says so.
-struct Spelling<'a> {
-    decoder: Option<&'a DecoderWrapper>,
-    /// A letter for each byte, as GPT-2 has it.
-    letters: bool,
-    /// Tokens such as `<0x0A>` are a byte.
-    byte_tokens: bool,
-}
-
-impl<'a> Spelling<'a> {
-    fn of(decoder: Option<&'a DecoderWrapper>) -> Self {
-        Self {
-            decoder,
-            letters: text_of(decoder, &["Ġ"]) == " ",
-            byte_tokens: text_of(decoder, &["<0x41>"]) == "A",
+/// The bytes that a token of a name stands for, behind others. How the vocabulary writes them, the decoder says by what
+/// it makes of names: a letter for each byte, as GPT-2 has it, bytes as `<0x0A>`, or text.
+fn spelling(decoder: Option<&DecoderWrapper>) -> impl Fn(&str) -> Box<[u8]> {
+    let in_letters = text_of(decoder, &["Ġ"]) == " ";
+    let in_digits = text_of(decoder, &["<0x41>"]) == "A";
+    move |name| {
+        if in_letters {
+            let bytes: Option<_> = name.chars().map(byte_of_letter).collect();
+            return bytes.unwrap_or_else(|| name.as_bytes().into());
         }
-    }
-
-    /// The bytes that a token of this name stands for, behind others.
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        if self.letters {
-            let bytes: Option<Vec<u8>> = name.chars().map(byte_of_letter).collect();
-            return bytes.unwrap_or_else(|| name.into());
-        }
-        let hex = name
+        let digits = name
             .strip_prefix("<0x")
             .and_then(|rest| rest.strip_suffix('>'));
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match byte.filter(|_| self.byte_tokens) {
-            Some(byte) => vec![byte],
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(|_| in_digits) {
+            Some(byte) => [byte].into(),
             None => {
-                let text = text_of(self.decoder, &["a", name]);
-                text.strip_prefix('a').unwrap_or_default().into()
+                let text = text_of(decoder, &["a", name]);
+                text.strip_prefix('a').unwrap_or_default().as_bytes().into()
             }
         }
     }
@@ -161,20 +124,13 @@ fn text_of(decoder: Option<&DecoderWrapper>, names: &[&str]) -> String {
     }
 }
 
-/// The letter that GPT-2 writes for a byte: itself where it is printable, those from `Ā` on for the others in turn.
-pub(super) fn letter_of_byte(byte: u8) -> char {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    match printable(&byte) {
-        true => char::from(byte),
-        false => {
-            let before = (0..byte).filter(|byte| !printable(byte)).count() as u32;
-            char::from_u32(256 + before).expect("a letter beyond Latin-1")
-        }
-    }
-}
-
+/// The byte that GPT-2 writes this letter for: itself where it is printable, the others in turn from `Ā` on.
 fn byte_of_letter(letter: char) -> Option<u8> {
-    static BYTES: LazyLock<HashMap<char, u8>> =
-        LazyLock::new(|| (0..=255).map(|byte| (letter_of_byte(byte), byte)).collect());
-    BYTES.get(&letter).copied()
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(letter).checked_sub(256) {
+        Some(place) => (0..=255)
+            .filter(|byte| !printable(byte))
+            .nth(place as usize),
+        None => u8::try_from(letter).ok().filter(printable),
+    }
 }

@@ -1,42 +1,27 @@
-//! Byte-pair encodings given as lists: GPT-2's files, and what a GGUF file holds.
+//! Byte-pair encodings given as lists: GPT-2's files, and what is among the metadata of a GGUF file.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use serpens_formats::gguf::{Kind as Typed, Metadata};
 use tokenizers::DecoderWrapper;
 
-use super::json::Json;
+use super::json::read;
 use super::{Kind, Loaded, Tokenizer, TokenizerError};
+use crate::Result;
 
-/// What a GGUF file says of its tokenizer, under `tokenizer.ggml.` and the names of these fields where nothing else is
-/// said. Lists that the file lacks are empty.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GgufVocabulary {
-    /// `gpt2` (byte-level byte pairs), `llama` (SentencePiece) or `none`.
-    pub model: String,
-    /// How a text is cut into words, for `gpt2`.
-    pub pre: Option<String>,
-    /// Names, by id.
-    pub tokens: Vec<String>,
-    /// What each is: 1 ordinary, 2 unknown, 3 control, 4 added by a user, 5 unused, 6 a byte.
-    pub token_type: Vec<u32>,
-    /// Pairs that become one, each with a space between, the first first, for `gpt2`.
-    pub merges: Vec<String>,
-    /// The tokens' scores, for `llama`: pairs whose token has a higher one become one first.
-    pub scores: Vec<f32>,
-    /// `bos_token_id`
-    pub bos: Option<u32>,
-    /// `eos_token_id`
-    pub eos: Option<u32>,
-    /// `unknown_token_id`
-    pub unknown: Option<u32>,
-    /// `add_bos_token`
-    pub add_bos: Option<bool>,
-    /// `add_space_prefix`
-    pub add_space_prefix: Option<bool>,
-    /// `tokenizer.huggingface.json`, which is taken where it is there.
-    pub huggingface: Option<String>,
-}
+/// The key of a whole `tokenizer.json`.
+const WHOLE: &str = "tokenizer.huggingface.json";
+
+/// What GGUF files say that a token is: ordinary, special, added by a user, or never used.
+const ORDINARY: i32 = 1;
+const SPECIAL: i32 = 3;
+const ADDED: i32 = 4;
+const UNUSED: i32 = 5;
+/// Tokens that stand for themselves: unknown and special ones, and those that were added.
+const OF_THEMSELVES: RangeInclusive<i32> = 2..=ADDED;
 
 /// How a text is cut into words, by the names that GGUF files have for it: as GPT-2 does (contractions, letters, digits,
 /// other signs, each with the space before it, and white space), or as Falcon.
@@ -54,24 +39,18 @@ fn words(pre: &str) -> Option<Value> {
     }
 }
 
-/// The content of a `tokenizer.json` of byte pairs, with the tokens among them that stand for themselves: their ids, and
-/// whether they are special.
-fn byte_pairs(
-    vocab: Value,
-    merges: Value,
-    cut: Option<Value>,
-    added: &[(usize, &str, bool)],
-) -> Value {
+/// The content of a `tokenizer.json` of byte-level pairs, with the tokens among them that stand for themselves: their
+/// ids, and whether they are special.
+fn byte_pairs(model: Value, words: Option<Value>, added: &[(usize, &str, bool)]) -> Value {
     let added = added.iter().map(|(id, name, special)| {
         json!({
             "id": id, "content": name, "special": special,
             "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         })
     });
-    let decoder = words("gpt-2");
     json!({
-        "version": "1.0", "normalizer": null, "pre_tokenizer": cut, "post_processor": null, "decoder": decoder,
-        "added_tokens": added.collect::<Value>(), "model": { "type": "BPE", "vocab": vocab, "merges": merges },
+        "version": "1.0", "normalizer": null, "pre_tokenizer": words, "post_processor": null,
+        "decoder": self::words("gpt-2"), "added_tokens": added.collect::<Value>(), "model": model,
     })
 }
 
@@ -81,140 +60,160 @@ pub(super) fn gpt2(vocabulary: &str, merges: &str) -> Result<Loaded, TokenizerEr
     let end = "<|endoftext|>";
     let end = vocab[end].as_u64().map(|id| (id as usize, end, true));
     let merges = merges.lines().skip_while(|line| line.starts_with('#'));
-    let merges = merges.filter(|line| !line.is_empty()).collect();
-    Json::read(byte_pairs(vocab, merges, words("gpt-2"), end.as_slice()))
+    let merges: Vec<&str> = merges.filter(|line| !line.is_empty()).collect();
+    let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+    read(byte_pairs(model, words("gpt-2"), end.as_slice()))
 }
 
-impl GgufVocabulary {
-    /// The content of the `tokenizer.json` that does the same.
-    fn file(&self) -> Result<Value, TokenizerError> {
-        let ids = || self.tokens.iter().enumerate();
-        let vocab = ids()
-            .map(|(id, name)| (name.clone(), id.into()))
-            .collect::<Map<_, _>>();
-        let added = ids().filter_map(|(id, name)| {
-            let kind = self
-                .token_type
-                .get(id)
-                .filter(|kind| (2..=4).contains(*kind))?;
-            Some((id, &**name, *kind < 4))
-        });
-        let added: Vec<_> = added.collect();
-        let unknown = |what, found: &str| {
-            let found = found.to_owned();
-            TokenizerError::Unknown { what, found }
-        };
-        if self.model == "gpt2" {
-            let pre = self.pre.as_deref().unwrap_or("gpt-2");
-            let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
-            return Ok(byte_pairs(
-                vocab.into(),
-                json!(self.merges),
-                Some(words),
-                &added,
-            ));
-        }
-        if self.model != "llama" {
-            return Err(unknown("model", &self.model));
-        }
-        let mut file = byte_pairs(vocab.into(), self.merges_by_score(), None, &added);
-        let replace =
-            |from, to| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
-        let mut normalizers = vec![replace(" ", "▁")];
-        let mut decoders = vec![
-            replace("▁", " "),
-            json!({ "type": "ByteFallback" }),
-            json!({ "type": "Fuse" }),
-        ];
-        if self.add_space_prefix != Some(false) {
-            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
-            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
-        }
-        file["normalizer"] = json!({ "type": "Sequence", "normalizers": normalizers });
-        file["decoder"] = json!({ "type": "Sequence", "decoders": decoders });
-        let model = &mut file["model"];
-        model["unk_token"] = json!(self.unknown.and_then(|id| self.tokens.get(id as usize)));
-        (model["fuse_unk"], model["byte_fallback"]) = (true.into(), true.into());
-        Ok(file)
-    }
+/// A list of a GGUF file, empty where there is none.
+fn list<'a, T>(metadata: &'a Metadata, key: &str) -> Result<&'a [T]>
+where
+    Vec<T>: Typed,
+{
+    let list = metadata.find::<Vec<T>>(key)?;
+    Ok(list.map_or(&[], Vec::as_slice))
+}
 
-    /// Every way to make a token of two others, those of the highest score first: what SentencePiece does without a list.
-    fn merges_by_score(&self) -> Value {
-        let ids: HashMap<&str, usize> = (self.tokens.iter().enumerate())
-            .map(|(id, name)| (&**name, id))
-            .collect();
-        let mut merges = Vec::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            let score = self.scores.get(id).copied().unwrap_or(0.0);
-            for (at, _) in token.char_indices().skip(1) {
-                let (left, right) = token.split_at(at);
-                let pair = ids.get(left).zip(ids.get(right));
-                merges.extend(pair.map(|pair| (score, pair, [left, right])));
-            }
+/// The content of the `tokenizer.json` that does what a GGUF file's lists say for a model of this kind: `gpt2`
+/// (byte-level byte pairs) or `llama` (SentencePiece).
+fn of_lists(model: &str, metadata: &Metadata) -> Result<Value> {
+    let tokens: &[String] = list(metadata, "tokenizer.ggml.tokens")?;
+    let types: &[i32] = list(metadata, "tokenizer.ggml.token_type")?;
+    let vocab: BTreeMap<&str, usize> = tokens.iter().map(String::as_str).zip(0..).collect();
+    let added = tokens.iter().zip(types).enumerate();
+    let added = added.filter(|(_, (_, kind))| OF_THEMSELVES.contains(*kind));
+    let added = added.map(|(id, (name, kind))| (id, name.as_str(), *kind != ADDED));
+    let added: Vec<_> = added.collect();
+    let unknown = |what, found: &str| TokenizerError::Unknown(what, found.to_owned());
+    match model {
+        "gpt2" => {
+            let pre = metadata.find::<String>("tokenizer.ggml.pre")?;
+            let pre = pre.map_or("gpt-2", String::as_str);
+            let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
+            let merges: &[String] = list(metadata, "tokenizer.ggml.merges")?;
+            let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+            Ok(byte_pairs(model, Some(words), &added))
         }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        merges.into_iter().map(|(.., pair)| json!(pair)).collect()
+        "llama" => {
+            let scores = list(metadata, "tokenizer.ggml.scores")?;
+            let unknown = metadata.find::<u32>("tokenizer.ggml.unknown_token_id")?;
+            let unknown = unknown.and_then(|&id| tokens.get(id as usize));
+            let begins = metadata.find("tokenizer.ggml.add_space_prefix")? != Some(&false);
+            let model = json!({
+                "type": "BPE", "vocab": vocab, "merges": merges_by_score(tokens, &vocab, scores),
+                "unk_token": unknown, "fuse_unk": true, "byte_fallback": true,
+            });
+            Ok(with_spaces(byte_pairs(model, None, &added), begins))
+        }
+        _ => Err(unknown("model", model).into()),
     }
+}
+
+/// The same for a vocabulary that writes spaces as `▁`, and perhaps one at the beginning of every text.
+fn with_spaces(mut file: Value, begins: bool) -> Value {
+    let replace =
+        |from, to| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+    let [bytes, fuse] = ["ByteFallback", "Fuse"].map(|name| json!({ "type": name }));
+    let mut normalizers = vec![replace(" ", "▁")];
+    let mut decoders = vec![replace("▁", " "), bytes, fuse];
+    if begins {
+        normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    file["normalizer"] = json!({ "type": "Sequence", "normalizers": normalizers });
+    file["decoder"] = json!({ "type": "Sequence", "decoders": decoders });
+    file
+}
+
+/// Every way to make a token of two others, those of the highest score first: what SentencePiece does without a list.
+fn merges_by_score<'a>(
+    tokens: &'a [String],
+    ids: &BTreeMap<&str, usize>,
+    scores: &[f32],
+) -> Vec<[&'a str; 2]> {
+    let mut merges = Vec::new();
+    for (id, token) in tokens.iter().enumerate() {
+        let score = scores.get(id).copied().unwrap_or(0.0);
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            let pair = ids.get(left).zip(ids.get(right));
+            merges.extend(pair.map(|pair| (score, pair, [left, right])));
+        }
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    merges.into_iter().map(|(.., pair)| pair).collect()
 }
 
 impl Tokenizer {
-    /// The tokenizer that a GGUF file describes; `None` where it has none.
+    /// The tokenizer among the metadata of a GGUF file: a whole `tokenizer.json`, or lists; `None` where there is none.
     ///
     /// # Errors
-    /// [`TokenizerError::Broken`] lists; [`TokenizerError::Unknown`] models and ways to cut words.
-    pub fn from_gguf(lists: &GgufVocabulary) -> Result<Option<Self>, TokenizerError> {
-        if lists.model == "none" && lists.huggingface.is_none() {
+    /// [`TokenizerError::Broken`] lists; [`TokenizerError::Unknown`] models and ways to cut words; metadata of other
+    /// types than the format says.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Option<Self>> {
+        let Some(model) = metadata.find::<String>("tokenizer.ggml.model")? else {
             return Ok(None);
-        }
-        let file = match &lists.huggingface {
-            Some(text) => serde_json::from_str(text).map_err(TokenizerError::broken)?,
-            None => lists.file()?,
         };
-        let mut loaded = Json::read(file)?;
-        let known = |id: &u32| (*id as usize) < loaded.tokens.len();
-        loaded.ends = lists.eos.into_iter().filter(known).collect();
-        let begins = lists.add_bos.unwrap_or(lists.model == "llama");
-        let begin = lists.bos.filter(|id| begins && known(id));
-        loaded.begin = begin.into_iter().collect();
-        Ok(Some(Self::of(loaded)))
+        let file = match metadata.find::<String>(WHOLE)? {
+            Some(text) => serde_json::from_str(text).map_err(TokenizerError::broken)?,
+            None if model == "none" => return Ok(None),
+            None => of_lists(model, metadata)?,
+        };
+        let mut loaded = read(file)?;
+        let [begin, end] = ["bos", "eos"].map(|name| {
+            let id = metadata.find::<u32>(&format!("tokenizer.ggml.{name}_token_id"));
+            id.map(|id| id.filter(|&&id| (id as usize) < loaded.tokens.len()))
+        });
+        let begins = metadata.find::<bool>("tokenizer.ggml.add_bos_token")?;
+        let begins = *begins.unwrap_or(&(model == "llama"));
+        loaded.begin = begin?.filter(|_| begins).copied().into_iter().collect();
+        loaded.ends = end?.copied().into_iter().collect();
+        Ok(Some(Self(Arc::new(loaded))))
     }
 
-    /// The lists that a GGUF file has of it; `None` for kinds that such files do not have, and for words that are cut as
-    /// no name there says. Those are `tokens`, `merges` and ids, and the whole file besides.
-    pub fn gguf(&self) -> Option<GgufVocabulary> {
-        let Kind::Json(json) = &self.0.loaded.kind else {
+    /// The metadata that a GGUF file has of it, for a model of so many tokens, those beyond its own unused; `None` for
+    /// kinds that such files do not have, and for words that are cut as no name there says. Those are lists and ids, and
+    /// the whole file besides.
+    pub fn gguf(&self, vocabulary: usize) -> Option<Metadata> {
+        let Kind::Json(inner) = &self.0.kind else {
             return None;
         };
-        let inner = &json.inner;
         let cut = serde_json::to_value(inner.get_pre_tokenizer()).ok();
-        let pre = ["gpt-2", "falcon"]
-            .into_iter()
-            .find(|pre| words(pre) == cut)?;
-        if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+        let mut names = ["gpt-2", "falcon"].into_iter();
+        let pre = names.find(|pre| words(pre) == cut)?;
+        let Some(DecoderWrapper::ByteLevel(_)) = inner.get_decoder() else {
             return None;
-        }
+        };
         let model = serde_json::to_value(inner.get_model()).ok()?;
         let merge = |pair: &Value| Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?));
         let merges = model["merges"].as_array()?.iter().map(merge);
-        let count = self.vocab_size();
-        let (mut tokens, mut token_type) = (vec![String::new(); count], vec![5; count]);
+        let merges = merges.collect::<Option<Vec<String>>>()?;
+        let unused =
+            (0..vocabulary.max(self.vocab_size())).map(|id| (format!("[PAD{id}]"), UNUSED));
+        let (mut tokens, mut types): (Vec<String>, Vec<i32>) = unused.unzip();
         let added = inner.get_added_tokens_decoder();
         for (name, id) in inner.get_vocab(true) {
-            let special = added.get(&id).map(|token| token.special);
-            let kind = special.map_or(1, |special| if special { 3 } else { 4 });
-            (tokens[id as usize], token_type[id as usize]) = (name, kind);
+            types[id as usize] = match added.get(&id) {
+                None => ORDINARY,
+                Some(token) if token.special => SPECIAL,
+                Some(_) => ADDED,
+            };
+            tokens[id as usize] = name;
         }
-        Some(GgufVocabulary {
-            model: "gpt2".into(),
-            pre: Some(pre.into()),
-            tokens,
-            token_type,
-            merges: merges.collect::<Option<_>>()?,
-            bos: self.begin().first().or(self.end_of_text().first()).copied(),
-            eos: self.end_of_text().first().copied(),
-            add_bos: Some(!self.begin().is_empty()),
-            huggingface: Some(json.text.clone()),
-            ..GgufVocabulary::default()
-        })
+        let [begin, end] = [self.begin(), self.end_of_text()].map(<[u32]>::first);
+        let mut metadata = Metadata::default();
+        metadata.set("tokenizer.ggml.model", "gpt2".to_owned());
+        metadata.set("tokenizer.ggml.pre", pre.to_owned());
+        metadata.set("tokenizer.ggml.tokens", tokens);
+        metadata.set("tokenizer.ggml.token_type", types);
+        metadata.set("tokenizer.ggml.merges", merges);
+        metadata.set("tokenizer.ggml.add_bos_token", begin.is_some());
+        for (name, id) in [("bos", begin.or(end)), ("eos", end)] {
+            if let Some(&id) = id {
+                metadata.set(&format!("tokenizer.ggml.{name}_token_id"), id);
+            }
+        }
+        metadata.set(WHOLE, self.0.text.clone());
+        Some(metadata)
     }
 }

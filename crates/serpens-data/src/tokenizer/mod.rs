@@ -1,6 +1,5 @@
 //! Between text and tokens.
 
-mod decoder;
 mod error;
 mod files;
 mod json;
@@ -14,16 +13,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
-pub use decoder::Decoder;
 pub use error::TokenizerError;
-pub use lists::GgufVocabulary;
 
-use json::Json;
 use symbols::Symbols;
 
 type Result<T, E = TokenizerError> = std::result::Result<T, E>;
 
-/// Bytes of a text that are encoded at a time.
+/// Bytes of a text that are encoded at a time, at least.
 const BLOCK: usize = 1 << 16;
 
 /// Between text and the numbers that a model reads. Cloning is cheap.
@@ -36,14 +32,10 @@ const BLOCK: usize = 1 << 16;
 /// in the programs that published models come from. Who reads text of strangers looks for it first
 /// ([`Tokenizer::is_special`]).
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Inner>);
-
-struct Inner {
-    loaded: Loaded,
-    fingerprint: u64,
-}
+pub struct Tokenizer(Arc<Loaded>);
 
 /// What a file of a tokenizer says.
+#[derive(Default)]
 struct Loaded {
     kind: Kind,
     tokens: Vec<Token>,
@@ -51,11 +43,19 @@ struct Loaded {
     begin: Vec<u32>,
     /// Each of them ends a text.
     ends: Vec<u32>,
+    /// Whether a text may be cut between a visible character and an end of line.
+    cuts_lines: bool,
+    /// The space that it writes before the first word of a text is no part of it.
+    begins_with_space: bool,
+    /// The content of the file that it is saved as.
+    text: String,
 }
 
+#[derive(Default)]
 enum Kind {
+    #[default]
     Bytes,
-    Json(Box<Json>),
+    Json(Box<tokenizers::Tokenizer>),
     Symbols(Symbols),
 }
 
@@ -65,6 +65,14 @@ struct Token {
     special: bool,
 }
 
+impl Loaded {
+    /// The special token of this name.
+    fn special(&self, name: &str) -> Option<u32> {
+        let is = |token: &Token| token.special && *token.bytes == *name.as_bytes();
+        Some(self.tokens.iter().position(is)? as u32)
+    }
+}
+
 impl Tokenizer {
     /// A token for each byte; nothing begins or ends a text.
     pub fn bytes() -> Self {
@@ -72,40 +80,21 @@ impl Tokenizer {
             bytes: [byte].into(),
             special: false,
         };
-        Self::of(Loaded {
-            kind: Kind::Bytes,
+        Self(Arc::new(Loaded {
             tokens: (0..=255).map(token).collect(),
-            begin: Vec::new(),
-            ends: Vec::new(),
-        })
-    }
-
-    fn of(loaded: Loaded) -> Self {
-        let mut hash = XxHash3_64::new();
-        match &loaded.kind {
-            Kind::Bytes => hash.write(b"bytes"),
-            Kind::Json(json) => hash.write(json.text.as_bytes()),
-            Kind::Symbols(symbols) => hash.write(symbols.text().as_bytes()),
-        }
-        for ids in [&loaded.begin, &loaded.ends] {
-            hash.write(&(ids.len() as u64).to_le_bytes());
-            ids.iter().for_each(|id| hash.write(&id.to_le_bytes()));
-        }
-        let fingerprint = hash.finish();
-        Self(Arc::new(Inner {
-            loaded,
-            fingerprint,
+            text: "bytes".into(),
+            ..Loaded::default()
         }))
     }
 
     /// Whether tokens are bytes.
     pub fn is_bytes(&self) -> bool {
-        matches!(self.0.loaded.kind, Kind::Bytes)
+        matches!(self.0.kind, Kind::Bytes)
     }
 
     /// One more than the largest token. A model may have more tokens: their number is often rounded up.
     pub fn vocab_size(&self) -> usize {
-        self.0.loaded.tokens.len()
+        self.0.tokens.len()
     }
 
     /// Refuses a model that has fewer tokens.
@@ -122,23 +111,29 @@ impl Tokenizer {
 
     /// The tokens that stand before every text, such as `<s>`; [`encode`](Self::encode) does not put them there.
     pub fn begin(&self) -> &[u32] {
-        &self.0.loaded.begin
+        &self.0.begin
     }
 
     /// The tokens that end a text: each of them stops a generation. The first of them stands behind every document of a
     /// token file.
     pub fn end_of_text(&self) -> &[u32] {
-        &self.0.loaded.ends
+        &self.0.ends
     }
 
     /// A number that differs where tokens, their meaning, or what begins and ends texts differ.
     pub fn fingerprint(&self) -> u64 {
-        self.0.fingerprint
+        let mut hash = XxHash3_64::new();
+        hash.write(self.0.text.as_bytes());
+        for ids in [self.begin(), self.end_of_text()] {
+            hash.write(&(ids.len() as u64).to_le_bytes());
+            ids.iter().for_each(|id| hash.write(&id.to_le_bytes()));
+        }
+        hash.finish()
     }
 
     /// What a token stands for, of a special one its name; nothing beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        let token = self.0.loaded.tokens.get(id as usize);
+        let token = self.0.tokens.get(id as usize);
         token.map_or(&[], |token| &token.bytes)
     }
 
@@ -149,21 +144,16 @@ impl Tokenizer {
 
     /// Whether a token is no text, but says something of it.
     pub fn is_special(&self, id: u32) -> bool {
-        let token = self.0.loaded.tokens.get(id as usize);
+        let token = self.0.tokens.get(id as usize);
         token.is_some_and(|token| token.special)
     }
 
-    /// The token of this name: for special tokens, whose names are whole.
-    pub fn id_of(&self, name: &str) -> Option<u32> {
-        let mut tokens = self.0.loaded.tokens.iter();
-        let at = tokens.position(|token| *token.bytes == *name.as_bytes())?;
-        Some(at as u32)
-    }
-
-    /// Bytes of text that these tokens stand for; special ones stand for none.
-    pub fn text_bytes(&self, ids: impl IntoIterator<Item = u32>) -> usize {
-        let text = ids.into_iter().filter(|&id| !self.is_special(id));
-        text.map(|id| self.token_bytes(id).len()).sum()
+    /// The bytes of text that a token stands for: [`token_bytes`](Self::token_bytes), of a special one none.
+    pub fn text_of(&self, id: u32) -> &[u8] {
+        match self.is_special(id) {
+            true => &[],
+            false => self.token_bytes(id),
+        }
     }
 
     /// A text's tokens, without what stands before or behind it. Long texts are encoded by several threads, with the same
@@ -172,36 +162,30 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::NotText`] (never of bytes), [`TokenizerError::NoSymbol`], and
     /// [`TokenizerError::Broken`] where a tokenizer turns out to be.
-    pub fn encode(&self, text: &[u8]) -> crate::Result<Vec<u32>> {
-        let encode: &(dyn Fn(&str) -> Result<Vec<u32>> + Sync) = match &self.0.loaded.kind {
+    pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
+        let encode: &(dyn Fn(&str) -> Result<Vec<u32>> + Sync) = match &self.0.kind {
             Kind::Bytes => return Ok(text.iter().copied().map(u32::from).collect()),
-            Kind::Json(json) => &|text| json.encode(text),
+            Kind::Json(inner) => &|text| json::encode(inner, text),
             Kind::Symbols(symbols) => &|text| symbols.encode(text),
         };
         let not_text = |error: std::str::Utf8Error| TokenizerError::NotText(error.valid_up_to());
         let mut rest = std::str::from_utf8(text).map_err(not_text)?;
         let mut blocks = Vec::new();
-        while !rest.is_empty() {
-            let after = &rest.as_bytes()[rest.len().min(BLOCK)..];
-            let cut = rest.len() - after.len();
-            let cut = (cut..rest.len()).find(|&at| self.may_cut(rest.as_bytes(), at));
-            let (block, later) = rest.split_at(cut.unwrap_or(rest.len()));
+        while let Some(cut) = (BLOCK..rest.len()).find(|&at| self.may_cut(rest.as_bytes(), at)) {
+            let (block, later) = rest.split_at(cut);
             blocks.push(block);
             rest = later;
         }
+        blocks.push(rest);
         let ids: Result<Vec<Vec<u32>>> = blocks.into_par_iter().map(encode).collect();
         Ok(ids?.concat())
     }
 
     /// Whether the two sides of this place give the same tokens apart as together. There is a visible character before and
-    /// an end of line behind, where the kind cuts at all.
+    /// an end of line behind, where the kind cuts at all; bytes are cut anywhere.
     fn may_cut(&self, text: &[u8], at: usize) -> bool {
-        let between = || at > 0 && text[at - 1].is_ascii_graphic() && text[at] == b'\n';
-        match &self.0.loaded.kind {
-            Kind::Bytes => true,
-            Kind::Json(json) => json.cuts_lines && between(),
-            Kind::Symbols(symbols) => symbols.cuts_lines() && between(),
-        }
+        let between = || text[at - 1].is_ascii_graphic() && text[at] == b'\n';
+        self.is_bytes() || (self.0.cuts_lines && between())
     }
 
     /// The last place where a text that goes on may be cut.
@@ -211,18 +195,12 @@ impl Tokenizer {
 
     /// A whole text's bytes. Special tokens give none.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        let text = ids.iter().filter(|&&id| !self.is_special(id));
-        let mut text: Vec<u8> = text.flat_map(|&id| self.token_bytes(id)).copied().collect();
-        let space = matches!(&self.0.loaded.kind, Kind::Json(json) if json.begins_with_space);
-        if space && text.first() == Some(&b' ') {
+        let text = ids.iter().flat_map(|&id| self.text_of(id));
+        let mut text: Vec<u8> = text.copied().collect();
+        if self.0.begins_with_space && text.first() == Some(&b' ') {
             text.remove(0);
         }
         text
-    }
-
-    /// Takes tokens that go on from a text, one by one.
-    pub fn decoder(&self) -> Decoder {
-        Decoder::new(self.clone())
     }
 }
 

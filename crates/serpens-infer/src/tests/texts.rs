@@ -1,6 +1,9 @@
 //! What is shown of a text while it is drawn.
 
+use std::path::Path;
+
 use proptest::prelude::*;
+use serde_json::Value;
 use serpens_data::Tokenizer;
 
 use crate::{TextStream, encode_prompt};
@@ -40,6 +43,37 @@ fn characters_appear_when_complete_and_what_may_become_a_stop_string_when_it_did
     assert_eq!(shown(b"abEN\xe2", &["END"]).0.concat(), "abEN\u{fffd}");
     assert_eq!(shown(b"aab", &["ab"]).0.concat(), "a");
     assert_eq!(shown(b"abc", &[""]).0.concat(), "abc");
+}
+
+#[test]
+fn characters_of_every_tokenizer_come_whole() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../serpens-data/tests/tokenizers");
+    let vectors = std::fs::read_to_string(folder.join("vectors.json")).unwrap();
+    let vectors: Vec<Value> = serde_json::from_str(&vectors).unwrap();
+    for vector in vectors {
+        let name = vector["tokenizer"].as_str().unwrap();
+        let tokenizer = Tokenizer::open(&folder.join(format!("{name}.json"))).unwrap();
+        for case in vector["cases"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            let mut stream = TextStream::new(&tokenizer, &[]);
+            let shown: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+            let text = ids.iter().filter(|&&id| !tokenizer.is_special(id));
+            let text = text.flat_map(|&id| tokenizer.token_bytes(id));
+            let whole = String::from_utf8(text.copied().collect()).unwrap();
+            assert_eq!(shown.concat() + &stream.finish(), whole, "{name}");
+            assert!(
+                shown.iter().all(|text| !text.contains('\u{fffd}')) || whole.contains('\u{fffd}')
+            );
+        }
+    }
+    let (texts, _) = shown("aé€\u{fffd}b".as_bytes(), &[]);
+    assert_eq!(
+        texts,
+        ["a", "", "é", "", "", "€", "", "", "\u{fffd}", "b", ""]
+    );
+    let (texts, _) = shown(b"\xffb\xe2\x82", &[]);
+    assert_eq!(texts, ["\u{fffd}", "b", "", "", "\u{fffd}"]);
+    assert_eq!(TextStream::new(&Tokenizer::bytes(), &[]).push(50_000), "");
 }
 
 #[test]

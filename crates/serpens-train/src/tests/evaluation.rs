@@ -1,7 +1,7 @@
 use serpens_core::Tensor;
 use serpens_data::{
-    Corpus, CorpusSource, CorpusSourceConfig, Error as DataError, IGNORE, SelectiveCopying,
-    SelectiveCopyingConfig, Source, Split, Tokenizer, tokenize,
+    Corpus, Error as DataError, IGNORE, SelectiveCopying, SelectiveCopyingConfig, Source, Split,
+    Tokenizer, tokenize,
 };
 use serpens_nn::layers::Sequence;
 
@@ -108,13 +108,9 @@ fn documents_are_evaluated_and_learnt_as_each_by_itself() {
             "{length}: {got} and {expected}"
         );
     }
-    let config = CorpusSourceConfig {
-        batch: 1,
-        length: corpus.tokens() - 1,
-        seed: 0,
-    };
     let corpus = corpus.with_validation_fraction(0.0).unwrap();
-    let batch = CorpusSource::new(&corpus, config)
+    let batch = corpus
+        .windows(1, corpus.tokens() - 1, 0)
         .unwrap()
         .batch(0)
         .unwrap();
@@ -146,12 +142,7 @@ fn training_learns_documents_and_not_what_they_are_given_with() {
         format!("{{\"prompt\": \"{asked:012x}\", \"completion\": \"zyxw\"}}\n")
     };
     let (_dir, corpus) = documents(&(0..200).map(line).collect::<String>());
-    let config = CorpusSourceConfig {
-        batch: 4,
-        length: 48,
-        seed: 0,
-    };
-    let source = CorpusSource::new(&corpus, config).unwrap();
+    let source = corpus.windows(4, 48, 0).unwrap();
     let mut settings = TrainConfig {
         steps: 60,
         ..TrainConfig::default()

@@ -5,7 +5,6 @@ use serpens_nn::checkpoint::{Format, export};
 use crate::cli::ConvertArgs;
 use crate::output::tell;
 use crate::refusal::Refusal;
-use crate::runs::gguf;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {
@@ -19,14 +18,11 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     let opened = args.model.load()?;
     let tokenizer = args.model.tokenizer(&opened)?;
     let vocabulary = opened.model.config().vocab_size;
-    let among_metadata = tokenizer
-        .as_ref()
-        .filter(|_| format == Format::Gguf)
-        .and_then(|tokenizer| gguf::metadata(tokenizer, vocabulary));
-    if format == Format::Gguf && tokenizer.is_some() && among_metadata.is_none() {
+    let into_file = (format == Format::Gguf).then(|| tokenizer.as_ref()?.gguf(vocabulary));
+    if tokenizer.is_some() && into_file == Some(None) {
         tell("the tokenizer is left out: GGUF has none of its kind");
     }
-    let metadata = among_metadata.unwrap_or_default();
+    let metadata = into_file.flatten().unwrap_or_default();
     for line in export(&opened.model, &args.to, format, args.dtype, metadata)? {
         tell(&line);
     }

@@ -2,7 +2,6 @@
 
 mod check;
 mod folder;
-pub(crate) mod gguf;
 mod job;
 pub(crate) mod models;
 mod report;

@@ -11,7 +11,7 @@ use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
 use serpens_nn::{MambaLm, Module};
 use serpens_train::Compute;
 
-use super::{RUNS, gguf};
+use super::RUNS;
 use crate::refusal::WrongModel;
 use crate::{Error, Result};
 
@@ -97,7 +97,7 @@ impl ModelArgs {
         let vocabulary = opened.model.config().vocab_size;
         let mut found = match (&self.tokenizer, &opened.metadata) {
             (Some(path), _) => Some(Tokenizer::open(path)?),
-            (None, Some(metadata)) => gguf::tokenizer(metadata)?,
+            (None, Some(metadata)) => Tokenizer::from_gguf(metadata)?,
             (None, None) => Tokenizer::find(&opened.folder)?,
         };
         if found.is_none() && vocabulary == 256 {

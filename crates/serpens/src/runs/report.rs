@@ -1,6 +1,7 @@
 //! The report of a run.
 
 use serpens_core::cuda;
+use serpens_data::Error as DataError;
 use serpens_report::{LineChart, Report, Scale};
 
 use super::Run;
@@ -38,7 +39,7 @@ impl Run {
         };
         let sample = match self.recipe.task.settings().sample()? {
             Some(sample) => Some(sample),
-            None => beginning().transpose()?,
+            None => beginning().transpose().map_err(DataError::from)?,
         };
         let mut maps = Vec::new();
         if let Some(sample) = sample {

@@ -34,15 +34,16 @@ impl TaskSettings for SelectiveCopyingConfig {
         let task = SelectiveCopying::new(self.clone())?;
         let batch = task.evaluation_batch(0);
         let ids = batch.inputs[..batch.length].to_vec();
-        let (noise, query) = (task.noise(), task.query());
+        let query = task.query();
+        let is_data = |id: u32| id != SelectiveCopying::NOISE && id != query;
         let name = |id: &u32| match *id {
-            id if id == noise => "·".to_owned(),
+            SelectiveCopying::NOISE => "·".to_owned(),
             id if id == query => "?".to_owned(),
             id => id.to_string(),
         };
         Ok(Some(Sample {
             names: ids.iter().map(name).collect(),
-            highlight: ids.iter().map(|id| *id != noise && *id != query).collect(),
+            highlight: ids.iter().map(|&id| is_data(id)).collect(),
             ids,
             about: "a selective-copying sequence (· is noise, ? asks for the next data token)"
                 .into(),

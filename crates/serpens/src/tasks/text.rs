@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::{Corpus, CorpusSource, CorpusSourceConfig, Slices, Source, Split, Tokenizer};
+use serpens_data::{Corpus, CorpusSource, Slices, Source, Split, Tokenizer};
 use serpens_infer::{Batching, Request, SampleOptions, Told, encode_prompt, generate};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series, Table, grouped};
@@ -84,12 +84,7 @@ impl TaskSettings for TextConfig {
         };
         let corpus =
             Corpus::open(data, &self.tokenizer()?)?.with_validation_fraction(self.validation)?;
-        let config = CorpusSourceConfig {
-            batch: self.batch,
-            length: self.length,
-            seed,
-        };
-        let source = CorpusSource::new(&corpus, config)?;
+        let source = corpus.windows(self.batch, self.length, seed)?;
         let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)?;
         if prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));

@@ -12,9 +12,9 @@ fn data_that_cannot_be_read_is_refused_in_one_line() {
     fs::create_dir(place.path("nothing")).unwrap();
     let cases = [
         ("missing.txt", "does not exist"),
-        ("empty.txt", "is empty"),
-        ("nothing", "holds no file"),
-        ("none/*.txt", "matches no file"),
+        ("empty.txt", "holds no text"),
+        ("nothing", "holds no text"),
+        ("none/*.txt", "holds no text"),
         ("/dev/null", "neither a file nor a folder"),
         ("/proc/self/mem", "/proc/self/mem"),
         ("short.txt", "the training part has 9 tokens"),
