@@ -3,9 +3,9 @@
 use std::f64::consts::LN_2;
 
 use serde_json::{Value, json};
-use serpens_core::files::{Accept, read_text, write_bytes};
+use serpens_core::files::write_bytes;
 use serpens_data::{Corpus, Split, Tokenizer};
-use serpens_infer::{Item, Score, score};
+use serpens_infer::{Item, Score, Scores, score};
 use serpens_nn::MambaLm;
 use serpens_report::grouped;
 use serpens_train::evaluate;
@@ -30,13 +30,9 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         return Err(Error::refused("TASK", Refusal::TextOrTasks));
     }
     let named = args.tasks.iter().filter(|_| !of_text);
-    let mut tasks = named
-        .map(|name| EvalTask::named(name))
-        .collect::<Result<Vec<_>>>()?;
-    for file in &args.task_file {
-        let text = read_text(file, Accept::Streams)?;
-        tasks.push(EvalTask::read(&file.to_string_lossy(), &text)?);
-    }
+    let named = named.map(|name| EvalTask::named(name));
+    let own = args.task_file.iter().map(|file| EvalTask::open(file));
+    let tasks = named.chain(own).collect::<Result<Vec<_>>>()?;
     let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
     let (mut value, table) = match of_text {
         true => text(args, &opened.model, &tokenizer)?,
@@ -65,25 +61,21 @@ fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told>
         let read = evaluate::answers(model, windows, READ_LENGTH, &mut |done| shown.at(done))?;
         readings.push(("windows", name, read));
     }
-    let header = [
-        "each token from",
-        "tokens",
-        "bits per byte",
-        "bits per token",
-        "perplexity",
-    ];
-    let mut table = vec![header.map(str::to_owned).to_vec()];
     let mut value = json!({
         "data": args.data,
         "tokens": whole.tokens.count,
         "bytes": whole.bytes,
         "window": args.window,
     });
+    const FIGURES: [&str; 3] = ["bits per byte", "bits per token", "perplexity"];
+    let header = ["each token from", "tokens"].into_iter().chain(FIGURES);
+    let mut table: Vec<Vec<String>> = vec![header.map(str::to_owned).collect()];
     for (key, name, read) in readings {
-        let by_byte = read.sum / LN_2 / whole.bytes as f64;
-        let figures = [by_byte, read.mean() / LN_2, read.mean().exp()];
-        let [by_byte, by_token, perplexity] = figures;
-        value[key] = json!({ "bits_per_byte": by_byte, "bits_per_token": by_token, "perplexity": perplexity });
+        let (all, mean) = (read.sum / LN_2, read.mean());
+        let figures = [all / whole.bytes as f64, mean / LN_2, mean.exp()];
+        for (name, figure) in FIGURES.into_iter().zip(figures) {
+            value[key][name.replace(' ', "_")] = figure.into();
+        }
         let name = vec![name, grouped(read.count)];
         table.push([name, figures.map(significant).to_vec()].concat());
     }
@@ -97,7 +89,6 @@ fn answers(
     opened: &Opened,
     tokenizer: &Tokenizer,
 ) -> Result<Told> {
-    let model = &opened.model;
     let header = ["task", "questions", "metric", "value", "±"];
     let mut table = vec![header.map(str::to_owned).to_vec()];
     let (mut values, mut lines) = (Vec::new(), String::new());
@@ -106,26 +97,34 @@ fn answers(
         let questions = task.questions(&args.data, args.limit, tokenizer)?;
         let items: Vec<Item> = questions.iter().flat_map(|q| &q.items).cloned().collect();
         let mut meter = Meter::new(OutputMode::Terminal, name.clone(), items.len());
-        let scores = score(model, None, &items, &mut |done| drop(meter.at(done)))?;
+        let watch = &mut |done| drop(meter.at(done));
+        let Scores { items, asked, read } = score(&opened.model, None, &items, watch)?;
         drop(meter);
-        if scores.items.iter().any(|score| score.log_prob().is_nan()) {
+        if items.iter().any(|score| score.log_prob().is_nan()) {
             return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));
         }
-        let (asked, read) = (scores.asked, scores.read);
+        let mut later = &items[..];
+        let scored = questions.iter().map(|question| {
+            let (own, rest) = later.split_at(question.items.len());
+            later = rest;
+            (question, own)
+        });
+        let scored: Vec<(&Question, &[Score])> = scored.collect();
         let mut metrics = json!({});
-        let columns = columns(task, &questions, &scores.items, &mut lines);
-        for (metric, column) in task.metrics.iter().zip(columns) {
-            let (figure, stderr) = metric.figure(&column);
+        for metric in &task.metrics {
+            let added = scored
+                .iter()
+                .map(|(question, own)| metric.of(question, own));
+            let (figure, stderr) = metric.figure(&added.collect::<Vec<_>>());
             metrics[metric.name()] = json!({ "value": figure, "stderr": stderr });
-            let stderr = stderr.map_or_else(String::new, shown);
-            let [count, figure] = [grouped(questions.len()), shown(figure)];
-            table.push(vec![
+            let cells = [
                 name.clone(),
-                count,
+                grouped(questions.len()),
                 metric.name().into(),
-                figure,
-                stderr,
-            ]);
+                shown(figure),
+                stderr.map_or_else(String::new, shown),
+            ];
+            table.push(cells.to_vec());
         }
         values.push(json!({
             "task": name,
@@ -133,6 +132,11 @@ fn answers(
             "metrics": metrics,
             "tokens": { "asked": asked, "read": read },
         }));
+        lines.extend(
+            scored
+                .iter()
+                .map(|(question, own)| line(task, question, own)),
+        );
         if !args.json && read < asked {
             let (read, asked) = (grouped(read), counted(asked as u64, "token"));
             let saved = "what choices have in common was read once";
@@ -153,32 +157,18 @@ fn shown(figure: f64) -> String {
     }
 }
 
-/// Of each metric what each question adds, and a line for each question that says so.
-fn columns(
-    task: &EvalTask,
-    questions: &[Question],
-    mut scores: &[Score],
-    lines: &mut String,
-) -> Vec<Vec<f64>> {
-    let mut columns = vec![Vec::new(); task.metrics.len()];
-    for question in questions {
-        let (own, later) = scores.split_at(question.items.len());
-        scores = later;
-        let mut line = json!({
-            "task": task.name,
-            "line": question.line,
-            "gold": question.gold,
-            "log_probs": own.iter().map(Score::log_prob).collect::<Vec<_>>(),
-            "greedy": own.iter().map(Score::is_greedy).collect::<Vec<_>>(),
-        });
-        for (metric, column) in task.metrics.iter().zip(&mut columns) {
-            let added = metric.of(question, own);
-            column.push(added);
-            if *metric != Metric::Perplexity {
-                line[metric.name()] = added.into();
-            }
-        }
-        *lines += &format!("{line}\n");
+/// How a question was answered, as a line of JSON.
+fn line(task: &EvalTask, question: &Question, scores: &[Score]) -> String {
+    let mut line = json!({
+        "task": task.name,
+        "line": question.line,
+        "gold": question.gold,
+        "log_probs": scores.iter().map(Score::log_prob).collect::<Vec<_>>(),
+        "greedy": scores.iter().map(Score::is_greedy).collect::<Vec<_>>(),
+    });
+    let metrics = task.metrics.iter();
+    for metric in metrics.filter(|&&metric| metric != Metric::Perplexity) {
+        line[metric.name()] = metric.of(question, scores).into();
     }
-    columns
+    format!("{line}\n")
 }

@@ -157,17 +157,26 @@ impl Writer<'_> {
                     self.show(format!("{rest}\n").as_bytes())?;
                 } else {
                     let (prompt, sample) = (of.request + 1, of.sample + 1);
-                    self.show(format!("=== prompt {prompt}, sample {sample}\n").as_bytes())?;
-                    self.show(&self.prompts[of.request])?;
-                    self.show(format!("{}\n", text.text).as_bytes())?;
+                    let head = format!("=== prompt {prompt}, sample {sample}\n");
+                    let prompt = &self.prompts[of.request];
+                    self.show(&[head.as_bytes(), prompt, text.text.as_bytes(), b"\n"].concat())?;
                 }
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Writes to standard output while somebody reads there.
     fn show(&mut self, text: &[u8]) -> Result<()> {
-        self.goes_on = self.goes_on && (text.is_empty() || show(text)?);
+        if self.goes_on && !text.is_empty() {
+            let mut out = io::stdout().lock();
+            // A model may write what a terminal would obey; a file gets what it wrote.
+            let written = match out.is_terminal() {
+                true => out.write_all(harmless(&String::from_utf8_lossy(text)).as_bytes()),
+                false => out.write_all(text),
+            };
+            self.goes_on = unless_gone(written.and_then(|()| out.flush()))?;
+        }
         Ok(())
     }
 
@@ -229,25 +238,13 @@ impl Writer<'_> {
 
 /// What is shown of a prompt: its end on a terminal, where there is much of it, from a whole character on.
 fn shown_of(prompt: &[u8]) -> &[u8] {
-    match prompt.len().saturating_sub(MOST_ON_A_TERMINAL) {
-        cut @ 1.. if io::stdout().is_terminal() => {
-            let rest = prompt[cut..].iter().take(3);
-            let hidden = cut + rest.take_while(|byte| (0x80..0xc0).contains(*byte)).count();
-            let bytes = counted(hidden as u64, "byte");
-            tell(&format!("… after {bytes} of the prompt:"));
-            &prompt[hidden..]
-        }
-        _ => prompt,
+    let cut = prompt.len().saturating_sub(MOST_ON_A_TERMINAL);
+    if cut == 0 || !io::stdout().is_terminal() {
+        return prompt;
     }
-}
-
-/// Writes to standard output, and says whether somebody still reads there.
-fn show(text: &[u8]) -> Result<bool> {
-    let mut out = io::stdout().lock();
-    // A model may write what a terminal would obey; a file gets what it wrote.
-    let written = match out.is_terminal() {
-        true => out.write_all(harmless(&String::from_utf8_lossy(text)).as_bytes()),
-        false => out.write_all(text),
-    };
-    unless_gone(written.and_then(|()| out.flush()))
+    let within = |byte: &&u8| (0x80..0xc0).contains(*byte);
+    let hidden = cut + prompt[cut..].iter().take(3).take_while(within).count();
+    let bytes = counted(hidden as u64, "byte");
+    tell(&format!("… after {bytes} of the prompt:"));
+    &prompt[hidden..]
 }

@@ -19,12 +19,8 @@ pub(super) fn run(args: &TokenizeArgs) -> Result<()> {
     })?;
     drop(meter);
     if args.json {
-        let value = serde_json::json!({
-            "tokens": counts.tokens,
-            "documents": counts.documents,
-            "bytes": counts.bytes,
-            "vocabulary": tokenizer.vocab_size(),
-        });
+        let mut value = serde_json::json!(counts);
+        value["vocabulary"] = tokenizer.vocab_size().into();
         return say(&value.to_string());
     }
     let documents = counted(counts.documents as u64, "document");

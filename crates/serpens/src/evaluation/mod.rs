@@ -5,9 +5,10 @@ mod questions;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serpens_core::files::{Accept, read_text};
 use smart_default::SmartDefault;
 
 use crate::recipe::{from_toml, toml_files};
@@ -64,8 +65,13 @@ impl EvalTask {
         }
     }
 
+    /// The task in this file.
+    pub(crate) fn open(file: &Path) -> Result<Self> {
+        Self::read(&file.to_string_lossy(), &read_text(file, Accept::Streams)?)
+    }
+
     /// The task of this text.
-    pub(crate) fn read(name: &str, text: &str) -> Result<Self> {
+    fn read(name: &str, text: &str) -> Result<Self> {
         let task = from_toml(name, text)?;
         let name = name.to_owned();
         Ok(Self { name, ..task })

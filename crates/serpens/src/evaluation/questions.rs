@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, ValueKind};
-use minijinja::{Environment, Expression, Template, UndefinedBehavior, Value, context};
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use rayon::prelude::*;
+use serde::Deserialize;
 use serpens_core::files::{Accept, read_text};
 use serpens_data::Tokenizer;
 use serpens_infer::{Item, encode_pair};
@@ -46,8 +47,8 @@ impl EvalTask {
         environment.set_unknown_method_callback(unknown_method_callback);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.expect("they are the usual signs"));
-        let forms = Forms::new(self, &environment, tokenizer);
-        let forms = forms.map_err(|wrong| Error::refused(&self.name, wrong))?;
+        let named = self.fields(&environment);
+        let named = named.map_err(|wrong| Error::refused(&self.name, wrong))?;
         let labels = self.labels.as_ref().map(|name| data.with_file_name(name));
         let labels = labels.map(|path| read_text(&path, Accept::Files));
         let labels = labels.transpose()?.unwrap_or_default();
@@ -57,7 +58,8 @@ impl EvalTask {
         let lines = lines.filter(|(_, text)| !text.trim().is_empty());
         let lines: Vec<_> = lines.take(limit.unwrap_or(usize::MAX)).collect();
         let question = |(line, text)| {
-            let question = forms.question(line, text, labels.get(line - 1).copied());
+            let fields = fields(text, labels.get(line - 1).copied(), &named);
+            let question = fields.and_then(|of| self.question(line, of, &environment, tokenizer));
             let place = || format!("{}, line {line}", data.display());
             question.map_err(|wrong| Error::refused(place(), wrong))
         };
@@ -67,63 +69,42 @@ impl EvalTask {
             false => questions.into_iter().collect(), // what is wrong first is told
         }
     }
-}
 
-/// A task's templates and expressions, and the fields that they name.
-struct Forms<'a> {
-    tokenizer: &'a Tokenizer,
-    context: Template<'a, 'a>,
-    target: Template<'a, 'a>,
-    choices: Expression<'a, 'a>,
-    gold: Expression<'a, 'a>,
-    fields: BTreeSet<String>,
-}
-
-impl<'a> Forms<'a> {
-    fn new(
-        task: &'a EvalTask,
-        environment: &'a Environment<'a>,
-        tokenizer: &'a Tokenizer,
-    ) -> Result<Self, Refusal> {
-        let context = environment.template_from_str(&task.context)?;
-        let target = environment.template_from_str(&task.target)?;
-        let choices = environment.compile_expression(&task.choices)?;
-        let gold = environment.compile_expression(&task.gold)?;
-        let texts = [&context, &target].map(|text| text.undeclared_variables(false));
-        let values = [&choices, &gold].map(|value| value.undeclared_variables(false));
-        let mut fields: BTreeSet<_> = texts.into_iter().chain(values).flatten().collect();
-        for (known, _) in environment.globals().chain([("choice", Value::UNDEFINED)]) {
+    /// The fields that its templates and expressions name, all of which are well formed then.
+    fn fields(&self, environment: &Environment<'_>) -> Result<BTreeSet<String>, Refusal> {
+        let mut fields = BTreeSet::new();
+        for template in [&self.context, &self.target] {
+            let template = environment.template_from_str(template)?;
+            fields.extend(template.undeclared_variables(false));
+        }
+        for expression in [&self.choices, &self.gold] {
+            let expression = environment.compile_expression(expression)?;
+            fields.extend(expression.undeclared_variables(false));
+        }
+        let known = environment.globals().map(|(name, _)| name);
+        for known in known.chain(["choice"]) {
             fields.remove(known);
         }
-        Ok(Self {
-            tokenizer,
-            context,
-            target,
-            choices,
-            gold,
-            fields,
-        })
+        Ok(fields)
     }
 
-    fn question(&self, line: usize, text: &str, label: Option<&str>) -> Result<Question, Refusal> {
-        let parsed = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text);
-        let mut fields = parsed.map_err(Refusal::NoObject)?;
-        fields.extend(label.map(|label| ("label".to_owned(), label.into())));
-        if let Some(field) = self
-            .fields
-            .iter()
-            .find(|&field| !fields.contains_key(field))
-        {
-            let (field, found) = (field.clone(), fields.keys().cloned().collect());
-            return Err(Refusal::NoField { field, found });
+    fn question(
+        &self,
+        line: usize,
+        fields: Value,
+        environment: &Environment<'_>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Question, Refusal> {
+        let value = |expression| environment.compile_expression(expression)?.eval(&fields);
+        let choices: Vec<String> = Vec::deserialize(value(&self.choices)?).unwrap_or_default();
+        if choices.is_empty() {
+            return Err(Refusal::NoChoices);
         }
-        let fields = Value::from(Serde(&fields));
-        let choices = texts(&self.choices.eval(fields.clone())?)?;
-        let gold = place(self.gold.eval(fields.clone())?.to_string(), choices.len())?;
+        let gold = place(value(&self.gold)?.to_string(), choices.len())?;
         let item = |choice: &String| {
             let fields = context! { choice, ..fields.clone() };
-            let (context, target) = (self.context.render(&fields)?, self.target.render(&fields)?);
-            let item = encode_pair(self.tokenizer, &context, &target)?;
+            let text = |template| environment.render_str(template, &fields);
+            let item = encode_pair(tokenizer, &text(&self.context)?, &text(&self.target)?)?;
             match item.continuation.is_empty() {
                 true => Err(Refusal::NoTarget),
                 false => Ok(item),
@@ -139,17 +120,18 @@ impl<'a> Forms<'a> {
     }
 }
 
-/// A list of texts.
-fn texts(list: &Value) -> Result<Vec<String>, Refusal> {
-    let texts: Option<Vec<String>> = match list.kind() {
-        ValueKind::Seq => (list.try_iter()?)
-            .map(|text| text.as_str().map(str::to_owned))
-            .collect(),
-        _ => None,
-    };
-    texts
-        .filter(|texts| !texts.is_empty())
-        .ok_or(Refusal::NoChoices)
+/// A line's fields and its label, all that are named among them.
+fn fields(text: &str, label: Option<&str>, named: &BTreeSet<String>) -> Result<Value, Refusal> {
+    let parsed = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text);
+    let mut fields = parsed.map_err(Refusal::NoObject)?;
+    fields.extend(label.map(|label| ("label".to_owned(), label.into())));
+    match named.iter().find(|&field| !fields.contains_key(field)) {
+        Some(field) => Err(Refusal::NoField {
+            field: field.clone(),
+            found: fields.keys().cloned().collect(),
+        }),
+        None => Ok(Value::from(Serde(&fields))),
+    }
 }
 
 /// The place that a number or a letter names.
