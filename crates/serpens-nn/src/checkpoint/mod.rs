@@ -122,7 +122,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has
     /// digests, as those written here.
-    pub fn load(self, device: Device) -> Result<MambaLm> {
+    pub fn load(&self, device: Device) -> Result<MambaLm> {
         self.fill(device, None)
     }
 
@@ -131,17 +131,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`Checkpoint::load`]; [`Error::Precision`].
-    pub fn load_to_infer(self, device: Device, precision: Precision) -> Result<MambaLm> {
+    pub fn load_to_infer(&self, device: Device, precision: Precision) -> Result<MambaLm> {
         self.fill(device, Some(precision))
     }
 
-    fn fill(self, device: Device, to_infer: Option<Precision>) -> Result<MambaLm> {
+    fn fill(&self, device: Device, to_infer: Option<Precision>) -> Result<MambaLm> {
         let is_narrow = to_infer == Some(Precision::Bf16);
         self.plan
             .check_memory(if is_narrow { 2 } else { 4 }, device)?;
-        let (mut model, weights) = (self.plan, self.weights);
+        let mut model = self.plan.clone();
         model.visit_mut("", &mut |name, param| {
-            match weights.value(name, param)? {
+            match self.weights.value(name, param)? {
                 Some(value) => param.set(value.to(device)?)?,
                 None => param.fill(name, device, 0)?,
             }
