@@ -19,6 +19,7 @@ use serpens_report::grouped;
 use crate::commands::bench::BenchArgs;
 use crate::compute::{self, ComputeArgs, one_of};
 use crate::evaluation;
+use crate::hub::HubArgs;
 use crate::output::one_line;
 use crate::prompt::{PromptArgs, PromptsArgs};
 use crate::recipe;
@@ -196,9 +197,12 @@ pub struct TokenizeArgs {
     /// {"prompt": …, "completion": …}.
     #[arg(value_name = "FILES", required = true)]
     pub files: Vec<String>,
-    /// The tokenizer: its file or folder, or the word bytes.
+    /// The tokenizer: its file or folder, a name on the hub, or the word bytes.
     #[arg(long, value_name = "PATH")]
     pub tokenizer: PathBuf,
+    /// Where it comes from by its name.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// The token file.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

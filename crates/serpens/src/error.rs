@@ -7,6 +7,7 @@ use serpens_data::Error as DataError;
 use serpens_infer::Error as InferError;
 use serpens_train::Error as TrainError;
 
+use crate::hub::HubError;
 use crate::output::shell_word;
 use crate::recipe::names;
 use crate::refusal::{Refusal, WrongModel};
@@ -54,6 +55,14 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: WrongModel,
+    },
+    /// A model on the hub that cannot be had.
+    #[error("{name}: {source}")]
+    Hub {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: HubError,
     },
     /// A file cannot be read or written.
     #[error(transparent)]

@@ -34,6 +34,7 @@ mod commands;
 mod compute;
 mod error;
 mod evaluation;
+pub mod hub;
 mod machine;
 mod output;
 mod progress;

@@ -260,7 +260,7 @@ fn at_least(allowed: &RangeInclusive<usize>) -> &'static str {
 pub enum WrongModel {
     /// There is no folder.
     #[error(
-        "there is no such folder or file; give the folder of a run, or the folder or file of a model"
+        "there is no such folder or file; give the folder of a run, the folder or file of a model, or a name on the hub: owner/name"
     )]
     NoFolder,
     /// Its run is not finished.

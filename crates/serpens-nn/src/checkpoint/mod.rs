@@ -42,7 +42,7 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 /// The name that PyTorch's programs give it.
-const PICKLED_FILE: &str = "pytorch_model.bin";
+pub const PICKLED_FILE: &str = "pytorch_model.bin";
 /// The table that is looked up too where it is the head: it stays in f32.
 const EMBEDDINGS: &str = "backbone.embeddings.weight";
 

@@ -8,7 +8,7 @@ use crate::progress::Meter;
 use crate::{Error, Result, stop};
 
 pub(super) fn run(args: &TokenizeArgs) -> Result<()> {
-    let tokenizer = Tokenizer::open(&args.tokenizer);
+    let tokenizer = Tokenizer::open(&args.hub.fetch(&args.tokenizer, false)?);
     let tokenizer = tokenizer.map_err(|error| Error::refused("--tokenizer", error))?;
     stop::listen();
     let mut meter = None;

@@ -12,13 +12,15 @@ use serpens_nn::{MambaLm, Module};
 use serpens_train::Compute;
 
 use super::RUNS;
+use crate::hub::{HubArgs, NEWEST};
 use crate::refusal::WrongModel;
 use crate::{Error, Result};
 
 /// Options of the commands that read a model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A run's folder or its name below runs, or a model's folder or file: Hugging Face's, the original program's, GGUF.
+    /// A run's folder or its name below runs; a model's folder or file: Hugging Face's, the original program's, GGUF; or the
+    /// name of one on the Hugging Face hub, or of a file there: state-spaces/mamba-130m-hf, owner/name/FILE.gguf.
     #[arg(long = "model", value_name = "RUN")]
     pub(crate) path: PathBuf,
     /// What stands before the names of the tensors in its files, as model in Lightning's.
@@ -29,7 +31,9 @@ pub struct ModelArgs {
         hide_default_value = true
     )]
     prefix: String,
-    /// The tokenizer: its file or folder, or bytes; otherwise that in the model's folder.
+    #[command(flatten)]
+    hub: HubArgs,
+    /// The tokenizer: its file or folder, or of a name on the hub the newest, or bytes; otherwise that in the model's folder.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// Take the files as they are, though their digests say that they are damaged.
@@ -59,7 +63,7 @@ pub(crate) struct Opened {
 impl ModelArgs {
     /// The model, on the processor.
     pub(crate) fn load(&self) -> Result<Opened> {
-        let path = model_path(&self.path)?;
+        let path = model_path(&self.path, &self.hub)?;
         let options = Options {
             verify: self.verify,
             prefix: self.prefix.clone(),
@@ -96,7 +100,14 @@ impl ModelArgs {
     pub(crate) fn tokenizer(&self, opened: &Opened) -> Result<Option<Tokenizer>> {
         let vocabulary = opened.model.config().vocab_size;
         let mut found = match (&self.tokenizer, &opened.metadata) {
-            (Some(path), _) => Some(Tokenizer::open(path)?),
+            (Some(path), _) => {
+                let revision = NEWEST.into();
+                let hub = HubArgs {
+                    revision,
+                    ..self.hub
+                };
+                Some(Tokenizer::open(&hub.fetch(path, false)?)?)
+            }
             (None, Some(metadata)) => Tokenizer::from_gguf(metadata)?,
             (None, None) => Tokenizer::find(&opened.folder)?,
         };
@@ -110,8 +121,9 @@ impl ModelArgs {
     }
 }
 
-/// The model's folder or file, given that, or a run's folder or its name.
-fn model_path(path: &Path) -> Result<PathBuf> {
+/// The model's folder or file, given that, or a run's folder or its name, or a name on the hub.
+pub(crate) fn model_path(path: &Path, hub: &HubArgs) -> Result<PathBuf> {
+    let path = &hub.fetch(path, true)?;
     if path.is_file() {
         return Ok(path.to_owned());
     }

@@ -15,7 +15,7 @@ fn interrupt_at(place: &TestFolder, args: &[&str], event: &str) -> Ran {
 /// The command with signals as they are by default: whoever runs these tests in the background or under nohup has some
 /// ignored, which a run inherits.
 #[cfg(unix)]
-fn hear_signals(command: &mut Command) {
+pub fn hear_signals(command: &mut Command) {
     use std::io::Error;
     use std::os::unix::process::CommandExt;
 
@@ -33,7 +33,7 @@ fn hear_signals(command: &mut Command) {
 }
 
 #[cfg(unix)]
-fn send(signal: &str, to: &Child) {
+pub fn send(signal: &str, to: &Child) {
     let signal = format!("-{signal}");
     let kill = Command::new("kill")
         .args([signal, to.id().to_string()])

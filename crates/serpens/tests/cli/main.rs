@@ -4,6 +4,8 @@ mod convert;
 mod damage;
 mod devices;
 mod eval;
+mod hub;
+mod hub_server;
 mod interrupt;
 mod models;
 mod output;
