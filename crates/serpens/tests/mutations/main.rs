@@ -131,6 +131,20 @@ fn pytorchs_files_and_pickles() {
 }
 
 #[test]
+fn tokenizers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../serpens-data/tests/tokenizers");
+    let files = ["byte-level.json", "byte-fallback.json", "unigram.json"];
+    let mut seeds: Vec<Vec<u8>> = files
+        .map(|name| fs::read(folder.join(name)).unwrap())
+        .into();
+    seeds.push(br#"{"symbols": ["<s>", "<u>", "L", "LA", "G"], "special": ["<s>", "<u>"], "unknown": "<u>", "skip": "\n", "begin": "<s>"}"#.to_vec());
+    seeds.push(
+        b"{\"a\": 0, \"b\": 1, \"ab\": 2, \"<|endoftext|>\": 3}\0#version: 0.2\na b\n".to_vec(),
+    );
+    attack(targets::tokenizer, &seeds, 600);
+}
+
+#[test]
 fn reports() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let numbers: Vec<u8> = (0..40)

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serpens::core::{Device, Tensor, files};
+use serpens::data::Tokenizer;
 use serpens::formats::safetensors::{read_tensors, write_tensors};
 use serpens::formats::{Encoding, Planned, gguf, pytorch};
 use serpens::nn::checkpoint::{self, CONFIG_FILE, Checkpoint, Options, Verify};
@@ -82,6 +83,7 @@ pub fn gguf(bytes: &[u8]) {
     let Ok((metadata, file)) = gguf::open(&path) else {
         return;
     };
+    let _ = Tokenizer::from_gguf(&metadata);
     let values: BTreeMap<&str, Tensor> = file
         .tensors()
         .filter_map(|(name, _)| Some((name, file.tensor(name, Device::Cpu).ok()?)))
@@ -144,6 +146,29 @@ fn pytorch_tensors(path: &Path) {
         );
         let _ = file.tensor(name, Device::Cpu);
     }
+}
+
+/// The file of a tokenizer, or GPT-2's pair of them with a zero byte between: what is read encodes, decodes and is saved.
+pub fn tokenizer(bytes: &[u8]) {
+    let mut files = bytes.splitn(2, |&byte| byte == 0);
+    let (first, second) = (files.next().unwrap_or_default(), files.next());
+    let first_path = model_file(second.map_or("tokenizer.json", |_| "vocab.json"));
+    fs::write(&first_path, first).expect("written");
+    if let Some(merges) = second {
+        fs::write(model_file("merges.txt"), merges).expect("written");
+    }
+    let Ok(tokenizer) = Tokenizer::open(&first_path) else {
+        return;
+    };
+    if let Ok(ids) = tokenizer.encode("Où <s> is\n  LAG 12?<|endoftext|>".as_bytes()) {
+        tokenizer.decode(&ids);
+        let tokens = tokenizer.vocab_size() as u32;
+        assert!(ids.iter().all(|&id| id < tokens), "beyond the vocabulary");
+    }
+    let saved = model_file("saved");
+    fs::create_dir_all(&saved).expect("made");
+    tokenizer.save(&saved).expect("saved");
+    fs::remove_dir_all(&saved).expect("removed");
 }
 
 /// A page of any texts and numbers.
