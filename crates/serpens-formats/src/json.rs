@@ -6,19 +6,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serpens_core::files::{Accept, read_text, write_bytes};
 
-use crate::{Error, Result};
+use crate::{Error, Fault, Result};
 
 /// Reads the file, which is to be `what`, such as a model configuration.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Json`] where it is something else.
+/// [`Error::Io`]; [`Fault::Json`] where it is something else.
 pub fn read<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let text = read_text(path, Accept::Files)?;
-    serde_json::from_str(&text).map_err(|source| Error::Json {
-        path: path.to_owned(),
-        what,
-        source,
-    })
+    let read = serde_json::from_str(&read_text(path, Accept::Files)?);
+    read.map_err(|source| Error::at(path)(Fault::Json(what, source)))
 }
 
 /// Writes the file, which appears complete or not at all.

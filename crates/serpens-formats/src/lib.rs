@@ -12,7 +12,7 @@
 //! ```
 //! use serpens_core::{Device, Tensor};
 //! use serpens_formats::safetensors::{open, write_tensors};
-//! use serpens_formats::{Error, Verify};
+//! use serpens_formats::{Error, Fault, Verify};
 //!
 //! # fn main() -> serpens_formats::Result<()> {
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
@@ -31,7 +31,7 @@
 //! *bytes.last_mut().expect("not empty") ^= 1;
 //! std::fs::write(&path, bytes).expect("written");
 //! let damaged = open(&path, Verify::Digests)?.tensor("layer.weight", Device::Cpu);
-//! assert!(matches!(damaged, Err(Error::Digest { .. })));
+//! assert!(matches!(damaged, Err(Error::File { source: Fault::Digest(..), .. })));
 //! # Ok(())
 //! # }
 //! ```
@@ -50,7 +50,7 @@ mod tensor_file;
 
 pub use digest::digest;
 pub use encoding::Encoding;
-pub use error::{Error, Result};
-pub use planned::{Planned, Unwritable};
+pub use error::{Error, Fault, Result};
+pub use planned::Planned;
 pub use shards::shards;
 pub use tensor_file::{TensorFile, Verify};

@@ -1,11 +1,13 @@
 //! Tensors that are going to be written: what a file says of them before their values are at hand.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use serpens_core::{DType, Shape, Tensor};
 
-use crate::{Encoding, Error, Result, blocks};
+use crate::{Encoding, Error, Fault, Result, blocks};
 
 /// What a file is to say of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,72 +20,40 @@ pub struct Planned {
     pub encoding: Encoding,
 }
 
-/// Why a tensor cannot be written as planned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unwritable {
-    /// Its rows are no whole blocks.
-    #[error("rows of {cols} are no whole blocks of {block} values; choose F16 or F32")]
-    Columns {
-        /// The size of the last axis.
-        cols: usize,
-        /// Values in a block.
-        block: usize,
-    },
-    /// A value cannot be held.
-    #[error("a value is NaN, infinite or too large for it; choose BF16 or F32")]
-    Value,
-    /// The value is of another shape than planned.
-    #[error("the value's shape is {0}")]
-    Shape(Box<Shape>),
-    /// Values of this type are not stored so.
-    #[error("values of {0} are not stored so")]
-    DType(DType),
-    /// The format knows no such encoding, or no tensors of so many axes.
-    #[error("the format knows no such tensors")]
-    Format,
-    /// Another is called so.
-    #[error("another one is called so")]
-    Twice,
-}
-
 impl Planned {
-    /// The bytes that the values will take.
-    pub(crate) fn size(&self, path: &Path) -> Result<usize> {
-        let (block, size) = self.encoding.block();
-        let cols = self.shape.cols();
-        if !cols.is_multiple_of(block) {
-            return Err(self.unwritable(path, Unwritable::Columns { cols, block }));
-        }
-        Ok((self.shape.count() / block).saturating_mul(size))
-    }
-
     /// The value, which is on the processor, as it is stored.
     pub(crate) fn encode<'a>(&self, path: &Path, value: &'a Tensor) -> Result<Cow<'a, [u8]>> {
-        let refused = |why| Err(self.unwritable(path, why));
-        if value.shape() != self.shape {
-            return refused(Unwritable::Shape(Box::new(value.shape())));
-        }
-        if Encoding::of(value.dtype()) == self.encoding {
+        let (shape, dtype, encoding) = (value.shape(), value.dtype(), self.encoding);
+        if shape == self.shape && Encoding::of(dtype) == encoding {
             return Ok(Cow::Borrowed(value.as_bytes()?));
         }
-        let encoder = blocks::encoder(self.encoding).filter(|_| value.dtype() == DType::F32);
-        let Some(encoder) = encoder else {
-            return refused(Unwritable::DType(value.dtype()));
+        let name = self.name.clone();
+        let encoder = blocks::encoder(encoding).filter(|_| dtype == DType::F32);
+        let fault = match encoder {
+            Some(encoder) if shape == self.shape => {
+                match blocks::encode(encoding, encoder, value.as_slice()?) {
+                    Some(bytes) => return Ok(Cow::Owned(bytes)),
+                    None => Fault::Value(name, encoding),
+                }
+            }
+            _ => Fault::Unplanned(name, Box::new(shape), dtype),
         };
-        match blocks::encode(self.encoding, encoder, value.as_slice()?) {
-            Some(bytes) => Ok(Cow::Owned(bytes)),
-            None => refused(Unwritable::Value),
-        }
+        Err(Error::at(path)(fault))
     }
+}
 
-    pub(crate) fn unwritable(&self, path: &Path, source: Unwritable) -> Error {
-        Error::Unwritable {
-            path: path.to_owned(),
-            name: self.name.clone(),
-            shape: Box::new(self.shape),
-            encoding: self.encoding,
-            source,
+/// The places of values that lie one behind the other, each from a multiple of the alignment on.
+pub(crate) fn places(planned: &[&Planned], alignment: usize) -> Result<Vec<Range<usize>>, Fault> {
+    let (mut from, mut names) = (0_usize, BTreeSet::new());
+    let place = |planned: &&Planned| {
+        let size = planned.encoding.size(&planned.name, planned.shape)?;
+        let place = from..from.saturating_add(size);
+        let next = place.end.checked_next_multiple_of(alignment);
+        from = next.unwrap_or(usize::MAX);
+        if !names.insert(planned.name.clone()) {
+            return Err(Fault::Twice(planned.name.clone()));
         }
-    }
+        Ok(place)
+    };
+    planned.iter().map(place).collect()
 }

@@ -5,13 +5,14 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Error, Result, json};
+use crate::{Error, Fault, Result, json};
 
 /// The file, or where it is missing the several that an index beside it (`<path>.index.json`) says its tensors are in;
 /// none where both are missing.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Json`], [`Error::Index`] where the index names no file, or one outside its folder.
+/// [`Error::Io`]; [`Fault::Json`]; [`Fault::NoWeights`], [`Fault::Outside`] where the index names no file, or one outside
+/// its folder.
 pub fn shards(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     #[derive(Deserialize)]
     struct Index {
@@ -26,19 +27,18 @@ pub fn shards(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     }
     let Index { weight_map } = json::read(index, "index of weights")?;
     let files: BTreeSet<String> = weight_map.into_values().collect();
-    let outside = files.iter().find(|file| !lies_inside(file)).cloned();
-    if files.is_empty() || outside.is_some() {
-        return Err(Error::Index {
-            path: index.to_owned(),
-            outside,
-        });
+    let failed = Error::at(index);
+    if files.is_empty() {
+        return Err(failed(Fault::NoWeights));
     }
-    let files = files.iter().map(|file| index.with_file_name(file));
-    Ok(Some(files.collect()))
-}
-
-/// Whether a name cannot lead out of a folder.
-fn lies_inside(name: &str) -> bool {
-    let mut names = Path::new(name).components();
-    !name.is_empty() && names.all(|name| matches!(name, Component::Normal(_)))
+    let inside = |file: String| {
+        let mut names = Path::new(&file).components();
+        let lies = !file.is_empty() && names.all(|name| matches!(name, Component::Normal(_)));
+        match lies {
+            true => Ok(index.with_file_name(file)),
+            false => Err(failed(Fault::Outside(file))),
+        }
+    };
+    let files: Result<_> = files.into_iter().map(inside).collect();
+    files.map(Some)
 }

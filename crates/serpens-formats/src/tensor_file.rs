@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serpens_core::files::FileError;
+use serpens_core::files::{self, Accept, FileError};
 use serpens_core::{Device, Element, Shape, Tensor};
 
 use crate::digest::{self, CHUNK};
-use crate::{Encoding, Error, Result, blocks};
+use crate::{Encoding, Error, Fault, Result, blocks};
 
 /// What is verified of the tensors that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub enum Verify {
 
 /// An open file of tensors.
 pub struct TensorFile {
-    pub(crate) path: PathBuf,
-    pub(crate) file: File,
-    pub(crate) tensors: BTreeMap<String, Entry>,
+    path: PathBuf,
+    file: File,
+    tensors: BTreeMap<String, Entry>,
 }
 
 /// What a file's header says of a tensor. Whoever makes one has checked that its bytes lie in the file, and that it
@@ -44,6 +44,20 @@ pub(crate) struct Entry {
 }
 
 impl TensorFile {
+    /// Opens a file, whose header `read` reads.
+    pub(crate) fn open(
+        path: &Path,
+        read: impl FnOnce(&File) -> Result<BTreeMap<String, Entry>, Fault>,
+    ) -> Result<Self> {
+        let file = files::open(path, Accept::Files)?;
+        let tensors = read(&file).map_err(Error::at(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            tensors,
+        })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -51,9 +65,8 @@ impl TensorFile {
 
     /// Names and shapes of the tensors in it, by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Shape)> {
-        self.tensors
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry.shape))
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, entry)| (name.as_str(), entry.shape))
     }
 
     /// How a tensor's values are stored, if there is one of this name.
@@ -66,83 +79,58 @@ impl TensorFile {
     /// spans once more meanwhile.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::Encoding`] for other types, [`Error::Core`] where the
-    /// device has no room, [`Error::Io`], [`Error::Digest`] for damage.
+    /// [`Fault::Missing`] for an unknown name, [`Fault::Encoding`] for other types, [`Error::Core`] where the device has
+    /// no room, [`Error::Io`], [`Fault::Digest`] for damage.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
-        let Some(entry) = self.tensors.get(name) else {
-            return Err(Error::MissingTensor {
-                path: self.path.clone(),
-                name: name.to_owned(),
-            });
-        };
+        let (failed, owned) = (Error::at(&self.path), || name.to_owned());
+        let entry = self.tensors.get(name);
+        let entry = entry.ok_or_else(|| failed(Fault::Missing(owned())))?;
         let (tensor, chunks) = match (entry.encoding, blocks::decoder(entry.encoding)) {
             (Encoding::U32, _) => self.read(entry, |bytes, values| {
                 blocks::each(bytes, values, u32::from_le_bytes);
             })?,
             (_, Some(decode)) => self.read(entry, decode)?,
-            (found, None) => {
-                return Err(Error::Encoding {
-                    path: self.path.clone(),
-                    name: name.to_owned(),
-                    found,
-                });
-            }
+            (found, None) => return Err(failed(Fault::Encoding(owned(), found))),
         };
-        if let Some(expected) = &entry.digest {
+        if let Some(said) = &entry.digest {
             let found = digest::of_tensor(name, entry.encoding, &entry.shape, &chunks);
-            if found != *expected {
-                return Err(Error::Digest {
-                    path: self.path.clone(),
-                    name: name.to_owned(),
-                    expected: expected.clone(),
-                    found,
-                });
+            if found != *said {
+                return Err(failed(Fault::Digest(owned(), found, said.clone())));
             }
         }
         Ok(tensor.to(device)?)
     }
 
     /// The values of a tensor, and the hashes of the chunks that they were read in, where there is a digest to verify.
+    /// All threads read, and nothing of the file stays in the program's memory.
     fn read<T: Element>(
         &self,
         entry: &Entry,
         decode: impl Fn(&[u8], &mut [T]) + Sync,
     ) -> Result<(Tensor, Vec<u64>)> {
         let mut tensor = Tensor::empty(entry.shape, T::DTYPE, Device::Cpu)?;
-        let values = tensor.make_mut::<T>()?;
-        let hashes = match &entry.strides {
-            Some(strides) if !values.is_empty() => {
-                let axes = entry.shape.iter().zip(strides);
-                let last: usize = axes.map(|(dim, stride)| (dim - 1) * stride).sum();
-                let mut spanned = vec![T::zeroed(); last + 1];
-                let hashes = self.fill(entry, &mut spanned, decode)?;
-                gather(&spanned, entry.shape, strides, values);
-                hashes
-            }
-            _ => self.fill(entry, values, decode)?,
+        let rows = tensor.make_mut::<T>()?;
+        let strides = entry.strides.as_deref().filter(|_| !rows.is_empty());
+        // What a strided view spans is read whole, and then brought into rows.
+        let spanned = strides.map(|strides| {
+            let axes = entry.shape.iter().zip(strides);
+            let last: usize = axes.map(|(dim, stride)| (dim - 1) * stride).sum();
+            vec![T::zeroed(); last + 1]
+        });
+        let mut spanned = spanned.unwrap_or_default();
+        let values = if strides.is_some() {
+            &mut spanned
+        } else {
+            &mut *rows
         };
-        Ok((tensor, hashes))
-    }
-
-    /// Reads values that lie one behind the other. All threads read, and nothing of the file stays in the program's
-    /// memory.
-    fn fill<T: Element>(
-        &self,
-        entry: &Entry,
-        values: &mut [T],
-        decode: impl Fn(&[u8], &mut [T]) + Sync,
-    ) -> Result<Vec<u64>> {
         let (block, size) = entry.encoding.block();
-        let per_chunk = CHUNK / size * block;
-        let mut hashes = vec![0; values.len().div_ceil(per_chunk)];
-        let tasks = values
-            .par_chunks_mut(per_chunk)
-            .zip(&mut hashes)
-            .enumerate();
+        let blocks = CHUNK / size;
+        let mut hashes = vec![0; values.len().div_ceil(blocks * block)];
+        let chunks = values.par_chunks_mut(blocks * block).zip(&mut hashes);
+        let tasks = chunks.enumerate();
         let read = tasks.try_for_each_init(Vec::new, |bytes, (i, (values, hash))| {
             bytes.resize(values.len() / block * size, 0);
-            let before = i as u64 * (CHUNK / size * size) as u64;
-            read_at(&self.file, bytes, entry.start + before)?;
+            read_at(&self.file, bytes, entry.start + (i * blocks * size) as u64)?;
             if entry.digest.is_some() {
                 *hash = digest::of_chunk(bytes);
             }
@@ -150,7 +138,10 @@ impl TensorFile {
             Ok(())
         });
         read.map_err(FileError::of("read", &self.path))?;
-        Ok(hashes)
+        if let Some(strides) = strides {
+            gather(&spanned, entry.shape, strides, rows);
+        }
+        Ok((tensor, hashes))
     }
 }
 
@@ -178,14 +169,9 @@ fn read_at(file: &File, bytes: &mut [u8], from: u64) -> io::Result<()> {
 
 /// Fills `bytes` from this place of the file on.
 #[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut from: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, from)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[read..];
-        from += read as u64;
-    }
-    Ok(())
+fn read_at(file: &File, bytes: &mut [u8], from: u64) -> io::Result<()> {
+    // Fewer are read only where the file ends.
+    let read = std::os::windows::fs::FileExt::seek_read(file, bytes, from)?;
+    let whole = (read == bytes.len()).then_some(());
+    whole.ok_or(io::ErrorKind::UnexpectedEof.into())
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 use serpens_core::files::{FileError, make_folders, sync_folder};
-use serpens_formats::{Verify, json};
+use serpens_formats::{Fault, Verify, json};
 
 use crate::objective::Learner;
 use crate::state::State;
@@ -201,7 +201,10 @@ pub(crate) fn load<O: Objective>(
 pub(crate) fn read_state(step: u64, dir: &Path, verify: Verify) -> Result<State> {
     let path = dir.join(STATE_FILE);
     let saved: Value = json::read(&path, "state of training").map_err(|error| match error {
-        serpens_formats::Error::Json { path, source, .. } => Error::damaged(&path, source),
+        serpens_formats::Error::File {
+            path,
+            source: Fault::Json(_, source),
+        } => Error::damaged(&path, source),
         other => other.into(),
     })?;
     seal::check(dir, saved.clone(), verify)?;

@@ -66,21 +66,20 @@ pub(super) fn gpt2(vocabulary: &str, merges: &str) -> Result<Loaded, TokenizerEr
 }
 
 /// A list of a GGUF file, empty where there is none.
-fn list<'a, T>(metadata: &'a Metadata, key: &str) -> Result<&'a [T]>
+fn list<T>(metadata: &Metadata, key: &str) -> Result<Vec<T>>
 where
     Vec<T>: Typed,
 {
-    let list = metadata.find::<Vec<T>>(key)?;
-    Ok(list.map_or(&[], Vec::as_slice))
+    Ok(metadata.find(key)?.unwrap_or_default())
 }
 
 /// The content of the `tokenizer.json` that does what a GGUF file's lists say for a model of this kind: `gpt2`
 /// (byte-level byte pairs) or `llama` (SentencePiece).
 fn of_lists(model: &str, metadata: &Metadata) -> Result<Value> {
-    let tokens: &[String] = list(metadata, "tokenizer.ggml.tokens")?;
-    let types: &[i32] = list(metadata, "tokenizer.ggml.token_type")?;
+    let tokens: Vec<String> = list(metadata, "tokenizer.ggml.tokens")?;
+    let types: Vec<i32> = list(metadata, "tokenizer.ggml.token_type")?;
     let vocab: BTreeMap<&str, usize> = tokens.iter().map(String::as_str).zip(0..).collect();
-    let added = tokens.iter().zip(types).enumerate();
+    let added = tokens.iter().zip(&types).enumerate();
     let added = added.filter(|(_, (_, kind))| OF_THEMSELVES.contains(*kind));
     let added = added.map(|(id, (name, kind))| (id, name.as_str(), *kind != ADDED));
     let added: Vec<_> = added.collect();
@@ -88,19 +87,19 @@ fn of_lists(model: &str, metadata: &Metadata) -> Result<Value> {
     match model {
         "gpt2" => {
             let pre = metadata.find::<String>("tokenizer.ggml.pre")?;
-            let pre = pre.map_or("gpt-2", String::as_str);
+            let pre = pre.as_deref().unwrap_or("gpt-2");
             let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
-            let merges: &[String] = list(metadata, "tokenizer.ggml.merges")?;
+            let merges: Vec<String> = list(metadata, "tokenizer.ggml.merges")?;
             let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
             Ok(byte_pairs(model, Some(words), &added))
         }
         "llama" => {
-            let scores = list(metadata, "tokenizer.ggml.scores")?;
+            let scores: Vec<f32> = list(metadata, "tokenizer.ggml.scores")?;
             let unknown = metadata.find::<u32>("tokenizer.ggml.unknown_token_id")?;
-            let unknown = unknown.and_then(|&id| tokens.get(id as usize));
-            let begins = metadata.find("tokenizer.ggml.add_space_prefix")? != Some(&false);
+            let unknown = unknown.and_then(|id| tokens.get(id as usize));
+            let begins = metadata.find("tokenizer.ggml.add_space_prefix")? != Some(false);
             let model = json!({
-                "type": "BPE", "vocab": vocab, "merges": merges_by_score(tokens, &vocab, scores),
+                "type": "BPE", "vocab": vocab, "merges": merges_by_score(&tokens, &vocab, &scores),
                 "unk_token": unknown, "fuse_unk": true, "byte_fallback": true,
             });
             Ok(with_spaces(byte_pairs(model, None, &added), begins))
@@ -155,19 +154,19 @@ impl Tokenizer {
             return Ok(None);
         };
         let file = match metadata.find::<String>(WHOLE)? {
-            Some(text) => serde_json::from_str(text).map_err(TokenizerError::broken)?,
+            Some(text) => serde_json::from_str(&text).map_err(TokenizerError::broken)?,
             None if model == "none" => return Ok(None),
-            None => of_lists(model, metadata)?,
+            None => of_lists(&model, metadata)?,
         };
         let mut loaded = read(file)?;
         let [begin, end] = ["bos", "eos"].map(|name| {
             let id = metadata.find::<u32>(&format!("tokenizer.ggml.{name}_token_id"));
-            id.map(|id| id.filter(|&&id| (id as usize) < loaded.tokens.len()))
+            id.map(|id| id.filter(|&id| (id as usize) < loaded.tokens.len()))
         });
         let begins = metadata.find::<bool>("tokenizer.ggml.add_bos_token")?;
-        let begins = *begins.unwrap_or(&(model == "llama"));
-        loaded.begin = begin?.filter(|_| begins).copied().into_iter().collect();
-        loaded.ends = end?.copied().into_iter().collect();
+        let begins = begins.unwrap_or(model == "llama");
+        loaded.begin = begin?.filter(|_| begins).into_iter().collect();
+        loaded.ends = end?.into_iter().collect();
         Ok(Some(Self(Arc::new(loaded))))
     }
 

@@ -37,10 +37,7 @@ pub(crate) fn each<const N: usize, T>(
 /// Many at a time, for which processors have instructions.
 fn halves(bytes: &[u8], values: &mut [f32]) {
     let mut stored = [half::f16::ZERO; 64];
-    for (bytes, values) in bytes
-        .chunks(2 * stored.len())
-        .zip(values.chunks_mut(stored.len()))
-    {
+    for (bytes, values) in bytes.chunks(128).zip(values.chunks_mut(64)) {
         let stored = &mut stored[..values.len()];
         each(bytes, stored, half::f16::from_le_bytes);
         stored.convert_to_f32_slice(values);

@@ -14,7 +14,6 @@ type Encoder = fn(&[f32], &mut [u8]) -> bool;
 /// The encoder of an encoding that is written.
 pub(crate) fn encoder(encoding: Encoding) -> Option<Encoder> {
     Some(match encoding {
-        Encoding::F32 => |values, bytes| each(values, bytes, f32::to_le_bytes, |_| true),
         Encoding::F16 => |values, bytes| {
             let finite = |b| f16::from_le_bytes(b).is_finite();
             each(values, bytes, |x| f16::from_f32(x).to_le_bytes(), finite)
@@ -35,9 +34,8 @@ pub(crate) fn encode(encoding: Encoding, encode: Encoder, values: &[f32]) -> Opt
     let mut bytes = vec![0; values.len() / block * size];
     let chunks = bytes.par_chunks_mut(CHUNK / block * size);
     let values = values.par_chunks(CHUNK / block * block);
-    let held = chunks
-        .zip(values)
-        .all(|(bytes, values)| encode(values, bytes));
+    let tasks = chunks.zip(values);
+    let held = tasks.all(|(bytes, values)| encode(values, bytes));
     held.then_some(bytes)
 }
 

@@ -3,209 +3,171 @@
 
 use std::collections::HashMap;
 
-use super::Fault;
-use super::value::{Global, Id, Value};
+use bumpalo::Bump;
 
-/// The place of [`Value::Plain`], of which one is enough.
-const PLAIN: Id = 0;
+use super::values::{Name, Value};
+use crate::Fault;
+
 /// The latest protocol.
 const PROTOCOL: u8 = 5;
 
 /// A pickle being run. What gives `None` cannot be done: the operation is not known, the pickle ends within it, or the
 /// stack is not as it must be.
-#[derive(Default)]
 pub(super) struct Machine<'a> {
-    /// What is left of the pickle.
-    rest: &'a [u8],
-    values: Vec<Value<'a>>,
-    pub(super) stack: Vec<Id>,
+    pub(super) arena: &'a Bump,
+    pub(super) pickle: &'a [u8],
+    /// Where it is read next.
+    at: usize,
+    stack: Vec<Value<'a>>,
     /// The heights of the stack at its marks.
     marks: Vec<usize>,
-    memo: HashMap<u64, Id>,
+    memo: HashMap<u64, Value<'a>>,
+    /// Keys and values of dictionaries.
+    pub(super) dicts: Vec<Vec<[Value<'a>; 2]>>,
+    /// The first that was asked for and is not known.
+    pub(super) unknown: Option<&'a Name<'a>>,
 }
 
 impl<'a> Machine<'a> {
-    /// Runs a pickle. Gives all values that were made, and the place of the result.
-    pub(super) fn run(pickle: &'a [u8]) -> Result<(Vec<Value<'a>>, Id), Fault> {
+    /// Runs a pickle, whose result is on top then.
+    pub(super) fn run(arena: &'a Bump, pickle: &'a [u8]) -> Result<Self, Fault> {
         let mut machine = Self {
-            rest: pickle,
-            values: vec![Value::Plain],
-            ..Self::default()
+            arena,
+            pickle,
+            at: 0,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            dicts: Vec::new(),
+            unknown: None,
         };
         loop {
-            let at = pickle.len() - machine.rest.len();
-            if let Some(result) = machine.step().ok_or(Fault::Pickle { at })? {
-                return Ok((machine.values, result));
+            let at = machine.at;
+            if machine.step().ok_or(Fault::Pickle(at))? {
+                return Ok(machine);
             }
         }
     }
 
-    /// Does an operation; the last one gives the result.
-    fn step(&mut self) -> Option<Option<Id>> {
+    /// Does an operation. Gives whether it was the last.
+    fn step(&mut self) -> Option<bool> {
         let code = self.take(1)?[0];
-        let bytes = self.argument(code)?;
-        if let Some(value) = literal(code, bytes) {
-            self.push(value);
-            return Some(None);
-        }
-        match code {
-            b'.' => return self.pop().map(Some),
-            0x80 if bytes[0] <= PROTOCOL => {}
-            0x95 => {} // the length of a frame, for those who do not have it all at hand
-            b'(' => self.marks.push(self.stack.len()),
-            b'0' if self.top().is_none() => drop(self.marks.pop()?),
+        let items = self.operands(code)?;
+        let made = match (code, &*items) {
+            (b'.', _) => return self.top().map(|_| true),
+            (0x80, _) if self.take(1)?[0] <= PROTOCOL => None,
+            // The length of a frame is for those who do not have it all at hand.
+            (0x95, _) => self.take(8).map(|_| None)?,
             // Elements of lists and sets, and what objects are told of themselves, are dropped.
-            b'0' | b'a' => drop(self.pop()?),
-            b'1' | b'e' | 0x90 => drop(self.pop_mark()?),
-            b'b' => drop(self.pop().and(self.top())?),
-            b'2' => self.stack.push(self.top()?),
-            b'p' | b'q' | b'r' | 0x94 => {
-                let (key, top) = (self.key(code, bytes)?, self.top()?);
-                self.memo.insert(key, top);
+            (b'0' | b'1' | b'a' | b'e' | 0x90, _) => None,
+            (b'b', _) => self.top().map(|_| None)?,
+            (b'(', _) => {
+                self.marks.push(self.stack.len());
+                None
             }
-            b'g' | b'h' | b'j' => self.stack.push(*self.memo.get(&self.key(code, bytes)?)?),
-            b'l' | 0x91 => {
-                self.pop_mark()?;
-                self.push(Value::Plain);
+            (b'p' | b'q' | b'r' | 0x94, _) => {
+                let key = self.key(code)?;
+                self.memo.insert(key, self.top()?);
+                None
             }
-            b't' | 0x85..=0x87 => {
-                let items = match code {
-                    b't' => self.pop_mark()?,
-                    _ => self.pop_some(usize::from(code - 0x84))?,
+            (b'g' | b'h' | b'j', _) => Some(*self.key(code).and_then(|key| self.memo.get(&key))?),
+            (b'2', _) => Some(self.top()?),
+            (b'l' | 0x91, _) => Some(Value::Plain),
+            (b't' | 0x85..=0x87, items) => Some(self.tuple(items)),
+            (b'}', _) => Some(self.dict()),
+            // Keys and values in turn, which only dictionaries hear.
+            (b'd' | b's' | b'u', items) => {
+                let made = (code == b'd').then(|| self.dict());
+                let (pairs, []) = items.as_chunks() else {
+                    return None;
                 };
-                self.push_tuple(items);
-            }
-            b'd' | b's' | b'u' => {
-                let items = match code {
-                    b's' => self.pop_some(2)?,
-                    _ => self.pop_mark()?,
-                };
-                if code == b'd' {
-                    self.push(Value::Dict(Vec::new()));
+                if let Value::Dict(dict) = made.or_else(|| self.top())? {
+                    self.dicts[dict].extend(pairs);
                 }
-                self.set(&items)?;
+                made
             }
-            _ => self.ask(code, bytes)?,
-        }
-        Some(None)
+            (b'c', _) => {
+                let [module, name] = [self.line()?, self.line()?].map(str::from_utf8);
+                Some(self.global(module.ok()?, name.ok()?))
+            }
+            (0x93, &[Value::Text(module), Value::Text(name)]) => Some(self.global(module, name)),
+            (b'R' | 0x81, &[maker, arguments]) => Some(self.call(maker, arguments)?),
+            (0x92, &[maker, arguments, _]) => Some(self.call(maker, arguments)?),
+            (b'Q', &[name]) => Some(self.storage(name)),
+            _ => Some(self.literal(code)?),
+        };
+        self.stack.extend(made);
+        Some(false)
     }
 
-    /// What asks for something outside: names of Python's, calls, and storages.
-    fn ask(&mut self, code: u8, bytes: &'a [u8]) -> Option<()> {
-        match code {
-            b'c' => {
-                let [module, name] = [bytes, self.line()?].map(|line| str::from_utf8(line).ok());
-                self.push_global(module?, name?);
+    /// The value that an operation only has to push, if it is such a one. Bytes are taken for texts.
+    fn literal(&mut self, code: u8) -> Option<Value<'a>> {
+        Some(match code {
+            b'N' | b']' | 0x88 | 0x89 | 0x8f => Value::Plain,
+            b')' => Value::Tuple(&[], None),
+            b'G' => self.take(8).map(|_| Value::Plain)?,
+            b'F' | b'P' => self.line().map(|_| Value::Plain)?,
+            b'K' => integer(self.take(1)?, false),
+            b'M' => integer(self.take(2)?, false),
+            b'J' => integer(self.take(4)?, true),
+            0x8a => integer(self.counted(1)?, true),
+            0x8b => integer(self.counted(4)?, true),
+            b'I' | b'L' => {
+                let digits = str::from_utf8(self.line()?).unwrap_or_default();
+                let size = digits.trim_end_matches('L').parse();
+                size.map_or(Value::Plain, Value::Int)
             }
-            0x93 => {
-                let names = self.pop_some(2)?;
-                match [names[0], names[1]].map(|name| self.value(name)) {
-                    [&Value::Text(module), &Value::Text(name)] => self.push_global(module, name),
-                    _ => return None,
-                }
-            }
-            b'R' | 0x81 | 0x92 => {
-                if code == 0x92 {
-                    self.pop()?; // arguments by name
-                }
-                let asked = self.pop_some(2)?;
-                self.call(asked[0], asked[1])?;
-            }
-            b'Q' => {
-                let name = self.pop()?;
-                self.push(self.storage(name).unwrap_or(Value::Plain));
-            }
+            b'S' | b'V' => match text(self.line()?) {
+                // What has escapes is the name of no tensor.
+                Value::Text(line) if line.contains('\\') => Value::Plain,
+                Value::Text(line) if code == b'S' => Value::Text(line.trim_matches(['\'', '"'])),
+                other => other,
+            },
+            b'C' | b'U' | 0x8c => text(self.counted(1)?),
+            b'B' | b'T' | b'X' => text(self.counted(4)?),
+            0x8d | 0x8e | 0x96 => text(self.counted(8)?),
             _ => return None,
-        }
-        Some(())
+        })
     }
 
-    /// What stands behind an operation's code, but for a second line.
-    fn argument(&mut self, code: u8) -> Option<&'a [u8]> {
-        match code {
-            b'K' | b'q' | b'h' | 0x80 => self.take(1),
-            b'M' => self.take(2),
-            b'J' | b'r' | b'j' => self.take(4),
-            b'G' | 0x95 => self.take(8),
-            b'U' | b'C' | 0x8a | 0x8c => self.counted(1),
-            b'T' | b'X' | b'B' | 0x8b => self.counted(4),
-            0x8d | 0x8e | 0x96 => self.counted(8),
-            b'F' | b'I' | b'L' | b'P' | b'S' | b'V' | b'c' | b'g' | b'p' => self.line(),
-            _ => Some(&[]),
-        }
+    /// What an operation takes off the stack: so many from the top, or all above the last mark, and the mark.
+    fn operands(&mut self, code: u8) -> Option<Vec<Value<'a>>> {
+        let count = match code {
+            b'0' if self.top().is_none() => None,
+            b'1' | b'd' | b'e' | b'l' | b't' | b'u' | 0x90 | 0x91 => None,
+            b'0' | b'a' | b'b' | b'Q' | 0x85 => Some(1),
+            b's' | b'R' | 0x81 | 0x86 | 0x93 => Some(2),
+            0x87 | 0x92 => Some(3),
+            _ => Some(0),
+        };
+        let lowest = self.marks.last().copied().unwrap_or(0);
+        let height = match count {
+            Some(count) => self.stack.len().checked_sub(count)?,
+            None => self.marks.pop()?,
+        };
+        (height >= lowest).then(|| self.stack.drain(height..).collect())
     }
 
     /// The key of the memo that an operation names.
-    fn key(&self, code: u8, bytes: &[u8]) -> Option<u64> {
+    fn key(&mut self, code: u8) -> Option<u64> {
         match code {
             0x94 => Some(self.memo.len() as u64),
-            b'g' | b'p' => str::from_utf8(bytes).ok()?.parse().ok(),
-            _ => Some(number(bytes)),
+            b'g' | b'p' => str::from_utf8(self.line()?).ok()?.parse().ok(),
+            b'h' | b'q' => self.take(1).map(number),
+            _ => self.take(4).map(number),
         }
-    }
-
-    /// Tells a dictionary keys and values in turn; anything else does not hear it.
-    fn set(&mut self, items: &[Id]) -> Option<()> {
-        let (pairs, []) = items.as_chunks::<2>() else {
-            return None;
-        };
-        let top = self.top()? as usize;
-        if let Value::Dict(held) = &mut self.values[top] {
-            held.extend(pairs);
-        }
-        Some(())
-    }
-
-    pub(super) fn value(&self, id: Id) -> &Value<'a> {
-        &self.values[id as usize]
-    }
-
-    pub(super) fn push(&mut self, value: Value<'a>) {
-        if matches!(value, Value::Plain) {
-            return self.stack.push(PLAIN);
-        }
-        // There are no more values than a pickle has bytes, and it has 64 MiB at most.
-        self.stack.push(self.values.len() as Id);
-        self.values.push(value);
-    }
-
-    fn push_tuple(&mut self, items: Vec<Id>) {
-        let of_storage = items.iter().find_map(|&item| self.of_storage(item));
-        self.push(Value::Tuple(items.into(), of_storage));
-    }
-
-    fn push_global(&mut self, module: &'a str, name: &'a str) {
-        self.push(Value::Global(Box::new(Global { module, name })));
     }
 
     /// The value on top, above the last mark.
-    fn top(&self) -> Option<Id> {
+    pub(super) fn top(&self) -> Option<Value<'a>> {
         let above = self.stack.len() > self.marks.last().copied().unwrap_or(0);
         self.stack.last().copied().filter(|_| above)
     }
 
-    fn pop(&mut self) -> Option<Id> {
-        self.top()?;
-        self.stack.pop()
-    }
-
-    /// So many from the top, above the last mark.
-    fn pop_some(&mut self, count: usize) -> Option<Vec<Id>> {
-        let height = self.stack.len().checked_sub(count)?;
-        let above = height >= self.marks.last().copied().unwrap_or(0);
-        above.then(|| self.stack.drain(height..).collect())
-    }
-
-    /// All above the last mark, and the mark.
-    fn pop_mark(&mut self) -> Option<Vec<Id>> {
-        let height = self.marks.pop()?;
-        Some(self.stack.drain(height..).collect())
-    }
-
     /// The next bytes.
     fn take(&mut self, count: u64) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count.try_into().ok()?)?;
-        self.rest = rest;
+        let taken = self.pickle[self.at..].get(..count.try_into().ok()?)?;
+        self.at += taken.len();
         Some(taken)
     }
 
@@ -217,50 +179,29 @@ impl<'a> Machine<'a> {
 
     /// A line without its end.
     fn line(&mut self) -> Option<&'a [u8]> {
-        let end = self.rest.iter().position(|&byte| byte == b'\n')?;
-        self.take(end as u64 + 1)?
-            .split_last()
-            .map(|(_, line)| line)
+        let end = self.pickle[self.at..]
+            .iter()
+            .position(|&byte| byte == b'\n')?;
+        let line = self.take(end as u64);
+        self.take(1).and(line)
     }
-}
-
-/// The value that an operation only has to push, if it is such a one.
-fn literal(code: u8, bytes: &[u8]) -> Option<Value<'_>> {
-    let text = |bytes| str::from_utf8(bytes).ok();
-    let is_plain = |line: &&str| !line.contains('\\');
-    // What is no UTF-8 (Python writes lone surrogates), and lines that have escapes, are names of no tensor.
-    let value = match code {
-        b'N' | b'F' | b'G' | b'B' | b'C' | b'P' | b']' => None,
-        0x88 | 0x89 | 0x8e | 0x8f | 0x96 => None,
-        b')' => Some(Value::Tuple(Box::default(), None)),
-        b'}' => Some(Value::Dict(Vec::new())),
-        b'K' | b'M' => Some(Value::Int(number(bytes) as i64)),
-        b'J' | 0x8a | 0x8b => integer(bytes).map(Value::Int),
-        b'I' | b'L' => {
-            let digits = text(bytes).map(|line| line.trim_end_matches('L').parse());
-            digits.and_then(Result::ok).map(Value::Int)
-        }
-        b'T' | b'U' | b'X' | 0x8c | 0x8d => text(bytes).map(Value::Text),
-        b'V' => text(bytes).filter(is_plain).map(Value::Text),
-        b'S' => text(bytes)
-            .filter(is_plain)
-            .map(|line| Value::Text(line.trim_matches(['\'', '"']))),
-        _ => return None,
-    };
-    Some(value.unwrap_or(Value::Plain))
 }
 
 /// A little-endian number.
 fn number(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |n, &byte| n << 8 | u64::from(byte))
+    let bytes = bytes.iter().rev();
+    bytes.fold(0, |n, &byte| n << 8 | u64::from(byte))
 }
 
-/// A little-endian number with a sign, unless it is larger than a tensor's are.
-fn integer(bytes: &[u8]) -> Option<i64> {
-    let unused = 64_u32.checked_sub(8 * u32::try_from(bytes.len()).ok()?)?;
-    let shifted = number(bytes).checked_shl(unused).unwrap_or(0) as i64;
-    Some(shifted.checked_shr(unused).unwrap_or(0))
+/// A little-endian number with or without a sign, which no tensor has where it is below zero or beyond eight bytes.
+fn integer(bytes: &[u8], has_sign: bool) -> Value<'_> {
+    let is_negative = has_sign && bytes.last().is_some_and(|&highest| highest >= 0x80);
+    let size = usize::try_from(number(bytes)).ok();
+    let size = size.filter(|_| bytes.len() <= 8 && !is_negative);
+    size.map_or(Value::Plain, Value::Int)
+}
+
+/// What is no UTF-8 (Python writes lone surrogates) is the name of no tensor.
+fn text(bytes: &[u8]) -> Value<'_> {
+    str::from_utf8(bytes).map_or(Value::Plain, Value::Text)
 }

@@ -5,29 +5,36 @@
 //! meaning, which is skipped where no tensor depends on it (settings, optimisers' and Lightning's objects beside the
 //! weights), and is refused by name where one does.
 
-mod archive;
-mod calls;
-mod fault;
 mod machine;
 mod tensors;
 #[cfg(test)]
 mod tests;
-mod value;
+mod values;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::Path;
 
-use serpens_core::files::{self, Accept};
+use bumpalo::Bump;
+use serpens_core::files::{self, MOST_WHOLE};
+use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
-pub use fault::Fault;
-
-use self::archive::Archive;
 use self::machine::Machine;
-use crate::{Error, Result, TensorFile};
+use crate::tensor_file::Entry;
+use crate::{Fault, Result, TensorFile};
+
+/// What a pickle without an archive begins with.
+const PICKLE: u8 = 0x80;
+
+type Archive<'a> = ZipArchive<BufReader<&'a File>>;
 
 /// Opens a file that `torch.save` wrote (PyTorch 1.6 or later), and reads what is where. The tensors are those of its
 /// dictionary, or of `state_dict` in it, as Lightning has it; names of nested dictionaries are joined by dots. With a
-/// prefix only tensors under it are there, without it: `model` leaves `a.weight` of `model.a.weight`.
+/// prefix only tensors under it are there, without it: `model.` leaves `a.weight` of `model.a.weight`.
 ///
 /// ```
 /// use serpens_core::Device;
@@ -35,7 +42,7 @@ use crate::{Error, Result, TensorFile};
 ///
 /// # fn main() -> serpens_formats::Result<()> {
 /// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-/// let file = pytorch::open(&folder.join("lightning.ckpt"), Some("model"))?;
+/// let file = pytorch::open(&folder.join("lightning.ckpt"), "model.")?;
 /// let names: Vec<&str> = file.tensors().map(|(name, _)| name).collect();
 /// assert_eq!(names, ["bias", "weight"]);
 /// let bias = file.tensor("bias", Device::Cpu)?;
@@ -45,29 +52,56 @@ use crate::{Error, Result, TensorFile};
 /// ```
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::PyTorch`] where the file is broken, of another kind, or has no tensors that can be made
-/// without running its code.
-pub fn open(path: &Path, prefix: Option<&str>) -> Result<TensorFile> {
-    let failed = Error::pytorch(path);
-    let file = files::open(path, Accept::Files)?;
-    let mut archive = Archive::open(file).map_err(&failed)?;
-    let pickle = archive.pickle().map_err(&failed)?;
-    let (values, root) = Machine::run(&pickle).map_err(&failed)?;
-    let prefix = match prefix.unwrap_or_default().trim_end_matches('.') {
-        "" => String::new(),
-        prefix => format!("{prefix}."),
-    };
-    let mut tensors = BTreeMap::new();
-    let views = tensors::find(&values, root, &prefix, pickle.len()).map_err(&failed)?;
-    for (name, view) in views {
-        let storage = archive.storage(view.storage.key).map_err(&failed)?;
-        let entry = tensors::locate(&values, view, storage);
-        let entry = entry.ok_or_else(|| failed(Fault::View(name.clone())))?;
-        tensors.insert(name, entry);
+/// [`Error::Io`](crate::Error::Io); [`Error::File`](crate::Error::File) where the file is broken, of another kind, or
+/// has no tensors that can be made without running its code.
+pub fn open(path: &Path, prefix: &str) -> Result<TensorFile> {
+    TensorFile::open(path, |file| read(file, prefix))
+}
+
+fn read(file: &File, prefix: &str) -> Result<BTreeMap<String, Entry>, Fault> {
+    let mut file = BufReader::new(file);
+    if file.fill_buf()?.first() == Some(&PICKLE) {
+        return Err(Fault::Legacy);
     }
-    Ok(TensorFile {
-        path: path.to_owned(),
-        file: archive.into_file(),
-        tensors,
-    })
+    let mut zip = ZipArchive::new(file)?;
+    if zip.has_duplicate_names() || zip.has_overlapping_files()? {
+        return Err(Fault::Overlap);
+    }
+    let names = zip.file_names().filter_map(Result::ok);
+    let pickles =
+        names.filter(|name| name.ends_with("/data.pkl") && name.matches('/').count() == 1);
+    let pickles: Vec<String> = pickles.map(Cow::into_owned).collect();
+    let [pickle] = &*pickles else {
+        return Err(Fault::Pickles(pickles.len()));
+    };
+    let folder = pickle.trim_end_matches("data.pkl");
+    match contents(&mut zip, &format!("{folder}byteorder")) {
+        Ok(order) if order != b"little" => return Err(Fault::BigEndian),
+        Ok(_) | Err(ZipError::FileNotFound) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let pickle = contents(&mut zip, pickle)?;
+    let arena = Bump::new();
+    let mut entries = BTreeMap::new();
+    for (name, view) in Machine::run(&arena, &pickle)?.tensors(prefix)? {
+        let key = format!("{folder}data/{}", view.storage.key);
+        let storage = place(&mut zip, &key).ok_or(Fault::Storage(key))?;
+        let entry = tensors::locate(view, storage);
+        let entry = entry.ok_or_else(|| Fault::View(name.clone()))?;
+        entries.insert(name, entry);
+    }
+    Ok(entries)
+}
+
+/// A whole file of an archive, of at most 64 MiB.
+fn contents(zip: &mut Archive<'_>, name: &str) -> Result<Vec<u8>, ZipError> {
+    files::read(zip.by_name(name)?, MOST_WHOLE).map_err(ZipError::Io)
+}
+
+/// Where in an archive the bytes of a file are, if it has them as they are.
+fn place(zip: &mut Archive<'_>, name: &str) -> Option<Range<u64>> {
+    let file = zip.by_name(name).ok()?;
+    let stored = file.compression() == CompressionMethod::Stored;
+    let start = file.data_start().filter(|_| stored)?;
+    Some(start..start + file.compressed_size())
 }

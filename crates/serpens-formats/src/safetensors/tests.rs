@@ -5,11 +5,11 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serpens_core::files::Unread;
-use serpens_core::{Device, Tensor, bf16};
+use serpens_core::{DType, Device, Tensor, bf16};
 use twox_hash::XxHash3_64;
 
 use super::*;
-use crate::{Encoding, Error, Planned, Result, TensorFile, Unwritable, Verify, shards};
+use crate::{Encoding, Error, Fault, Planned, Result, TensorFile, Verify, shards};
 
 fn tensors() -> Vec<(&'static str, Tensor)> {
     let halves = [1.0, -2.5, 3e30].map(bf16::from_f32);
@@ -140,11 +140,12 @@ fn what_is_not_read_says_which_tensor_and_why() {
     let file = open(&path, Verify::Digests).unwrap();
     assert!(matches!(
         file.tensor("d", Device::Cpu),
-        Err(Error::Encoding { name, found: Encoding::I64, .. }) if name == "d"
+        Err(Error::File { source: Fault::Encoding(name, Encoding::Other("I64")), .. })
+            if name == "d"
     ));
     assert!(matches!(
         file.tensor("e", Device::Cpu),
-        Err(Error::MissingTensor { name, .. }) if name == "e"
+        Err(Error::File { source: Fault::Missing(name), .. }) if name == "e"
     ));
     write_raw(
         &path,
@@ -165,7 +166,7 @@ fn what_is_not_read_says_which_tensor_and_why() {
     );
     assert!(matches!(
         open(&path, Verify::Digests),
-        Err(Error::Rank { name, found: 99, .. }) if name == "r"
+        Err(Error::File { source: Fault::Rank(name, 99), .. }) if name == "r"
     ));
     write_raw(
         &path,
@@ -174,7 +175,10 @@ fn what_is_not_read_says_which_tensor_and_why() {
     );
     assert!(matches!(
         open(&path, Verify::Digests),
-        Err(Error::Safetensors { .. })
+        Err(Error::File {
+            source: Fault::Safetensors(_),
+            ..
+        })
     ));
 }
 
@@ -206,7 +210,7 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
     assert_eq!(names(&path), ["later", "a", "b", "ids"]);
     fs::write(&index, "{}").unwrap();
     assert!(
-        matches!(open_all(&path, Verify::Digests), Err(Error::Json { path, .. }) if path == index)
+        matches!(open_all(&path, Verify::Digests), Err(Error::File { path, source: Fault::Json(..) }) if path == index)
     );
     write_tensors(&path, &tensors()[3..]).unwrap();
     assert_eq!(names(&path), ["a"]);
@@ -214,7 +218,7 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
     fs::write(&index, r#"{"weight_map": {}}"#).unwrap();
     assert!(matches!(
         open_all(&path, Verify::Digests),
-        Err(Error::Index { path, outside: None }) if path == index
+        Err(Error::File { path, source: Fault::NoWeights }) if path == index
     ));
     let elsewhere = dir.path().join("one").to_string_lossy().into_owned();
     for file in ["../one", "a/../../one", &elsewhere, ".", ""] {
@@ -222,7 +226,7 @@ fn a_whole_file_is_preferred_to_an_index_and_a_broken_index_is_named() {
         fs::write(&index, text.to_string()).unwrap();
         assert!(matches!(
             open_all(&path, Verify::Digests),
-            Err(Error::Index { outside: Some(named), .. }) if named == file
+            Err(Error::File { source: Fault::Outside(named), .. }) if named == file
         ));
     }
     fs::remove_file(&index).unwrap();
@@ -239,9 +243,13 @@ fn two_tensors_of_one_name_are_refused() {
     let entry = r#""a":{"dtype":"U8","shape":[1],"data_offsets":"#;
     write_raw(&path, &format!("{{{entry}[0,1]}},{entry}[1,2]}}}}"), 2);
     let error = open(&path, Verify::Digests).err().unwrap();
-    assert!(matches!(error, Error::Safetensors { .. }));
-    let text = error.to_string();
-    assert!(text.contains("two tensors are called \"a\""), "{text}");
+    assert!(matches!(
+        error,
+        Error::File {
+            source: Fault::Safetensors(_),
+            ..
+        }
+    ));
 }
 
 #[cfg(unix)]
@@ -286,8 +294,16 @@ fn a_flipped_bit_is_refused_or_changes_nothing_that_is_read() {
         fs::write(&path, &bad).unwrap();
         match values(Verify::Digests) {
             Ok(read) => assert_eq!(read, expected, "bit {bit}"),
-            Err(Error::Digest { path: named, .. }) => assert_eq!(named, path),
-            Err(Error::Safetensors { .. } | Error::Encoding { .. }) => {}
+            Err(Error::File {
+                path: named,
+                source,
+            }) => {
+                assert_eq!(named, path);
+                assert!(matches!(
+                    source,
+                    Fault::Safetensors(_) | Fault::Digest(..) | Fault::Encoding(..)
+                ));
+            }
             Err(error) => panic!("{error}"),
         }
         unnoticed += usize::from(values(Verify::Nothing).is_ok_and(|read| read != expected));
@@ -361,30 +377,44 @@ fn what_cannot_be_written_as_planned_says_why_and_leaves_no_file() {
         let failed = write(&path, &planned.collect::<Vec<_>>(), |_| Ok(value.clone()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         match failed.unwrap_err() {
-            Error::Unwritable { name, source, .. } if name == "a" => source,
+            Error::File { source, .. } => source.to_string(),
             error => panic!("{error}"),
         }
     };
     let value = |values: &[f32]| Tensor::from_slice([values.len()], values, Device::Cpu).unwrap();
     let ids = Tensor::from_slice([2], &[1_u32, 2], Device::Cpu).unwrap();
-    assert_eq!(
-        write(&["a"], Encoding::F16, value(&[1.0, 1e6])),
-        Unwritable::Value
-    );
-    assert!(matches!(
-        write(&["a"], Encoding::F16, value(&[1.0; 3])),
-        Unwritable::Shape(shape) if **shape == [3]
-    ));
-    assert!(matches!(
-        write(&["a"], Encoding::F16, ids),
-        Unwritable::DType(serpens_core::DType::U32)
-    ));
-    assert_eq!(
-        write(&["a", "a"], Encoding::F32, value(&[1.0; 2])),
-        Unwritable::Twice
-    );
-    assert_eq!(
-        write(&["a"], Encoding::Q6_K, value(&[1.0; 2])),
-        Unwritable::Format
-    );
+    for (names, encoding, value, expected) in [
+        (
+            &["a"][..],
+            Encoding::F16,
+            value(&[1.0, 1e6]),
+            Fault::Value("a".into(), Encoding::F16),
+        ),
+        (
+            &["a"],
+            Encoding::F16,
+            value(&[1.0; 3]),
+            Fault::Unplanned("a".into(), Box::new([3].into()), DType::F32),
+        ),
+        (
+            &["a"],
+            Encoding::F16,
+            ids,
+            Fault::Unplanned("a".into(), Box::new([2].into()), DType::U32),
+        ),
+        (
+            &["a", "a"],
+            Encoding::F32,
+            value(&[1.0; 2]),
+            Fault::Twice("a".into()),
+        ),
+        (
+            &["a"],
+            Encoding::Q6_K,
+            value(&[1.0; 2]),
+            Fault::Format("a".into(), Encoding::Q6_K),
+        ),
+    ] {
+        assert_eq!(write(names, encoding, value), expected.to_string());
+    }
 }

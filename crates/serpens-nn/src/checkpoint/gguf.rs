@@ -53,9 +53,9 @@ pub(super) fn read(metadata: &Metadata, file: &TensorFile) -> Result<MambaLmConf
     let refuse = |field, found| Err(Error::other_model(file.path(), field, found));
     let architecture = metadata.get::<String>(ARCHITECTURE)?;
     if architecture != MAMBA {
-        return refuse(ARCHITECTURE, architecture.clone());
+        return refuse(ARCHITECTURE, architecture);
     }
-    let size = |key| Ok::<_, Error>(*metadata.get::<u32>(key)? as usize);
+    let size = |key| Ok::<_, Error>(metadata.get::<u32>(key)? as usize);
     let mut hf = HfConfig::default();
     for (key, field) in sizes(&mut hf) {
         *field = size(key)?;
@@ -68,13 +68,13 @@ pub(super) fn read(metadata: &Metadata, file: &TensorFile) -> Result<MambaLmConf
     hf.expand = inner / width;
     hf.time_step_rank = DtRank::Fixed(size(RANK)?);
     hf.vocab_size = match (metadata.find::<u32>(VOCAB_SIZE)?, shape(EMBEDDINGS)) {
-        (Some(&stated), _) => stated as usize,
+        (Some(stated), _) => stated as usize,
         (None, Some((_, shape))) => shape.rows(),
         (None, None) => 1, // the table will be missed
     };
     hf.tie_word_embeddings = shape(HEAD).is_none();
-    hf.layer_norm_epsilon = *metadata.get::<f32>(NORM_EPS)?;
-    let norms = metadata.find::<bool>(NORMS)?.is_some_and(|there| *there);
+    hf.layer_norm_epsilon = metadata.get(NORM_EPS)?;
+    let norms = metadata.find(NORMS)?.unwrap_or(false);
     hf.mixer_rms_eps = norms.then_some(hf.layer_norm_epsilon);
     Ok(hf.into())
 }

@@ -199,18 +199,18 @@ fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
     let shards = shards(&path)?.unwrap_or_else(|| vec![path.clone()]);
     // What stands under a prefix is found while a pickle is read, which has other things beside it.
     let pickled = path.extension().is_none_or(|end| end != "safetensors");
-    let open = |file: &PathBuf| match pickled {
-        true => pytorch::open(file, Some(&options.prefix)),
-        false => safetensors::open(file, options.verify),
-    };
     let prefix = match options.prefix.trim_end_matches('.') {
-        prefix if !pickled && !prefix.is_empty() => format!("{prefix}."),
-        _ => String::new(),
+        "" => String::new(),
+        prefix => format!("{prefix}."),
+    };
+    let open = |file: &PathBuf| match pickled {
+        true => pytorch::open(file, &prefix),
+        false => safetensors::open(file, options.verify),
     };
     let weights = Incoming {
         files: shards.iter().map(open).collect::<Result<_, _>>()?,
         path,
-        names: Names(layout, prefix),
+        names: Names(layout, if pickled { String::new() } else { prefix }),
     };
     Ok((config, weights, None))
 }

@@ -139,14 +139,12 @@ impl Outgoing {
         config: &impl Serialize,
         [config_file, weights_file]: [&str; 2],
     ) -> Result<()> {
+        let weights = dir.join(weights_file);
+        safetensors::check(&weights, &self.planned)?;
         make_folders(dir).map_err(serpens_formats::Error::from)?;
         json::write(&dir.join(config_file), config)?;
         let value = |planned: &Planned| self.value(planned);
-        Ok(safetensors::write(
-            &dir.join(weights_file),
-            &self.planned,
-            value,
-        )?)
+        Ok(safetensors::write(&weights, &self.planned, value)?)
     }
 
     /// The value of a planned tensor.

@@ -136,7 +136,10 @@ fn narrower_encodings_hold_the_nearest_values_and_what_they_must_not_touch() {
         let folder = dir.path().join("hf");
         let hf = export(&saved, &folder, Format::Hf, encoding, Metadata::default());
         match blocks {
-            true => assert!(matches!(hf, Err(Error::Format(_))), "{encoding}"),
+            true => {
+                assert!(matches!(hf, Err(Error::Format(_))), "{encoding}");
+                assert!(!folder.exists(), "nothing is left of what cannot be");
+            }
             false => drop(loaded(&folder)),
         }
     }

@@ -5,6 +5,7 @@ mod formats;
 use std::fs;
 
 use serpens_core::{Device, Tensor};
+use serpens_formats::Fault;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use tempfile::TempDir;
 
@@ -257,8 +258,10 @@ fn a_damaged_tensor_is_named_and_loaded_only_without_verifying() {
     assert!(
         matches!(
             &error,
-            Error::Format(serpens_formats::Error::Digest { path: named, name, .. })
-                if *named == path && name == "backbone.norm_f.weight"
+            Error::Format(serpens_formats::Error::File {
+                path: named,
+                source: Fault::Digest(name, ..),
+            }) if *named == path && name == "backbone.norm_f.weight"
         ),
         "{error}"
     );
