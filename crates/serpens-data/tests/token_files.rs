@@ -155,6 +155,25 @@ fn a_long_file_has_the_tokens_of_its_text_whatever_the_number_of_threads() {
 }
 
 #[test]
+fn lines_are_documents_of_bytes_too() {
+    let (_folder, path) = text("data.jsonl", LINES.repeat(2));
+    let corpus = Corpus::open(&path, &Tokenizer::bytes()).unwrap();
+    let corpus = corpus.with_validation_fraction(0.0).unwrap();
+    assert_eq!(corpus.tokens(), 14);
+    let batch = corpus.windows(1, 13, 0).unwrap().batch(0).unwrap();
+    let inputs: Vec<u8> = batch.inputs.iter().map(|&id| id as u8).collect();
+    assert_eq!(inputs, b"abcdefgabcdef");
+    let learnt: Vec<u32> = b"b..ef..b..ef."
+        .iter()
+        .map(|&byte| match byte {
+            b'.' => IGNORE,
+            byte => byte.into(),
+        })
+        .collect();
+    assert_eq!(batch.targets, learnt);
+}
+
+#[test]
 fn texts_are_read_as_their_token_file_is() {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [

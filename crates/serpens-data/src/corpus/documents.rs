@@ -41,14 +41,18 @@ enum Line {
     Pair { prompt: String, completion: String },
 }
 
+/// Whether every line of a file is a document.
+pub(super) fn are_lines(file: &Found) -> bool {
+    file.path.extension().is_some_and(|end| end == "jsonl")
+}
+
 /// Hands on the documents of a file in blocks.
 pub(super) fn read_documents<E: From<Error>>(
     file: &Found,
     tokenizer: &Tokenizer,
     take: &mut dyn FnMut(Block) -> Result<(), E>,
 ) -> Result<(), E> {
-    let ending = file.path.extension();
-    if ending.is_none_or(|ending| ending != "jsonl") {
+    if !are_lines(file) {
         let cut = |text: &[u8]| tokenizer.last_cut(text);
         return read(file, cut, &mut |text, at, last| {
             take(Block::new(text, at, [at == 0, last, true]))

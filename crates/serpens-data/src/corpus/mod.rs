@@ -48,8 +48,8 @@ impl fmt::Display for Split {
 
 /// The tokens of a file, of a folder or of the matches of a glob, one after the other in the order of their paths.
 ///
-/// Of the tokenizer of bytes they are the files' bytes, with nothing in between. Of another one they are those of
-/// documents, each of which starts anew: a file is a document, or, where its name ends in `.jsonl`, every line; [`tokenize`]
+/// Of the tokenizer of bytes they are the files' bytes, with nothing in between, unless a file's name ends in `.jsonl`.
+/// Otherwise they are those of documents, each of which starts anew: a file, or of a `.jsonl` file every line; [`tokenize`]
 /// says what lines may hold. Texts of up to 256 MiB are encoded when they are opened; for larger ones, and in order not to
 /// wait each time, [`tokenize`] makes a token file, which is opened as they are.
 ///
@@ -90,7 +90,8 @@ impl Corpus {
             [one] => token_file::counts(one, tokenizer)?,
             _ => None,
         };
-        let encoded = counts.is_none() && !tokenizer.is_bytes();
+        let any_lines = all.iter().any(documents::are_lines);
+        let encoded = counts.is_none() && (any_lines || !tokenizer.is_bytes());
         let (mut held, mut files, mut bytes) = (Vec::new(), Vec::new(), 0);
         if encoded {
             let text: u64 = all.iter().map(|found| found.bytes).sum();
