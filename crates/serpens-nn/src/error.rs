@@ -71,6 +71,11 @@ pub enum Error {
     /// Names of parameters that are none.
     #[error("no parameter's name begins with {0:?}; `visit` tells the names")]
     NoParameter(String),
+    /// Layers to adapt that the model has not.
+    #[error(
+        "lora.targets: no matrix of the model is called {0:?}; Mamba's are in_proj, x_proj, dt_proj and out_proj"
+    )]
+    NoTarget(String),
     /// A file says of its model what is not so of those computed here.
     #[error("{}: {field} = {found} is of a model that is not computed here", path.display())]
     OtherModel {
@@ -156,8 +161,11 @@ fn bounds(allowed: &RangeInclusive<f64>) -> String {
 impl Error {
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, Memory, Precision};
-        matches!(self, Config { .. } | Memory { .. } | Precision(_))
+        use Error::{Config, Memory, NoTarget, Precision};
+        matches!(
+            self,
+            Config { .. } | Memory { .. } | NoTarget(_) | Precision(_)
+        )
     }
 
     /// The same error, of a setting in this table of a recipe.

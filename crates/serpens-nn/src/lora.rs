@@ -30,27 +30,31 @@ impl LoraConfig {
     /// Freezes all parameters and gives the matrices of the targets what is trained in their place, without values yet.
     ///
     /// # Errors
-    /// [`Error::Config`]; [`Error::NoParameter`] for a target that no matrix has.
+    /// [`Error::Config`]; [`Error::NoTarget`] for a target that no matrix has.
     pub(crate) fn attach(&self, model: &mut impl Module) -> Result<()> {
         check("lora.rank", self.rank as f64, SIZE)?;
         check("lora.alpha", self.alpha.into(), 0.0..=1e6)?;
-        model.visit_mut("", &mut |_, param| {
-            (param.frozen, param.lora) = (true, None);
-            Ok(())
-        })?;
-        let scale = self.alpha / self.rank as f32;
+        check("lora.targets (number)", self.targets.len() as f64, SIZE)?;
+        let is_of = |target: &String, name: &str, param: &Param| {
+            param.matrix && layer_of(name).rsplit('.').next() == Some(target)
+        };
+        // Before anything is changed.
         for target in &self.targets {
             let mut any = false;
-            model.visit_mut("", &mut |name, param| {
-                if param.matrix && layer_of(name).rsplit('.').next() == Some(target) {
-                    (param.lora, any) = (Some(Box::new(Lora::plan(param, self.rank, scale))), true);
-                }
+            model.visit("", &mut |name, param| {
+                any |= is_of(target, name, param);
                 Ok(())
             })?;
             any.then_some(())
-                .ok_or_else(|| Error::NoParameter(target.clone()))?;
+                .ok_or_else(|| Error::NoTarget(target.clone()))?;
         }
-        Ok(())
+        let scale = self.alpha / self.rank as f32;
+        model.visit_mut("", &mut |name, param| {
+            let added = self.targets.iter().any(|it| is_of(it, name, param));
+            param.lora = added.then(|| Box::new(Lora::plan(param, self.rank, scale)));
+            param.frozen = !is_added(name);
+            Ok(())
+        })
     }
 }
 

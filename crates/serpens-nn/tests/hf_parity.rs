@@ -171,7 +171,7 @@ fn an_adapter_of_peft_s_gives_the_logits_that_it_gives_there_and_comes_back_as_i
     checkpoint::load_adapter(&mut model, &fixture("peft-tiny"), Verify::Digests).unwrap();
     let added = close("added", &model);
     let dir = tempfile::tempdir().unwrap();
-    checkpoint::save_adapter(&model, dir.path()).unwrap();
+    checkpoint::save_adapter(&model, dir.path(), None).unwrap();
     let mut again = load("hf-tiny");
     checkpoint::load_adapter(&mut again, dir.path(), Verify::Digests).unwrap();
     assert_eq!(added, close("saved", &again));

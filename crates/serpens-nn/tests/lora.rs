@@ -200,15 +200,36 @@ fn gradients_reach_the_input_and_both_factors_as_differences_say() {
 }
 
 #[test]
+fn what_was_added_before_is_kept_in_the_matrices_when_something_else_is_added() {
+    let mut model = adapted();
+    let whole = logits(&model, 0, LENGTH, None);
+    let targets = vec!["out_proj".to_owned()];
+    let second = LoraConfig {
+        targets,
+        ..config()
+    };
+    model.adapt(second, 4).unwrap();
+    assert_close("twice adapted", &logits(&model, 0, LENGTH, None), &whole);
+    let trained = model.count(|param| param.trained && !param.frozen).unwrap();
+    assert_eq!(trained, 2 * 2 * (8 + 16));
+}
+
+#[test]
 fn targets_and_numbers_that_cannot_be_are_refused() {
     let mut model = MambaLmConfig::new(8, 2, 11).init(Device::cpu(), 3).unwrap();
+    let before = logits(&model, 0, LENGTH, None);
     let mut refused = |change: fn(&mut LoraConfig)| {
         let mut config = config();
         change(&mut config);
-        model.adapt(config, 0).unwrap_err()
+        let error = model.adapt(config, 0).unwrap_err();
+        assert_eq!(before, logits(&model, 0, LENGTH, None), "it is as it was");
+        assert_eq!(model.count(|param| param.frozen).unwrap(), 0);
+        error
     };
     let error = refused(|c| c.targets.push("q_proj".into()));
-    assert!(matches!(error, Error::NoParameter(name) if name == "q_proj"));
+    assert!(matches!(error, Error::NoTarget(name) if name == "q_proj"));
+    let error = refused(|c| c.targets.clear());
+    assert!(matches!(error, Error::Config { field, .. } if field.starts_with("lora.targets")));
     let error = refused(|c| c.rank = 0);
     assert!(matches!(error, Error::Config { field, .. } if field == "lora.rank"));
     let error = refused(|c| c.alpha = f32::NAN);

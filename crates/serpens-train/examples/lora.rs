@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         evaluate: None,
     })?;
 
-    checkpoint::save_adapter(trainer.model(), &adapter)?;
+    checkpoint::save_adapter(trainer.model(), &adapter, None)?;
     let mut again = checkpoint::load(&base, Device::Cpu, Verify::Digests)?;
     checkpoint::load_adapter(&mut again, &adapter, Verify::Digests)?;
     // Merged on its way out; `again.merge()` would do it in place.

@@ -172,13 +172,21 @@ impl TrainConfig {
     /// Freezes the parameters that training is to leave as they are.
     ///
     /// # Errors
-    /// [`Error::Config`] for names that no parameter of this model has.
+    /// [`Error::Config`] for names that no parameter of this model has, and where nothing is left to train.
     pub fn freeze(&self, model: &mut impl Module) -> Result<()> {
         let reason = "no parameter's name begins so; a name is as backbone.layers.0.mixer.A_log, of whose words * is any";
         self.freeze.iter().try_for_each(|names| {
             let wrong = |_| Error::config("freeze", format!("[{names:?}]"), reason);
             model.set_frozen(names, true).map_err(wrong)
-        })
+        })?;
+        let (all, reason) = (
+            format!("{:?}", self.freeze),
+            "no parameter is left to train",
+        );
+        let left = model.count(|param| param.trained && !param.frozen)?;
+        (left > 0)
+            .then_some(())
+            .ok_or_else(|| Error::config("freeze", all, reason))
     }
 }
 

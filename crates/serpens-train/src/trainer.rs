@@ -227,7 +227,7 @@ impl<O: Objective> Trainer<O> {
         run.observer.event(&Event::Started {
             step: self.step(),
             steps: self.state.config.steps,
-            parameters: self.model().count(|param| param.trained)?,
+            parameters: (self.model()).count(|param| param.trained && !param.frozen)?,
         })?;
         let interrupted = match self.train(&mut run) {
             Err(Error::Stopped) => true,

@@ -43,13 +43,15 @@ struct Config {
     inference_mode: bool,
 }
 
-/// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does.
+/// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does, with
+/// the name of the model that it is added to, where that is known.
 ///
 /// # Errors
 /// [`Error::NotAdapted`]; what the file system says.
-pub fn save_adapter(model: &MambaLm, dir: &Path) -> Result<()> {
+pub fn save_adapter(model: &MambaLm, dir: &Path, base: Option<String>) -> Result<()> {
     let lora = model.config().lora.as_ref().ok_or(Error::NotAdapted)?;
     let config = Config {
+        base_model_name_or_path: base,
         r: lora.rank,
         lora_alpha: lora.alpha,
         target_modules: lora.targets.clone(),

@@ -53,11 +53,12 @@ impl MambaLm {
     }
 
     /// Has only what is added to some matrices trained from now on, W + alpha / r · B A in place of each W; nothing at
-    /// first, as B starts at zero. All other parameters are frozen. What was there before of that kind is dropped.
+    /// first, as B starts at zero. All other parameters are frozen. What was there before of that kind is merged.
     ///
     /// # Errors
-    /// [`crate::Error::Config`]; [`crate::Error::NoParameter`] for a target that no matrix of the model has; memory.
+    /// [`crate::Error::Config`]; [`crate::Error::NoTarget`] for a target that no matrix of the model has; memory.
     pub fn adapt(&mut self, lora: LoraConfig, seed: u64) -> Result<()> {
+        self.merge()?;
         lora.attach(self)?;
         let (device, precision) = (self.device(), self.precision());
         self.visit_mut("", &mut |name, param| match is_added(name) {

@@ -441,6 +441,20 @@ fn names_that_freeze_nothing_are_refused() {
 }
 
 #[test]
+fn a_training_that_leaves_everything_as_it_is_is_refused() {
+    let config = TrainConfig {
+        freeze: vec!["backbone".to_owned()], // the head is the embedding's table
+        ..settings(1)
+    };
+    let error = Trainer::new(NextToken, model(VOCAB), Box::new(task()), config).err();
+    let error = error.unwrap().to_string();
+    assert!(
+        error.contains("train.freeze") && error.contains("left to train"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_checkpoint_without_digests_is_resumed_as_well() {
     let run_dir = tempfile::tempdir().unwrap();
     run(&mut trainer(settings(2)), Some(run_dir.path())).unwrap();

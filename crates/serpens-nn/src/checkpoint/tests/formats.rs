@@ -168,7 +168,7 @@ fn an_adapter_is_merged_on_its_way_out_and_kept_where_it_is_gone_on_with() {
     assert_eq!(parameters(&kept), parameters(&model));
     let trained = |model: &MambaLm| model.count(|param| param.trained && !param.frozen).unwrap();
     assert_eq!(trained(&kept), trained(&model));
-    let error = save_adapter(&merged, dir.path()).unwrap_err();
+    let error = save_adapter(&merged, dir.path(), None).unwrap_err();
     assert!(matches!(error, Error::NotAdapted));
 }
 
@@ -177,7 +177,7 @@ fn adapters_of_other_kinds_and_of_other_models_are_refused() {
     let mut model = model(&MambaLmConfig::new(16, 2, 11));
     model.adapt(LoraConfig::default(), 4).unwrap();
     let dir = TempDir::new().unwrap();
-    save_adapter(&model, dir.path()).unwrap();
+    save_adapter(&model, dir.path(), Some("base".into())).unwrap();
     let path = dir.path().join("adapter_config.json");
     let good = fs::read_to_string(&path).unwrap();
     let refused = |from: &str, to: &str| {
