@@ -8,7 +8,7 @@ use clap::builder::{
     NonEmptyStringValueParser, PossibleValuesParser, Resettable, TypedValueParser,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serpens_formats::Encoding;
 use serpens_infer::SampleOptions;
@@ -25,7 +25,7 @@ use crate::prompt::{PromptArgs, PromptsArgs};
 use crate::recipe;
 use crate::refusal::within;
 use crate::runs::RUNS;
-use crate::runs::models::{ModelArgs, verify};
+use crate::runs::models::{ModelArgs, ModelPlace, verify};
 
 /// Selective state space models (Mamba): train, run and look into them.
 #[derive(Debug, Parser)]
@@ -142,6 +142,14 @@ fn number(text: &str) -> Result<f32, &'static str> {
 
 /// Arguments of `serpens train`.
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("begun").args(["path", "resume"]),
+    mut_arg("path", |init| init.long("init").value_name("MODEL").required(false).help("Go on from this model with its tokenizer: a run's folder or its name below runs, a model's folder or file: Hugging Face's, the original program's, GGUF; or a name on the Hugging Face hub. The recipe text then is text-finetune")),
+    mut_arg("prefix", |prefix| prefix.requires("path")),
+    mut_arg("adapter", |adapter| adapter.requires("path")),
+    mut_arg("revision", |revision| revision.requires("path")),
+    mut_arg("offline", |offline| offline.requires("path")),
+)]
 pub struct TrainArgs {
     /// A built-in recipe.
     #[arg(value_name = "RECIPE", default_value = "induction-heads", help = format!("The built-in recipe: {}", recipe::names()))]
@@ -149,9 +157,15 @@ pub struct TrainArgs {
     /// A recipe of your own instead.
     #[arg(long, value_name = "FILE", conflicts_with = "recipe_name")]
     pub recipe: Option<PathBuf>,
-    /// Text to learn from: a file, a folder or a glob.
+    /// The model to go on from.
+    #[command(flatten)]
+    pub init: Option<ModelPlace>,
+    /// Text to learn from: a file, a folder or a glob; or a token file.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
+    /// The tokenizer of the text: its file or folder, or bytes; otherwise the recipe's, or that of the model of --init.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<String>,
     /// Change a field of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -171,10 +185,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", default_value = RUNS)]
     pub out: PathBuf,
     /// Go on with an interrupted run: its folder, or its name below --out.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed", "tokenizer"])]
     pub resume: Option<PathBuf>,
     /// Take its files as they are, though their digests say that they are damaged.
-    #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify(), requires = "resume")]
+    #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify(), requires = "begun")]
     pub verify: Verify,
     /// The device and its types; a run may go on elsewhere than it began.
     #[command(flatten)]

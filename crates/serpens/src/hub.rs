@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use serpens_formats::shards;
 use serpens_nn::checkpoint::{CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE};
 use serpens_report::grouped;
+use smart_default::SmartDefault;
 
 use crate::output::{BARS, tell};
 use crate::runs::RUNS;
@@ -67,10 +68,11 @@ fn in_words(error: &ApiError) -> String {
 }
 
 /// How models on the hub are found.
-#[derive(Clone, Debug, Args)]
+#[derive(Args, Clone, Debug, PartialEq, SmartDefault)]
 pub struct HubArgs {
     /// Of a model on the hub, the branch, tag or commit.
     #[arg(long, value_name = "NAME", default_value = NEWEST)]
+    #[default(NEWEST.into())]
     pub(crate) revision: String,
     /// Take what the cache has of the hub, and ask nobody; so does HF_HUB_OFFLINE=1.
     #[arg(long)]

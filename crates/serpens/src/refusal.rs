@@ -9,6 +9,7 @@ use serpens_report::grouped;
 
 use crate::evaluation::BUILT_IN;
 use crate::output::shell_word;
+use crate::recipe::names;
 
 /// What is wrong with an option, a recipe, or a setting of one.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,26 @@ pub enum Refusal {
     /// The task has no use for a text.
     #[error("the {0} task reads no text; serpens train text --data PATH learns one")]
     NoTextTask(&'static str),
+    /// No model, and none to go on from.
+    #[error("there is neither a [model] nor one to go on from: name one with --init")]
+    NoModel,
+    /// A setting of another model than that which is gone on from.
+    #[error("it is not that of {}, which the run goes on from: leave it out", .0.display())]
+    OtherModel(PathBuf),
+    /// A second model beside one that is gone on from.
+    #[error("it has no meaning where a model is gone on from: leave it out with --set twin=none")]
+    TwinOfInit,
+    /// Nothing that matrices of low rank could be added to.
+    #[error(
+        "it adds to a model that is there: name one with --init, and set lora.rank, lora.alpha or lora.targets"
+    )]
+    NothingToAdapt,
+    /// No file of this name.
+    #[error(
+        "there is no such file; without --recipe, train takes the name of one that is built in: {}",
+        names()
+    )]
+    NoRecipe,
     /// A name that is a path.
     #[error("{0:?} is not the name of a folder; --out says which folder it goes into")]
     NotAName(String),

@@ -38,7 +38,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         true => text(args, &opened.model, &tokenizer)?,
         false => answers(args, &tasks, &opened, &tokenizer)?,
     };
-    value["model"] = args.model.path.to_string_lossy().into();
+    value["model"] = args.model.place.path.to_string_lossy().into();
     match args.json {
         true => say(&value.to_string()),
         false => say(&aligned(table.iter())),

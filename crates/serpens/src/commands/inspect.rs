@@ -6,7 +6,7 @@ use std::path::Path;
 
 use console::Term;
 use serpens_core::files::{Accept, FileError, write_bytes};
-use serpens_data::Tokenizer;
+use serpens_data::{InductionHeadsConfig, Tokenizer};
 use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
 use serpens_report::{Form, Report, SelectionMap, wrap};
@@ -53,7 +53,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         }
         None => (sample_of_task(model, dir)?, 0),
     };
-    let title = format!("Selection map of {}", args.model.path.display());
+    let title = format!("Selection map of {}", args.model.place.path.display());
     let title = harmless(&title).into_owned();
     let Some(map) = selection_map(model, &sample, title, OutputMode::Terminal)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
@@ -158,8 +158,9 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let vocabulary = model.config().vocab_size;
     let task = match RunFolder::around(path) {
         Some(run) => Some(Recipe::open(&run.settings(), Accept::Files, &[])?.task),
-        None => Some(TaskConfig::InductionHeads(Default::default()))
-            .filter(|task| (task.settings().vocabulary()).is_ok_and(|n| *n.start() == vocabulary)),
+        None => Some(InductionHeadsConfig::default())
+            .filter(|task| task.vocab == vocabulary)
+            .map(TaskConfig::InductionHeads),
     };
     let sample = task.map(|task| task.settings().sample()).transpose()?;
     let Some(sample) = sample.flatten() else {

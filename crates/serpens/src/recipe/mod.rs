@@ -8,12 +8,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serpens_core::files::{Accept, read_text};
-use serpens_nn::MambaLmConfig;
 use serpens_nn::ssm::SsmConfig;
+use serpens_nn::{LoraConfig, MambaLmConfig};
 use serpens_train::TrainConfig;
 
 use crate::refusal::Refusal;
-use crate::tasks::{TaskConfig, TestConfig};
+use crate::runs::models::ModelPlace;
+use crate::tasks::{TaskConfig, TestConfig, TextConfig};
 use crate::{Error, Result};
 
 pub(crate) use parse::from_toml;
@@ -28,13 +29,14 @@ macro_rules! toml_files {
 pub(crate) use toml_files;
 
 /// The built-in recipes by name.
-pub const BUILT_IN: [(&str, &str); 5] = toml_files![
+pub const BUILT_IN: [(&str, &str); 6] = toml_files![
     "../../recipes/":
     "induction-heads",
     "induction-heads-short",
     "selective-copying",
     "text",
     "text-130m",
+    "text-finetune",
 ];
 
 /// A training run.
@@ -44,10 +46,17 @@ pub struct Recipe {
     /// Seeds weights and data.
     #[serde(default)]
     pub seed: u64,
+    /// The model that is gone on from, in place of one of random values.
+    #[serde(default)]
+    pub init: Option<ModelPlace>,
     /// What is learnt.
     pub task: TaskConfig,
-    /// What learns it.
+    /// What learns it; where it is left out, that of `init`.
+    #[serde(default = "no_model")]
     pub model: MambaLmConfig,
+    /// What is trained in place of the model's matrices, if anything is.
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
     /// The state space model of a second model, which is otherwise the same and trained the same way.
     #[serde(default)]
     pub twin: Option<SsmConfig>,
@@ -56,6 +65,18 @@ pub struct Recipe {
     /// How it is tested.
     #[serde(default)]
     pub evaluate: TestConfig,
+}
+
+/// The settings of a model that is left out.
+pub(crate) fn no_model() -> MambaLmConfig {
+    MambaLmConfig::new(0, 0, 0)
+}
+
+/// A path from the root on, to be found from anywhere, unless that is no text, as recipes are.
+pub(crate) fn located(path: &Path) -> String {
+    let whole = std::path::absolute(path).ok();
+    let whole = whole.and_then(|whole| whole.to_str().map(str::to_owned));
+    whole.unwrap_or_else(|| path.to_string_lossy().into_owned())
 }
 
 /// Their names, for people.
@@ -90,26 +111,23 @@ impl Recipe {
         Self::read(&origin, &text, changes)
     }
 
-    /// Lets the task read this text.
+    /// The settings of a task that reads a text, for this option.
     ///
     /// # Errors
     /// [`Error::Refused`] where the task reads none.
-    pub(crate) fn learn_from(&mut self, text: &str) -> Result<()> {
-        let refused = Error::refused("--data", Refusal::NoTextTask(self.task.name()));
-        *self.task.settings_mut().data().ok_or(refused)? = Some(text.to_owned());
-        Ok(())
+    pub(crate) fn text(&mut self, option: &str) -> Result<&mut TextConfig> {
+        let refused = Error::refused(option, Refusal::NoTextTask(self.task.name()));
+        self.task.settings_mut().text().ok_or(refused)
     }
 
     /// Says where the task's text lies from the root on, so that the run can be gone on with from anywhere.
     pub(crate) fn locate_text(&mut self) {
-        let text = self.task.settings_mut().data().and_then(Option::as_mut);
+        let text = (self.task.settings_mut().text()).and_then(|task| task.data.as_mut());
         // A folder's name must not become a part of a pattern.
         let here = std::env::current_dir().unwrap_or_default();
         let plain = !here.to_string_lossy().contains(['*', '?', '[']);
         if let Some(text) = text.filter(|text| plain || Path::new(text).exists()) {
-            let whole = std::path::absolute(&*text).ok();
-            let whole = whole.and_then(|whole| whole.to_str().map(str::to_owned));
-            *text = whole.unwrap_or_else(|| text.clone());
+            *text = located(Path::new(text));
         }
     }
 

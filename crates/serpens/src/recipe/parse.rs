@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const DEEPEST: usize = 16;
 
 /// Tables that `none` leaves out.
-const OPTIONAL: [&str; 3] = ["twin", "train.stop", "train.best"];
+const OPTIONAL: [&str; 4] = ["twin", "lora", "train.stop", "train.best"];
 
 /// How alike, of 1, two names are of which one is meant by the other.
 const ALIKE: f64 = 0.8;

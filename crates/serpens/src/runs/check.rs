@@ -7,7 +7,7 @@ use serpens_train::{Compute, Error as TrainError};
 use toml::Table;
 
 use crate::output::OutputMode;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, no_model};
 use crate::refusal::Refusal;
 use crate::tasks::{Task, TaskConfig};
 use crate::{Error, Result, machine};
@@ -20,12 +20,13 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     recipe.train.check()?;
     let (settings, tests) = (recipe.task.settings(), &recipe.evaluate);
     check_ranges(recipe)?;
+    check_origin(recipe)?;
     let task = settings.open(recipe.seed, tests);
     let task = task.map_err(|error| named(&recipe.task, error))?;
     if recipe.train.best.is_some() && task.validation("", OutputMode::Quiet).is_none() {
         return Err(TrainError::NoEvaluation.into());
     }
-    let (found, allowed) = (recipe.model.vocab_size, settings.vocabulary()?);
+    let (found, allowed) = (recipe.model.vocab_size, task.vocabulary());
     if !allowed.contains(&found) {
         let wrong = Refusal::Vocabulary { found, allowed };
         return Err(Error::refused("model.vocab_size", wrong));
@@ -34,10 +35,28 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
     if let Some(twin) = &recipe.twin {
         twin.plan(1, 1).map_err(|error| error.within("twin"))?;
     }
-    for model in recipe.twin_model().iter().chain([&recipe.model]) {
+    let lora = recipe.lora.clone();
+    let trained = MambaLmConfig {
+        lora,
+        ..recipe.model.clone()
+    };
+    for model in recipe.twin_model().iter().chain([&trained]) {
         check_model(model, tokens, recipe, compute)?;
     }
     Ok(task)
+}
+
+/// Refuses what cannot be where a model is gone on from, or is not.
+fn check_origin(recipe: &Recipe) -> Result<()> {
+    let goes_on = recipe.init.is_some();
+    let wrong = match recipe {
+        _ if !goes_on && recipe.model == no_model() => ("model", Refusal::NoModel),
+        _ if goes_on && recipe.twin.is_some() => ("twin", Refusal::TwinOfInit),
+        _ if recipe.model.lora.is_some() => ("model.lora", Refusal::NothingToAdapt),
+        _ if !goes_on && recipe.lora.is_some() => ("lora", Refusal::NothingToAdapt),
+        _ => return Ok(()),
+    };
+    Err(Error::refused(wrong.0, wrong.1))
 }
 
 /// Refuses counts that make no sense, or of which a run would not see the end.

@@ -11,16 +11,20 @@ use serpens_report::{Form, Report};
 use serpens_train::{Error as TrainError, Lock};
 
 use crate::output::tell;
+use crate::recipe::{Recipe, located};
 use crate::refusal::Refusal;
+use crate::tasks::Task;
 use crate::{Error, Result};
 
 /// A recipe for the same run.
 const SETTINGS: &str = "config.toml";
+/// The folder of what makes tokens of the task's text.
+const TOKENIZER: &str = "tokenizer";
 /// What the page shows, for programs.
 const REPORT: &str = "report.json";
 
-/// A run's folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `report.html` and its `figures/`,
-/// `report.json`, and `twin/` with the same of a second model.
+/// A run's folder: `config.toml`, `tokenizer/`, `metrics.jsonl`, `checkpoints/`, `model/`, `adapter/`, `report.html` and
+/// its `figures/`, `report.json`, and `twin/` with the same of a second model.
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
     /// Held by who trains; who only reads needs none.
@@ -46,7 +50,7 @@ impl RunFolder {
     /// `None` where something of this name is there already, but for what a run left that ended before it had begun.
     fn make(path: PathBuf) -> Result<Option<Self>> {
         let free = fs::read_dir(&path).map_or(!path.exists(), |mut entries| {
-            let left = |name: &str| name == Lock::FILE || is_temporary(name);
+            let left = |name: &str| [Lock::FILE, TOKENIZER].contains(&name) || is_temporary(name);
             entries.all(|entry| entry.is_ok_and(|e| left(&e.file_name().to_string_lossy())))
         });
         if !free {
@@ -98,6 +102,23 @@ impl RunFolder {
     /// The file of settings, a recipe for the same run.
     pub(crate) fn settings(&self) -> PathBuf {
         self.path.join(SETTINGS)
+    }
+
+    /// Keeps the tokenizer of a recipe's task, and has the recipe find it here; bytes need no file.
+    pub(crate) fn keep_tokenizer(&self, task: &dyn Task, recipe: &mut Recipe) -> Result<()> {
+        let tokenizer = task.tokenizer().filter(|tokenizer| !tokenizer.is_bytes());
+        if let (Some(tokenizer), Some(text)) = (tokenizer, recipe.task.settings_mut().text()) {
+            let dir = self.path.join(TOKENIZER);
+            make_folders(&dir)?;
+            tokenizer.save(&dir)?;
+            text.tokenizer = Some(located(&dir));
+        }
+        Ok(())
+    }
+
+    /// Where the tokenizer was kept, if one was.
+    pub(crate) fn tokenizer(&self) -> Option<PathBuf> {
+        Some(self.path.join(TOKENIZER)).filter(|dir| dir.is_dir())
     }
 
     /// The report that [`save_report`](Self::save_report) kept.

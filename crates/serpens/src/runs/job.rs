@@ -1,6 +1,6 @@
 //! The training of one model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serpens_core::Device;
 use serpens_core::files::make_folders;
@@ -24,6 +24,8 @@ use crate::{Error, Result};
 const AHEAD: usize = 4;
 /// The folder of the trained model, in the job's own.
 const MODEL: &str = "model";
+/// That of what low-rank adaptation learnt, alone.
+pub(super) const ADAPTER: &str = "adapter";
 
 /// A model of a run to train.
 pub(super) struct Job<'a> {
@@ -34,6 +36,8 @@ pub(super) struct Job<'a> {
     dir: PathBuf,
     /// A trainer at the checkpoint that is gone on from, where there is one.
     saved: Option<Trainer>,
+    /// The model that it begins with, where that is not drawn.
+    init: Option<MambaLm>,
 }
 
 fn source(run: &Run) -> Result<Box<Prefetch>> {
@@ -41,11 +45,11 @@ fn source(run: &Run) -> Result<Box<Prefetch>> {
 }
 
 impl<'a> Job<'a> {
-    /// The model by itself, or beside its twin, with the changes that were asked for.
+    /// The model by itself, which begins as `init`, or beside its twin, with the changes that were asked for.
     ///
     /// # Errors
     /// What refuses to go on otherwise than it began.
-    pub(super) fn all(run: &'a Run) -> Result<Vec<Self>> {
+    pub(super) fn all(run: &'a Run, mut init: Option<MambaLm>) -> Result<Vec<Self>> {
         let dir = &run.folder.path;
         let twin = run.recipe.twin_model();
         let twin = twin.map(|twin| (twin, dir.join("twin")));
@@ -67,6 +71,7 @@ impl<'a> Job<'a> {
                     resumed => Some(resumed?),
                 },
                 dir,
+                init: init.take(),
             })
         });
         jobs.collect()
@@ -105,14 +110,24 @@ impl<'a> Job<'a> {
             Some(model) => (self.placed(model)?, None),
             None => {
                 let (trained, evaluation) = self.train_to_the_end(trainer, progress, lines)?;
-                checkpoint::save(&trained, &model)?;
-                if let Some(tokenizer) = self.run.task.tokenizer() {
-                    tokenizer.save(&model)?;
-                }
+                self.save(&trained, &model)?;
                 (trained, evaluation)
             }
         };
         Trained::new(self.name, model, evaluation, &metrics)
+    }
+
+    /// Saves the model last: where it is whole, everything is there.
+    fn save(&self, trained: &MambaLm, model: &Path) -> Result<()> {
+        make_folders(model)?;
+        if let Some(tokenizer) = self.run.task.tokenizer() {
+            tokenizer.save(model)?;
+        }
+        if let (Some(init), Some(_)) = (&self.run.recipe.init, &trained.config().lora) {
+            let base = init.path.to_string_lossy().into_owned();
+            checkpoint::save_adapter(trained, &self.dir.join(ADAPTER), Some(base))?;
+        }
+        Ok(checkpoint::save(trained, model)?)
     }
 
     /// A trainer where the run computes, which goes on from what was saved, or begins.
@@ -121,7 +136,13 @@ impl<'a> Job<'a> {
         let trainer = match self.saved.take() {
             Some(trainer) => trainer,
             None => {
-                let model = self.model.init(Device::cpu(), recipe.seed)?;
+                let mut model = match self.init.take() {
+                    Some(model) => model,
+                    None => self.model.init(Device::cpu(), recipe.seed)?,
+                };
+                if let Some(lora) = &recipe.lora {
+                    model.adapt(lora.clone(), recipe.seed)?;
+                }
                 Trainer::new(NextToken, model, source(run)?, recipe.train.clone())?
             }
         };

@@ -8,6 +8,7 @@ mod report;
 
 use serde_json::Value;
 use serpens_core::files::write_bytes;
+use serpens_nn::MambaLm;
 use serpens_train::{Changes, Compute, Error as TrainError};
 
 use crate::output::{OutputMode, one_line, say, tell};
@@ -17,6 +18,7 @@ use crate::tasks::trained::Trained;
 use crate::tasks::{Results, Task};
 use crate::{Error, Result};
 use job::Job;
+use models::ModelPlace;
 
 pub(crate) use check::check;
 pub(crate) use folder::RunFolder;
@@ -38,10 +40,10 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Trains what is not trained yet, tests it, and writes the report.
-    pub(crate) fn go(&self) -> Result<()> {
+    /// Trains what is not trained yet, `init` where it is a model to go on from, tests it, and writes the report.
+    pub(crate) fn go(&self, init: Option<MambaLm>) -> Result<()> {
         stop::listen();
-        let mut jobs = Job::all(self)?;
+        let mut jobs = Job::all(self, init)?;
         self.folder.lock().check()?;
         jobs.iter_mut().try_for_each(Job::keep_changes)?;
         write_bytes(&self.folder.settings(), self.recipe.to_toml())?;
@@ -72,7 +74,8 @@ impl Run {
         self.finish(&results)
     }
 
-    /// What makes the run this one, beside how it is trained; how it is tested, and where its text lies, may change.
+    /// What makes the run this one, beside how it is trained; how it is tested, and where its text and what it began with
+    /// lie, may change.
     fn identity(&self) -> Value {
         let text = serde_json::to_string(&self.recipe).expect("a recipe has string keys");
         let mut identity: Value = serde_json::from_str(&text).expect("it was just written");
@@ -80,9 +83,11 @@ impl Run {
             let table = identity.pointer_mut(table).and_then(Value::as_object_mut);
             table.and_then(|table| table.remove(key));
         };
+        leave_out("", "init");
         leave_out("", "train");
         leave_out("", "evaluate");
         leave_out("/task", "data");
+        leave_out("/task", "tokenizer");
         leave_out("/task", "prompt");
         identity
     }
@@ -106,7 +111,9 @@ impl Run {
             "recompute": self.compute.recompute,
         });
         let run = self.folder.path.display();
-        let line = format!("run {run}, on {device} in {precision}");
+        let from = |init: &ModelPlace| format!(", from {}", init.path.display());
+        let from = self.recipe.init.as_ref().map_or_else(String::new, from);
+        let line = format!("run {run}{from}, on {device} in {precision}");
         self.mode.event(&event);
         if self.mode == OutputMode::Terminal {
             tell(&line);
@@ -116,7 +123,8 @@ impl Run {
 
     /// Says what came of it.
     fn finish(&self, results: &Results) -> Result<()> {
-        let [model, report] = ["model", "report.html"].map(|name| self.folder.path.join(name));
+        let path = |name| self.folder.path.join(name);
+        let [model, report] = ["model", "report.html"].map(path);
         match self.mode {
             OutputMode::Json => say(&serde_json::json!({
                 "event": "finished",
@@ -132,6 +140,10 @@ impl Run {
                 }
                 say(&results.to_text())?;
                 say(&one_line(&format!("model   {}", model.display())))?;
+                if self.recipe.lora.is_some() {
+                    let adapter = path(job::ADAPTER);
+                    say(&one_line(&format!("adapter {}", adapter.display())))?;
+                }
                 say(&one_line(&format!("report  {}", report.display())))
             }
         }

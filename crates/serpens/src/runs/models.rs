@@ -4,21 +4,26 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
+use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_formats::gguf::Metadata;
 use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
-use serpens_nn::{MambaLm, Module};
+use serpens_nn::{MambaLm, Module, join};
 use serpens_train::Compute;
+use toml::Value;
 
-use super::RUNS;
+use super::{RUNS, RunFolder};
 use crate::hub::{HubArgs, NEWEST};
-use crate::refusal::WrongModel;
+use crate::recipe::{Recipe, located, no_model};
+use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
 
-/// Options of the commands that read a model.
-#[derive(Debug, Args)]
-pub struct ModelArgs {
+/// Where a model is.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[group(arg = "path")]
+#[serde(deny_unknown_fields)]
+pub struct ModelPlace {
     /// A run's folder or its name below runs; a model's folder or file: Hugging Face's, the original program's, GGUF; or the
     /// name of one on the Hugging Face hub, or of a file there: state-spaces/mamba-130m-hf, owner/name/FILE.gguf.
     #[arg(long = "model", value_name = "RUN")]
@@ -30,9 +35,23 @@ pub struct ModelArgs {
         default_value = "",
         hide_default_value = true
     )]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     prefix: String,
+    /// What low-rank adaptation learnt to add to it: a folder as the PEFT library's, such as a run's adapter.
+    #[arg(long, value_name = "DIR")]
+    #[serde(default)]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
+    #[serde(skip)]
     hub: HubArgs,
+}
+
+/// Options of the commands that read a model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Where it is.
+    #[command(flatten)]
+    pub(crate) place: ModelPlace,
     /// The tokenizer: its file or folder, or of a name on the hub the newest, or bytes; otherwise that in the model's folder.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -58,14 +77,16 @@ pub(crate) struct Opened {
     folder: PathBuf,
     /// What a GGUF file says.
     metadata: Option<Metadata>,
+    /// How a tokenizer that is named is found.
+    hub: HubArgs,
 }
 
-impl ModelArgs {
+impl ModelPlace {
     /// The model, on the processor.
-    pub(crate) fn load(&self) -> Result<Opened> {
+    pub(crate) fn load(&self, verify: Verify) -> Result<Opened> {
         let path = model_path(&self.path, &self.hub)?;
         let options = Options {
-            verify: self.verify,
+            verify,
             prefix: self.prefix.clone(),
         };
         let opened = Checkpoint::open(&path, &options).and_then(|checkpoint| {
@@ -73,44 +94,86 @@ impl ModelArgs {
             let metadata = checkpoint.metadata().cloned();
             Ok((checkpoint.load(Device::Cpu)?, folder, metadata))
         });
-        let (model, folder, metadata) = opened.map_err(|error| wrong(&path, error))?;
+        let (mut model, folder, metadata) = opened.map_err(|error| wrong(&path, error))?;
+        if let Some(adapter) = &self.adapter {
+            checkpoint::load_adapter(&mut model, adapter, verify)?;
+        }
         Ok(Opened {
             model,
             path,
             folder,
             metadata,
+            hub: HubArgs {
+                revision: NEWEST.into(),
+                ..self.hub
+            },
         })
+    }
+}
+
+impl ModelArgs {
+    /// The model, on the processor.
+    pub(crate) fn load(&self) -> Result<Opened> {
+        self.place.load(self.verify)
     }
 
     /// The model on that device, and its tokenizer.
     pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
         let mut opened = self.load()?;
         opened.model.to(compute.device, compute.precision)?;
-        match self.tokenizer(&opened)? {
-            Some(tokenizer) => Ok((opened, tokenizer)),
-            None => {
-                let vocabulary = opened.model.config().vocab_size;
-                let wrong = WrongModel::NoTokenizer(vocabulary);
-                Err(Error::wrong_model(opened.path, wrong))
-            }
-        }
+        let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
+        Ok((opened, tokenizer))
     }
 
     /// The tokenizer that was given, or is in the model's file or folder; bytes for a model of 256 tokens that has none.
     pub(crate) fn tokenizer(&self, opened: &Opened) -> Result<Option<Tokenizer>> {
-        let vocabulary = opened.model.config().vocab_size;
-        let mut found = match (&self.tokenizer, &opened.metadata) {
-            (Some(path), _) => {
-                let revision = NEWEST.into();
-                let hub = HubArgs {
-                    revision,
-                    ..self.hub
-                };
-                Some(Tokenizer::open(&hub.fetch(path, false)?)?)
-            }
+        opened.tokenizer(self.tokenizer.as_deref())
+    }
+}
+
+impl Opened {
+    /// Has a recipe go on from this model, with its tokenizer where the recipe names none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a setting of another model in the recipe; a tokenizer that is missing or broken.
+    pub(crate) fn begin(&self, recipe: &mut Recipe) -> Result<()> {
+        let config = self.model.config();
+        if recipe.model == no_model() {
+            recipe.model = config.clone();
+        }
+        let [there, here] = [config, &recipe.model].map(|config| Value::try_from(config).ok());
+        if let Some(setting) = difference("model", there.as_ref(), here.as_ref()) {
+            let wrong = Refusal::OtherModel(self.path.clone());
+            return Err(Error::refused(setting, wrong));
+        }
+        if let Some(place) = &mut recipe.init {
+            place.path = located(&self.path).into();
+            place.adapter = place.adapter.take().map(|path| located(&path).into());
+        }
+        if let Some(text) = recipe.task.settings_mut().text() {
+            let given = text.tokenizer.as_ref().map(Path::new);
+            text.opened = Some(self.needed_tokenizer(given)?);
+        }
+        Ok(())
+    }
+
+    fn needed_tokenizer(&self, given: Option<&Path>) -> Result<Tokenizer> {
+        let wrong = WrongModel::NoTokenizer(self.model.config().vocab_size);
+        let found = self.tokenizer(given)?;
+        found.ok_or_else(|| Error::wrong_model(&self.path, wrong))
+    }
+
+    fn tokenizer(&self, given: Option<&Path>) -> Result<Option<Tokenizer>> {
+        let vocabulary = self.model.config().vocab_size;
+        let mut found = match (given, &self.metadata) {
+            (Some(path), _) => Some(Tokenizer::open(&self.hub.fetch(path, false)?)?),
             (None, Some(metadata)) => Tokenizer::from_gguf(metadata)?,
-            (None, None) => Tokenizer::find(&opened.folder)?,
+            (None, None) => Tokenizer::find(&self.folder)?,
         };
+        if let (None, Some(run)) = (&found, RunFolder::around(&self.folder)) {
+            let kept = run.tokenizer();
+            found = kept.map(|dir| Tokenizer::open(&dir)).transpose()?;
+        }
         if found.is_none() && vocabulary == 256 {
             found = Some(Tokenizer::bytes());
         }
@@ -118,6 +181,17 @@ impl ModelArgs {
             tokenizer.check_vocabulary(vocabulary)?;
         }
         Ok(found)
+    }
+}
+
+/// The name of the first setting that is not the same in both.
+fn difference(path: &str, one: Option<&Value>, other: Option<&Value>) -> Option<String> {
+    match (one, other) {
+        (Some(Value::Table(one)), Some(Value::Table(other))) => {
+            let mut keys = one.keys().chain(other.keys());
+            keys.find_map(|key| difference(&join(path, key), one.get(key), other.get(key)))
+        }
+        _ => (one != other).then(|| path.to_owned()),
     }
 }
 

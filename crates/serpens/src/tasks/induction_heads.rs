@@ -1,6 +1,5 @@
 //! Induction heads: find what followed the special token the first time, however long ago that was.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serpens_core::Device;
@@ -24,10 +23,6 @@ const SAMPLE_LENGTH: usize = 64;
 impl TaskSettings for InductionHeadsConfig {
     fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
-    }
-
-    fn vocabulary(&self) -> Result<RangeInclusive<usize>> {
-        Ok(self.vocab..=usize::MAX)
     }
 
     fn largest_batch(&self) -> [usize; 2] {

@@ -23,6 +23,7 @@ use selection::Sample;
 use trained::{Trained, chart, series};
 
 pub(crate) use results::Results;
+pub(crate) use text::TextConfig;
 
 /// Positions that a model reads at a time, with carried state, where the recipe does not say.
 pub(crate) const READ_LENGTH: usize = 512;
@@ -66,7 +67,7 @@ tasks! {
     /// Repeat the data, leave out the noise.
     "selective-copying" => SelectiveCopying(selective_copying::SelectiveCopyingConfig),
     /// Predict the next token of a text.
-    "text" => Text(text::TextConfig),
+    "text" => Text(TextConfig),
 }
 
 /// How a model is tested: a table of the recipe in which each task finds what it reads.
@@ -94,16 +95,10 @@ pub(crate) trait TaskSettings {
     /// Takes over the run's seed, where the settings keep one.
     fn set_seed(&mut self, _seed: u64) {}
 
-    /// Where the task's text is; `None` for tasks that read none.
-    fn data(&mut self) -> Option<&mut Option<String>> {
+    /// The settings of the task that reads a text; `None` for tasks that read none.
+    fn text(&mut self) -> Option<&mut TextConfig> {
         None
     }
-
-    /// The sizes that a model's vocabulary may have.
-    ///
-    /// # Errors
-    /// A tokenizer that cannot be read.
-    fn vocabulary(&self) -> Result<RangeInclusive<usize>>;
 
     /// Rows and tokens of each of the largest batch.
     fn largest_batch(&self) -> [usize; 2];
@@ -127,6 +122,11 @@ pub(crate) type Validation<'a> = Box<Evaluate<'a, MambaLm>>;
 pub(crate) trait Task {
     /// The training batches.
     fn source(&self) -> Arc<dyn Source>;
+
+    /// The sizes that a model's vocabulary may have.
+    fn vocabulary(&self) -> RangeInclusive<usize> {
+        self.source().bounds().inputs..=usize::MAX // models have room for more, up to a round number
+    }
 
     /// What is read, where that is not all in the settings.
     fn about(&self) -> Option<String> {

@@ -1,6 +1,5 @@
 //! Selective copying: repeat the data, leave out the noise.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serpens_data::{SelectiveCopying, Source};
@@ -20,10 +19,6 @@ pub(super) use serpens_data::SelectiveCopyingConfig;
 impl TaskSettings for SelectiveCopyingConfig {
     fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
-    }
-
-    fn vocabulary(&self) -> Result<RangeInclusive<usize>> {
-        Ok(self.vocab..=usize::MAX)
     }
 
     fn largest_batch(&self) -> [usize; 2] {

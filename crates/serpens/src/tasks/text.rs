@@ -34,9 +34,12 @@ const BITS: &str = "bits_per_byte";
 pub struct TextConfig {
     /// A file, a folder or a glob: text, or a token file.
     pub data: Option<String>,
-    /// A tokenizer's file or folder; tokens are bytes where there is none.
+    /// A tokenizer's file or folder; tokens are the model's that is gone on from where none is named, otherwise bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// The same, where it was opened with the model that is gone on from.
+    #[serde(skip)]
+    pub(crate) opened: Option<Tokenizer>,
     /// Rows of a batch.
     #[default = 8]
     pub batch: usize,
@@ -53,6 +56,9 @@ pub struct TextConfig {
 
 impl TextConfig {
     fn tokenizer(&self) -> Result<Tokenizer> {
+        if let Some(tokenizer) = &self.opened {
+            return Ok(tokenizer.clone());
+        }
         let Some(path) = &self.tokenizer else {
             return Ok(Tokenizer::bytes());
         };
@@ -62,16 +68,8 @@ impl TextConfig {
 }
 
 impl TaskSettings for TextConfig {
-    fn data(&mut self) -> Option<&mut Option<String>> {
-        Some(&mut self.data)
-    }
-
-    fn vocabulary(&self) -> Result<RangeInclusive<usize>> {
-        let tokens = self.tokenizer()?.vocab_size();
-        Ok(match self.tokenizer {
-            Some(_) => tokens..=usize::MAX, // models have room for more, up to a round number
-            None => tokens..=tokens,
-        })
+    fn text(&mut self) -> Option<&mut TextConfig> {
+        Some(self)
     }
 
     fn largest_batch(&self) -> [usize; 2] {
@@ -89,11 +87,17 @@ impl TaskSettings for TextConfig {
         if prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
+        let tokens = corpus.tokenizer().vocab_size();
+        let most = match (&self.tokenizer, &self.opened) {
+            (None, None) => tokens,
+            _ => usize::MAX, // models have room for more, up to a round number
+        };
         let held_out = || corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH);
         let held_out = (self.validation > 0.0).then(held_out).transpose()?;
         Ok(Box::new(Text {
             held_out: held_out.map(|slices| slices.at_most(tests.tokens)),
             data: data.clone(),
+            vocabulary: tokens..=most,
             corpus,
             source,
             prompt,
@@ -103,6 +107,8 @@ impl TaskSettings for TextConfig {
 
 struct Text {
     data: String,
+    /// The sizes that a model's vocabulary may have.
+    vocabulary: RangeInclusive<usize>,
     corpus: Corpus,
     source: CorpusSource,
     /// What is read of the held-out text, where there is any.
@@ -168,6 +174,10 @@ impl Text {
 impl Task for Text {
     fn source(&self) -> Arc<dyn Source> {
         Arc::new(self.source.clone())
+    }
+
+    fn vocabulary(&self) -> RangeInclusive<usize> {
+        self.vocabulary.clone()
     }
 
     fn about(&self) -> Option<String> {

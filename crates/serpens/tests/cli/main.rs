@@ -4,6 +4,7 @@ mod convert;
 mod damage;
 mod devices;
 mod eval;
+mod finetune;
 mod hub;
 mod hub_server;
 mod interrupt;

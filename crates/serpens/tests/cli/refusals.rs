@@ -100,7 +100,7 @@ fn a_recipe_that_cannot_be_read_is_refused() {
     place.write("empty.toml", "");
     place
         .run(&["train", "--recipe", "missing.toml"])
-        .is_refused(1, &["missing.toml"]);
+        .is_refused(2, &["missing.toml", "induction-heads"]);
     place
         .run(&["train", "--recipe", "binary.toml"])
         .is_refused(1, &["binary.toml"]);

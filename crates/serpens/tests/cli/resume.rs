@@ -304,6 +304,7 @@ fn a_name_is_free_until_its_run_has_begun() {
     // As a run leaves it that is killed before its settings are written.
     fs::create_dir_all(place.path("runs/a")).unwrap();
     place.write("runs/a/.lock", "4194304");
+    fs::create_dir(place.path("runs/a/tokenizer")).unwrap();
     place.write("runs/a/config.toml.4194304-0.tmp", "seed");
     place.train(&["--quiet", "--name", "a"]).succeeds();
     assert!(!place.path("runs/a/config.toml.4194304-0.tmp").exists());
