@@ -7,9 +7,8 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
-use serpens_formats::gguf::Metadata;
 use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
-use serpens_nn::{MambaLm, Module, join};
+use serpens_nn::{MambaLm, join};
 use serpens_train::Compute;
 use toml::Value;
 
@@ -73,10 +72,8 @@ pub(crate) struct Opened {
     pub(crate) model: MambaLm,
     /// Its folder or file.
     pub(crate) path: PathBuf,
-    /// The folder where its tokenizer would be.
-    folder: PathBuf,
-    /// What a GGUF file says.
-    metadata: Option<Metadata>,
+    /// Where its tokenizer would be.
+    checkpoint: Checkpoint,
     /// How a tokenizer that is named is found.
     hub: HubArgs,
 }
@@ -84,25 +81,29 @@ pub(crate) struct Opened {
 impl ModelPlace {
     /// The model, on the processor.
     pub(crate) fn load(&self, verify: Verify) -> Result<Opened> {
+        self.read(verify, |checkpoint| checkpoint.load(Device::Cpu))
+    }
+
+    fn read(
+        &self,
+        verify: Verify,
+        load: impl Fn(&Checkpoint) -> serpens_nn::Result<MambaLm>,
+    ) -> Result<Opened> {
         let path = model_path(&self.path, &self.hub)?;
         let options = Options {
             verify,
             prefix: self.prefix.clone(),
         };
-        let opened = Checkpoint::open(&path, &options).and_then(|checkpoint| {
-            let folder = checkpoint.folder().to_owned();
-            let metadata = checkpoint.metadata().cloned();
-            Ok((checkpoint.load(Device::Cpu)?, folder, metadata))
-        });
-        let (mut model, folder, metadata) = opened.map_err(|error| wrong(&path, error))?;
+        let opened = Checkpoint::open(&path, &options)
+            .and_then(|checkpoint| Ok((load(&checkpoint)?, checkpoint)));
+        let (mut model, checkpoint) = opened.map_err(|error| wrong(&path, error))?;
         if let Some(adapter) = &self.adapter {
             checkpoint::load_adapter(&mut model, adapter, verify)?;
         }
         Ok(Opened {
             model,
             path,
-            folder,
-            metadata,
+            checkpoint,
             hub: HubArgs {
                 revision: NEWEST.into(),
                 ..self.hub
@@ -119,8 +120,9 @@ impl ModelArgs {
 
     /// The model on that device, and its tokenizer.
     pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
-        let mut opened = self.load()?;
-        opened.model.to(compute.device, compute.precision)?;
+        let (device, precision) = (compute.device, compute.precision);
+        let to_infer = |checkpoint: &Checkpoint| checkpoint.load_to_infer(device, precision);
+        let opened = self.place.read(self.verify, to_infer)?;
         let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
         Ok((opened, tokenizer))
     }
@@ -165,12 +167,12 @@ impl Opened {
 
     fn tokenizer(&self, given: Option<&Path>) -> Result<Option<Tokenizer>> {
         let vocabulary = self.model.config().vocab_size;
-        let mut found = match (given, &self.metadata) {
+        let mut found = match (given, self.checkpoint.metadata()) {
             (Some(path), _) => Some(Tokenizer::open(&self.hub.fetch(path, false)?)?),
             (None, Some(metadata)) => Tokenizer::from_gguf(metadata)?,
-            (None, None) => Tokenizer::find(&self.folder)?,
+            (None, None) => Tokenizer::find(self.checkpoint.folder())?,
         };
-        if let (None, Some(run)) = (&found, RunFolder::around(&self.folder)) {
+        if let (None, Some(run)) = (&found, RunFolder::around(self.checkpoint.folder())) {
             let kept = run.tokenizer();
             found = kept.map(|dir| Tokenizer::open(&dir)).transpose()?;
         }
