@@ -157,7 +157,7 @@ pub struct TrainArgs {
     /// A recipe of your own instead.
     #[arg(long, value_name = "FILE", conflicts_with = "recipe_name")]
     pub recipe: Option<PathBuf>,
-    /// The model to go on from.
+    /// The model to go on from; its sizes take the place of the recipe's.
     #[command(flatten)]
     pub init: Option<ModelPlace>,
     /// Text to learn from: a file, a folder or a glob; or a token file.

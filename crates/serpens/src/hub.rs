@@ -41,11 +41,23 @@ pub enum HubError {
     #[error("it has no {0}; name another model, or a file of it: owner/name/FILE.gguf")]
     NoFile(String),
     /// The cache has no such file, and nobody is asked.
-    #[error("{0} is not in the cache; leave out --offline and HF_HUB_OFFLINE to fetch it")]
-    NotCached(String),
+    #[error(
+        "{0} of revision {1} is not in the cache; leave out --offline and HF_HUB_OFFLINE to fetch it"
+    )]
+    NotCached(String, String),
+    /// There is no folder for the cache.
+    #[error("there is no home folder for the cache: set HF_HOME")]
+    NoHome,
     /// The index of its weights is broken.
     #[error(transparent)]
     Index(#[from] Box<serpens_formats::Error>),
+}
+
+impl HubError {
+    /// Whether nobody answered at all.
+    fn is_no_answer(&self) -> bool {
+        matches!(self, HubError::Failed(ApiError::RequestError(error)) if !matches!(**error, ureq::Error::StatusCode(_)))
+    }
 }
 
 fn in_words(error: &ApiError) -> String {
@@ -102,19 +114,52 @@ impl HubArgs {
         let name = words[..2].join("/");
         let repo = Repo::with_revision(name.clone(), RepoType::Model, self.revision.clone());
         let is_set = |value: String| ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase());
-        let found = match self.offline || env::var("HF_HUB_OFFLINE").is_ok_and(is_set) {
-            true => {
-                let cache = cache().repo(repo);
-                // A commit is kept under no other name.
-                let at_commit = Some(cache.pointer_path(&self.revision).join(file));
-                let found = cache.get(file).or(at_commit.filter(|file| file.exists()));
-                found.ok_or(HubError::NotCached(file.into()))
+        let offline = self.offline || env::var("HF_HUB_OFFLINE").is_ok_and(is_set);
+        let found = match (offline, has_home()) {
+            (_, false) => Err(HubError::NoHome),
+            (true, _) => self.cached(repo, file, weights),
+            (false, _) => {
+                let fetched = Snapshot::of(repo.clone());
+                let fetched = fetched.and_then(|snapshot| snapshot.fetch(file, weights));
+                fetched.or_else(|error| {
+                    let cached = self.cached(repo, file, weights).ok();
+                    let cached = cached.filter(|_| error.is_no_answer()).ok_or(error)?;
+                    tell("the hub does not answer: what the cache has of it is taken");
+                    Ok(cached)
+                })
             }
-            false => Snapshot::of(repo).and_then(|snapshot| snapshot.fetch(file, weights)),
         };
         let found = found.map_err(|source| crate::Error::Hub { name, source })?;
         Ok(found.with_file_name(words.get(2).unwrap_or(&"")))
     }
+
+    /// The file in the cache, if what goes with a configuration is there too.
+    fn cached(&self, repo: Repo, file: &str, weights: bool) -> Result<PathBuf> {
+        let cache = cache().repo(repo);
+        // A commit is kept under no other name.
+        let find = |file: &str| {
+            let at_commit = cache.pointer_path(&self.revision).join(file);
+            let at_commit = Some(at_commit).filter(|file| file.exists());
+            cache.get(file).or(at_commit)
+        };
+        let missing = |file: &str| HubError::NotCached(file.into(), self.revision.clone());
+        let found = find(file).ok_or_else(|| missing(file))?;
+        let whole = |file: &str| find(file).or_else(|| find(&format!("{file}.index.json")));
+        let has_weights = || {
+            [WEIGHTS_FILE, PICKLED_FILE]
+                .into_iter()
+                .any(|file| whole(file).is_some())
+        };
+        match file == CONFIG_FILE && weights && !has_weights() {
+            true => Err(missing(WEIGHTS_FILE)),
+            false => Ok(found),
+        }
+    }
+}
+
+/// Whether there is a place for the cache, as the library asks for one: without, it panics.
+fn has_home() -> bool {
+    env::var_os("HF_HOME").is_some() || env::home_dir().is_some()
 }
 
 fn cache() -> Cache {
@@ -180,7 +225,10 @@ impl Snapshot {
                 let files = shards(&self.folder.join(weights)).map_err(Box::new)?;
                 for file in files.into_iter().flatten() {
                     let name = file.strip_prefix(&self.folder).unwrap_or(&file);
-                    self.have(&[&name.to_string_lossy()])?;
+                    let name = name.to_string_lossy();
+                    if !self.have(&[&name])? {
+                        return Err(HubError::NoFile(name.into()));
+                    }
                 }
                 return Ok(());
             }

@@ -70,6 +70,18 @@ pub enum Refusal {
     /// Something would be written over.
     #[error("{} is there already; give a name that is free", .0.display())]
     Exists(PathBuf),
+    /// A file of GGUF that would not be known by its name.
+    #[error("the name of a GGUF file ends in .gguf")]
+    GgufEnding,
+    /// An adapter to be learnt for the sum of a model and another adapter, which its files cannot name.
+    #[error(
+        "an adapter is learnt for a model, not for another adapter on it: merge that first (serpens convert {} FOLDER --adapter {}), and go on from FOLDER",
+        .0.display(), .1.display()
+    )]
+    TwoAdapters(PathBuf, PathBuf),
+    /// A text of which no byte is predicted.
+    #[error("it has no byte behind the first token, so there is nothing to predict")]
+    NothingToPredict,
     /// Blocks for a format without.
     #[error("{0} is for GGUF: give --format gguf, or f32, bf16 or f16")]
     Blocks(Encoding),

@@ -12,6 +12,9 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
         return Err(Error::refused("TO", Refusal::Exists(args.to.clone())));
     }
     let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
+    if format == Format::Gguf && Format::of_name(&args.to) != format {
+        return Err(Error::refused("TO", Refusal::GgufEnding));
+    }
     if format != Format::Gguf && args.dtype.block().0 > 1 {
         return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
     }

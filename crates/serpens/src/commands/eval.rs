@@ -61,6 +61,9 @@ fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told>
         let read = evaluate::answers(model, windows, READ_LENGTH, &mut |done| shown.at(done))?;
         readings.push(("windows", name, read));
     }
+    if whole.bytes == 0 {
+        return Err(Error::refused("--data", Refusal::NothingToPredict));
+    }
     let mut value = json!({
         "data": args.data,
         "tokens": whole.tokens.count,
@@ -103,13 +106,7 @@ fn answers(
         if items.iter().any(|score| score.log_prob().is_nan()) {
             return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));
         }
-        let mut later = &items[..];
-        let scored = questions.iter().map(|question| {
-            let (own, rest) = later.split_at(question.items.len());
-            later = rest;
-            (question, own)
-        });
-        let scored: Vec<(&Question, &[Score])> = scored.collect();
+        let scored = by_question(&questions, &items);
         let mut metrics = json!({});
         for metric in &task.metrics {
             let added = scored
@@ -147,6 +144,19 @@ fn answers(
         write_bytes(path, lines)?;
     }
     Ok((json!({ "data": args.data, "tasks": values }), table))
+}
+
+/// The scores of each question's items.
+fn by_question<'a>(
+    questions: &'a [Question],
+    mut scores: &'a [Score],
+) -> Vec<(&'a Question, &'a [Score])> {
+    let own = |question: &'a Question| {
+        let (own, later) = scores.split_at(question.items.len());
+        scores = later;
+        (question, own)
+    };
+    questions.iter().map(own).collect()
 }
 
 /// Four decimals, unless the number is large.

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serpens_core::files::{
-    Accept, is_temporary, make_folders, read_text, remove_temporary, write_bytes,
+    Accept, FileError, is_temporary, make_folders, read_text, remove_temporary, write_bytes,
 };
 use serpens_report::{Form, Report};
 use serpens_train::{Error as TrainError, Lock};
@@ -106,6 +106,10 @@ impl RunFolder {
 
     /// Keeps the tokenizer of a recipe's task, and has the recipe find it here; bytes need no file.
     pub(crate) fn keep_tokenizer(&self, task: &dyn Task, recipe: &mut Recipe) -> Result<()> {
+        if let Some(left) = self.tokenizer() {
+            // Of a run that ended before it had begun.
+            fs::remove_dir_all(&left).map_err(FileError::of("remove", &left))?;
+        }
         let tokenizer = task.tokenizer().filter(|tokenizer| !tokenizer.is_bytes());
         if let (Some(tokenizer), Some(text)) = (tokenizer, recipe.task.settings_mut().text()) {
             let dir = self.path.join(TOKENIZER);

@@ -74,8 +74,8 @@ impl Run {
         self.finish(&results)
     }
 
-    /// What makes the run this one, beside how it is trained; how it is tested, and where its text and what it began with
-    /// lie, may change.
+    /// What makes the run this one, beside how it is trained; how it is tested, and where its text, its tokenizer
+    /// and what it began with lie, may change.
     fn identity(&self) -> Value {
         let text = serde_json::to_string(&self.recipe).expect("a recipe has string keys");
         let mut identity: Value = serde_json::from_str(&text).expect("it was just written");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
-use serpens_nn::{MambaLm, join};
+use serpens_nn::{MambaLm, Module, join};
 use serpens_train::Compute;
 use toml::Value;
 
@@ -122,7 +122,15 @@ impl ModelArgs {
     pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
         let (device, precision) = (compute.device, compute.precision);
         let to_infer = |checkpoint: &Checkpoint| checkpoint.load_to_infer(device, precision);
-        let opened = self.place.read(self.verify, to_infer)?;
+        let opened = match self.place.adapter {
+            // What is added needs the matrices in f32.
+            Some(_) => {
+                let mut opened = self.load()?;
+                opened.model.to(device, precision)?;
+                opened
+            }
+            None => self.place.read(self.verify, to_infer)?,
+        };
         let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
         Ok((opened, tokenizer))
     }
@@ -147,6 +155,11 @@ impl Opened {
         if let Some(setting) = difference("model", there.as_ref(), here.as_ref()) {
             let wrong = Refusal::OtherModel(self.path.clone());
             return Err(Error::refused(setting, wrong));
+        }
+        let adapter = recipe.init.as_ref().and_then(|place| place.adapter.clone());
+        if let (Some(adapter), Some(_)) = (adapter, &recipe.lora) {
+            let wrong = Refusal::TwoAdapters(self.path.clone(), adapter);
+            return Err(Error::refused("--adapter", wrong));
         }
         if let Some(place) = &mut recipe.init {
             place.path = located(&self.path).into();

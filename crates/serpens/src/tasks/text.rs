@@ -83,7 +83,8 @@ impl TaskSettings for TextConfig {
         let corpus =
             Corpus::open(data, &self.tokenizer()?)?.with_validation_fraction(self.validation)?;
         let source = corpus.windows(self.batch, self.length, seed)?;
-        let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)?;
+        let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)
+            .map_err(|error| Error::refused("task.prompt", error))?;
         if prompt.is_empty() {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }

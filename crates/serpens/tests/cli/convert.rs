@@ -70,6 +70,10 @@ fn what_cannot_be_converted_is_refused_in_one_line() {
             &["TO", "there already"][..],
         ),
         (&[&model(), "new", "--dtype", "q8_0"], &["--dtype", "gguf"]),
+        (
+            &[&model(), "new", "--format", "gguf"],
+            &["TO", "ends in .gguf"],
+        ),
         (&["nothing", "new"], &["nothing", "no such folder or file"]),
         (&["cut.gguf", "new"], &["cut.gguf"]),
     ] {

@@ -197,6 +197,7 @@ fn what_cannot_be_evaluated_is_refused_in_one_line() {
         data("text.txt"),
     );
     folder.write("lines.jsonl", "{}");
+    folder.write("letter.txt", "a");
     folder.write("small.json", r#"{"symbols": ["a"]}"#);
     folder.write(
         "large.json",
@@ -217,6 +218,10 @@ fn what_cannot_be_evaluated_is_refused_in_one_line() {
             "line 1: it is no JSON object",
         ),
         (&["arc-easy", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (
+            &["perplexity", "--data", "letter.txt"],
+            "nothing to predict",
+        ),
         (&["arc-easy", "--data", "."], "arc/arc_easy.jsonl"),
         (
             &["no-task", "--data", &arc],

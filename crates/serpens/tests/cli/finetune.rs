@@ -271,6 +271,8 @@ fn an_adapter_is_all_that_is_learnt_and_works_beside_the_model_in_it_and_alone()
         tune(&place, init[0], &more).succeeds();
         assert_close(&tuned, &text(&place, &[name]));
     }
+    let second = ["--set", "lora.rank=2", "--adapter", "runs/a/adapter"];
+    tune(&place, "base", &second).is_refused(2, &["--adapter", "serpens convert", "base"]);
 }
 
 #[test]

@@ -141,7 +141,10 @@ fn a_model_on_the_hub_is_fetched_once_and_then_found_without_it() {
 
     let url = server.url.clone();
     drop(server);
-    run(&place, &url, &[]).is_refused(1, &[NAME, "does not answer", "--offline"]);
+    let unanswered = run(&place, &url, &[]).succeeds();
+    assert_eq!(unanswered.stdout, local.stdout);
+    let said = "the hub does not answer: what the cache has of it is taken";
+    assert!(unanswered.stderr.contains(said), "{}", unanswered.stderr);
     let offline = run(&place, &url, &["--offline"]).succeeds();
     assert_eq!(offline.stdout, local.stdout);
     let of_commit = run(&place, &url, &["--offline", "--revision", COMMIT]);
@@ -245,6 +248,14 @@ fn weights_in_several_files_are_fetched_and_no_file_outside_the_folder() {
         !names.contains(&"pytorch_model.bin".to_owned()),
         "{names:?}"
     );
+
+    {
+        let mut state = server.state();
+        let files = state.models.get_mut(NAME).unwrap();
+        files.remove("model-00001-of-00001.safetensors");
+    }
+    let lacking = run(&TestFolder::new(), &server.url, &[]);
+    lacking.fails(1, &[NAME, "has no model-00001-of-00001.safetensors"]);
 
     let other = TestFolder::new();
     shard("../../../outside.safetensors");
