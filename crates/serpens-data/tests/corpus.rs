@@ -109,6 +109,25 @@ fn globs_go_through_folders_and_name_hidden_ones_only_where_they_say_so() {
     assert_eq!(read(&format!("{many}1.*")), b"1,", "each file once");
 }
 
+#[cfg(unix)]
+#[test]
+fn folders_that_a_glob_does_not_name_are_not_entered() {
+    let folder = folder(&[("a1/0/0/0/0/0/0/0/0/0/t", b"text"), ("b/t", b"no")]);
+    // Whoever enters it finds more folders than can be counted.
+    for link in 0..10 {
+        let link = folder.path().join(format!("b/{link}"));
+        std::os::unix::fs::symlink(".", link).expect("a link");
+    }
+    for pattern in ["a*/?/?/?/?/?/?/?/?/?/t", "a*/0/0/0/**/t"] {
+        assert_eq!(content(&open(&folder.path().join(pattern))), b"text");
+    }
+    let inner = "[0-1]/".repeat(9);
+    assert_eq!(
+        content(&open(&folder.path().join(format!("?1/{inner}*")))),
+        b"text"
+    );
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn names_that_are_not_utf_8_are_matched_and_read() {

@@ -82,7 +82,11 @@ fn walk(folder: &Path, glob: &str) -> Result<Vec<Found>> {
         require_literal_leading_dot: true,
         ..MatchOptions::new()
     };
-    let (any_depth, depth) = (glob.contains("**"), glob.split('/').count());
+    // Only what matches the components before `**`, where there is one, is entered.
+    let depth = glob.split('/').count();
+    let components = glob.split('/').take_while(|name| !name.contains("**"));
+    let components = components.map(Pattern::new).collect::<Result<Vec<_>, _>>();
+    let components = components.map_err(malformed)?;
     let names_hidden = format!("/{glob}").contains("/.");
     let (mut found, mut open) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(inner) = open.pop() {
@@ -99,10 +103,14 @@ fn walk(folder: &Path, glob: &str) -> Result<Vec<Found>> {
                 let metadata = fs::metadata(&path).map_err(FileError::of("read", &path))?;
                 found.extend(with_content(&path, &metadata));
             }
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            let leads_on = match any_depth {
-                true => entry.file_type().is_ok_and(|kind| kind.is_dir()),
-                false => inner.components().count() < depth,
+            let name = entry.file_name();
+            let hidden = name.as_encoded_bytes().starts_with(b".");
+            let level = inner.components().count();
+            let leads_on = match components.get(level - 1) {
+                Some(component) => {
+                    level < depth && component.matches_with(&name.to_string_lossy(), options)
+                }
+                None => entry.file_type().is_ok_and(|kind| kind.is_dir()),
             };
             if leads_on && (names_hidden || !hidden) {
                 open.push(inner);
