@@ -144,7 +144,7 @@ impl Error {
 }
 
 /// What somebody else's message says, on one line.
-pub(crate) fn one_line(text: &str) -> String {
+pub(crate) fn joined(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -116,6 +116,9 @@ impl Source for InductionHeads {
     }
 
     fn description(&self) -> String {
-        format!("{:?}", self.config)
+        let config = &self.config;
+        let (vocab, batch, seed) = (config.vocab, config.batch, config.seed);
+        let lengths = &config.lengths;
+        format!("induction heads, vocab {vocab}, batch {batch}, lengths {lengths:?}, seed {seed}")
     }
 }

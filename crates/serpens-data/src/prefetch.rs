@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use crate::error::{Error, Result, check_size, one_line};
+use crate::error::{Error, Result, check_size, joined};
 use crate::source::{Batch, Bounds, Source};
 
 /// What is kept ready lies in memory: more is a mistake.
@@ -56,7 +56,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or(panic.downcast_ref::<&str>().copied());
-        one_line(text.unwrap_or("without a message"))
+        joined(text.unwrap_or("without a message"))
     })
 }
 

@@ -111,6 +111,11 @@ impl Source for SelectiveCopying {
     }
 
     fn description(&self) -> String {
-        format!("{:?}", self.config)
+        let config = &self.config;
+        let (vocab, batch, length) = (config.vocab, config.batch, config.length);
+        let (data_tokens, seed) = (config.data_tokens, config.seed);
+        format!(
+            "selective copying, vocab {vocab}, batch {batch}, length {length}, data_tokens {data_tokens}, seed {seed}"
+        )
     }
 }

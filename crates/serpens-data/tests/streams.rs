@@ -89,6 +89,18 @@ fn descriptions_tell_streams_apart() {
         assert_eq!(one.description(), same.description());
         assert_ne!(one.description(), other.description());
     }
+    // Runs keep them, and do not go on with another.
+    let [induction, copying, _] = &sources(1)[..] else {
+        panic!("three sources");
+    };
+    assert_eq!(
+        induction.description(),
+        "induction heads, vocab 16, batch 8, lengths [16, 64, 256], seed 1"
+    );
+    assert_eq!(
+        copying.description(),
+        "selective copying, vocab 16, batch 2, length 50, data_tokens 16, seed 1"
+    );
 }
 
 #[test]

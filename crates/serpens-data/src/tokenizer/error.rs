@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use crate::error::one_line;
+use crate::error::joined;
 
 /// What is wrong, without the file: [`Error::Tokenizer`](crate::Error::Tokenizer) has that.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum TokenizerError {
     )]
     Missing,
     /// The file is none, or not one that works.
-    #[error("it is no tokenizer that can be read ({}): get its file anew", one_line(&.0.to_string()))]
+    #[error("it is no tokenizer that can be read ({}): get its file anew", joined(&.0.to_string()))]
     Broken(#[source] Box<dyn StdError + Send + Sync>),
     /// A GGUF file's `pre-tokenizer` or `model` of this name, which is known here only otherwise.
     #[error("its {0} is `{1}`, which is not known here: give its tokenizer.json instead")]

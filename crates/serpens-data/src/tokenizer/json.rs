@@ -19,7 +19,7 @@ pub(super) fn read(mut file: Value) -> Result<Loaded> {
     let text = file.to_string();
     let inner = guarded(|| Tokenizer::from_bytes(&text))?;
     let decoder = inner.get_decoder();
-    let [first, later] = [text_of(decoder, &["▁a"]), text_of(decoder, &["a", "▁a"])];
+    let [first, later] = [spelt(decoder, &["▁a"]), spelt(decoder, &["a", "▁a"])];
     Ok(Loaded {
         tokens: tokens(&inner)?,
         begin: begin(&inner)?,
@@ -94,8 +94,8 @@ fn cuts_lines(file: &Value) -> bool {
 /// The bytes that a token of a name stands for, behind others. How the vocabulary writes them, the decoder says by what
 /// it makes of names: a letter for each byte, as GPT-2 has it, bytes as `<0x0A>`, or text.
 fn spelling(decoder: Option<&DecoderWrapper>) -> impl Fn(&str) -> Box<[u8]> {
-    let in_letters = text_of(decoder, &["Ġ"]) == " ";
-    let in_digits = text_of(decoder, &["<0x41>"]) == "A";
+    let in_letters = spelt(decoder, &["Ġ"]) == " ";
+    let in_digits = spelt(decoder, &["<0x41>"]) == "A";
     move |name| {
         if in_letters {
             let bytes: Option<_> = name.chars().map(byte_of_letter).collect();
@@ -108,7 +108,7 @@ fn spelling(decoder: Option<&DecoderWrapper>) -> impl Fn(&str) -> Box<[u8]> {
         match byte.filter(|_| in_digits) {
             Some(byte) => [byte].into(),
             None => {
-                let text = text_of(decoder, &["a", name]);
+                let text = spelt(decoder, &["a", name]);
                 text.strip_prefix('a').unwrap_or_default().as_bytes().into()
             }
         }
@@ -116,7 +116,7 @@ fn spelling(decoder: Option<&DecoderWrapper>) -> impl Fn(&str) -> Box<[u8]> {
 }
 
 /// What the decoder makes of tokens, of which it may drop what cannot be.
-fn text_of(decoder: Option<&DecoderWrapper>, names: &[&str]) -> String {
+fn spelt(decoder: Option<&DecoderWrapper>, names: &[&str]) -> String {
     let names = names.iter().map(|&name| name.to_owned()).collect();
     match decoder {
         Some(decoder) => guarded(|| decoder.decode(names)).unwrap_or_default(),
