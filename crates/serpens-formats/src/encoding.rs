@@ -62,6 +62,7 @@ impl Encoding {
             Q6_K => (256, 210),
         }
     }
+
     /// The bytes of a tensor of this name and shape.
     pub(crate) fn size(self, name: &str, shape: Shape) -> Result<usize, Fault> {
         let (block, size) = self.block();

@@ -127,7 +127,9 @@ pub enum Fault {
     #[error("tensor {0} has {1} axes; {MAX_RANK} at most are known")]
     Rank(String, usize),
     /// A tensor does not lie where it may.
-    #[error("tensor {0} lies beyond the file's end (truncated?), is not aligned, or on another")]
+    #[error(
+        "tensor {0} lies beyond the file's end (truncated?), is not aligned, or overlaps another"
+    )]
     Place(String),
     /// A tensor has other values than its storage has, or too many axes.
     #[error("tensor {0} lies beyond its storage, repeats its values, or has over {MAX_RANK} axes")]
@@ -145,7 +147,9 @@ pub enum Fault {
     #[error("tensor {0} cannot be stored as planned: it has the shape {1} and is of type {2}")]
     Unplanned(String, Box<Shape>, DType),
     /// The format knows no such encoding, or no tensors of so many axes.
-    #[error("tensor {0} cannot be stored as {1}, or with so many axes, in this format")]
+    #[error(
+        "tensor {0} cannot be stored in this format: it knows no {1}, or no tensors of so many axes"
+    )]
     Format(String, Encoding),
 }
 

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bumpalo::Bump;
-use serpens_core::files::{self, MOST_WHOLE};
+use serpens_core::files;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
@@ -29,12 +29,16 @@ use crate::{Fault, Result, TensorFile};
 
 /// What a pickle without an archive begins with.
 const PICKLE: u8 = 0x80;
+/// The most bytes that a pickle may have: a model's are some hundreds for each tensor. To run it may take some fifty
+/// times as many.
+const MOST: u64 = 16 << 20;
 
 type Archive<'a> = ZipArchive<BufReader<&'a File>>;
 
 /// Opens a file that `torch.save` wrote (PyTorch 1.6 or later), and reads what is where. The tensors are those of its
 /// dictionary, or of `state_dict` in it, as Lightning has it; names of nested dictionaries are joined by dots. With a
-/// prefix only tensors under it are there, without it: `model.` leaves `a.weight` of `model.a.weight`.
+/// prefix only tensors under it are there, without it: `model.` leaves `a.weight` of `model.a.weight`. A prefix ends with
+/// its dot.
 ///
 /// ```
 /// use serpens_core::Device;
@@ -93,9 +97,9 @@ fn read(file: &File, prefix: &str) -> Result<BTreeMap<String, Entry>, Fault> {
     Ok(entries)
 }
 
-/// A whole file of an archive, of at most 64 MiB.
+/// A whole file of an archive, of at most [`MOST`] bytes.
 fn contents(zip: &mut Archive<'_>, name: &str) -> Result<Vec<u8>, ZipError> {
-    files::read(zip.by_name(name)?, MOST_WHOLE).map_err(ZipError::Io)
+    files::read(zip.by_name(name)?, MOST).map_err(ZipError::Io)
 }
 
 /// Where in an archive the bytes of a file are, if it has them as they are.

@@ -474,6 +474,9 @@ fn what_holds_itself_or_multiplies_ends_and_takes_little_memory() {
     assert!(Machine::run(&arena, &pickle).is_ok());
     assert!(arena.allocated_bytes() <= 100 * pickle.len());
     assert!(matches!(read(&pickle), Fault::Empty(None)));
+    // Each byte of a pickle may take some fifty, so it has few.
+    let text = read(&vec![b'N'; (16 << 20) + 1]).to_string();
+    assert!(text.contains("more than 16 MiB"), "{text}");
     // Deep, without a deep stack.
     let mut deep = vec![b'}'; 100_000];
     deep.extend(b"(".repeat(100_000));

@@ -5,14 +5,16 @@
 mod tests;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::Serialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserializer, Serialize};
 use serpens_core::files::{self, FileError, MOST_WHOLE, write_atomically};
 use serpens_core::{Device, Shape, Tensor};
 
@@ -33,8 +35,8 @@ const OTHERS: [&str; 15] = [
 /// Opens a safetensors file and reads its header.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] where the header is broken, the file shorter
-/// than it says, or a tensor has more axes than any here.
+/// [`Error::Io`]; [`Error::File`] where the header is broken, the file shorter than it says, or a tensor has more axes
+/// than any here, or another's name.
 pub fn open(path: &Path, verify: Verify) -> Result<TensorFile> {
     TensorFile::open(path, |file| read(file, verify))
 }
@@ -44,8 +46,12 @@ fn read(mut file: &File, verify: Verify) -> Result<BTreeMap<String, Entry>, Faul
     file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     let text = files::read(file.take(length), MOST_WHOLE)?;
-    let header = serde_json::from_slice(&text);
-    let header: Metadata = header.map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    let invalid = SafeTensorError::InvalidHeaderDeserialization;
+    let twice = serde_json::Deserializer::from_slice(&text).deserialize_map(Twice);
+    if let Some(name) = twice.map_err(invalid)? {
+        return Err(Fault::Twice(name));
+    }
+    let header: Metadata = serde_json::from_slice(&text).map_err(invalid)?;
     let data = (LENGTH + text.len()) as u64;
     let end = data.checked_add(header.data_len() as u64);
     if text.len() as u64 != length || end != Some(file.metadata()?.len()) {
@@ -74,6 +80,25 @@ fn read(mut file: &File, verify: Verify) -> Result<BTreeMap<String, Entry>, Faul
     // By name, as the digests are.
     let tensors = BTreeMap::from_iter(header.tensors());
     tensors.into_iter().map(entry).collect()
+}
+
+/// Gives a name that stands twice in a header. What is read into a map keeps the last of those, and says nothing.
+struct Twice;
+
+impl<'de> Visitor<'de> for Twice {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut header: A) -> Result<Self::Value, A::Error> {
+        let (mut names, mut twice) = (BTreeSet::new(), None);
+        while let Some((name, IgnoredAny)) = header.next_entry::<String, _>()? {
+            twice = twice.or_else(|| names.replace(name));
+        }
+        Ok(twice)
+    }
 }
 
 /// Reads every tensor of a safetensors file.

@@ -241,15 +241,18 @@ fn two_tensors_of_one_name_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
     let entry = r#""a":{"dtype":"U8","shape":[1],"data_offsets":"#;
-    write_raw(&path, &format!("{{{entry}[0,1]}},{entry}[1,2]}}}}"), 2);
-    let error = open(&path, Verify::Digests).err().unwrap();
-    assert!(matches!(
-        error,
-        Error::File {
-            source: Fault::Safetensors(_),
-            ..
-        }
-    ));
+    for (second, bytes) in [("[1,2]", 2), ("[0,1]", 1)] {
+        write_raw(
+            &path,
+            &format!("{{{entry}[0,1]}},{entry}{second}}}}}"),
+            bytes,
+        );
+        let error = open(&path, Verify::Digests).err().unwrap();
+        assert!(matches!(
+            error,
+            Error::File { source: Fault::Twice(name), .. } if name == "a"
+        ));
+    }
 }
 
 #[cfg(unix)]
