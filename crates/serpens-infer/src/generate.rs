@@ -126,7 +126,7 @@ pub fn generate<E: From<Error>>(
         state: None,
     };
     let mut requests = requests.into_iter().enumerate();
-    let mut waiting: VecDeque<Slot> = VecDeque::new();
+    let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the batch yet
     loop {
         while batch.slots.len() < batch.most {
             let Some(slot) = waiting.pop_front() else {

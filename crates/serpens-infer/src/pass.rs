@@ -33,7 +33,8 @@ impl<'a> Reader<'a> {
         Self { model, on_pass }
     }
 
-    /// Which sequences of these lengths are read together, of those that have any; `alike` where their bits must not depend on each other.
+    /// Which sequences of these lengths are read together, of those that have any; `alike` where their bits must not
+    /// depend on each other.
     pub(crate) fn packs(&self, lengths: &[usize], alike: bool) -> Vec<Vec<usize>> {
         let most = match self.model.device() {
             Device::Cpu => FEW_ROWS,
