@@ -10,15 +10,15 @@ pub type Visit<'a> = dyn FnMut(&str, &Param) -> Result<()> + 'a;
 pub type VisitMut<'a> = dyn FnMut(&str, &mut Param) -> Result<()> + 'a;
 
 /// Something with parameters: a layer, a mixer, a model, or what a program makes of them with [`crate::module!`]. Names
-/// are those of the Hugging Face layout, joined by dots. A configuration's `plan` makes it without any values;
-/// [`Module::fill`] and [`Module::init`] draw those it starts with.
+/// are those of the Hugging Face layout, joined by dots. `plan` makes it without any values; [`Module::fill`] and
+/// [`Module::init`] draw those it starts with.
 ///
 /// A clone is a module of its own that begins with the same values: its parameters have other ids, so a teacher and a
 /// student that was cloned from it may be on one tape. What one module uses in two places stays one in its clone.
 ///
 /// ```
 /// use serpens_core::Device;
-/// use serpens_nn::layers::{Linear, LinearConfig};
+/// use serpens_nn::layers::Linear;
 /// use serpens_nn::mixers::{MambaConfig, Mixer, MixerSettings};
 /// use serpens_nn::{Module, Result, module};
 ///
@@ -34,7 +34,7 @@ pub type VisitMut<'a> = dyn FnMut(&str, &mut Param) -> Result<()> + 'a;
 /// # fn main() -> Result<()> {
 /// let plan = Classifier {
 ///     mixer: MambaConfig::default().plan(16, 1.0)?,
-///     head: LinearConfig::new(16, 3).plan(),
+///     head: Linear::plan(16, 3),
 /// };
 /// let mut model = plan.init(Device::cpu(), 0)?;
 /// model.set_frozen("mixer", true)?; // from now on the head alone is trained

@@ -34,6 +34,7 @@ struct Config {
     lora_alpha: f32,
     lora_dropout: f32,
     target_modules: Vec<String>,
+    modules_to_save: Option<Vec<String>>,
     #[default = "none"]
     bias: String,
     alpha_pattern: BTreeMap<String, f32>,
@@ -66,17 +67,20 @@ pub fn save_adapter(model: &MambaLm, dir: &Path, base: Option<String>) -> Result
 /// it was trained with; see [`MambaLm::adapt`].
 ///
 /// # Errors
-/// [`Error::OtherModel`] for another kind of adapter; files and parameters as in [`super::load`].
+/// [`Error::OtherModel`] for another kind of adapter; [`Error::NoValue`] for a model that is not held in f32; files and
+/// parameters as in [`super::load`].
 pub fn load_adapter(model: &mut MambaLm, dir: &Path, verify: Verify) -> Result<()> {
     let [path, weights] = FILES.map(|file| dir.join(file));
     let config: Config = json::read(&path, "configuration of an adapter")?;
     let alphas = &config.alpha_pattern;
+    let whole = config.modules_to_save.unwrap_or_default();
     Error::refuse(
         &path,
         [
             ("peft_type", config.peft_type != "LORA", &config.peft_type),
             ("bias", config.bias != "none", &config.bias),
             ("alpha_pattern", !alphas.is_empty(), alphas),
+            ("modules_to_save", !whole.is_empty(), &whole),
             ("use_rslora", config.use_rslora, &true),
             ("use_dora", config.use_dora, &true),
         ],

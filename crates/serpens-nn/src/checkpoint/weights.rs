@@ -55,10 +55,10 @@ impl Incoming {
         }
         let mut has_head = false;
         module.visit("", &mut |ours, param| {
+            has_head |= ours == HEAD;
             if !wanted(ours, param) {
                 return Ok(());
             }
-            has_head |= ours == HEAD;
             let Place { name, shape, .. } = self.names.place(ours, param);
             match holders.remove(&*name) {
                 None => Err(Fault::Missing.of(&name, &self.path)),

@@ -106,7 +106,11 @@ impl MambaLmConfig {
     /// # Errors
     /// [`crate::Error::Config`] for settings that no model can have, by their names in a recipe.
     pub fn plan(&self) -> Result<MambaLm> {
-        self.planned().map_err(|error| error.within("model"))
+        let mut model = self.planned().map_err(|error| error.within("model"))?;
+        if let Some(lora) = &self.lora {
+            lora.attach(&mut model)?;
+        }
+        Ok(model)
     }
 
     fn planned(&self) -> Result<MambaLm> {
@@ -117,16 +121,12 @@ impl MambaLmConfig {
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         let mut embeddings = Embedding::plan(tokens, width, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;
-        let mut model = MambaLm {
+        Ok(MambaLm {
             embeddings,
             backbone,
             lm_head: (!self.tie_embeddings).then(|| Linear::plan(width, tokens)),
             config: self.clone(),
-        };
-        if let Some(lora) = &self.lora {
-            lora.attach(&mut model)?;
-        }
-        Ok(model)
+        })
     }
 
     /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows

@@ -56,7 +56,8 @@ impl MambaLm {
     /// first, as B starts at zero. All other parameters are frozen. What was there before of that kind is merged.
     ///
     /// # Errors
-    /// [`crate::Error::Config`]; [`crate::Error::NoTarget`] for a target that no matrix of the model has; memory.
+    /// [`crate::Error::Config`]; [`crate::Error::NoTarget`] for a target that no matrix of the model has;
+    /// [`crate::Error::NoValue`] for parameters that are not held in f32; memory.
     pub fn adapt(&mut self, lora: LoraConfig, seed: u64) -> Result<()> {
         self.merge()?;
         lora.attach(self)?;

@@ -345,7 +345,10 @@ fn what_does_not_go_with_the_model_is_refused_by_name() {
             &["train.freeze", "left to train"],
         ),
     ] {
-        tune(&place, "base", &["--set", set]).is_refused(2, words);
+        let ran = tune(&place, "base", &["--set", set]);
+        let in_model = ran.stderr.contains("model.lora");
+        assert_eq!(in_model, set.starts_with("model.lora"), "{}", ran.stderr);
+        ran.is_refused(2, words);
     }
     let eval = fixture("serpens/tests/eval");
     let tokenizer = ["--tokenizer", eval.to_str().unwrap()];

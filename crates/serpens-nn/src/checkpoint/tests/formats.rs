@@ -3,6 +3,9 @@
 use serpens_formats::gguf as file;
 
 use super::*;
+use crate::checkpoint::layout::HUGGING_FACE;
+use crate::checkpoint::weights::{Names, Outgoing};
+use crate::lora::is_added;
 use crate::{LoraConfig, ParameterFault, Start};
 
 fn export_to(model: &MambaLm, path: &Path, format: Format, encoding: Encoding) -> Vec<String> {
@@ -202,6 +205,11 @@ fn adapters_of_other_kinds_and_of_other_models_are_refused() {
             "alpha_pattern",
         ),
         (
+            r#""modules_to_save": null"#,
+            r#""modules_to_save": ["lm_head"]"#,
+            r#"modules_to_save = ["lm_head"]"#,
+        ),
+        (
             r#""r": 8"#,
             r#""r": 4"#,
             "base_model.model.backbone.layers.0.mixer.in_proj.lora_A.weight",
@@ -211,6 +219,24 @@ fn adapters_of_other_kinds_and_of_other_models_are_refused() {
         let text = refused(from, to);
         assert!(text.contains(named) && text.lines().count() == 1, "{text}");
     }
+    // Nor is a matrix that is whole, whatever is said of it, taken for the model's.
+    let mut other = self::model(&published()[1]);
+    other.adapt(LoraConfig::default(), 4).unwrap();
+    let wanted = |name: &str, _: &Param| is_added(name) || name == "lm_head.weight";
+    let names = Names(&HUGGING_FACE, "base_model.model.".to_owned());
+    let weights = Outgoing::new(&other, wanted, &names, |_| Encoding::F32, Param::merged).unwrap();
+    let files = ["other.json", "adapter_model.safetensors"];
+    weights.write(dir.path(), &(), files).unwrap();
+    let error = load_adapter(&mut other, dir.path(), Verify::Digests).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Parameter { name, fault: ParameterFault::Surplus, .. }
+                if name == "base_model.model.lm_head.weight"
+        ),
+        "{error}"
+    );
+    save_adapter(&model, dir.path(), None).unwrap();
     let mut other = self::model(&MambaLmConfig::new(16, 3, 11));
     let error = load_adapter(&mut other, dir.path(), Verify::Digests).unwrap_err();
     assert!(
