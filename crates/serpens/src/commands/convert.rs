@@ -3,7 +3,7 @@
 use serpens_nn::checkpoint::{Format, export};
 
 use crate::cli::ConvertArgs;
-use crate::output::tell;
+use crate::output::{one_line, say, tell};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
@@ -27,10 +27,11 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     }
     let metadata = into_file.flatten().unwrap_or_default();
     for line in export(&opened.model, &args.to, format, args.dtype, metadata)? {
-        tell(&line);
+        tell(&format!("warning: the model changes: {line}"));
     }
     match tokenizer {
-        Some(tokenizer) if format != Format::Gguf => Ok(tokenizer.save(&args.to)?),
-        _ => Ok(()),
+        Some(tokenizer) if format != Format::Gguf => tokenizer.save(&args.to)?,
+        _ => {}
     }
+    say(&one_line(&args.to.display().to_string()))
 }
