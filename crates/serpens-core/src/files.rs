@@ -121,16 +121,23 @@ pub fn read_text(path: &Path, accept: Accept) -> Result<String, FileError> {
 }
 
 /// Writes `path` through a temporary file beside it, which is brought to disk and then renamed: whatever happens to the
-/// program or the machine, `path` is either as it was or as `write` made it. The folder must exist.
+/// program or the machine, `path` is either as it was or as `write` made it. The folder must exist. Of a link, what it leads
+/// to is written.
 ///
 /// # Errors
-/// Those of the system and of `write`; the temporary file is gone then.
+/// Those of the system and of `write`; the temporary file is gone then. [`Unread::NoFile`] for a device, a pipe or a folder,
+/// which a rename would put a file in the place of.
 pub fn write_atomically<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
     let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let failed = FileError::of("write", path);
+    let path = &*fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(failed(Unread::NoFile.into()).into());
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{number}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
@@ -140,7 +147,6 @@ pub fn write_atomically<E: From<FileError>>(
         fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), sync_folder)
     };
-    let failed = FileError::of("write", path);
     let written = (|| {
         let mut file = BufWriter::new(File::create(&temporary).map_err(&failed)?);
         write(&mut file)?;
@@ -251,6 +257,26 @@ mod tests {
             panic!("read");
         };
         assert_eq!(error.valid_up_to(), 3);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_written_through_and_what_is_no_file_stays() {
+        let folder = folder("links");
+        let [file, link, socket] = ["file", "link", "socket"].map(|name| folder.join(name));
+        fs::write(&file, "before").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_bytes(&link, "after").unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "after");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&socket, &folder] {
+            let refused = write_bytes(path, "x").unwrap_err();
+            assert_eq!(refused.action, "write");
+            assert!(matches!(reason(refused.source), Unread::NoFile));
+        }
+        assert!(!fs::metadata(&socket).unwrap().is_file());
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -45,6 +45,9 @@ pub enum Error {
     /// A document that its tokenizer cannot read in blocks is too large for the memory.
     #[error("`{}` has a document of more than 256 MiB, which this tokenizer cannot read in blocks: cut it", .0.display())]
     LongDocument(PathBuf),
+    /// A token file in the place of one of its texts.
+    #[error("`{}` is one of the texts that are read: write to another file, outside their folder", .0.display())]
+    OwnText(PathBuf),
     /// A line that is no document.
     #[error("`{}`, line {line} ({source}): write {{\"text\": …}}, or {{\"prompt\": …, \"completion\": …}}", path.display())]
     Line {

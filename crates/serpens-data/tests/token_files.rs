@@ -316,6 +316,22 @@ fn a_part_is_read_in_order_with_every_learnt_token_once() {
 }
 
 #[test]
+fn a_text_that_is_read_is_not_written_over() {
+    let (folder, path) = text("a.txt", "ab");
+    let out = folder.path().join("./a.txt");
+    for from in [&path[..], folder.path().to_str().unwrap()] {
+        let made = tokenize(
+            &[from.to_owned()],
+            &Tokenizer::bytes(),
+            &out,
+            &mut |_, _| Ok::<_, Error>(()),
+        );
+        assert!(matches!(made, Err(Error::OwnText(_))), "{made:?}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "ab");
+}
+
+#[test]
 fn what_cannot_be_encoded_is_refused_and_leaves_no_file() {
     let level = tokenizer("byte-level");
     let refused = |name: &str, content: &[u8]| {

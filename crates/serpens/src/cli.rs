@@ -248,7 +248,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
     /// Texts for each prompt, each with the seed after the one before it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(1..=MOST))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(1..=65_536))]
     pub samples: usize,
     /// Tokens to write at most.
     #[arg(long, default_value_t = 400, value_parser = whole::<usize>(0..=MOST))]

@@ -14,6 +14,7 @@ use serpens_report::grouped;
 use smart_default::SmartDefault;
 
 use crate::output::{BARS, tell};
+use crate::refusal::Refusal;
 use crate::runs::RUNS;
 
 type Result<T, E = HubError> = std::result::Result<T, E>;
@@ -45,6 +46,11 @@ pub enum HubError {
         "{0} of revision {1} is not in the cache; leave out --offline and HF_HUB_OFFLINE to fetch it"
     )]
     NotCached(String, String),
+    /// The hub names a file or a commit as none is called.
+    #[error(
+        "the hub names its files and commits by {0:?}, which is no digest: it is not to be trusted"
+    )]
+    Hostile(String),
     /// There is no folder for the cache.
     #[error("there is no home folder for the cache: set HF_HOME")]
     NoHome,
@@ -74,6 +80,10 @@ fn in_words(error: &ApiError) -> String {
         }
         ureq::Error::StatusCode(401 | 403) => format!(
             "it is private or gated, or its name is wrong ({error}); accept its terms on its page, and give a token in HF_TOKEN, or in the file token in HF_HOME"
+        ),
+        ureq::Error::StatusCode(416) => format!(
+            "what is left of an earlier download does not fit: delete the files that end in .part below {}",
+            cache().path().display()
         ),
         _ => format!("the hub does not answer ({error}); --offline takes what is in the cache"),
     }
@@ -110,6 +120,10 @@ impl HubArgs {
         let is_here = Path::new(words[0]).exists() || Path::new(RUNS).join(words[0]).exists();
         if is_here || !words.iter().all(is_word) {
             return Ok(path.to_owned());
+        }
+        let revision: Vec<&str> = self.revision.split('/').collect();
+        if !revision.iter().all(is_word) {
+            return Err(crate::Error::refused("--revision", Refusal::NoRevision));
         }
         let name = words[..2].join("/");
         let repo = Repo::with_revision(name.clone(), RepoType::Model, self.revision.clone());
@@ -185,6 +199,10 @@ impl Snapshot {
         let api = api.with_token(token).build()?;
         let (cache, hub) = (cache().repo(repo.clone()), api.repo(repo));
         let info = hub.info()?;
+        // They become parts of paths.
+        if info.sha.len() != 40 || !info.sha.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err(HubError::Hostile(info.sha));
+        }
         let folder = cache.pointer_path(&info.sha);
         Ok(Self {
             folder,
@@ -246,22 +264,28 @@ impl Snapshot {
         Ok(all)
     }
 
-    fn download(&self, file: &str) -> Result<(), ApiError> {
+    fn download(&self, file: &str) -> Result<()> {
         let path = self.folder.join(file);
         if path.exists() {
             return Ok(());
         }
         let about = self.api.metadata(&self.hub.url(file))?;
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if about.etag().starts_with('.') || !about.etag().chars().all(legal) {
+            return Err(HubError::Hostile(about.etag().to_owned()));
+        }
         let blob = self.cache.blob_path(about.etag());
         if blob.exists() {
             // Another commit has the same.
-            fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            return Ok(fs::hard_link(blob, path)?);
+            let linked = fs::create_dir_all(path.parent().unwrap_or(&path));
+            return Ok(linked
+                .and_then(|()| fs::hard_link(blob, path))
+                .map_err(ApiError::from)?);
         }
         tell(&format!("fetching {file}, {} bytes", grouped(about.size())));
         let bar = BARS.add(ProgressBar::new(0));
         let fetched = self.hub.download_with_progress(file, bar.clone());
         bar.finish_and_clear();
-        fetched.map(drop)
+        Ok(fetched.map(drop)?)
     }
 }

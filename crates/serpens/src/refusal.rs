@@ -70,6 +70,9 @@ pub enum Refusal {
     /// Something would be written over.
     #[error("{} is there already; give a name that is free", .0.display())]
     Exists(PathBuf),
+    /// A revision that is no name on the hub.
+    #[error("it is no branch, tag or commit: letters, digits, - . _ and / between names")]
+    NoRevision,
     /// A file of GGUF that would not be known by its name.
     #[error("the name of a GGUF file ends in .gguf")]
     GgufEnding,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use serpens_core::files::{FileError, Unread, write_atomically};
+use serpens_core::files::{FileError, write_atomically};
 
 use super::documents::{Block, read_documents};
 use super::files::{self, Found};
@@ -91,7 +91,7 @@ pub(super) fn counts(file: &Found, tokenizer: &Tokenizer) -> Result<Option<Count
 ///
 /// # Errors
 /// Those of [`Corpus::open`](crate::Corpus::open); a text that the tokenizer does not read, [`Error::Line`],
-/// [`Error::LongDocument`], [`Error::NoText`] where no token comes of it; a file that cannot be written, such as a
+/// [`Error::LongDocument`], [`Error::NoText`] where no token comes of it, [`Error::OwnText`]; a file that cannot be written, such as a
 /// device.
 pub fn tokenize<E: From<Error> + From<FileError>>(
     patterns: &[String],
@@ -103,9 +103,12 @@ pub fn tokenize<E: From<Error> + From<FileError>>(
     for pattern in patterns {
         all.extend(files::find(pattern)?);
     }
-    if out.metadata().is_ok_and(|there| !there.is_file()) {
-        // A device would be replaced by the file.
-        return Err(FileError::of("write", out)(Unread::NoFile.into()).into());
+    if let Ok(there) = out.canonicalize()
+        && all
+            .iter()
+            .any(|found| found.path.canonicalize().is_ok_and(|path| path == there))
+    {
+        return Err(Error::OwnText(out.to_owned()).into());
     }
     let bytes = all.iter().map(|found| found.bytes).sum::<u64>() as usize;
     let (mut counts, failed) = (Counts::default(), FileError::of("write", out));

@@ -1,5 +1,9 @@
 //! `serpens convert`.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serpens_core::files::FileError;
 use serpens_nn::checkpoint::{Format, export};
 
 use crate::cli::ConvertArgs;
@@ -7,10 +11,16 @@ use crate::output::{one_line, say, tell};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
-pub(super) fn run(args: &ConvertArgs) -> Result<()> {
-    if args.to.symlink_metadata().is_ok() {
-        return Err(Error::refused("TO", Refusal::Exists(args.to.clone())));
+/// Refuses to write over something.
+fn free(to: &Path) -> Result<()> {
+    match to.symlink_metadata() {
+        Ok(_) => Err(Error::refused("TO", Refusal::Exists(to.to_owned()))),
+        Err(_) => Ok(()),
     }
+}
+
+pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+    free(&args.to)?;
     let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
     if format == Format::Gguf && Format::of_name(&args.to) != format {
         return Err(Error::refused("TO", Refusal::GgufEnding));
@@ -26,12 +36,27 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
         tell("the tokenizer is left out: GGUF has none of its kind");
     }
     let metadata = into_file.flatten().unwrap_or_default();
-    for line in export(&opened.model, &args.to, format, args.dtype, metadata)? {
-        tell(&format!("warning: the model changes: {line}"));
+    // Beside it, so that it is there whole or not at all.
+    let mut beside = args.to.clone().into_os_string();
+    beside.push(format!(".{}-0.tmp", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let written = || {
+        for line in export(&opened.model, &beside, format, args.dtype, metadata)? {
+            tell(&format!("warning: the model changes: {line}"));
+        }
+        match tokenizer.filter(|_| format != Format::Gguf) {
+            Some(tokenizer) => Ok(tokenizer.save(&beside)?),
+            None => Ok(()),
+        }
+    };
+    let placed = written().and_then(|()| free(&args.to)).and_then(|()| {
+        let failed = FileError::of("write", &args.to);
+        Ok(fs::rename(&beside, &args.to).map_err(failed)?)
+    });
+    if placed.is_err() {
+        // What is left of it is of no use; the first error is the one to report.
+        let _ = fs::remove_dir_all(&beside).or_else(|_| fs::remove_file(&beside));
     }
-    match tokenizer {
-        Some(tokenizer) if format != Format::Gguf => tokenizer.save(&args.to)?,
-        _ => {}
-    }
+    placed?;
     say(&one_line(&args.to.display().to_string()))
 }

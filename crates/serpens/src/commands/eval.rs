@@ -1,12 +1,12 @@
 //! `serpens eval`.
 
 use std::f64::consts::LN_2;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use serpens_core::files::write_bytes;
 use serpens_data::{Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
-use serpens_nn::MambaLm;
 use serpens_report::grouped;
 use serpens_train::evaluate;
 
@@ -33,9 +33,15 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let named = named.map(|name| EvalTask::named(name));
     let own = args.task_file.iter().map(|file| EvalTask::open(file));
     let tasks = named.chain(own).collect::<Result<Vec<_>>>()?;
+    if let Some(items) = &args.items
+        && items.exists()
+        && (items.extension() != Some("jsonl".as_ref()) || is_same_file(items, &args.data))
+    {
+        return Err(Error::refused("--items", Refusal::Exists(items.clone())));
+    }
     let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
     let (mut value, table) = match of_text {
-        true => text(args, &opened.model, &tokenizer)?,
+        true => text(args, &opened, &tokenizer)?,
         false => answers(args, &tasks, &opened, &tokenizer)?,
     };
     value["model"] = args.model.place.path.to_string_lossy().into();
@@ -45,8 +51,14 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     }
 }
 
+fn is_same_file(one: &Path, other: &str) -> bool {
+    let [one, other] = [one, Path::new(other)].map(Path::canonicalize);
+    matches!((one, other), (Ok(one), Ok(other)) if one == other)
+}
+
 /// How well a text is predicted, each token from all before it, and from those of its window.
-fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told> {
+fn text(args: &EvalArgs, opened: &Opened, tokenizer: &Tokenizer) -> Result<Told> {
+    let model = &opened.model;
     let corpus = Corpus::open(&args.data, tokenizer)?.with_validation_fraction(1.0)?;
     let slices = |length| corpus.slices(Split::Validation, 1, length);
     let meter = |name: &str| Meter::new(OutputMode::Terminal, name.to_owned(), corpus.tokens());
@@ -60,6 +72,9 @@ fn text(args: &EvalArgs, model: &MambaLm, tokenizer: &Tokenizer) -> Result<Told>
         let (mut shown, windows) = (meter(&name), slices(length)?);
         let read = evaluate::answers(model, windows, READ_LENGTH, &mut |done| shown.at(done))?;
         readings.push(("windows", name, read));
+    }
+    if !whole.tokens.sum.is_finite() {
+        return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));
     }
     if whole.bytes == 0 {
         return Err(Error::refused("--data", Refusal::NothingToPredict));

@@ -85,4 +85,27 @@ fn what_cannot_be_converted_is_refused_in_one_line() {
         }
     }
     assert!(!folder.path("new").exists());
+    // One that cannot be written whole leaves nothing.
+    fs::create_dir(folder.path("wide")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(
+            Path::new(&model()).join(file),
+            folder.path("wide").join(file),
+        )
+        .unwrap();
+    }
+    let weights = folder.path("wide/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(&1e30_f32.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
+    let ran = folder.run(&["convert", "wide", "narrow", "--dtype", "f16"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let left = fs::read_dir(folder.path("")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_string_lossy().starts_with("narrow")),
+        "{left:?}"
+    );
 }

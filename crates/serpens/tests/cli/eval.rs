@@ -272,3 +272,32 @@ fn what_cannot_be_evaluated_is_refused_in_one_line() {
         ran.stderr
     );
 }
+
+#[test]
+fn what_is_there_is_not_written_over_and_no_number_is_no_result() {
+    let folder = TestFolder::new();
+    let lines = fs::read(vectors().join("arc-easy.jsonl")).unwrap();
+    fs::write(folder.path("q.jsonl"), &lines).unwrap();
+    folder.write("other.txt", "mine");
+    let model = vectors();
+    for items in ["q.jsonl", "other.txt"] {
+        let args = ["arc-easy", "--data", "q.jsonl", "--items", items];
+        let args = [&["eval", model.to_str().unwrap()][..], &args].concat();
+        folder
+            .run(&args)
+            .is_refused(2, &["--items", "there already"]);
+    }
+    assert_eq!(fs::read(folder.path("q.jsonl")).unwrap(), lines);
+    fs::create_dir(folder.path("bad")).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(vectors().join(file), folder.path("bad").join(file)).unwrap();
+    }
+    let weights = folder.path("bad/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
+    folder.write("text.txt", "the cat sat");
+    let args = ["eval", "bad", "perplexity", "--data", "text.txt"];
+    folder.run(&args).is_refused(1, &["no numbers"]);
+}

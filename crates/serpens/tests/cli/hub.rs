@@ -279,6 +279,14 @@ fn what_the_hub_does_not_give_is_told_in_one_line() {
         &["an-owner/nothing: ", "no model of this name"],
     );
     refused(&generate(NAME, &["--revision", "v2"]), &["--revision"]);
+    for revision in ["", "..", "/a", "../../../a", "a//b", "a b"] {
+        let args = generate(NAME, &["--revision", revision]);
+        let words = ["--revision", "no branch, tag or commit"];
+        ran(&args, command(&place, &server.url, &args)).is_refused(2, &words);
+    }
+    server.state().commit = "../../../../evil".into();
+    refused(&generate(NAME, &[]), &["no digest", "not to be trusted"]);
+    server.state().commit = COMMIT.into();
     refused(
         &generate(NAME, &["--offline"]),
         &["config.json", "not in the cache", "--offline"],

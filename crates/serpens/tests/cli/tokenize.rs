@@ -103,14 +103,10 @@ fn what_cannot_be_tokenized_is_refused_in_one_line() {
     };
     train(&[&key]).is_refused(2, &["model.vocab_size", "503"]);
     train(&["task.tokenizer=missing"]).is_refused(2, &["task.tokenizer", "missing"]);
-    let ran = place.run(&[
-        "tokenize",
-        "text.txt",
-        "--tokenizer",
-        &with,
-        "--out",
-        "text.txt",
-    ]);
-    ran.succeeds();
+    let encode =
+        |out: &str| place.run(&["tokenize", "text.txt", "--tokenizer", &with, "--out", out]);
+    encode("text.txt").is_refused(1, &["text.txt", "one of the texts"]);
+    encode("out").succeeds();
+    fs::rename(place.path("out"), place.path("text.txt")).unwrap();
     train(&[]).is_refused(2, &["--data", "another tokenizer"]);
 }
