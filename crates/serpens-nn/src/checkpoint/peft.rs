@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serpens_formats::{Encoding, json, safetensors};
 use smart_default::SmartDefault;
 
@@ -42,6 +43,32 @@ struct Config {
     use_dora: bool,
     #[default = true]
     inference_mode: bool,
+    #[serde(flatten, skip_serializing)]
+    others: BTreeMap<String, Value>,
+}
+
+/// Fields that say that something else is computed, unless they are empty.
+const OTHER_KINDS: [&str; 11] = [
+    "alora_invocation_tokens",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_bias",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+];
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(values) => values.is_empty(),
+        Value::Object(values) => values.is_empty(),
+        _ => false,
+    }
 }
 
 /// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does, with
@@ -72,6 +99,10 @@ pub fn save_adapter(model: &MambaLm, dir: &Path, base: Option<String>) -> Result
 pub fn load_adapter(model: &mut MambaLm, dir: &Path, verify: Verify) -> Result<()> {
     let [path, weights] = FILES.map(|file| dir.join(file));
     let config: Config = json::read(&path, "configuration of an adapter")?;
+    for field in OTHER_KINDS {
+        let found = config.others.get(field).unwrap_or(&Value::Null);
+        Error::refuse(&path, [(field, !is_empty(found), found)])?;
+    }
     let alphas = &config.alpha_pattern;
     let whole = config.modules_to_save.unwrap_or_default();
     Error::refuse(

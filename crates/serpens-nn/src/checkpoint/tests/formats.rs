@@ -214,6 +214,16 @@ fn adapters_of_other_kinds_and_of_other_models_are_refused() {
             r#""r": 4"#,
             "base_model.model.backbone.layers.0.mixer.in_proj.lora_A.weight",
         ),
+        (
+            r#""r": 8"#,
+            r#""r": 8, "layers_to_transform": [0]"#,
+            "layers_to_transform",
+        ),
+        (
+            r#""r": 8"#,
+            r#""r": 8, "lora_bias": true, "rank_pattern": {}, "layers_pattern": null"#,
+            "lora_bias",
+        ),
         (r#""in_proj","#, "", "has no place in this model"),
     ] {
         let text = refused(from, to);
