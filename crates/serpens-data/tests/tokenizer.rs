@@ -322,6 +322,15 @@ fn lists_of_a_gguf_file_make_the_same_tokenizer() {
             );
         }
     }
+    // Of tokens that were cut, the pairs of the others are left.
+    let mut cut = without_whole_file(&lists);
+    cut.set("tokenizer.ggml.tokens", names[..300].to_vec());
+    cut.set("tokenizer.ggml.token_type", types[..300].to_vec());
+    let cut = Tokenizer::from_gguf(&cut).unwrap().unwrap();
+    let text = "the cat and the hat";
+    let ids = cut.encode(text.as_bytes()).unwrap();
+    assert!(ids.len() < text.len() && ids.iter().all(|&id| id < 300));
+    assert_eq!(cut.decode(&ids), text.as_bytes());
     lists.set("tokenizer.ggml.pre", "tekken".to_owned());
     let error = Tokenizer::from_gguf(&lists).unwrap_err().to_string();
     assert!(

@@ -89,7 +89,14 @@ fn of_lists(model: &str, metadata: &Metadata) -> Result<Value> {
             let pre = metadata.find::<String>("tokenizer.ggml.pre")?;
             let pre = pre.as_deref().unwrap_or("gpt-2");
             let words = words(pre).ok_or_else(|| unknown("pre-tokenizer", pre))?;
-            let merges: Vec<String> = list(metadata, "tokenizer.ggml.merges")?;
+            let mut merges: Vec<String> = list(metadata, "tokenizer.ggml.merges")?;
+            // llama.cpp's converter cuts the tokens to a model's number, and leaves all pairs.
+            let is_there = |token: &str| vocab.contains_key(token);
+            merges.retain(|merge| {
+                merge.split_once(' ').is_none_or(|(left, right)| {
+                    is_there(left) && is_there(right) && is_there(&[left, right].concat())
+                })
+            });
             let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
             Ok(byte_pairs(model, Some(words), &added))
         }
