@@ -131,16 +131,12 @@ pub fn write_atomically<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
-    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
     let failed = FileError::of("write", path);
     let path = &*fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(failed(Unread::NoFile.into()).into());
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}-{number}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary(path);
     let finish = |file: BufWriter<File>| {
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
@@ -168,6 +164,21 @@ pub fn write_bytes(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), FileError
         let written = file.write_all(bytes.as_ref());
         written.map_err(FileError::of("write", path))
     })
+}
+
+/// A path beside this one that no other writer takes, to be renamed to it once what it holds is whole.
+pub fn temporary(path: &Path) -> PathBuf {
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}-{number}.tmp", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Whether both paths lead to one thing that is there.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let [one, other] = [one, other].map(fs::canonicalize);
+    matches!((one, other), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Whether a file of this name is one that [`write_atomically`] writes to until it is renamed.

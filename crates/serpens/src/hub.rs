@@ -8,6 +8,7 @@ use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use indicatif::ProgressBar;
+use serpens_data::Tokenizer;
 use serpens_formats::shards;
 use serpens_nn::checkpoint::{CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE};
 use serpens_report::grouped;
@@ -21,15 +22,6 @@ type Result<T, E = HubError> = std::result::Result<T, E>;
 
 /// The revision of a model's newest files.
 pub(crate) const NEWEST: &str = "main";
-/// Files of tokenizers: the first that are all there are fetched.
-const TOKENIZERS: [&[&str]; 4] = [
-    &["tokenizer.json"],
-    &["symbols.json"],
-    &["vocab.bpe", "encoder.json"],
-    &["vocab.json", "merges.txt"],
-];
-/// Files that say where texts begin and end.
-const BOUNDS: [&str; 2] = ["tokenizer_config.json", "generation_config.json"];
 
 /// Why a model on the hub cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +101,6 @@ impl HubArgs {
     /// # Errors
     /// [`crate::Error::Hub`].
     pub(crate) fn fetch(&self, path: &Path, weights: bool) -> crate::Result<PathBuf> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let is_word = |word: &&str| word.starts_with(|c| c != '.') && word.chars().all(legal);
         let words: Vec<&str> = path.to_str().unwrap_or_default().split('/').collect();
         let file = match words[..] {
             [_, _] => CONFIG_FILE,
@@ -118,11 +108,10 @@ impl HubArgs {
             _ => return Ok(path.to_owned()),
         };
         let is_here = Path::new(words[0]).exists() || Path::new(RUNS).join(words[0]).exists();
-        if is_here || !words.iter().all(is_word) {
+        if is_here || !words.iter().copied().all(is_word) {
             return Ok(path.to_owned());
         }
-        let revision: Vec<&str> = self.revision.split('/').collect();
-        if !revision.iter().all(is_word) {
+        if !self.revision.split('/').all(is_word) {
             return Err(crate::Error::refused("--revision", Refusal::NoRevision));
         }
         let name = words[..2].join("/");
@@ -169,6 +158,12 @@ impl HubArgs {
             false => Ok(found),
         }
     }
+}
+
+/// Whether this can be a name on the hub, and a part of a path that leads nowhere else.
+fn is_word(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    name.starts_with(|c| c != '.') && name.chars().all(legal)
 }
 
 /// Whether there is a place for the cache, as the library asks for one: without, it panics.
@@ -222,12 +217,12 @@ impl Snapshot {
             if weights {
                 self.fetch_weights()?;
             }
-            for files in TOKENIZERS {
-                if self.have(files)? {
+            for files in Tokenizer::files() {
+                if self.have(&files)? {
                     break;
                 }
             }
-            for file in BOUNDS {
+            for file in Tokenizer::SETTINGS {
                 self.have(&[file])?;
             }
         }
@@ -270,8 +265,7 @@ impl Snapshot {
             return Ok(());
         }
         let about = self.api.metadata(&self.hub.url(file))?;
-        let legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if about.etag().starts_with('.') || !about.etag().chars().all(legal) {
+        if !is_word(about.etag()) {
             return Err(HubError::Hostile(about.etag().to_owned()));
         }
         let blob = self.cache.blob_path(about.etag());

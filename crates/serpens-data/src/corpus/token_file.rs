@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use serpens_core::files::{FileError, write_atomically};
+use serpens_core::files::{FileError, is_same, write_atomically};
 
 use super::documents::{Block, read_documents};
 use super::files::{self, Found};
@@ -103,11 +103,7 @@ pub fn tokenize<E: From<Error> + From<FileError>>(
     for pattern in patterns {
         all.extend(files::find(pattern)?);
     }
-    if let Ok(there) = out.canonicalize()
-        && all
-            .iter()
-            .any(|found| found.path.canonicalize().is_ok_and(|path| path == there))
-    {
+    if all.iter().any(|found| is_same(&found.path, out)) {
         return Err(Error::OwnText(out.to_owned()).into());
     }
     let bytes = all.iter().map(|found| found.bytes).sum::<u64>() as usize;

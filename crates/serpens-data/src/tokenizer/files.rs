@@ -1,5 +1,6 @@
 //! Tokenizers in files: found beside a model, and saved there.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,24 @@ const GENERATION: &str = "generation_config.json";
 /// What ends a text, by the name of its token, where no file says so.
 const ENDS: [&str; 4] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"];
 
+/// The two of GPT-2's files that this is one of.
+fn pair_of(name: &OsStr) -> Option<&'static [&'static str; 2]> {
+    GPT2.iter().find(|pair| pair.iter().any(|of| name == *of))
+}
+
 impl Tokenizer {
+    /// Files beside a tokenizer's own that say what begins and ends texts.
+    pub const SETTINGS: [&str; 2] = [CONFIG, GENERATION];
+
+    /// The names of what a tokenizer in a folder may be in, one file or several: [`find`](Self::find) takes the first.
+    pub fn files() -> impl Iterator<Item = Vec<&'static str>> {
+        let all = |name: &&'static str| {
+            let pair = pair_of(OsStr::new(name));
+            pair.map_or_else(|| vec![*name], |pair| pair.to_vec())
+        };
+        FILES.iter().map(all)
+    }
+
     /// The tokenizer of a folder or a file, or the word `bytes`.
     ///
     /// A file is a `tokenizer.json` of any name, a `symbols.json`, or one of GPT-2's pairs (`vocab.bpe` with
@@ -63,8 +81,7 @@ impl Tokenizer {
         }
         let dir = path.parent().unwrap_or(path);
         let name = path.file_name().unwrap_or_default();
-        let pair = GPT2.iter().find(|pair| pair.iter().any(|of| name == *of));
-        let loaded = match pair {
+        let loaded = match pair_of(name) {
             Some(pair) => {
                 let read = |name| read_text(&dir.join(name), Accept::Files);
                 let [vocabulary, merges] = pair.map(read);

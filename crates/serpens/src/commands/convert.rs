@@ -1,9 +1,9 @@
 //! `serpens convert`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serpens_core::files::FileError;
+use serpens_core::files::{FileError, temporary};
 use serpens_nn::checkpoint::{Format, export};
 
 use crate::cli::ConvertArgs;
@@ -37,9 +37,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     }
     let metadata = into_file.flatten().unwrap_or_default();
     // Beside it, so that it is there whole or not at all.
-    let mut beside = args.to.clone().into_os_string();
-    beside.push(format!(".{}-0.tmp", std::process::id()));
-    let beside = PathBuf::from(beside);
+    let beside = temporary(&args.to);
     let written = || {
         for line in export(&opened.model, &beside, format, args.dtype, metadata)? {
             tell(&format!("warning: the model changes: {line}"));

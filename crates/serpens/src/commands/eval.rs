@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use serpens_core::files::write_bytes;
+use serpens_core::files::{is_same, write_bytes};
 use serpens_data::{Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
 use serpens_report::grouped;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let tasks = named.chain(own).collect::<Result<Vec<_>>>()?;
     if let Some(items) = &args.items
         && items.exists()
-        && (items.extension() != Some("jsonl".as_ref()) || is_same_file(items, &args.data))
+        && (items.extension() != Some("jsonl".as_ref()) || is_same(items, Path::new(&args.data)))
     {
         return Err(Error::refused("--items", Refusal::Exists(items.clone())));
     }
@@ -49,11 +49,6 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         true => say(&value.to_string()),
         false => say(&aligned(table.iter())),
     }
-}
-
-fn is_same_file(one: &Path, other: &str) -> bool {
-    let [one, other] = [one, Path::new(other)].map(Path::canonicalize);
-    matches!((one, other), (Ok(one), Ok(other)) if one == other)
 }
 
 /// How well a text is predicted, each token from all before it, and from those of its window.

@@ -81,24 +81,28 @@ pub(crate) struct Opened {
 impl ModelPlace {
     /// The model, on the processor.
     pub(crate) fn load(&self, verify: Verify) -> Result<Opened> {
-        self.read(verify, |checkpoint| checkpoint.load(Device::Cpu))
+        self.read(verify, None)
     }
 
-    fn read(
-        &self,
-        verify: Verify,
-        load: impl Fn(&Checkpoint) -> serpens_nn::Result<MambaLm>,
-    ) -> Result<Opened> {
+    /// The model, on the processor, or as it is only asked: where that is computed, in its types.
+    fn read(&self, verify: Verify, to_infer: Option<&Compute>) -> Result<Opened> {
         let path = model_path(&self.path, &self.hub)?;
         let options = Options {
             verify,
             prefix: self.prefix.clone(),
+        };
+        let load = |checkpoint: &Checkpoint| match to_infer {
+            Some(on) if self.adapter.is_none() => checkpoint.load_to_infer(on.device, on.precision),
+            _ => checkpoint.load(Device::Cpu), // what is added needs the matrices in f32
         };
         let opened = Checkpoint::open(&path, &options)
             .and_then(|checkpoint| Ok((load(&checkpoint)?, checkpoint)));
         let (mut model, checkpoint) = opened.map_err(|error| wrong(&path, error))?;
         if let Some(adapter) = &self.adapter {
             checkpoint::load_adapter(&mut model, adapter, verify)?;
+            if let Some(on) = to_infer {
+                model.to(on.device, on.precision)?;
+            }
         }
         Ok(Opened {
             model,
@@ -120,17 +124,7 @@ impl ModelArgs {
 
     /// The model on that device, and its tokenizer.
     pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
-        let (device, precision) = (compute.device, compute.precision);
-        let to_infer = |checkpoint: &Checkpoint| checkpoint.load_to_infer(device, precision);
-        let opened = match self.place.adapter {
-            // What is added needs the matrices in f32.
-            Some(_) => {
-                let mut opened = self.load()?;
-                opened.model.to(device, precision)?;
-                opened
-            }
-            None => self.place.read(self.verify, to_infer)?,
-        };
+        let opened = self.place.read(self.verify, Some(compute))?;
         let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
         Ok((opened, tokenizer))
     }

@@ -1,13 +1,12 @@
 //! `serpens train --init`: going on from models in files, whole or by matrices of low rank.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Ran, TestFolder, assert_same_file, files, with_settings};
+use crate::support::{Ran, TestFolder, assert_same_file, files, started, with_settings};
 
 /// A run of few steps on short rows.
 const SHORT: &[&str] = &[
@@ -292,16 +291,9 @@ fn a_run_that_was_killed_goes_on_to_the_same_adapter() {
         "train", "text", "--init", "base", "--data", "d.jsonl", "--json",
     ];
     let args = with_settings(&start, SHORT, &[&long[..], &["--name", "cut"]].concat());
-    let mut child = place
-        .command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command starts");
+    let mut command = place.command(&args);
     // More lines than the pipe holds come after it.
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"checkpointed\"")));
+    let (mut child, _lines) = started(command.stderr(Stdio::null()), "\"checkpointed\"");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!place.path("runs/cut/model").exists());

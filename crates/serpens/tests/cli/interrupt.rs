@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Ran, TINY, TINY_TEXT, TestFolder, assert_same_file, files, with_settings};
+use crate::support::{
+    Ran, TINY, TINY_TEXT, TestFolder, assert_same_file, files, started, with_settings,
+};
 
 /// Starts a run, sends SIGINT once `event` was told, and waits for its end.
 #[cfg(unix)]
@@ -45,18 +47,7 @@ pub fn send(signal: &str, to: &Child) {
 #[cfg(unix)]
 fn signal_at(mut command: Command, args: &[&str], event: &str, signal: &str) -> Ran {
     hear_signals(&mut command);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(stdout).lines();
-    let seen = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .any(|line| line.contains(event));
-    assert!(seen, "{event} was never told");
+    let (child, lines) = started(command.stderr(Stdio::piped()), event);
     send(signal, &child);
     lines.for_each(drop); // a full pipe would hold the run up
     Ran::new(args, child.wait_with_output().expect("the command ends"))

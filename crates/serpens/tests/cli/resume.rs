@@ -1,10 +1,9 @@
 //! Going on with a run: as it began, by one process, and with what is whole.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::support::{Ran, TINY, TestFolder, assert_same_file, files, with_settings};
+use crate::support::{Ran, TINY, TestFolder, assert_same_file, files, started, with_settings};
 
 fn edit(place: &TestFolder, file: &str, from: &str, to: &str) {
     let text = fs::read_to_string(place.path(file)).unwrap();
@@ -149,15 +148,8 @@ fn a_run_whose_folder_is_moved_ends_and_goes_on_where_it_is() {
     let rare = ["--set", "train.checkpoint_every=1000", "--steps", "100000"];
     let long = [&rare[..], &["--json", "--name", "a"]].concat();
     let args = with_settings(&["train", "induction-heads"], TINY, &long);
-    let mut child = place
-        .command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"checkpointed\"")));
+    let mut command = place.command(&args);
+    let (child, lines) = started(command.stderr(Stdio::piped()), "\"checkpointed\"");
     fs::rename(place.path("runs/a"), place.path("moved")).unwrap();
     lines.for_each(drop);
     let ran = Ran::new(&args, child.wait_with_output().expect("the command ends"));
@@ -268,15 +260,8 @@ fn one_process_trains_in_a_folder_and_is_named() {
     let place = TestFolder::new();
     let long = ["--steps", "100000", "--json", "--name", "a"];
     let args = with_settings(&["train", "induction-heads"], TINY, &long);
-    let mut child = place
-        .command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command starts");
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"checkpointed\"")));
+    let mut command = place.command(&args);
+    let (mut child, _lines) = started(command.stderr(Stdio::null()), "\"checkpointed\"");
     let metrics = place.path("runs/a/metrics.jsonl");
     let holder = format!("process {}", child.id());
     let resume = ["train", "--quiet", "--resume", "a"];

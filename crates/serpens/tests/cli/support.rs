@@ -1,11 +1,27 @@
 //! Running the command, and looking at what came of it.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+/// Starts the command, and gives it once a line of its standard output has these words, with the lines behind that. Who
+/// does not read them holds the command up when the pipe is full.
+#[track_caller]
+pub fn started(
+    command: &mut Command,
+    words: &str,
+) -> (Child, impl Iterator<Item = String> + use<>) {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.expect("the command starts");
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    let told = lines.any(|line| line.contains(words));
+    assert!(told, "{words} was never told");
+    (child, lines)
+}
 
 /// Induction heads so small that a run takes a fraction of a second.
 pub const TINY: &[&str] = &[
