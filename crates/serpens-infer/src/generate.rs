@@ -280,8 +280,11 @@ impl Batch<'_> {
             Some(state) => state,
             None => {
                 let mut rows: Vec<_> = self.slots.iter().map(|slot| &slot.state.row).collect();
-                let idle = SequenceState::new(self.model)?.row;
-                rows.resize(if on_gpu { self.most } else { rows.len() }, &idle);
+                let idle;
+                if on_gpu {
+                    idle = SequenceState::new(self.model)?.row;
+                    rows.resize(self.most, &idle);
+                }
                 LmState::gather(&rows)?
             }
         };
@@ -293,7 +296,9 @@ impl Batch<'_> {
             }
         };
         let mut tokens: Vec<u32> = self.slots.iter_mut().map(token).collect();
-        tokens.resize(if on_gpu { self.most } else { tokens.len() }, 0);
+        if on_gpu {
+            tokens.resize(self.most, 0);
+        }
         let tokens = Tensor::from_slice([tokens.len()], &tokens, Device::Cpu)?;
         let logits = cast(&self.model.step(&tokens, &mut state)?.into(), DType::F32)?;
         let logits = logits.tensor()?.to_vec::<f32>()?;
