@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::driver::{DevicePtr, memory};
 use crate::error::{expect_device, expect_dtype};
-use crate::{DType, Device, Result};
+use crate::{DType, Device, Element, Result};
 
 /// A (rows, cols) matrix whose rows are `stride` values apart, wherever they are: see [`Mat`], [`MatMut`], [`View`],
 /// [`ViewMut`]. A tensor of shape (batch, length, channels) is seen as batch·length rows of `channels` columns.
@@ -279,24 +279,32 @@ impl<B> Matrix<Values<B>> {
         unsafe { Matrix::at(self.ptr(), sizes, self.dtype(), self.device()) }
     }
 
-    /// The first of f32 values on the processor.
-    fn on_cpu(&self) -> Result<*mut f32> {
+    /// The first of values of this type on the processor.
+    fn on_cpu<T: Element>(&self) -> Result<*mut T> {
         expect_device("mat", "the tensor", Device::Cpu, self.device())?;
-        expect_dtype("mat", "the tensor", DType::F32, self.dtype())?;
-        Ok(self.ptr().0 as *mut f32)
+        expect_dtype("mat", "the tensor", T::DTYPE, self.dtype())?;
+        Ok(self.ptr().0 as *mut T)
     }
 }
 
 impl<'a> View<'a> {
-    /// The values for the kernels of the processor.
+    /// The f32 values for the kernels of the processor.
     ///
     /// # Errors
-    /// Values that are not f32, or on another device.
+    /// As [`View::mat_of`].
     pub fn mat(self) -> Result<Mat<'a>> {
-        let first = self.on_cpu()?;
+        self.mat_of()
+    }
+
+    /// The values for kernels of the processor that take this type.
+    ///
+    /// # Errors
+    /// Values of another type, or on another device.
+    pub fn mat_of<T: Element>(self) -> Result<Mat<'a, T>> {
+        let first = self.on_cpu::<T>()?;
         let last = self.rows.checked_sub(1);
         let len = last.map_or(0, |last| last * self.stride + self.cols);
-        // SAFETY: valid by construction, f32 on the processor as was checked.
+        // SAFETY: valid by construction, of this type and on the processor as was checked.
         let values = unsafe { std::slice::from_raw_parts(first, len) };
         Ok(Mat::over(values, [self.rows, self.cols, self.stride]))
     }

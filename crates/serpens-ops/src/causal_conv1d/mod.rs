@@ -15,6 +15,9 @@
 //!   inputs behind the end, the farthest first, and the final state the first inputs. It equals flipping every sequence
 //!   in time, convolving forward and flipping back.
 //!
+//! [`step`] computes one position of many sequences, whose states it moves on in place: the same value as the
+//! convolution gives there, on the processor to the bit.
+//!
 //! The backward pass computes the value before the activation anew from x, so that nothing is stored for it.
 
 pub mod cpu;
@@ -24,7 +27,7 @@ mod operands;
 pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Result, Tensor, Var};
+use serpens_core::{DType, Device, Mat, Result, Tensor, Var, View, ViewMut};
 
 pub use operands::{Conv, ConvDims, ConvOperands};
 
@@ -103,6 +106,45 @@ pub fn causal_conv1d(
     let operation = tracked(&operands).then(|| Box::new(conv) as Box<dyn Backward>);
     let [y, final_state] = record(OP, &operands, [y, state], operation)?;
     Ok(ConvOutput { y, final_state })
+}
+
+/// The next position of S sequences (slots), without a tape: y = act(bias + Σ_k weight\[k\] · (state, x)\[k\]), and
+/// each slot's state then holds its last W − 1 inputs. A slot has the same bits among any others.
+///
+/// # Shapes
+/// x (S, channels), weight (channels, W), bias (channels), state (S, (W − 1) · channels), the oldest input first, y as
+/// x; rows of x, state and y may be parts of wider ones. All f32; on a GPU x and y may both be bf16.
+///
+/// # Errors
+/// Shapes that do not fit; a width of 0; operands of other types, or on different devices.
+pub fn step(
+    x: View<'_>,
+    weight: View<'_>,
+    bias: Option<View<'_>>,
+    silu: bool,
+    state: ViewMut<'_>,
+    y: ViewMut<'_>,
+) -> Result<()> {
+    let (slots, channels, width) = (x.rows(), x.cols(), weight.cols());
+    let (dtype, device) = (x.dtype(), x.device());
+    check::range(OP, "the width", 1..usize::MAX, width)?;
+    let f32s = (DType::F32, device);
+    check::view(OP, "weight", [channels, width], f32s, &weight)?;
+    if let Some(bias) = &bias {
+        check::view(OP, "bias", [1, channels], f32s, bias)?;
+    }
+    let history = [slots, (width - 1) * channels];
+    check::view(OP, "state", history, f32s, &state.as_view())?;
+    check::view(OP, "y", [slots, channels], (dtype, device), &y.as_view())?;
+    match device {
+        Device::Cpu => {
+            let bias = bias.map(View::mat).transpose()?;
+            let bias = bias.map(Mat::into_slice);
+            cpu::step(x.mat()?, weight.mat()?, bias, silu, state.mat()?, y.mat()?);
+            Ok(())
+        }
+        Device::Cuda(_) => check::device(OP, "x", Device::Cpu, device),
+    }
 }
 
 impl Conv<Var, DeviceStarts> {

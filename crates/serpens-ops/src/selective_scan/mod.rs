@@ -21,16 +21,20 @@
 //! All values are f32; on a GPU u, Δ, z, B, C, y and their gradients may all be bf16. The backward recomputes the
 //! states from checkpoints that the forward saved. Results do not depend on the number of threads.
 //!
+//! [`step`] computes one position of many sequences, whose states it moves on in place.
+//!
 //! On a GPU the backward takes 8 · blocks · batch · length · groups · P N bytes for sums of dB and dC, with a block for
 //! every 8 to 32 channels (N to 16: 32), and shared memory that grows with N: a card that has too little says so.
 
 pub mod cpu;
 pub mod cuda;
 mod operands;
+mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use operands::{Dims, Scan, ScanOperands};
+pub use step::{StepDelta, StepOperands, step};
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};

@@ -1,7 +1,7 @@
 //! Checks of operands that several operations share.
 
 use serpens_core::cuda::DevicePtr;
-use serpens_core::{DType, Device, Error, Result, Var, View};
+use serpens_core::{DType, Device, Error, Result, Shape, Var, View};
 pub(crate) use serpens_core::{
     expect_count as count, expect_device as device, expect_dtype as dtype,
     expect_multiple as multiple, expect_range as range,
@@ -17,8 +17,25 @@ pub(crate) fn shape(
     if var.shape()[..] == *expected {
         return Ok(());
     }
-    let expected = serpens_core::Shape::new(expected);
+    let expected = Shape::new(expected);
     Err(Error::shape(op, what, expected.to_string(), var.shape()))
+}
+
+/// Fails unless a view of an operand has these (rows, columns), this type and is on this device.
+pub(crate) fn view(
+    op: &'static str,
+    what: &'static str,
+    expected: [usize; 2],
+    (dtype, device): (DType, Device),
+    view: &View<'_>,
+) -> Result<()> {
+    let got = [view.rows(), view.cols()];
+    if got != expected {
+        let [expected, got] = [expected, got].map(|shape| Shape::new(&shape));
+        return Err(Error::shape(op, what, expected.to_string(), got));
+    }
+    self::device(op, what, device, view.device())?;
+    self::dtype(op, what, dtype, view.dtype())
 }
 
 /// Fails unless an operand is f32 or bf16.

@@ -16,6 +16,7 @@ pub use math::{
     exp, exp2_product, ln, log1p, range, sigmoid, silu, silu_and_slope, sin_cos, softplus,
 };
 pub use pulp::{Simd, WithSimd};
+use serpens_core::{Element, bf16};
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,36 @@ pub fn store<S: Simd>(s: S, x: &mut [f32], v: S::f32s) {
         unsafe { x.as_mut_ptr().cast::<S::f32s>().write_unaligned(v) }
     } else {
         s.partial_store_f32s(x, v);
+    }
+}
+
+/// A type that weights are stored in, with lanes of f32.
+pub trait Stored: Element {
+    /// The first `S::F32_LANES` values of `x`; where `x` is shorter, the missing lanes are zero.
+    fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s {
+        load(s, x)
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s {
+        const MOST_LANES: usize = 16;
+        const { assert!(S::F32_LANES <= MOST_LANES) };
+        // Of fixed length, which compilers turn into a load that widens.
+        let mut wide = [0.0_f32; MOST_LANES];
+        let widen = |wide: &mut f32, x: &bf16| *wide = f32::from_bits(u32::from(x.to_bits()) << 16);
+        if x.len() >= S::F32_LANES {
+            (0..S::F32_LANES).for_each(|i| widen(&mut wide[i], &x[i]));
+        } else {
+            wide.iter_mut().zip(x).for_each(|(wide, x)| widen(wide, x));
+        }
+        load(s, &wide)
     }
 }
 

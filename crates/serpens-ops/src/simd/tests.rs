@@ -316,3 +316,31 @@ fn sine_and_cosine_keep_their_stated_error() {
         assert!(worst(Cosine, f64::cos, range, absolute) < 3e-7);
     }
 }
+
+#[test]
+fn stored_values_are_widened_exactly() {
+    struct Widen<'a>(&'a [bf16], Vec<f32>);
+    impl WithSimd for Widen<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, s: S) -> Vec<f32> {
+            for (x, y) in self
+                .0
+                .chunks(S::F32_LANES)
+                .zip(self.1.chunks_mut(S::F32_LANES))
+            {
+                store(s, y, bf16::lanes(s, x));
+            }
+            self.1
+        }
+    }
+    let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+    for isa in Isa::available() {
+        for len in [all.len(), 37, 5, 1] {
+            let wide = isa.run(Widen(&all[..len], vec![1.0; len]));
+            let exact = all[..len].iter().map(|x| u32::from(x.to_bits()) << 16);
+            assert!(wide.iter().map(|x| x.to_bits()).eq(exact), "{isa:?}");
+        }
+    }
+}

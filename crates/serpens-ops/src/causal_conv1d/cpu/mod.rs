@@ -7,12 +7,14 @@
 mod backward;
 mod forward;
 mod sequence;
+mod step;
 
 use serpens_core::{Mat, MatMut};
 
 use self::backward::Backward;
 use self::forward::Forward;
 use self::sequence::Sequence;
+pub use self::step::step;
 use super::{ConvDims, ConvOperands};
 use crate::elementwise::cpu::sum_rows;
 use crate::shared::scratch::with_scratch;

@@ -1,10 +1,10 @@
 //! The kernels against the definition, and the parities: whole, in chunks, step by step, packed, reversed.
 
 use proptest::prelude::*;
-use serpens_core::{Mat, MatMut};
+use serpens_core::{DType, Device, Mat, MatMut, Tensor};
 
 use super::reference;
-use crate::causal_conv1d::{ConvDims, ConvOperands, cpu};
+use crate::causal_conv1d::{ConvDims, ConvOperands, cpu, step};
 use crate::shared::tests::dense::{
     Wide, assert_close, assert_gradient, assert_near, assert_same_bits_on_any_number_of_threads,
     distance, dot, largest_of_neighbours, uniform,
@@ -143,6 +143,26 @@ impl Case {
         let mut state = vec![f32::NAN; self.state_len()];
         cpu::forward(&self.conv(x.mat()), y.mat_mut(), Some(&mut state));
         (y.dense(), state)
+    }
+
+    /// (y, state behind it) of the kernel for a single position, between whose slots nothing else may be written.
+    fn step(&self) -> (Vec<f32>, Vec<f32>) {
+        let history = (self.width - 1) * self.channels;
+        let x = Wide::new(&self.x.0, self.batch, self.channels, self.margin);
+        let mut y = Wide::blank(self.batch, self.channels, self.margin);
+        let state = &self.state.as_ref().expect("a step has a state").0;
+        let mut state = Wide::new(state, self.batch, history, 1);
+        let weight = Mat::new(&self.weight.0, self.channels, self.width, self.width, 0);
+        let bias = self.bias.as_ref().map(|bias| &bias.0[..]);
+        cpu::step(
+            x.mat(),
+            weight,
+            bias,
+            self.silu,
+            state.mat_mut(),
+            y.mat_mut(),
+        );
+        (y.dense(), state.dense())
     }
 
     /// The gradients of the kernel; where it accumulates, onto ones.
@@ -302,6 +322,24 @@ proptest! {
     }
 
     #[test]
+    fn a_step_has_the_bits_of_the_convolution_at_every_position(
+        batch in 1usize..20, length in 1usize..9, channels in 1usize..40, width in 1usize..7, seed: u64,
+    ) {
+        let case = Case { reverse: false, ..Case::new(batch, length, channels, width, 0, seed) };
+        let (y, last) = case.forward();
+        let mut state = case.state.as_ref().map_or(vec![0.0; case.state_len()], |s| s.0.clone());
+        for t in 0..length {
+            let (out, carried) = case.part(t, t + 1, Some(state)).step();
+            state = carried;
+            for (b, out) in out.chunks_exact(channels).enumerate() {
+                let at = (b * length + t) * channels;
+                prop_assert_eq!(out, &y[at..at + channels]);
+            }
+        }
+        prop_assert_eq!(state, last);
+    }
+
+    #[test]
     fn packed_sequences_do_not_see_each_other(
         lengths in prop::collection::vec(1usize..20, 1..4), channels in 1usize..20, width in 1usize..7, seed: u64,
     ) {
@@ -365,6 +403,77 @@ fn an_empty_sequence_hands_its_state_on() {
         case.backward(&[], Some(&dstate), false).dinitial_state,
         dstate
     );
+}
+
+#[test]
+fn a_slot_has_the_same_bits_alone_and_beside_others_even_nan() {
+    let mut case = Case {
+        state: Some(uniform(3, 40 * 3 * 700)),
+        ..Case::new(40, 1, 700, 4, 0, 2)
+    };
+    let (row, history) = (700, 3 * 700);
+    for (x, state) in [(5, 5), (17, 18)] {
+        case.x.0[x * row..(x + 1) * row].fill(f32::NAN);
+        case.state.as_mut().unwrap().0[state * history..(state + 1) * history].fill(f32::NAN);
+    }
+    let (y, state) = case.step();
+    for slot in [0, 4, 6, 16, 19, 39] {
+        let alone = Case {
+            batch: 1,
+            x: twin(case.x.0[slot * row..(slot + 1) * row].to_vec()),
+            state: (case.state.as_ref())
+                .map(|all| twin(all.0[slot * history..(slot + 1) * history].to_vec())),
+            ..case.clone()
+        };
+        assert_eq!(alone.step().0, y[slot * row..(slot + 1) * row]);
+        assert_eq!(alone.step().1, state[slot * history..(slot + 1) * history]);
+    }
+    assert_same_bits_on_any_number_of_threads(|| case.step().0);
+}
+
+#[test]
+fn a_step_of_operands_that_do_not_fit_is_refused() {
+    let tensor = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32, Device::Cpu).unwrap();
+    let refused = |x, weight, state, y| {
+        let (x, weight) = (tensor(x), tensor(weight));
+        let (mut state, mut y) = (tensor(state), tensor(y));
+        let (state, y) = (state.view_mut().unwrap(), y.view_mut().unwrap());
+        step(x.view(), weight.view(), None, true, state, y).map_err(|error| error.to_string())
+    };
+    assert_eq!(refused([2, 5], [5, 4], [2, 15], [2, 5]), Ok(()));
+    for (x, weight, state, y, what) in [
+        (
+            [2, 5],
+            [4, 4],
+            [2, 15],
+            [2, 5],
+            "weight has shape (4, 4), expected (5, 4)",
+        ),
+        (
+            [2, 5],
+            [5, 4],
+            [2, 20],
+            [2, 5],
+            "state has shape (2, 20), expected (2, 15)",
+        ),
+        (
+            [2, 5],
+            [5, 4],
+            [2, 15],
+            [1, 5],
+            "y has shape (1, 5), expected (2, 5)",
+        ),
+        (
+            [2, 5],
+            [5, 0],
+            [2, 0],
+            [2, 5],
+            "the width is 0, expected at least 1",
+        ),
+    ] {
+        let error = refused(x, weight, state, y).unwrap_err();
+        assert_eq!(error, format!("causal_conv1d: {what}"));
+    }
 }
 
 #[test]

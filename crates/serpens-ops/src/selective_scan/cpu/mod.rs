@@ -12,9 +12,13 @@ mod forward;
 mod lanes;
 mod plan;
 mod segments;
+mod step;
 
 use serpens_core::{Mat, MatMut, Matrix};
 
+#[cfg(test)]
+pub(super) use self::step::step_on;
+pub use self::step::{Delta, Step, step};
 use super::{Dims, ScanOperands};
 use crate::simd::Isa;
 

@@ -9,6 +9,7 @@ mod parity;
 mod reference;
 mod replays;
 mod shapes;
+mod steps;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

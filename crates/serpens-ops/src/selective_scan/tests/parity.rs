@@ -5,7 +5,7 @@ use super::*;
 const SHAPES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
 /// The positions `from..to` of a tensor of (batch, length, wide).
-fn positions<T: Copy>(x: &[T], dims: &Dims, from: usize, to: usize) -> Vec<T> {
+pub(super) fn positions<T: Copy>(x: &[T], dims: &Dims, from: usize, to: usize) -> Vec<T> {
     let wide = x.len() / (dims.batch * dims.length);
     x.chunks(dims.length * wide)
         .flat_map(|x| x[from * wide..to * wide].to_vec())
@@ -14,7 +14,7 @@ fn positions<T: Copy>(x: &[T], dims: &Dims, from: usize, to: usize) -> Vec<T> {
 
 impl Case {
     /// The positions `from..to` as a scan of their own, from a given initial state.
-    fn cut(&self, from: usize, to: usize, initial_state: Option<Vec<f64>>) -> Self {
+    pub(super) fn cut(&self, from: usize, to: usize, initial_state: Option<Vec<f64>>) -> Self {
         let dims = &self.scan.dims;
         let mut cut = self.clone();
         cut.scan.operands = cut.scan.operands.map(|role, x| match role.layout {
@@ -30,7 +30,7 @@ impl Case {
     }
 }
 
-fn wide(x: &[f32]) -> Vec<f64> {
+pub(super) fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| x.into()).collect()
 }
 

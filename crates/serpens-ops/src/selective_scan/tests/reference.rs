@@ -281,6 +281,13 @@ pub(super) fn forward<T: Real>(scan: &Scan<T>) -> (Vec<T>, Vec<T>) {
     (out, last)
 }
 
+/// Δ of rank R from what each row says of it, (rows, R), and a weight (channels, R): (rows, channels).
+pub(super) fn low_rank<T: Real>(low: &[T], weight: &[T], rank: usize) -> Vec<T> {
+    let dot = |a: &[T], b: &[T]| a.iter().zip(b).map(|(a, b)| *a * *b).sum();
+    let of_row = |low: &[T]| -> Vec<T> { weight.chunks(rank).map(|w| dot(low, w)).collect() };
+    low.chunks(rank).flat_map(of_row).collect()
+}
+
 /// The gradients of Σ out dout + Σ last dlast, by the equations of the chain rule. An absent `dlast` is zero.
 pub(super) fn backward<T: Real>(
     scan: &Scan<T>,

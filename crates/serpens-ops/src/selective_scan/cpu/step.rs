@@ -1,0 +1,236 @@
+//! One position of many sequences. A state is (channels, N) in memory as the scan leaves it, so that the recurrence has
+//! its lanes over the numbers of one channel, and nothing is transposed; Δ, D and the gate have theirs over channels.
+
+use serpens_core::{Mat, MatMut, bf16};
+
+use super::decay::{Rates, decay, for_range, range_of};
+use crate::shared::tasks::for_each_task;
+use crate::simd::{Isa, Simd, Stored, WithSimd, load, silu, softplus, store};
+
+/// Channels and slots of one task: the rows of Δ's weight for these channels stay in the first-level cache while all of
+/// its slots meet them.
+const CHANNELS: usize = 64;
+const SLOTS: usize = 16;
+
+/// Where the Δ of a step comes from, before bias and softplus.
+#[derive(Clone, Copy, Debug)]
+pub enum Delta<'a> {
+    /// (slots, channels).
+    Given(Mat<'a>),
+    /// W low, with low (slots, R) and W (channels, R).
+    LowRank(Mat<'a>, Mat<'a>),
+    /// The same with W in bf16.
+    LowRankBf16(Mat<'a>, Mat<'a, bf16>),
+}
+
+/// A step as the kernels of the processor take it. See [`super::super::StepOperands`].
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// (slots, channels).
+    pub u: Mat<'a>,
+    /// Before bias and softplus.
+    pub delta: Delta<'a>,
+    /// (channels, N).
+    pub a: Mat<'a>,
+    /// (slots, N).
+    pub b: Mat<'a>,
+    /// (slots, N).
+    pub c: Mat<'a>,
+    /// (channels).
+    pub d: Option<&'a [f32]>,
+    /// (slots, channels).
+    pub z: Option<Mat<'a>>,
+    /// (channels).
+    pub delta_bias: Option<&'a [f32]>,
+}
+
+impl Step<'_> {
+    fn check(&self, state: &MatMut, y: &MatMut) {
+        let (slots, channels, n) = (self.u.rows(), self.u.cols(), self.a.cols());
+        let shape = |mat: &Mat| (mat.rows(), mat.cols());
+        match &self.delta {
+            Delta::Given(delta) => assert_eq!(shape(delta), (slots, channels), "delta"),
+            Delta::LowRank(low, w) => {
+                assert_eq!(
+                    (low.rows(), shape(w)),
+                    (slots, (channels, low.cols())),
+                    "delta"
+                );
+            }
+            Delta::LowRankBf16(low, w) => {
+                let shape = (w.rows(), w.cols());
+                assert_eq!(
+                    (low.rows(), shape),
+                    (slots, (channels, low.cols())),
+                    "delta"
+                );
+            }
+        }
+        assert_eq!(self.a.rows(), channels, "A");
+        assert_eq!([shape(&self.b), shape(&self.c)], [(slots, n); 2], "B and C");
+        let fits = |vector: Option<&[f32]>| vector.is_none_or(|vector| vector.len() == channels);
+        assert!(fits(self.d) && fits(self.delta_bias), "D and the bias");
+        assert!(self.z.is_none_or(|z| shape(&z) == (slots, channels)), "z");
+        assert_eq!((state.rows(), state.cols()), (slots, channels * n), "state");
+        assert_eq!((y.rows(), y.cols()), (slots, channels), "y");
+    }
+}
+
+/// Moves the state (slots, channels · N) on by a position and computes `y` (slots, channels).
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn step(operands: &Step, state: MatMut, y: MatMut) {
+    step_on(Isa::current(), operands, state, y);
+}
+
+/// [`step`] with a given instruction set.
+pub(in super::super) fn step_on(isa: Isa, operands: &Step, state: MatMut, y: MatMut) {
+    operands.check(&state, &y);
+    let (slots, channels) = (y.rows(), y.cols());
+    let of_slots = channels.div_ceil(CHANNELS);
+    let tasks = slots.div_ceil(SLOTS) * of_slots;
+    // Of each state an exponential, which takes about as long as two values that come from memory and go there.
+    for_each_task(2 * state.rows() * state.cols(), tasks, |task| {
+        let (slot, channel) = (task / of_slots * SLOTS, task % of_slots * CHANNELS);
+        isa.run(Task {
+            x: operands,
+            state: &state,
+            y: &y,
+            slots: (slot, slots.min(slot + SLOTS)),
+            channels: (channel, channels.min(channel + CHANNELS)),
+        });
+    });
+}
+
+/// Some channels of some slots.
+struct Task<'a> {
+    x: &'a Step<'a>,
+    state: &'a MatMut<'a>,
+    y: &'a MatMut<'a>,
+    /// The first of its slots, and the one behind the last.
+    slots: (usize, usize),
+    /// Likewise its channels.
+    channels: (usize, usize),
+}
+
+/// A value for each channel of a task, as many as there are vectors' lanes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Values([f32; CHANNELS]);
+
+impl WithSimd for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let (first, end) = self.channels;
+        let n = self.x.a.cols();
+        let a = |i: usize| self.x.a.row(first + i);
+        // As integers, magnitudes are in order too, and a NaN is the largest.
+        let magnitudes = (0..end - first).flat_map(|i| a(i).iter().map(|a| a.abs().to_bits()));
+        let largest_a = s.splat_f32s(f32::from_bits(magnitudes.max().unwrap_or(0)));
+        for slot in self.slots.0..self.slots.1 {
+            let mut delta = Values([0.0; CHANNELS]);
+            let delta = &mut delta.0[..];
+            self.raw_delta(s, slot, &mut delta[..end - first]);
+            let mut delta_u = Values([0.0; CHANNELS]);
+            let delta_u = &mut delta_u.0[..];
+            let u = self.x.u.part(slot, first, end);
+            for c in (0..end - first).step_by(S::F32_LANES) {
+                let bias = self.x.delta_bias.map(|bias| load(s, &bias[first + c..end]));
+                let raw = s.add_f32s(load(s, &delta[c..]), bias.unwrap_or(s.splat_f32s(0.0)));
+                let value = softplus(s, raw).0;
+                store(s, &mut delta[c..], value);
+                store(s, &mut delta_u[c..], s.mul_f32s(value, load(s, &u[c..])));
+            }
+            let range = range_of(s, bytemuck::cast_slice(delta), &[largest_a]);
+            // SAFETY: these channels of this slot are the task's own.
+            let (h, y) = unsafe {
+                let h = self.state.part(slot, first * n, end * n);
+                (h, self.y.part(slot, first, end))
+            };
+            let (b, c) = (self.x.b.row(slot), self.x.c.row(slot));
+            for_range!(
+                range,
+                |RANGE| for (i, h) in h.chunks_exact_mut(n).enumerate() {
+                    y[i] = advance::<S, RANGE>(s, a(i), [delta[i], delta_u[i]], [b, c], h);
+                }
+            );
+            self.finish(s, slot, u, y);
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Δ of its channels before bias and softplus.
+    #[inline(always)]
+    fn raw_delta<S: Simd>(&self, s: S, slot: usize, delta: &mut [f32]) {
+        let (first, end) = self.channels;
+        match &self.x.delta {
+            Delta::Given(given) => delta.copy_from_slice(given.part(slot, first, end)),
+            Delta::LowRank(low, weight) => products(s, low.row(slot), weight, first, delta),
+            Delta::LowRankBf16(low, weight) => products(s, low.row(slot), weight, first, delta),
+        }
+    }
+
+    /// y = (y + D u) silu(z).
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, slot: usize, u: &[f32], y: &mut [f32]) {
+        let (first, end) = self.channels;
+        for c in (0..y.len()).step_by(S::F32_LANES) {
+            let mut value = load(s, &y[c..]);
+            if let Some(d) = self.x.d {
+                value = s.mul_add_f32s(load(s, &d[first + c..end]), load(s, &u[c..]), value);
+            }
+            if let Some(z) = self.x.z {
+                let z = load(s, &z.part(slot, first, end)[c..]);
+                value = s.mul_f32s(value, silu(s, z));
+            }
+            store(s, &mut y[c..], value);
+        }
+    }
+}
+
+/// The products of some rows of a matrix, from `first` on, with x.
+#[inline(always)]
+fn products<S: Simd, W: Stored>(s: S, x: &[f32], w: &Mat<W>, first: usize, y: &mut [f32]) {
+    const ROWS: usize = 4;
+    for (i, y) in y.chunks_mut(ROWS).enumerate() {
+        // Beyond the last row it is taken again.
+        let row = |r: usize| w.row(first + i * ROWS + r.min(y.len() - 1));
+        let rows: [&[W]; ROWS] = std::array::from_fn(row);
+        let mut sums = [s.splat_f32s(0.0); ROWS];
+        for c in (0..x.len()).step_by(S::F32_LANES) {
+            let x = load(s, &x[c..]);
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = s.mul_add_f32s(W::lanes(s, &row[c..]), x, *sum);
+            }
+        }
+        for (y, sum) in y.iter_mut().zip(sums) {
+            *y = s.reduce_sum_f32s(sum);
+        }
+    }
+}
+
+/// Moves the state h of one channel on: h = exp(δ a) h + δu b. Gives <c, h>.
+#[inline(always)]
+fn advance<S: Simd, const RANGE: u8>(
+    s: S,
+    a: &[f32],
+    [delta, delta_u]: [f32; 2],
+    [b, c]: [&[f32]; 2],
+    h: &mut [f32],
+) -> f32 {
+    let (delta, delta_u) = (s.splat_f32s(delta), s.splat_f32s(delta_u));
+    let mut sum = s.splat_f32s(0.0);
+    for n in (0..h.len()).step_by(S::F32_LANES) {
+        let rates = Rates::new(s, &[[load(s, &a[n..])]]);
+        let [decay] = decay::<S, 1, 1, RANGE>(s, delta, &rates, 0);
+        let input = s.mul_f32s(delta_u, load(s, &b[n..]));
+        let next = s.mul_add_f32s(decay, load(s, &h[n..]), input);
+        store(s, &mut h[n..], next);
+        sum = s.mul_add_f32s(load(s, &c[n..]), next, sum);
+    }
+    s.reduce_sum_f32s(sum)
+}
