@@ -1,5 +1,5 @@
-"""Writes the reference files of serpens-formats' tests: blocks as the `gguf` package makes and reads them, GGUF files that it
-writes, and files that PyTorch writes.
+"""Writes the reference files of serpens-formats' tests: halves as NumPy rounds them, GGUF files that the `gguf` package writes,
+and files that PyTorch writes; and blocks as `gguf` makes and reads them, for serpens-ops (tests/fixtures).
 
 Needs numpy, safetensors, gguf, torch:  python make_format_vectors.py OUT_DIR
 """
@@ -67,10 +67,9 @@ def stored_blocks(kind, count):
 
 def blocks():
     rows, values = rows_to_quantize(), singles()
-    held = {"rows": rows, "values": values}
-    held["rows.q8_0"], held["rows.q4_0"] = quantize(rows, Q.Q8_0), quantize(rows, Q.Q4_0)
-    held["values.f16"] = values.astype(np.float16)
-    held["values.bf16"] = quantize(values[None], Q.BF16).ravel()
+    halves = {"values": values, "values.f16": values.astype(np.float16), "values.bf16": quantize(values[None], Q.BF16).ravel()}
+    save_file(halves, out / "halves.safetensors")
+    held = {"rows": rows, "rows.q8_0": quantize(rows, Q.Q8_0), "rows.q4_0": quantize(rows, Q.Q4_0)}
     for kind, count in ((Q.Q8_0, 24), (Q.Q4_0, 24), (Q.Q4_K, 6), (Q.Q6_K, 6)):
         stored = stored_blocks(kind, count)
         held[f"{kind.name}.blocks"], held[f"{kind.name}.values"] = stored, dequantize(stored, kind)

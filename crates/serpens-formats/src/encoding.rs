@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serpens_core::{DType, Shape};
+use serpens_ops::quantized_linear::Blocks;
 
 use Encoding::*;
 
@@ -11,7 +12,6 @@ use crate::Fault;
 /// How a file stores a tensor's values. Those of floating point, and the blocks of GGUF, are read as f32, U32 as u32;
 /// others are known by name alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(non_camel_case_types, reason = "the names that they have everywhere")]
 #[non_exhaustive]
 pub enum Encoding {
     /// Single precision.
@@ -24,14 +24,8 @@ pub enum Encoding {
     F64,
     /// Unsigned, of four bytes.
     U32,
-    /// Blocks of 32 values: x = d q, with d in f16 and q of eight bits.
-    Q8_0,
-    /// Blocks of 32 values: x = d (q - 8), with d in f16 and q of four bits.
-    Q4_0,
-    /// Blocks of 256 values, of eight scales and minima of six bits: x = d scale q - dmin min, with q of four bits.
-    Q4_K,
-    /// Blocks of 256 values, of sixteen scales of eight bits: x = d scale (q - 32), with q of six bits.
-    Q6_K,
+    /// Blocks of values that are quantised together.
+    Blocks(Blocks),
     /// One that is known by this name alone.
     Other(&'static str),
 }
@@ -44,9 +38,9 @@ impl Encoding {
 
     /// The one with this name, as files spell it, if it is known.
     pub fn named(name: &str) -> Option<Self> {
-        const KNOWN: [Encoding; 9] = [F32, F16, BF16, F64, U32, Q8_0, Q4_0, Q4_K, Q6_K];
-        let is_named = |known: &Encoding| known.to_string().eq_ignore_ascii_case(name);
-        KNOWN.into_iter().find(is_named)
+        let blocks = Blocks::ALL.map(Encoding::Blocks);
+        let mut known = [F32, F16, BF16, F64, U32].into_iter().chain(blocks);
+        known.find(|known| known.to_string().eq_ignore_ascii_case(name))
     }
 
     /// Values of a block, and its bytes: both 1 where no more than the name is known.
@@ -56,10 +50,7 @@ impl Encoding {
             F32 | U32 => (1, 4),
             F16 | BF16 => (1, 2),
             Other(_) => (1, 1),
-            Q8_0 => (32, 34),
-            Q4_0 => (32, 18),
-            Q4_K => (256, 144),
-            Q6_K => (256, 210),
+            Encoding::Blocks(kind) => (kind.values(), kind.bytes()),
         }
     }
 
@@ -76,6 +67,7 @@ impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Encoding::Other(name) => f.write_str(name),
+            Encoding::Blocks(kind) => kind.fmt(f),
             known => fmt::Debug::fmt(known, f),
         }
     }

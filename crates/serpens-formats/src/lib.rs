@@ -36,7 +36,6 @@
 //! # }
 //! ```
 
-mod blocks;
 mod digest;
 mod encoding;
 mod error;
@@ -47,6 +46,7 @@ pub mod pytorch;
 pub mod safetensors;
 mod shards;
 mod tensor_file;
+mod values;
 
 pub use digest::digest;
 pub use encoding::Encoding;

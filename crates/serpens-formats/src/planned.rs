@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serpens_core::{DType, Shape, Tensor};
 
-use crate::{Encoding, Error, Fault, Result, blocks};
+use crate::{Encoding, Error, Fault, Result, values};
 
 /// What a file is to say of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +28,10 @@ impl Planned {
             return Ok(Cow::Borrowed(value.as_bytes()?));
         }
         let name = self.name.clone();
-        let encoder = blocks::encoder(encoding).filter(|_| dtype == DType::F32);
+        let encoder = values::encoder(encoding).filter(|_| dtype == DType::F32);
         let fault = match encoder {
             Some(encoder) if shape == self.shape => {
-                match blocks::encode(encoding, encoder, value.as_slice()?) {
+                match values::encode(encoding, encoder, value.as_slice()?) {
                     Some(bytes) => return Ok(Cow::Owned(bytes)),
                     None => Fault::Value(name, encoding),
                 }

@@ -11,7 +11,7 @@ use serpens_core::files::{self, Accept, FileError};
 use serpens_core::{Device, Element, Shape, Tensor};
 
 use crate::digest::{self, CHUNK};
-use crate::{Encoding, Error, Fault, Result, blocks};
+use crate::{Encoding, Error, Fault, Result, values};
 
 /// What is verified of the tensors that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,9 +85,9 @@ impl TensorFile {
         let (failed, owned) = (Error::at(&self.path), || name.to_owned());
         let entry = self.tensors.get(name);
         let entry = entry.ok_or_else(|| failed(Fault::Missing(owned())))?;
-        let (tensor, chunks) = match (entry.encoding, blocks::decoder(entry.encoding)) {
+        let (tensor, chunks) = match (entry.encoding, values::decoder(entry.encoding)) {
             (Encoding::U32, _) => self.read(entry, |bytes, values| {
-                blocks::each(bytes, values, u32::from_le_bytes);
+                values::decode_each(bytes, values, u32::from_le_bytes);
             })?,
             (_, Some(decode)) => self.read(entry, decode)?,
             (found, None) => return Err(failed(Fault::Encoding(owned(), found))),

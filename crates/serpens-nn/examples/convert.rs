@@ -10,6 +10,7 @@ use serpens_formats::Encoding;
 use serpens_formats::gguf::Metadata;
 use serpens_nn::checkpoint::{Checkpoint, Format, Options, export, save};
 use serpens_nn::{MambaLmConfig, Result};
+use serpens_ops::quantized_linear::Blocks;
 
 fn convert(from: &Path, to: &Path, format: Format, encoding: Encoding) -> Result<()> {
     let opened = Checkpoint::open(from, &Options::default())?;
@@ -31,7 +32,7 @@ fn main() -> Result<()> {
     let folder = std::env::temp_dir().join(format!("serpens-convert-{}", std::process::id()));
     let [first, gguf, last] = ["first", "model.gguf", "last"].map(|name| folder.join(name));
     save(&MambaLmConfig::new(32, 2, 64).init(Device::Cpu, 0)?, &first)?;
-    convert(&first, &gguf, Format::Gguf, Encoding::Q8_0)?;
+    convert(&first, &gguf, Format::Gguf, Encoding::Blocks(Blocks::Q8_0))?;
     convert(&gguf, &last, Format::Hf, Encoding::BF16)?;
     std::fs::remove_dir_all(folder).expect("the folder was just made");
     Ok(())

@@ -42,6 +42,7 @@ pub mod linear;
 pub mod long_conv;
 pub mod lti_kernel;
 pub mod optimizer;
+pub mod quantized_linear;
 pub mod reduce;
 pub mod rms_norm;
 pub mod selective_scan;

@@ -108,6 +108,7 @@ fn read_entry(header: &mut impl Read) -> Result<(String, Entry), Fault> {
 /// use serpens_core::{Device, Tensor};
 /// use serpens_formats::gguf::{self, Metadata};
 /// use serpens_formats::{Encoding, Planned};
+/// use serpens_ops::quantized_linear::Blocks;
 ///
 /// # fn main() -> serpens_formats::Result<()> {
 /// # let folder = tempfile::tempdir().expect("a folder for the example");
@@ -117,7 +118,7 @@ fn read_entry(header: &mut impl Read) -> Result<(String, Entry), Fault> {
 /// let planned = Planned {
 ///     name: "output.weight".into(),
 ///     shape: [2, 32].into(),
-///     encoding: Encoding::Q8_0,
+///     encoding: Encoding::Blocks(Blocks::Q8_0),
 /// };
 /// gguf::write(&path, &metadata, &[planned], |planned| {
 ///     Ok(Tensor::full(planned.shape, 0.5_f32, Device::Cpu)?)
@@ -125,7 +126,7 @@ fn read_entry(header: &mut impl Read) -> Result<(String, Entry), Fault> {
 ///
 /// let (metadata, file) = gguf::open(&path)?;
 /// assert_eq!(metadata.get::<String>("general.architecture")?, "mamba");
-/// assert_eq!(file.encoding("output.weight"), Some(Encoding::Q8_0));
+/// assert_eq!(file.encoding("output.weight"), Some(Encoding::Blocks(Blocks::Q8_0)));
 /// let read = file.tensor("output.weight", Device::Cpu)?;
 /// assert!(read.as_slice::<f32>()?.iter().all(|&x| (x - 0.5).abs() < 1e-3));
 /// # Ok(())

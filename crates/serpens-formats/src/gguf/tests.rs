@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serpens_core::{Device, Shape, Tensor};
+use serpens_ops::quantized_linear::Blocks;
 
 use super::*;
 use crate::{Encoding, Error, Fault, Planned, Result, TensorFile};
@@ -150,9 +151,9 @@ fn metadata_of_another_type_or_that_are_missing_name_key_and_types() {
 /// Tensors for a file of our own, with values that say where they belong.
 fn planned() -> Vec<Planned> {
     let tensors = [
-        ("b", Shape::from([2, 64]), Encoding::Q8_0),
+        ("b", Shape::from([2, 64]), Encoding::Blocks(Blocks::Q8_0)),
         ("a", Shape::from([3]), Encoding::F32),
-        ("c", Shape::from([2, 1, 32]), Encoding::Q4_0),
+        ("c", Shape::from([2, 1, 32]), Encoding::Blocks(Blocks::Q4_0)),
         ("d", Shape::from([5, 2]), Encoding::BF16),
         ("e", Shape::from([0, 32]), Encoding::F16),
         ("f", Shape::new(&[]), Encoding::F16),
@@ -203,8 +204,8 @@ fn what_is_written_comes_back() {
             let worst = pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
             let allowed = match planned.encoding {
                 Encoding::F32 => 0.0,
-                Encoding::Q4_0 => 0.04,
-                Encoding::Q8_0 => 4e-3,
+                Encoding::Blocks(Blocks::Q4_0) => 0.04,
+                Encoding::Blocks(Blocks::Q8_0) => 4e-3,
                 _ => 2e-3,
             };
             assert!(worst <= allowed, "{}: {worst}", planned.name);
@@ -255,8 +256,12 @@ fn what_cannot_be_written_says_why_and_leaves_no_file() {
     for (shape, encoding, expected) in [
         (
             Shape::from([2, 48]),
-            Encoding::Q4_0,
-            Fault::Columns("a".into(), Box::new([2, 48].into()), Encoding::Q4_0),
+            Encoding::Blocks(Blocks::Q4_0),
+            Fault::Columns(
+                "a".into(),
+                Box::new([2, 48].into()),
+                Encoding::Blocks(Blocks::Q4_0),
+            ),
         ),
         (
             [1, 1, 1, 1, 1].into(),
@@ -270,7 +275,7 @@ fn what_cannot_be_written_says_why_and_leaves_no_file() {
         ),
         (
             [1, 256].into(),
-            Encoding::Q6_K,
+            Encoding::Blocks(Blocks::Q6_K),
             Fault::Unplanned(
                 "a".into(),
                 Box::new([1, 256].into()),
@@ -443,7 +448,11 @@ fn tensors_that_do_not_lie_where_they_may_are_named() {
         (&[("a", &[1 << 32, 1 << 32], 0, 0)], place("a")),
         (
             &[("a", &[48], 8, 0)],
-            Fault::Columns("a".into(), Box::new([48].into()), Encoding::Q8_0),
+            Fault::Columns(
+                "a".into(),
+                Box::new([48].into()),
+                Encoding::Blocks(Blocks::Q8_0),
+            ),
         ),
         (
             &[("a", &[16], 0, 0), ("a", &[16], 0, 64)],

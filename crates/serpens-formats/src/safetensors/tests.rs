@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serpens_core::files::Unread;
 use serpens_core::{DType, Device, Tensor, bf16};
+use serpens_ops::quantized_linear::Blocks;
 use twox_hash::XxHash3_64;
 
 use super::*;
@@ -413,9 +414,9 @@ fn what_cannot_be_written_as_planned_says_why_and_leaves_no_file() {
         ),
         (
             &["a"],
-            Encoding::Q6_K,
+            Encoding::Blocks(Blocks::Q6_K),
             value(&[1.0; 2]),
-            Fault::Format("a".into(), Encoding::Q6_K),
+            Fault::Format("a".into(), Encoding::Blocks(Blocks::Q6_K)),
         ),
     ] {
         assert_eq!(write(names, encoding, value), expected.to_string());

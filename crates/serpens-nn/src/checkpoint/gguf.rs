@@ -2,6 +2,7 @@
 
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, TensorFile};
+use serpens_ops::quantized_linear::Blocks;
 
 use super::hf::HfConfig;
 use super::layout::{Form, Layout, Place};
@@ -98,8 +99,8 @@ pub(super) fn describe(
     };
     let file_type = match encoding {
         Encoding::F16 => 1,
-        Encoding::Q4_0 => 2,
-        Encoding::Q8_0 => 7,
+        Encoding::Blocks(Blocks::Q4_0) => 2,
+        Encoding::Blocks(Blocks::Q8_0) => 7,
         Encoding::BF16 => 32,
         _ => 0,
     };

@@ -1,6 +1,7 @@
 //! Formats of other programs: there and back, and what is refused of them.
 
 use serpens_formats::gguf as file;
+use serpens_ops::quantized_linear::Blocks;
 
 use super::*;
 use crate::checkpoint::layout::HUGGING_FACE;
@@ -104,8 +105,8 @@ fn narrower_encodings_hold_the_nearest_values_and_what_they_must_not_touch() {
     for (encoding, allowed) in [
         (Encoding::F16, 5e-4),
         (Encoding::BF16, 4e-3),
-        (Encoding::Q8_0, 1.0 / 127.0),
-        (Encoding::Q4_0, 1.0 / 7.0),
+        (Encoding::Blocks(Blocks::Q8_0), 1.0 / 127.0),
+        (Encoding::Blocks(Blocks::Q4_0), 1.0 / 7.0),
     ] {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("a.gguf");
@@ -123,7 +124,7 @@ fn narrower_encodings_hold_the_nearest_values_and_what_they_must_not_touch() {
             assert_eq!(stored.encoding(&kept), Some(Encoding::F32), "{kept}");
         }
         // Rows of two values are no blocks.
-        let blocks = matches!(encoding, Encoding::Q8_0 | Encoding::Q4_0);
+        let blocks = matches!(encoding, Encoding::Blocks(_));
         let dt = if blocks { Encoding::F32 } else { encoding };
         assert_eq!(stored.encoding("blk.0.ssm_dt.weight"), Some(dt));
         for ((name, before), (_, after)) in

@@ -1,46 +1,19 @@
-//! Stored values as f32.
+//! Blocks as f32.
 
-use half::slice::HalfFloatSliceExt;
-use serpens_core::bf16;
+use half::f16;
 
-use crate::Encoding;
+use crate::quantized_linear::Blocks;
 
 /// What reads the values of whole blocks.
-type Decoder = fn(&[u8], &mut [f32]);
+pub type Decoder = fn(&[u8], &mut [f32]);
 
-/// The decoder of an encoding of floating-point numbers.
-pub(crate) fn decoder(encoding: Encoding) -> Option<Decoder> {
-    Some(match encoding {
-        Encoding::F32 => |bytes, values| each(bytes, values, f32::from_le_bytes),
-        Encoding::F64 => |bytes, values| each(bytes, values, |b| f64::from_le_bytes(b) as f32),
-        Encoding::BF16 => |bytes, values| each(bytes, values, |b| bf16::from_le_bytes(b).to_f32()),
-        Encoding::F16 => halves,
-        Encoding::Q8_0 => |bytes, values| blocks(bytes, values, q8_0),
-        Encoding::Q4_0 => |bytes, values| blocks(bytes, values, q4_0),
-        Encoding::Q4_K => |bytes, values| blocks(bytes, values, q4_k),
-        Encoding::Q6_K => |bytes, values| blocks(bytes, values, q6_k),
-        _ => return None,
-    })
-}
-
-/// Values that stand alone, of `N` bytes each.
-pub(crate) fn each<const N: usize, T>(
-    bytes: &[u8],
-    values: &mut [T],
-    decode: impl Fn([u8; N]) -> T,
-) {
-    for (value, &stored) in values.iter_mut().zip(bytes.as_chunks().0) {
-        *value = decode(stored);
-    }
-}
-
-/// Many at a time, for which processors have instructions.
-fn halves(bytes: &[u8], values: &mut [f32]) {
-    let mut stored = [half::f16::ZERO; 64];
-    for (bytes, values) in bytes.chunks(128).zip(values.chunks_mut(64)) {
-        let stored = &mut stored[..values.len()];
-        each(bytes, stored, half::f16::from_le_bytes);
-        stored.convert_to_f32_slice(values);
+/// The decoder of a kind of blocks.
+pub fn decoder(kind: Blocks) -> Decoder {
+    match kind {
+        Blocks::Q8_0 => |bytes, values| blocks(bytes, values, q8_0),
+        Blocks::Q4_0 => |bytes, values| blocks(bytes, values, q4_0),
+        Blocks::Q4_K => |bytes, values| blocks(bytes, values, q4_k),
+        Blocks::Q6_K => |bytes, values| blocks(bytes, values, q6_k),
     }
 }
 
@@ -57,7 +30,7 @@ fn blocks<const BYTES: usize, const VALUES: usize>(
 
 /// The scale that stands at a place of a block.
 fn scale(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
 fn q8_0(block: &[u8; 34], values: &mut [f32; 32]) {

@@ -1,55 +1,19 @@
-//! f32 as it is stored.
+//! f32 as blocks.
 
 use half::f16;
-use rayon::prelude::*;
-use serpens_core::bf16;
 
-use crate::Encoding;
-use crate::digest::CHUNK;
+use crate::quantized_linear::Blocks;
 
-/// What writes the values of whole blocks, and says whether the encoding can hold them all: what is finite must stay
-/// so, and a block must be, as one value that is not would spoil the others.
-type Encoder = fn(&[f32], &mut [u8]) -> bool;
+/// What writes the values of whole blocks, and says whether they can hold them all: a scale must be finite, as one
+/// value that is not would spoil the others.
+pub type Encoder = fn(&[f32], &mut [u8]) -> bool;
 
-/// The encoder of an encoding that is written.
-pub(crate) fn encoder(encoding: Encoding) -> Option<Encoder> {
-    Some(match encoding {
-        Encoding::F16 => |values, bytes| {
-            let finite = |b| f16::from_le_bytes(b).is_finite();
-            each(values, bytes, |x| f16::from_f32(x).to_le_bytes(), finite)
-        },
-        Encoding::BF16 => |values, bytes| {
-            let finite = |b| bf16::from_le_bytes(b).is_finite();
-            each(values, bytes, |x| bf16::from_f32(x).to_le_bytes(), finite)
-        },
-        Encoding::Q8_0 => |values, bytes| blocks::<34>(values, bytes, q8_0),
-        Encoding::Q4_0 => |values, bytes| blocks::<18>(values, bytes, q4_0),
-        _ => return None,
-    })
-}
-
-/// The bytes of values in whole blocks, worked on by all threads; `None` where some cannot be held.
-pub(crate) fn encode(encoding: Encoding, encode: Encoder, values: &[f32]) -> Option<Vec<u8>> {
-    let (block, size) = encoding.block();
-    let mut bytes = vec![0; values.len() / block * size];
-    let chunks = bytes.par_chunks_mut(CHUNK / block * size);
-    let values = values.par_chunks(CHUNK / block * block);
-    let tasks = chunks.zip(values);
-    let held = tasks.all(|(bytes, values)| encode(values, bytes));
-    held.then_some(bytes)
-}
-
-/// Values that stand alone, of `N` bytes each.
-fn each<const N: usize>(
-    values: &[f32],
-    bytes: &mut [u8],
-    encode: impl Fn(f32) -> [u8; N],
-    finite: impl Fn([u8; N]) -> bool,
-) -> bool {
-    let pairs = values.iter().zip(bytes.as_chunks_mut().0);
-    pairs.fold(true, |held, (&value, stored)| {
-        *stored = encode(value);
-        held & (finite(*stored) | !value.is_finite())
+/// The encoder of a kind of blocks that is made.
+pub fn encoder(kind: Blocks) -> Option<Encoder> {
+    Some(match kind {
+        Blocks::Q8_0 => |values, bytes| blocks::<34>(values, bytes, q8_0),
+        Blocks::Q4_0 => |values, bytes| blocks::<18>(values, bytes, q4_0),
+        Blocks::Q4_K | Blocks::Q6_K => return None,
     })
 }
 

@@ -1,0 +1,3 @@
+//! On the processor.
+
+pub mod blocks;
