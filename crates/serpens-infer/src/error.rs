@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serpens_ops::sampling::{BadOption, Broken};
+
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,18 +21,11 @@ pub enum Error {
     #[error(transparent)]
     Format(#[from] serpens_formats::Error),
     /// An option of sampling outside its range.
-    #[error("{name} = {value} is not possible: {expected}")]
-    SampleOption {
-        /// The option.
-        name: &'static str,
-        /// Its value.
-        value: f32,
-        /// What it may be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    SampleOption(#[from] BadOption),
     /// Logits that leave nothing to draw from.
     #[error("the model's logits hold {0}: its weights are damaged or training diverged")]
-    Logits(&'static str),
+    Logits(#[from] Broken),
     /// There is nothing to go on from.
     #[error("there is no token to begin with: give a prompt, or a state to go on from")]
     EmptyPrompt,

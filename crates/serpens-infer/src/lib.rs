@@ -46,7 +46,8 @@ mod text;
 
 pub use error::{Error, Result};
 pub use generate::{Batching, Drawn, End, LogProbs, Of, Request, Told, generate};
-pub use sampler::{History, SampleOptions, Sampler, WINDOW, argmax, log_sum_exp, most_probable};
+pub use sampler::{Sampler, argmax, log_sum_exp, most_probable};
 pub use score::{Item, Score, Scores, TokenScore, score};
+pub use serpens_ops::sampling::{BadOption, Broken, History, SampleOptions, WINDOW};
 pub use state::{SequenceState, fingerprint};
 pub use text::{TextStream, encode_pair, encode_prompt};

@@ -45,6 +45,7 @@ pub mod optimizer;
 pub mod quantized_linear;
 pub mod reduce;
 pub mod rms_norm;
+pub mod sampling;
 pub mod selective_scan;
 mod shared;
 pub mod simd;

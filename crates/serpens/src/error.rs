@@ -107,7 +107,7 @@ impl Error {
         match self {
             Error::Interrupted { .. } => 130,
             Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => 2,
-            Error::Infer(InferError::SampleOption { .. }) => 2,
+            Error::Infer(InferError::SampleOption(_)) => 2,
             Error::Infer(InferError::EmptyPrompt) => 2,
             Error::Model(error) | Error::Train(Train::Model(error)) if error.is_config() => 2,
             Error::Train(Train::Config { .. } | Train::OtherSettings { .. }) => 2,

@@ -22,7 +22,8 @@ use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
-    args.sampling.options().check()?;
+    let options = args.sampling.options();
+    options.check().map_err(serpens_infer::Error::from)?;
     let prompts = args.prompts.read(args.state.is_some())?;
     let single = prompts.len() == 1 && args.samples == 1;
     if !single && args.save_state.is_some() {
