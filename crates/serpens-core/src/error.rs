@@ -193,6 +193,12 @@ pub enum Error {
     /// Gradients from an earlier pass do not fit those of this one.
     #[error("backward: there is a gradient of another device, type or shape: use new Gradients")]
     OldGradient,
+    /// A gradient is asked of what has none.
+    #[error("{op} has no gradient: give it values that no tape tracks")]
+    NoGradient {
+        /// The operation.
+        op: &'static str,
+    },
     /// Values recorded on different tapes meet in one operation, or one is asked about another's.
     #[error("{op}: values of different tapes meet")]
     TapeMismatch {

@@ -1,10 +1,13 @@
 //! Matrix products by the `gemm` crate, and a product of our own for the few rows of decoding.
 
 use gemm::Parallelism;
-use serpens_core::{Mat, MatMut};
+use serpens_core::{Mat, MatMut, Result};
 
+use super::Weight;
+use crate::shared::scratch::with_scratch;
 use crate::shared::tasks::{SMALL, for_each_task};
 use crate::simd::{self, Simd, WithSimd, load};
+use crate::{quantized_linear, rms_norm};
 
 /// Multiplications below which a product stays on the calling thread.
 const SMALL_PRODUCT: usize = 50_000;
@@ -18,29 +21,66 @@ pub const FEW_ROWS: usize = 128;
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn forward(x: Mat, w: &[f32], b: Option<&[f32]>, mut y: MatMut) {
-    let (rows, d_in, d_out) = (x.rows(), x.cols(), y.cols());
-    assert_eq!(y.rows(), rows, "rows");
+pub fn forward(x: Mat, w: &[f32], b: Option<&[f32]>, y: MatMut) {
+    let (d_in, d_out) = (x.cols(), y.cols());
     assert_eq!(w.len(), d_out * d_in, "weight");
-    assert!(b.is_none_or(|b| b.len() == d_out), "bias");
-    if rows <= FEW_ROWS {
-        return few_rows(x, w, b, y);
-    }
-    if let Some(b) = b {
-        fill_rows(&mut y, b);
-    }
-    let w = Mat::new(w, d_out, d_in, d_in, 0);
-    product(Operand::plain(x), Operand::transposed(w), y, b.is_some());
+    plain(x, Mat::new(w, d_out, d_in, d_in, 0), b, y, false);
 }
 
-/// Sets every row of y to `b`, which the product is then added to.
-fn fill_rows(y: &mut MatMut, b: &[f32]) {
+/// As [`forward`] with a matrix as it is stored; added to what y holds where `accumulate`.
+pub(super) fn step(
+    x: Mat,
+    w: Weight<'_>,
+    b: Option<&[f32]>,
+    y: MatMut,
+    accumulate: bool,
+) -> Result<()> {
+    match w {
+        Weight::Plain(w) => plain(x, w.mat()?, b, y, accumulate),
+        Weight::Packed(w) => quantized_linear::cpu::product(x, w, b, y, accumulate),
+    }
+    Ok(())
+}
+
+/// Runs `f` with x / √(mean x² + eps) ⊙ w.
+pub(super) fn normalised<R>(x: Mat, w: &[f32], eps: f32, f: impl FnOnce(Mat) -> R) -> R {
+    let (rows, cols) = (x.rows(), x.cols());
+    with_scratch(rows * cols + rows, |scratch| {
+        let (y, rstd) = scratch.split_at_mut(rows * cols);
+        let normal = MatMut::new(y, rows, cols, cols, 0);
+        rms_norm::cpu::forward(x, None, w, eps, None, normal, rstd);
+        f(Mat::new(y, rows, cols, cols, 0))
+    })
+}
+
+/// y = x Wᵀ + b, added to what y holds where `accumulate`.
+fn plain(x: Mat, w: Mat, b: Option<&[f32]>, mut y: MatMut, accumulate: bool) {
+    let (rows, d_in, d_out) = (x.rows(), x.cols(), y.cols());
+    assert_eq!(y.rows(), rows, "rows");
+    assert_eq!((w.rows(), w.cols()), (d_out, d_in), "weight");
+    assert!(b.is_none_or(|b| b.len() == d_out), "bias");
+    if rows <= FEW_ROWS {
+        return few_rows(x, w, b, y, accumulate);
+    }
+    if let Some(b) = b {
+        start_rows(&mut y, b, accumulate);
+    }
+    let accumulate = accumulate || b.is_some();
+    product(Operand::plain(x), Operand::transposed(w), y, accumulate);
+}
+
+/// Sets every row of y to `b`, which the product is then added to, or adds it where `accumulate`.
+fn start_rows(y: &mut MatMut, b: &[f32], accumulate: bool) {
     let (rows, block) = (y.rows(), (SMALL / b.len().max(1)).max(1));
     let y = &*y;
     for_each_task(rows * b.len(), rows.div_ceil(block), |task| {
         for r in task * block..rows.min((task + 1) * block) {
             // SAFETY: each task has its own rows.
-            unsafe { y.part(r, 0, b.len()) }.copy_from_slice(b);
+            let y = unsafe { y.part(r, 0, b.len()) };
+            match accumulate {
+                true => y.iter_mut().zip(b).for_each(|(y, b)| *y += b),
+                false => y.copy_from_slice(b),
+            }
         }
     });
 }
@@ -148,7 +188,7 @@ fn product(a: Operand, b: Operand, mut y: MatMut, accumulate: bool) {
 const TASK_OUTPUTS: usize = 16;
 
 /// The forward pass for few rows: W is read once, in order, and nothing is packed.
-fn few_rows(x: Mat, w: &[f32], b: Option<&[f32]>, y: MatMut) {
+fn few_rows(x: Mat, w: Mat, b: Option<&[f32]>, y: MatMut, accumulate: bool) {
     let (d_in, d_out) = (x.cols(), y.cols());
     let tasks = d_out.div_ceil(TASK_OUTPUTS);
     // A multiplication out of the cache takes about an eighth of the time of a value that comes from memory and goes
@@ -161,19 +201,22 @@ fn few_rows(x: Mat, w: &[f32], b: Option<&[f32]>, y: MatMut) {
             w,
             b,
             y: &y,
+            accumulate,
             from,
             to,
         });
     });
 }
 
-/// y\[r, o\] = ⟨x\[r\], w\[o\]⟩ + b\[o\] for the o in `from..to`, which are this task's own.
+/// y\[r, o\] = ⟨x\[r\], w\[o\]⟩ + b\[o\] for the o in `from..to`, which are this task's own; added to what y holds where
+/// `accumulate`.
 #[derive(Clone, Copy)]
 struct DotProducts<'a> {
     x: Mat<'a>,
-    w: &'a [f32],
+    w: Mat<'a>,
     b: Option<&'a [f32]>,
     y: &'a MatMut<'a>,
+    accumulate: bool,
     from: usize,
     to: usize,
 }
@@ -223,8 +266,7 @@ impl DotProducts<'_> {
         o: usize,
     ) {
         let (first, d_in) = (self.from + o, self.x.cols());
-        let w: [&[f32]; O] =
-            std::array::from_fn(|i| &self.w[(first + i) * d_in..(first + i + 1) * d_in]);
+        let w: [&[f32]; O] = std::array::from_fn(|i| self.w.row(first + i));
         let mut sums = [[s.splat_f32s(0.0); O]; R];
         for c in (0..d_in).step_by(S::F32_LANES) {
             let mut weights = [s.splat_f32s(0.0); O];
@@ -240,7 +282,8 @@ impl DotProducts<'_> {
         }
         for (y, sums) in y.iter_mut().zip(sums) {
             for (i, sum) in sums.into_iter().enumerate() {
-                y[o + i] = s.reduce_sum_f32s(sum) + self.b.map_or(0.0, |b| b[first + i]);
+                let dot = s.reduce_sum_f32s(sum) + self.b.map_or(0.0, |b| b[first + i]);
+                y[o + i] = if self.accumulate { y[o + i] + dot } else { dot };
             }
         }
     }

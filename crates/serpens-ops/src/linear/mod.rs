@@ -12,8 +12,9 @@ pub mod cuda;
 pub(crate) mod tests;
 
 use serpens_core::tape::BackwardContext;
-use serpens_core::{Device, Error, Result, Tensor, Var};
+use serpens_core::{Device, Error, Result, Tensor, Var, View, ViewMut};
 
+use crate::quantized_linear::Packed;
 use crate::record::record;
 use crate::{check, elementwise};
 
@@ -87,5 +88,74 @@ fn backward(
     match context.accumulator(2)? {
         Some((db, accumulate)) => elementwise::views::sum_rows(dy.view(), db, accumulate),
         None => Ok(()),
+    }
+}
+
+/// A matrix (outputs, inputs) as [`step`] reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// In f32 or bf16.
+    Plain(View<'a>),
+    /// In blocks of few bits.
+    Packed(&'a Packed),
+}
+
+impl Weight<'_> {
+    /// (outputs, inputs).
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Weight::Plain(w) => [w.rows(), w.cols()],
+            Weight::Packed(w) => [w.rows(), w.cols()],
+        }
+    }
+}
+
+/// Root mean square normalisation of what goes into a product: norm(x) = x / √(mean x² + eps) ⊙ weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// (inputs), f32.
+    pub weight: View<'a>,
+    /// What is added to the mean square.
+    pub eps: f32,
+}
+
+/// y = W norm(x) + b for one token of every slot, added to what y holds where `accumulate`; norm(x) = x without a norm.
+/// Nothing is recorded and no tensor is made.
+///
+/// # Shapes
+/// x (slots, inputs), W (outputs, inputs), bias (outputs), y (slots, outputs); all f32 on the processor but W
+///
+/// # Errors
+/// Shapes, types or devices that do not fit.
+pub fn step(
+    x: View<'_>,
+    norm: Option<Norm<'_>>,
+    w: Weight<'_>,
+    bias: Option<View<'_>>,
+    y: ViewMut<'_>,
+    accumulate: bool,
+) -> Result<()> {
+    let [outputs, inputs] = w.shape();
+    check::count(OP, "columns of x", inputs, x.cols())?;
+    check::count(OP, "columns of y", outputs, y.cols())?;
+    check::count(OP, "rows of y", x.rows(), y.rows())?;
+    if let Some(bias) = &bias {
+        check::count(OP, "values of the bias", outputs, bias.cols())?;
+    }
+    if let Some(norm) = &norm {
+        check::count(OP, "values of the norm", inputs, norm.weight.cols())?;
+    }
+    match y.device() {
+        Device::Cpu => {
+            let bias = bias.map(|bias| Ok(bias.mat()?.row(0))).transpose()?;
+            let Some(norm) = norm else {
+                return cpu::step(x.mat()?, w, bias, y.mat()?, accumulate);
+            };
+            let (x, weight) = (x.mat()?, norm.weight.mat()?.row(0));
+            cpu::normalised(x, weight, norm.eps, |x| {
+                cpu::step(x, w, bias, y.mat()?, accumulate)
+            })
+        }
+        device => check::device(OP, "y", Device::Cpu, device),
     }
 }
