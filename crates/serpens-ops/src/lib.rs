@@ -52,4 +52,4 @@ pub mod simd;
 pub mod softmax;
 
 use shared::{DeviceStarts, check, fold, record};
-pub use shared::{Layout, Role, Starts};
+pub use shared::{Layout, Role, Starts, Team};

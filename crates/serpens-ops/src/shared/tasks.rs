@@ -4,16 +4,26 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::team;
+
 /// Below this many values a kernel stays on the calling thread: waking others costs more than the work.
 pub(crate) const SMALL: usize = 16 * 1024;
+
+/// As [`SMALL`], where a team is awake.
+const SMALL_FOR_TEAM: usize = 2 * 1024;
 
 /// Largest number of row blocks whose partial sums a reduction combines.
 const PARTIALS: usize = 64;
 
-/// Runs `task(0..tasks)`, on all threads where the tasks touch at least [`SMALL`] `values` together.
+/// Runs `task(0..tasks)`, on all threads where the tasks touch at least [`SMALL`] `values` together: those of the team
+/// that was entered, or rayon's.
 pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + Sync) {
-    if values < SMALL || tasks < 2 {
+    let on_team = team::is_entered();
+    let small = if on_team { SMALL_FOR_TEAM } else { SMALL };
+    if values < small || tasks < 2 {
         (0..tasks).for_each(&task);
+    } else if on_team {
+        team::run(tasks, &task);
     } else {
         (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
     }

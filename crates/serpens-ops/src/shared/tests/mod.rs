@@ -10,6 +10,7 @@ pub(crate) mod large;
 pub(crate) mod real;
 mod sanitize;
 mod starts;
+mod team;
 
 pub(crate) use compare::{assert_near, distance, near};
 
