@@ -99,7 +99,7 @@ impl GradientBuffer {
 
     /// Some columns, for writing.
     pub(super) fn columns(&mut self, columns: &Range<usize>) -> Result<ViewMut<'_>> {
-        Ok(self.tensor.view_mut()?.columns(columns))
+        Ok(self.tensor.view_mut()?.columns(columns.clone()))
     }
 }
 

@@ -196,7 +196,7 @@ impl Var {
     /// The values as a matrix on their device.
     pub fn view(&self) -> View<'_> {
         match &self.columns {
-            Some(columns) => self.value.view().columns(columns),
+            Some(columns) => self.value.view().columns(columns.clone()),
             None => self.value.view(),
         }
     }

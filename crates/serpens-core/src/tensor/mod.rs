@@ -199,6 +199,38 @@ impl Tensor {
         Ok(copy)
     }
 
+    /// Copies `rows` to the places of the first axis from `at` on. Where no other tensor shares the values this happens
+    /// in place.
+    ///
+    /// # Errors
+    /// [`Error::Range`] where there are no such places; [`Error::Shape`], [`Error::DType`] and [`Error::Device`] where
+    /// the rows are others; memory.
+    pub fn put(&mut self, at: usize, rows: &Self) -> Result<()> {
+        const OP: &str = "put";
+        expect_dtype(OP, "the rows", self.dtype, rows.dtype)?;
+        expect_device(OP, "the rows", self.device(), rows.device())?;
+        if rows.shape.is_empty()
+            || rows.shape.len() != self.shape.len()
+            || rows.shape[1..] != self.shape[1..]
+        {
+            let expected = format!("the axes of {} but the first", self.shape);
+            return Err(Error::shape(OP, "the rows", expected, rows.shape));
+        }
+        let end = at.saturating_add(rows.shape[0]);
+        expect_range(OP, "the end of the places", 0..self.shape[0] + 1, end)?;
+        let each = self.shape[1..].iter().product::<usize>() * self.dtype.size();
+        let (from, to) = (rows.buffer.address, self.address_mut()?);
+        // SAFETY: the places lie inside the tensor, which is unshared, and the rows hold as many bytes.
+        unsafe {
+            copy_bytes(
+                self.device(),
+                from,
+                to + (at * each) as u64,
+                rows.byte_len(),
+            )
+        }
+    }
+
     /// Tensors one behind the other along the first axis.
     ///
     /// # Errors

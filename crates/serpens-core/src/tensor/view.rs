@@ -262,10 +262,31 @@ impl<B> Matrix<Values<B>> {
     ///
     /// # Panics
     /// If it is not inside.
-    pub(crate) fn columns(mut self, range: &Range<usize>) -> Self {
+    pub fn columns(mut self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.cols);
         self.values.first.0 += (range.start * self.dtype().size()) as u64;
         self.cols = range.len();
+        self
+    }
+
+    /// The first rows.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first_rows(mut self, rows: usize) -> Self {
+        assert!(rows <= self.rows);
+        self.rows = rows;
+        self
+    }
+
+    /// All values of a matrix without gaps, seen as this many rows.
+    ///
+    /// # Panics
+    /// Where there are gaps, or other rows of equal length.
+    pub fn with_rows(mut self, rows: usize) -> Self {
+        let len = self.dense_len();
+        assert!(rows > 0 && len.is_multiple_of(rows));
+        (self.rows, self.cols, self.stride) = (rows, len / rows, len / rows);
         self
     }
 
@@ -333,6 +354,17 @@ impl<'a> ViewMut<'a> {
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         // SAFETY: valid by construction, and `self` is borrowed uniquely.
         unsafe { self.lend() }
+    }
+
+    /// The columns before `at`, and the others.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn split_columns(self, at: usize) -> (Self, Self) {
+        let (start, end) = (0..at, at..self.cols);
+        // SAFETY: valid by construction, and no column is in both.
+        let first = unsafe { self.lend() };
+        (Self::columns(first, start), self.columns(end))
     }
 
     /// The same matrix for reading.
