@@ -7,16 +7,16 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
-use serpens_core::{DType, Device, Tensor};
-use serpens_nn::{LmState, MambaLm};
-use serpens_ops::elementwise::cast;
+use serpens_nn::MambaLm;
 use serpens_ops::embedding::check_ids;
 use serpens_ops::linear::cpu::FEW_ROWS;
 use smart_default::SmartDefault;
 
 use crate::pass::Reader;
 use crate::state::Next;
-use crate::{Error, Result, SampleOptions, Sampler, SequenceState, log_sum_exp, most_probable};
+use crate::{
+    Decoder, Error, Result, SampleOptions, Sampler, SequenceState, log_sum_exp, most_probable,
+};
 
 /// What is to be drawn.
 #[derive(Clone, Debug, SmartDefault)]
@@ -119,18 +119,14 @@ pub fn generate<E: From<Error>>(
 ) -> Result<(), E> {
     let on_pass = batching.on_pass;
     let reader = Reader { model, on_pass };
-    let mut batch = Batch {
-        model,
-        most: batching.slots.clamp(1, FEW_ROWS),
-        slots: Vec::new(),
-        state: None,
-    };
+    let mut decoder = Decoder::new(model, batching.slots.clamp(1, FEW_ROWS))?;
+    let mut slots: Vec<Slot> = Vec::new(); // those of the decoder
     let mut requests = requests.into_iter().enumerate();
-    let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the batch yet
+    let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the decoder yet
     loop {
-        while batch.slots.len() < batch.most {
+        while decoder.free() > 0 {
             let Some(slot) = waiting.pop_front() else {
-                let next = requests.by_ref().take(batch.most - batch.slots.len());
+                let next = requests.by_ref().take(decoder.free());
                 let next: Vec<(usize, Request)> = next.collect();
                 if next.is_empty() {
                     break;
@@ -138,27 +134,33 @@ pub fn generate<E: From<Error>>(
                 waiting.extend(read(reader, next)?);
                 continue;
             };
-            batch.scatter()?;
-            batch.slots.push(slot);
+            decoder.enter(&slot.state.row)?;
+            slots.push(slot);
         }
-        if batch.slots.is_empty() {
+        if slots.is_empty() {
             return Ok(());
         }
-        let drawn: Result<Vec<_>> = batch.slots.par_iter_mut().map(Slot::draw).collect();
-        for (slot, drawn) in batch.slots.iter_mut().zip(drawn?) {
+        let each = slots.par_iter_mut().enumerate();
+        let drawn = each.map(|(i, slot)| slot.draw(&decoder, i));
+        let drawn: Result<Vec<_>> = drawn.collect();
+        for (slot, drawn) in slots.iter_mut().zip(drawn?) {
             if let Some(drawn) = drawn {
                 let flow = listener(slot.of, Told::Token(&drawn))?;
                 slot.count(drawn.token, flow);
             }
         }
-        if batch.slots.iter().any(|slot| slot.end.is_some()) {
-            batch.scatter()?;
-        }
-        for slot in batch.slots.extract_if(.., |slot| slot.end.is_some()) {
-            let end = slot.end.expect("it leaves as it has ended");
+        let mut i = 0;
+        while let Some(slot) = slots.get(i) {
+            let Some(end) = slot.end else {
+                i += 1;
+                continue;
+            };
+            let mut slot = slots.swap_remove(i); // as the decoder does
+            slot.state.row = decoder.leave(i)?;
             listener(slot.of, Told::End(end, slot.state)).map(drop)?;
         }
-        batch.step()?;
+        let tokens: Vec<u32> = slots.iter_mut().map(Slot::read).collect();
+        decoder.step(&tokens)?;
     }
 }
 
@@ -200,8 +202,11 @@ struct Slot {
     request: Arc<Request>,
     sampler: Sampler,
     rng: ChaCha8Rng,
-    /// What the model remembers stands in the batch while the slot is in it.
+    /// What the model remembers stands in the decoder while the slot is in it, and so do the logits behind a token that
+    /// was drawn and read.
     state: SequenceState,
+    /// Whether the decoder has read the token that was drawn last.
+    stepped: bool,
     /// Tokens that are still to be drawn.
     left: usize,
     end: Option<End>,
@@ -216,27 +221,43 @@ impl Slot {
             sampler: Sampler::new(request.sampling.clone())?,
             rng,
             state,
+            stepped: false,
             left: request.tokens,
             end: (request.tokens == 0).then_some(End::Length),
             request,
         })
     }
 
-    /// Draws the next token, where that is to be done.
-    fn draw(&mut self) -> Result<Option<Drawn>> {
+    /// Draws the next token, where that is to be done; `place` is the slot's own.
+    fn draw(&mut self, decoder: &Decoder<'_>, place: usize) -> Result<Option<Drawn>> {
         let state = &mut self.state;
+        let of_prompt; // read before the slot was entered
         let logits = match &state.next {
-            Next::Logits(logits) if self.end.is_none() => logits.clone(),
-            _ => return Ok(None),
+            _ if self.end.is_some() => return Ok(None),
+            Next::Logits(logits) => {
+                of_prompt = logits.clone();
+                &of_prompt[..]
+            }
+            Next::Token(_) if self.stepped => decoder.logits(place)?,
+            Next::Token(_) | Next::Read => return Ok(None),
         };
-        let token = (self.sampler).sample(&logits, &state.history, &mut self.rng)?;
+        let token = (self.sampler).sample(logits, &state.history, &mut self.rng)?;
         state.history.draw(token);
         (state.next, state.drawn) = (Next::Token(token), state.drawn + 1);
         let log_probs = self.request.log_probs.map(|top| LogProbs {
-            drawn: f64::from(logits[token as usize]) - log_sum_exp(&logits),
-            top: most_probable(&logits, top),
+            drawn: f64::from(logits[token as usize]) - log_sum_exp(logits),
+            top: most_probable(logits, top),
         });
         Ok(Some(Drawn { token, log_probs }))
+    }
+
+    /// The token that the decoder is to read.
+    fn read(&mut self) -> u32 {
+        (self.stepped, self.state.position) = (true, self.state.position + 1);
+        match self.state.next {
+            Next::Token(token) => token,
+            Next::Read | Next::Logits(_) => unreachable!("who has not ended has drawn a token"),
+        }
     }
 
     /// Counts a token that was told of, which may be the last.
@@ -247,66 +268,5 @@ impl Slot {
             ControlFlow::Break(()) => Some(End::Broken),
             ControlFlow::Continue(()) => (self.left == 0).then_some(End::Length),
         };
-    }
-}
-
-/// The slots that are taken.
-struct Batch<'a> {
-    model: &'a MambaLm,
-    most: usize,
-    slots: Vec<Slot>,
-    /// What the model remembers of them all, as long as they stay the same.
-    state: Option<LmState>,
-}
-
-impl Batch<'_> {
-    /// Gives each slot what the model remembers of it: some will leave, or others enter.
-    fn scatter(&mut self) -> Result<()> {
-        if let Some(state) = self.state.take() {
-            for (slot, row) in self.slots.iter_mut().zip(state.scatter()?) {
-                slot.state.row = row;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the token that each slot drew.
-    fn step(&mut self) -> Result<()> {
-        if self.slots.is_empty() {
-            return Ok(());
-        }
-        let on_gpu = self.model.device() != Device::Cpu;
-        let mut state = match self.state.take() {
-            Some(state) => state,
-            None => {
-                let mut rows: Vec<_> = self.slots.iter().map(|slot| &slot.state.row).collect();
-                let idle;
-                if on_gpu {
-                    idle = SequenceState::new(self.model)?.row;
-                    rows.resize(self.most, &idle);
-                }
-                LmState::gather(&rows)?
-            }
-        };
-        let token = |slot: &mut Slot| {
-            slot.state.position += 1;
-            match slot.state.next {
-                Next::Token(token) => token,
-                Next::Read | Next::Logits(_) => unreachable!("who has not ended has drawn a token"),
-            }
-        };
-        let mut tokens: Vec<u32> = self.slots.iter_mut().map(token).collect();
-        if on_gpu {
-            tokens.resize(self.most, 0);
-        }
-        let tokens = Tensor::from_slice([tokens.len()], &tokens, Device::Cpu)?;
-        let logits = cast(&self.model.step(&tokens, &mut state)?.into(), DType::F32)?;
-        let logits = logits.tensor()?.to_vec::<f32>()?;
-        let each = logits.chunks(self.model.config().vocab_size);
-        for (slot, logits) in self.slots.iter_mut().zip(each) {
-            slot.state.next = Next::Logits(logits.into());
-        }
-        self.state = Some(state);
-        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`generate`]: the tokens of many [`Request`]s, prompts packed and slots stepped together; a request's tokens do not
 //!   depend on the others;
+//! - [`Decoder`]: the next token of many sequences, again and again, for drawing of one's own;
 //! - [`SequenceState`]: a sequence that was read, to be kept, sent to another thread, gone on from several times, saved;
 //! - [`score`]: log-probabilities of continuations; what items begin with in common is read once;
 //! - [`Sampler`]: from logits to a token; [`TextStream`]: from tokens to text, up to a stop string.
@@ -34,6 +35,7 @@
 //! # }
 //! ```
 
+mod decoder;
 mod error;
 mod generate;
 mod pass;
@@ -44,6 +46,7 @@ mod state;
 mod tests;
 mod text;
 
+pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Batching, Drawn, End, LogProbs, Of, Request, Told, generate};
 pub use sampler::{Sampler, argmax, log_sum_exp, most_probable};

@@ -57,7 +57,7 @@ mod start;
 
 pub use error::{Error, ParameterFault, Result};
 pub use lora::LoraConfig;
-pub use models::{Backbone, LmState, MambaLm, MambaLmConfig, StateRow};
+pub use models::{Backbone, LmSlots, LmState, LmStepper, MambaLm, MambaLmConfig, StateRow};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;
 pub use precision::{Precision, Recompute};

@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, Error as CoreError, ParamId, Shape, Tensor, Var, expect_dtype};
 use serpens_ops::elementwise::{add, cast};
-use serpens_ops::linear::linear;
+use serpens_ops::linear::{Weight, linear};
 
 use crate::lora::Lora;
 use crate::{Error, Precision, Result, Start};
@@ -209,6 +209,15 @@ impl Param {
             Some(lora) => Ok(add(&y, &lora.forward(x)?)?),
             None => Ok(y),
         }
+    }
+
+    /// As the steps of products and lookups read it: in bf16, where it is multiplied so.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`] before it is filled.
+    pub(crate) fn weight(&self) -> Result<Weight<'_>> {
+        let held = self.shadow.as_ref().map_or_else(|| self.value(), Ok);
+        Ok(Weight::Plain(held?.view()))
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained and

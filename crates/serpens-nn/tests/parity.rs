@@ -5,12 +5,13 @@ use std::ops::Range;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
-use serpens_nn::layers::Sequence;
+use serpens_core::{DType, Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
+use serpens_nn::layers::{RmsNorm, Sequence};
 use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, MixerSettings, PlainConfig};
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig, SsmSettings};
 use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
 use serpens_ops::Starts;
+use serpens_ops::elementwise::add;
 
 const WIDTH: usize = 6;
 
@@ -252,6 +253,63 @@ proptest! {
 }
 
 #[test]
+fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone() {
+    let (slots, taken, length) = (3, 2, 9);
+    let norm = RmsNorm::plan(WIDTH, 1e-5).init(Device::cpu(), 0).unwrap();
+    let mut fused = 0;
+    for (name, mixer, _) in mixers() {
+        fused += usize::from(mixer.fused().unwrap().is_some());
+        let stepper = mixer.stepper().unwrap();
+        let x = random([slots, length, WIDTH], 5);
+        let normalised = norm.forward(&x.clone().into(), None, DType::F32).unwrap().y;
+        let y = read(
+            mixer.as_ref(),
+            normalised.tensor().unwrap(),
+            &Sequence::default(),
+        );
+        let expected = add(&y.into(), &x.clone().into())
+            .unwrap()
+            .into_tensor()
+            .unwrap();
+        let state = mixer.initial_state(slots, Device::cpu()).unwrap();
+        let mut state: Vec<Tensor> = state
+            .into_iter()
+            .map(|var| var.into_tensor().unwrap())
+            .collect();
+        let untouched = state.clone();
+        let mut room =
+            Tensor::full([slots, stepper.room().max(1)], f32::NAN, Device::cpu()).unwrap();
+        for t in 0..length {
+            let mut h = rows(&x, t, t + 1).reshape([slots, WIDTH]).unwrap();
+            let other = h.narrow(taken..slots).unwrap().to_vec::<f32>().unwrap();
+            stepper
+                .step(&norm, taken, &mut h, &mut state, &mut room)
+                .unwrap();
+            let expected = rows(&expected, t, t + 1).narrow(0..taken).unwrap();
+            assert_close(&name, &h.narrow(0..taken).unwrap(), &expected);
+            assert_eq!(
+                h.narrow(taken..slots).unwrap().to_vec::<f32>().unwrap(),
+                other,
+                "{name}"
+            );
+        }
+        for (state, before) in state.iter().zip(untouched) {
+            let [state, before] = [state, &before].map(|all| all.narrow(taken..slots).unwrap());
+            assert_eq!(
+                state.as_bytes().unwrap(),
+                before.as_bytes().unwrap(),
+                "{name}"
+            );
+        }
+        let mut h = rows(&x, 0, 1).reshape([slots, WIDTH]).unwrap();
+        let refused = stepper.step(&norm, taken, &mut h, &mut [], &mut room);
+        assert!(matches!(refused, Err(Error::State { .. })), "{name}");
+    }
+    // Mamba around a real S6 whose Δ, B and C depend on the token, in four of the variants.
+    assert_eq!(fused, 4);
+}
+
+#[test]
 fn gradients_of_every_mixer_pass_gradcheck() {
     for (name, mixer, _) in mixers() {
         let x = random([2, 5, WIDTH], 11);
@@ -304,10 +362,14 @@ fn a_model_of_several_mixers_reads_whole_in_chunks_and_token_by_token_alike() {
         assert_close("chunks", &got, &rows(&whole, from, to));
     }
     let mut state = model.initial_state(batch).unwrap();
+    let stepper = model.stepper().unwrap();
+    let mut slots = stepper.slots(&model, batch).unwrap();
     for t in 0..length {
         let token = chunk(t, t + 1).reshape([batch]).unwrap();
         let got = model.step(&token, &mut state).unwrap();
         assert_close("steps", &got, &rows(&whole, t, t + 1));
+        stepper.step(&token, batch, &mut slots).unwrap();
+        assert_close("lowered steps", slots.logits(), &rows(&whole, t, t + 1));
     }
 }
 

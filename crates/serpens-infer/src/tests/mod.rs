@@ -1,4 +1,5 @@
 mod batches;
+mod decoders;
 mod sampling;
 mod scores;
 mod states;

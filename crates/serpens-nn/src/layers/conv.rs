@@ -1,7 +1,7 @@
 //! The short causal convolution over time.
 
-use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d};
+use serpens_core::{DType, Device, Tensor, Var, View, ViewMut};
+use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d, step};
 
 use super::Sequence;
 use crate::setting::{SIZE, check};
@@ -63,5 +63,15 @@ impl CausalConv1d {
             *state = output.final_state;
         }
         Ok(output.y)
+    }
+
+    /// Convolves one token of each slot, whose states (slots, (width - 1) · channels) it moves on in place.
+    ///
+    /// # Shapes
+    /// (slots, channels) → the same
+    pub(crate) fn step(&self, x: View<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> Result<()> {
+        let bias = self.bias.as_ref().map(Param::value).transpose()?;
+        let (weight, bias) = (self.weight.value()?.view(), bias.map(Tensor::view));
+        Ok(step(x, weight, bias, self.silu, state, y)?)
     }
 }

@@ -1,7 +1,8 @@
 //! Rows of a table by token id.
 
-use serpens_core::Var;
+use serpens_core::{DType, Device, Tensor, Var, bf16};
 use serpens_ops::embedding::embedding;
+use serpens_ops::linear::Weight;
 
 use crate::{Param, Result, Start, module};
 
@@ -24,5 +25,29 @@ impl Embedding {
     /// (…) of u32 → (…, d_model)
     pub fn forward(&self, ids: &Var) -> Result<Var> {
         Ok(embedding(ids, &self.weight.var()?)?)
+    }
+
+    /// The rows of the first `slots` ids, in place.
+    ///
+    /// # Shapes
+    /// ids (S) of u32, each below vocab_size, h (S, d_model) of f32
+    pub(crate) fn step(&self, ids: &Tensor, slots: usize, h: &mut Tensor) -> Result<()> {
+        if h.device() != Device::Cpu {
+            let ids = ids.narrow(0..slots)?;
+            return Ok(h.put(0, self.forward(&ids.into())?.tensor()?)?);
+        }
+        let (weight, mut h) = (self.weight.weight()?, h.mat_mut()?);
+        for (slot, id) in ids.as_slice::<u32>()?[..slots].iter().enumerate() {
+            let (id, row) = (*id as usize, h.row(slot));
+            match weight {
+                Weight::Plain(table) if table.dtype() == DType::BF16 => {
+                    let table = table.mat_of::<bf16>()?.row(id).iter();
+                    row.iter_mut().zip(table).for_each(|(h, x)| *h = x.to_f32());
+                }
+                Weight::Plain(table) => row.copy_from_slice(table.mat()?.row(id)),
+                Weight::Packed(table) => table.row(id, row)?,
+            }
+        }
+        Ok(())
     }
 }

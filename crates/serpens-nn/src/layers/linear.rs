@@ -1,6 +1,7 @@
 //! y = x Wᵀ + b.
 
-use serpens_core::Var;
+use serpens_core::{Tensor, Var, View, ViewMut};
+use serpens_ops::linear::{self, Norm};
 
 use crate::{Param, Result, Start, module};
 
@@ -34,5 +35,19 @@ impl Linear {
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
         self.weight.linear(x, self.bias.as_ref())
+    }
+
+    /// y = W norm(x) + b for one token of each slot, added to what y holds where `accumulate`, without what is added to
+    /// W. See [`serpens_ops::linear::step`].
+    pub(crate) fn step(
+        &self,
+        x: View<'_>,
+        norm: Option<Norm<'_>>,
+        y: ViewMut<'_>,
+        accumulate: bool,
+    ) -> Result<()> {
+        let bias = self.bias.as_ref().map(Param::value).transpose()?;
+        let (weight, bias) = (self.weight.weight()?, bias.map(Tensor::view));
+        Ok(linear::step(x, norm, weight, bias, y, accumulate)?)
     }
 }

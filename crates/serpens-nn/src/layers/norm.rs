@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation.
 
 use serpens_core::{DType, Var};
+use serpens_ops::linear::Norm;
 use serpens_ops::rms_norm::{RmsNormOutput, rms_norm};
 
 use crate::{Param, Result, Start, module};
@@ -35,5 +36,13 @@ impl RmsNorm {
     pub fn forward(&self, x: &Var, residual: Option<&Var>, output: DType) -> Result<RmsNormOutput> {
         let weight = self.weight.var()?;
         Ok(rms_norm(x, residual, &weight, self.eps, output)?)
+    }
+
+    /// As the step of a product takes it.
+    pub(crate) fn lowered(&self) -> Result<Norm<'_>> {
+        Ok(Norm {
+            weight: self.weight.value()?.view(),
+            eps: self.eps,
+        })
     }
 }

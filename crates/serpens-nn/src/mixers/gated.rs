@@ -4,7 +4,8 @@
 use serpens_core::{Device, Tensor, Var};
 use serpens_ops::elementwise::{mul, silu};
 
-use super::{Mixer, MixerState};
+use super::fused::FusedMamba;
+use super::{Mixer, MixerState, Stepper};
 use crate::layers::{CausalConv1d, Linear, Sequence};
 use crate::setting::{SIZE, check};
 use crate::ssm::{Ssm, SsmConfig, SsmSettings};
@@ -122,6 +123,30 @@ impl Mixer for Gated {
             Recompute::Layer => 0,
             Recompute::None | Recompute::Scan => self.form.inputs.saturating_mul(self.d_inner),
         }
+    }
+
+    fn fused(&self) -> Result<Option<Box<dyn Stepper>>> {
+        let mut adapted = false;
+        self.visit("", &mut |_, param| {
+            adapted |= param.lora.is_some();
+            Ok(())
+        })?;
+        let form = self.form;
+        let is_mamba = matches!(form.gate, Gate::SiluOf(1))
+            && (form.inputs, form.x, form.factor) == (2, 0, None);
+        let (Some(conv), Some(ssm)) = (&self.conv, self.ssm.selective_step()?) else {
+            return Ok(None);
+        };
+        if !is_mamba || adapted || self.in_proj.weight.device() != Device::Cpu {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(FusedMamba {
+            in_proj: self.in_proj.clone(),
+            conv: conv.clone(),
+            ssm,
+            out_proj: self.out_proj.clone(),
+            d_inner: self.d_inner,
+        })))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which
 //! one it has, but for Hugging Face's configuration, which has words for Mamba alone.
 
+mod fused;
 mod gated;
 mod h3;
 mod mamba;
 mod plain;
+mod step;
 
 use std::fmt::Debug;
 
@@ -13,10 +15,13 @@ use enum_dispatch::enum_dispatch;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
+pub(crate) use fused::aligned;
 pub use h3::H3Config;
 pub use mamba::MambaConfig;
 pub use plain::PlainConfig;
+pub use step::Stepper;
 
+use self::step::Whole;
 use crate::layers::Sequence;
 use crate::ssm::SsmConfig;
 use crate::{Module, Recompute, Result};
@@ -90,6 +95,25 @@ pub trait Mixer: Module + Debug + DynClone + Send + Sync {
         let x = x.reshape([batch, 1, width])?;
         let y = self.forward(&x, &Sequence::default(), Some(state))?;
         Ok(y.reshape([batch, width])?)
+    }
+
+    /// The same without a tape, in place and fused, where the mixer has that; `stepper` is what to ask.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoValue`]; memory.
+    fn fused(&self) -> Result<Option<Box<dyn Stepper>>> {
+        Ok(None)
+    }
+}
+
+impl dyn Mixer {
+    /// The mixer with its values of now, lowered to read one token of many sequences after another.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoValue`]; memory.
+    pub fn stepper(&self) -> Result<Box<dyn Stepper>> {
+        let whole = || Box::new(Whole::new(dyn_clone::clone_box(self))) as Box<dyn Stepper>;
+        Ok(self.fused()?.unwrap_or_else(whole))
     }
 }
 

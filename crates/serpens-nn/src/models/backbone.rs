@@ -9,8 +9,8 @@ use crate::{Error, Module, Precision, Recompute, Result, module};
 
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
-    norm: RmsNorm,
-    mixer: Box<dyn Mixer>,
+    pub(super) norm: RmsNorm,
+    pub(super) mixer: Box<dyn Mixer>,
 }
 
 module!(Layer { norm => "norm", mixer => "mixer" });
@@ -41,7 +41,7 @@ impl Layer {
 /// What a model remembers of the tokens it has read; its size does not depend on how many they were.
 #[derive(Clone)]
 pub struct LmState {
-    layers: Vec<MixerState>,
+    pub(super) layers: Vec<MixerState>,
 }
 
 impl LmState {
@@ -104,7 +104,7 @@ impl LmState {
 #[derive(Clone, Debug)]
 pub struct StateRow {
     /// Each of a batch of one.
-    layers: Vec<Vec<Tensor>>,
+    pub(super) layers: Vec<Vec<Tensor>>,
 }
 
 impl StateRow {
@@ -128,7 +128,7 @@ impl StateRow {
 /// [`Backbone::forward`] gives.
 #[derive(Clone, Debug)]
 pub struct Backbone {
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
     pub(super) norm_f: RmsNorm,
 }
 

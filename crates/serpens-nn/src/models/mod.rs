@@ -3,7 +3,9 @@
 mod backbone;
 mod config;
 mod lm;
+mod stepper;
 
 pub use backbone::{Backbone, LmState, StateRow};
 pub use config::MambaLmConfig;
 pub use lm::MambaLm;
+pub use stepper::{LmSlots, LmStepper};

@@ -3,6 +3,7 @@
 mod diagonal;
 mod s4d;
 mod selective;
+mod selective_step;
 
 use std::fmt::Debug;
 
@@ -14,6 +15,7 @@ use serpens_core::{Device, Var};
 pub use diagonal::AInit;
 pub use s4d::{S4d, S4dConfig};
 pub use selective::{DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
+pub use selective_step::SelectiveStep;
 
 use crate::layers::Sequence;
 use crate::{Module, Result};
@@ -38,6 +40,14 @@ pub trait Ssm: Module + Debug + DynClone + Send + Sync {
         sequence: &Sequence<'_>,
         state: Option<&mut Var>,
     ) -> Result<Var>;
+
+    /// A step of it, with its values of now, where it is one of those that mixers fuse.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoValue`]; memory.
+    fn selective_step(&self) -> Result<Option<SelectiveStep>> {
+        Ok(None)
+    }
 }
 
 dyn_clone::clone_trait_object!(Ssm);

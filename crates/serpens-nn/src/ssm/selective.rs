@@ -10,7 +10,7 @@ use serpens_ops::simd;
 use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
-use super::{Ssm, SsmSettings};
+use super::{SelectiveStep, Ssm, SsmSettings};
 use crate::layers::{Linear, RmsNorm, Sequence};
 use crate::setting::check;
 use crate::{Param, Result, Start, StepSize, module};
@@ -198,6 +198,23 @@ impl Ssm for SelectiveSsm {
             *state = output.last_state;
         }
         Ok(output.y)
+    }
+
+    fn selective_step(&self) -> Result<Option<SelectiveStep>> {
+        let (Some(x_proj), Some(dt)) = (&self.x_proj, &self.dt) else {
+            return Ok(None);
+        };
+        if self.a_imag.is_some() || self.b.is_some() || self.c.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(SelectiveStep {
+            x_proj: x_proj.clone(),
+            dt: dt.clone(),
+            norms: [&self.dt_norm, &self.b_norm, &self.c_norm].map(Clone::clone),
+            dt_bias: self.dt_bias.clone(),
+            a: neg_exp(&self.a_log.value()?.clone().into())?.into_tensor()?,
+            d: self.d.clone(),
+        }))
     }
 }
 

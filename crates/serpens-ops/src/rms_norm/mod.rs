@@ -13,9 +13,11 @@ pub mod cuda;
 pub(crate) mod tests;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
-use serpens_core::{DType, Device, Error, Result, Tensor, Var};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 
 use crate::check;
+use crate::linear::Norm;
+use crate::shared::scratch::with_scratch;
 
 const OP: &str = "rms_norm";
 
@@ -91,6 +93,25 @@ pub fn rms_norm(
     };
     let [y, h] = record(OP, &operands, [y, h], saved)?;
     Ok(RmsNormOutput { y, h })
+}
+
+/// y = norm(x), without a tape.
+///
+/// # Shapes
+/// x, y (rows, width), columns of wider rows or not
+///
+/// # Errors
+/// Shapes that do not fit; operands of other types than f32, or on another device than the processor.
+pub fn step(x: View<'_>, norm: Norm<'_>, y: ViewMut<'_>) -> Result<()> {
+    let (shape, f32s) = ([x.rows(), x.cols()], (DType::F32, Device::Cpu));
+    check::view(OP, "x", shape, f32s, &x)?;
+    check::view(OP, "weight", [1, x.cols()], f32s, &norm.weight)?;
+    check::view(OP, "y", shape, f32s, &y.as_view())?;
+    let (x, weight, y) = (x.mat()?, norm.weight.mat()?.into_slice(), y.mat()?);
+    with_scratch(x.rows(), |rstd| {
+        cpu::forward(x, None, weight, norm.eps, None, y, rstd);
+    });
+    Ok(())
 }
 
 /// dh = rstd · (dy ⊙ w - h · mean(dy ⊙ w ⊙ h) · rstd²) + what arrives at h; dx = dresidual = dh; dw = Σ_rows dy ⊙ h ·

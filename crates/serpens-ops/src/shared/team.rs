@@ -115,7 +115,9 @@ impl Team {
         let shared = &*self.shared;
         shared.done.0.store(0, Ordering::Relaxed);
         // SAFETY: this function does not return before all of this round's claims are done.
-        let task = unsafe { mem::transmute::<&(dyn Fn(usize) + Sync), _>(task) };
+        let task = unsafe {
+            mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task)
+        };
         let round = Round {
             task,
             tasks,

@@ -288,3 +288,49 @@ fn a_step_of_views_is_that_of_the_kernel_or_refused() {
         assert_eq!(refused(operands), format!("selective_scan: {what}"));
     }
 }
+
+/// Holds the state and y behind so many positions to the error that the scan itself has there, twice over, against f64.
+fn check_drift(positions: usize) {
+    const ROUND: usize = 1000;
+    let mut case = Case::random(dims(1, ROUND, 24, 16, 1), Parts::ALL, 41);
+    // Slow ones remember for thousands of positions.
+    for (i, a) in case.scan.operands.a.iter_mut().enumerate() {
+        *a = -f64::from(2.0_f32.powi(-((i % 16) as i32)));
+    }
+    let start = case.scan.operands.initial_state.clone();
+    let [mut of_steps, mut of_scan] = [(); 2].map(|()| start.clone().unwrap());
+    let mut exact = reference::forward(&case.scan).1;
+    let mut scan = case.scan.clone();
+    for round in 0..positions / ROUND {
+        if round > 0 {
+            scan.operands.initial_state = Some(exact);
+            exact = reference::forward(&scan).1;
+        }
+        let whole = case.cut(0, ROUND, Some(of_scan)).kernels(Isa::current());
+        of_scan = parity::wide(&whole.last);
+        for t in 0..ROUND {
+            let step = StepCase {
+                case: case.cut(t, t + 1, Some(of_steps)),
+                low_rank: None,
+                in_bf16: false,
+            };
+            of_steps = parity::wide(&step.kernel(Isa::current())[1]);
+        }
+        let [steps, scan] = [&of_steps, &of_scan].map(|state| largest_error(state, &exact));
+        assert!(
+            steps <= 2.0 * scan,
+            "round {round}: {steps:e}, the scan {scan:e}"
+        );
+    }
+}
+
+#[test]
+fn the_state_of_ten_thousand_steps_drifts_no_more_than_the_scan() {
+    check_drift(10_000);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn the_state_of_a_million_steps_drifts_no_more_than_the_scan() {
+    check_drift(1_000_000);
+}

@@ -1,0 +1,68 @@
+//! Reading one token of many sequences after another.
+
+use serpens_core::{DType, Tensor, Var};
+use serpens_ops::elementwise::{add, cast};
+
+use super::{Mixer, MixerState};
+use crate::Result;
+use crate::layers::RmsNorm;
+
+/// A mixer lowered for steps, as `stepper` of a [`Mixer`] gives it: a token of every slot at a time, without a tape.
+pub trait Stepper: Send + Sync {
+    /// Columns of room that a step of it takes.
+    fn room(&self) -> usize;
+
+    /// h += mixer(norm(h)) for one token of each of the first `slots` slots, whose states move on. What the other slots
+    /// have stays as it is.
+    ///
+    /// # Shapes
+    /// h (S, d_model) of f32; state: those of [`Mixer::initial_state`] for S sequences; room (S, at least
+    /// [`Stepper::room`]) in the type of the activations, of any content
+    ///
+    /// # Errors
+    /// [`crate::Error::State`] for the state of another mixer; operands that do not fit; memory.
+    fn step(
+        &self,
+        norm: &RmsNorm,
+        slots: usize,
+        h: &mut Tensor,
+        state: &mut [Tensor],
+        room: &mut Tensor,
+    ) -> Result<()>;
+}
+
+/// Any mixer, by its forward pass.
+pub(super) struct Whole(Box<dyn Mixer>);
+
+impl Whole {
+    pub(super) fn new(mixer: Box<dyn Mixer>) -> Self {
+        Self(mixer)
+    }
+}
+
+impl Stepper for Whole {
+    fn room(&self) -> usize {
+        0
+    }
+
+    fn step(
+        &self,
+        norm: &RmsNorm,
+        slots: usize,
+        h: &mut Tensor,
+        state: &mut [Tensor],
+        _: &mut Tensor,
+    ) -> Result<()> {
+        let taken = |all: &Tensor| Ok(Var::from(all.narrow(0..slots)?));
+        let x = taken(h)?;
+        let activations = norm.weight.precision().activations();
+        let normalised = norm.forward(&x, None, activations)?.y;
+        let mut of_slots: MixerState = state.iter().map(taken).collect::<Result<_>>()?;
+        let y = self.0.step(&normalised, &mut of_slots)?;
+        h.put(0, add(&cast(&y, DType::F32)?, &x)?.tensor()?)?;
+        for (all, moved) in state.iter_mut().zip(of_slots) {
+            all.put(0, moved.tensor()?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! A model that reads one token of many sequences after another, without a tape and in place.
+
+use serpens_core::{DType, Device, Tensor};
+use serpens_ops::elementwise::cast;
+
+use super::{MambaLm, StateRow};
+use crate::layers::{Embedding, Linear, RmsNorm};
+use crate::mixers::Stepper;
+use crate::{Error, Result};
+
+/// A language model with its values of now, lowered for steps.
+pub struct LmStepper {
+    embeddings: Embedding,
+    layers: Vec<(RmsNorm, Box<dyn Stepper>)>,
+    norm_f: RmsNorm,
+    /// The table itself where it serves as head.
+    head: Linear,
+}
+
+/// S places for sequences that are read together: what a model remembers of each, and room for its steps, taken once.
+pub struct LmSlots {
+    /// Of each layer, (S, …).
+    states: Vec<Vec<Tensor>>,
+    /// The residual stream: (S, d_model) of f32.
+    h: Tensor,
+    /// What a layer computes on the way: (S, columns) in the type of the activations.
+    room: Tensor,
+    /// (S, vocab_size) of f32.
+    logits: Tensor,
+}
+
+impl MambaLm {
+    /// The model lowered for steps.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`]; memory.
+    pub fn stepper(&self) -> Result<LmStepper> {
+        let layers = self.backbone.layers.iter();
+        let layers = layers.map(|layer| Ok((layer.norm.clone(), layer.mixer.stepper()?)));
+        let tied = || Linear {
+            weight: self.embeddings.weight.clone(),
+            bias: None,
+        };
+        Ok(LmStepper {
+            embeddings: self.embeddings.clone(),
+            layers: layers.collect::<Result<_>>()?,
+            norm_f: self.backbone.norm_f.clone(),
+            head: self.lm_head.clone().unwrap_or_else(tied),
+        })
+    }
+}
+
+impl LmStepper {
+    /// Places for this many sequences, each at its beginning.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn slots(&self, model: &MambaLm, slots: usize) -> Result<LmSlots> {
+        let (device, config) = (model.device(), model.config());
+        let layers = model.initial_state(slots)?.layers.into_iter();
+        let states = layers.map(|state| {
+            let tensors = state.into_iter().map(|var| Ok(var.into_tensor()?));
+            tensors.collect::<Result<Vec<_>>>()
+        });
+        let columns = self.layers.iter().map(|(_, mixer)| mixer.room()).max();
+        let columns = columns.unwrap_or(0).max(1);
+        let activations = model.precision().activations();
+        Ok(LmSlots {
+            states: states.collect::<Result<_>>()?,
+            h: Tensor::zeros([slots, config.d_model], DType::F32, device)?,
+            room: Tensor::zeros([slots, columns], activations, device)?,
+            logits: Tensor::zeros([slots, config.vocab_size], DType::F32, device)?,
+        })
+    }
+
+    /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On the
+    /// processor it allocates nothing where every mixer has a fused step, and a slot has the same bits among any others.
+    ///
+    /// # Shapes
+    /// tokens (S) of u32, each below vocab_size
+    ///
+    /// # Errors
+    /// Slots of another model; memory.
+    pub fn step(&self, tokens: &Tensor, slots: usize, at: &mut LmSlots) -> Result<()> {
+        self.embeddings.step(tokens, slots, &mut at.h)?;
+        for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
+            mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;
+        }
+        if at.h.device() == Device::Cpu && self.head.weight.lora.is_none() {
+            let h = at.h.view().first_rows(slots);
+            let logits = at.logits.view_mut()?.first_rows(slots);
+            return self
+                .head
+                .step(h, Some(self.norm_f.lowered()?), logits, false);
+        }
+        let activations = self.norm_f.weight.precision().activations();
+        let h = at.h.narrow(0..slots)?.into();
+        let logits = self
+            .head
+            .forward(&self.norm_f.forward(&h, None, activations)?.y)?;
+        Ok(at.logits.put(0, cast(&logits, DType::F32)?.tensor()?)?)
+    }
+}
+
+impl LmSlots {
+    /// S.
+    pub fn count(&self) -> usize {
+        self.h.shape()[0]
+    }
+
+    /// The logits that the last step left: (S, vocab_size) of f32.
+    pub fn logits(&self) -> &Tensor {
+        &self.logits
+    }
+
+    /// Has a slot go on from here; the others stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::State`] for the state of another model, or tensors that do not fit.
+    pub fn put(&mut self, slot: usize, row: &StateRow) -> Result<()> {
+        let count = |layers: &[Vec<Tensor>]| layers.iter().map(Vec::len).sum::<usize>();
+        let (expected, found) = (count(&self.states), count(&row.layers));
+        if expected != found {
+            return Err(Error::State {
+                what: "tensors",
+                expected,
+                found,
+            });
+        }
+        let states = self.states.iter_mut().flatten();
+        for (all, own) in states.zip(row.layers.iter().flatten()) {
+            all.put(slot, own)?;
+        }
+        Ok(())
+    }
+
+    /// What is remembered of the sequence in a slot.
+    ///
+    /// # Errors
+    /// A slot that there is not; memory.
+    pub fn row(&self, slot: usize) -> Result<StateRow> {
+        let layers = self.states.iter().map(|layer| {
+            let own = layer.iter().map(|all| Ok(all.narrow(slot..slot + 1)?));
+            own.collect::<Result<Vec<_>>>()
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(StateRow { layers })
+    }
+}
