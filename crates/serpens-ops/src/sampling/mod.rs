@@ -29,12 +29,15 @@
 //! are not drawn.
 //!
 //! # Shapes
-//! Logits (vocabulary) of f32, of fewer than 2²⁴ tokens. Each slot has its own options, history and random stream. A slot whose logits are broken (NaN, +∞, or
+//! Logits (slots, vocabulary), f32, on a GPU f32 or bf16; the vocabulary has fewer than 2²⁴ tokens, on a GPU at most
+//! [`MOST_TOKENS`]. Each slot has its own options, history and random stream. A slot whose logits are broken (NaN, +∞, or
 //! nothing but −∞) fails alone: see [`Broken`].
 
 pub mod cpu;
+mod cuda;
 mod operands;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use operands::{BadOption, Broken, History, SampleOptions, WINDOW};
+pub use cuda::{DeviceSampler, MOST_TOKENS};
+pub use operands::{BadOption, Broken, History, SampleOptions, WINDOW, token};

@@ -148,6 +148,12 @@ pub enum Broken {
     Empty,
 }
 
+impl Broken {
+    /// What a GPU writes in place of a token.
+    pub(super) const CODES: [(u32, Self); 2] =
+        [(u32::MAX, Broken::Nan), (u32::MAX - 1, Broken::NotFinite)];
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -159,3 +165,14 @@ impl fmt::Display for Broken {
 }
 
 impl std::error::Error for Broken {}
+
+/// What a GPU drew: a token, or that there was none to draw.
+///
+/// # Errors
+/// [`Broken`].
+pub fn token(drawn: u32) -> Result<u32, Broken> {
+    match Broken::CODES.iter().find(|(code, _)| *code == drawn) {
+        Some((_, broken)) => Err(*broken),
+        None => Ok(drawn),
+    }
+}

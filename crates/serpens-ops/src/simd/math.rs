@@ -39,20 +39,16 @@ pub(crate) fn clamp<S: Simd>(s: S, x: S::f32s, [low, high]: [f32; 2]) -> S::f32s
     }
 }
 
-/// 2^f for |f| ≤ ½.
-#[inline(always)]
-fn exp2_fraction<S: Simd>(s: S, f: S::f32s) -> S::f32s {
-    let coefficients = [
-        1.0,
-        std::f32::consts::LN_2,
-        0.240_226_46,
-        0.055_503_286,
-        0.009_618_489,
-        0.001_339_993_1,
-        0.000_153_458_12,
-    ];
-    polynomial(s, f, coefficients)
-}
+/// The coefficients of 2^f for |f| ≤ ½.
+pub(crate) const EXP2: [f32; 7] = [
+    1.0,
+    std::f32::consts::LN_2,
+    0.240_226_46,
+    0.055_503_286,
+    0.009_618_489,
+    0.001_339_993_1,
+    0.000_153_458_12,
+];
 
 /// How far from 0 the exponents of [`exp2_product`] may lie: the nearer the faster.
 pub mod range {
@@ -89,7 +85,7 @@ pub fn exp2_product<S: Simd, const RANGE: u8>(
     let shifted = any(s.mul_add_f32s(x, a, round), [low, high]);
     let fraction = s.mul_add_f32s(x, a, s.sub_f32s(round, shifted));
     let fraction = s.mul_add_f32s(x, rest, any(fraction, [-1.0, 1.0]));
-    let mantissa = exp2_fraction(s, any(fraction, [-1.0, 1.0]));
+    let mantissa = polynomial(s, any(fraction, [-1.0, 1.0]), EXP2);
     // Far away the fraction is one no more, but its polynomial is still positive and finite: 0 or ∞ times that.
     let shifted = if RANGE == range::FAR {
         s.min_f32s(s.splat_f32s(high), s.max_f32s(s.splat_f32s(low), shifted))

@@ -7,17 +7,15 @@ mod weight;
 
 use candidates::{Candidate, keep_largest, reach};
 use maxima::Maxima;
-#[cfg(test)]
-pub(super) use weight::FIXED;
-pub(super) use weight::{Law, Weights, fixed, scaled};
+pub(super) use weight::{FIXED, Law, Weights, fixed, scaled};
 use weight::{STRETCH, Sums, drawable};
 
 use super::{BadOption, Broken, History, SampleOptions, WINDOW};
 use crate::simd::dispatch;
 
 /// Candidates that top-p looks among first; it takes [`MORE`] times as many where they are too few.
-const FEW: usize = 64;
-const MORE: usize = 8;
+pub(super) const FEW: usize = 64;
+pub(super) const MORE: usize = 8;
 
 /// Draws the tokens of one sequence; keeps its scratch, so that nothing is allocated per token.
 pub struct Sampler {

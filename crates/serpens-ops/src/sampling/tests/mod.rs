@@ -1,5 +1,7 @@
 mod boundaries;
+pub(crate) mod devices;
 mod distribution;
+mod emulation;
 mod properties;
 mod reference;
 

@@ -43,7 +43,8 @@ pub(super) fn weights(options: &SampleOptions, x: &[f32], isa: Isa) -> Vec<u64> 
     weights.into_iter().map(fixed).collect()
 }
 
-fn case() -> impl Strategy<Value = (Vec<f32>, SampleOptions, Before, [u64; 3])> {
+/// Logits, options, the tokens before and some numbers.
+pub(super) fn case() -> impl Strategy<Value = (Vec<f32>, SampleOptions, Before, [u64; 3])> {
     logits().prop_flat_map(|logits| {
         let tokens = logits.len() as u32;
         (

@@ -21,6 +21,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::optimizer::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,
+    crate::sampling::tests::devices::run_all,
     crate::selective_scan::tests::devices::run_all,
     crate::softmax::tests::devices::run_all,
 ];

@@ -37,6 +37,7 @@ operations! {
     optimizer: run_all,
     reduce: run_all,
     rms_norm: run_all,
+    sampling: run_all,
     selective_scan: run_small,
     softmax: run_all,
 }
