@@ -3,7 +3,8 @@
 //! x: (rows, d_in), W: (d_out, d_in) row by row as checkpoints hold it, b: (d_out), y: (rows, d_out), all f32; x, y and
 //! their gradients may be columns of wider rows. dx = dy W, dW = dyᵀ x, db = Σ_rows dy.
 //!
-//! On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and
+//! On the processor W may be bf16 where no gradient is asked for: its values are widened, which is exact, and all else is
+//! as in f32. On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and
 //! dW, b and db are f32.
 
 pub mod cpu;
@@ -11,8 +12,8 @@ pub mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serpens_core::tape::BackwardContext;
-use serpens_core::{Device, Error, Result, Tensor, Var, View, ViewMut};
+use serpens_core::tape::{BackwardContext, tracked};
+use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 
 use crate::quantized_linear::Packed;
 use crate::record::record;
@@ -49,19 +50,24 @@ pub fn linear(
     if x.shape().is_empty() || x.shape().cols() != inputs {
         return Err(Error::shape(OP, "x", format!("(…, {inputs})"), x.shape()));
     }
-    let device = weight.tensor()?.device();
+    let (device, operands) = (weight.device(), [Some(x), Some(weight), bias]);
+    if device == Device::Cpu && weight.dtype() == DType::BF16 && tracked(&operands) {
+        return Err(Error::NoGradient {
+            op: "linear with a weight in bf16 on the processor",
+        });
+    }
     let mut y = Tensor::empty(x.shape().with_cols(outputs), x.dtype(), device)?;
     match device {
         Device::Cpu => {
             let bias = bias.map(check::values).transpose()?;
-            cpu::forward(x.mat()?, check::values(weight)?, bias, y.mat_mut()?);
+            let weight = Weight::Plain(weight.view());
+            cpu::step(x.mat()?, weight, bias, y.mat_mut()?, false)?;
         }
         Device::Cuda(_) => {
             let bias = bias.map(Var::view);
             cuda::forward(x.view(), weight.view(), bias, y.view_mut()?, products)?;
         }
     }
-    let operands = [Some(x), Some(weight), bias];
     let keep = || (x.detach(), weight.detach(), products);
     record(OP, &operands, y, keep, backward)
 }

@@ -157,6 +157,19 @@ pub fn store<S: Simd>(s: S, x: &mut [f32], v: S::f32s) {
     }
 }
 
+/// Asks for the cache line of an address, which need not be valid, to be brought from memory; does nothing where the
+/// processor cannot be asked.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which changes nothing but the caches.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A type that weights are stored in, with lanes of f32.
 pub trait Stored: Element {
     /// The first `S::F32_LANES` values of `x`; where `x` is shorter, the missing lanes are zero.

@@ -2,3 +2,4 @@ pub(crate) mod devices;
 mod gradcheck;
 mod properties;
 pub(crate) mod reference;
+mod step;

@@ -1,13 +1,16 @@
 //! Matrix products by the `gemm` crate, and a product of our own for the few rows of decoding.
 
+mod few_rows;
+
 use gemm::Parallelism;
-use serpens_core::{Mat, MatMut, Result};
+use serpens_core::{DType, Mat, MatMut, Result, bf16};
 
 use super::Weight;
 use crate::shared::scratch::with_scratch;
 use crate::shared::tasks::{SMALL, for_each_task};
-use crate::simd::{self, Simd, WithSimd, load};
+use crate::simd::{self, Simd, Stored, WithSimd, store};
 use crate::{quantized_linear, rms_norm};
+use few_rows::few_rows;
 
 /// Multiplications below which a product stays on the calling thread.
 const SMALL_PRODUCT: usize = 50_000;
@@ -36,6 +39,9 @@ pub(super) fn step(
     accumulate: bool,
 ) -> Result<()> {
     match w {
+        Weight::Plain(w) if w.dtype() == DType::BF16 => {
+            plain(x, w.mat_of::<bf16>()?, b, y, accumulate);
+        }
         Weight::Plain(w) => plain(x, w.mat()?, b, y, accumulate),
         Weight::Packed(w) => quantized_linear::cpu::product(x, w, b, y, accumulate),
     }
@@ -54,7 +60,7 @@ pub(super) fn normalised<R>(x: Mat, w: &[f32], eps: f32, f: impl FnOnce(Mat) -> 
 }
 
 /// y = x Wᵀ + b, added to what y holds where `accumulate`.
-fn plain(x: Mat, w: Mat, b: Option<&[f32]>, mut y: MatMut, accumulate: bool) {
+fn plain<T: Weights>(x: Mat, w: Mat<T>, b: Option<&[f32]>, mut y: MatMut, accumulate: bool) {
     let (rows, d_in, d_out) = (x.rows(), x.cols(), y.cols());
     assert_eq!(y.rows(), rows, "rows");
     assert_eq!((w.rows(), w.cols()), (d_out, d_in), "weight");
@@ -65,8 +71,71 @@ fn plain(x: Mat, w: Mat, b: Option<&[f32]>, mut y: MatMut, accumulate: bool) {
     if let Some(b) = b {
         start_rows(&mut y, b, accumulate);
     }
-    let accumulate = accumulate || b.is_some();
-    product(Operand::plain(x), Operand::transposed(w), y, accumulate);
+    T::many_rows(x, w, y, accumulate || b.is_some());
+}
+
+/// A type of W.
+trait Weights: Stored {
+    /// y = x Wᵀ, added to what y holds where `accumulate`.
+    fn many_rows(x: Mat, w: Mat<Self>, y: MatMut, accumulate: bool);
+}
+
+impl Weights for f32 {
+    fn many_rows(x: Mat, w: Mat, y: MatMut, accumulate: bool) {
+        product(Operand::plain(x), Operand::transposed(w), y, accumulate);
+    }
+}
+
+/// Values of W that are widened at a time: what the cache holds besides x.
+const WIDE: usize = 1 << 18;
+
+impl Weights for bf16 {
+    fn many_rows(x: Mat, w: Mat<bf16>, mut y: MatMut, accumulate: bool) {
+        let (d_in, d_out) = (w.cols(), w.rows());
+        let most = (WIDE / d_in.max(1)).max(16);
+        for from in (0..d_out).step_by(most) {
+            let outputs = most.min(d_out - from);
+            with_scratch(outputs * d_in, |wide| {
+                widen(w, from, MatMut::new(&mut *wide, outputs, d_in, d_in, 0));
+                // SAFETY: the columns `from..from + outputs` of y, which is borrowed uniquely.
+                let y = unsafe {
+                    MatMut::from_raw(y.as_mut_ptr().add(from), x.rows(), outputs, y.stride())
+                };
+                let wide = Mat::new(wide, outputs, d_in, d_in, 0);
+                product(Operand::plain(x), Operand::transposed(wide), y, accumulate);
+            });
+        }
+    }
+}
+
+/// The rows of W from `from` on, as many as `wide` has.
+fn widen(w: Mat<bf16>, from: usize, wide: MatMut) {
+    let (rows, cols) = (wide.rows(), wide.cols());
+    let block = (SMALL / cols.max(1)).max(1);
+    for_each_task(rows * cols, rows.div_ceil(block), |task| {
+        for r in task * block..rows.min((task + 1) * block) {
+            let x = w.row(from + r);
+            // SAFETY: each task has its own rows.
+            let y = unsafe { wide.part(r, 0, cols) };
+            simd::dispatch(Widen { x, y });
+        }
+    });
+}
+
+struct Widen<'a> {
+    x: &'a [bf16],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        for c in (0..self.x.len()).step_by(S::F32_LANES) {
+            store(s, &mut self.y[c..], bf16::lanes(s, &self.x[c..]));
+        }
+    }
 }
 
 /// Sets every row of y to `b`, which the product is then added to, or adds it where `accumulate`.
@@ -181,110 +250,5 @@ fn product(a: Operand, b: Operand, mut y: MatMut, accumulate: bool) {
             false,
             parallelism,
         );
-    }
-}
-
-/// Rows of W of one task: at usual widths they stay in the second-level cache while all rows of x meet them.
-const TASK_OUTPUTS: usize = 16;
-
-/// The forward pass for few rows: W is read once, in order, and nothing is packed.
-fn few_rows(x: Mat, w: Mat, b: Option<&[f32]>, y: MatMut, accumulate: bool) {
-    let (d_in, d_out) = (x.cols(), y.cols());
-    let tasks = d_out.div_ceil(TASK_OUTPUTS);
-    // A multiplication out of the cache takes about an eighth of the time of a value that comes from memory and goes
-    // there.
-    for_each_task(x.rows() * d_in * d_out / 8, tasks, |task| {
-        let from = task * TASK_OUTPUTS;
-        let to = d_out.min(from + TASK_OUTPUTS);
-        simd::dispatch(DotProducts {
-            x,
-            w,
-            b,
-            y: &y,
-            accumulate,
-            from,
-            to,
-        });
-    });
-}
-
-/// y\[r, o\] = ⟨x\[r\], w\[o\]⟩ + b\[o\] for the o in `from..to`, which are this task's own; added to what y holds where
-/// `accumulate`.
-#[derive(Clone, Copy)]
-struct DotProducts<'a> {
-    x: Mat<'a>,
-    w: Mat<'a>,
-    b: Option<&'a [f32]>,
-    y: &'a MatMut<'a>,
-    accumulate: bool,
-    from: usize,
-    to: usize,
-}
-
-impl WithSimd for DotProducts<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let rows = self.x.rows();
-        for r in (0..rows).step_by(4) {
-            match rows - r {
-                1 => self.group::<S, 1>(s, r),
-                2 => self.group::<S, 2>(s, r),
-                3 => self.group::<S, 3>(s, r),
-                _ => self.group::<S, 4>(s, r),
-            }
-        }
-    }
-}
-
-impl DotProducts<'_> {
-    /// The R rows from `r` on.
-    #[inline(always)]
-    fn group<S: Simd, const R: usize>(self, s: S, r: usize) {
-        let x = std::array::from_fn(|i| self.x.row(r + i));
-        // SAFETY: these columns belong to this task alone, and the rows differ.
-        let mut y = std::array::from_fn(|i| unsafe { self.y.part(r + i, self.from, self.to) });
-        let mut o = 0;
-        while o + 4 <= self.to - self.from {
-            self.dots::<S, R, 4>(s, x, &mut y, o);
-            o += 4;
-        }
-        while o < self.to - self.from {
-            self.dots::<S, R, 1>(s, x, &mut y, o);
-            o += 1;
-        }
-    }
-
-    /// The O outputs from `from + o` on, of R rows.
-    #[inline(always)]
-    fn dots<S: Simd, const R: usize, const O: usize>(
-        self,
-        s: S,
-        x: [&[f32]; R],
-        y: &mut [&mut [f32]; R],
-        o: usize,
-    ) {
-        let (first, d_in) = (self.from + o, self.x.cols());
-        let w: [&[f32]; O] = std::array::from_fn(|i| self.w.row(first + i));
-        let mut sums = [[s.splat_f32s(0.0); O]; R];
-        for c in (0..d_in).step_by(S::F32_LANES) {
-            let mut weights = [s.splat_f32s(0.0); O];
-            for (weight, w) in weights.iter_mut().zip(w) {
-                *weight = load(s, &w[c..]);
-            }
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x = load(s, &x[c..]);
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = s.mul_add_f32s(x, weight, *sum);
-                }
-            }
-        }
-        for (y, sums) in y.iter_mut().zip(sums) {
-            for (i, sum) in sums.into_iter().enumerate() {
-                let dot = s.reduce_sum_f32s(sum) + self.b.map_or(0.0, |b| b[first + i]);
-                y[o + i] = if self.accumulate { y[o + i] + dot } else { dot };
-            }
-        }
     }
 }
