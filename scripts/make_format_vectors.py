@@ -1,10 +1,11 @@
 """Writes the reference files of serpens-formats' tests: halves as NumPy rounds them, GGUF files that the `gguf` package writes,
 and files that PyTorch writes; and blocks as `gguf` makes and reads them, for serpens-ops (tests/fixtures).
 
-Needs numpy, safetensors, gguf, torch:  python make_format_vectors.py OUT_DIR
+Needs numpy, safetensors, gguf, torch, and a library with ggml:  python make_format_vectors.py OUT_DIR LIBRARY
 """
 
 import argparse
+import ctypes
 import datetime
 import functools
 import pathlib
@@ -73,7 +74,21 @@ def blocks():
     for kind, count in ((Q.Q8_0, 24), (Q.Q4_0, 24), (Q.Q4_K, 6), (Q.Q6_K, 6)):
         stored = stored_blocks(kind, count)
         held[f"{kind.name}.blocks"], held[f"{kind.name}.values"] = stored, dequantize(stored, kind)
+    draws = (rng.normal, rng.laplace, rng.logistic, rng.uniform)
+    values = np.stack([draw(0, 2.0**e, 256) for e in (-8, -5, -2, 3) for draw in draws for _ in range(3)]).astype(np.float32)
+    held["searched"] = values
+    held["searched.q4_k"], held["searched.q6_k"] = searched(Q.Q4_K, values), searched(Q.Q6_K, values)
     save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, out / "blocks.safetensors")
+
+
+def searched(kind, values):
+    """Blocks as llama.cpp makes them."""
+    number, (of, size) = kind.value, gguf.GGML_QUANT_SIZES[kind]
+    library = ctypes.CDLL(sys.argv[2])  # one that has ggml, such as xllamacpp's
+    out, pointer = np.zeros(values.size // of * size, np.uint8), ctypes.c_void_p
+    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, pointer]
+    library.ggml_quantize_chunk(number, values.ctypes.data, out.ctypes.data, 0, values.size // of, of, None)
+    return out
 
 
 def gguf_files():

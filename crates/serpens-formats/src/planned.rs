@@ -16,7 +16,7 @@ pub struct Planned {
     pub name: String,
     /// Its shape, which is also that of the value to come.
     pub shape: Shape,
-    /// How its values are stored. A value in f32 can be in any of F32, F16, BF16, Q8_0 and Q4_0; others as they are.
+    /// How its values are stored. A value in f32 can be in any of F32, F16, BF16 and blocks; others as they are.
     pub encoding: Encoding,
 }
 

@@ -275,7 +275,7 @@ fn what_cannot_be_written_says_why_and_leaves_no_file() {
         ),
         (
             [1, 256].into(),
-            Encoding::Blocks(Blocks::Q6_K),
+            Encoding::F64,
             Fault::Unplanned(
                 "a".into(),
                 Box::new([1, 256].into()),

@@ -60,7 +60,7 @@ pub(crate) fn encoder(encoding: Encoding) -> Option<Encoder> {
             let finite = |b| bf16::from_le_bytes(b).is_finite();
             encode_each(values, bytes, |x| bf16::from_f32(x).to_le_bytes(), finite)
         },
-        Encoding::Blocks(kind) => return blocks::encoder(kind),
+        Encoding::Blocks(kind) => blocks::encoder(kind),
         _ => return None,
     })
 }

@@ -55,10 +55,7 @@ impl Packed {
         let values = values.as_slice::<f32>()?;
         let (of_block, bytes_of_block) = (blocks.values(), blocks.bytes());
         let mut bytes = vec![0; values.len() / of_block * bytes_of_block];
-        let Some(encode) = blocks::encoder(blocks) else {
-            let (op, what) = ("quantize", "an encoder of these blocks");
-            return Err(Error::Missing { op, what });
-        };
+        let encode = blocks::encoder(blocks);
         let tasks = bytes
             .par_chunks_mut(TASK * bytes_of_block)
             .zip(values.par_chunks(TASK * of_block));

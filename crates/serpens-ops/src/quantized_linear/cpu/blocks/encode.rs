@@ -2,19 +2,22 @@
 
 use half::f16;
 
+use super::search;
+use super::{encode_q4_k::Q4K, encode_q6_k::Q6K};
 use crate::quantized_linear::Blocks;
 
 /// What writes the values of whole blocks, and says whether they can hold them all: a scale must be finite, as one
 /// value that is not would spoil the others.
 pub type Encoder = fn(&[f32], &mut [u8]) -> bool;
 
-/// The encoder of a kind of blocks that is made.
-pub fn encoder(kind: Blocks) -> Option<Encoder> {
-    Some(match kind {
+/// The encoder of a kind of blocks.
+pub fn encoder(kind: Blocks) -> Encoder {
+    match kind {
         Blocks::Q8_0 => |values, bytes| blocks::<34>(values, bytes, q8_0),
         Blocks::Q4_0 => |values, bytes| blocks::<18>(values, bytes, q4_0),
-        Blocks::Q4_K | Blocks::Q6_K => return None,
-    })
+        Blocks::Q4_K => search::blocks::<Q4K>,
+        Blocks::Q6_K => search::blocks::<Q6K>,
+    }
 }
 
 /// Blocks of 32 values and `BYTES` bytes, of which the first two are the scale.
