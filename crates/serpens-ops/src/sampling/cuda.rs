@@ -42,7 +42,6 @@ kernel_params! {
     /// What a slot's sequence is drawn by, and its history, which the kernel goes on with.
     struct Slot {
         nucleus: u64,
-        least: u64,
         drawn: u64, // place in the random stream
         bias: DevicePtr as "const float*", // (vocabulary), or null
         counts: DevicePtr as "u32*", // (vocabulary), of tokens that were drawn, or null
@@ -52,6 +51,7 @@ kernel_params! {
         repetition: f32,
         presence: f32,
         frequency: f32,
+        floor: f32, // least weight that can be drawn
         top_k: u32,
         greedy: u32,
         active: u32,
@@ -138,7 +138,6 @@ impl DeviceSampler {
         let law = Law::new(options);
         let record = Slot {
             nucleus: law.nucleus,
-            least: law.least,
             drawn,
             bias: address(&bias),
             counts: address(&counts),
@@ -148,6 +147,7 @@ impl DeviceSampler {
             repetition: options.repetition_penalty,
             presence: options.presence_penalty,
             frequency: options.frequency_penalty,
+            floor: law.floor(),
             top_k: u32::try_from(options.top_k).unwrap_or(0),
             greedy: u32::from(options.temperature == 0.0),
             active: 1,

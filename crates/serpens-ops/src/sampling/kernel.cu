@@ -19,8 +19,8 @@ constexpr float ROUND = 12582912.0f;
 
 // Ordered as x is, the same of both zeros; the largest of NaN.
 __device__ __forceinline__ u32 key(float x) {
-    u32 bits = x == 0.0f ? 0 : __float_as_uint(x);
-    bits ^= (int)bits < 0 ? ALL : 1u << 31;
+    u32 bits = __float_as_uint(__fadd_rn(x, 0.0f));
+    bits ^= (u32)((int)bits >> 31) | 1u << 31;
     return x != x ? ALL : bits;
 }
 __device__ __forceinline__ float value(u32 key) {
@@ -30,11 +30,11 @@ __device__ __forceinline__ u64 rank(float x, int token) {
     return (u64)key(x) << PLACE | (u64)(MOST_TOKENS - 1 - token);
 }
 
-// 2^((x - max) · log2 e / T) in fixed point.
+// 2^((x - max) · log2 e / T).
 struct Weight {
     float scale, rest, lowest, max;
 
-    __device__ __forceinline__ u64 operator()(float x) const {
+    __device__ __forceinline__ float operator()(float x) const {
         float distance = fmaxf(lowest, __fsub_rn(x, max));
         float shifted = __fmaf_rn(distance, scale, ROUND);
         float f = __fmaf_rn(distance, scale, __fsub_rn(ROUND, shifted));
@@ -46,8 +46,36 @@ struct Weight {
         power = __fmaf_rn(power, f, __int_as_float(EXP2_2));
         power = __fmaf_rn(power, f, __int_as_float(EXP2_1));
         power = __fmaf_rn(power, f, __int_as_float(EXP2_0));
-        float weight = __uint_as_float(__float_as_uint(power) + (__float_as_uint(shifted) << 23));
-        return __float2ull_rn(__fmul_rn(weight, (float)(1ull << FIXED)));
+        return __uint_as_float(__float_as_uint(power) + (__float_as_uint(shifted) << 23));
+    }
+};
+
+// A weight in fixed point: to the nearest integer, of two the even one.
+__device__ __forceinline__ u64 fixed(float weight) {
+    return __float2ull_rn(__fmul_rn(weight, (float)(1ull << FIXED)));
+}
+
+// A sum of weights in fixed point, each rounded as `fixed` does it: of halves that sums of floats leave in their lowest
+// bits, the upper one rounded to the nearest, the lower one what that left.
+struct Sum {
+    static constexpr int HALF = FIXED / 2;
+    // With these the last place is worth one of the half's.
+    static constexpr float UPPER = 1.5f * (float)(1 << (23 - HALF)), LOWER = 1.5f * (float)(1 << 23);
+    u32 upper = 0, lower = 0;
+    int count = 0;
+
+    __device__ __forceinline__ void add(float weight) {
+        float above = __fadd_rn(weight, UPPER);
+        float rest = __fsub_rn(weight, __fsub_rn(above, UPPER)); // exact
+        upper += __float_as_uint(above);
+        lower += __float_as_uint(__fmaf_rn(rest, (float)(1ull << FIXED), LOWER));
+        ++count;
+    }
+    // Over the lanes of a warp.
+    __device__ __forceinline__ u64 total() const {
+        u32 uppers = __reduce_add_sync(ALL, upper - count * __float_as_uint(UPPER));
+        int lowers = __reduce_add_sync(ALL, (int)(lower - count * __float_as_uint(LOWER)));
+        return ((u64)uppers << HALF) + (i64)lowers;
     }
 };
 
@@ -97,6 +125,13 @@ __device__ __forceinline__ float raw(const Logits& logits, int token) {
 __device__ __forceinline__ float logit(Shared& shared, int token) {
     float x = raw(shared.logits, token);
     return shared.logits.changed && token < shared.logits.vocabulary ? changed(shared, token, x) : x;
+}
+
+// NaN where one of them is.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float c;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
 }
 
 // ---- over the threads of a block; all take part
@@ -190,37 +225,57 @@ template <class Visit> __device__ __forceinline__ void each(Shared& shared, u32 
     }
 }
 
-// The rank of the largest logit; writes the segments' maxima.
+// The key of the largest logit, and a number that is larger the earlier the first segment is that has it; writes the
+// segments' maxima.
 __device__ __forceinline__ u64 top(Shared& shared) {
     u64 best = 0;
     each(shared, 0, [&](int segment, const float (&x)[EACH]) {
-        u32 largest = 0;
+        float max = x[0];
 #pragma unroll
-        for (int i = 0; i < EACH; ++i) {
-            best = max(best, rank(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32));
-            largest = max(largest, key(x[i]));
-        }
-        largest = __reduce_max_sync(ALL, largest);
+        for (int i = 1; i < EACH; ++i) max = max_or_nan(max, x[i]);
+        u32 largest = __reduce_max_sync(ALL, key(max));
         if (threadIdx.x % 32 == 0) shared.maxima[segment] = largest;
+        best = ::max(best, (u64)largest << PLACE | (u64)(BINS - 1 - segment));
     });
     return block_max(shared, best); // with the barrier that the maxima need
 }
 
-// Writes the sum of each segment's weights into its bin: of the tokens whose rank is `bound` at least, and that weigh
-// `least` at least.
-__device__ __forceinline__ void weigh(Shared& shared, u64 bound, u64 least) {
+// The first token with the largest logit, as `top` gives it.
+__device__ u32 first(Shared& shared, u64 best) {
+    int token = (BINS - 1 - (int)(best & (BINS - 1))) * SEGMENT + threadIdx.x % 32;
+    for (int i = 0; i < EACH; ++i, token += 32) {
+        u32 there = __ballot_sync(ALL, key(logit(shared, token)) == (u32)(best >> PLACE));
+        if (there) return token - threadIdx.x % 32 + __ffs(there) - 1;
+    }
+    return 0; // never
+}
+
+// Of whom the weights are summed: those whose rank is `bound` at least, and that weigh `floor` at least.
+struct Kept {
+    u64 bound;
+    float floor;
+
+    __device__ __forceinline__ bool operator()(float x, int token, float weight) const {
+        float last = value((u32)(bound >> PLACE));
+        int last_token = MOST_TOKENS - 1 - (int)(bound & (MOST_TOKENS - 1));
+        return (bound == 0 || x > last || (x == last && token <= last_token)) && weight >= floor;
+    }
+};
+
+// Writes the sum of each segment's weights into its bin.
+__device__ __forceinline__ void weigh(Shared& shared, Kept kept) {
     for (int i = threadIdx.x; i < BINS; i += THREADS) shared.bins[i] = 0;
     __syncthreads();
-    each(shared, (u32)(bound >> PLACE), [&](int segment, const float (&x)[EACH]) {
-        u64 sum = 0;
+    Weight weight = shared.weight;
+    each(shared, (u32)(kept.bound >> PLACE), [&](int segment, const float (&x)[EACH]) {
+        Sum sum;
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
-            u64 w = shared.weight(x[i]);
-            bool kept = w >= least && rank(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32) >= bound;
-            sum += kept ? w : 0;
+            float w = weight(x[i]);
+            sum.add(kept(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32, w) ? w : 0.0f);
         }
-        sum = warp_total(sum);
-        if (threadIdx.x % 32 == 0) shared.bins[segment] = sum;
+        u64 total = sum.total();
+        if (threadIdx.x % 32 == 0) shared.bins[segment] = total;
     });
     __syncthreads();
 }
@@ -284,13 +339,13 @@ __device__ u64 keep_largest(Shared& shared, u64 count) {
 
 // The last rank that top-p keeps of those from `least` on.
 __device__ u64 keep_nucleus(Shared& shared, u64 nucleus, u64 least) {
-    weigh(shared, least, 0);
+    weigh(shared, {least, 0.0f});
     u64 all = total(shared);
     u64 need = max(__umul64hi(nucleus, all) + (nucleus * all != 0), 1ull);
     for (u64 few = FEW; least == 0; few *= MORE) {
         u64 bound = bound_of(shared, few);
         if (bound == 0) break;
-        weigh(shared, bound, 0);
+        weigh(shared, {bound, 0.0f});
         if (total(shared) >= need) least = bound;
     }
     return reach(shared, need, least, [&](Digits give) {
@@ -298,7 +353,7 @@ __device__ u64 keep_nucleus(Shared& shared, u64 nucleus, u64 least) {
 #pragma unroll
             for (int i = 0; i < EACH; ++i) {
                 u64 rank = ::rank(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32);
-                if (rank >= least) give(rank, shared.weight(x[i]));
+                if (rank >= least) give(rank, fixed(shared.weight(x[i])));
             }
         });
     });
@@ -336,14 +391,14 @@ __device__ u64 random(const u32* key, u64 place) {
 }
 
 // The token of the segment in `bin` with which the sum of what can be drawn there reaches `left`.
-__device__ u32 draw_of_segment(Shared& shared, u64 bound, u64 least) {
+__device__ u32 draw_of_segment(Shared& shared, Kept kept) {
     if (threadIdx.x < 32) {
         u64 left = shared.left;
         int first = shared.bin * SEGMENT;
         for (int i = 0; i < EACH; ++i, first += 32) {
             float x = logit(shared, first + threadIdx.x);
-            u64 w = shared.weight(x);
-            u64 through = sum_through(w >= least && rank(x, first + threadIdx.x) >= bound ? w : 0);
+            float w = shared.weight(x);
+            u64 through = sum_through(kept(x, first + threadIdx.x, w) ? fixed(w) : 0);
             u64 all = __shfl_sync(ALL, through, 31);
             if (left <= all) {
                 u32 reaching = __ballot_sync(ALL, through >= left);
@@ -361,10 +416,11 @@ __device__ u32 draw(Shared& shared, const Slot& slot) {
     u64 bound = 0;
     if (slot.top_k > 0 && slot.top_k < shared.logits.vocabulary) bound = keep_largest(shared, slot.top_k);
     if (slot.nucleus > 0) bound = keep_nucleus(shared, slot.nucleus, bound);
-    weigh(shared, bound, slot.least);
+    Kept kept = {bound, slot.floor};
+    weigh(shared, kept);
     u64 number = shared.number;
     search(shared, __umul64hi(number, total(shared)) + 1);
-    return draw_of_segment(shared, bound, slot.least);
+    return draw_of_segment(shared, kept);
 }
 
 // Sets the bits of the tokens that are repeated.
@@ -384,7 +440,7 @@ __device__ float log_prob(Shared& shared, const float (&law)[3], u32 token) {
     __syncthreads();
     float max = value((u32)(top(shared) >> PLACE));
     if (threadIdx.x == 0) shared.weight = {law[0], law[1], law[2], max};
-    weigh(shared, 0, 0);
+    weigh(shared, {0, 0.0f});
     float sum = (float)((double)total(shared) / (double)(1ull << FIXED));
     return raw(shared.logits, token) - max - logf(sum);
 }
@@ -409,7 +465,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sampling_draw(const __grid
     if (!slot.greedy && threadIdx.x == THREADS - 32) shared.number = random(slot.key, slot.drawn);
     u64 best = top(shared);
     float max = value((u32)(best >> PLACE));
-    u32 token = MOST_TOKENS - 1 - (u32)(best & (MOST_TOKENS - 1));
+    u32 token;
     if (best >> PLACE == ALL) {
         token = (u32)BROKEN_NAN;
     } else if ((__float_as_uint(max) << 1) == 0xff000000u) {
@@ -417,6 +473,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) sampling_draw(const __grid
     } else if (!slot.greedy) {
         if (threadIdx.x == 0) shared.weight = {slot.scale, slot.rest, slot.lowest, max};
         token = draw(shared, slot); // whose first pass follows a barrier
+    } else {
+        token = first(shared, best);
     }
     bool drawn = token < p.vocabulary;
     float log = p.log_probs && drawn ? log_prob(shared, p.law, token) : 0.0f;

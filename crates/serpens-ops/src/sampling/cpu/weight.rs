@@ -41,6 +41,20 @@ impl Law {
         }
     }
 
+    /// The least weight that can be drawn, as a float.
+    pub fn floor(&self) -> f32 {
+        // The bits of floats that are not negative are in their order.
+        let (mut below, mut enough) = (0, 1.0_f32.to_bits());
+        while below < enough {
+            let middle = (below + enough) / 2;
+            match fixed(f32::from_bits(middle)) < self.least {
+                true => below = middle + 1,
+                false => enough = middle,
+            }
+        }
+        f32::from_bits(enough)
+    }
+
     /// The sum that the tokens kept by top-p reach, of all those sums to `total`.
     pub fn reached(&self, total: u64) -> u64 {
         let product = u128::from(self.nucleus) * u128::from(total);

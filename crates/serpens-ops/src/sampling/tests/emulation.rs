@@ -26,7 +26,7 @@ fn rank(x: f32, token: usize) -> u64 {
     u64::from(key(x)) << PLACE | ((1 << PLACE) - 1 - token as u64)
 }
 
-fn weight(law: Law, max: f32, x: f32) -> u64 {
+fn weight(law: Law, max: f32, x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let [scale, rest] = law.scale;
     let distance = law.lowest.max(x - max);
@@ -38,16 +38,38 @@ fn weight(law: Law, max: f32, x: f32) -> u64 {
         .rev()
         .copied()
         .reduce(|sum, c| sum.mul_add(f, c));
-    let power = power
-        .unwrap()
-        .to_bits()
-        .wrapping_add(shifted.to_bits() << 23);
-    // As the conversion of a GPU: to the nearest, of two the even one.
-    let (whole, rest) = {
-        let wide = f64::from(f32::from_bits(power)) * 2.0_f64.powi(FIXED as i32);
-        (wide.trunc() as u64, wide.fract())
-    };
+    let power = power.unwrap().to_bits();
+    f32::from_bits(power.wrapping_add(shifted.to_bits() << 23))
+}
+
+/// As the conversion of a GPU: to the nearest, of two the even one.
+fn fixed(weight: f32) -> u64 {
+    let wide = f64::from(weight) * 2.0_f64.powi(FIXED as i32);
+    let (whole, rest) = (wide.trunc() as u64, wide.fract());
     whole + u64::from(rest > 0.5 || rest == 0.5 && whole % 2 == 1)
+}
+
+/// A sum of weights in halves.
+#[derive(Default)]
+struct Sum {
+    upper: u32,
+    lower: i32,
+}
+
+impl Sum {
+    fn add(&mut self, weight: f32) {
+        const UPPER: f32 = 12.0;
+        const LOWER: f32 = 12_582_912.0;
+        let above = weight + UPPER;
+        let rest = weight - (above - UPPER);
+        let below = rest.mul_add(2.0_f32.powi(FIXED as i32), LOWER);
+        self.upper += above.to_bits() - UPPER.to_bits();
+        self.lower += below.to_bits() as i32 - LOWER.to_bits() as i32;
+    }
+
+    fn total(&self) -> u64 {
+        (u64::from(self.upper) << (FIXED / 2)).wrapping_add_signed(self.lower.into())
+    }
 }
 
 fn high(a: u64, b: u64) -> u64 {
@@ -86,15 +108,18 @@ impl Block<'_> {
         }
     }
 
-    fn weigh(&self, bound: u64, least: u64) -> Vec<u64> {
-        let mut bins = vec![0; BINS];
+    fn keeps(&self, bound: u64, floor: f32, token: usize, x: f32) -> bool {
+        rank(x, token) >= bound && weight(self.law, self.max, x) >= floor
+    }
+
+    fn weigh(&self, bound: u64, floor: f32) -> Vec<u64> {
+        let mut sums: Vec<Sum> = (0..BINS).map(|_| Sum::default()).collect();
         self.each(bound, |segment, token, x| {
-            let w = weight(self.law, self.max, x);
-            if w >= least && rank(x, token) >= bound {
-                bins[segment] += w;
+            if self.keeps(bound, floor, token, x) {
+                sums[segment].add(weight(self.law, self.max, x));
             }
         });
-        bins
+        sums.iter().map(Sum::total).collect()
     }
 
     fn items(&self, least: u64, weigh: impl Fn(f32) -> u64) -> Vec<(u64, u64)> {
@@ -124,27 +149,29 @@ impl Block<'_> {
             bound = reach(top_k, least, &self.items(least, |_| 1));
         }
         if self.law.nucleus > 0 {
-            let all: u64 = self.weigh(bound, 0).iter().sum();
+            let all: u64 = self.weigh(bound, 0.0).iter().sum();
             let low = self.law.nucleus.wrapping_mul(all);
             let need = (high(self.law.nucleus, all) + u64::from(low != 0)).max(1);
             let mut few = FEW as u64;
             while bound == 0 && self.bound_of(few) > 0 {
                 let least = self.bound_of(few);
-                if self.weigh(least, 0).iter().sum::<u64>() >= need {
+                if self.weigh(least, 0.0).iter().sum::<u64>() >= need {
                     bound = least;
                 }
                 few *= MORE as u64;
             }
-            let items = self.items(bound, |x| weight(self.law, self.max, x));
+            let items = self.items(bound, |x| fixed(weight(self.law, self.max, x)));
             bound = reach(need, bound, &items);
         }
-        let bins = self.weigh(bound, self.law.least);
+        let floor = self.law.floor();
+        let bins = self.weigh(bound, floor);
         let total = bins.iter().sum();
         let (bin, mut left, _) = search(&bins, high(number, total) + 1);
         for (token, x) in (bin * SEGMENT..).zip(self.x.chunks(SEGMENT).nth(bin).unwrap()) {
-            let w = weight(self.law, self.max, *x);
-            let kept = w >= self.law.least && rank(*x, token) >= bound;
-            let w = if kept { w } else { 0 };
+            let w = match self.keeps(bound, floor, token, *x) {
+                true => fixed(weight(self.law, self.max, *x)),
+                false => 0,
+            };
             if left <= w {
                 return token;
             }
@@ -213,6 +240,27 @@ proptest! {
             let drawn = sampler.sample(&logits, &history, number);
             prop_assert_eq!(drawn, sample(&options, &x, number));
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn sums_in_halves_are_those_of_rounded_weights(weights in prop::collection::vec(
+        prop_oneof![0.0_f32..=1.0, (0..60_i32).prop_map(|n| 2.0_f32.powi(-n)), 0.0_f32..1e-9], 0..128,
+    )) {
+        let mut sum = Sum::default();
+        weights.iter().for_each(|weight| sum.add(*weight));
+        prop_assert_eq!(sum.total(), weights.iter().map(|weight| fixed(*weight)).sum::<u64>());
+    }
+
+    #[test]
+    fn the_floor_is_the_least_float_that_can_be_drawn(
+        min_p in prop_oneof![0.0_f32..1.0, 0.0_f32..1e-11, Just(0.0)],
+    ) {
+        let options = SampleOptions { min_p, ..SampleOptions::default() };
+        let (law, floor) = (Law::new(&options), Law::new(&options).floor());
+        prop_assert!(fixed(floor) >= law.least);
+        prop_assert!(floor == 0.0 || fixed(floor.next_down()) < law.least);
     }
 }
 
