@@ -1,9 +1,9 @@
 //! Threads for work that comes in many short rounds: the steps of decoding, where waking threads anew for each of a
 //! hundred small tasks would take longer than these.
 //!
-//! A round is a number of claims. One word holds how many there are and how many were taken, so that taking one is one
-//! addition, and nobody is waited for but who took one: a thread that the system has put aside between rounds holds
-//! nobody up.
+//! A round is a number of tasks. One word holds how many there are and how many were taken, a part of what is left at a
+//! time, so that parts are few and the last ones small. Nobody is waited for but who took some: a thread that the system
+//! has put aside between rounds holds nobody up.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::{hint, mem, ptr};
 
-/// Claims of a round for each thread: enough that one which is held up leaves its share to others.
-const CLAIMS: usize = 8;
+/// A thread takes what is left, divided by the threads and this.
+const SHARE: usize = 2;
 /// How often a thread looks for work before it offers its processor to others, and how often it does that before it
-/// sleeps: some tens of microseconds each.
-const SPINS: usize = 1 << 10;
+/// sleeps: a hundred microseconds or some. Who offers it on a busy machine has it back after milliseconds.
+const SPINS: usize = 1 << 12;
 const YIELDS: usize = 1 << 6;
 
 thread_local! {
@@ -37,12 +37,15 @@ pub struct Team {
 struct Apart<T>(T);
 
 struct Shared {
-    /// Claims of the round in the upper half, those that were taken in the lower one, which may go beyond.
-    claims: Apart<AtomicU64>,
-    /// Claims that were done.
+    /// Tasks of the round in the upper half, those that were taken in the lower one.
+    tasks: Apart<AtomicU64>,
+    /// Tasks that were done.
     done: Apart<AtomicUsize>,
-    /// Written by who entered while no claim is left, read by who took one.
-    round: UnsafeCell<Round>,
+    /// Of the round; borrowed for less long: until all tasks are done. Written by who entered while no task is left,
+    /// read by who took one.
+    task: UnsafeCell<&'static (dyn Fn(usize) + Sync)>,
+    /// What is left is taken in so many parts.
+    parts: usize,
     /// Members that sleep or are about to.
     asleep: AtomicUsize,
     ended: AtomicBool,
@@ -50,29 +53,17 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// Tasks in claims of as many, one behind the other.
-#[derive(Clone, Copy)]
-struct Round {
-    /// Borrowed for less long: until all claims are done.
-    task: &'static (dyn Fn(usize) + Sync),
-    tasks: usize,
-    of_claim: usize,
-}
-
-// SAFETY: `round` is written and read as its field says, and holds what may be shared.
+// SAFETY: `task` is written and read as its field says, and is what may be shared.
 unsafe impl Sync for Shared {}
 
 impl Team {
     /// This many threads with the one that enters. Fewer where the system gives no more.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            claims: Apart(AtomicU64::new(0)),
+            tasks: Apart(AtomicU64::new(0)),
             done: Apart(AtomicUsize::new(0)),
-            round: UnsafeCell::new(Round {
-                task: &|_| (),
-                tasks: 0,
-                of_claim: 1,
-            }),
+            task: UnsafeCell::new(&|_| ()),
+            parts: SHARE * threads.max(1),
             asleep: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -109,30 +100,24 @@ impl Team {
 
     /// Runs `task(0..tasks)`, some on each thread.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let most = CLAIMS * (self.members.len() + 1);
-        let of_claim = tasks.div_ceil(most);
-        let claims = tasks.div_ceil(of_claim);
+        let most = u32::MAX as usize;
+        if tasks > most {
+            self.run(most, task);
+            return self.run(tasks - most, &|i| task(most + i));
+        }
         let shared = &*self.shared;
         shared.done.0.store(0, Ordering::Relaxed);
-        // SAFETY: this function does not return before all of this round's claims are done.
+        // SAFETY: this function does not return before all of this round's tasks are done.
         let task = unsafe {
             mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task)
         };
-        let round = Round {
-            task,
-            tasks,
-            of_claim,
-        };
-        // SAFETY: all claims of the last round were done, and none can be taken: nobody reads it.
-        unsafe { *shared.round.get() = round };
-        shared
-            .claims
-            .0
-            .store((claims as u64) << 32, Ordering::SeqCst);
+        // SAFETY: all tasks of the last round were done, and none can be taken: nobody reads it.
+        unsafe { *shared.task.get() = task };
+        shared.tasks.0.store((tasks as u64) << 32, Ordering::SeqCst);
         self.wake();
         while shared.take() {}
         let mut looks = 0;
-        while shared.done.0.load(Ordering::Acquire) < claims {
+        while shared.done.0.load(Ordering::Acquire) < tasks {
             wait(&mut looks);
         }
         let panic = || {
@@ -170,34 +155,35 @@ fn wait(looks: &mut usize) -> bool {
 }
 
 impl Shared {
-    fn is_left(&self) -> bool {
-        let claims = self.claims.0.load(Ordering::SeqCst);
-        (claims as u32) < (claims >> 32) as u32
+    /// The word of the tasks, the first that is left, and how many are.
+    fn left(&self) -> (u64, usize, usize) {
+        let word = self.tasks.0.load(Ordering::SeqCst);
+        let (taken, all) = (word as u32 as usize, (word >> 32) as usize);
+        (word, taken, all - taken)
     }
 
-    /// Takes a claim and does it; false where none is left.
+    /// Takes some tasks and does them; false where none is left.
     fn take(&self) -> bool {
-        if !self.is_left() {
-            return false;
-        }
-        let claims = self.claims.0.fetch_add(1, Ordering::AcqRel);
-        let (claim, all) = (claims as u32, (claims >> 32) as u32);
-        if claim >= all {
-            return false;
-        }
-        // SAFETY: the round of this claim was written before it could be taken, and stays until it is done.
-        let Round {
-            task,
-            tasks,
-            of_claim,
-        } = unsafe { *self.round.get() };
-        let first = claim as usize * of_claim;
-        let run = || (first..tasks.min(first + of_claim)).for_each(task);
+        let (first, count) = loop {
+            let (word, first, left) = self.left();
+            if left == 0 {
+                return false;
+            }
+            let count = left.div_ceil(self.parts);
+            let (taken, order) = (word + count as u64, Ordering::AcqRel);
+            let tasks = &self.tasks.0;
+            if (tasks.compare_exchange_weak(word, taken, order, Ordering::Relaxed)).is_ok() {
+                break (first, count);
+            }
+        };
+        // SAFETY: it was written before these tasks could be taken, and stays until they are done.
+        let task = unsafe { *self.task.get() };
+        let run = || (first..first + count).for_each(task);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
             let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(panic);
         }
-        self.done.0.fetch_add(1, Ordering::Release);
+        self.done.0.fetch_add(count, Ordering::Release);
         true
     }
 
@@ -210,7 +196,7 @@ impl Shared {
             } else if wait(&mut looks) {
                 self.asleep.fetch_add(1, Ordering::SeqCst);
                 // Who makes a round after this sees that somebody sleeps.
-                if !self.is_left() && !self.ended.load(Ordering::SeqCst) {
+                if self.left().2 == 0 && !self.ended.load(Ordering::SeqCst) {
                     thread::park();
                 }
                 self.asleep.fetch_sub(1, Ordering::SeqCst);
