@@ -4,10 +4,13 @@ use super::activations::{COLUMNS, Columns, Rows};
 use super::lanes::Lanes;
 use super::layout::PANEL;
 use crate::quantized_linear::Blocks;
+use crate::simd::prefetch;
 
 /// A kind of blocks as the products take it.
 pub(super) trait Kind {
     const BLOCKS: Blocks;
+    /// Sums of integers that it keeps for each row of x at once.
+    const SUMS: usize = 1;
 
     /// What it asks for of every [`COLUMNS`] of x besides.
     fn correction<L: Lanes>(d: f32, sums: [i32; 2]) -> [u32; 2];
@@ -21,8 +24,8 @@ pub(super) trait Kind {
         block: *const u8,
         x: Rows<R>,
         i: usize,
-        sums: &mut [L::Floats; R],
-    );
+        sums: [L::Floats; R],
+    ) -> [L::Floats; R];
 }
 
 /// Bytes of a vector of quants, and of a number in half precision for each row.
@@ -36,15 +39,16 @@ const FOURS: usize = COLUMNS / 4;
 #[inline(always)]
 fn add_scaled<L: Lanes, const R: usize>(
     l: L,
-    sums: &mut [L::Floats; R],
+    mut sums: [L::Floats; R],
     scale: L::Floats,
     x: Columns<R>,
     ints: [L::Ints; R],
-) {
+) -> [L::Floats; R] {
     for r in 0..R {
         let scale = l.mul(scale, l.splat(x.d(r)));
         sums[r] = l.mul_add(scale, l.floats(ints[r]), sums[r]);
     }
+    sums
 }
 
 /// Sums that start with the `i`-th correction.
@@ -88,8 +92,14 @@ impl Kind for Q8 {
         block: *const u8,
         x: Rows<R>,
         i: usize,
-        sums: &mut [L::Floats; R],
-    ) {
+        sums: [L::Floats; R],
+    ) -> [L::Floats; R] {
+        if L::ASKS && R == 1 {
+            const SIZE: usize = HALVES + FOURS * QUANTS;
+            for line in 0..SIZE.div_ceil(64) {
+                prefetch(block.wrapping_add(8 * SIZE + 64 * line));
+            }
+        }
         let x = x.columns(i);
         let mut ints = corrected(l, x, 0);
         for i in 0..FOURS {
@@ -101,7 +111,7 @@ impl Kind for Q8 {
         }
         // SAFETY: as above.
         let d = unsafe { l.halves(block) };
-        add_scaled(l, sums, d, x, ints);
+        add_scaled(l, sums, d, x, ints)
     }
 }
 
@@ -121,8 +131,8 @@ impl Kind for Q4 {
         block: *const u8,
         x: Rows<R>,
         i: usize,
-        sums: &mut [L::Floats; R],
-    ) {
+        sums: [L::Floats; R],
+    ) -> [L::Floats; R] {
         let x = x.columns(i);
         let mut ints = corrected(l, x, 0);
         for i in 0..FOURS / 2 {
@@ -133,7 +143,7 @@ impl Kind for Q4 {
         }
         // SAFETY: as above.
         let d = unsafe { l.halves(block) };
-        add_scaled(l, sums, d, x, ints);
+        add_scaled(l, sums, d, x, ints)
     }
 }
 
@@ -170,8 +180,8 @@ impl Kind for Q4K {
         block: *const u8,
         x: Rows<R>,
         i: usize,
-        sums: &mut [L::Floats; R],
-    ) {
+        mut sums: [L::Floats; R],
+    ) -> [L::Floats; R] {
         const SCALES: usize = 2 * HALVES;
         const FIRST: usize = SCALES + 12 * PANEL;
         // SAFETY: inside the block, as the caller promises.
@@ -193,80 +203,84 @@ impl Kind for Q4K {
                 let q = if sub % 2 == 0 { l.low(q) } else { l.high(q) };
                 add_dots(l, &mut ints, q, x, i);
             }
-            add_scaled(l, sums, l.mul(d, l.unsigned(scale)), x, ints);
+            sums = add_scaled(l, sums, l.mul(d, l.unsigned(scale)), x, ints);
             let min = l.mul(dmin, l.unsigned(min));
             for (r, sum) in sums.iter_mut().enumerate() {
                 let factor = l.splat(f32::from_bits(x.correction(0, r)));
                 *sum = l.mul_add(min, factor, *sum);
             }
         }
+        sums
     }
 }
 
 pub(super) struct Q6K;
 
 impl Q6K {
-    /// Row `ROW` of a half of the block: 32 columns, with two scales.
-    ///
-    /// # Safety
-    /// As of [`Kind::add`].
+    /// Four bytes of a row's lower bits, and the upper ones that go with them, for four columns of row `ROW`.
     #[inline(always)]
-    unsafe fn add_row<L: Lanes, const R: usize, const ROW: usize>(
+    fn add_row<L: Lanes, const R: usize, const ROW: usize>(
         l: L,
-        block: *const u8,
-        half: usize,
-        x: Rows<R>,
+        ints: &mut [[L::Ints; R]; 4],
+        q: [L::Quants; 3],
+        x: [Columns<R>; 4],
         i: usize,
-        sums: &mut [L::Floats; R],
     ) {
-        const SCALES: usize = HALVES;
-        const LOWER: usize = SCALES + 16 * PANEL;
-        const UPPER: usize = LOWER + 32 * QUANTS;
-        let x = x.columns(8 * i + 4 * half + ROW);
-        // SAFETY: inside the block, as the caller promises.
-        let d = unsafe { l.halves(block) };
-        for part in 0..2 {
-            let mut ints = corrected(l, x, part);
-            for i in part * FOURS / 2..(part + 1) * FOURS / 2 {
-                let lower = LOWER + QUANTS * (2 * FOURS * half + ROW % 2 * FOURS + i);
-                let upper = UPPER + QUANTS * (FOURS * half + i);
-                // SAFETY: as above.
-                let (q, upper) =
-                    unsafe { (l.quants(block.add(lower)), l.quants(block.add(upper))) };
-                add_dots(l, &mut ints, l.six::<ROW>(q, upper), x, i);
-            }
-            let scale = SCALES + PANEL * (8 * half + 2 * ROW + part);
-            // SAFETY: as above.
-            let scale = unsafe { block.add(scale).cast::<[u8; PANEL]>().read_unaligned() };
-            add_scaled(l, sums, l.mul(d, l.signed(scale)), x, ints);
-        }
+        let q = l.six::<ROW>(q[ROW % 2], q[2]);
+        add_dots(l, &mut ints[ROW], q, x[ROW], i);
     }
 }
 
 impl Kind for Q6K {
     const BLOCKS: Blocks = Blocks::Q6_K;
+    // Four sums for each row of x.
+    const SUMS: usize = 4;
 
     #[inline(always)]
     fn correction<L: Lanes>(_: f32, sums: [i32; 2]) -> [u32; 2] {
         sums.map(|sum| (-32 * sum) as u32)
     }
 
+    /// Each half has four rows of 32 columns, whose bits lie in the same bytes; each row two scales.
     #[inline(always)]
     unsafe fn add<L: Lanes, const R: usize>(
         l: L,
         block: *const u8,
         x: Rows<R>,
         i: usize,
-        sums: &mut [L::Floats; R],
-    ) {
-        for half in 0..2 {
-            // SAFETY: as the caller promises.
-            unsafe {
-                Self::add_row::<L, R, 0>(l, block, half, x, i, sums);
-                Self::add_row::<L, R, 1>(l, block, half, x, i, sums);
-                Self::add_row::<L, R, 2>(l, block, half, x, i, sums);
-                Self::add_row::<L, R, 3>(l, block, half, x, i, sums);
+        mut sums: [L::Floats; R],
+    ) -> [L::Floats; R] {
+        const FIRST: usize = HALVES + 16 * PANEL;
+        // SAFETY: inside the block, as the caller promises.
+        let d = unsafe { l.halves(block) };
+        for part in 0..4 {
+            let (half, part) = (part / 2, part % 2);
+            let first = 8 * i + 4 * half;
+            let x = [0, 1, 2, 3].map(|row| x.columns(first + row));
+            let mut ints = x.map(|x| corrected(l, x, part));
+            for i in part * FOURS / 2..(part + 1) * FOURS / 2 {
+                let at = FIRST + 3 * QUANTS * (FOURS * half + i);
+                // SAFETY: as above.
+                let q = unsafe {
+                    let q = block.add(at);
+                    [
+                        l.quants(q),
+                        l.quants(q.add(QUANTS)),
+                        l.quants(q.add(2 * QUANTS)),
+                    ]
+                };
+                Self::add_row::<L, R, 0>(l, &mut ints, q, x, i);
+                Self::add_row::<L, R, 1>(l, &mut ints, q, x, i);
+                Self::add_row::<L, R, 2>(l, &mut ints, q, x, i);
+                Self::add_row::<L, R, 3>(l, &mut ints, q, x, i);
+            }
+            for (row, ints) in ints.into_iter().enumerate() {
+                let scale = HALVES + PANEL * (8 * half + 2 * row + part);
+                // SAFETY: as above.
+                let scale = unsafe { block.add(scale).cast::<[u8; PANEL]>().read_unaligned() };
+                sums = add_scaled(l, sums, l.mul(d, l.signed(scale)), x[row], ints);
             }
         }
+        sums
     }
 }

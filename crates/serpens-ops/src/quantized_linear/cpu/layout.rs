@@ -17,6 +17,7 @@ use crate::shared::scratch::with_scratch;
 pub(crate) const PANEL: usize = 16;
 
 /// A part of a block: its place in the block, the bytes of a unit and their number, and what its bytes are xored with.
+#[derive(Clone, Copy)]
 struct Section {
     at: usize,
     unit: usize,
@@ -43,18 +44,25 @@ fn sections(blocks: Blocks) -> &'static [Section] {
         Blocks::Q8_0 => const { &[section(0, 2, 1), SIGNED] },
         Blocks::Q4_0 => const { &[section(0, 2, 1), section(2, 4, 4)] },
         Blocks::Q4_K => const { &[section(0, 2, 2), section(4, 1, 12), section(16, 4, 32)] },
-        Blocks::Q6_K => {
-            const {
-                &[
-                    section(208, 2, 1),
-                    section(192, 1, 16),
-                    section(0, 4, 32),
-                    section(128, 4, 16),
-                ]
-            }
-        }
+        Blocks::Q6_K => const { &SIX },
     }
 }
+
+/// Those of Q6_K. Four rows of 32 values have their bits in three places; the bits of four columns lie together, so that
+/// memory is read in order.
+const SIX: [Section; 50] = {
+    let mut sections = [section(208, 2, 1); 50];
+    sections[1] = section(192, 1, 16);
+    let mut i = 0;
+    while i < 16 {
+        let (half, column) = (i / 8, i % 8 * 4);
+        sections[2 + 3 * i] = section(64 * half + column, 4, 1);
+        sections[3 + 3 * i] = section(64 * half + 32 + column, 4, 1);
+        sections[4 + 3 * i] = section(128 + 32 * half + column, 4, 1);
+        i += 1;
+    }
+    sections
+};
 
 /// Copies the bytes of one row's block to or from its places in a panel's block, with their flips: calls `copy` with
 /// the place in the panel, in the block, the number of bytes and the flip.

@@ -22,8 +22,8 @@ use layout::PANEL;
 /// Rows of x that meet a panel while it is in the cache, and so do they.
 const ROWS_OF_TASK: usize = 256;
 
-/// Bytes of W times rows of a task, at least: what takes some microseconds.
-const TASK: usize = 1 << 16;
+/// Bytes of W times rows of a task, about: what takes a microsecond.
+const TASK: usize = 1 << 14;
 
 /// y = x Wᵀ + b; x: (rows, d_in), w: (d_out, d_in), b: (d_out), y: (rows, d_out).
 ///
@@ -109,18 +109,17 @@ impl Product<'_> {
     }
 }
 
-/// The largest [`Lanes::ROWS`].
+/// The largest [`group`].
 const MOST_ROWS: usize = 8;
 
-/// Rows that are worked on together where so many are left: 8, where the lanes take that many at once, 4, 2 or 1. A
-/// loop with a closure for its body would not do: closures are compiled for the instruction set of their callers only
-/// where the compiler likes to.
+/// Rows that are worked on together where so many are left: what the lanes have registers for. A loop with a closure for
+/// its body would not do: closures are compiled for the instruction set of their callers only where the compiler likes to.
 #[inline(always)]
-fn group<L: Lanes>(left: usize) -> usize {
+fn group<L: Lanes, K: Kind>(left: usize) -> usize {
     match left {
-        8.. if L::ROWS >= 8 => 8,
-        4.. => 4,
-        2.. => 2,
+        8.. if L::SUMS >= 8 * K::SUMS => 8,
+        4.. if L::SUMS >= 4 * K::SUMS => 4,
+        2.. if L::SUMS >= 2 * K::SUMS => 2,
         _ => 1,
     }
 }
@@ -153,7 +152,7 @@ impl<K: Kind> OnLanes for Quantize<'_, K> {
     fn run<L: Lanes>(self, _: L) {
         let mut first = self.rows.start;
         while first < self.rows.end {
-            let group = group::<L>(self.rows.end - first);
+            let group = group::<L, K>(self.rows.end - first);
             match group {
                 8 => self.group::<L, 8>(first),
                 4 => self.group::<L, 4>(first),
@@ -183,7 +182,7 @@ impl<K: Kind> Panels<'_, K> {
         let blocks = panel.chunks_exact(K::BLOCKS.bytes() * PANEL).enumerate();
         for (i, block) in blocks {
             // SAFETY: a block of a panel.
-            unsafe { K::add(l, block.as_ptr(), x, i, &mut sums) };
+            sums = unsafe { K::add(l, block.as_ptr(), x, i, sums) };
         }
         let from = p * PANEL;
         let to = self.product.y.cols().min(from + PANEL);
@@ -212,7 +211,7 @@ impl<K: Kind> OnLanes for Panels<'_, K> {
             let panel = &self.product.panels[p * of_panel..(p + 1) * of_panel];
             let mut first = self.rows.start;
             while first < self.rows.end {
-                let group = group::<L>(self.rows.end - first);
+                let group = group::<L, K>(self.rows.end - first);
                 match group {
                     8 => self.group::<L, 8>(l, panel, p, first),
                     4 => self.group::<L, 4>(l, panel, p, first),

@@ -46,7 +46,7 @@ impl Avx2 {
     #[inline(always)]
     fn widened(self, bytes: [u8; 16], widen: impl Fn(__m128i) -> __m256i) -> Pair<__m256> {
         on_avx2!({
-            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let bytes = std::mem::transmute::<[u8; 16], __m128i>(bytes);
             let halves = [bytes, _mm_unpackhi_epi64(bytes, bytes)];
             both(|i| _mm256_cvtepi32_ps(widen(halves[i])))
         })
@@ -58,13 +58,14 @@ impl Lanes for Avx2 {
     type Ints = Pair<__m256i>;
     type Floats = Pair<__m256>;
 
-    const ROWS: usize = 4;
+    const SUMS: usize = 4;
+    const ASKS: bool = true;
     const OFFSET: i32 = 0;
 
     #[inline(always)]
     unsafe fn quants(self, from: *const u8) -> Self::Quants {
         // SAFETY: 64 bytes, as the caller promises.
-        both(|i| unsafe { _mm256_loadu_si256(from.add(32 * i).cast()) })
+        unsafe { from.cast::<Self::Quants>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -120,7 +121,8 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn halves(self, from: *const u8) -> Self::Floats {
         // SAFETY: 32 bytes, as the caller promises.
-        both(|i| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.add(16 * i).cast())) })
+        let [low, high] = unsafe { from.cast::<Pair<__m128i>>().read_unaligned() };
+        on_avx2!([_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)])
     }
 
     #[inline(always)]

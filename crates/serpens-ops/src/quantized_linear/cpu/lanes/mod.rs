@@ -28,8 +28,10 @@ pub(crate) trait Lanes: Copy {
     /// An f32 for each row.
     type Floats: Copy;
 
-    /// Rows of x at once, for which sums fit into registers: 4 or 8.
-    const ROWS: usize;
+    /// Sums of integers for which there are registers, besides what else is needed.
+    const SUMS: usize;
+    /// Whether memory has to be asked for bytes ahead: the processor does not see by itself where reads of few bytes go.
+    const ASKS: bool;
     /// What [`Lanes::dot_bytes`] takes quants to be larger by than they are.
     const OFFSET: i32;
 

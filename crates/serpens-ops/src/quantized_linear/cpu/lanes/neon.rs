@@ -72,7 +72,8 @@ impl Lanes for Neon {
     type Ints = Four<int32x4_t>;
     type Floats = Four<float32x4_t>;
 
-    const ROWS: usize = 4;
+    const SUMS: usize = 4;
+    const ASKS: bool = false;
     const OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -129,10 +130,8 @@ impl Lanes for Neon {
     unsafe fn halves(self, from: *const u8) -> Self::Floats {
         four(|i| {
             // SAFETY: 32 bytes, as the caller promises.
-            let halves = unsafe { from.add(8 * i).cast::<[u16; 4]>().read_unaligned() };
-            on_neon!(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(
-                halves.as_ptr()
-            ))))
+            let halves = unsafe { from.add(8 * i).cast::<uint16x4_t>().read_unaligned() };
+            on_neon!(vcvt_f32_f16(vreinterpret_f16_u16(halves)))
         })
     }
 

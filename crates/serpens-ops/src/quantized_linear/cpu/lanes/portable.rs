@@ -28,7 +28,8 @@ impl Lanes for Portable {
     type Ints = Ints;
     type Floats = Floats;
 
-    const ROWS: usize = 4;
+    const SUMS: usize = 1;
+    const ASKS: bool = false;
     const OFFSET: i32 = 0;
 
     #[inline(always)]

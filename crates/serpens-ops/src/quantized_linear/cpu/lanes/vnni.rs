@@ -29,7 +29,8 @@ impl Lanes for Vnni {
     type Ints = __m512i;
     type Floats = __m512;
 
-    const ROWS: usize = 8;
+    const SUMS: usize = 16;
+    const ASKS: bool = false;
     // The instruction takes quants without a sign.
     const OFFSET: i32 = 128;
 
@@ -84,7 +85,7 @@ impl Lanes for Vnni {
     #[inline(always)]
     unsafe fn halves(self, from: *const u8) -> __m512 {
         // SAFETY: 32 bytes, as the caller promises.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        unsafe { _mm512_cvtph_ps(from.cast::<__m256i>().read_unaligned()) }
     }
 
     #[inline(always)]
