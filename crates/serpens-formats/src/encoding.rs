@@ -54,11 +54,29 @@ impl Encoding {
         }
     }
 
+    /// The bytes of a tensor of this shape, whose rows are whole blocks.
+    pub fn bytes(self, shape: Shape) -> usize {
+        let (block, size) = self.block();
+        (shape.count() / block).saturating_mul(size)
+    }
+
+    /// This one where rows of `cols` values are whole blocks of it; for others one that comes near: smaller blocks, or
+    /// none.
+    pub fn for_rows(self, cols: usize) -> Encoding {
+        let near = [self, Encoding::Blocks(Blocks::Q8_0)];
+        let mut whole = near
+            .into_iter()
+            .filter(|near| cols.is_multiple_of(near.block().0));
+        match self {
+            Encoding::Blocks(_) => whole.next().unwrap_or(BF16),
+            _ => self,
+        }
+    }
+
     /// The bytes of a tensor of this name and shape.
     pub(crate) fn size(self, name: &str, shape: Shape) -> Result<usize, Fault> {
-        let (block, size) = self.block();
-        let whole = shape.cols().is_multiple_of(block);
-        let bytes = whole.then(|| (shape.count() / block).saturating_mul(size));
+        let whole = shape.cols().is_multiple_of(self.block().0);
+        let bytes = whole.then(|| self.bytes(shape));
         bytes.ok_or_else(|| Fault::Columns(name.to_owned(), Box::new(shape), self))
     }
 }

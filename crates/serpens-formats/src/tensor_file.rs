@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serpens_core::files::{self, Accept, FileError};
-use serpens_core::{Device, Element, Shape, Tensor};
+use serpens_core::{Device, Element, Shape, Tensor, bf16};
+use serpens_ops::linear::Held;
+use serpens_ops::quantized_linear::Packed;
 
 use crate::digest::{self, CHUNK};
 use crate::{Encoding, Error, Fault, Result, values};
@@ -82,32 +84,64 @@ impl TensorFile {
     /// [`Fault::Missing`] for an unknown name, [`Fault::Encoding`] for other types, [`Error::Core`] where the device has
     /// no room, [`Error::Io`], [`Fault::Digest`] for damage.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
-        let (failed, owned) = (Error::at(&self.path), || name.to_owned());
-        let entry = self.tensors.get(name);
-        let entry = entry.ok_or_else(|| failed(Fault::Missing(owned())))?;
-        let (tensor, chunks) = match (entry.encoding, values::decoder(entry.encoding)) {
-            (Encoding::U32, _) => self.read(entry, |bytes, values| {
+        let entry = self.entry(name)?;
+        let tensor = match (entry.encoding, values::decoder(entry.encoding)) {
+            (Encoding::U32, _) => self.read(name, entry, |bytes, values| {
                 values::decode_each(bytes, values, u32::from_le_bytes);
             })?,
-            (_, Some(decode)) => self.read(entry, decode)?,
-            (found, None) => return Err(failed(Fault::Encoding(owned(), found))),
-        };
-        if let Some(said) = &entry.digest {
-            let found = digest::of_tensor(name, entry.encoding, &entry.shape, &chunks);
-            if found != *said {
-                return Err(failed(Fault::Digest(owned(), found, said.clone())));
+            (_, Some(decode)) => self.read(name, entry, decode)?,
+            (found, None) => {
+                let fault = Fault::Encoding(name.to_owned(), found);
+                return Err(Error::at(&self.path)(fault));
             }
-        }
+        };
         Ok(tensor.to(device)?)
     }
 
-    /// The values of a tensor, and the hashes of the chunks that they were read in, where there is a digest to verify.
-    /// All threads read, and nothing of the file stays in the program's memory.
+    /// One matrix as it is stored, where that can be multiplied: in bf16 or in blocks; otherwise as
+    /// [`TensorFile::tensor`] gives it. One in blocks takes its bytes once more meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`TensorFile::tensor`].
+    pub fn matrix(&self, name: &str, device: Device) -> Result<Held> {
+        let entry = self.entry(name)?;
+        Ok(match entry.encoding {
+            Encoding::BF16 => {
+                let tensor = self.read::<bf16>(name, entry, |bytes, values| {
+                    values::decode_each(bytes, values, bf16::from_le_bytes);
+                })?;
+                Held::Plain(tensor.to(device)?)
+            }
+            Encoding::Blocks(kind) => {
+                let mut bytes = vec![0; entry.encoding.bytes(entry.shape)];
+                self.read_chunks(
+                    name,
+                    entry,
+                    &mut bytes,
+                    kind.bytes(),
+                    |from, to: &mut [u8]| {
+                        to.copy_from_slice(from);
+                    },
+                )?;
+                let sizes = [entry.shape.rows(), entry.shape.cols()];
+                Held::Packed(Packed::new(kind, sizes, &bytes, device)?)
+            }
+            _ => Held::Plain(self.tensor(name, device)?),
+        })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let entry = self.tensors.get(name);
+        entry.ok_or_else(|| Error::at(&self.path)(Fault::Missing(name.to_owned())))
+    }
+
+    /// The values of a tensor.
     fn read<T: Element>(
         &self,
+        name: &str,
         entry: &Entry,
         decode: impl Fn(&[u8], &mut [T]) + Sync,
-    ) -> Result<(Tensor, Vec<u64>)> {
+    ) -> Result<Tensor> {
         let mut tensor = Tensor::empty(entry.shape, T::DTYPE, Device::Cpu)?;
         let rows = tensor.make_mut::<T>()?;
         let strides = entry.strides.as_deref().filter(|_| !rows.is_empty());
@@ -123,13 +157,31 @@ impl TensorFile {
         } else {
             &mut *rows
         };
-        let (block, size) = entry.encoding.block();
+        let (block, _) = entry.encoding.block();
+        self.read_chunks(name, entry, values, block, decode)?;
+        if let Some(strides) = strides {
+            gather(&spanned, entry.shape, strides, rows);
+        }
+        Ok(tensor)
+    }
+
+    /// Fills `values`, of which there are `each` to a block, and verifies the digest, where there is one. All threads
+    /// read, and nothing of the file stays in the program's memory.
+    fn read_chunks<T: Send>(
+        &self,
+        name: &str,
+        entry: &Entry,
+        values: &mut [T],
+        each: usize,
+        decode: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> Result<()> {
+        let (_, size) = entry.encoding.block();
         let blocks = CHUNK / size;
-        let mut hashes = vec![0; values.len().div_ceil(blocks * block)];
-        let chunks = values.par_chunks_mut(blocks * block).zip(&mut hashes);
+        let mut hashes = vec![0; values.len().div_ceil(blocks * each)];
+        let chunks = values.par_chunks_mut(blocks * each).zip(&mut hashes);
         let tasks = chunks.enumerate();
         let read = tasks.try_for_each_init(Vec::new, |bytes, (i, (values, hash))| {
-            bytes.resize(values.len() / block * size, 0);
+            bytes.resize(values.len() / each * size, 0);
             read_at(&self.file, bytes, entry.start + (i * blocks * size) as u64)?;
             if entry.digest.is_some() {
                 *hash = digest::of_chunk(bytes);
@@ -138,10 +190,14 @@ impl TensorFile {
             Ok(())
         });
         read.map_err(FileError::of("read", &self.path))?;
-        if let Some(strides) = strides {
-            gather(&spanned, entry.shape, strides, rows);
-        }
-        Ok((tensor, hashes))
+        let Some(said) = &entry.digest else {
+            return Ok(());
+        };
+        let found = digest::of_tensor(name, entry.encoding, &entry.shape, &hashes);
+        let fault = || Fault::Digest(name.to_owned(), found.clone(), said.clone());
+        (found == *said)
+            .then_some(())
+            .ok_or_else(|| Error::at(&self.path)(fault()))
     }
 }
 

@@ -9,6 +9,7 @@ use serpens_formats::Verify;
 use serpens_formats::safetensors::{open, write_tensors};
 use serpens_nn::{MambaLm, Module, StateRow};
 use serpens_ops::elementwise::cast;
+use serpens_ops::linear::Held;
 use twox_hash::XxHash3_64;
 
 use crate::pass::Reader;
@@ -211,7 +212,10 @@ impl SequenceState {
 pub fn fingerprint(model: &MambaLm) -> Result<u64> {
     let mut bytes = serde_json::to_vec(model.config()).expect("settings have string keys");
     model.visit("", &mut |name, param| {
-        let value = param.held()?;
+        let value = match param.held()? {
+            Held::Plain(value) => value,
+            Held::Packed(value) => value.dequantize()?,
+        };
         let first = value.reshape([value.len()])?;
         let first = first.narrow(0..value.len().min(SAMPLE))?.to(Device::Cpu)?;
         let dtype = if param.matrix {

@@ -16,7 +16,7 @@ fn convert(from: &Path, to: &Path, format: Format, encoding: Encoding) -> Result
     let opened = Checkpoint::open(from, &Options::default())?;
     let model = opened.load(Device::Cpu)?;
     // A tokenizer's keys would be among the metadata.
-    for line in export(&model, to, format, encoding, Metadata::default())? {
+    for line in export(&model, to, format, &|_| encoding, Metadata::default())? {
         println!("{line}");
     }
     Ok(())

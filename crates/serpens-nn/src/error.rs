@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serpens_core::Shape;
+use serpens_core::{Device, Shape};
+use serpens_formats::Encoding;
 
 use crate::{Precision, join};
 
@@ -64,6 +65,28 @@ pub enum Error {
         name: Option<String>,
         /// Its shape.
         shape: Box<Shape>,
+    },
+    /// A parameter that is only asked: what it is held in is neither trained nor saved.
+    #[error("{} of shape {shape} is held in {held} to be asked alone: load the model in f32 to train, adapt or save it", name.as_deref().unwrap_or("a parameter"))]
+    Narrow {
+        /// The parameter, where it was reached by its name.
+        name: Option<String>,
+        /// Its shape.
+        shape: Box<Shape>,
+        /// What it is held in.
+        held: Encoding,
+    },
+    /// Weights that the device does not multiply with.
+    #[error(
+        "weights = {weights} are not multiplied in {precision} on {device}: leave it out, or take --device cpu"
+    )]
+    Weights {
+        /// How they were to be held.
+        weights: Encoding,
+        /// The types that are computed in.
+        precision: Precision,
+        /// Where.
+        device: Device,
     },
     /// A layer that cannot do this.
     #[error("{0}")]
@@ -192,16 +215,9 @@ impl Error {
         })
     }
 
-    pub(crate) fn no_value(shape: Shape) -> Self {
-        Error::NoValue {
-            name: None,
-            shape: Box::new(shape),
-        }
-    }
-
     /// The same error, with the parameter that it is about, where that can be told.
     pub(crate) fn of(mut self, parameter: &str) -> Self {
-        if let Error::NoValue { name, .. } = &mut self {
+        if let Error::NoValue { name, .. } | Error::Narrow { name, .. } = &mut self {
             *name = Some(parameter.to_owned());
         }
         self

@@ -44,6 +44,7 @@
 
 pub mod checkpoint;
 mod error;
+mod infer;
 pub mod layers;
 mod lora;
 pub mod mixers;
@@ -56,6 +57,7 @@ pub mod ssm;
 mod start;
 
 pub use error::{Error, ParameterFault, Result};
+pub use infer::ToInfer;
 pub use lora::LoraConfig;
 pub use models::{Backbone, LmSlots, LmState, LmStepper, MambaLm, MambaLmConfig, StateRow};
 pub use module::{Module, Visit, VisitMut, join};

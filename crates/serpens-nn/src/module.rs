@@ -91,11 +91,22 @@ pub trait Module {
     /// # Errors
     /// [`Error::Memory`]; none where the system does not tell its memory.
     fn check_memory(&self, bytes_each: u64, device: Device) -> Result<()> {
-        let (mut needed, mut most, mut largest) = (0_u64, 0, String::new());
-        self.visit("", &mut |name, param| {
+        let bytes = |_: &str, param: &Param| {
             let is_trained = param.trained && !param.frozen;
             let each = bytes_each.min(if is_trained { u64::MAX } else { 4 });
-            let bytes = each.saturating_mul(param.count() as u64);
+            each.saturating_mul(param.count() as u64)
+        };
+        self.check_bytes(&bytes, device)
+    }
+
+    /// Refuses a module whose parameters `device` cannot hold where each takes as many bytes as `bytes` says.
+    ///
+    /// # Errors
+    /// Those of [`Module::check_memory`].
+    fn check_bytes(&self, bytes: &dyn Fn(&str, &Param) -> u64, device: Device) -> Result<()> {
+        let (mut needed, mut most, mut largest) = (0_u64, 0, String::new());
+        self.visit("", &mut |name, param| {
+            let bytes = bytes(name, param);
             needed = needed.saturating_add(bytes);
             if bytes > most {
                 (most, largest) = (bytes, format!("{name}, {}", param.shape()));

@@ -1,13 +1,16 @@
 //! Parameters: a shape, how the values start, and the values once there are any.
 
 use serpens_core::{DType, Device, Error as CoreError, ParamId, Shape, Tensor, Var, expect_dtype};
+use serpens_formats::Encoding;
 use serpens_ops::elementwise::{add, cast};
-use serpens_ops::linear::{Weight, linear};
+use serpens_ops::embedding::{embedding, packed_embedding};
+use serpens_ops::linear::{Held, Weight, linear};
+use serpens_ops::quantized_linear::{Packed, quantized_linear};
 
 use crate::lora::Lora;
 use crate::{Error, Precision, Result, Start};
 
-/// A tensor of a model, in f32. It has no values before it is filled, by its start or from a file. Its gradient is
+/// A tensor of a model, in f32, or narrower where it is only asked ([`Param::narrow`]). It has no values before it is filled, by its start or from a file. Its gradient is
 /// found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is a parameter of its own that begins with the
 /// same value.
 #[derive(Clone, Debug)]
@@ -28,8 +31,8 @@ pub struct Param {
     /// Whether it is left as it is for now; see [`crate::Module::set_frozen`].
     pub frozen: bool,
     value: Option<Tensor>,
-    /// The value in bf16, where products are of that type.
-    shadow: Option<Tensor>,
+    /// What is multiplied in place of the value: beside it in bf16, where it is trained so; otherwise alone.
+    narrow: Option<Held>,
     /// In which types it is multiplied.
     precision: Precision,
     /// What is added to it as a matrix.
@@ -59,7 +62,7 @@ impl Param {
             matrix: false,
             frozen: false,
             value: None,
-            shadow: None,
+            narrow: None,
             precision: Precision::F32,
             lora: None,
         }
@@ -99,25 +102,35 @@ impl Param {
 
     /// Where the values are; the processor before there are any.
     pub fn device(&self) -> Device {
-        self.held().map_or(Device::Cpu, Tensor::device)
+        self.held().map_or(Device::Cpu, |held| held.device())
     }
 
-    /// What there is of the value: itself, or only the same in bf16, see [`Param::drop_f32`].
+    /// What there is of the value, a handle: itself, or what [`Param::narrow`] left.
     ///
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
-    pub fn held(&self) -> Result<&Tensor> {
-        let held = self.value.as_ref().or(self.shadow.as_ref());
-        held.ok_or_else(|| Error::no_value(self.shape))
+    pub fn held(&self) -> Result<Held> {
+        let value = self.value.clone().map(Held::Plain);
+        let held = value.or_else(|| self.narrow.clone());
+        held.ok_or_else(|| self.no_value())
     }
 
     /// The value.
     ///
     /// # Errors
-    /// [`Error::NoValue`] before it is filled.
+    /// [`Error::NoValue`] before it is filled; [`Error::Narrow`].
     pub fn value(&self) -> Result<&Tensor> {
-        let value = self.value.as_ref();
-        value.ok_or_else(|| Error::no_value(self.shape))
+        self.value.as_ref().ok_or_else(|| self.no_value())
+    }
+
+    fn no_value(&self) -> Error {
+        let (name, shape) = (None, Box::new(self.shape));
+        let held = match &self.narrow {
+            None => return Error::NoValue { name, shape },
+            Some(Held::Plain(value)) => Encoding::of(value.dtype()),
+            Some(Held::Packed(value)) => Encoding::Blocks(value.blocks()),
+        };
+        Error::Narrow { name, shape, held }
     }
 
     /// Gives it this value.
@@ -143,20 +156,29 @@ impl Param {
     /// optimiser that writes both.
     ///
     /// # Errors
-    /// [`Error::NoValue`] before it is filled.
+    /// [`Error::NoValue`] before it is filled; [`Error::Narrow`].
     pub fn tensors_mut(&mut self) -> Result<(&mut Tensor, Option<&mut Tensor>)> {
-        let value = self.value.as_mut();
-        let value = value.ok_or_else(|| Error::no_value(self.shape))?;
-        Ok((value, self.shadow.as_mut()))
+        self.value()?;
+        let value = self.value.as_mut().expect("it was just seen");
+        let shadow = match &mut self.narrow {
+            Some(Held::Plain(shadow)) => Some(shadow),
+            _ => None,
+        };
+        Ok((value, shadow))
     }
 
-    /// Makes the shadow anew from the value, where products want one.
+    /// Makes the value in bf16 anew, where products want one.
     fn refresh(&mut self) -> Result<()> {
-        self.shadow = match self.matrix && self.precision == Precision::Bf16 {
-            true => Some(cast(&self.value()?.clone().into(), DType::BF16)?.into_tensor()?),
+        self.narrow = match self.matrix && self.precision == Precision::Bf16 {
+            true => Some(self.in_bf16()?),
             false => None,
         };
         Ok(())
+    }
+
+    fn in_bf16(&self) -> Result<Held> {
+        let value = self.var()?.detach();
+        Ok(Held::Plain(cast(&value, DType::BF16)?.into_tensor()?))
     }
 
     /// Moves the value to `device`, to be multiplied there in this precision.
@@ -172,12 +194,36 @@ impl Param {
         self.refresh()
     }
 
-    /// Keeps of a matrix that is multiplied in bf16 this alone: it has no f32 values then, and is neither trained nor
-    /// saved.
-    pub fn drop_f32(&mut self) {
-        if self.shadow.is_some() {
-            self.value = None;
+    /// Has the value only asked from now on, and keeps it on `device` in this encoding alone: bf16, blocks, or f32 for
+    /// all others. It is neither trained nor saved then.
+    ///
+    /// # Errors
+    /// Those of [`Param::to`]; values that blocks cannot hold.
+    pub fn narrow(
+        &mut self,
+        device: Device,
+        precision: Precision,
+        encoding: Encoding,
+    ) -> Result<()> {
+        if let Encoding::Blocks(kind) = encoding {
+            let packed = Packed::quantize(kind, self.value()?, device)?;
+            self.hold(Held::Packed(packed), precision);
+            return Ok(());
         }
+        self.to(device, precision)?;
+        if encoding == Encoding::BF16 {
+            let narrow = match self.narrow.take() {
+                Some(narrow) => narrow,
+                None => self.in_bf16()?,
+            };
+            self.hold(narrow, precision);
+        }
+        Ok(())
+    }
+
+    /// Takes what is only asked, in place of a value.
+    pub(crate) fn hold(&mut self, narrow: Held, precision: Precision) {
+        (self.value, self.narrow, self.precision) = (None, Some(narrow), precision);
     }
 
     /// The value of the parameter that does alone what this one does with what is added to it by
@@ -197,34 +243,64 @@ impl Param {
     ///
     /// # Shapes
     /// x (…, inputs), bias (outputs) → (…, outputs)
+    ///
+    /// # Errors
+    /// [`Error::NoValue`]; [`Error::Narrow`] on a tape; what does not fit.
     pub fn linear(&self, x: &Var, bias: Option<&Param>) -> Result<Var> {
-        let weight = match &self.shadow {
-            Some(shadow) if x.dtype() == DType::BF16 => self.operand(shadow),
-            _ => self.var()?,
-        };
         let bias = bias.map(Param::var).transpose()?;
         let products = self.precision.products();
-        let y = linear(x, &weight, bias.as_ref(), products)?;
+        let y = match self.narrow_for(x)? {
+            Some(Held::Packed(w)) => quantized_linear(x, w, bias.as_ref())?,
+            Some(Held::Plain(w)) => linear(x, &self.operand(w), bias.as_ref(), products)?,
+            None => linear(x, &self.var()?, bias.as_ref(), products)?,
+        };
         match &self.lora {
             Some(lora) => Ok(add(&y, &lora.forward(x)?)?),
             None => Ok(y),
         }
     }
 
-    /// As the steps of products and lookups read it: in bf16, where it is multiplied so.
+    /// Rows of this parameter by token id. See [`serpens_ops::embedding`].
+    ///
+    /// # Shapes
+    /// (…) of u32 → (…, columns)
+    ///
+    /// # Errors
+    /// Those of [`Param::linear`]; on the processor, ids that are not below the number of rows.
+    pub fn rows(&self, ids: &Var) -> Result<Var> {
+        Ok(match self.narrow_for(ids)? {
+            Some(Held::Packed(table)) => packed_embedding(ids, table)?,
+            Some(Held::Plain(table)) => embedding(ids, &table.clone().into())?,
+            None => embedding(ids, &self.var()?)?,
+        })
+    }
+
+    /// What an operation on `x` reads in place of the value: where there is nothing else, or x is of its type.
+    fn narrow_for(&self, x: &Var) -> Result<Option<&Held>> {
+        match (&self.value, x.tape()) {
+            (None, Some(_)) => Err(self.no_value()),
+            (Some(_), _) if x.dtype() != DType::BF16 => Ok(None),
+            _ => Ok(self.narrow.as_ref()),
+        }
+    }
+
+    /// As the steps of products and lookups read it: narrow, where there is that.
     ///
     /// # Errors
     /// [`Error::NoValue`] before it is filled.
     pub(crate) fn weight(&self) -> Result<Weight<'_>> {
-        let held = self.shadow.as_ref().map_or_else(|| self.value(), Ok);
-        Ok(Weight::Plain(held?.view()))
+        match (&self.narrow, &self.value) {
+            (Some(narrow), _) => Ok(narrow.weight()),
+            (None, Some(value)) => Ok(Weight::Plain(value.view())),
+            (None, None) => Err(self.no_value()),
+        }
     }
 
     /// The value as an operand: an operation of a tape on it records where its gradient goes, where it is trained and
     /// not frozen.
     ///
     /// # Errors
-    /// [`Error::NoValue`] before it is filled.
+    /// [`Error::NoValue`] before it is filled; [`Error::Narrow`].
     pub fn var(&self) -> Result<Var> {
         Ok(self.operand(self.value()?))
     }

@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         &again,
         &merged,
         Format::Hf,
-        Encoding::BF16,
+        &|_| Encoding::BF16,
         Metadata::default(),
     )?;
     let out = checkpoint::load(&merged, Device::Cpu, Verify::Digests)?;

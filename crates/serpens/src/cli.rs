@@ -4,20 +4,19 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::{
-    NonEmptyStringValueParser, PossibleValuesParser, Resettable, TypedValueParser,
-};
+use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use glob::Pattern;
 use serpens_formats::Encoding;
 use serpens_infer::SampleOptions;
-use serpens_nn::Recompute;
 use serpens_nn::checkpoint::{Format, Verify};
+use serpens_nn::{Recompute, ToInfer};
 use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
-use crate::compute::{self, ComputeArgs, one_of};
+use crate::compute::{self, ComputeArgs, InferArgs, encoding, one_of};
 use crate::evaluation;
 use crate::hub::HubArgs;
 use crate::output::one_line;
@@ -92,6 +91,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Write a model in another format: Hugging Face's, GGUF, or with the original program's names.
     Convert(ConvertArgs),
+    /// Write a model as GGUF in fewer bits, and say what that changed.
+    Quantize(QuantizeArgs),
     /// Draw what a model's selective layers do with each token.
     Inspect(InspectArgs),
     /// Measure the scan, training and prompt reading beside this machine's limits.
@@ -262,9 +263,9 @@ pub struct GenerateArgs {
     /// Another seed, another text.
     #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=u64::MAX))]
     pub seed: u64,
-    /// The device and its types.
+    /// The device, its types and the weights'.
     #[command(flatten)]
-    pub compute: ComputeArgs,
+    pub infer: InferArgs,
     /// One JSON object instead of the text; of several texts a line each.
     #[arg(long)]
     pub json: bool,
@@ -336,16 +337,54 @@ pub struct ConvertArgs {
     /// The format; where it is left out, gguf for a name with that ending, otherwise hf.
     #[arg(long, value_parser = one_of(&[Format::Hf, Format::Gguf, Format::OriginalNames]))]
     pub format: Option<Format>,
-    /// How values are stored. In GGUF norms, biases, convolutions, A, D and rows without whole blocks stay in f32.
-    #[arg(long, default_value = "f32", value_parser = encoding())]
+    /// How values are stored. In GGUF norms, biases, convolutions, A and D stay in f32, and rows that are no whole blocks are
+    /// in smaller ones or in bf16.
+    #[arg(long, default_value = "f32", value_parser = encoding(&STORED))]
     pub dtype: Encoding,
 }
 
-/// Reads how a file is to store values.
-fn encoding() -> impl TypedValueParser<Value = Encoding> {
-    const NAMES: [&str; 5] = ["f32", "bf16", "f16", "q8_0", "q4_0"];
-    PossibleValuesParser::new(NAMES)
-        .map(|word| Encoding::named(&word).expect("they are names of encodings"))
+/// How a file is made to store values.
+const STORED: [Encoding; 7] = {
+    let [f32, bf16, rest @ ..] = ToInfer::WEIGHTS;
+    let [a, b, c, d] = rest;
+    [f32, bf16, Encoding::F16, a, b, c, d]
+};
+
+/// Arguments of `serpens quantize`.
+#[derive(Debug, Args)]
+#[command(mut_arg("path", |model| model.long(Resettable::Reset).index(1).value_name("MODEL")))]
+pub struct QuantizeArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The file to make.
+    #[arg(index = 2, value_name = "OUT.gguf")]
+    pub to: PathBuf,
+    /// How matrices are stored; with q4_k the table and the head are in q6_k.
+    #[arg(long = "to", value_name = "TYPE", value_parser = encoding(&STORED))]
+    pub encoding: Encoding,
+    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0'; may be repeated, the first that
+    /// matches counts.
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = kept)]
+    pub keep: Vec<(Pattern, Encoding)>,
+    /// A text to measure the perplexity on, before and after: a file, a folder, a glob or a token file.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+    /// One JSON object instead of the tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads what is stored otherwise.
+fn kept(text: &str) -> Result<(Pattern, Encoding), String> {
+    let parts = text.rsplit_once('=').and_then(|(pattern, name)| {
+        let encoding = Encoding::named(name).filter(|it| STORED.contains(it))?;
+        Some((Pattern::new(pattern).ok()?, encoding))
+    });
+    let names = STORED.map(|it| it.to_string().to_lowercase()).join(", ");
+    parts.ok_or_else(|| {
+        format!("give a pattern of names and one of {names}, such as 'blk.0.*=q8_0'")
+    })
 }
 
 /// Arguments of `serpens eval`.
@@ -377,9 +416,9 @@ pub struct EvalArgs {
     /// Write to this file how each question was answered, a JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub items: Option<PathBuf>,
-    /// The device and its types.
+    /// The device, its types and the weights'.
     #[command(flatten)]
-    pub compute: ComputeArgs,
+    pub infer: InferArgs,
     /// One JSON object instead of the table.
     #[arg(long)]
     pub json: bool,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serpens_core::Device;
-use serpens_nn::{Precision, Recompute};
+use serpens_formats::Encoding;
+use serpens_nn::{Precision, Recompute, ToInfer};
 use serpens_train::Compute;
 
 use crate::refusal::Refusal;
@@ -43,6 +44,39 @@ where
         name.parse()
             .expect("only names that can be read are let through")
     })
+}
+
+/// Options of the commands that ask a model.
+#[derive(Debug, Args)]
+pub struct InferArgs {
+    /// The device and its types.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// How matrices are held, all else in f32; as the model's file has them where it is left out.
+    #[arg(long, value_name = "TYPE", value_parser = encoding(&ToInfer::WEIGHTS))]
+    weights: Option<Encoding>,
+}
+
+/// Reads the name of one of these encodings.
+pub(crate) fn encoding(encodings: &[Encoding]) -> impl TypedValueParser<Value = Encoding> + use<> {
+    let names = encodings.iter().map(|it| it.to_string().to_lowercase());
+    PossibleValuesParser::new(names)
+        .map(|word| Encoding::named(&word).expect("they are names of encodings"))
+}
+
+impl InferArgs {
+    /// Where and in which types a model is asked, all known to be there.
+    pub(crate) fn resolve(&self) -> Result<ToInfer> {
+        let compute = self.compute.resolve()?;
+        let how = ToInfer {
+            device: compute.device,
+            precision: compute.precision,
+            weights: self.weights,
+        };
+        let wrong = |error| Error::refused("--weights", Refusal::Weights(Box::new(error)));
+        how.check().map_err(wrong)?;
+        Ok(how)
+    }
 }
 
 impl ComputeArgs {

@@ -127,6 +127,9 @@ pub enum Refusal {
         /// Why none can be used.
         source: Box<serpens_core::Error>,
     },
+    /// Weights that the device does not multiply with.
+    #[error(transparent)]
+    Weights(Box<serpens_nn::Error>),
     /// A measurement that the processor has not.
     #[error("it is measured on an NVIDIA GPU only")]
     MeasuredOnGpu,

@@ -47,8 +47,8 @@ impl Format {
 
 /// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`,
 /// made where it is missing, or to the file `path` (GGUF), which also gets these metadata, such as a tokenizer's.
-/// Tensors are stored as `encoding` says; in GGUF norms, biases, convolutions, A, D and what has no whole blocks stay
-/// in f32. Gives what the format cannot say, a line each.
+/// Tensors are stored as `encoding` says of their names there; in GGUF norms, biases, convolutions, A and D stay in f32,
+/// and rows that are no whole blocks are in smaller ones or in bf16. Gives what the format cannot say, a line each.
 ///
 /// # Errors
 /// [`Error::Inexpressible`] for a model that the format cannot describe; what cannot be encoded; the file system's.
@@ -56,7 +56,7 @@ pub fn export(
     model: &MambaLm,
     path: &Path,
     format: Format,
-    encoding: Encoding,
+    encoding: &dyn Fn(&str) -> Encoding,
     mut metadata: Metadata,
 ) -> Result<Vec<String>> {
     let mut config = model.config().clone();
@@ -70,14 +70,14 @@ pub fn export(
     let names = Names(layout, String::new());
     let wanted = |name: &str, param: &Param| param.trained && !is_added(name);
     let encode = |place: &Place| match format {
-        Format::Gguf => gguf::encoding(encoding, place),
-        Format::Hf | Format::OriginalNames => encoding,
+        Format::Gguf => gguf::encoding(encoding(&place.name), place),
+        Format::Hf | Format::OriginalNames => encoding(&place.name),
     };
     let outgoing = Outgoing::new(model, wanted, &names, encode, Param::merged)?;
     let mut said = Vec::new();
     match format {
         Format::Gguf => {
-            said = gguf::describe(described?, encoding, &mut metadata)?;
+            said = gguf::describe(described?, &outgoing.planned, &mut metadata)?;
             let value = |planned: &Planned| outgoing.value(planned);
             file::write(path, &metadata, &outgoing.planned, value)?;
         }

@@ -1,7 +1,7 @@
 //! GGUF files of the architecture `mamba`: Mamba and, with norms on Δ, B and C, FalconMamba.
 
 use serpens_formats::gguf::Metadata;
-use serpens_formats::{Encoding, TensorFile};
+use serpens_formats::{Encoding, Planned, TensorFile};
 use serpens_ops::quantized_linear::Blocks;
 
 use super::hf::HfConfig;
@@ -86,7 +86,7 @@ pub(super) fn read(metadata: &Metadata, file: &TensorFile) -> Result<MambaLmConf
 /// [`Error::Inexpressible`].
 pub(super) fn describe(
     mut hf: HfConfig,
-    encoding: Encoding,
+    planned: &[Planned],
     metadata: &mut Metadata,
 ) -> Result<Vec<String>> {
     if hf.use_bias || !hf.use_conv_bias || hf.expand != 2 {
@@ -97,10 +97,13 @@ pub(super) fn describe(
         DtRank::Auto => hf.hidden_size.div_ceil(16),
         DtRank::Fixed(rank) => rank,
     };
-    let file_type = match encoding {
+    let most = planned.iter().max_by_key(|planned| planned.shape.count());
+    let file_type = match most.map_or(Encoding::F32, |planned| planned.encoding) {
         Encoding::F16 => 1,
         Encoding::Blocks(Blocks::Q4_0) => 2,
         Encoding::Blocks(Blocks::Q8_0) => 7,
+        Encoding::Blocks(Blocks::Q4_K) => 14,
+        Encoding::Blocks(Blocks::Q6_K) => 18,
         Encoding::BF16 => 32,
         _ => 0,
     };
@@ -132,11 +135,10 @@ pub(super) fn describe(
     Ok(other.map(said).into_iter().collect())
 }
 
-/// How a tensor is stored: matrices as asked where their rows are whole blocks, all else in f32.
+/// How a tensor is stored: matrices as asked, as far as their rows are whole blocks, all else in f32.
 pub(super) fn encoding(wanted: Encoding, place: &Place) -> Encoding {
-    let is_matrix = place.form == Form::Same && place.shape.len() == 2;
-    match is_matrix && place.shape.cols().is_multiple_of(wanted.block().0) {
-        true => wanted,
+    match place.form == Form::Same && place.shape.len() == 2 {
+        true => wanted.for_rows(place.shape.cols()),
         false => Encoding::F32,
     }
 }

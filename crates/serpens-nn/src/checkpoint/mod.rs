@@ -34,7 +34,7 @@ use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};
 use self::weights::{Incoming, Names, Outgoing};
-use crate::{Error, MambaLm, MambaLmConfig, Module, Param, Precision, Result};
+use crate::{Error, MambaLm, MambaLmConfig, Module, Param, Result, ToInfer};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -43,8 +43,6 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 /// The name that PyTorch's programs give it.
 pub const PICKLED_FILE: &str = "pytorch_model.bin";
-/// The table that is looked up too where it is the head: it stays in f32.
-const EMBEDDINGS: &str = "backbone.embeddings.weight";
 
 /// Whether a parameter is in files at all.
 fn is_kept(_: &str, param: &Param) -> bool {
@@ -58,6 +56,19 @@ pub struct Options {
     pub verify: Verify,
     /// What stands before the tensors' names, as `model` in Lightning's files; a dot follows.
     pub prefix: String,
+}
+
+/// How near a tensor in a file comes to a model's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorError {
+    /// Its name in the file.
+    pub name: String,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// The number of its values.
+    pub values: usize,
+    /// Σ (w - w')² / Σ w².
+    pub relative: f64,
 }
 
 /// A model in files, of which only headers were read.
@@ -123,37 +134,87 @@ impl Checkpoint {
     /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has
     /// digests, as those written here.
     pub fn load(&self, device: Device) -> Result<MambaLm> {
-        self.fill(device, None)
+        self.plan.check_memory(4, device)?;
+        let mut model = self.plan.clone();
+        model.visit_mut("", &mut |name, param| self.fill(name, param, device))?;
+        Ok(model)
     }
 
-    /// As [`Checkpoint::load`], to be computed in this precision and not trained: what is multiplied in bf16 is held in
-    /// bf16 alone.
+    /// As [`Checkpoint::load`], to be asked and not trained: each parameter is read as it will be held.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::load`]; [`Error::Precision`].
-    pub fn load_to_infer(&self, device: Device, precision: Precision) -> Result<MambaLm> {
-        self.fill(device, Some(precision))
-    }
-
-    fn fill(&self, device: Device, to_infer: Option<Precision>) -> Result<MambaLm> {
-        let is_narrow = to_infer == Some(Precision::Bf16);
-        self.plan
-            .check_memory(if is_narrow { 2 } else { 4 }, device)?;
+    /// Those of [`Checkpoint::load`]; [`Error::Precision`]; [`Error::Weights`].
+    pub fn load_to_infer(&self, how: ToInfer) -> Result<MambaLm> {
+        how.check()?;
+        if self.plan.config().lora.is_some() {
+            let mut model = self.load(Device::Cpu)?; // what is added needs the matrices in f32
+            model.to_infer(how)?;
+            return Ok(model);
+        }
+        let held = |name: &str, param: &Param| {
+            let stored = self.weights.encoding(name, param);
+            (stored, how.encoding(name, param, stored))
+        };
+        let bytes = |name: &str, param: &Param| held(name, param).1.bytes(param.shape()) as u64;
+        self.plan.check_bytes(&bytes, how.device)?;
         let mut model = self.plan.clone();
         model.visit_mut("", &mut |name, param| {
-            match self.weights.value(name, param)? {
-                Some(value) => param.set(value.to(device)?)?,
-                None => param.fill(name, device, 0)?,
+            let (stored, encoding) = held(name, param);
+            if stored == encoding && encoding != Encoding::F32 {
+                let matrix = self.weights.matrix(name, param, how.device)?;
+                param.hold(matrix, how.precision);
+                return Ok(());
             }
-            if let Some(precision) = to_infer {
-                param.to(device, precision)?;
-            }
-            if is_narrow && name != EMBEDDINGS {
-                param.drop_f32();
-            }
-            Ok(())
+            self.fill(name, param, Device::Cpu)?;
+            param.narrow(how.device, how.precision, encoding)
         })?;
         Ok(model)
+    }
+
+    /// Bytes of the model's tensors in the files.
+    pub fn bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        self.plan.visit("", &mut |name, param| {
+            let encoding = self.weights.encoding(name, param);
+            bytes += param.trained as u64 * encoding.bytes(param.shape()) as u64;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// How near each tensor there comes to the model's, which are on the processor.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::load`]; [`Error::NoValue`].
+    pub fn errors(&self, model: &MambaLm) -> Result<Vec<TensorError>> {
+        let mut errors = Vec::new();
+        model.visit("", &mut |ours, param| {
+            let Some(here) = self.weights.value(ours, param)? else {
+                return Ok(());
+            };
+            let pairs = param.value()?.as_slice::<f32>()?.iter();
+            let pairs = pairs.zip(here.as_slice::<f32>()?);
+            let [mut off, mut all] = [0.0; 2];
+            for (w, here) in pairs.map(|(w, here)| (f64::from(*w), f64::from(*here))) {
+                off += (w - here) * (w - here);
+                all += w * w;
+            }
+            errors.push(TensorError {
+                name: self.weights.name(ours, param),
+                encoding: self.weights.encoding(ours, param),
+                values: param.count(),
+                relative: if off > 0.0 { off / all } else { 0.0 },
+            });
+            Ok(())
+        })?;
+        Ok(errors)
+    }
+
+    fn fill(&self, name: &str, param: &mut Param, device: Device) -> Result<()> {
+        match self.weights.value(name, param)? {
+            Some(value) => param.set(value.to(device)?),
+            None => param.fill(name, device, 0),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serpens_core::files::make_folders;
 use serpens_core::{Device, Shape, Tensor};
 use serpens_formats::{Encoding, Planned, TensorFile, json, safetensors};
+use serpens_ops::linear::Held;
 
 use super::layout::{Form, Layout, Place};
 use crate::{Module, Param, ParameterFault as Fault, Result};
@@ -78,11 +79,36 @@ impl Incoming {
         }
     }
 
+    /// The name in the files of our parameter of this name.
+    pub(super) fn name(&self, name: &str, param: &Param) -> String {
+        self.names.place(name, param).name
+    }
+
+    /// The file that has a tensor of this name.
+    fn file(&self, name: &str) -> Option<&TensorFile> {
+        let mut files = self.files.iter();
+        files.find(|file| file.encoding(name).is_some())
+    }
+
+    /// How our parameter of this name is stored; as f32 where it is not.
+    pub(super) fn encoding(&self, name: &str, param: &Param) -> Encoding {
+        let name = self.name(name, param);
+        let stored = self.file(&name).and_then(|file| file.encoding(&name));
+        stored.unwrap_or(Encoding::F32)
+    }
+
+    /// Our parameter of this name, which is in the files, as it is stored.
+    pub(super) fn matrix(&self, name: &str, param: &Param, device: Device) -> Result<Held> {
+        let name = self.name(name, param);
+        let missing = || Fault::Missing.of(&name, &self.path);
+        let file = self.file(&name).ok_or_else(missing)?;
+        Ok(file.matrix(&name, device)?)
+    }
+
     /// The value of our parameter of this name on the processor, if it is in the files.
     pub(super) fn value(&self, name: &str, param: &Param) -> Result<Option<Tensor>> {
         let Place { name, form, .. } = self.names.place(name, param);
-        let mut files = self.files.iter();
-        let Some(file) = files.find(|file| file.encoding(&name).is_some()) else {
+        let Some(file) = self.file(&name) else {
             return Ok(None);
         };
         let value = form.read(&file.tensor(&name, Device::Cpu)?, param.shape())?;

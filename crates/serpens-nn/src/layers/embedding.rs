@@ -1,7 +1,6 @@
 //! Rows of a table by token id.
 
 use serpens_core::{DType, Device, Tensor, Var, bf16};
-use serpens_ops::embedding::embedding;
 use serpens_ops::linear::Weight;
 
 use crate::{Param, Result, Start, module};
@@ -24,7 +23,7 @@ impl Embedding {
     /// # Shapes
     /// (…) of u32 → (…, d_model)
     pub fn forward(&self, ids: &Var) -> Result<Var> {
-        Ok(embedding(ids, &self.weight.var()?)?)
+        self.weight.rows(ids)
     }
 
     /// The rows of the first `slots` ids, in place.

@@ -1,7 +1,7 @@
 //! Embedding kernels: copies of rows, and their sums in the order of the ids.
 
 use rayon::prelude::*;
-use serpens_core::{Mat, MatMut};
+use serpens_core::{Element, Mat, MatMut};
 
 use crate::shared::tasks::{SMALL, for_each_task};
 use crate::simd::{self, Simd, WithSimd, load, store};
@@ -9,11 +9,11 @@ use crate::simd::{self, Simd, WithSimd, load, store};
 /// Columns of one task of the backward pass: whole cache lines, few enough that a usual width occupies every thread.
 const COLUMNS: usize = 64;
 
-/// out\[i\] = table\[ids\[i\]\]; table: (vocabulary, out.cols()) row by row.
+/// out\[i\] = table\[ids\[i\]\]; table: (vocabulary, out.cols()) row by row, f32 or bf16.
 ///
 /// # Panics
 /// If an id is not below the vocabulary, or the shapes disagree.
-pub fn forward(ids: &[u32], table: &[f32], out: MatMut) {
+pub fn forward<T: Element + Into<f32>>(ids: &[u32], table: &[T], out: MatMut) {
     let cols = out.cols();
     assert_eq!(ids.len(), out.rows(), "one row for each id");
     assert_ids(ids, table.len(), cols);
@@ -23,7 +23,10 @@ pub fn forward(ids: &[u32], table: &[f32], out: MatMut) {
         for (i, &id) in ids[from..ids.len().min(from + block)].iter().enumerate() {
             let row = &table[id as usize * cols..(id as usize + 1) * cols];
             // SAFETY: each task has its own rows.
-            unsafe { out.part(from + i, 0, cols) }.copy_from_slice(row);
+            let to = unsafe { out.part(from + i, 0, cols) };
+            for (y, &x) in to.iter_mut().zip(row) {
+                *y = x.into();
+            }
         }
     });
 }

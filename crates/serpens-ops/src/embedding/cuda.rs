@@ -28,7 +28,7 @@ const SEGMENTS: usize = 1024;
 kernel_params! {
     struct GatherParams {
         ids: DevicePtr as "const u32*", // (rows)
-        table: DevicePtr as "const float*", // (vocabulary, width)
+        table: DevicePtr as "const DY*", // (vocabulary, width)
         y: DevicePtr as "float*", // (rows, width)
         rows: i64,
         width: i64,
@@ -68,7 +68,7 @@ kernel_params! {
 
 /// y\[i\] = table\[ids\[i\]\]; a row of NaN for an id outside the table.
 pub fn forward(ids: View<'_>, table: View<'_>, y: ViewMut<'_>) -> Result<()> {
-    check::dtype(OP, "table", DType::F32, table.dtype())?;
+    check::float(OP, "table", table.dtype())?;
     let (_, vocabulary) = check_sizes(&ids, table.rows())?;
     if y.rows() > 0 {
         check::range(OP, "the vocabulary", 1..usize::MAX, table.rows())?;
@@ -81,8 +81,9 @@ pub fn forward(ids: View<'_>, table: View<'_>, y: ViewMut<'_>) -> Result<()> {
         width: y.cols() as i64,
         vocabulary,
     };
-    let vector = vector(y.cols(), table.aligned(16) && y.aligned(16));
-    let kernel = program(y.device(), "embedding_gather", DType::F32, vector)?;
+    let aligned = table.aligned(4 * table.dtype().size()) && y.aligned(16);
+    let vector = vector(y.cols(), aligned);
+    let kernel = program(y.device(), "embedding_gather", table.dtype(), vector)?;
     let grid = [y.rows().div_ceil(8) as u32, 1, 1];
     // SAFETY: the parameters are the kernel's; table and y are without gaps, the sizes the views'.
     unsafe { kernel.launch(grid, BLOCK as u32, 0, &params) }

@@ -1,6 +1,6 @@
 // Embedding: rows of a table by id, and the sums of their gradients in the order of the positions.
 //
-// Macros: DY, the type of the gradient (float | bf16); VEC, values an access moves (4 | 1).
+// Macros: DY, the type of the gradient, or of the table whose rows are read (float | bf16); VEC, values an access moves (4 | 1).
 //
 // The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted
 // positions are cut in segments; one block sums the rows of a segment run by run. A run that lies in one segment goes to
@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_gather(const __grid_
     if (row >= p.rows) return;
     u32 id = p.ids[row];
     bool valid = id < p.vocabulary;
-    const float* from = p.table + (valid ? id : 0) * p.width;
+    const DY* from = p.table + (valid ? id : 0) * p.width;
     float* to = p.y + row * p.width;
 #pragma unroll 4
     for (i64 c = threadIdx.x % 32 * VEC; c < p.width; c += 32 * VEC) {

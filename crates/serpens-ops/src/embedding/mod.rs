@@ -1,6 +1,7 @@
 //! Embedding: one row of a table for each id.
 //!
-//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32, y: (rows, d_model) f32. Gradient:
+//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32 or, where no gradient is asked for, bf16
+//! or [`Packed`], y: (rows, d_model) f32. Gradient:
 //! dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i; on a GPU in that order within runs
 //! of positions that depend on their number only, and then over the runs.
 
@@ -9,10 +10,11 @@ pub mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serpens_core::tape::BackwardContext;
-use serpens_core::{DType, Device, Result, Shape, Tensor, Var};
+use serpens_core::tape::{BackwardContext, tracked};
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, bf16};
 
 use crate::check;
+use crate::quantized_linear::Packed;
 use crate::record::record;
 
 const OP: &str = "embedding";
@@ -34,29 +36,62 @@ pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
 /// On a GPU an id that is not below the vocabulary gives a row of NaN, and no gradient; see [`check_ids`].
 ///
 /// # Shapes
-/// ids (…) of u32, table (vocabulary, width) of f32 → (…, width)
+/// ids (…) of u32, table (vocabulary, width) of f32 or bf16 → (…, width) of f32
 ///
 /// # Errors
-/// Operands of other types; on the processor, ids that are not below the vocabulary.
+/// Operands of other types; on the processor, ids that are not below the vocabulary; [`Error::NoGradient`] where a tape
+/// tracks a table of bf16.
 pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
     let [vocabulary, width] = table.shape().axes(OP, "table", "(vocabulary, width)")?;
     let device = table.device();
-    check::device(OP, "ids", device, ids.device())?;
-    let mut dims = ids.shape().to_vec();
-    dims.push(width);
-    let mut y = Tensor::empty(Shape::try_from(&dims[..])?, DType::F32, device)?;
+    let mut y = rows_for(ids, width, device)?;
+    let operands = [Some(ids), Some(table)];
+    if table.dtype() != DType::F32 && tracked(&operands) {
+        return Err(Error::NoGradient { op: OP });
+    }
     match device {
         Device::Cpu => {
             let tokens = ids.tensor()?.as_slice::<u32>()?;
             check_ids(tokens, vocabulary)?;
-            cpu::forward(tokens, check::values(table)?, y.mat_mut()?);
+            match table.dtype() {
+                DType::BF16 => {
+                    cpu::forward::<bf16>(tokens, table.tensor()?.as_slice()?, y.mat_mut()?);
+                }
+                _ => cpu::forward(tokens, check::values(table)?, y.mat_mut()?),
+            }
         }
         Device::Cuda(_) => {
             cuda::forward(ids.tensor()?.view(), table.tensor()?.view(), y.view_mut()?)?
         }
     }
-    let operands = [Some(ids), Some(table)];
     record(OP, &operands, y, || ids.detach(), backward)
+}
+
+/// The same of a table in blocks, of which these rows alone are widened; there is no gradient.
+///
+/// # Shapes
+/// ids (…) of u32, table (vocabulary, width) → (…, width) of f32
+///
+/// # Errors
+/// As [`embedding`]; [`Error::Device`] where the table is not on the processor.
+pub fn packed_embedding(ids: &Var, table: &Packed) -> Result<Var> {
+    let width = table.cols();
+    let mut y = rows_for(ids, width, table.device())?;
+    let tokens = ids.tensor()?.as_slice::<u32>()?;
+    check_ids(tokens, table.rows())?;
+    let rows = y.make_mut()?.chunks_mut(width.max(1));
+    for (&id, row) in tokens.iter().zip(rows) {
+        table.row(id as usize, row)?;
+    }
+    Ok(y.into())
+}
+
+/// A place for a row of `width` values for each id.
+fn rows_for(ids: &Var, width: usize, device: Device) -> Result<Tensor> {
+    check::device(OP, "ids", device, ids.device())?;
+    let mut dims = ids.shape().to_vec();
+    dims.push(width);
+    Tensor::empty(Shape::try_from(&dims[..])?, DType::F32, device)
 }
 
 /// dtable[id] += dy, in the order of the positions.

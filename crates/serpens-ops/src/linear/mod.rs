@@ -9,6 +9,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod operands;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -18,6 +19,7 @@ use serpens_core::{DType, Device, Error, Result, Tensor, Var, View, ViewMut};
 use crate::quantized_linear::Packed;
 use crate::record::record;
 use crate::{check, elementwise};
+pub use operands::Held;
 
 const OP: &str = "linear";
 

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use serpens_core::files::{is_same, write_bytes};
 use serpens_data::{Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
+use serpens_nn::MambaLm;
 use serpens_report::grouped;
-use serpens_train::evaluate;
+use serpens_train::evaluate::{self, TextTotals};
 
 use crate::cli::EvalArgs;
 use crate::evaluation::{EvalTask, Metric, Question};
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 type Told = (Value, Vec<Vec<String>>);
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
-    let compute = args.compute.resolve()?;
+    let how = args.infer.resolve()?;
     let of_text = args.task_file.is_empty() && args.tasks == ["perplexity"];
     let of_questions = args.limit.is_some() || args.items.is_some();
     if (of_text && of_questions) || (!of_text && args.window.is_some()) {
@@ -39,7 +40,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     {
         return Err(Error::refused("--items", Refusal::Exists(items.clone())));
     }
-    let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let (opened, tokenizer) = args.model.load_with_tokenizer(how)?;
     let (mut value, table) = match of_text {
         true => text(args, &opened, &tokenizer)?,
         false => answers(args, &tasks, &opened, &tokenizer)?,
@@ -51,28 +52,40 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     }
 }
 
+/// The text in `data`, to be evaluated.
+pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
+    Ok(Corpus::open(data, tokenizer)?.with_validation_fraction(1.0)?)
+}
+
+/// How well the model in `path` predicts a text, each token from all before it in its document.
+pub(super) fn whole(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<TextTotals> {
+    let mut shown = meter("its whole document", corpus);
+    let slices = corpus.slices(Split::Validation, 1, READ_LENGTH)?;
+    let whole = evaluate::text(model, slices, &mut |done| shown.at(done))?;
+    if !whole.tokens.sum.is_finite() {
+        return Err(Error::wrong_model(path, WrongModel::NotFinite));
+    }
+    match whole.bytes {
+        0 => Err(Error::refused("--data", Refusal::NothingToPredict)),
+        _ => Ok(whole),
+    }
+}
+
+fn meter(name: &str, corpus: &Corpus) -> Meter {
+    Meter::new(OutputMode::Terminal, name.to_owned(), corpus.tokens())
+}
+
 /// How well a text is predicted, each token from all before it, and from those of its window.
 fn text(args: &EvalArgs, opened: &Opened, tokenizer: &Tokenizer) -> Result<Told> {
-    let model = &opened.model;
-    let corpus = Corpus::open(&args.data, tokenizer)?.with_validation_fraction(1.0)?;
-    let slices = |length| corpus.slices(Split::Validation, 1, length);
-    let meter = |name: &str| Meter::new(OutputMode::Terminal, name.to_owned(), corpus.tokens());
-    let name = "its whole document".to_owned();
-    let mut shown = meter(&name);
-    let whole = evaluate::text(model, slices(READ_LENGTH)?, &mut |done| shown.at(done))?;
-    drop(shown);
-    let mut readings = vec![("whole", name, whole.tokens)];
+    let (model, corpus) = (&opened.model, corpus(&args.data, tokenizer)?);
+    let whole = whole(model, &opened.path, &corpus)?;
+    let mut readings = vec![("whole", "its whole document".to_owned(), whole.tokens)];
     if let Some(length) = args.window {
         let name = format!("fixed windows of {}", grouped(length));
-        let (mut shown, windows) = (meter(&name), slices(length)?);
+        let mut shown = meter(&name, &corpus);
+        let windows = corpus.slices(Split::Validation, 1, length)?;
         let read = evaluate::answers(model, windows, READ_LENGTH, &mut |done| shown.at(done))?;
         readings.push(("windows", name, read));
-    }
-    if !whole.tokens.sum.is_finite() {
-        return Err(Error::wrong_model(&opened.path, WrongModel::NotFinite));
-    }
-    if whole.bytes == 0 {
-        return Err(Error::refused("--data", Refusal::NothingToPredict));
     }
     let mut value = json!({
         "data": args.data,

@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
-    let compute = args.compute.resolve()?;
+    let how = args.infer.resolve()?;
     let options = args.sampling.options();
     options.check().map_err(serpens_infer::Error::from)?;
     let prompts = args.prompts.read(args.state.is_some())?;
@@ -29,7 +29,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if !single && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
-    let (opened, tokenizer) = args.model.load_with_tokenizer(&compute)?;
+    let (opened, tokenizer) = args.model.load_with_tokenizer(how)?;
     let model = opened.model;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
     let state = args.state.as_deref().map(load).transpose()?;

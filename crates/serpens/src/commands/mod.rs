@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+mod quantize;
 mod recipes;
 mod report;
 mod system;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor { json } => doctor::run(json),

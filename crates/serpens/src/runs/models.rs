@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
-use serpens_nn::{MambaLm, Module, join};
-use serpens_train::Compute;
+use serpens_nn::{MambaLm, ToInfer, join};
 use toml::Value;
 
 use super::{RUNS, RunFolder};
@@ -73,7 +72,7 @@ pub(crate) struct Opened {
     /// Its folder or file.
     pub(crate) path: PathBuf,
     /// Where its tokenizer would be.
-    checkpoint: Checkpoint,
+    pub(crate) checkpoint: Checkpoint,
     /// How a tokenizer that is named is found.
     hub: HubArgs,
 }
@@ -84,15 +83,15 @@ impl ModelPlace {
         self.read(verify, None)
     }
 
-    /// The model, on the processor, or as it is only asked: where that is computed, in its types.
-    fn read(&self, verify: Verify, to_infer: Option<&Compute>) -> Result<Opened> {
+    /// The model, on the processor, or as it is only asked.
+    fn read(&self, verify: Verify, to_infer: Option<ToInfer>) -> Result<Opened> {
         let path = model_path(&self.path, &self.hub)?;
         let options = Options {
             verify,
             prefix: self.prefix.clone(),
         };
         let load = |checkpoint: &Checkpoint| match to_infer {
-            Some(on) if self.adapter.is_none() => checkpoint.load_to_infer(on.device, on.precision),
+            Some(how) if self.adapter.is_none() => checkpoint.load_to_infer(how),
             _ => checkpoint.load(Device::Cpu), // what is added needs the matrices in f32
         };
         let opened = Checkpoint::open(&path, &options)
@@ -100,8 +99,8 @@ impl ModelPlace {
         let (mut model, checkpoint) = opened.map_err(|error| wrong(&path, error))?;
         if let Some(adapter) = &self.adapter {
             checkpoint::load_adapter(&mut model, adapter, verify)?;
-            if let Some(on) = to_infer {
-                model.to(on.device, on.precision)?;
+            if let Some(how) = to_infer {
+                model.to_infer(how)?;
             }
         }
         Ok(Opened {
@@ -122,9 +121,9 @@ impl ModelArgs {
         self.place.load(self.verify)
     }
 
-    /// The model on that device, and its tokenizer.
-    pub(crate) fn load_with_tokenizer(&self, compute: &Compute) -> Result<(Opened, Tokenizer)> {
-        let opened = self.place.read(self.verify, Some(compute))?;
+    /// The model as it is only asked, and its tokenizer.
+    pub(crate) fn load_with_tokenizer(&self, how: ToInfer) -> Result<(Opened, Tokenizer)> {
+        let opened = self.place.read(self.verify, Some(how))?;
         let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
         Ok((opened, tokenizer))
     }
@@ -167,9 +166,13 @@ impl Opened {
     }
 
     fn needed_tokenizer(&self, given: Option<&Path>) -> Result<Tokenizer> {
+        self.tokenizer(given)?.ok_or_else(|| self.no_tokenizer())
+    }
+
+    /// What is wrong where a text cannot be read.
+    pub(crate) fn no_tokenizer(&self) -> Error {
         let wrong = WrongModel::NoTokenizer(self.model.config().vocab_size);
-        let found = self.tokenizer(given)?;
-        found.ok_or_else(|| Error::wrong_model(&self.path, wrong))
+        Error::wrong_model(&self.path, wrong)
     }
 
     fn tokenizer(&self, given: Option<&Path>) -> Result<Option<Tokenizer>> {

@@ -11,6 +11,7 @@ mod interrupt;
 mod models;
 mod output;
 mod pictures;
+mod quantize;
 mod refusals;
 mod resume;
 mod support;

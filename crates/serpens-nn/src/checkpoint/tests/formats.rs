@@ -12,7 +12,7 @@ use crate::{LoraConfig, ParameterFault, Start};
 fn export_to(model: &MambaLm, path: &Path, format: Format, encoding: Encoding) -> Vec<String> {
     let mut metadata = Metadata::default();
     metadata.set("general.name", "a test".to_owned());
-    export(model, path, format, encoding, metadata).unwrap()
+    export(model, path, format, &|_| encoding, metadata).unwrap()
 }
 
 fn opened(path: &Path) -> Checkpoint {
@@ -86,7 +86,13 @@ fn models_go_to_other_formats_and_back_and_files_to_the_bit() {
             let folder = dir.path().join(format.to_string());
             let norms = config.mixers != MambaLmConfig::new(16, 2, 11).mixers;
             if format == Format::OriginalNames && norms {
-                let error = export(&saved, &folder, format, Encoding::F32, Metadata::default());
+                let error = export(
+                    &saved,
+                    &folder,
+                    format,
+                    &|_| Encoding::F32,
+                    Metadata::default(),
+                );
                 assert!(matches!(error, Err(Error::Inexpressible(_))));
                 continue;
             }
@@ -125,7 +131,7 @@ fn narrower_encodings_hold_the_nearest_values_and_what_they_must_not_touch() {
         }
         // Rows of two values are no blocks.
         let blocks = matches!(encoding, Encoding::Blocks(_));
-        let dt = if blocks { Encoding::F32 } else { encoding };
+        let dt = if blocks { Encoding::BF16 } else { encoding };
         assert_eq!(stored.encoding("blk.0.ssm_dt.weight"), Some(dt));
         for ((name, before), (_, after)) in
             parameters(&saved).iter().zip(parameters(&loaded(&path)))
@@ -138,7 +144,13 @@ fn narrower_encodings_hold_the_nearest_values_and_what_they_must_not_touch() {
             );
         }
         let folder = dir.path().join("hf");
-        let hf = export(&saved, &folder, Format::Hf, encoding, Metadata::default());
+        let hf = export(
+            &saved,
+            &folder,
+            Format::Hf,
+            &|_| encoding,
+            Metadata::default(),
+        );
         match blocks {
             true => {
                 assert!(matches!(hf, Err(Error::Format(_))), "{encoding}");
@@ -303,7 +315,14 @@ fn models_that_a_format_has_no_words_for_are_refused() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("a.gguf");
         let model = model(&config);
-        let error = export(&model, &path, format, Encoding::F32, Metadata::default()).unwrap_err();
+        let error = export(
+            &model,
+            &path,
+            format,
+            &|_| Encoding::F32,
+            Metadata::default(),
+        )
+        .unwrap_err();
         assert!(matches!(error, Error::Inexpressible(_)), "{error}");
     }
 }
@@ -464,10 +483,11 @@ fn a_model_loaded_to_infer_on_the_processor_is_the_model() {
     let dir = TempDir::new().unwrap();
     let saved = model(&MambaLmConfig::new(16, 1, 11));
     save(&saved, dir.path()).unwrap();
-    let loaded = opened(dir.path())
-        .load_to_infer(Device::Cpu, Precision::F32)
-        .unwrap();
-    assert_eq!(parameters(&loaded), parameters(&saved));
-    let refused = opened(dir.path()).load_to_infer(Device::Cpu, Precision::Bf16);
+    let loaded = opened(dir.path()).load_to_infer(ToInfer::default());
+    assert_eq!(parameters(&loaded.unwrap()), parameters(&saved));
+    let refused = opened(dir.path()).load_to_infer(ToInfer {
+        precision: Precision::Bf16,
+        ..ToInfer::default()
+    });
     assert!(matches!(refused, Err(Error::Precision(Precision::Bf16))));
 }

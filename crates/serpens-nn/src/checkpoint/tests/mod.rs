@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::mixers::{H3Config, MambaConfig, PlainConfig};
 use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
-use crate::{Error, LoraConfig, Module, ParameterFault};
+use crate::{Error, LoraConfig, Module, ParameterFault, Precision};
 
 fn model(config: &MambaLmConfig) -> MambaLm {
     config.init(Device::cpu(), 3).unwrap()

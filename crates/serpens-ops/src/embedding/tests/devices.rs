@@ -1,9 +1,10 @@
 //! Rows of a table by id, and the sums of their gradients.
 
-use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
+use serpens_core::{DType, Device, Error, Gradients, ParamId, Tape, Tensor, Var};
 
 use super::reference;
-use crate::embedding::{cuda, embedding};
+use crate::embedding::{cuda, embedding, packed_embedding};
+use crate::quantized_linear::{Blocks, Packed};
 use crate::shared::tests::{assert_near, cases, f32s, read, tensor, values};
 
 /// (positions, vocabulary, width): runs of one id that end in one segment, in the next, and many later.
@@ -49,11 +50,13 @@ fn run(sizes: (usize, usize, usize), device: Device) -> [Vec<f64>; 2] {
     [read(y.tensor().unwrap()), read(&dtable)]
 }
 
-/// Every size, with gradients of `dtype`, for the programs that it asks for.
+/// Every size, with tables that are only read and gradients of `dtype`, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     for (positions, vocabulary, width) in SIZES {
         run((positions, vocabulary, width), device);
         let ids = Tensor::zeros([positions], DType::U32, device).unwrap();
+        let table = Tensor::zeros([vocabulary, width], dtype, device).unwrap();
+        embedding(&ids.clone().into(), &table.into()).unwrap();
         let dy = Tensor::zeros([positions, width], dtype, device).unwrap();
         let mut dtable = Tensor::zeros([vocabulary, width], DType::F32, device).unwrap();
         cuda::backward(ids.view(), dy.view(), dtable.view_mut().unwrap(), false).unwrap();
@@ -83,6 +86,50 @@ fn rows_and_their_gradients_agree_with_the_definition_on_every_device() {
             let plain = reference::backward(&both, &f32s(&dy), vocabulary, width);
             assert_near(&what, &dtable, &truth, &plain, DType::F32);
         }
+    }
+}
+
+#[test]
+fn rows_of_narrow_tables_are_widened_and_have_no_gradient_on_every_device() {
+    for (device, dtype) in cases() {
+        if dtype != DType::F32 {
+            continue; // once for each device
+        }
+        for (positions, vocabulary, width) in SIZES {
+            let ids = ids(5, positions, vocabulary);
+            let table = values(1, [vocabulary, width], 1.0, DType::BF16);
+            let truth = reference::forward(&ids, &table, width);
+            let table = tensor([vocabulary, width], &table, DType::BF16, device);
+            let ids = Tensor::from_slice([positions], &ids, device).unwrap();
+            let y = embedding(&ids.clone().into(), &table.clone().into()).unwrap();
+            assert_eq!(
+                read(y.tensor().unwrap()),
+                truth,
+                "{vocabulary} x {width} on {device}"
+            );
+            let learnt = Var::param(ParamId::fresh(), table);
+            let refused = embedding(&Tape::new().constant(ids), &learnt).unwrap_err();
+            assert!(matches!(refused, Error::NoGradient { .. }), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_packed_tables_are_those_of_the_widened_table() {
+    let (positions, vocabulary, width) = (40, 37, 512);
+    let ids = ids(5, positions, vocabulary);
+    let table = values(1, [vocabulary, width], 1.0, DType::F32);
+    let table = tensor([vocabulary, width], &table, DType::F32, Device::Cpu);
+    for kind in Blocks::ALL {
+        let packed = Packed::quantize(kind, &table, Device::Cpu).unwrap();
+        let wide = read(&packed.dequantize().unwrap());
+        let places = Tensor::from_slice([4, 10], &ids, Device::Cpu).unwrap();
+        let y = packed_embedding(&places.into(), &packed).unwrap();
+        assert_eq!(y.shape().to_string(), "(4, 10, 512)");
+        let truth = reference::forward(&ids, &wide, width);
+        assert_eq!(read(y.tensor().unwrap()), truth, "{kind}");
+        let beyond = Tensor::from_slice([1], &[vocabulary as u32], Device::Cpu).unwrap();
+        assert!(packed_embedding(&beyond.into(), &packed).is_err());
     }
 }
 

@@ -1,0 +1,89 @@
+//! How a model is held that is only asked.
+
+use serpens_core::Device;
+use serpens_formats::Encoding;
+use serpens_ops::quantized_linear::Blocks;
+
+use crate::{Error, MambaLm, Module, Param, Precision, Result};
+
+/// The table that is looked up, which is no operand of products where there is a head.
+pub(crate) const EMBEDDINGS: &str = "backbone.embeddings.weight";
+
+/// Where and in which types a model is asked, and how its matrices and its table are held for it: once each. All else,
+/// the state, A, D, Δ's bias, norms and convolutions, is f32.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ToInfer {
+    /// Where it is.
+    pub device: Device,
+    /// In which types it computes. What is multiplied in bf16 is held in bf16 alone.
+    pub precision: Precision,
+    /// The matrices' encoding: bf16, blocks, or f32 for all others. Rows that are no whole blocks are in smaller ones
+    /// or in bf16. `None` keeps them as a file has them, where the device multiplies with that.
+    pub weights: Option<Encoding>,
+}
+
+impl ToInfer {
+    /// The encodings that matrices are held in.
+    pub const WEIGHTS: [Encoding; 6] = [
+        Encoding::F32,
+        Encoding::BF16,
+        Encoding::Blocks(Blocks::Q8_0),
+        Encoding::Blocks(Blocks::Q6_K),
+        Encoding::Blocks(Blocks::Q4_K),
+        Encoding::Blocks(Blocks::Q4_0),
+    ];
+
+    /// Refuses what the device does not multiply with.
+    ///
+    /// # Errors
+    /// [`Error::Precision`]; [`Error::Weights`].
+    pub fn check(&self) -> Result<()> {
+        let (device, precision) = (self.device, self.precision);
+        match (device, precision, self.weights) {
+            (_, _, None) | (Device::Cpu, Precision::F32, _) => {}
+            (Device::Cpu, ..) | (Device::Cuda(_), Precision::Bf16, Some(Encoding::BF16)) => {}
+            (Device::Cuda(_), Precision::F32 | Precision::Tf32, Some(Encoding::F32)) => {}
+            (Device::Cuda(_), _, Some(weights)) => {
+                return Err(Error::Weights {
+                    weights,
+                    precision,
+                    device,
+                });
+            }
+        }
+        match device == Device::Cpu && precision != Precision::F32 {
+            true => Err(Error::Precision(precision)),
+            false => Ok(()),
+        }
+    }
+
+    /// How the parameter of this name is held, that a file has in the encoding `stored`.
+    pub(crate) fn encoding(&self, name: &str, param: &Param, stored: Encoding) -> Encoding {
+        let wanted = match (self.device, self.precision) {
+            (Device::Cpu, _) => self.weights.unwrap_or(stored),
+            (_, Precision::Bf16) => Encoding::BF16,
+            _ => Encoding::F32,
+        };
+        let is_matrix = param.matrix || name == EMBEDDINGS;
+        match wanted.for_rows(param.shape().cols()) {
+            held @ (Encoding::BF16 | Encoding::Blocks(_)) if is_matrix => held,
+            _ => Encoding::F32,
+        }
+    }
+}
+
+impl MambaLm {
+    /// Has the model only asked from now on, with what [`MambaLm::adapt`] had trained added to its matrices first.
+    ///
+    /// # Errors
+    /// [`Error::Precision`], [`Error::Weights`] before anything is changed; [`Error::NoValue`], [`Error::Narrow`];
+    /// memory.
+    pub fn to_infer(&mut self, how: ToInfer) -> Result<()> {
+        how.check()?;
+        self.merge()?;
+        self.visit_mut("", &mut |name, param| {
+            let encoding = how.encoding(name, param, Encoding::F32);
+            param.narrow(how.device, how.precision, encoding)
+        })
+    }
+}
