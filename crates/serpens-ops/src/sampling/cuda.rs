@@ -147,7 +147,7 @@ impl DeviceSampler {
             repetition: options.repetition_penalty,
             presence: options.presence_penalty,
             frequency: options.frequency_penalty,
-            floor: law.floor(),
+            floor: law.floor,
             top_k: u32::try_from(options.top_k).unwrap_or(0),
             greedy: u32::from(options.temperature == 0.0),
             active: 1,

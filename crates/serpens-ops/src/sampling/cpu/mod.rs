@@ -8,7 +8,7 @@ mod weight;
 use candidates::{Candidate, keep_largest, reach};
 use maxima::Maxima;
 pub(super) use weight::{FIXED, Law, Weights, fixed, scaled};
-use weight::{STRETCH, Sums, drawable};
+use weight::{STRETCH, Sums};
 
 use super::{BadOption, Broken, History, SampleOptions, WINDOW};
 use crate::simd::dispatch;
@@ -171,7 +171,7 @@ impl Scratch {
 
     /// The tokens that top-p keeps of all, as candidates.
     fn collect_nucleus(&mut self, law: Law, max: f32, x: &[f32]) {
-        let all = Law { least: 0, ..law };
+        let all = Law { floor: 0.0, ..law };
         let total = self.sum(all, max, x);
         let mut least = FEW;
         loop {
@@ -225,10 +225,11 @@ impl Scratch {
             x,
             weights,
         });
-        let weights = self
-            .weights
-            .iter()
-            .map(|weight| drawable(*weight, law.least));
+        let drawable = |weight: &f32| match *weight >= law.floor {
+            true => fixed(*weight),
+            false => 0,
+        };
+        let weights = self.weights.iter().map(drawable);
         let (place, _) = exceeding(weights, left);
         (first + place) as u32
     }

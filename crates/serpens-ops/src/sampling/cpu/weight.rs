@@ -22,6 +22,8 @@ pub(in crate::sampling) struct Law {
     pub nucleus: u64,
     /// Least weight that can be drawn, in fixed point.
     pub least: u64,
+    /// The least float that is rounded to it.
+    pub floor: f32,
 }
 
 impl Law {
@@ -38,21 +40,8 @@ impl Law {
             lowest: (-64.0 / scale).max(f32::MIN),
             nucleus,
             least: fixed(options.min_p),
+            floor: floor(fixed(options.min_p)),
         }
-    }
-
-    /// The least weight that can be drawn, as a float.
-    pub fn floor(&self) -> f32 {
-        // The bits of floats that are not negative are in their order.
-        let (mut below, mut enough) = (0, 1.0_f32.to_bits());
-        while below < enough {
-            let middle = (below + enough) / 2;
-            match fixed(f32::from_bits(middle)) < self.least {
-                true => below = middle + 1,
-                false => enough = middle,
-            }
-        }
-        f32::from_bits(enough)
     }
 
     /// The sum that the tokens kept by top-p reach, of all those sums to `total`.
@@ -60,6 +49,20 @@ impl Law {
         let product = u128::from(self.nucleus) * u128::from(total);
         (product.div_ceil(1 << 64) as u64).max(1)
     }
+}
+
+/// The least weight that is rounded to `least`, or up from there.
+fn floor(least: u64) -> f32 {
+    // The bits of floats that are not negative are in their order.
+    let (mut below, mut enough) = (0, 1.0_f32.to_bits());
+    while below < enough {
+        let middle = (below + enough) / 2;
+        match fixed(f32::from_bits(middle)) < least {
+            true => below = middle + 1,
+            false => enough = middle,
+        }
+    }
+    f32::from_bits(enough)
 }
 
 /// ⌊u · total / 2⁶⁴⌋
@@ -74,13 +77,6 @@ pub(in crate::sampling) fn fixed(weight: f32) -> u64 {
     const WHOLE: f64 = (1_u64 << 52) as f64;
     let scaled = f64::from(weight) * (1_u64 << FIXED) as f64;
     (scaled + WHOLE).to_bits() - WHOLE.to_bits()
-}
-
-/// The weight in fixed point, 0 below what can be drawn.
-#[inline(always)]
-pub(super) fn drawable(weight: f32, least: u64) -> u64 {
-    let weight = fixed(weight);
-    if weight >= least { weight } else { 0 }
 }
 
 /// The weights of logits of which the largest is `max`.
@@ -113,7 +109,12 @@ fn weigh<S: Simd>(s: S, law: Law, max: f32, x: &[f32], weights: &mut [f32]) {
     }
 }
 
-/// The sums of weights, in fixed point, of each [`STRETCH`] of tokens; those below min-p are none.
+/// A weight added to the first is rounded to the upper half of its fixed point, in the lowest bits; what that left, in
+/// units of the lower half, is rounded by the second.
+const UPPER: f32 = 1.5 * (1 << (23 - FIXED / 2)) as f32;
+const LOWER: f32 = 1.5 * (1 << 23) as f32;
+
+/// The sums of weights, each rounded as [`fixed`] does it, of each [`STRETCH`] of tokens; those below min-p are none.
 pub(super) struct Sums<'a> {
     pub law: Law,
     pub max: f32,
@@ -127,22 +128,35 @@ impl WithSimd for Sums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let least = self.law.least;
+        let [floor, upper, lower] = [self.law.floor, UPPER, LOWER].map(|x| s.splat_f32s(x));
+        let (zero, one) = (s.splat_f32s(0.0), s.splat_f32s((1_u64 << FIXED) as f32));
         let mut weights = [0.0; STRETCH];
         for (x, sum) in self.x.chunks(STRETCH).zip(self.sums) {
-            let weights = &mut weights[..x.len()];
-            weigh(s, self.law, self.max, x, weights);
-            let mut lanes = [0; 16];
-            let (whole, rest) = weights.as_chunks::<16>();
-            for weights in whole {
-                for (lane, weight) in lanes.iter_mut().zip(weights) {
-                    *lane += drawable(*weight, least);
-                }
+            weigh(s, self.law, self.max, x, &mut weights);
+            weights[x.len()..].fill(0.0);
+            let (mut uppers, mut lowers) = (s.splat_u32s(0), s.splat_u32s(0));
+            for weight in weights.chunks_exact(S::F32_LANES) {
+                let weight = load(s, weight);
+                let weight = s.select_f32s(s.less_than_f32s(weight, floor), zero, weight);
+                let above = s.add_f32s(weight, upper);
+                let rest = s.sub_f32s(weight, s.sub_f32s(above, upper));
+                let below = s.mul_add_f32s(rest, one, lower);
+                uppers = s.add_u32s(uppers, s.transmute_u32s_f32s(above));
+                lowers = s.add_u32s(lowers, s.transmute_u32s_f32s(below));
             }
-            *sum = lanes.iter().sum();
-            for weight in rest {
-                *sum += drawable(*weight, least);
-            }
+            *sum = total::<S>(uppers, lowers);
         }
     }
+}
+
+/// What the bits of [`STRETCH`] weights' halves sum to.
+#[inline(always)]
+fn total<S: Simd>(uppers: S::u32s, lowers: S::u32s) -> u64 {
+    let each = (STRETCH / S::F32_LANES) as u32;
+    let sum = |lane: &u32, none: f32| lane.wrapping_sub(none.to_bits().wrapping_mul(each));
+    let uppers: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&uppers));
+    let lowers: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&lowers));
+    let uppers: u64 = uppers.iter().map(|lane| u64::from(sum(lane, UPPER))).sum();
+    let lowers = lowers.iter().map(|lane| i64::from(sum(lane, LOWER) as i32));
+    (uppers << (FIXED / 2)).wrapping_add_signed(lowers.sum())
 }

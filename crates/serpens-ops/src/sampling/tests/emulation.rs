@@ -163,7 +163,7 @@ impl Block<'_> {
             let items = self.items(bound, |x| fixed(weight(self.law, self.max, x)));
             bound = reach(need, bound, &items);
         }
-        let floor = self.law.floor();
+        let floor = self.law.floor;
         let bins = self.weigh(bound, floor);
         let total = bins.iter().sum();
         let (bin, mut left, _) = search(&bins, high(number, total) + 1);
@@ -258,7 +258,8 @@ proptest! {
         min_p in prop_oneof![0.0_f32..1.0, 0.0_f32..1e-11, Just(0.0)],
     ) {
         let options = SampleOptions { min_p, ..SampleOptions::default() };
-        let (law, floor) = (Law::new(&options), Law::new(&options).floor());
+        let law = Law::new(&options);
+        let floor = law.floor;
         prop_assert!(fixed(floor) >= law.least);
         prop_assert!(floor == 0.0 || fixed(floor.next_down()) < law.least);
     }
