@@ -1,6 +1,6 @@
 //! Drawing on a GPU: one launch for all slots, which keeps their histories too.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, properties};
+use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Properties, Source, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::cpu::{FEW, FIXED, Law, MORE, biases};
@@ -15,10 +15,11 @@ pub const MOST_TOKENS: usize = 1 << 18;
 /// Logits that a warp looks at together.
 const SEGMENT: usize = 128;
 /// Bytes of shared memory of a block, without a bit for each token.
-const SHARED: usize = 12 * (MOST_TOKENS / SEGMENT) + 352;
+const SHARED: usize = 28 * (MOST_TOKENS / SEGMENT) + 360;
 
 static SOURCE: Source = Source::new("sampling", include_str!("kernel.cu"))
     .params(&[SampleParams::declare, EnterParams::declare])
+    .may_spill(|program| program.number("CLUSTER") > Some(1)) // two registers, outside of loops
     .constants(&[
         ("MOST_TOKENS", MOST_TOKENS as i32),
         ("SEGMENT", SEGMENT as i32),
@@ -213,10 +214,12 @@ impl DeviceSampler {
             law: [of_one.scale[0], of_one.scale[1], of_one.lowest],
         };
         let shared = SHARED + self.vocabulary.div_ceil(32) * size_of::<u32>();
-        let kernel = program(device, "sampling_draw", dtype)?;
+        let blocks = blocks_of_slot(rows, properties(device)?);
+        let kernel = program(device, "sampling_draw", dtype, blocks)?;
+        let grid = [rows as u32 * blocks, 1, 1];
         // SAFETY: the parameters are the kernel's, of operands that were checked; tables that slots point to have a
         // place for each token and are kept as long; the shared memory is what it works with.
-        unsafe { kernel.launch([rows as u32, 1, 1], 1024, shared as u32, &params) }
+        unsafe { kernel.launch(grid, 1024, shared as u32, &params) }
     }
 
     /// Values of some tokens and others of all the rest, where they are asked for.
@@ -244,12 +247,21 @@ impl DeviceSampler {
             slot: slot as i64,
             record,
         };
-        let kernel = program(self.device, "sampling_enter", DType::F32)?;
+        let kernel = program(self.device, "sampling_enter", DType::F32, 1)?;
         // SAFETY: the parameters are the kernel's; there is such a slot.
         unsafe { kernel.launch([1, 1, 1], 128, 0, &params) }
     }
 }
 
-fn program(device: Device, entry: &'static str, dtype: DType) -> Result<Kernel> {
-    kernel(device, &SOURCE, entry, &[("IO", dtype.cuda_name())])
+/// Blocks that share a slot: as many as leave none of them waiting, where the card has clusters.
+fn blocks_of_slot(rows: usize, card: &Properties) -> u32 {
+    let fits = |blocks: &u32| rows * *blocks as usize <= card.multiprocessors as usize;
+    let most = [8, 4, 2].into_iter().find(fits);
+    most.filter(|_| card.capability.0 >= 9).unwrap_or(1)
+}
+
+fn program(device: Device, entry: &'static str, dtype: DType, blocks: u32) -> Result<Kernel> {
+    let blocks = blocks.to_string();
+    let defines = [("IO", dtype.cuda_name()), ("CLUSTER", &blocks)];
+    kernel(device, &SOURCE, entry, &defines)
 }

@@ -1,10 +1,13 @@
-// Drawing tokens, a block a slot: the same numbers as on the processor, see mod.rs.
+// Drawing tokens, a block or a cluster of blocks a slot: the same numbers as on the processor, see mod.rs.
 //
-// Macro: IO, the type of the logits (float | bf16).
+// Macros: IO, the type of the logits (float | bf16); CLUSTER, the blocks of a slot (1 | 2 | 4 | 8).
 //
 // A warp looks at a segment of 128 logits at a time. What needs an order of tokens or of logits goes by numbers in 2048
 // bins: the sums of segments, of which one holds the token that is drawn; and the digits of a token's rank, for top-k
 // and top-p. The largest logit of each segment says which segments need no look.
+//
+// The blocks of a slot share out the segments where all are looked at, and each tells all others the largest logits and
+// the sums of its own; what follows from those, and looks at few, each does for itself.
 
 constexpr u32 ALL = 0xffffffffu;
 constexpr int WARPS = 32, THREADS = 32 * WARPS;
@@ -92,11 +95,13 @@ struct Logits {
 struct Shared {
     Logits logits;
     Weight weight;
-    u64 bins[BINS];
+    u64 sums[2][BINS]; // of segments: those at hand, and others while some block may still read those
+    u64 bins[BINS];    // of digits
     u64 parts[32];
     u64 number; // of the random stream
     u64 left, here;
     u32 bin, token;
+    u64 turn; // which sums are at hand
     u32 maxima[BINS]; // the key of each segment's largest logit
 
     // A bit for each token, set of those that are repeated.
@@ -134,6 +139,35 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
     return c;
 }
 
+// ---- over the blocks of a slot
+
+__device__ __forceinline__ int block_of_slot() {
+    u32 rank = 0;
+    if constexpr (CLUSTER > 1) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+// A barrier of all threads of all blocks.
+__device__ __forceinline__ void sync_blocks() {
+    if constexpr (CLUSTER > 1)
+        asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+    else
+        __syncthreads();
+}
+// Writes what a warp found to a place in the shared memory of every block.
+template <class T> __device__ __forceinline__ void share(T& place, T value) {
+    u32 lane = threadIdx.x % 32;
+    if constexpr (CLUSTER == 1) {
+        if (lane == 0) place = value;
+    } else if (lane < CLUSTER) {
+        u32 here = (u32)__cvta_generic_to_shared(&place), there;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(lane));
+        if constexpr (sizeof(T) == 8)
+            asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(there), "l"(value) : "memory");
+        else
+            asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(value) : "memory");
+    }
+}
+
 // ---- over the threads of a block; all take part
 
 __device__ __forceinline__ u64 warp_total(u64 x) {
@@ -159,11 +193,12 @@ __device__ __forceinline__ u64 block_max(Shared& shared, u64 x) {
     return x;
 }
 
-// Sum of the bins, which were written before a barrier.
+// Sum of the segments' sums.
 __device__ u64 total(Shared& shared) {
+    const u64* sums = shared.sums[shared.turn];
     u64 sum = 0;
 #pragma unroll
-    for (int i = threadIdx.x; i < BINS; i += THREADS) sum += shared.bins[i];
+    for (int i = threadIdx.x; i < BINS; i += THREADS) sum += sums[i];
     sum = warp_total(sum);
     if (threadIdx.x % 32 == 0) shared.parts[threadIdx.x / 32] = sum;
     __syncthreads();
@@ -172,13 +207,13 @@ __device__ u64 total(Shared& shared) {
     return sum;
 }
 
-// The first bin with which the sum of bins reaches `need`, which is from 1 to their total: in `bin`, what is left of the
-// need there in `left`, and what the bin holds in `here`. The bins were written before a barrier.
-__device__ void search(Shared& shared, u64 need) {
+// The first of the bins with which their sum reaches `need`, which is from 1 to their total: in `bin`, what is left of
+// the need there in `left`, and what the bin holds in `here`. The bins were written before a barrier.
+__device__ void search(Shared& shared, const u64* bins, u64 need) {
     constexpr int OWN = BINS / THREADS;
     u64 own[OWN], sum = 0;
 #pragma unroll
-    for (int i = 0; i < OWN; ++i) sum += own[i] = shared.bins[threadIdx.x * OWN + i];
+    for (int i = 0; i < OWN; ++i) sum += own[i] = bins[threadIdx.x * OWN + i];
     u64 through = sum_through(sum);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (lane == 31) shared.parts[warp] = through;
@@ -199,15 +234,17 @@ __device__ void search(Shared& shared, u64 need) {
 // ---- passes over a slot's logits
 
 // Does `visit(segment, x)` in each warp for its segments, x[i] being that of token segment · SEGMENT + 32 i + lane; not
-// for those whose largest key is below `least`.
-template <class Visit> __device__ __forceinline__ void each(Shared& shared, u32 least, Visit visit) {
+// for those whose largest key is below `least`. BLOCKS share out the segments: 1, or those of the slot.
+template <int BLOCKS, class Visit> __device__ __forceinline__ void each(Shared& shared, u32 least, Visit visit) {
+    constexpr int STEP = WARPS * BLOCKS;
     const Logits logits = shared.logits;
-    for (int first = threadIdx.x / 32; first < logits.segments; first += UNROLL * WARPS) {
+    int first = threadIdx.x / 32 + (BLOCKS > 1 ? WARPS * block_of_slot() : 0);
+    for (; first < logits.segments; first += UNROLL * STEP) {
         float x[UNROLL][EACH];
         bool there[UNROLL];
 #pragma unroll
         for (int u = 0; u < UNROLL; ++u) {
-            int segment = first + u * WARPS;
+            int segment = first + u * STEP;
             there[u] = segment < logits.segments && (least == 0 || shared.maxima[segment] >= least);
 #pragma unroll
             for (int i = 0; i < EACH; ++i)
@@ -216,11 +253,11 @@ template <class Visit> __device__ __forceinline__ void each(Shared& shared, u32 
 #pragma unroll
         for (int u = 0; u < UNROLL; ++u) {
             if (!there[u]) continue;
-            int token = (first + u * WARPS) * SEGMENT + threadIdx.x % 32;
+            int token = (first + u * STEP) * SEGMENT + threadIdx.x % 32;
 #pragma unroll
             for (int i = 0; logits.changed && i < EACH; ++i, token += 32)
                 if (token < logits.vocabulary) x[u][i] = changed(shared, token, x[u][i]);
-            visit(first + u * WARPS, x[u]);
+            visit(first + u * STEP, x[u]);
         }
     }
 }
@@ -228,21 +265,23 @@ template <class Visit> __device__ __forceinline__ void each(Shared& shared, u32 
 // The key of the largest logit, and a number that is larger the earlier the first segment is that has it; writes the
 // segments' maxima.
 __device__ __forceinline__ u64 top(Shared& shared) {
-    u64 best = 0;
-    each(shared, 0, [&](int segment, const float (&x)[EACH]) {
+    each<CLUSTER>(shared, 0, [&](int segment, const float (&x)[EACH]) {
         float max = x[0];
 #pragma unroll
         for (int i = 1; i < EACH; ++i) max = max_or_nan(max, x[i]);
-        u32 largest = __reduce_max_sync(ALL, key(max));
-        if (threadIdx.x % 32 == 0) shared.maxima[segment] = largest;
-        best = ::max(best, (u64)largest << PLACE | (u64)(BINS - 1 - segment));
+        share(shared.maxima[segment], __reduce_max_sync(ALL, key(max)));
     });
-    return block_max(shared, best); // with the barrier that the maxima need
+    sync_blocks();
+    u64 best = 0;
+    for (int i = threadIdx.x; i < shared.logits.segments; i += THREADS)
+        best = max(best, (u64)shared.maxima[i] << PLACE | (u64)(BINS - 1 - i));
+    return block_max(shared, best);
 }
 
 // The first token with the largest logit, as `top` gives it.
 __device__ u32 first(Shared& shared, u64 best) {
     int token = (BINS - 1 - (int)(best & (BINS - 1))) * SEGMENT + threadIdx.x % 32;
+#pragma unroll 1
     for (int i = 0; i < EACH; ++i, token += 32) {
         u32 there = __ballot_sync(ALL, key(logit(shared, token)) == (u32)(best >> PLACE));
         if (there) return token - threadIdx.x % 32 + __ffs(there) - 1;
@@ -262,22 +301,35 @@ struct Kept {
     }
 };
 
-// Writes the sum of each segment's weights into its bin.
+// Sums the weights of each segment.
 __device__ __forceinline__ void weigh(Shared& shared, Kept kept) {
-    for (int i = threadIdx.x; i < BINS; i += THREADS) shared.bins[i] = 0;
+    __syncthreads(); // all know whose turn it was
+    u64 turn = shared.turn ^ 1;
     __syncthreads();
+    if (threadIdx.x == 0) shared.turn = turn;
+    u64* sums = shared.sums[turn];
+    u32 least = (u32)(kept.bound >> PLACE);
+    for (int i = threadIdx.x; i < BINS; i += THREADS)
+        if (i >= shared.logits.segments || shared.maxima[i] < least) sums[i] = 0;
     Weight weight = shared.weight;
-    each(shared, (u32)(kept.bound >> PLACE), [&](int segment, const float (&x)[EACH]) {
+    each<CLUSTER>(shared, least, [&](int segment, const float (&x)[EACH]) {
         Sum sum;
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
             float w = weight(x[i]);
             sum.add(kept(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32, w) ? w : 0.0f);
         }
-        u64 total = sum.total();
-        if (threadIdx.x % 32 == 0) shared.bins[segment] = total;
+        share(sums[segment], sum.total());
     });
-    __syncthreads();
+    sync_blocks();
+}
+
+// Adds to a number that others add to as well: by halves, since shared memory has additions of 32 bits alone.
+__device__ __forceinline__ void add(u64& sum, u64 weight) {
+    u32* halves = reinterpret_cast<u32*>(&sum);
+    u32 low = (u32)weight;
+    u32 high = (u32)(weight >> 32) + (atomicAdd(halves, low) > ~low); // what it carries
+    if (high > 0) atomicAdd(halves + 1, high);
 }
 
 // Adds the weights of ranks that begin with a prefix to the bin of the digit behind it, the largest digit first.
@@ -287,7 +339,7 @@ struct Digits {
     int above, below;
 
     __device__ __forceinline__ void operator()(u64 rank, u64 weight) const {
-        if (rank >> above == prefix && weight > 0) atomicAdd(&shared.bins[mask - (rank >> below & mask)], weight);
+        if (rank >> above == prefix && weight > 0) add(shared.bins[mask - (rank >> below & mask)], weight);
     }
 };
 
@@ -304,7 +356,7 @@ template <class Items> __device__ u64 reach(Shared& shared, u64 need, u64 least,
         __syncthreads();
         items(Digits{shared, prefix, mask, above, below});
         __syncthreads();
-        search(shared, need);
+        search(shared, shared.bins, need);
         prefix = prefix << (above - below) | (mask - shared.bin);
         need = shared.left;
         above = below;
@@ -327,7 +379,7 @@ __device__ u64 bound_of(Shared& shared, u64 count) {
 __device__ u64 keep_largest(Shared& shared, u64 count) {
     u64 least = bound_of(shared, count);
     return reach(shared, count, least, [&](Digits give) {
-        each(shared, (u32)(least >> PLACE), [&](int segment, const float (&x)[EACH]) {
+        each<1>(shared, (u32)(least >> PLACE), [&](int segment, const float (&x)[EACH]) {
 #pragma unroll
             for (int i = 0; i < EACH; ++i) {
                 u64 rank = ::rank(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32);
@@ -349,7 +401,7 @@ __device__ u64 keep_nucleus(Shared& shared, u64 nucleus, u64 least) {
         if (total(shared) >= need) least = bound;
     }
     return reach(shared, need, least, [&](Digits give) {
-        each(shared, (u32)(least >> PLACE), [&](int segment, const float (&x)[EACH]) {
+        each<1>(shared, (u32)(least >> PLACE), [&](int segment, const float (&x)[EACH]) {
 #pragma unroll
             for (int i = 0; i < EACH; ++i) {
                 u64 rank = ::rank(x[i], segment * SEGMENT + 32 * i + threadIdx.x % 32);
@@ -395,6 +447,7 @@ __device__ u32 draw_of_segment(Shared& shared, Kept kept) {
     if (threadIdx.x < 32) {
         u64 left = shared.left;
         int first = shared.bin * SEGMENT;
+#pragma unroll 1
         for (int i = 0; i < EACH; ++i, first += 32) {
             float x = logit(shared, first + threadIdx.x);
             float w = shared.weight(x);
@@ -419,7 +472,7 @@ __device__ u32 draw(Shared& shared, const Slot& slot) {
     Kept kept = {bound, slot.floor};
     weigh(shared, kept);
     u64 number = shared.number;
-    search(shared, __umul64hi(number, total(shared)) + 1);
+    search(shared, shared.sums[shared.turn], __umul64hi(number, total(shared)) + 1);
     return draw_of_segment(shared, kept);
 }
 
@@ -435,52 +488,65 @@ __device__ __forceinline__ void mark(u32* window, const Slot& slot, int vocabula
 
 // The log-probability of a token by the logits as they came.
 __device__ float log_prob(Shared& shared, const float (&law)[3], u32 token) {
+    float max = shared.weight.max;
     __syncthreads();
-    if (threadIdx.x == 0) shared.logits.changed = 0;
-    __syncthreads();
-    float max = value((u32)(top(shared) >> PLACE));
+    if (shared.logits.changed) {
+        __syncthreads();
+        if (threadIdx.x == 0) shared.logits.changed = 0;
+        __syncthreads();
+        max = value((u32)(top(shared) >> PLACE));
+    }
     if (threadIdx.x == 0) shared.weight = {law[0], law[1], law[2], max};
     weigh(shared, {0, 0.0f});
     float sum = (float)((double)total(shared) / (double)(1ull << FIXED));
-    return raw(shared.logits, token) - max - logf(sum);
+    return raw(shared.logits, token) - shared.weight.max - logf(sum);
 }
 
+#if CLUSTER > 1
+#define BLOCKS_OF_SLOT __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define BLOCKS_OF_SLOT
+#endif
+
 // The token of each slot; notes it in the slot's history.
-extern "C" __global__ void __launch_bounds__(THREADS) sampling_draw(const __grid_constant__ SampleParams p) {
+extern "C" __global__ void BLOCKS_OF_SLOT __launch_bounds__(THREADS) sampling_draw(const __grid_constant__ SampleParams p) {
     extern __shared__ u64 memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    Slot& slot = p.slots[blockIdx.x];
+    int row = blockIdx.x / CLUSTER;
+    bool tells = block_of_slot() == 0 && threadIdx.x == 0;
+    Slot& slot = p.slots[row];
     if (!slot.active) {
-        if (threadIdx.x == 0) p.tokens[blockIdx.x] = 0;
-        if (threadIdx.x == 0 && p.log_probs) p.log_probs[blockIdx.x] = 0.0f;
+        if (tells) p.tokens[row] = 0;
+        if (tells && p.log_probs) p.log_probs[row] = 0.0f;
         return;
     }
     bool repeated = slot.repetition != 1.0f;
     if (repeated) mark(shared.window(), slot, p.vocabulary);
     if (threadIdx.x == 0)
-        shared.logits = {p.logits + blockIdx.x * p.stride, slot.bias, slot.counts, p.vocabulary,
+        shared.logits = {p.logits + row * p.stride, slot.bias, slot.counts, p.vocabulary,
                          (p.vocabulary + SEGMENT - 1) / SEGMENT, slot.repetition, slot.presence, slot.frequency,
                          repeated || slot.bias || slot.counts};
-    __syncthreads();
+    if (threadIdx.x == 0) shared.turn = 0;
+    sync_blocks(); // all have begun
     if (!slot.greedy && threadIdx.x == THREADS - 32) shared.number = random(slot.key, slot.drawn);
     u64 best = top(shared);
     float max = value((u32)(best >> PLACE));
+    if (threadIdx.x == 0) shared.weight = {slot.scale, slot.rest, slot.lowest, max};
+    __syncthreads();
     u32 token;
     if (best >> PLACE == ALL) {
         token = (u32)BROKEN_NAN;
     } else if ((__float_as_uint(max) << 1) == 0xff000000u) {
         token = (u32)BROKEN_NOT_FINITE;
-    } else if (!slot.greedy) {
-        if (threadIdx.x == 0) shared.weight = {slot.scale, slot.rest, slot.lowest, max};
-        token = draw(shared, slot); // whose first pass follows a barrier
     } else {
-        token = first(shared, best);
+        token = slot.greedy ? first(shared, best) : draw(shared, slot);
     }
     bool drawn = token < p.vocabulary;
     float log = p.log_probs && drawn ? log_prob(shared, p.law, token) : 0.0f;
-    if (threadIdx.x > 0) return;
-    p.tokens[blockIdx.x] = token;
-    if (p.log_probs) p.log_probs[blockIdx.x] = log;
+    sync_blocks(); // all have read the history
+    if (!tells) return;
+    p.tokens[row] = token;
+    if (p.log_probs) p.log_probs[row] = log;
     if (!drawn) return;
     slot.recent[slot.place] = token;
     slot.place = (slot.place + 1) % WINDOW;

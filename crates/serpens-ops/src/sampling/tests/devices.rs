@@ -9,8 +9,19 @@ use crate::sampling::cpu::Sampler;
 use crate::sampling::{Broken, DeviceSampler, History, MOST_TOKENS, SampleOptions, token};
 use crate::shared::tests::cases;
 
-/// Sizes of vocabularies: below a warp's, odd, a language model's, the largest.
-const SIZES: [usize; 7] = [1, 31, 129, 1000, 5003, 50_280, MOST_TOKENS];
+/// Sizes of vocabularies: below a warp's, odd, a language model's, the largest; with as many slots as have eight blocks
+/// each, four, two and one.
+const SIZES: [(usize, usize); 9] = [
+    (1, 2 * KINDS),
+    (31, 2 * KINDS),
+    (129, KINDS),
+    (1000, 4 * KINDS),
+    (1000, 12 * KINDS),
+    (5003, KINDS),
+    (5003, 10 * KINDS),
+    (50_280, 2 * KINDS),
+    (MOST_TOKENS, KINDS),
+];
 /// What slots draw by, each in its own way.
 const KINDS: usize = 16;
 
@@ -111,14 +122,14 @@ impl Sequence {
     }
 }
 
-/// Every size and kind, for the programs that it asks for.
+/// Every kind, with as many slots as share a block and as many blocks as share a slot, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
-    for (vocabulary, slots) in [(129, 17), (5003, 2 * KINDS)] {
+    for (vocabulary, slots) in [(1000, 3), (1000, KINDS), (300, 20), (129, 60), (129, 150)] {
         let mut sampler = DeviceSampler::new(slots, vocabulary, device).unwrap();
         for slot in 0..slots {
             Sequence::new(slot, vocabulary).enter(&mut sampler, slot, vocabulary);
         }
-        sampler.leave(3).unwrap();
+        sampler.leave(2).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let row = |row| logits(&mut rng, row, vocabulary);
         let rows: Vec<Vec<f32>> = (0..slots).map(row).collect();
@@ -142,8 +153,7 @@ fn gpus() -> impl Iterator<Item = (Device, DType)> {
 #[test]
 fn a_gpu_draws_the_tokens_of_the_processor_and_keeps_their_history() {
     for (device, dtype) in gpus() {
-        for vocabulary in SIZES {
-            let slots = 2 * KINDS;
+        for (vocabulary, slots) in SIZES {
             let mut sampler = DeviceSampler::new(slots, vocabulary, device).unwrap();
             let mut sequences: Vec<_> = (0..slots)
                 .map(|slot| Sequence::new(slot, vocabulary))
