@@ -114,7 +114,7 @@ fn a_recorded_graph_runs_as_often_as_it_is_replayed() {
     square(&a, &mut c, 2); // the first product makes its plan, which cannot be recorded
     let graph = Graph::capture(device, || {
         square(&a, &mut c, 2);
-        Ok(())
+        Ok::<_, Error>(())
     })
     .unwrap();
     assert_eq!(c.to_vec::<f32>().unwrap(), [7.0, 10.0, 15.0, 22.0]);
@@ -198,7 +198,7 @@ fn what_other_threads_queue_stays_out_of_a_graph_in_the_making() {
                 for _ in 0..50 {
                     square(&a, &mut c, 2);
                 }
-                Ok(())
+                Ok::<_, Error>(())
             });
             graph.unwrap().replay().unwrap();
         }
@@ -233,7 +233,7 @@ fn a_graph_replayed_by_one_thread_leaves_the_products_of_another_alone() {
     product(&large, &mut of_graph, SIZE, true); // makes its plan, which cannot be recorded
     let graph = Graph::capture(device, || {
         product(&large, &mut of_graph, SIZE, true);
-        Ok(())
+        Ok::<_, Error>(())
     });
     let graph = graph.unwrap();
     std::thread::scope(|scope| {
@@ -293,7 +293,7 @@ fn a_graph_is_recorded_on_a_stream_of_the_callers_and_replayed_on_any() {
         square(&a, &mut c, 2); // the first product makes its plan, which cannot be recorded
         let graph = Graph::capture(device, || {
             square(&a, &mut c, 2);
-            Ok(())
+            Ok::<_, Error>(())
         });
         let graph = graph.unwrap();
         graph.replay().unwrap();

@@ -230,14 +230,14 @@ fn a_matrix_whose_columns_overflow_is_refused() {
 #[test]
 fn a_recording_inside_a_recording_is_refused() {
     let [card, ..] = Properties::generations();
-    let inner = |device| Graph::capture(device, || Ok(())).map(|_| ());
+    let inner = |device| Graph::capture(device, || Ok::<_, Error>(())).map(|_| ());
     let programs = rehearse(&card, |device| {
         let nested = Graph::capture(device, || inner(device));
         assert!(matches!(nested.err(), Some(Error::InUse { .. })));
         inner(device) // the first has ended
     });
     assert!(programs.unwrap().is_empty());
-    let on_processor = Graph::capture(Device::cpu(), || Ok(())).err();
+    let on_processor = Graph::capture(Device::cpu(), || Ok::<_, Error>(())).err();
     assert!(matches!(on_processor, Some(Error::NoDevice { .. })));
 }
 

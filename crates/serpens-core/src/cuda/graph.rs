@@ -4,7 +4,7 @@ use cudarc::driver::{result, sys};
 
 use crate::driver::{self, Event};
 use crate::tensor::pool::{self, Captured};
-use crate::{Device, Result};
+use crate::{Device, Error, Result};
 
 // SAFETY: the driver's handle may be used from any thread, by one at a time.
 unsafe impl Send for Graph {}
@@ -26,7 +26,10 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `work`; [`crate::Error::InUse`] inside another recording; what the driver refuses to record.
-    pub fn capture(device: Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub fn capture<E: From<Error>>(
+        device: Device,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Self, E> {
         let state = driver::of(device)?.state;
         let replayed = Event::new(device)?;
         let _alone = driver::alone("Graph::capture", device)?;

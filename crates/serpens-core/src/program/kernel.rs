@@ -40,8 +40,11 @@ struct Loaded {
 
 static LOADED: PerDevice<Loaded> = PerDevice::new();
 
-/// Dynamic shared memory that needs no permission.
+/// Shared memory of a block that needs no permission.
 const FREE_SHARED_BYTES: u32 = 48 * 1024;
+
+/// The first major compute capability whose kernels may start before their predecessors have ended.
+const EARLY_MAJOR: u32 = 9;
 
 /// A compiled kernel of a device.
 #[derive(Clone, Copy)]
@@ -110,11 +113,15 @@ fn known_or<K: Eq + Hash, V: Copy>(
 
 impl Module {
     fn function(self, entry: &'static str) -> Result<&'static Function> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as FIXED;
         let name = CString::new(entry).map_err(|error| Error::inside("kernel", error))?;
         // SAFETY: the module is loaded.
         let handle = unsafe { result::module::get_function(self.0, name) }
             .map_err(refused("find a kernel in its program"))?;
-        let shared = Mutex::new(FREE_SHARED_BYTES);
+        // SAFETY: the function is loaded.
+        let fixed = unsafe { result::function::get_function_attribute(handle, FIXED) };
+        let fixed = fixed.map_err(refused("ask for a kernel's shared memory"))?;
+        let shared = Mutex::new(FREE_SHARED_BYTES.saturating_sub(fixed as u32));
         Ok(Box::leak(Box::new(Function { handle, shared })))
     }
 }
@@ -132,19 +139,72 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.queue(grid, block, shared, params, false) }
+    }
+
+    /// As [`Kernel::launch`], but on cards that can (Hopper and later) blocks may start while the kernel before is at
+    /// work, in the room that it leaves: what it costs to start, and to load what nobody writes, is hidden.
+    ///
+    /// # Safety
+    /// As of [`Kernel::launch`]; and every thread calls `await_predecessors` of the prelude before it reads what a
+    /// kernel has written, and before it writes anything.
+    pub unsafe fn launch_early<P: KernelParams>(
+        &self,
+        grid: [u32; 3],
+        block: u32,
+        shared: u32,
+        params: &P,
+    ) -> Result<()> {
+        let early = self.state.properties.capability.0 >= EARLY_MAJOR;
+        // SAFETY: as the caller promises.
+        unsafe { self.queue(grid, block, shared, params, early) }
+    }
+
+    /// # Safety
+    /// As of [`Kernel::launch_early`] where `early`, else of [`Kernel::launch`].
+    unsafe fn queue<P: KernelParams>(
+        &self,
+        [x, y, z]: [u32; 3],
+        block: u32,
+        shared: u32,
+        params: &P,
+        early: bool,
+    ) -> Result<()> {
         let Some(function) = self.function else {
             return Ok(()); // a rehearsal
         };
         let entry = driver::of(self.state.device)?;
-        if grid.contains(&0) {
+        if [x, y, z].contains(&0) {
             return Ok(()); // nothing to do
         }
         self.allow_shared(function, shared)?;
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
-        let (grid, block) = (grid.into(), (block, 1, 1));
-        // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
-        entry.queue(self.name, |stream| unsafe {
-            result::launch_kernel(function.handle, grid, block, shared, stream, &mut arguments)
+        let mut attribute = sys::CUlaunchAttribute {
+            id:
+                sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        entry.queue(self.name, |stream| {
+            let config = sys::CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: block,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: shared,
+                hStream: stream,
+                attrs: &raw mut attribute,
+                numAttrs: early.into(),
+            };
+            let (kernel, arguments) = (function.handle, arguments.as_mut_ptr());
+            // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.
+            unsafe { sys::cuLaunchKernelEx(&config, kernel, arguments, std::ptr::null_mut()) }
+                .result()
         })
     }
 

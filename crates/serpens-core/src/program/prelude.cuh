@@ -163,3 +163,27 @@ __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_gr
 template <int LEFT> __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
+
+// ---- programmatic dependent launch (kernels that are launched early)
+// -----------------------------------------------------------------------------------------------------------
+
+// Waits until all kernels queued before have ended and what they wrote is seen. A kernel that was not launched early
+// need not wait, and does not.
+__device__ __forceinline__ void await_predecessors() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel start, if it is one that is launched early, as soon as every block has said so.
+__device__ __forceinline__ void release_successor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Reads through the second-level cache only: what another kernel has just written.
+__device__ __forceinline__ uint4 load_fresh(const uint4* from) {
+    uint4 x;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+    return x;
+}
