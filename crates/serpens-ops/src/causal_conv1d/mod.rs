@@ -31,6 +31,7 @@ use serpens_core::{DType, Device, Mat, Result, Tensor, Var, View, ViewMut};
 
 pub use operands::{Conv, ConvDims, ConvOperands};
 
+use crate::linear::{self, Norm, Weight};
 use crate::{DeviceStarts, Starts, check};
 
 const OP: &str = "causal_conv1d";
@@ -125,17 +126,10 @@ pub fn step(
     state: ViewMut<'_>,
     y: ViewMut<'_>,
 ) -> Result<()> {
-    let (slots, channels, width) = (x.rows(), x.cols(), weight.cols());
-    let (dtype, device) = (x.dtype(), x.device());
-    check::range(OP, "the width", 1..usize::MAX, width)?;
-    let f32s = (DType::F32, device);
-    check::view(OP, "weight", [channels, width], f32s, &weight)?;
-    if let Some(bias) = &bias {
-        check::view(OP, "bias", [1, channels], f32s, bias)?;
-    }
-    let history = [slots, (width - 1) * channels];
-    check::view(OP, "state", history, f32s, &state.as_view())?;
-    check::view(OP, "y", [slots, channels], (dtype, device), &y.as_view())?;
+    let (sizes, device) = ([x.rows(), x.cols()], x.device());
+    check_step(sizes, &weight, &bias, &state.as_view(), &y.as_view())?;
+    check::dtype(OP, "x", y.dtype(), x.dtype())?;
+    check::device(OP, "x", y.device(), device)?;
     match device {
         Device::Cpu => {
             let bias = bias.map(View::mat).transpose()?;
@@ -143,7 +137,69 @@ pub fn step(
             cpu::step(x.mat()?, weight.mat()?, bias, silu, state.mat()?, y.mat()?);
             Ok(())
         }
-        Device::Cuda(_) => check::device(OP, "x", Device::Cpu, device),
+        Device::Cuda(_) => cuda::step(x, weight, bias, silu, state, y),
+    }
+}
+
+/// Fails unless what a step of these (slots, channels) has beside its input fits.
+fn check_step(
+    [slots, channels]: [usize; 2],
+    weight: &View<'_>,
+    bias: &Option<View<'_>>,
+    state: &View<'_>,
+    y: &View<'_>,
+) -> Result<()> {
+    let (width, f32s) = (weight.cols(), (DType::F32, y.device()));
+    check::range(OP, "the width", 1..usize::MAX, width)?;
+    check::view(OP, "weight", [channels, width], f32s, weight)?;
+    if let Some(bias) = bias {
+        check::view(OP, "bias", [1, channels], f32s, bias)?;
+    }
+    check::view(OP, "state", [slots, (width - 1) * channels], f32s, state)?;
+    check::view(OP, "y", [slots, channels], (y.dtype(), y.device()), y)
+}
+
+/// What a step of a convolution has beside its input; see [`step`].
+#[derive(Debug)]
+pub struct StepConv<'a> {
+    /// (channels, W).
+    pub weight: View<'a>,
+    /// (channels).
+    pub bias: Option<View<'a>>,
+    /// Whether SiLU is applied to the sum.
+    pub silu: bool,
+    /// (S, (W − 1) · channels), in place.
+    pub state: ViewMut<'a>,
+}
+
+/// The [`step`] of a linear map's first columns: xz = W norm(x) + b as of [`linear::step`], and u = act(conv(xz's first
+/// columns)), as many as u has. On a GPU, where few rows take one kernel, those columns of xz may stay as they were.
+///
+/// # Shapes
+/// x (S, inputs), W (outputs, inputs), xz (S, outputs), u (S, channels), channels ≤ outputs
+///
+/// # Errors
+/// As [`step`] and [`linear::step`].
+pub fn step_of_product(
+    x: View<'_>,
+    norm: Option<Norm<'_>>,
+    w: Weight<'_>,
+    bias: Option<View<'_>>,
+    mut xz: ViewMut<'_>,
+    conv: StepConv<'_>,
+    u: ViewMut<'_>,
+) -> Result<()> {
+    check::range(OP, "the channels", 1..xz.cols() + 1, u.cols())?;
+    let sizes = [x.rows(), u.cols()];
+    let (state, y) = (conv.state.as_view(), u.as_view());
+    check_step(sizes, &conv.weight, &conv.bias, &state, &y)?;
+    match u.device() {
+        Device::Cpu => {
+            linear::step(x, norm, w, bias, xz.reborrow(), false)?;
+            let inputs = xz.as_view().columns(0..u.cols());
+            step(inputs, conv.weight, conv.bias, conv.silu, conv.state, u)
+        }
+        Device::Cuda(_) => cuda::step_of_product(x, norm, w, bias, xz, conv, u),
     }
 }
 

@@ -11,9 +11,10 @@ pub mod cuda;
 pub(crate) mod tests;
 
 use serpens_core::tape::{BackwardContext, tracked};
-use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, bf16};
+use serpens_core::{DType, Device, Error, Result, Shape, Tensor, Var, View, ViewMut, bf16};
 
 use crate::check;
+use crate::linear::Weight;
 use crate::quantized_linear::Packed;
 use crate::record::record;
 
@@ -92,6 +93,38 @@ fn rows_for(ids: &Var, width: usize, device: Device) -> Result<Tensor> {
     let mut dims = ids.shape().to_vec();
     dims.push(width);
     Tensor::empty(Shape::try_from(&dims[..])?, DType::F32, device)
+}
+
+/// The rows of these ids in f32, without a tape: `y[i] = table[ids[i]]`, on a GPU NaN for an id that is not below the
+/// vocabulary.
+///
+/// # Shapes
+/// ids (1, S) of u32, table (vocabulary, width), y (S, width) of f32
+///
+/// # Errors
+/// Shapes, types or devices that do not fit; on the processor, ids that are not below the vocabulary.
+pub fn step(ids: View<'_>, table: Weight<'_>, mut y: ViewMut<'_>) -> Result<()> {
+    let ([vocabulary, width], device) = (table.shape(), y.device());
+    check::view(OP, "ids", [1, y.rows()], (DType::U32, device), &ids)?;
+    check::count(OP, "columns of y", width, y.cols())?;
+    if device != Device::Cpu {
+        return cuda::step(ids, table, y);
+    }
+    let ids = ids.mat_of::<u32>()?.into_slice();
+    check_ids(ids, vocabulary)?;
+    let mut y = y.reborrow().mat()?;
+    for (i, id) in ids.iter().enumerate() {
+        let (id, row) = (*id as usize, y.row(i));
+        match table {
+            Weight::Plain(table) if table.dtype() == DType::BF16 => {
+                let table = table.mat_of::<bf16>()?.row(id).iter();
+                row.iter_mut().zip(table).for_each(|(y, x)| *y = x.to_f32());
+            }
+            Weight::Plain(table) => row.copy_from_slice(table.mat()?.row(id)),
+            Weight::Packed(table) => table.row(id, row)?,
+        }
+    }
+    Ok(())
 }
 
 /// dtable[id] += dy, in the order of the positions.

@@ -164,6 +164,6 @@ pub fn step(
                 cpu::step(x, w, bias, y.mat()?, accumulate)
             })
         }
-        device => check::device(OP, "y", Device::Cpu, device),
+        Device::Cuda(_) => cuda::step(x, norm, w, bias, y, accumulate),
     }
 }

@@ -15,6 +15,7 @@
 //! as zeros.
 
 pub mod cpu;
+pub(crate) mod cuda;
 mod packed;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,6 +26,7 @@ use serpens_core::tape::tracked;
 use serpens_core::{Device, Error, Result, Tensor, Var};
 
 use crate::check;
+use crate::linear::{self, Weight};
 pub use packed::Packed;
 
 const OP: &str = "quantized_linear";
@@ -99,7 +101,10 @@ pub fn quantized_linear(x: &Var, weight: &Packed, bias: Option<&Var>) -> Result<
             let bias = bias.map(check::values).transpose()?;
             cpu::forward(x.mat()?, weight, bias, y.mat_mut()?);
         }
-        Device::Cuda(_) => check::device(OP, "the weight", Device::Cpu, device)?,
+        Device::Cuda(_) => {
+            let (w, bias) = (Weight::Packed(weight), bias.map(Var::view));
+            linear::cuda::step(x.view(), None, w, bias, y.view_mut()?, false)?;
+        }
     }
     Ok(y.into())
 }

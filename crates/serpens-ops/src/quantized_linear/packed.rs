@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serpens_core::{DType, Device, Error, Result, Tensor};
 
 use super::cpu::{blocks, layout};
-use super::{Blocks, OP};
+use super::{Blocks, OP, cuda};
 use crate::check;
 
 /// A matrix of blocks, (rows, cols) row by row, on a device and in the order of its kernels. It is written once; a
@@ -34,7 +34,7 @@ impl Packed {
         check::count(OP, "bytes of the weight", expected, bytes.len())?;
         let data = match device {
             Device::Cpu => layout::pack(blocks, [rows, cols], bytes)?,
-            Device::Cuda(_) => return Err(only_on_cpu(device)),
+            Device::Cuda(_) => cuda::pack(blocks, [rows, cols], bytes, device)?,
         };
         Ok(Self {
             blocks,
@@ -82,7 +82,7 @@ impl Packed {
                 let sizes = [self.rows, self.cols];
                 Ok(layout::unpack(self.blocks, sizes, self.data.as_bytes()?))
             }
-            device => Err(only_on_cpu(device)),
+            Device::Cuda(_) => cuda::unpack(self),
         }
     }
 
@@ -149,12 +149,3 @@ impl Packed {
 
 /// Blocks of one task.
 const TASK: usize = 1024;
-
-fn only_on_cpu(got: Device) -> Error {
-    Error::Device {
-        op: OP,
-        what: "the weight",
-        expected: Device::Cpu,
-        got,
-    }
-}

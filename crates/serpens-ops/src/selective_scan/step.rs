@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, Mat, Result, View, ViewMut};
 
-use super::{OP, cpu};
+use super::{OP, cpu, cuda};
 use crate::check;
 
 /// Where the Δ of a step comes from. Its bias and softplus follow.
@@ -56,7 +56,7 @@ pub fn step(operands: &StepOperands<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> 
             cpu::step(&operands.on_cpu()?, state.mat()?, y.mat()?);
             Ok(())
         }
-        device => check::device(OP, "u", Device::Cpu, device),
+        Device::Cuda(_) => cuda::step(operands, state, y),
     }
 }
 

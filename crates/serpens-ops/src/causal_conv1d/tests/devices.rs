@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
 
-use super::reference;
+use super::{reference, steps};
 use crate::Starts;
 use crate::causal_conv1d::{ConvOptions, ConvOutput, causal_conv1d};
 use crate::shared::tests::real::Real;
@@ -271,6 +271,7 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
     for case in problems() {
         case.run(device, dtype);
     }
+    steps::run_all(device, dtype);
 }
 
 fn assert_agrees(case: &Case, chunks: &[Range<usize>], device: Device, dtype: DType) {

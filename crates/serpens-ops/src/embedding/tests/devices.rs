@@ -52,6 +52,7 @@ fn run(sizes: (usize, usize, usize), device: Device) -> [Vec<f64>; 2] {
 
 /// Every size, with tables that are only read and gradients of `dtype`, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
+    super::steps::run_all(device, dtype);
     for (positions, vocabulary, width) in SIZES {
         run((positions, vocabulary, width), device);
         let ids = Tensor::zeros([positions], DType::U32, device).unwrap();

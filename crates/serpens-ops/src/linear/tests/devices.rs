@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Var};
 
-use super::reference;
+use super::{reference, steps_on_devices};
 use crate::linear::{ProductPrecision, linear};
 use crate::shared::tests::{assert_near, cases, distance, f32s, read, tensor, values};
 
@@ -69,6 +69,7 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
     for sizes in &SIZES[..4] {
         run(*sizes, device, dtype, ProductPrecision::Full);
     }
+    steps_on_devices::run_all(device, dtype);
 }
 
 #[test]

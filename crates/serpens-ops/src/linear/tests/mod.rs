@@ -3,3 +3,4 @@ mod gradcheck;
 mod properties;
 pub(crate) mod reference;
 mod step;
+mod steps_on_devices;

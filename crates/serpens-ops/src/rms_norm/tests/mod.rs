@@ -1,4 +1,4 @@
 pub(crate) mod devices;
 mod gradcheck;
 mod properties;
-mod reference;
+pub(crate) mod reference;

@@ -9,9 +9,11 @@ mod launch;
 mod plan;
 mod program;
 mod segments;
+mod step;
 mod walk;
 
 pub use forward::forward;
+pub use step::step;
 
 use serpens_core::cuda::DevicePtr;
 use serpens_core::{Result, View, ViewMut};

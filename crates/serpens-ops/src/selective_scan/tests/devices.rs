@@ -8,6 +8,7 @@ use serpens_core::{DType, Device, Gradients, Tape, Tensor, Var};
 
 use super::leaf::Leaf;
 use super::reference::{self, Scan};
+use super::steps_on_devices;
 use crate::selective_scan::{Dims, ScanOperands, ScanOptions, selective_scan};
 use crate::shared::tests::real::Real;
 use crate::shared::tests::{
@@ -313,6 +314,7 @@ fn run_in(case: &Case, chunks: &[Range<usize>], device: Device, dtype: DType) ->
 
 /// The sizes of models besides those of [`all`], forward and back, for the programs that they ask for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
+    steps_on_devices::run_all(device, dtype);
     let zeros = |shape, dtype| Tensor::zeros(shape, dtype, device).unwrap();
     // A large complex state takes the compiler up to a minute, and no model has one.
     let cases = all().into_iter().chain(of_models());
@@ -364,6 +366,7 @@ pub(crate) fn run_small(device: Device, dtype: DType) {
     for case in small() {
         run(&case, device, dtype);
     }
+    steps_on_devices::run_all(device, dtype);
 }
 
 /// What models ask for: rows that fill a card, few channels, long sequences, large states.

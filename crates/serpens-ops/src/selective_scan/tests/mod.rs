@@ -10,6 +10,7 @@ mod reference;
 mod replays;
 mod shapes;
 mod steps;
+mod steps_on_devices;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

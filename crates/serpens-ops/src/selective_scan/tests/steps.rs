@@ -9,15 +9,15 @@ use crate::shared::tests::tensor;
 
 /// A position of many slots, with Δ as it is or of low rank.
 #[derive(Clone)]
-struct StepCase {
-    case: Case,
+pub(super) struct StepCase {
+    pub(super) case: Case,
     /// (slots, R), (channels, R) and R.
-    low_rank: Option<(Vec<f64>, Vec<f64>, usize)>,
+    pub(super) low_rank: Option<(Vec<f64>, Vec<f64>, usize)>,
     in_bf16: bool,
 }
 
 impl StepCase {
-    fn new(
+    pub(super) fn new(
         [slots, channels, n]: [usize; 3],
         rank: Option<usize>,
         in_bf16: bool,
@@ -50,13 +50,13 @@ impl StepCase {
         }
     }
 
-    fn sizes(&self) -> [usize; 3] {
+    pub(super) fn sizes(&self) -> [usize; 3] {
         let dims = &self.case.scan.dims;
         [dims.batch, dims.channels, dims.state]
     }
 
     /// The definition in the precision `T`: y and the state behind it.
-    fn plain<T: Real>(&self) -> [Vec<T>; 2] {
+    pub(super) fn plain<T: Real>(&self) -> [Vec<T>; 2] {
         let mut scan = self.case.scan.cast::<T>();
         if let Some((low, weight, rank)) = &self.low_rank {
             let (low, weight) = (narrow::<T>(low), narrow::<T>(weight));

@@ -6,8 +6,13 @@ use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 use super::{OP, ProductPrecision};
 use crate::check;
 
+mod step;
+
+pub use step::step;
+pub(crate) use step::{ConvTail, KINDS, Stored, step_and_convolve};
+
 static SOURCE: Source =
-    Source::new("linear", include_str!("kernel.cu")).params(&[BiasParams::declare]);
+    Source::new("linear", include_str!("bias.cu")).params(&[BiasParams::declare]);
 
 /// Threads of a block, each with one column.
 const BLOCK: u32 = 128;

@@ -7,6 +7,10 @@ use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_p
 use super::OP;
 use crate::check;
 
+mod step;
+
+pub use step::step;
+
 static SOURCE: Source = Source::new("embedding", include_str!("kernel.cu")).params(&[
     GatherParams::declare,
     SortParams::declare,

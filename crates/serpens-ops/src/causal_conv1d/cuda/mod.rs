@@ -6,10 +6,14 @@ use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 use super::{ConvDims, ConvOperands, OP};
 use crate::{check, fold};
 
+mod step;
+
+pub use step::{step, step_of_product};
+
 static SOURCE: Source = Source::new(
     "causal_conv1d",
     concat!(
-        include_str!("../shared/packet.cuh"),
+        include_str!("../../shared/packet.cuh"),
         include_str!("kernel.cu")
     ),
 )
@@ -137,10 +141,7 @@ impl<'a> Problem<'a> {
     fn new(conv: &'a Conv<'a>, others: &[View<'_>]) -> Result<Self> {
         check::int(OP, "the length", conv.dims.length)?;
         let x = conv.operands.x;
-        let fits = |vec: usize| {
-            let aligned = |view: &View<'_>| view.aligned(vec * view.dtype().size());
-            x.cols().is_multiple_of(vec) && aligned(&x) && others.iter().all(aligned)
-        };
+        let fits = |vec| accessible(&[x], x.cols(), vec) && accessible(others, x.cols(), vec);
         let widest = widest(x.dtype(), conv.dims.width);
         let vec = [4, 2, 1]
             .into_iter()
@@ -217,6 +218,12 @@ impl<'a> Problem<'a> {
     fn address(&self, what: &'static str, view: &View<'_>) -> Result<DevicePtr> {
         check::address(OP, what, view, DType::F32, self.device)
     }
+}
+
+/// Whether rows of so many columns of all these views can be read in accesses of `width` values.
+fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
+    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
+    columns.is_multiple_of(width) && views.iter().all(aligned)
 }
 
 /// Channels of a thread at most: 8 bytes of each matrix, fewer for filters that fill the registers.
