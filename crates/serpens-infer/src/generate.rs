@@ -159,6 +159,9 @@ pub fn generate<E: From<Error>>(
             slot.state.row = decoder.leave(i)?;
             listener(slot.of, Told::End(end, slot.state)).map(drop)?;
         }
+        for (i, slot) in slots.iter_mut().enumerate() {
+            slot.draw_at(&mut decoder, i)?;
+        }
         let tokens: Vec<u32> = slots.iter_mut().map(Slot::read).collect();
         decoder.step(&tokens)?;
     }
@@ -207,6 +210,8 @@ struct Slot {
     state: SequenceState,
     /// Whether the decoder has read the token that was drawn last.
     stepped: bool,
+    /// The place in the decoder for which the device was told how to draw.
+    place: Option<usize>,
     /// Tokens that are still to be drawn.
     left: usize,
     end: Option<End>,
@@ -222,6 +227,7 @@ impl Slot {
             rng,
             state,
             stepped: false,
+            place: None,
             left: request.tokens,
             end: (request.tokens == 0).then_some(End::Length),
             request,
@@ -231,24 +237,49 @@ impl Slot {
     /// Draws the next token, where that is to be done; `place` is the slot's own.
     fn draw(&mut self, decoder: &Decoder<'_>, place: usize) -> Result<Option<Drawn>> {
         let state = &mut self.state;
-        let of_prompt; // read before the slot was entered
-        let logits = match &state.next {
+        let of_prompt = match &state.next {
             _ if self.end.is_some() => return Ok(None),
-            Next::Logits(logits) => {
-                of_prompt = logits.clone();
-                &of_prompt[..]
-            }
-            Next::Token(_) if self.stepped => decoder.logits(place)?,
+            Next::Logits(logits) => Some(logits.clone()), // read before the slot was entered
+            Next::Token(_) if self.stepped => None,
             Next::Token(_) | Next::Read => return Ok(None),
         };
-        let token = (self.sampler).sample(logits, &state.history, &mut self.rng)?;
+        let logits = || match &of_prompt {
+            Some(logits) => Ok(&logits[..]),
+            None => decoder.logits(place),
+        };
+        let on_device = match of_prompt {
+            Some(_) => None,
+            None => decoder.drawn(place)?,
+        };
+        let token = match on_device {
+            Some(token) => token,
+            None => (self.sampler).sample(logits()?, &state.history, &mut self.rng)?,
+        };
         state.history.draw(token);
         (state.next, state.drawn) = (Next::Token(token), state.drawn + 1);
-        let log_probs = self.request.log_probs.map(|top| LogProbs {
-            drawn: f64::from(logits[token as usize]) - log_sum_exp(logits),
-            top: most_probable(logits, top),
+        let log_probs = self.request.log_probs.map(|top| {
+            let logits = logits()?;
+            let drawn = f64::from(logits[token as usize]) - log_sum_exp(logits);
+            let top = most_probable(logits, top);
+            Ok::<_, Error>(LogProbs { drawn, top })
         });
+        let log_probs = log_probs.transpose()?;
         Ok(Some(Drawn { token, log_probs }))
+    }
+
+    /// Has a GPU draw what comes behind the token that is read next, for this place in the decoder.
+    fn draw_at(&mut self, decoder: &mut Decoder<'_>, place: usize) -> Result<()> {
+        if self.place == Some(place) {
+            return Ok(());
+        }
+        self.place = Some(place);
+        let (options, state) = (&self.request.sampling, &self.state);
+        decoder.draw_by(
+            place,
+            options,
+            &state.history,
+            (self.rng.get_seed(), state.drawn),
+        )
     }
 
     /// The token that the decoder is to read.

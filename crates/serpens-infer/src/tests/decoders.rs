@@ -1,6 +1,8 @@
 //! Sequences in the slots of a decoder.
 
-use serpens_nn::{LoraConfig, StateRow};
+use serpens_core::DType;
+use serpens_nn::{LoraConfig, Precision, StateRow};
+use serpens_ops::elementwise::cast;
 
 use super::*;
 use crate::Decoder;
@@ -153,4 +155,58 @@ fn what_does_not_fit_a_decoder_is_refused_and_changes_nothing() {
     let expected = alone(&model, &[5]).0;
     decoder.step(&[5, 6]).unwrap();
     assert_eq!(decoder.logits(0).unwrap(), expected[0]);
+}
+
+/// ‖a - b‖ / ‖b‖.
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let norm = |values: Vec<f64>| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let (a, b) = (a.concat(), b.concat());
+    let apart = a.iter().zip(&b).map(|(a, b)| f64::from(a - b)).collect();
+    norm(apart) / norm(b.into_iter().map(f64::from).collect())
+}
+
+/// The steps of a GPU go through kernels of their own; what they lose against the processor in f32 is held to twice
+/// what the forward pass of one token loses there.
+#[test]
+fn a_gpu_has_the_logits_of_the_processor_however_many_slots_there_are() {
+    let Ok(device) = Device::cuda(0) else {
+        return println!("skipped: there is no GPU");
+    };
+    let wide = MambaLmConfig {
+        embedding_std: 1.0,
+        ..MambaLmConfig::new(192, 3, TOKENS)
+    };
+    for model in [model(5), wide.init(Device::cpu(), 6).unwrap()] {
+        let text = ids(4, 40);
+        let expected = alone(&model, &text).0;
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut model = model.clone();
+            model.to(device, precision).unwrap();
+            let mut state = model.initial_state(1).unwrap();
+            let plain = text.iter().map(|id| {
+                let id = Tensor::from_slice([1], &[*id], Device::cpu()).unwrap();
+                let logits = model.step(&id, &mut state).unwrap();
+                let logits = cast(&logits.into(), DType::F32).unwrap();
+                logits.tensor().unwrap().to_vec::<f32>().unwrap()
+            });
+            let allowed = 2.0 * distance(&plain.collect::<Vec<_>>(), &expected).max(1e-6);
+            for slots in [1, 2, 5, 16, 17] {
+                let mut decoder = Decoder::new(&model, slots).unwrap();
+                for _ in 0..slots.min(3) {
+                    decoder.enter(&start(&model)).unwrap();
+                }
+                let last = decoder.taken() - 1;
+                let read = |id: &u32| {
+                    decoder.step(&vec![*id; last + 1]).unwrap();
+                    decoder.logits(last).unwrap().to_vec()
+                };
+                let got: Vec<_> = text.iter().map(read).collect();
+                let error = distance(&got, &expected);
+                assert!(
+                    error <= allowed,
+                    "{slots} slots in {precision:?}: {error:.1e}, allowed {allowed:.1e}"
+                );
+            }
+        }
+    }
 }

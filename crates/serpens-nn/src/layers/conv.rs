@@ -1,9 +1,10 @@
 //! The short causal convolution over time.
 
 use serpens_core::{DType, Device, Tensor, Var, View, ViewMut};
-use serpens_ops::causal_conv1d::{ConvOptions, causal_conv1d, step};
+use serpens_ops::causal_conv1d::{ConvOptions, StepConv, causal_conv1d, step_of_product};
+use serpens_ops::linear::Norm;
 
-use super::Sequence;
+use super::{Linear, Sequence};
 use crate::setting::{SIZE, check};
 use crate::{Param, Result, Start, module};
 
@@ -65,13 +66,31 @@ impl CausalConv1d {
         Ok(output.y)
     }
 
-    /// Convolves one token of each slot, whose states (slots, (width - 1) · channels) it moves on in place.
+    /// Convolves the first columns of xz = W norm(h) + b, of one token of each slot, to u; the states
+    /// (slots, (width - 1) · channels) are moved on in place. What those columns of xz hold is not said.
     ///
     /// # Shapes
-    /// (slots, channels) → the same
-    pub(crate) fn step(&self, x: View<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> Result<()> {
-        let bias = self.bias.as_ref().map(Param::value).transpose()?;
-        let (weight, bias) = (self.weight.value()?.view(), bias.map(Tensor::view));
-        Ok(step(x, weight, bias, self.silu, state, y)?)
+    /// h (slots, inputs), xz (slots, outputs), u (slots, channels)
+    pub(crate) fn step(
+        &self,
+        (h, norm, proj): (View<'_>, Norm<'_>, &Linear),
+        xz: ViewMut<'_>,
+        state: ViewMut<'_>,
+        u: ViewMut<'_>,
+    ) -> Result<()> {
+        let conv = StepConv {
+            weight: self.weight.value()?.view(),
+            bias: vector(&self.bias)?,
+            silu: self.silu,
+            state,
+        };
+        let (w, bias) = (proj.weight.weight()?, vector(&proj.bias)?);
+        Ok(step_of_product(h, Some(norm), w, bias, xz, conv, u)?)
     }
+}
+
+/// The values of a vector that may be absent.
+fn vector(param: &Option<Param>) -> Result<Option<View<'_>>> {
+    let value = param.as_ref().map(Param::value).transpose()?;
+    Ok(value.map(Tensor::view))
 }

@@ -1,7 +1,7 @@
 //! Rows of a table by token id.
 
-use serpens_core::{DType, Device, Tensor, Var, bf16};
-use serpens_ops::linear::Weight;
+use serpens_core::{Tensor, Var};
+use serpens_ops::embedding;
 
 use crate::{Param, Result, Start, module};
 
@@ -31,22 +31,8 @@ impl Embedding {
     /// # Shapes
     /// ids (S) of u32, each below vocab_size, h (S, d_model) of f32
     pub(crate) fn step(&self, ids: &Tensor, slots: usize, h: &mut Tensor) -> Result<()> {
-        if h.device() != Device::Cpu {
-            let ids = ids.narrow(0..slots)?;
-            return Ok(h.put(0, self.forward(&ids.into())?.tensor()?)?);
-        }
-        let (weight, mut h) = (self.weight.weight()?, h.mat_mut()?);
-        for (slot, id) in ids.as_slice::<u32>()?[..slots].iter().enumerate() {
-            let (id, row) = (*id as usize, h.row(slot));
-            match weight {
-                Weight::Plain(table) if table.dtype() == DType::BF16 => {
-                    let table = table.mat_of::<bf16>()?.row(id).iter();
-                    row.iter_mut().zip(table).for_each(|(h, x)| *h = x.to_f32());
-                }
-                Weight::Plain(table) => row.copy_from_slice(table.mat()?.row(id)),
-                Weight::Packed(table) => table.row(id, row)?,
-            }
-        }
-        Ok(())
+        let h = h.view_mut()?.first_rows(slots);
+        let ids = ids.view().columns(0..slots);
+        Ok(embedding::step(ids, self.weight.weight()?, h)?)
     }
 }

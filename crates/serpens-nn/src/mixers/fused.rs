@@ -57,10 +57,10 @@ impl Stepper for FusedMamba {
         let (u, room) = room.split_columns(aligned(d_inner));
         let (mut inputs, mut u) = (inputs.columns(0..2 * d_inner), u.columns(0..d_inner));
         let of_slots = h.view().first_rows(slots);
-        self.in_proj
-            .step(of_slots, Some(norm.lowered()?), inputs.reborrow(), false)?;
+        let projected = (of_slots, norm.lowered()?, &self.in_proj);
+        self.conv
+            .step(projected, inputs.reborrow(), conv?, u.reborrow())?;
         let (mut x, z) = inputs.split_columns(d_inner);
-        self.conv.step(x.as_view(), conv?, u.reborrow())?;
         self.ssm
             .step([u.as_view(), z.as_view()], ssm?, room, x.reborrow())?;
         let of_slots = h.view_mut()?.first_rows(slots);

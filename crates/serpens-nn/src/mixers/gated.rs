@@ -137,7 +137,8 @@ impl Mixer for Gated {
         let (Some(conv), Some(ssm)) = (&self.conv, self.ssm.selective_step()?) else {
             return Ok(None);
         };
-        if !is_mamba || adapted || self.in_proj.weight.device() != Device::Cpu {
+        let on_cpu = self.in_proj.weight.device() == Device::Cpu;
+        if !is_mamba || adapted || !(on_cpu || ssm.is_plain()) {
             return Ok(None);
         }
         Ok(Some(Box::new(FusedMamba {

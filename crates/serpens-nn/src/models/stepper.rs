@@ -1,6 +1,6 @@
 //! A model that reads one token of many sequences after another, without a tape and in place.
 
-use serpens_core::{DType, Device, Tensor};
+use serpens_core::{DType, Tensor};
 use serpens_ops::elementwise::cast;
 
 use super::{MambaLm, StateRow};
@@ -86,7 +86,7 @@ impl LmStepper {
         for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
             mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;
         }
-        if at.h.device() == Device::Cpu && self.head.weight.lora.is_none() {
+        if self.head.weight.lora.is_none() {
             let h = at.h.view().first_rows(slots);
             let logits = at.logits.view_mut()?.first_rows(slots);
             return self

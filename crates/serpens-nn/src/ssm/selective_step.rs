@@ -29,6 +29,11 @@ impl SelectiveStep {
         self.dt.shape().cols() + 2 * self.a.shape().cols()
     }
 
+    /// Whether nothing is normalised on the way, which the kernels of a GPU do not do.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.norms.iter().all(Option::is_none)
+    }
+
     /// Columns of room that it takes: for W_x u, the same normalised, and Δ where its weight is packed.
     pub(crate) fn room(&self) -> usize {
         2 * aligned(self.projected()) + aligned(self.a.shape().rows())
