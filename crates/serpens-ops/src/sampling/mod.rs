@@ -25,8 +25,8 @@
 //! So for the same logits, options, history and number there is one token, whatever the instruction set, the card, the
 //! number of threads or of slots. Probabilities are off from those of f32 logits by this much: w's relative error is
 //! below 1.1·10⁻⁷ + (m − x) / T · 2⁻²⁴ (a last place of x − m), q's rounding adds 2⁻⁴¹, and the 64 bits of u 2⁻⁶⁴ of the
-//! total. That is less than 2·10⁻⁶ of a probability beside 2⁻⁴¹ of the largest; tokens below 2⁻⁴¹ of the largest
-//! are not drawn.
+//! total. With that of the total it is less than 4·10⁻⁶ of a probability, beside 2⁻⁴¹ of the largest for each token;
+//! tokens below 2⁻⁴¹ of the largest are not drawn.
 //!
 //! # Shapes
 //! Logits (slots, vocabulary), f32, on a GPU f32 or bf16; the vocabulary has fewer than 2²⁴ tokens, on a GPU at most

@@ -99,12 +99,20 @@ proptest! {
         prop_assume!(max > f32::NEG_INFINITY);
         let options = SampleOptions { temperature, ..SampleOptions::default() };
         let one = 2.0_f64.powi(FIXED as i32);
-        for (x, weight) in logits.iter().zip(weights(&options, &logits, Isa::current())) {
-            let distance = (f64::from(max) - f64::from(*x)) / f64::from(temperature);
-            let exact = (-distance).exp();
-            let allowed = exact * (1.1e-7 + distance.min(1e3) * 2.0_f64.powi(-24)) + 0.5 / one;
-            let error = (weight as f64 / one - exact).abs();
+        let weights = weights(&options, &logits, Isa::current());
+        let distance = |x: &f32| (f64::from(max) - f64::from(*x)) / f64::from(temperature);
+        let exactly: f64 = logits.iter().map(|x| (-distance(x)).exp()).sum();
+        let total = weights.iter().sum::<u64>() as f64;
+        for (x, weight) in logits.iter().zip(&weights) {
+            let (weight, exact) = (*weight as f64, (-distance(x)).exp());
+            let allowed = exact * (1.1e-7 + distance(x).min(1e3) * 2.0_f64.powi(-24)) + 0.5 / one;
+            let error = (weight / one - exact).abs();
             prop_assert!(error <= allowed, "{} of {}: {} > {}", x, max, error, allowed);
+            // A probability's error is that of its weight and that of the sum of all.
+            let rounded = logits.len() as f64 * 0.5 / one;
+            let allowed = exact / exactly * (4e-6 + rounded) + 0.5 / one;
+            let error = (weight / total - exact / exactly).abs();
+            prop_assert!(error <= allowed, "p of {}: {} > {}", x, error, allowed);
         }
     }
 }
