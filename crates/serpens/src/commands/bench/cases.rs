@@ -5,18 +5,20 @@ use rayon::prelude::*;
 use serpens_core::{
     DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, cuda,
 };
+use serpens_formats::Encoding;
 use serpens_nn::{Precision, Recompute};
 use serpens_ops::elementwise::cast;
 
+use super::decode::WEIGHTS;
 use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
 use crate::cli::whole;
-use crate::compute::one_of;
+use crate::compute::{encoding, one_of};
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "On a GPU, instead of the published cases")]
+#[command(next_help_heading = "On a GPU, instead of the published cases, and of decoding")]
 pub(super) struct Shapes {
     /// Sequences side by side.
     #[arg(long, value_name = "B", value_parser = size())]
@@ -39,6 +41,9 @@ pub(super) struct Shapes {
     /// Tokens that models know.
     #[arg(long, value_name = "V", value_parser = size())]
     pub(super) vocab: Option<usize>,
+    /// How matrices are held to decode; in several ways where it is left out.
+    #[arg(long, value_name = "TYPE", value_parser = encoding(&WEIGHTS))]
+    pub(super) weights: Option<Encoding>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = one_of(Recompute::ALL))]
     recompute: Option<Recompute>,
@@ -60,14 +65,15 @@ impl Shapes {
             (self.width.is_some(), "--width"),
             (self.layers.is_some(), "--layers"),
             (self.vocab.is_some(), "--vocab"),
+            (self.weights.is_some(), "--weights"),
             (self.recompute.is_some(), "--recompute"),
         ];
         given.into_iter().find_map(|(is, name)| is.then_some(name))
     }
 
-    pub(super) fn lengths(&self, otherwise: usize) -> Vec<usize> {
+    pub(super) fn lengths(&self, otherwise: &[usize]) -> Vec<usize> {
         match self.length.as_slice() {
-            [] => vec![otherwise],
+            [] => otherwise.to_vec(),
             lengths => lengths.to_vec(),
         }
     }
@@ -83,6 +89,7 @@ pub(super) struct Bench<'a> {
     pub(super) clock: Clock,
     pub(super) limits: Limits,
     pub(super) precision: Precision,
+    pub(super) quick: bool,
     pub(super) shapes: &'a Shapes,
     /// Whether neither a shape nor a precision was named: then the published rows are measured.
     pub(super) as_published: bool,
@@ -102,7 +109,7 @@ impl Bench<'_> {
         let ([batch, length, first], _, beside) = published[0];
         let (batch, width) = (self.shapes.batch.unwrap_or(batch), width.unwrap_or(first));
         let dtype = self.precision.activations();
-        let named = self.shapes.lengths(length).into_iter();
+        let named = self.shapes.lengths(&[length]).into_iter();
         let named = named.map(|length| ([batch, length, width], dtype, beside));
         let cases = match self.as_published {
             true => published.to_vec(),

@@ -4,6 +4,7 @@ mod block;
 mod cases;
 mod clock;
 mod conv;
+mod decode;
 mod limits;
 mod prompt;
 mod published;
@@ -53,6 +54,8 @@ enum Work {
     Train,
     /// Reading a prompt through the 130m shape.
     Prompt,
+    /// Decoding with the 130m shape: weights in several encodings, several sequences, behind prompts.
+    Decode,
 }
 
 /// A table, and what it is of.
@@ -63,6 +66,8 @@ const ON_PROCESSOR: &[Measurement] = &[
     (Work::Scan, scan::by_length),
     (Work::Train, train::on_processor),
     (Work::Prompt, prompt::on_processor),
+    (Work::Decode, decode::by_batch),
+    (Work::Decode, decode::by_length),
 ];
 
 const ON_GPU: &[Measurement] = &[
@@ -71,6 +76,8 @@ const ON_GPU: &[Measurement] = &[
     (Work::Block, block::on_gpu),
     (Work::Train, train::on_gpu),
     (Work::Prompt, prompt::on_gpu),
+    (Work::Decode, decode::by_batch),
+    (Work::Decode, decode::by_length),
 ];
 
 /// Runs the benchmarks and prints their tables.
@@ -90,6 +97,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         limits,
         clock,
         precision: compute.precision,
+        quick: args.quick,
         shapes: &args.shapes,
         as_published: args.shapes.given().is_none() && args.compute.precision.is_none(),
     };
@@ -118,7 +126,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn refuse_what_needs_a_gpu(args: &BenchArgs) -> Result<()> {
     let works = [(Work::Conv, "conv"), (Work::Block, "block")];
     let mut named = works.iter().filter(|(work, _)| args.what.contains(work));
-    let option = args.shapes.given().or_else(|| Some(named.next()?.1));
+    let shape = args.shapes.given().filter(|_| args.what != [Work::Decode]);
+    let option = shape.or_else(|| Some(named.next()?.1));
     match option {
         Some(option) => Err(Error::refused(option, Refusal::MeasuredOnGpu)),
         None => Ok(()),

@@ -48,7 +48,7 @@ pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
             .with("ms", 1e3 * (batch * length) as f64 / rate)
             .with("of products", of_products))
     };
-    let lengths = shapes.lengths(published_length).into_iter();
+    let lengths = shapes.lengths(&[published_length]).into_iter();
     Ok(Table {
         title: "Reading a prompt (mamba-rs 0.8.2: the backbone alone, on an H200)",
         rows: lengths.map(row).collect::<Result<_>>()?,

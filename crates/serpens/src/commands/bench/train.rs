@@ -52,7 +52,7 @@ pub(super) fn on_gpu(bench: &Bench<'_>) -> Result<Table> {
     };
     let mut rows = Vec::new();
     for training in trainings {
-        for length in shapes.lengths(TRAINING_LENGTH) {
+        for length in shapes.lengths(&[TRAINING_LENGTH]) {
             bench.clock.device.release_unused();
             rows.push(gpu_row(bench, training, length)?);
         }

@@ -1,0 +1,193 @@
+//! Decoding: tokens that a decoder reads one after another, against what reading memory allows.
+
+use std::fs;
+use std::sync::Arc;
+
+use serpens_core::{Device, Error as CoreError, Tensor};
+use serpens_formats::Encoding;
+use serpens_infer::{Decoder, Error as InferError};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, StateRow, ToInfer};
+use serpens_ops::linear::Held;
+use serpens_ops::quantized_linear::Blocks;
+
+use super::cases::token;
+use super::published::VOCABULARY;
+use super::{Bench, Row, Table};
+use crate::Result;
+
+/// How matrices are held.
+pub(super) const WEIGHTS: [Encoding; 5] = [
+    Encoding::F32,
+    Encoding::BF16,
+    Encoding::Blocks(Blocks::Q8_0),
+    Encoding::Blocks(Blocks::Q4_0),
+    Encoding::Blocks(Blocks::Q4_K),
+];
+/// Sequences side by side, as many of the first as the processor is asked for.
+const BATCHES: [usize; 5] = [1, 8, 64, 128, 512];
+const ON_PROCESSOR: usize = 3;
+/// Prompts' lengths, as many of the first as a quick run takes.
+const LENGTHS: [usize; 4] = [64, 1024, 8192, 65_536];
+const QUICK: usize = 2;
+
+/// By weights and batch.
+pub(super) fn by_batch(bench: &Bench<'_>) -> Result<Table> {
+    let batches = match bench.clock.device {
+        Device::Cpu => &BATCHES[..ON_PROCESSOR],
+        Device::Cuda(_) => &BATCHES,
+    };
+    let batches = bench
+        .shapes
+        .batch
+        .map_or(batches.to_vec(), |batch| vec![batch]);
+    let mut rows = Vec::new();
+    let named = bench.shapes.weights.map(|weights| vec![weights]);
+    for weights in named.unwrap_or(WEIGHTS.to_vec()) {
+        let Some(model) = model(bench, weights)? else {
+            continue;
+        };
+        let start = model.initial_state(1)?.scatter()?.remove(0);
+        for batch in &batches {
+            rows.push(decode(bench, &model, weights, *batch, &start, "")?);
+        }
+    }
+    Ok(Table {
+        title: "Decoding (of bandwidth: bytes of weights and states over those that memory gives)",
+        rows,
+    })
+}
+
+/// Behind prompts of several lengths.
+pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
+    let lengths = if bench.quick {
+        &LENGTHS[..QUICK]
+    } else {
+        &LENGTHS
+    };
+    let weights = bench.shapes.weights.unwrap_or(Encoding::BF16);
+    let mut rows = Vec::new();
+    if let Some(model) = model(bench, weights)? {
+        for length in bench.shapes.lengths(lengths) {
+            let ids = (0..length).map(|i| token(i, model.config().vocab_size));
+            let ids = Tensor::from_slice([1, length], &ids.collect::<Vec<u32>>(), Device::Cpu)?;
+            let mut state = model.initial_state(1)?;
+            model.read(&ids, &mut state)?;
+            let behind = format!(", behind {length} tokens");
+            let state = state.scatter()?.remove(0);
+            rows.push(decode(bench, &model, weights, 1, &state, &behind)?);
+        }
+    }
+    Ok(Table {
+        title: "Decoding behind prompts",
+        rows,
+    })
+}
+
+/// The 130m shape, or the one that was named, with random weights; none where the device does not multiply with such.
+fn model(bench: &Bench<'_>, weights: Encoding) -> Result<Option<MambaLm>> {
+    let shapes = bench.shapes;
+    let (width, layers) = (shapes.width.unwrap_or(768), shapes.layers.unwrap_or(24));
+    let how = ToInfer {
+        device: bench.clock.device,
+        precision: bench.precision,
+        weights: Some(weights),
+    };
+    if how.check().is_err() {
+        return Ok(None);
+    }
+    let config = MambaLmConfig::new(width, layers, shapes.vocab.unwrap_or(VOCABULARY));
+    let mut model = config.init(Device::Cpu, 0)?;
+    model.to_infer(how)?;
+    Ok(Some(model))
+}
+
+/// Tokens per second of so many sequences together, all of which go on from one state.
+fn decode(
+    bench: &Bench<'_>,
+    model: &MambaLm,
+    weights: Encoding,
+    batch: usize,
+    start: &StateRow,
+    behind: &str,
+) -> Result<Row> {
+    let config = model.config();
+    let mut decoder = Decoder::new(model, batch)?;
+    (0..batch).try_for_each(|_| decoder.enter(start))?;
+    let mut tokens: Vec<u32> = (0..batch).map(|i| token(i, config.vocab_size)).collect();
+    let mut steps = 0_u32;
+    let energy = Energy::now();
+    let seconds = bench.clock.seconds(|| {
+        steps += 1;
+        // Other rows of the table each time.
+        tokens
+            .iter_mut()
+            .for_each(|id| *id = token(*id as usize + 1, config.vocab_size));
+        decoder.step(&tokens).map_err(inside)
+    })?;
+    let joules = energy.and_then(|energy| energy.joules_since());
+    let (matrices, state) = bytes(model, start)?;
+    // A state is read and written.
+    let moved = matrices + 2.0 * batch as f64 * state;
+    let (layers, width, vocabulary) = (config.n_layer, config.d_model, config.vocab_size);
+    let work = format!("{weights}, B {batch}, {layers} × {width}, V {vocabulary}{behind}");
+    Ok(Row::new(work, batch as f64 / seconds, "tokens/s")
+        .with("ms", 1e3 * seconds)
+        .with("of bandwidth", moved / seconds / bench.limits.memory)
+        .with("MB of weights", matrices / 1e6)
+        .with(
+            "J per token",
+            joules.map(|all| all / f64::from(steps) / batch as f64),
+        ))
+}
+
+/// Bytes of the parameters that a step reads, and of a sequence's state.
+fn bytes(model: &MambaLm, start: &StateRow) -> Result<(f64, f64)> {
+    let (mut matrices, mut state) = (0, 0);
+    let tied = model.config().tie_embeddings;
+    model.visit("", &mut |name, param| {
+        // Of a table that is no head a step reads single rows.
+        if tied || name != "backbone.embeddings.weight" {
+            matrices += match param.held()? {
+                Held::Plain(values) => values.len() * values.dtype().size(),
+                Held::Packed(packed) => packed.bytes(),
+            };
+        }
+        Ok(())
+    })?;
+    start.try_map(|_, tensor| {
+        state += tensor.len() * tensor.dtype().size();
+        Ok::<_, CoreError>(tensor.clone())
+    })?;
+    Ok((matrices as f64, state as f64))
+}
+
+fn inside(error: InferError) -> CoreError {
+    let source = Arc::new(error);
+    CoreError::Inside {
+        op: "decode",
+        source,
+    }
+}
+
+/// The counter of the processors' energy, where the system shows it.
+struct Energy(u64);
+
+impl Energy {
+    fn now() -> Option<Self> {
+        let packages = fs::read_dir("/sys/class/powercap").ok()?.flatten();
+        // One for each package; what has two colons is a part of one.
+        let names =
+            packages.filter(|it| it.file_name().to_string_lossy().matches(':').count() == 1);
+        let counts = names.map(|it| fs::read_to_string(it.path().join("energy_uj")).ok());
+        let counts = counts.map(|text| text?.trim().parse::<u64>().ok());
+        let counts: Option<Vec<u64>> = counts.collect();
+        let counts = counts.filter(|counts| !counts.is_empty());
+        counts.map(|counts| Self(counts.iter().sum()))
+    }
+
+    /// Joules since then; none where a counter began anew.
+    fn joules_since(&self) -> Option<f64> {
+        let microjoules = Self::now()?.0.checked_sub(self.0)?;
+        Some(microjoules as f64 / 1e6)
+    }
+}
