@@ -188,6 +188,24 @@ impl Stored for bf16 {
     fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s {
         const MOST_LANES: usize = 16;
         const { assert!(S::F32_LANES <= MOST_LANES) };
+        // Registers alone: what compilers make of an array goes through memory.
+        #[cfg(target_arch = "x86_64")]
+        if x.len() >= S::F32_LANES {
+            use std::arch::x86_64::*;
+            use std::mem::transmute_copy;
+            // SAFETY: the slice holds as many values, and on this target lanes of as many are those of an instruction
+            // set that has the instructions.
+            unsafe {
+                if S::F32_LANES == 16 {
+                    let x = x.as_ptr().cast::<__m256i>().read_unaligned();
+                    return transmute_copy(&_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)));
+                }
+                if S::F32_LANES == 8 {
+                    let x = x.as_ptr().cast::<__m128i>().read_unaligned();
+                    return transmute_copy(&_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
+                }
+            }
+        }
         // Of fixed length, which compilers turn into a load that widens.
         let mut wide = [0.0_f32; MOST_LANES];
         let widen = |wide: &mut f32, x: &bf16| *wide = f32::from_bits(u32::from(x.to_bits()) << 16);
