@@ -79,8 +79,9 @@ def check_gguf(name, to):
                 np.testing.assert_allclose(held[theirs], -np.exp(value), rtol=1e-6)
                 continue
             value = value.squeeze(1) if "conv1d.weight" in key else value
-            whole = value.ndim == 2 and "conv1d" not in key and value.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
-            stored = kind if whole else gguf.GGMLQuantizationType.F32
+            whole = value.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
+            matrix = value.ndim == 2 and "conv1d" not in key
+            stored = (kind if whole else gguf.GGMLQuantizationType.BF16) if matrix else gguf.GGMLQuantizationType.F32
             assert kinds[theirs] == stored, (theirs, kinds[theirs])
             assert np.array_equal(held[theirs], dequantize(quantize(value, stored), stored).reshape(value.shape)), theirs
         sizes = [field(f"mamba.{key}") for key in ("block_count", "ssm.state_size", "ssm.time_step_rank")]

@@ -7,7 +7,7 @@ use serpens_ops::quantized_linear::Blocks;
 use crate::{Error, MambaLm, Module, Param, Precision, Result};
 
 /// The table that is looked up, which is no operand of products where there is a head.
-pub(crate) const EMBEDDINGS: &str = "backbone.embeddings.weight";
+const EMBEDDINGS: &str = "backbone.embeddings.weight";
 
 /// Where and in which types a model is asked, and how its matrices and its table are held for it: once each. All else,
 /// the state, A, D, Δ's bias, norms and convolutions, is f32.
