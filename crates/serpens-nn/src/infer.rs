@@ -40,9 +40,13 @@ impl ToInfer {
     pub fn check(&self) -> Result<()> {
         let (device, precision) = (self.device, self.precision);
         match (device, precision, self.weights) {
-            (_, _, None) | (Device::Cpu, Precision::F32, _) => {}
-            (Device::Cpu, ..) | (Device::Cuda(_), Precision::Bf16, Some(Encoding::BF16)) => {}
-            (Device::Cuda(_), Precision::F32 | Precision::Tf32, Some(Encoding::F32)) => {}
+            (_, _, None) | (Device::Cpu, ..) => {}
+            (
+                _,
+                Precision::Bf16,
+                Some(Encoding::BF16 | Encoding::Blocks(Blocks::Q8_0 | Blocks::Q4_0)),
+            ) => {}
+            (_, Precision::F32 | Precision::Tf32, Some(Encoding::F32)) => {}
             (Device::Cuda(_), _, Some(weights)) => {
                 return Err(Error::Weights {
                     weights,
@@ -59,9 +63,11 @@ impl ToInfer {
 
     /// How the parameter of this name is held, that a file has in the encoding `stored`.
     pub(crate) fn encoding(&self, name: &str, param: &Param, stored: Encoding) -> Encoding {
-        let wanted = match (self.device, self.precision) {
-            (Device::Cpu, _) => self.weights.unwrap_or(stored),
-            (_, Precision::Bf16) => Encoding::BF16,
+        let wanted = self.weights.unwrap_or(stored);
+        let wanted = match (self.device, self.precision, wanted) {
+            (Device::Cpu, ..) => wanted,
+            (_, Precision::Bf16, Encoding::Blocks(Blocks::Q8_0 | Blocks::Q4_0)) => wanted,
+            (_, Precision::Bf16, _) => Encoding::BF16,
             _ => Encoding::F32,
         };
         let is_matrix = param.matrix || name == EMBEDDINGS;

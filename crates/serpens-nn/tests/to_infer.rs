@@ -241,12 +241,15 @@ fn what_a_device_does_not_multiply_with_is_refused() {
         };
         how.check()
     };
-    let (gpu, blocks) = (Device::Cuda(0), Some(Encoding::Blocks(Blocks::Q4_0)));
+    let (gpu, blocks) = (Device::Cuda(0), Some(Encoding::Blocks(Blocks::Q4_K)));
+    let eight = Some(Encoding::Blocks(Blocks::Q8_0));
+    assert!(on(gpu, Precision::Bf16, eight).is_ok());
     assert!(on(gpu, Precision::Bf16, None).is_ok());
     assert!(on(gpu, Precision::Bf16, Some(Encoding::BF16)).is_ok());
     assert!(on(gpu, Precision::Tf32, Some(Encoding::F32)).is_ok());
     for (precision, weights) in [
         (Precision::Bf16, blocks),
+        (Precision::Tf32, eight),
         (Precision::Bf16, Some(Encoding::F32)),
         (Precision::F32, Some(Encoding::BF16)),
     ] {

@@ -74,16 +74,11 @@ pub fn embedding(ids: &Var, table: &Var) -> Result<Var> {
 /// ids (…) of u32, table (vocabulary, width) → (…, width) of f32
 ///
 /// # Errors
-/// As [`embedding`]; [`Error::Device`] where the table is not on the processor.
+/// As [`embedding`]; blocks that a GPU's kernels do not read.
 pub fn packed_embedding(ids: &Var, table: &Packed) -> Result<Var> {
-    let width = table.cols();
-    let mut y = rows_for(ids, width, table.device())?;
-    let tokens = ids.tensor()?.as_slice::<u32>()?;
-    check_ids(tokens, table.rows())?;
-    let rows = y.make_mut()?.chunks_mut(width.max(1));
-    for (&id, row) in tokens.iter().zip(rows) {
-        table.row(id as usize, row)?;
-    }
+    let mut y = rows_for(ids, table.cols(), table.device())?;
+    let ids = ids.reshape([1, ids.shape().count()])?;
+    step(ids.view(), Weight::Packed(table), y.view_mut()?)?;
     Ok(y.into())
 }
 
