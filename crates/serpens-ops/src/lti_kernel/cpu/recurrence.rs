@@ -1,7 +1,9 @@
 //! The system step by step, from a carried state: constant memory, for running a trained model.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
-use serpens_core::MatMut;
+use serpens_core::{Mat, MatMut};
 
 use super::{System, checked};
 use crate::lti_kernel::LtiDims;
@@ -9,6 +11,9 @@ use crate::simd::{self, Simd, WithSimd};
 
 /// Channels per task.
 const TILE: usize = 16;
+
+/// Steps between two looks at a tile's states in memory: their inputs and outputs stay in the first-level cache.
+const STEPS: usize = 32;
 
 /// One value for each channel of a tile.
 type Lanes = [f32; TILE];
@@ -55,14 +60,26 @@ pub fn run(
                 step.h_im[e - first] = if planes == 2 { values[states + n] } else { 0.0 };
             }
         }
-        for t in b * length..(b + 1) * length {
-            tile.u[..last - first].copy_from_slice(&u[t * channels + first..t * channels + last]);
+        for from in (b * length..(b + 1) * length).step_by(STEPS) {
+            let steps = from..(b * length + length).min(from + STEPS);
+            let columns = (first, last);
+            let (tile, u, y) = (&mut tile, Mat::dense(u, channels), &y);
             match planes {
-                1 => simd::dispatch(Step::<false>(&mut tile)),
-                _ => simd::dispatch(Step::<true>(&mut tile)),
+                1 => simd::dispatch(Steps::<false> {
+                    tile,
+                    u,
+                    y,
+                    steps,
+                    columns,
+                }),
+                _ => simd::dispatch(Steps::<true> {
+                    tile,
+                    u,
+                    y,
+                    steps,
+                    columns,
+                }),
             }
-            // SAFETY: each task has its own columns of its own rows.
-            unsafe { y.part(t, first, last) }.copy_from_slice(&tile.y[..last - first]);
         }
         for e in first..last {
             let values = row(e);
@@ -91,8 +108,6 @@ struct StateLanes {
 struct Tile {
     states: Vec<StateLanes>,
     d: Lanes,
-    u: Lanes,
-    y: Lanes,
 }
 
 impl Tile {
@@ -118,40 +133,89 @@ impl Tile {
         Self {
             states,
             d: std::array::from_fn(|lane| system.d.map_or(0.0, |d| d[channel(lane)])),
-            u: [0.0; TILE],
-            y: [0.0; TILE],
         }
     }
 }
 
-/// h ← Ā h + B̄ u, y = Re(s C h) + D u.
-struct Step<'a, const COMPLEX: bool>(&'a mut Tile);
+/// h ← Ā h + B̄ u, y = Re(s C h) + D u, for some steps of the channels of a tile: of two states at a time, which stay in
+/// registers meanwhile.
+struct Steps<'a, const COMPLEX: bool> {
+    tile: &'a mut Tile,
+    u: Mat<'a>,
+    y: &'a MatMut<'a>,
+    /// Rows of u and y, [`STEPS`] at most.
+    steps: Range<usize>,
+    /// The first of the tile's channels, and the one behind the last.
+    columns: (usize, usize),
+}
 
-impl<const COMPLEX: bool> WithSimd for Step<'_, COMPLEX> {
+impl<const COMPLEX: bool> WithSimd for Steps<'_, COMPLEX> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Tile { states, d, u, y } = self.0;
-        for from in (0..TILE).step_by(S::F32_LANES) {
-            let u = simd::load(s, &u[from..]);
-            let mut sum = s.mul_f32s(u, simd::load(s, &d[from..]));
-            for state in states.iter_mut() {
-                let load = |lanes: &Lanes| simd::load(s, &lanes[from..]);
-                let (a_re, h_re) = (load(&state.a_re), load(&state.h_re));
-                let mut re = s.mul_add_f32s(a_re, h_re, s.mul_f32s(load(&state.b_re), u));
-                if COMPLEX {
-                    let (a_im, h_im) = (load(&state.a_im), load(&state.h_im));
-                    re = s.negate_mul_add_f32s(a_im, h_im, re);
-                    let mut im = s.mul_add_f32s(a_re, h_im, s.mul_f32s(load(&state.b_im), u));
-                    im = s.mul_add_f32s(a_im, h_re, im);
-                    sum = s.negate_mul_add_f32s(load(&state.c_im), im, sum);
-                    simd::store(s, &mut state.h_im[from..], im);
-                }
-                sum = s.mul_add_f32s(load(&state.c_re), re, sum);
-                simd::store(s, &mut state.h_re[from..], re);
+        let (first, last) = self.columns;
+        let zero = s.splat_f32s(0.0);
+        let (mut inputs, mut sums) = ([zero; STEPS], [zero; STEPS]);
+        for from in (0..last - first).step_by(S::F32_LANES) {
+            let (column, end) = (first + from, last.min(first + from + S::F32_LANES));
+            let d = simd::load(s, &self.tile.d[from..]);
+            let inputs = &mut inputs[..self.steps.len()];
+            let sums = &mut sums[..self.steps.len()];
+            for ((t, u), sum) in self.steps.clone().zip(&mut *inputs).zip(&mut *sums) {
+                *u = simd::load(s, self.u.part(t, column, end));
+                *sum = s.mul_f32s(*u, d);
             }
-            simd::store(s, &mut y[from..], sum);
+            let (pairs, single) = self.tile.states.as_chunks_mut::<2>();
+            for pair in pairs {
+                add::<S, COMPLEX, 2>(s, pair, from, inputs, sums);
+            }
+            if let [state] = single {
+                add::<S, COMPLEX, 1>(s, std::array::from_mut(state), from, inputs, sums);
+            }
+            for (t, sum) in self.steps.clone().zip(&*sums) {
+                // SAFETY: each task has its own columns of its own rows.
+                let y = unsafe { self.y.part(t, column, end) };
+                simd::store(s, y, *sum);
+            }
         }
+    }
+}
+
+/// Moves the lanes from `from` on of N states along the inputs, and adds what each gives of the outputs.
+#[inline(always)]
+fn add<S: Simd, const COMPLEX: bool, const N: usize>(
+    s: S,
+    states: &mut [StateLanes; N],
+    from: usize,
+    inputs: &[S::f32s],
+    sums: &mut [S::f32s],
+) {
+    let zero = [s.splat_f32s(0.0); N];
+    let (mut a_re, mut a_im, mut b_re, mut b_im) = (zero, zero, zero, zero);
+    let (mut c_re, mut c_im, mut h_re, mut h_im) = (zero, zero, zero, zero);
+    for (n, state) in states.iter().enumerate() {
+        let load = |lanes: &Lanes| simd::load(s, &lanes[from..]);
+        (a_re[n], a_im[n]) = (load(&state.a_re), load(&state.a_im));
+        (b_re[n], b_im[n]) = (load(&state.b_re), load(&state.b_im));
+        (c_re[n], c_im[n]) = (load(&state.c_re), load(&state.c_im));
+        (h_re[n], h_im[n]) = (load(&state.h_re), load(&state.h_im));
+    }
+    for (&u, sum) in inputs.iter().zip(sums) {
+        for n in 0..N {
+            let mut re = s.mul_add_f32s(a_re[n], h_re[n], s.mul_f32s(b_re[n], u));
+            if COMPLEX {
+                re = s.negate_mul_add_f32s(a_im[n], h_im[n], re);
+                let im = s.mul_add_f32s(a_re[n], h_im[n], s.mul_f32s(b_im[n], u));
+                h_im[n] = s.mul_add_f32s(a_im[n], h_re[n], im);
+                *sum = s.negate_mul_add_f32s(c_im[n], h_im[n], *sum);
+            }
+            *sum = s.mul_add_f32s(c_re[n], re, *sum);
+            h_re[n] = re;
+        }
+    }
+    for (n, state) in states.iter_mut().enumerate() {
+        simd::store(s, &mut state.h_re[from..], h_re[n]);
+        simd::store(s, &mut state.h_im[from..], h_im[n]);
     }
 }
