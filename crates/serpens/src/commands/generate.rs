@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_infer::{
     Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
@@ -55,9 +56,15 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         let mut meter = meter.borrow_mut();
         drop(meter.as_mut().map(|meter| meter.at(done.get())));
     };
+    // A GPU steps all slots, taken or not, and many as fast as some: of a few sizes the one that has a place for each.
+    let most = match how.device {
+        Device::Cpu => Batching::default().slots,
+        Device::Cuda(_) => 128,
+    };
+    let texts = prompts.len().saturating_mul(args.samples);
     let batching = Batching {
+        slots: texts.min(most).next_power_of_two(),
         on_pass: &on_pass,
-        ..Batching::default()
     };
     generate(&model, requests, batching, |of, told| {
         if meter.take().is_some() && single && !args.json {
