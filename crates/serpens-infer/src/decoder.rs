@@ -139,6 +139,10 @@ impl<'a> Decoder<'a> {
         if slot < self.taken {
             self.slots.put(slot, &self.slots.row(self.taken)?)?;
         }
+        if let Some(gpu) = &mut self.gpu {
+            let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
+            gpu.sampler.leave(self.taken)?;
+        }
         Ok(row)
     }
 

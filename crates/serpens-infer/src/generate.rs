@@ -140,9 +140,17 @@ pub fn generate<E: From<Error>>(
         if slots.is_empty() {
             return Ok(());
         }
-        let each = slots.par_iter_mut().enumerate();
-        let drawn = each.map(|(i, slot)| slot.draw(&decoder, i));
-        let drawn: Result<Vec<_>> = drawn.collect();
+        if slots.iter().any(Slot::asks_for_logits) {
+            decoder.logits(0)?; // brought from a GPU once, not by each thread
+        }
+        let drawn: Result<Vec<_>> = match &mut slots[..] {
+            // Threads that are woken for it would be in the way of the decoder's.
+            [slot] => slot.draw(&decoder, 0).map(|drawn| vec![drawn]),
+            slots => {
+                let each = slots.par_iter_mut().enumerate();
+                each.map(|(i, slot)| slot.draw(&decoder, i)).collect()
+            }
+        };
         for (slot, drawn) in slots.iter_mut().zip(drawn?) {
             if let Some(drawn) = drawn {
                 let flow = listener(slot.of, Told::Token(&drawn))?;
@@ -232,6 +240,11 @@ impl Slot {
             end: (request.tokens == 0).then_some(End::Length),
             request,
         })
+    }
+
+    /// Whether the decoder's logits are asked for besides the token.
+    fn asks_for_logits(&self) -> bool {
+        self.stepped && self.request.log_probs.is_some()
     }
 
     /// Draws the next token, where that is to be done; `place` is the slot's own.

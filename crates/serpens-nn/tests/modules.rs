@@ -308,3 +308,19 @@ fn a_trace_in_chunks_is_that_of_one_reading() {
         assert_eq!(whole.delta.len(), 5000 * whole.channels);
     }
 }
+
+#[test]
+fn a_step_refuses_slots_of_another_model_and_more_than_there_are() {
+    let [shallow, deep] = [1, 3].map(|layers| {
+        let config = MambaLmConfig::new(16, layers, 10);
+        config.init(Device::cpu(), 0).unwrap()
+    });
+    let stepper = deep.stepper().unwrap();
+    let tokens = Tensor::from_slice([2], &[1_u32, 2], Device::cpu()).unwrap();
+    let mut foreign = shallow.stepper().unwrap().slots(&shallow, 2).unwrap();
+    let refused = stepper.step(&tokens, 2, &mut foreign);
+    assert!(matches!(refused, Err(Error::State { what: "layers", .. })));
+    let mut own = stepper.slots(&deep, 1).unwrap();
+    assert!(stepper.step(&tokens, 2, &mut own).is_err());
+    stepper.step(&tokens, 1, &mut own).unwrap();
+}

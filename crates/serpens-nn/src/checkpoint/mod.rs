@@ -203,7 +203,7 @@ impl Checkpoint {
                 name: self.weights.name(ours, param),
                 encoding: self.weights.encoding(ours, param),
                 values: param.count(),
-                relative: if off > 0.0 { off / all } else { 0.0 },
+                relative: if off == 0.0 { 0.0 } else { off / all },
             });
             Ok(())
         })?;

@@ -1,6 +1,6 @@
 //! A model that reads one token of many sequences after another, without a tape and in place.
 
-use serpens_core::{DType, Tensor};
+use serpens_core::{DType, Tensor, expect_range};
 use serpens_ops::elementwise::cast;
 
 use super::{MambaLm, StateRow};
@@ -62,8 +62,7 @@ impl LmStepper {
             let tensors = state.into_iter().map(|var| Ok(var.into_tensor()?));
             tensors.collect::<Result<Vec<_>>>()
         });
-        let columns = self.layers.iter().map(|(_, mixer)| mixer.room()).max();
-        let columns = columns.unwrap_or(0).max(1);
+        let columns = self.columns();
         let activations = model.precision().activations();
         Ok(LmSlots {
             states: states.collect::<Result<_>>()?,
@@ -73,6 +72,12 @@ impl LmStepper {
         })
     }
 
+    /// Columns of room that its widest layer takes.
+    fn columns(&self) -> usize {
+        let columns = self.layers.iter().map(|(_, mixer)| mixer.room()).max();
+        columns.unwrap_or(0).max(1)
+    }
+
     /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On the
     /// processor it allocates nothing where every mixer has a fused step, and a slot has the same bits among any others.
     ///
@@ -80,8 +85,19 @@ impl LmStepper {
     /// tokens (S) of u32, each below vocab_size
     ///
     /// # Errors
-    /// Slots of another model; memory.
+    /// [`Error::State`] for slots of another model; more slots than there are; memory.
     pub fn step(&self, tokens: &Tensor, slots: usize, at: &mut LmSlots) -> Result<()> {
+        let fits = |what, expected, found| match expected == found {
+            true => Ok(()),
+            false => Err(Error::State {
+                what,
+                expected,
+                found,
+            }),
+        };
+        fits("layers", self.layers.len(), at.states.len())?;
+        fits("columns of room", self.columns(), at.room.shape().cols())?;
+        expect_range("LmStepper", "the slots", 0..at.count() + 1, slots)?;
         self.embeddings.step(tokens, slots, &mut at.h)?;
         for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
             mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;

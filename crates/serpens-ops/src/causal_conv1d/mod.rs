@@ -193,6 +193,7 @@ pub fn step_of_product(
     let sizes = [x.rows(), u.cols()];
     let (state, y) = (conv.state.as_view(), u.as_view());
     check_step(sizes, &conv.weight, &conv.bias, &state, &y)?;
+    linear::check_step(&x, &norm, &w, &bias, &xz.as_view())?;
     match u.device() {
         Device::Cpu => {
             linear::step(x, norm, w, bias, xz.reborrow(), false)?;

@@ -128,7 +128,7 @@ pub struct Norm<'a> {
 }
 
 /// y = W norm(x) + b for one token of every slot, added to what y holds where `accumulate`; norm(x) = x without a norm.
-/// Nothing is recorded and no tensor is made.
+/// Nothing is recorded, and on the processor no tensor is made.
 ///
 /// # Shapes
 /// x (slots, inputs), W (outputs, inputs), bias (outputs), y (slots, outputs); all f32 on the processor but W
@@ -143,16 +143,7 @@ pub fn step(
     y: ViewMut<'_>,
     accumulate: bool,
 ) -> Result<()> {
-    let [outputs, inputs] = w.shape();
-    check::count(OP, "columns of x", inputs, x.cols())?;
-    check::count(OP, "columns of y", outputs, y.cols())?;
-    check::count(OP, "rows of y", x.rows(), y.rows())?;
-    if let Some(bias) = &bias {
-        check::count(OP, "values of the bias", outputs, bias.cols())?;
-    }
-    if let Some(norm) = &norm {
-        check::count(OP, "values of the norm", inputs, norm.weight.cols())?;
-    }
+    check_step(&x, &norm, &w, &bias, &y.as_view())?;
     match y.device() {
         Device::Cpu => {
             let bias = bias.map(|bias| Ok(bias.mat()?.row(0))).transpose()?;
@@ -165,5 +156,29 @@ pub fn step(
             })
         }
         Device::Cuda(_) => cuda::step(x, norm, w, bias, y, accumulate),
+    }
+}
+
+/// Fails unless the operands of a [`step`] have shapes that fit, and a matrix that can be multiplied with.
+pub(crate) fn check_step(
+    x: &View<'_>,
+    norm: &Option<Norm<'_>>,
+    w: &Weight<'_>,
+    bias: &Option<View<'_>>,
+    y: &View<'_>,
+) -> Result<()> {
+    let [outputs, inputs] = w.shape();
+    check::count(OP, "columns of x", inputs, x.cols())?;
+    check::count(OP, "columns of y", outputs, y.cols())?;
+    check::count(OP, "rows of y", x.rows(), y.rows())?;
+    if let Weight::Plain(w) = w {
+        check::float(OP, "the weight", w.dtype())?;
+    }
+    if let Some(bias) = bias {
+        check::count(OP, "values of the bias", outputs, bias.cols())?;
+    }
+    match norm {
+        Some(norm) => check::count(OP, "values of the norm", inputs, norm.weight.cols()),
+        None => Ok(()),
     }
 }

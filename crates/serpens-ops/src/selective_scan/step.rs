@@ -70,6 +70,7 @@ impl<'a> StepOperands<'a> {
         match &self.delta {
             StepDelta::Given(delta) => check::view(OP, "delta", [slots, channels], io, delta)?,
             StepDelta::LowRank { low, weight } => {
+                check::range(OP, "the rank of delta", 1..usize::MAX, weight.cols())?;
                 check::view(OP, "delta", [slots, weight.cols()], io, low)?;
                 check::float(OP, "the weight of delta", weight.dtype())?;
                 let shape = [channels, low.cols()];

@@ -95,7 +95,7 @@ impl Report {
     }
 
     fn worst(&self) -> Vec<&TensorError> {
-        let rounded = self.tensors.iter().filter(|tensor| tensor.relative > 0.0);
+        let rounded = self.tensors.iter().filter(|tensor| tensor.relative != 0.0);
         let mut worst: Vec<_> = rounded.collect();
         worst.sort_by(|one, other| other.relative.total_cmp(&one.relative));
         worst.truncate(WORST);

@@ -60,26 +60,11 @@ pub fn run(
                 step.h_im[e - first] = if planes == 2 { values[states + n] } else { 0.0 };
             }
         }
-        for from in (b * length..(b + 1) * length).step_by(STEPS) {
-            let steps = from..(b * length + length).min(from + STEPS);
-            let columns = (first, last);
-            let (tile, u, y) = (&mut tile, Mat::dense(u, channels), &y);
-            match planes {
-                1 => simd::dispatch(Steps::<false> {
-                    tile,
-                    u,
-                    y,
-                    steps,
-                    columns,
-                }),
-                _ => simd::dispatch(Steps::<true> {
-                    tile,
-                    u,
-                    y,
-                    steps,
-                    columns,
-                }),
-            }
+        let (rows, columns) = (b * length..(b + 1) * length, (first, last));
+        let u = Mat::dense(u, channels);
+        match planes {
+            1 => tile.walk::<false>(u, &y, rows, columns),
+            _ => tile.walk::<true>(u, &y, rows, columns),
         }
         for e in first..last {
             let values = row(e);
@@ -133,6 +118,25 @@ impl Tile {
         Self {
             states,
             d: std::array::from_fn(|lane| system.d.map_or(0.0, |d| d[channel(lane)])),
+        }
+    }
+
+    /// Goes along these rows, [`STEPS`] at a time.
+    fn walk<const COMPLEX: bool>(
+        &mut self,
+        u: Mat,
+        y: &MatMut,
+        rows: Range<usize>,
+        columns: (usize, usize),
+    ) {
+        for from in rows.clone().step_by(STEPS) {
+            simd::dispatch(Steps::<COMPLEX> {
+                tile: self,
+                u,
+                y,
+                steps: from..rows.end.min(from + STEPS),
+                columns,
+            });
         }
     }
 }

@@ -115,7 +115,10 @@ fn decode(
     (0..batch).try_for_each(|_| decoder.enter(start))?;
     let mut tokens: Vec<u32> = (0..batch).map(|i| token(i, config.vocab_size)).collect();
     let mut steps = 0_u32;
-    let energy = Energy::now();
+    // The counters are the processors'.
+    let energy = Some(bench.clock.device)
+        .filter(|device| *device == Device::Cpu)
+        .and_then(|_| Energy::now());
     let seconds = bench.clock.seconds(|| {
         steps += 1;
         // Other rows of the table each time.
