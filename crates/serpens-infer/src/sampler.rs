@@ -46,6 +46,9 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 /// The `n` most probable tokens and their log-probabilities in the model's own distribution, the most probable first,
 /// of equals the first.
 pub fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f64)> {
+    if n == 0 {
+        return Vec::new();
+    }
     let mut tokens: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
     keep_largest(&mut tokens, n);
     tokens.sort_unstable_by(by_falling);

@@ -39,21 +39,14 @@ impl ToInfer {
     /// [`Error::Precision`]; [`Error::Weights`].
     pub fn check(&self) -> Result<()> {
         let (device, precision) = (self.device, self.precision);
-        match (device, precision, self.weights) {
-            (_, _, None) | (Device::Cpu, ..) => {}
-            (
-                _,
-                Precision::Bf16,
-                Some(Encoding::BF16 | Encoding::Blocks(Blocks::Q8_0 | Blocks::Q4_0)),
-            ) => {}
-            (_, Precision::F32 | Precision::Tf32, Some(Encoding::F32)) => {}
-            (Device::Cuda(_), _, Some(weights)) => {
-                return Err(Error::Weights {
-                    weights,
-                    precision,
-                    device,
-                });
-            }
+        if let Some(weights) = self.weights
+            && !self.is_multiplied(weights)
+        {
+            return Err(Error::Weights {
+                weights,
+                precision,
+                device,
+            });
         }
         match device == Device::Cpu && precision != Precision::F32 {
             true => Err(Error::Precision(precision)),
@@ -61,14 +54,25 @@ impl ToInfer {
         }
     }
 
+    /// Whether the device multiplies with matrices in this encoding.
+    fn is_multiplied(&self, encoding: Encoding) -> bool {
+        let on_gpu = match self.precision {
+            Precision::Bf16 => matches!(
+                encoding,
+                Encoding::BF16 | Encoding::Blocks(Blocks::Q8_0 | Blocks::Q4_0)
+            ),
+            Precision::F32 | Precision::Tf32 => encoding == Encoding::F32,
+        };
+        on_gpu || self.device == Device::Cpu
+    }
+
     /// How the parameter of this name is held, that a file has in the encoding `stored`.
     pub(crate) fn encoding(&self, name: &str, param: &Param, stored: Encoding) -> Encoding {
         let wanted = self.weights.unwrap_or(stored);
-        let wanted = match (self.device, self.precision, wanted) {
-            (Device::Cpu, ..) => wanted,
-            (_, Precision::Bf16, Encoding::Blocks(Blocks::Q8_0 | Blocks::Q4_0)) => wanted,
-            (_, Precision::Bf16, _) => Encoding::BF16,
-            _ => Encoding::F32,
+        let wanted = match self.precision {
+            _ if self.is_multiplied(wanted) => wanted,
+            Precision::Bf16 => Encoding::BF16,
+            Precision::F32 | Precision::Tf32 => Encoding::F32,
         };
         let is_matrix = param.matrix || name == EMBEDDINGS;
         match wanted.for_rows(param.shape().cols()) {

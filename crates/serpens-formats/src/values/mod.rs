@@ -5,12 +5,10 @@ mod tests;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 use serpens_core::bf16;
 use serpens_ops::quantized_linear::cpu::blocks::{self, Decoder, Encoder};
 
 use crate::Encoding;
-use crate::digest::CHUNK;
 
 /// The decoder of an encoding of floating-point numbers.
 pub(crate) fn decoder(encoding: Encoding) -> Option<Decoder> {
@@ -67,13 +65,7 @@ pub(crate) fn encoder(encoding: Encoding) -> Option<Encoder> {
 
 /// The bytes of values in whole blocks, worked on by all threads; `None` where some cannot be held.
 pub(crate) fn encode(encoding: Encoding, encode: Encoder, values: &[f32]) -> Option<Vec<u8>> {
-    let (block, size) = encoding.block();
-    let mut bytes = vec![0; values.len() / block * size];
-    let chunks = bytes.par_chunks_mut(CHUNK / block * size);
-    let values = values.par_chunks(CHUNK / block * block);
-    let tasks = chunks.zip(values);
-    let held = tasks.all(|(bytes, values)| encode(values, bytes));
-    held.then_some(bytes)
+    blocks::encode(encode, encoding.block().into(), values)
 }
 
 /// Values that stand alone, of `N` bytes each.

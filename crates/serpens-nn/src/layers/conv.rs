@@ -4,6 +4,7 @@ use serpens_core::{DType, Device, Tensor, Var, View, ViewMut};
 use serpens_ops::causal_conv1d::{ConvOptions, StepConv, causal_conv1d, step_of_product};
 use serpens_ops::linear::Norm;
 
+use super::linear::vector;
 use super::{Linear, Sequence};
 use crate::setting::{SIZE, check};
 use crate::{Param, Result, Start, module};
@@ -87,10 +88,4 @@ impl CausalConv1d {
         let (w, bias) = (proj.weight.weight()?, vector(&proj.bias)?);
         Ok(step_of_product(h, Some(norm), w, bias, xz, conv, u)?)
     }
-}
-
-/// The values of a vector that may be absent.
-fn vector(param: &Option<Param>) -> Result<Option<View<'_>>> {
-    let value = param.as_ref().map(Param::value).transpose()?;
-    Ok(value.map(Tensor::view))
 }

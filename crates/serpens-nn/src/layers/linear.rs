@@ -46,8 +46,13 @@ impl Linear {
         y: ViewMut<'_>,
         accumulate: bool,
     ) -> Result<()> {
-        let bias = self.bias.as_ref().map(Param::value).transpose()?;
-        let (weight, bias) = (self.weight.weight()?, bias.map(Tensor::view));
+        let (weight, bias) = (self.weight.weight()?, vector(&self.bias)?);
         Ok(linear::step(x, norm, weight, bias, y, accumulate)?)
     }
+}
+
+/// The values of a vector that may be absent.
+pub(super) fn vector(param: &Option<Param>) -> Result<Option<View<'_>>> {
+    let value = param.as_ref().map(Param::value).transpose()?;
+    Ok(value.map(Tensor::view))
 }

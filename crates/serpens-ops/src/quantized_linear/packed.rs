@@ -53,13 +53,8 @@ impl Packed {
         check::multiple(OP, "the columns of the weight", blocks.values(), cols)?;
         let values = values.to(Device::Cpu)?;
         let values = values.as_slice::<f32>()?;
-        let (of_block, bytes_of_block) = (blocks.values(), blocks.bytes());
-        let mut bytes = vec![0; values.len() / of_block * bytes_of_block];
-        let encode = blocks::encoder(blocks);
-        let tasks = bytes
-            .par_chunks_mut(TASK * bytes_of_block)
-            .zip(values.par_chunks(TASK * of_block));
-        if !tasks.all(|(bytes, values)| encode(values, bytes)) {
+        let sizes = [blocks.values(), blocks.bytes()];
+        let Some(bytes) = blocks::encode(blocks::encoder(blocks), sizes, values) else {
             // Magnitudes are ordered as the integers with their bits, and NaN is above all.
             let largest = values.iter().map(|v| v.abs().to_bits()).max();
             return Err(Error::Value {
@@ -68,7 +63,7 @@ impl Packed {
                 expected: "one that the blocks' scales in half precision can hold",
                 got: f32::from_bits(largest.unwrap_or(0)).into(),
             });
-        }
+        };
         Self::new(blocks, [rows, cols], &bytes, device)
     }
 

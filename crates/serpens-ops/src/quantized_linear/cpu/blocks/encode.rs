@@ -1,6 +1,7 @@
 //! f32 as blocks.
 
 use half::f16;
+use rayon::prelude::*;
 
 use super::search;
 use super::{encode_q4_k::Q4K, encode_q6_k::Q6K};
@@ -9,6 +10,19 @@ use crate::quantized_linear::Blocks;
 /// What writes the values of whole blocks, and says whether they can hold them all: a scale must be finite, as one
 /// value that is not would spoil the others.
 pub type Encoder = fn(&[f32], &mut [u8]) -> bool;
+
+/// Values of a task of [`encode`].
+const TASK: usize = 1 << 15;
+
+/// The bytes of values in whole blocks, of so many values and bytes each, made by all threads; `None` where some cannot
+/// be held.
+pub fn encode(encoder: Encoder, [of_block, size]: [usize; 2], values: &[f32]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; values.len() / of_block * size];
+    let chunks = bytes.par_chunks_mut(TASK / of_block * size);
+    let tasks = chunks.zip(values.par_chunks(TASK / of_block * of_block));
+    let held = tasks.all(|(bytes, values)| encoder(values, bytes));
+    held.then_some(bytes)
+}
 
 /// The encoder of a kind of blocks.
 pub fn encoder(kind: Blocks) -> Encoder {

@@ -10,4 +10,4 @@ mod search;
 mod tests;
 
 pub use decode::{Decoder, decoder};
-pub use encode::{Encoder, encoder};
+pub use encode::{Encoder, encode, encoder};
