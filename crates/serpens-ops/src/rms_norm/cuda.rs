@@ -64,7 +64,7 @@ kernel_params! {
         weight: DevicePtr as "const float*", // (cols)
         h: DevicePtr as "float*", // (rows, cols); null without a residual
         y: DevicePtr as "OUT*", // (rows, cols)
-        rstd: DevicePtr as "float*", // (rows)
+        rstd: DevicePtr as "float*", // (rows), or null
         x_stride: i64,
         residual_stride: i64,
         rows: i64,
@@ -87,11 +87,17 @@ kernel_params! {
     }
 }
 
-/// h = x + residual, y = h · r ⊙ w, rstd\[row\] = r = (mean(h²) + eps)^−½. h is written where `h_out` asks for it.
+/// h = x + residual, y = h · r ⊙ w, rstd\[row\] = r = (mean(h²) + eps)^−½. h and r are written where
+/// they are asked for.
 ///
 /// # Errors
 /// Operands of other types or on other devices; whatever the device fails with.
-pub fn forward(inputs: &Inputs, h_out: Option<ViewMut>, y: ViewMut, rstd: ViewMut) -> Result<()> {
+pub fn forward(
+    inputs: &Inputs,
+    h_out: Option<ViewMut>,
+    y: ViewMut,
+    rstd: Option<ViewMut>,
+) -> Result<()> {
     let Inputs { x, residual, w, .. } = *inputs;
     let f32s = |what, view| check::address(OP, what, view, DType::F32, y.device());
     let types = [x.dtype(), y.dtype(), DType::F32];
@@ -104,15 +110,16 @@ pub fn forward(inputs: &Inputs, h_out: Option<ViewMut>, y: ViewMut, rstd: ViewMu
         weight: f32s("weight", &w)?,
         h: h_out.map_or(DevicePtr::NULL, |h| h.ptr()),
         y: y.ptr(),
-        rstd: rstd.ptr(),
+        rstd: rstd.map_or(DevicePtr::NULL, |rstd| rstd.ptr()),
         x_stride: x.stride() as i64,
         residual_stride: residual.map_or(0, |view| view.stride() as i64),
         rows: x.rows() as i64,
         cols: x.cols() as i32,
         eps: inputs.eps,
     };
-    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to.
-    unsafe { kernel.launch([x.rows() as u32, 1, 1], threads, 0, &params) }
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to; the kernel waits
+    // for those before it.
+    unsafe { kernel.launch_early([x.rows() as u32, 1, 1], threads, 0, &params) }
 }
 
 /// The gradient of h, `dh_extra` included, in either type, and dw = Σ_rows dy ⊙ h·r.

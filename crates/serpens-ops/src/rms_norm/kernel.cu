@@ -56,11 +56,13 @@ template <class Squares> __device__ __forceinline__ Norm forward_norm(const RmsN
         mean = block_sum(squares(scale), 1) / (float)p.cols + p.eps * scale * scale;
     }
     float rstd = 1.0f / sqrtf(mean);
-    if (threadIdx.x == 0) p.rstd[row] = rstd * scale;
+    if (p.rstd && threadIdx.x == 0) p.rstd[row] = rstd * scale;
     return {scale, rstd};
 }
 
 extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid_constant__ RmsNormParams p) {
+    release_successor();
+    await_predecessors();
     i64 row = blockIdx.x;
     RowPackets<IN> x;
     RowPackets<float> residual;
@@ -93,6 +95,8 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward(const __grid
 }
 
 extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_wide(const __grid_constant__ RmsNormParams p) {
+    release_successor();
+    await_predecessors();
     i64 row = blockIdx.x;
     const float* residual = row_of(p.residual, row, p.residual_stride);
     auto sum = [&](int c) { return to_f32(p.x[row * p.x_stride + c]) + (residual ? residual[c] : 0.0f); };

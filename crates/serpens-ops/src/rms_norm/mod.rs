@@ -75,7 +75,7 @@ pub fn rms_norm(
                 eps,
             };
             let h = h.as_mut().map(Tensor::view_mut).transpose()?;
-            cuda::forward(&inputs, h, y.view_mut()?, rstd.view_mut()?)?;
+            cuda::forward(&inputs, h, y.view_mut()?, Some(rstd.view_mut()?))?;
         }
     }
     let operands = [Some(x), residual, Some(weight)];

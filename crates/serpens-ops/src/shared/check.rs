@@ -72,3 +72,10 @@ pub(crate) fn address(
     self::dtype(op, what, dtype, view.dtype())?;
     Ok(view.ptr())
 }
+
+/// Whether kernels of a GPU can read rows of all these views in accesses of `width` values, where what they read begins
+/// at multiples of `columns`.
+pub(crate) fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
+    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
+    columns.is_multiple_of(width) && views.iter().all(aligned)
+}

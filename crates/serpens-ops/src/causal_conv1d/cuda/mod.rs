@@ -4,7 +4,8 @@ use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Source, kernel, proper
 use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::{ConvDims, ConvOperands, OP};
-use crate::{check, fold};
+use crate::check::{self, accessible};
+use crate::fold;
 
 mod step;
 
@@ -218,12 +219,6 @@ impl<'a> Problem<'a> {
     fn address(&self, what: &'static str, view: &View<'_>) -> Result<DevicePtr> {
         check::address(OP, what, view, DType::F32, self.device)
     }
-}
-
-/// Whether rows of so many columns of all these views can be read in accesses of `width` values.
-fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
-    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
-    columns.is_multiple_of(width) && views.iter().all(aligned)
 }
 
 /// Channels of a thread at most: 8 bytes of each matrix, fewer for filters that fill the registers.

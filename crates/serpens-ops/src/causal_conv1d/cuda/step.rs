@@ -60,7 +60,7 @@ pub fn step(
         channels: check::int(OP, "the number of channels", x.cols())?,
     };
     let views = [x, state.as_view(), y.as_view()];
-    let vec = match super::accessible(&views, x.cols(), 2) {
+    let vec = match check::accessible(&views, x.cols(), 2) {
         true => 2,
         false => 1,
     };

@@ -6,7 +6,7 @@ use serpens_core::{DType, Result, View, ViewMut, kernel_params};
 use super::super::OP;
 use crate::check;
 use crate::linear::Weight;
-use crate::linear::cuda::{KINDS, Stored};
+use crate::linear::cuda::{KINDS, StoredWeight};
 
 static SOURCE: Source = Source::new("embedding_step", include_str!("step.cu"))
     .params(&[EmbeddingStepParams::declare])
@@ -34,7 +34,7 @@ kernel_params! {
 /// Operands of other types or on other devices; whatever the device fails with.
 pub fn step(ids: View<'_>, table: Weight<'_>, y: ViewMut<'_>) -> Result<()> {
     let (device, [vocabulary, width]) = (y.device(), table.shape());
-    let stored = Stored::new(table)?;
+    let stored = StoredWeight::new(table)?;
     let address = check::address(OP, "table", &stored.weight, stored.weight.dtype(), device)?;
     let params = EmbeddingStepParams {
         ids: check::address(OP, "ids", &ids, DType::U32, device)?,

@@ -7,9 +7,10 @@ use super::{OP, ProductPrecision};
 use crate::check;
 
 mod step;
+mod tiles;
 
 pub use step::step;
-pub(crate) use step::{ConvTail, KINDS, Stored, step_and_convolve};
+pub(crate) use step::{ConvTail, KINDS, StoredWeight, step_and_convolve};
 
 static SOURCE: Source =
     Source::new("linear", include_str!("bias.cu")).params(&[BiasParams::declare]);

@@ -8,8 +8,9 @@
 //
 // Macros: WEIGHT (BF16_WEIGHT, F32_WEIGHT; Q8_0_WEIGHT, Q4_0_WEIGHT: as quantized_linear/cuda lays blocks), W and SCALES
 // (the types of W and of the scales of a group of blocks), X (float or bf16: x), OUT (float or bf16: y), NORM (whether x
-// is normalised), ACCUMULATE, CONV (the width of the convolution, or 0), SLOTS (rows of x of a block at most, a power of two), TILES (of 8 outputs, of a block; of f32 weights outputs of a warp), WARPS, DEPTH (16-byte
-// reads of a row that are under way), VECTOR (whether rows allow accesses of 16 bytes).
+// is normalised), ACCUMULATE, CONV (the width of the convolution, or 0), SLOTS (rows of x of a block at most, a power of
+// two), TILES (of 8 outputs, of a block; of f32 weights outputs of a warp), WARPS, DEPTH (16-byte reads of a row that are
+// under way), VECTOR (whether rows allow accesses of 16 bytes).
 
 constexpr bool STAGED = NORM || sizeof(X) == 4;  // x as bf16 in shared memory, where it is not read as it is
 constexpr int OUTPUTS = (WEIGHT == F32_WEIGHT ? WARPS : 8) * TILES;  // of a block
@@ -112,11 +113,12 @@ __device__ __forceinline__ float rstd_of(const LinearStepParams& p, const float*
 
 // ---- W --------------------------------------------------------------------------------------------------------------
 
-// 16 bytes that nobody writes while the kernel runs and that are read once.
+// 16 bytes that nobody writes while the kernel runs and that are read once, those behind them soon after.
 __device__ __forceinline__ uint4 load_once(const void* from, bool exists) {
     uint4 x = make_uint4(0, 0, 0, 0);
     if (exists)
-        asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+        asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
     return x;
 }
 

@@ -31,13 +31,13 @@ pub(crate) const KINDS: &[(&str, i32)] = &[
     ("Q8_0_WEIGHT", Q8_0_WEIGHT),
     ("Q4_0_WEIGHT", Q4_0_WEIGHT),
 ];
-const BF16_WEIGHT: i32 = 0;
+pub(super) const BF16_WEIGHT: i32 = 0;
 const F32_WEIGHT: i32 = 1;
 const Q8_0_WEIGHT: i32 = 2;
 const Q4_0_WEIGHT: i32 = 3;
 
-/// Rows up to which our own kernel beats the library's products (docs/kernels.md, "Decoding on a GPU").
-const FEW_ROWS: usize = 8;
+/// Rows up to which these kernels are the fastest (docs/kernels.md, "Decoding on a GPU").
+const OWN_ROWS: usize = 8;
 /// Rows that a block has at most, and of f32.
 const TENSOR_ROWS: usize = 16;
 const F32_ROWS: usize = 8;
@@ -59,7 +59,7 @@ kernel_params! {
         pub(crate) silu: i32,
     }
 
-    struct LinearStepParams {
+    pub(super) struct LinearStepParams {
         conv: ConvTail, // unused without CONV
         x: DevicePtr as "const X*", // (slots, inputs)
         norm: DevicePtr as "const float*", // (inputs), unused without NORM
@@ -78,7 +78,7 @@ kernel_params! {
 }
 
 /// A matrix as kernels read it.
-pub(crate) struct Stored<'a> {
+pub(crate) struct StoredWeight<'a> {
     /// Of [`KINDS`].
     pub(crate) kind: i32,
     /// The types of its values and of the scales of a group of blocks.
@@ -90,7 +90,7 @@ pub(crate) struct Stored<'a> {
     pub(crate) stride: usize,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredWeight<'a> {
     pub(crate) fn new(w: Weight<'a>) -> Result<Self> {
         match w {
             Weight::Plain(weight) => Ok(Self {
@@ -144,15 +144,10 @@ impl StepPlan {
             };
         }
         let rows = rows.next_power_of_two().min(TENSOR_ROWS);
-        // As measured on an H200 for the shapes of published models: docs/kernels.md.
-        let depth = inputs.div_ceil(512).next_power_of_two().clamp(2, 8);
-        let (mut tiles, warps, depth) = match (rows, outputs) {
-            (_, 16_384..) => (8, 4, 2),
-            (_, ..=512) => (1, 16, depth),
-            _ if outputs < 2 * inputs => (2, 16, depth.min(4)),
-            (..=2, _) if inputs <= 1024 => (2, 4, 8),
-            (..=2, _) => (4, 8, 2),
-            _ => (8, 16, 2),
+        let (mut tiles, warps, depth) = match kind {
+            BF16_WEIGHT => Self::of_bf16(rows, inputs, outputs),
+            Q8_0_WEIGHT => Self::of_q8_0(rows, inputs, outputs),
+            _ => Self::of_q4_0(inputs, outputs),
         };
         while warps * rows * 8 * tiles * size_of::<f32>() > SUM_BYTES {
             tiles /= 2;
@@ -162,6 +157,67 @@ impl StepPlan {
             tiles,
             warps,
             depth,
+        }
+    }
+
+    /// Tiles, warps and depth as measured on an H200 for the shapes of published models (docs/kernels.md).
+    fn of_bf16(rows: usize, inputs: usize, outputs: usize) -> (usize, usize, usize) {
+        let depth = inputs.div_ceil(512).next_power_of_two();
+        match (rows, outputs) {
+            (_, 16_384..) => (8, 4, 2),
+            (_, ..=512) => (1, 16, depth.clamp(2, 8)),
+            _ if outputs < 2 * inputs => match inputs {
+                ..=4608 => (2, 16, depth.clamp(2, 4)),
+                _ => (4, 16, 2),
+            },
+            _ if inputs > 2304 => (4, 4, 4),
+            (..=2, _) if inputs <= 1024 => (2, 4, 8),
+            (..=2, _) => (2, 4, 4),
+            _ if inputs <= 1024 => (8, 16, 2),
+            _ => (8, 8, 2),
+        }
+    }
+
+    fn of_q8_0(rows: usize, inputs: usize, outputs: usize) -> (usize, usize, usize) {
+        match (rows, outputs) {
+            (_, 16_384..) if inputs <= 1024 => (8, 4, 1),
+            (_, 16_384..) => (8, 4, 2),
+            (_, ..=512) => (1, 16, 2),
+            (..=2, _) if outputs < 2 * inputs => match inputs {
+                ..=2048 => (1, 16, 2),
+                ..=4608 => (2, 16, 1),
+                _ => (1, 8, 2),
+            },
+            _ if outputs < 2 * inputs => match inputs {
+                ..=4608 => (2, 16, 1),
+                _ => (2, 8, 2),
+            },
+            (..=2, _) => match inputs {
+                ..=1024 => (2, 4, 4),
+                ..=2304 => (4, 4, 2),
+                _ => (1, 4, 2),
+            },
+            _ => match inputs {
+                ..=1024 => (4, 8, 2),
+                ..=2304 => (4, 4, 2),
+                _ => (8, 4, 2),
+            },
+        }
+    }
+
+    fn of_q4_0(inputs: usize, outputs: usize) -> (usize, usize, usize) {
+        match outputs {
+            16_384.. => (8, 4, 1),
+            ..=512 => (1, 16, 1),
+            _ if outputs < 2 * inputs => match inputs {
+                ..=2048 => (1, 16, 1),
+                _ => (1, 8, 2),
+            },
+            _ => match inputs {
+                ..=1024 => (1, 4, 2),
+                ..=2304 => (4, 4, 2),
+                _ => (2, 4, 2),
+            },
         }
     }
 
@@ -189,14 +245,14 @@ pub fn step(
     let product = Product {
         x,
         norm,
-        stored: Stored::new(w)?,
+        stored: StoredWeight::new(w)?,
         bias,
         y,
         accumulate,
     };
-    match w {
-        Weight::Plain(w) if !product.own() => product.by_library(w),
-        _ => product.launch(None),
+    match product.compute(None)? {
+        Some(product) => product.by_library(),
+        None => Ok(()),
     }
 }
 
@@ -213,35 +269,44 @@ pub(crate) fn step_and_convolve(
     let product = Product {
         x,
         norm,
-        stored: Stored::new(w)?,
+        stored: StoredWeight::new(w)?,
         bias,
         y,
         accumulate: false,
     };
-    let own = product.own();
-    if own {
-        product.launch(Some(conv))?;
-    }
-    Ok(own)
+    Ok(product.compute(Some(conv))?.is_none())
 }
 
-struct Product<'a> {
-    x: View<'a>,
-    norm: Option<Norm<'a>>,
-    stored: Stored<'a>,
+/// y = W norm(x) + b, or y += that.
+pub(super) struct Product<'a> {
+    pub(super) x: View<'a>,
+    pub(super) norm: Option<Norm<'a>>,
+    pub(super) stored: StoredWeight<'a>,
     bias: Option<View<'a>>,
-    y: ViewMut<'a>,
-    accumulate: bool,
+    pub(super) y: ViewMut<'a>,
+    pub(super) accumulate: bool,
 }
 
 impl Product<'_> {
-    /// Whether it is for our own kernel: blocks always are.
-    fn own(&self) -> bool {
+    /// Computes it with one of our own kernels; gives it back where there is none that beats the library.
+    fn compute(self, conv: Option<(usize, ConvTail)>) -> Result<Option<Self>> {
+        if self.is_of_few_rows() {
+            self.launch(conv)?;
+            return Ok(None);
+        }
+        match self.tiles(conv.as_ref().map(|(_, tail)| tail))? {
+            Some(plan) => self.by_tiles(plan, conv).map(|()| None),
+            None => Ok(Some(self)),
+        }
+    }
+
+    /// Whether it is for the kernels of this file: blocks always are.
+    fn is_of_few_rows(&self) -> bool {
         let (rows, inputs) = (self.x.rows(), self.x.cols());
         let staged = rows.min(F32_ROWS) * inputs * 4;
         match self.stored.kind {
-            BF16_WEIGHT => rows <= FEW_ROWS,
-            F32_WEIGHT => rows <= FEW_ROWS && staged <= STAGED_BYTES,
+            BF16_WEIGHT => rows <= OWN_ROWS,
+            F32_WEIGHT => rows <= OWN_ROWS && staged <= STAGED_BYTES,
             _ => true,
         }
     }
@@ -250,7 +315,7 @@ impl Product<'_> {
         let (slots, inputs, outputs) = (self.x.rows(), self.x.cols(), self.y.cols());
         let kind = self.stored.kind;
         let plan = StepPlan::new(slots, inputs, outputs, kind);
-        let params = self.params(conv.map(|(_, tail)| tail))?;
+        let params = self.params(self.x, conv.map(|(_, tail)| tail))?;
         let kernel = self.kernel(&plan, conv.map_or(0, |(width, _)| width))?;
         let row = match kind {
             F32_WEIGHT => 4 * inputs.next_multiple_of(128),
@@ -310,11 +375,12 @@ impl Product<'_> {
         kernel(y.device(), source, "linear_step", &defines)
     }
 
-    fn params(&self, conv: Option<ConvTail>) -> Result<LinearStepParams> {
-        let (x, y, stored, device) = (&self.x, &self.y, &self.stored, self.y.device());
-        check::device(OP, "x", device, x.device())?;
-        let x_type = self.norm.map_or(x.dtype(), |_| DType::F32);
-        check::dtype(OP, "x before a norm", x_type, x.dtype())?;
+    /// With x, or the normalised x, as the kernel is to read it.
+    pub(super) fn params(&self, x: View<'_>, conv: Option<ConvTail>) -> Result<LinearStepParams> {
+        let (y, stored, device) = (&self.y, &self.stored, self.y.device());
+        check::device(OP, "x", device, self.x.device())?;
+        let x_type = self.norm.map_or(self.x.dtype(), |_| DType::F32);
+        check::dtype(OP, "x before a norm", x_type, self.x.dtype())?;
         let f32s = |what, view: Option<View<'_>>| {
             let address = view.map(|view| check::address(OP, what, &view, DType::F32, device));
             Ok::<_, Error>(address.transpose()?.unwrap_or(DevicePtr::NULL))
@@ -339,25 +405,31 @@ impl Product<'_> {
         })
     }
 
-    /// By cuBLASLt, after a norm of its own.
-    fn by_library(self, w: View<'_>) -> Result<()> {
-        let (device, rows) = (self.y.device(), self.x.rows());
-        let mut normalised = None;
-        if let Some(norm) = self.norm {
-            let mut rstd = Tensor::empty([rows], DType::F32, device)?;
-            let inputs = rms_norm::cuda::Inputs {
-                x: self.x,
-                residual: None,
-                w: norm.weight,
-                eps: norm.eps,
-            };
-            let y = normalised.insert(Tensor::empty([rows, self.x.cols()], w.dtype(), device)?);
-            rms_norm::cuda::forward(&inputs, None, y.view_mut()?, rstd.view_mut()?)?;
-        }
+    /// norm(x) as a tensor of the weight's type, where there is a norm.
+    pub(super) fn normalised(&self) -> Result<Option<Tensor>> {
+        let Some(norm) = self.norm else {
+            return Ok(None);
+        };
+        let (shape, dtype) = ([self.x.rows(), self.x.cols()], self.stored.weight.dtype());
+        let mut y = Tensor::empty(shape, dtype, self.y.device())?;
+        let inputs = rms_norm::cuda::Inputs {
+            x: self.x,
+            residual: None,
+            w: norm.weight,
+            eps: norm.eps,
+        };
+        rms_norm::cuda::forward(&inputs, None, y.view_mut()?, None)?;
+        Ok(Some(y))
+    }
+
+    /// By cuBLASLt.
+    fn by_library(self) -> Result<()> {
+        let (device, w) = (self.y.device(), self.stored.weight);
+        let normalised = self.normalised()?;
         let x = normalised.as_ref().map_or(self.x, Tensor::view);
         check::dtype(OP, "x", w.dtype(), x.dtype())?;
         let problem = Gemm {
-            m: rows,
+            m: x.rows(),
             n: w.rows(),
             k: w.cols(),
             a: operand(&x, false),
@@ -373,6 +445,13 @@ impl Product<'_> {
 }
 
 impl ConvTail {
+    /// Whether its kernel may take four channels at a time.
+    pub(super) fn allows_fours(&self) -> bool {
+        let addresses = [self.weight, self.state, self.u].map(|address| address.0 % 16);
+        let columns = [self.channels.into(), self.state_stride, self.u_stride].map(|n| n % 4);
+        addresses == [0; 3] && columns == [0; 3]
+    }
+
     const NONE: Self = Self {
         weight: DevicePtr::NULL,
         bias: DevicePtr::NULL,

@@ -19,7 +19,7 @@ use serpens_core::cuda::DevicePtr;
 use serpens_core::{Result, View, ViewMut};
 
 use super::{Dims, OP, ScanOperands};
-use crate::check;
+use crate::check::{self, accessible};
 use walk::BackwardScan;
 
 /// A scan as the kernels of a GPU take it: sequences as batch·length rows, in f32 or bf16, and for each a byte that is
@@ -70,11 +70,4 @@ fn flag(flag: bool) -> String {
 fn grid(blocks: usize) -> Result<[u32; 3]> {
     check::range(OP, "the number of blocks", 0..1 << 31, blocks)?;
     Ok([blocks as u32, 1, 1])
-}
-
-/// Whether rows of all these views can be read in accesses of `width` values, where what is read begins at multiples of
-/// `columns`.
-fn accessible(views: &[View<'_>], columns: usize, width: usize) -> bool {
-    let aligned = |view: &View<'_>| view.aligned(width * view.dtype().size());
-    columns.is_multiple_of(width) && views.iter().all(aligned)
 }
