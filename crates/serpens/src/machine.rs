@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use serpens_core::Device;
+use serpens_core::{Device, Tensor};
 use serpens_ops::simd::Isa;
 
 use crate::refusal::Refusal;
@@ -86,18 +86,19 @@ fn status(name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// GB/s that all threads together read from an array far larger than the caches: the best of some runs.
-pub(crate) fn read_bandwidth(runs: usize) -> f64 {
-    let words = vec![1_u64; 64 << 20];
+/// GB/s that all threads together read from a tensor far larger than the caches: the best of some runs.
+pub(crate) fn read_bandwidth(runs: usize) -> Result<f64> {
+    let words = Tensor::full([128 << 20], 1_u32, Device::Cpu)?;
+    let words = words.as_slice::<u32>()?;
     let read = || {
         let start = Instant::now();
-        let slices = words.par_chunks(1 << 17);
-        let sum: u64 = slices.map(|slice| slice.iter().sum::<u64>()).sum();
+        let slices = words.par_chunks(1 << 18);
+        let sum: u32 = slices.map(|slice| slice.iter().sum::<u32>()).sum();
         std::hint::black_box(sum);
         start.elapsed().as_secs_f64()
     };
     let best = (0..runs).map(|_| read()).fold(f64::INFINITY, f64::min);
-    (words.len() * 8) as f64 / best / 1e9
+    Ok((words.len() * 4) as f64 / best / 1e9)
 }
 
 /// The present moment as `2026-11-24 09:30 UTC`.

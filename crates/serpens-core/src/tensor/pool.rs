@@ -2,7 +2,7 @@
 //! that it was taken on, so that a training loop allocates in its first steps only. Work on a stream runs in the order
 //! in which it was queued, so a buffer may be used again while the kernels that read it are still waiting.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +12,10 @@ use crate::{Device, Error, Result};
 
 /// Buffers start at a cache line, which is also the widest SIMD vector.
 const ALIGNMENT: usize = 64;
+
+/// Buffers of this size and more start where a huge page may: a processor that streams through memory looks fewer pages
+/// up, and reads ahead without stopping at the end of each small one.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// What a device's pool holds and has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,12 +180,37 @@ fn size_class(bytes: usize) -> usize {
 fn allocate(bytes: usize, device: Device) -> Result<Option<u64>> {
     match device {
         Device::Cuda(_) => memory::allocate(device, bytes),
-        Device::Cpu => Ok(Layout::from_size_align(bytes, ALIGNMENT)
-            .ok()
-            // SAFETY: the layout's size is not zero, as `size_class` returns at least ALIGNMENT.
-            .map(|layout| unsafe { alloc_zeroed(layout) } as u64)
-            .filter(|&address| address != 0)),
+        Device::Cpu => Ok(layout(bytes).and_then(zeroed)),
     }
+}
+
+/// Where the processor's blocks lie.
+fn layout(bytes: usize) -> Option<Layout> {
+    let alignment = if bytes < HUGE_PAGE {
+        ALIGNMENT
+    } else {
+        HUGE_PAGE
+    };
+    Layout::from_size_align(bytes, alignment).ok()
+}
+
+/// The address of a block of zeros.
+fn zeroed(layout: Layout) -> Option<u64> {
+    // SAFETY: the layout's size is not zero, as `size_class` returns at least ALIGNMENT.
+    let address = unsafe { alloc(layout) };
+    if address.is_null() {
+        return None;
+    }
+    // Before a page of it is there. What the system cannot give stays in small ones.
+    #[cfg(target_os = "linux")]
+    if layout.align() == HUGE_PAGE {
+        use rustix::mm::{Advice, madvise};
+        // SAFETY: the block is this function's own, and what it holds is not changed.
+        let _ = unsafe { madvise(address.cast(), layout.size(), Advice::LinuxHugepage) };
+    }
+    // SAFETY: the block has this size.
+    unsafe { address.write_bytes(0, layout.size()) };
+    Some(address as u64)
 }
 
 /// # Safety
@@ -191,8 +220,7 @@ unsafe fn deallocate(address: u64, bytes: usize, device: Device) {
         // SAFETY: as the caller promises.
         Device::Cuda(_) => unsafe { memory::release(device, address) },
         Device::Cpu => {
-            let layout = Layout::from_size_align(bytes, ALIGNMENT)
-                .expect("the layout was valid when the block was allocated");
+            let layout = layout(bytes).expect("it was valid when the block was allocated");
             // SAFETY: as the caller promises.
             unsafe { dealloc(address as *mut u8, layout) };
         }
@@ -290,6 +318,14 @@ mod tests {
             assert!(class >= bytes && class >= ALIGNMENT);
             assert!(class <= (bytes + bytes / 4).max(bytes + ALIGNMENT));
             assert_eq!(size_class(class), class);
+        }
+    }
+
+    #[test]
+    fn large_blocks_start_where_a_huge_page_may() {
+        for bytes in [HUGE_PAGE, 5 * HUGE_PAGE + 64] {
+            let buffer = Buffer::new(bytes, Device::Cpu).unwrap();
+            assert!(buffer.address.is_multiple_of(HUGE_PAGE as u64));
         }
     }
 

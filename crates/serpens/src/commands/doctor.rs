@@ -14,7 +14,7 @@ use crate::output::say;
 
 pub(super) fn run(as_json: bool) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let bandwidth = machine::read_bandwidth(4);
+    let bandwidth = machine::read_bandwidth(4)?;
     let sets: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     let gpu = Gpu::look();
     if as_json {

@@ -38,7 +38,7 @@ impl Limits {
         let product =
             |threads| with_threads(threads, || product(clock, PROJECTION, Precision::F32));
         let (one, all) = (product(1)?, product(threads)?);
-        let memory = 1e9 * read_bandwidth(clock.runs);
+        let memory = 1e9 * read_bandwidth(clock.runs)?;
         let work = format!("{}, f32", sizes(PROJECTION));
         let by_all = format!("{threads} threads");
         let table = Table {
