@@ -170,6 +170,9 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// How many bytes ahead of what is read a stream asks for, where the processor does not do so well enough by itself.
+pub(crate) const AHEAD: usize = 2048;
+
 /// A type that weights are stored in, with lanes of f32.
 pub trait Stored: Element {
     /// The first `S::F32_LANES` values of `x`; where `x` is shorter, the missing lanes are zero.

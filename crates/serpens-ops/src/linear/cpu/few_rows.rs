@@ -1,5 +1,7 @@
 //! Products with few rows of x: W is read once, in order, and nothing is packed.
 
+use std::ops::Range;
+
 use serpens_core::{Mat, MatMut};
 
 use crate::shared::tasks::for_each_task;
@@ -7,6 +9,9 @@ use crate::simd::{self, Simd, Stored, WithSimd, load};
 
 /// Rows of W of one task: at usual widths they stay in the second-level cache while all rows of x meet them.
 const TASK_OUTPUTS: usize = 16;
+
+/// Lanes of AVX2, which has sixteen registers for sums and what they are made of; AVX-512 and NEON have twice as many.
+const FEW_REGISTERS: usize = 8;
 
 /// y = x Wᵀ + b, added to what y holds where `accumulate`.
 pub(super) fn few_rows<T: Stored>(
@@ -56,16 +61,20 @@ impl<T: Stored> WithSimd for DotProducts<'_, T> {
         let rows = self.x.rows();
         if rows == 1 {
             // Memory is fastest where it is read in one stream.
-            return self.group::<S, 1, 1>(s, 0, &mut Ahead::default());
+            self.group::<S, 1, 1>(s, 0, &mut Ahead::default());
+            return;
         }
+        let few = S::F32_LANES == FEW_REGISTERS;
         let mut ahead = self.ahead::<S>();
-        for r in (0..rows).step_by(4) {
-            match rows - r {
+        let mut r = 0;
+        while r < rows {
+            r += match rows - r {
                 1 => self.group::<S, 1, 4>(s, r, &mut ahead),
                 2 => self.group::<S, 2, 4>(s, r, &mut ahead),
+                8.. if few => self.group::<S, 8, 1>(s, r, &mut Ahead::default()),
                 3 => self.group::<S, 3, 4>(s, r, &mut ahead),
                 _ => self.group::<S, 4, 4>(s, r, &mut ahead),
-            }
+            };
         }
     }
 }
@@ -86,9 +95,14 @@ impl<T: Stored> DotProducts<'_, T> {
         }
     }
 
-    /// The R rows from `r` on, O outputs at a time.
+    /// The R rows from `r` on, O outputs at a time. Gives R.
     #[inline(always)]
-    fn group<S: Simd, const R: usize, const O: usize>(self, s: S, r: usize, ahead: &mut Ahead) {
+    fn group<S: Simd, const R: usize, const O: usize>(
+        self,
+        s: S,
+        r: usize,
+        ahead: &mut Ahead,
+    ) -> usize {
         let x = std::array::from_fn(|i| self.x.row(r + i));
         // SAFETY: these columns belong to this task alone, and the rows differ.
         let mut y = std::array::from_fn(|i| unsafe { self.y.part(r + i, self.from, self.to) });
@@ -101,6 +115,7 @@ impl<T: Stored> DotProducts<'_, T> {
             self.dots::<S, R, 1>(s, x, &mut y, o, ahead);
             o += 1;
         }
+        R
     }
 
     /// The O outputs from `from + o` on, of R rows.
@@ -116,24 +131,53 @@ impl<T: Stored> DotProducts<'_, T> {
         let (first, d_in) = (self.from + o, self.x.cols());
         let w: [&[T]; O] = std::array::from_fn(|i| self.w.row(first + i));
         let mut sums = [[s.splat_f32s(0.0); O]; R];
-        for c in (0..d_in).step_by(S::F32_LANES) {
+        // Vectors this narrow are too many for the processor to see far ahead.
+        let asks = O == 1 && S::F32_LANES == FEW_REGISTERS;
+        let whole = d_in - d_in % S::F32_LANES;
+        for c in (0..whole).step_by(S::F32_LANES) {
             ahead.step();
-            let mut weights = [s.splat_f32s(0.0); O];
-            for (weight, w) in weights.iter_mut().zip(w) {
-                *weight = T::lanes(s, &w[c..]);
+            // SAFETY: rows have `d_in` columns, of which these are some.
+            unsafe { add_products(s, &mut sums, w, x, c..c + S::F32_LANES) };
+            if asks && c * size_of::<T>() % Ahead::LINE == 0 {
+                let here = w[0].as_ptr().wrapping_add(c).cast::<u8>();
+                simd::prefetch(here.wrapping_add(simd::AHEAD));
             }
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x = load(s, &x[c..]);
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = s.mul_add_f32s(x, weight, *sum);
-                }
-            }
+        }
+        if whole < d_in {
+            // SAFETY: as above.
+            unsafe { add_products(s, &mut sums, w, x, whole..d_in) };
         }
         for (y, sums) in y.iter_mut().zip(sums) {
             for (i, sum) in sums.into_iter().enumerate() {
                 let dot = s.reduce_sum_f32s(sum) + self.b.map_or(0.0, |b| b[first + i]);
                 y[o + i] = if self.accumulate { y[o + i] + dot } else { dot };
             }
+        }
+    }
+}
+
+/// sums += w x for these columns, at most as many as there are lanes.
+///
+/// # Safety
+/// All rows have them.
+#[inline(always)]
+unsafe fn add_products<S: Simd, T: Stored, const R: usize, const O: usize>(
+    s: S,
+    sums: &mut [[S::f32s; O]; R],
+    w: [&[T]; O],
+    x: [&[f32]; R],
+    columns: Range<usize>,
+) {
+    let mut weights = [s.splat_f32s(0.0); O];
+    for (weight, w) in weights.iter_mut().zip(w) {
+        // SAFETY: as the caller promises. Checks take as long as products here.
+        *weight = T::lanes(s, unsafe { w.get_unchecked(columns.clone()) });
+    }
+    for (sums, x) in sums.iter_mut().zip(x) {
+        // SAFETY: as above.
+        let x = load(s, unsafe { x.get_unchecked(columns.clone()) });
+        for (sum, weight) in sums.iter_mut().zip(weights) {
+            *sum = s.mul_add_f32s(x, weight, *sum);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::activations::{COLUMNS, Columns, Rows};
 use super::lanes::Lanes;
 use super::layout::PANEL;
 use crate::quantized_linear::Blocks;
-use crate::simd::prefetch;
+use crate::simd::{AHEAD, prefetch};
 
 /// A kind of blocks as the products take it.
 pub(super) trait Kind {
@@ -34,6 +34,17 @@ const HALVES: usize = 2 * PANEL;
 
 /// The words of a column of integers.
 const FOURS: usize = COLUMNS / 4;
+
+/// Asks memory for as many bytes as a panel's block has, ahead of it.
+#[inline(always)]
+fn ask<L: Lanes, const R: usize>(block: *const u8, bytes: usize) {
+    // Several rows of x give memory time.
+    if L::ASKS && R == 1 {
+        for line in (0..bytes).step_by(64) {
+            prefetch(block.wrapping_add(AHEAD + line));
+        }
+    }
+}
 
 /// sums += scale d_x ints, rounded once behind the scales.
 #[inline(always)]
@@ -94,12 +105,7 @@ impl Kind for Q8 {
         i: usize,
         sums: [L::Floats; R],
     ) -> [L::Floats; R] {
-        if L::ASKS && R == 1 {
-            const SIZE: usize = HALVES + FOURS * QUANTS;
-            for line in 0..SIZE.div_ceil(64) {
-                prefetch(block.wrapping_add(8 * SIZE + 64 * line));
-            }
-        }
+        ask::<L, R>(block, HALVES + FOURS * QUANTS);
         let x = x.columns(i);
         let mut ints = corrected(l, x, 0);
         for i in 0..FOURS {
@@ -133,6 +139,7 @@ impl Kind for Q4 {
         i: usize,
         sums: [L::Floats; R],
     ) -> [L::Floats; R] {
+        ask::<L, R>(block, HALVES + FOURS / 2 * QUANTS);
         let x = x.columns(i);
         let mut ints = corrected(l, x, 0);
         for i in 0..FOURS / 2 {
@@ -184,6 +191,7 @@ impl Kind for Q4K {
     ) -> [L::Floats; R] {
         const SCALES: usize = 2 * HALVES;
         const FIRST: usize = SCALES + 12 * PANEL;
+        ask::<L, R>(block, FIRST + 4 * FOURS * QUANTS);
         // SAFETY: inside the block, as the caller promises.
         let (d, dmin, packed) = unsafe {
             let packed = block.add(SCALES).cast::<[[u8; PANEL]; 12]>();

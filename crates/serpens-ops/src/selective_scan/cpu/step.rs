@@ -224,13 +224,37 @@ fn advance<S: Simd, const RANGE: u8>(
 ) -> f32 {
     let (delta, delta_u) = (s.splat_f32s(delta), s.splat_f32s(delta_u));
     let mut sum = s.splat_f32s(0.0);
-    for n in (0..h.len()).step_by(S::F32_LANES) {
-        let rates = Rates::new(s, &[[load(s, &a[n..])]]);
-        let [decay] = decay::<S, 1, 1, RANGE>(s, delta, &rates, 0);
-        let input = s.mul_f32s(delta_u, load(s, &b[n..]));
-        let next = s.mul_add_f32s(decay, load(s, &h[n..]), input);
-        store(s, &mut h[n..], next);
-        sum = s.mul_add_f32s(load(s, &c[n..]), next, sum);
+    let whole = h.len() - h.len() % S::F32_LANES;
+    for n in (0..whole).step_by(S::F32_LANES) {
+        let n = n..n + S::F32_LANES;
+        // SAFETY: a, b, c and h have as many numbers. Checks take a part of the time here.
+        unsafe {
+            let a = a.get_unchecked(n.clone());
+            let b_and_c = [b.get_unchecked(n.clone()), c.get_unchecked(n.clone())];
+            let h = h.get_unchecked_mut(n);
+            sum = advance_lanes::<S, RANGE>(s, a, [delta, delta_u], b_and_c, h, sum);
+        }
+    }
+    if whole < h.len() {
+        let (a, b, c) = (&a[whole..], &b[whole..], &c[whole..]);
+        sum = advance_lanes::<S, RANGE>(s, a, [delta, delta_u], [b, c], &mut h[whole..], sum);
     }
     s.reduce_sum_f32s(sum)
+}
+
+/// [`advance`] for a vector of numbers or fewer. Gives `sum` + c h for each lane.
+#[inline(always)]
+fn advance_lanes<S: Simd, const RANGE: u8>(
+    s: S,
+    a: &[f32],
+    [delta, delta_u]: [S::f32s; 2],
+    [b, c]: [&[f32]; 2],
+    h: &mut [f32],
+    sum: S::f32s,
+) -> S::f32s {
+    let rates = Rates::new(s, &[[load(s, a)]]);
+    let [decay] = decay::<S, 1, 1, RANGE>(s, delta, &rates, 0);
+    let next = s.mul_add_f32s(decay, load(s, h), s.mul_f32s(delta_u, load(s, b)));
+    store(s, h, next);
+    s.mul_add_f32s(load(s, c), next, sum)
 }
