@@ -1,30 +1,41 @@
 //! Reading a prompt: the logits of the token after it.
 
 use serpens_core::{Device, Tensor};
-use serpens_nn::{MambaLm, MambaLmConfig, Module};
+use serpens_formats::Encoding;
+use serpens_nn::{MambaLm, MambaLmConfig, Module, ToInfer};
+use serpens_ops::quantized_linear::Blocks;
 
 use super::cases::token;
 use super::published::{PROMPT, TRAININGS, VOCABULARY};
 use super::{Bench, Row, Table};
 use crate::{Result, machine};
 
-/// Through the 130m shape with random weights.
+/// Through the 130m shape with random weights, in f32 and in blocks of 8 bits.
 pub(super) fn on_processor(bench: &Bench<'_>) -> Result<Table> {
     const LENGTH: usize = 512;
     let device = bench.clock.device;
     device.reset_high_water();
-    let model = model(bench, 768, 24, VOCABULARY)?;
+    let mut model = model(bench, 768, 24, VOCABULARY)?;
     let weights = 4.0 * model.count(|param| param.trained)? as f64;
     let (rate, of_products) = read(bench, &model, 1, LENGTH)?;
     let held = device.memory().high_water as f64;
     let work = format!("130m shape: 24 × 768, V {VOCABULARY}, prompt of {LENGTH}");
-    let row = Row::new(work, rate, "tokens/s")
-        .with("matrix products, of their peak", of_products)
-        .with("tensors, of the weights", held / weights);
     let peak = machine::peak_resident().map(|bytes| bytes as f64 / 1e9);
+    let in_f32 = Row::new(format!("{work}, f32"), rate, "tokens/s")
+        .with("matrix products, of their peak", of_products)
+        .with("tensors, of the weights", held / weights)
+        .with("peak memory of the process, GB", peak);
+    let blocks = Encoding::Blocks(Blocks::Q8_0);
+    model.to_infer(ToInfer {
+        device,
+        precision: bench.precision,
+        weights: Some(blocks),
+    })?;
+    let (packed, _) = read(bench, &model, 1, LENGTH)?;
+    let in_blocks = Row::new(format!("{work}, {blocks}"), packed, "tokens/s");
     Ok(Table {
-        title: "Reading a prompt, f32",
-        rows: vec![row.with("peak memory of the process, GB", peak)],
+        title: "Reading a prompt",
+        rows: vec![in_f32, in_blocks.with("of f32", packed / rate)],
     })
 }
 
