@@ -18,7 +18,7 @@ pub struct Matrix<V> {
 }
 
 /// A read-only matrix on the processor.
-pub type Mat<'a, T = f32> = Matrix<&'a [T]>;
+pub type Mat<'a, T = f32> = Matrix<Shared<'a, T>>;
 
 /// A writable matrix on the processor.
 ///
@@ -30,6 +30,26 @@ pub type View<'a> = Matrix<Values<&'a [u8]>>;
 
 /// A writable matrix on any device, of any type.
 pub type ViewMut<'a> = Matrix<Values<&'a mut [u8]>>;
+
+/// The values of a [`Mat`], borrowed: those of its rows alone, for what lies between them others may write.
+#[derive(Debug)]
+pub struct Shared<'a, T> {
+    first: *const T,
+    owner: PhantomData<&'a [T]>,
+}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+// SAFETY: a shared borrow, like `&[T]`.
+unsafe impl<T: Sync> Send for Shared<'_, T> {}
+// SAFETY: the same.
+unsafe impl<T: Sync> Sync for Shared<'_, T> {}
 
 /// The values of a [`MatMut`], borrowed uniquely.
 #[derive(Debug)]
@@ -101,7 +121,8 @@ impl<'a, T> Mat<'a, T> {
     /// # Panics
     /// If `data` is shorter than the last row's end, or a row than its columns: callers have checked their shapes.
     pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize, offset: usize) -> Self {
-        let values = &data[offset.min(data.len())..];
+        let (first, owner) = (data.as_ptr().wrapping_add(offset), PhantomData);
+        let values = Shared { first, owner };
         Self::inside(values, data.len(), [rows, cols, stride], offset)
     }
 
@@ -123,10 +144,13 @@ impl<'a, T> Mat<'a, T> {
     /// Columns `from..to` of row `i`.
     ///
     /// # Panics
-    /// If they are beyond the data.
+    /// If they are not inside.
     #[inline(always)]
     pub fn part(&self, i: usize, from: usize, to: usize) -> &'a [T] {
-        &self.values[i * self.stride + from..i * self.stride + to]
+        assert!(i < self.rows && from <= to && to <= self.cols);
+        let (first, start) = (self.values.first, i * self.stride + from);
+        // SAFETY: inside the matrix by the assert, and valid by construction.
+        unsafe { std::slice::from_raw_parts(first.add(start), to - from) }
     }
 
     /// All values of a matrix without gaps between its rows.
@@ -134,12 +158,13 @@ impl<'a, T> Mat<'a, T> {
     /// # Panics
     /// Where there are gaps.
     pub fn into_slice(self) -> &'a [T] {
-        &self.values[..self.dense_len()]
+        // SAFETY: valid by construction.
+        unsafe { std::slice::from_raw_parts(self.values.first, self.dense_len()) }
     }
 
     /// The address of the first value.
     pub fn as_ptr(&self) -> *const T {
-        self.values.as_ptr()
+        self.values.first
     }
 }
 
@@ -322,11 +347,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// Values of another type, or on another device.
     pub fn mat_of<T: Element>(self) -> Result<Mat<'a, T>> {
-        let first = self.on_cpu::<T>()?;
-        let last = self.rows.checked_sub(1);
-        let len = last.map_or(0, |last| last * self.stride + self.cols);
-        // SAFETY: valid by construction, of this type and on the processor as was checked.
-        let values = unsafe { std::slice::from_raw_parts(first, len) };
+        let (first, owner) = (self.on_cpu::<T>()?.cast_const(), PhantomData);
+        let values = Shared { first, owner };
         Ok(Mat::over(values, [self.rows, self.cols, self.stride]))
     }
 }

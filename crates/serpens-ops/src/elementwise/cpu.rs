@@ -4,7 +4,7 @@ use serpens_core::{Mat, MatMut, bf16};
 
 use super::scalars::Scalars;
 use crate::shared::scratch::with_scratch;
-use crate::shared::tasks::{Blocks, for_each_task, reduction_block};
+use crate::shared::tasks::{Pieces, for_each_task, reduction_block};
 use crate::simd::{self, Simd, WithSimd, load, store};
 
 /// A function of I matrices that gives O matrices, value by value.
@@ -56,7 +56,7 @@ pub(crate) fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
     let dense = x.iter().all(|x| x.stride() == cols) && y.iter().all(|y| y.stride() == cols);
     let (rows, cols) = if dense && rows > 1 {
         let len = rows * cols;
-        x = x.map(|x| Mat::new(x.part(0, 0, len), 1, len, len, 0));
+        x = x.map(|x| Mat::new(x.into_slice(), 1, len, len, 0));
         for y in &mut y {
             // SAFETY: the rows of a matrix whose stride equals its width follow each other; the borrow is handed over
             // whole.
@@ -66,7 +66,7 @@ pub(crate) fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
     } else {
         (rows, cols)
     };
-    Blocks::new(rows, cols).for_each(|_, rows, from, to| {
+    Pieces::new(rows, cols).for_each(|_, rows, from, to| {
         for r in rows {
             simd::dispatch(Rows {
                 f,
@@ -260,7 +260,7 @@ pub fn scale(x: Mat, y: MatMut, scalars: Scalars) {
 pub fn dropout(x: Mat, y: MatMut, scalars: Scalars) {
     let (rows, cols) = (x.rows(), x.cols());
     assert_eq!((y.rows(), y.cols()), (rows, cols), "shape of an output");
-    Blocks::new(rows, cols).for_each(|_, rows, from, to| {
+    Pieces::new(rows, cols).for_each(|_, rows, from, to| {
         for r in rows {
             let first = (r * cols + from) as u64;
             // SAFETY: each block has its own rows and columns.

@@ -1,10 +1,10 @@
-//! Reductions on the processor: lanes over the columns, threads over blocks of values.
+//! Reductions on the processor: lanes over the columns, threads over pieces of the values.
 
 use serpens_core::{Mat, MatMut};
 
 use crate::elementwise::cpu::{Function, evaluate};
 use crate::shared::scratch::with_scratch;
-use crate::shared::tasks::{Blocks, SMALL};
+use crate::shared::tasks::{Pieces, SMALL};
 use crate::simd::{self, Simd, WithSimd, load};
 
 /// Values added in f32 before the partial sum goes on in f64.
@@ -71,22 +71,22 @@ impl<T: Term<I>, const I: usize> WithSimd for Sum<'_, T, I> {
     }
 }
 
-/// The sum of the terms of whole matrices of one shape: of blocks first, then over the blocks in order.
+/// The sum of the terms of whole matrices of one shape: of pieces first, then over the pieces in order.
 fn total<T: Term<I>, const I: usize>(term: T, x: [Mat; I]) -> f64 {
     let x = flat(x);
     let (rows, cols) = (x[0].rows(), x[0].cols());
-    let blocks = Blocks::new(rows, cols);
+    let pieces = Pieces::new(rows, cols);
     // Two values of f32 are the place of one of f64.
-    with_scratch(2 * blocks.count(), |scratch| {
+    with_scratch(2 * pieces.count(), |scratch| {
         let partials: &mut [f64] = bytemuck::cast_slice_mut(scratch);
         let shared = MatMut::dense(&mut *partials, 1);
-        blocks.for_each(|block, rows, from, to| {
+        pieces.for_each(|piece, rows, from, to| {
             let sum = |r| {
                 let x = x.map(|x| x.part(r, from, to));
                 simd::dispatch(Sum { term, x })
             };
-            // SAFETY: each block has its own partial sum.
-            let partial = unsafe { shared.part(block, 0, 1) };
+            // SAFETY: each piece has its own partial sum.
+            let partial = unsafe { shared.part(piece, 0, 1) };
             partial[0] = rows.map(sum).sum();
         });
         partials.iter().sum()
@@ -116,7 +116,7 @@ pub fn sum(x: Mat, factor: f32, y: &mut [f32]) {
     if cols == 0 {
         return (0..rows).for_each(of_row);
     }
-    Blocks::new(rows, cols.min(SMALL)).for_each(|_, rows, _, _| rows.for_each(of_row));
+    Pieces::new(rows, cols.min(SMALL)).for_each(|_, rows, _, _| rows.for_each(of_row));
 }
 
 /// Matrices without gaps between their rows as one row each: narrow ones then fill their lanes too.
@@ -135,7 +135,7 @@ fn flat<const I: usize>(x: [Mat; I]) -> [Mat; I] {
 pub fn spread(dy: &[f32], factor: f32, dx: MatMut) {
     let (rows, cols) = (dx.rows(), dx.cols());
     assert!(dy.len() == 1 || dy.len() == rows, "one value for each row");
-    Blocks::new(rows, cols).for_each(|_, rows, from, to| {
+    Pieces::new(rows, cols).for_each(|_, rows, from, to| {
         for r in rows {
             // SAFETY: each block has its own rows and columns.
             unsafe { dx.part(r, from, to) }.fill(factor * dy[r.min(dy.len() - 1)]);

@@ -29,16 +29,16 @@ pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + 
     }
 }
 
-/// A matrix cut into blocks of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages,
-/// so that the blocks of any large matrix occupy every thread.
-pub(crate) struct Blocks {
+/// A matrix cut into pieces of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages of
+/// memory, so that the pieces of any large matrix occupy every thread.
+pub(crate) struct Pieces {
     rows: usize,
     cols: usize,
-    /// Rows of a block, and blocks of a row.
+    /// Rows of a piece, and pieces of a row.
     sizes: [usize; 2],
 }
 
-impl Blocks {
+impl Pieces {
     pub(crate) fn new(rows: usize, cols: usize) -> Self {
         let sizes = [(SMALL / cols.max(1)).max(1), cols.div_ceil(SMALL)];
         Self { rows, cols, sizes }
@@ -46,17 +46,17 @@ impl Blocks {
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        let [rows_of_block, blocks_of_row] = self.sizes;
-        self.rows.div_ceil(rows_of_block) * blocks_of_row
+        let [rows_of_piece, pieces_of_row] = self.sizes;
+        self.rows.div_ceil(rows_of_piece) * pieces_of_row
     }
 
-    /// Does `work` with the number of each block, its rows, and the first of its columns and the one behind the last.
+    /// Does `work` with the number of each piece, its rows, and the first of its columns and the one behind the last.
     pub(crate) fn for_each(&self, work: impl Fn(usize, Range<usize>, usize, usize) + Sync) {
-        let [rows_of_block, blocks_of_row] = self.sizes;
-        for_each_task(self.rows * self.cols, self.count(), |block| {
-            let (i, j) = (block / blocks_of_row, block % blocks_of_row);
-            let rows = i * rows_of_block..self.rows.min((i + 1) * rows_of_block);
-            work(block, rows, j * SMALL, self.cols.min((j + 1) * SMALL));
+        let [rows_of_piece, pieces_of_row] = self.sizes;
+        for_each_task(self.rows * self.cols, self.count(), |piece| {
+            let (i, j) = (piece / pieces_of_row, piece % pieces_of_row);
+            let rows = i * rows_of_piece..self.rows.min((i + 1) * rows_of_piece);
+            work(piece, rows, j * SMALL, self.cols.min((j + 1) * SMALL));
         });
     }
 }

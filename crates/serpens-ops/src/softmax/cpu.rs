@@ -3,7 +3,7 @@
 use serpens_core::{Mat, MatMut};
 
 use super::Form;
-use crate::shared::tasks::{Blocks, SMALL};
+use crate::shared::tasks::{Pieces, SMALL};
 use crate::simd::{self, Simd, WithSimd, exp, load, store};
 
 /// Values added in f32 before the partial sum goes on in f64.
@@ -43,7 +43,7 @@ pub fn backward(form: Form, y: Mat, dy: Mat, dx: MatMut) {
 
 /// Does `work` with every row, a block with whole rows.
 fn each_row(rows: usize, cols: usize, work: impl Fn(usize) + Sync) {
-    Blocks::new(rows, cols.min(SMALL)).for_each(|_, rows, _, _| rows.for_each(&work));
+    Pieces::new(rows, cols.min(SMALL)).for_each(|_, rows, _, _| rows.for_each(&work));
 }
 
 struct ForwardRow<'a> {
