@@ -148,7 +148,10 @@ impl Kernel {
     ///
     /// # Safety
     /// As of [`Kernel::launch`]; and every thread calls `await_predecessors` of the prelude before it reads what a
-    /// kernel has written, and before it writes anything.
+    /// kernel has written, and before it writes anything. What it reads above that call, such as weights, is written by
+    /// no kernel that may still be at work then: neither by the one queued before, nor by one before that, where those
+    /// between them were launched early too. Weights that a program has a kernel write are so followed by a
+    /// [`Kernel::launch`], or by waiting for the device, before a step reads them.
     pub unsafe fn launch_early<P: KernelParams>(
         &self,
         grid: [u32; 3],

@@ -1,8 +1,8 @@
 //! The linear map y = x Wᵀ + b with a matrix W of few bits for each value, in [`Blocks`]: 2 to 4 times fewer bytes than
 //! bf16 to read for each token.
 //!
-//! x: (…, inputs) and y: (…, outputs) in f32, W: (outputs, inputs) as [`Packed`], b: (outputs) in f32. W is not
-//! learnt, so there is no gradient.
+//! x: (…, inputs) and y: (…, outputs) in f32, on a GPU also in bf16; W: (outputs, inputs) as [`Packed`], b: (outputs) in
+//! f32. W is not learnt, so there is no gradient.
 //!
 //! On the processor x becomes integers of eight bits, for every 32 of a row: d_x = max|x| / 127 and q_x = x / d_x,
 //! rounded to the nearest, halves to even. For every block of W (of Q4_K and Q6_K every sub-block) the sum of the
@@ -80,8 +80,8 @@ impl fmt::Display for Blocks {
 /// x (…, inputs), weight (outputs, inputs), bias (outputs) → (…, outputs)
 ///
 /// # Errors
-/// Shapes that do not fit; operands of other types than f32 or on other devices; [`Error::NoGradient`] where a tape
-/// tracks x or the bias.
+/// Shapes that do not fit; operands of other types, or on other devices; [`Error::NoGradient`] where a tape tracks x or
+/// the bias.
 pub fn quantized_linear(x: &Var, weight: &Packed, bias: Option<&Var>) -> Result<Var> {
     if tracked(&[Some(x), bias]) {
         return Err(Error::NoGradient { op: OP });

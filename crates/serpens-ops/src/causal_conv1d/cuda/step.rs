@@ -78,7 +78,7 @@ pub fn step(
     let blocks = x.cols().div_ceil(THREADS * vec) as u32;
     let grid = [blocks, x.rows().min(SLOT_BLOCKS) as u32, 1];
     // SAFETY: the parameters are the kernel's, the views valid for the sizes that the caller has checked; the kernel
-    // waits for those before it, but for its weights, which nobody writes.
+    // waits for those before it, but for its weights, which no kernel queued shortly before it writes.
     unsafe { kernel.launch_early(grid, THREADS as u32, 0, &params) }
 }
 
