@@ -7,14 +7,14 @@ use serpens_core::{Device, Tensor, expect_count, expect_range};
 use serpens_nn::{LmSlots, LmStepper, MambaLm, StateRow};
 use serpens_ops::Team;
 use serpens_ops::embedding::check_ids;
-use serpens_ops::sampling::{DeviceSampler, History, SampleOptions, token};
+use serpens_ops::sampling::{DeviceSampler, History, MOST_TOKENS, SampleOptions, token};
 
 use crate::{Error, Result};
 
 /// Sequences in the slots of one model, which read a token each at a time. States are moved on in place, threads stay
 /// awake from layer to layer, and on the processor a step of Mamba allocates nothing. A sequence has the same bits
 /// whichever others are beside it; on a GPU all slots are stepped whether they are taken or not, as there the library
-/// of products chooses how to sum by the number of rows.
+/// of products chooses how to sum by the number of rows. A model that computes in TF32 is stepped in f32.
 pub struct Decoder<'a> {
     model: &'a MambaLm,
     stepper: LmStepper,
@@ -30,6 +30,8 @@ pub struct Decoder<'a> {
     gpu: Option<Mutex<OnGpu>>,
     /// The logits on the processor, where they are computed elsewhere and were asked for.
     copied: OnceLock<Tensor>,
+    /// Tokens that can be drawn, from the first on.
+    drawable: usize,
     /// What a GPU drew of each slot.
     drawn: Vec<u32>,
 }
@@ -37,30 +39,35 @@ pub struct Decoder<'a> {
 /// What a step on a GPU takes besides: the tokens go there through pinned memory, and the step is queued as a whole.
 struct OnGpu {
     staging: Staging,
-    /// Draws in place of the tokens that were read, and becomes a part of the graph.
-    sampler: DeviceSampler,
+    /// Draws in place of the tokens that were read, and becomes a part of the graph; none for more tokens than it draws
+    /// from, where the processor draws.
+    sampler: Option<DeviceSampler>,
     step: Graph,
 }
 
 impl OnGpu {
-    /// Records a step of all slots, and the draw behind it. The step is rehearsed with others: what is copied then is
-    /// copied, though nothing was computed.
+    /// Records a step of all slots, and the draw behind it of one of the first `drawable` tokens.
     fn new(
-        model: &MambaLm,
         stepper: &LmStepper,
         slots: &mut LmSlots,
         tokens: &mut Tensor,
+        drawable: usize,
     ) -> Result<Self> {
-        let (device, count) = (model.device(), slots.count());
-        let mut sampler = DeviceSampler::new(count, model.config().vocab_size, device)?;
-        let mut step = |slots: &mut LmSlots| {
+        let (device, count) = (tokens.device(), slots.count());
+        let sampler = || DeviceSampler::new(count, drawable, device);
+        let sampler = (drawable <= MOST_TOKENS).then(sampler);
+        let mut sampler = sampler.transpose()?;
+        let mut step = || {
             stepper.step(tokens, count, slots)?;
-            sampler.sample(slots.logits().view(), tokens.view_mut()?, None)?;
+            if let Some(sampler) = &mut sampler {
+                let logits = slots.logits().view().columns(0..drawable);
+                sampler.sample(logits, tokens.view_mut()?)?;
+            }
             Ok::<_, Error>(())
         };
-        let mut others = stepper.slots(model, count)?;
-        compile_ahead(device, || step(&mut others))?;
-        let step = Graph::capture(device, || step(slots))?;
+        // What a rehearsal copies means nothing, but every sequence brings its state.
+        compile_ahead(device, &mut step)?;
+        let step = Graph::capture(device, &mut step)?;
         let staging = Staging::new(device, count * size_of::<u32>())?;
         Ok(Self {
             staging,
@@ -76,6 +83,12 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// A model without values; memory.
     pub fn new(model: &'a MambaLm, most: usize) -> Result<Self> {
+        Self::drawing(model, most, usize::MAX)
+    }
+
+    /// As [`Decoder::new`], where tokens from this one on are not drawn.
+    pub(crate) fn drawing(model: &'a MambaLm, most: usize, vocabulary: usize) -> Result<Self> {
+        let drawable = vocabulary.min(model.config().vocab_size);
         let stepper = model.stepper()?;
         // On the processor memory is taken as sequences enter.
         let (slots, threads) = match model.device() {
@@ -85,7 +98,7 @@ impl<'a> Decoder<'a> {
         let mut places = stepper.slots(model, slots)?;
         let mut tokens = Tensor::full([slots], 0_u32, model.device())?;
         let on_gpu = model.device() != Device::Cpu;
-        let gpu = on_gpu.then(|| OnGpu::new(model, &stepper, &mut places, &mut tokens));
+        let gpu = on_gpu.then(|| OnGpu::new(&stepper, &mut places, &mut tokens, drawable));
         Ok(Self {
             slots: places,
             tokens,
@@ -94,6 +107,7 @@ impl<'a> Decoder<'a> {
             taken: 0,
             gpu: gpu.transpose()?.map(Mutex::new),
             copied: OnceLock::new(),
+            drawable,
             drawn: Vec::new(),
             stepper,
             model,
@@ -141,7 +155,8 @@ impl<'a> Decoder<'a> {
         }
         if let Some(gpu) = &mut self.gpu {
             let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
-            gpu.sampler.leave(self.taken)?;
+            let sampler = gpu.sampler.as_mut();
+            sampler.map_or(Ok(()), |sampler| sampler.leave(self.taken))?;
         }
         Ok(row)
     }
@@ -169,7 +184,9 @@ impl<'a> Decoder<'a> {
         gpu.staging.upload(on, &padded)?;
         gpu.step.replay()?;
         self.copied = OnceLock::new();
-        self.drawn = on.to_vec()?;
+        if gpu.sampler.is_some() {
+            self.drawn = on.to_vec()?;
+        }
         Ok(())
     }
 
@@ -190,17 +207,19 @@ impl<'a> Decoder<'a> {
             return Ok(());
         };
         let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Ok(gpu.sampler.enter(slot, options, history, key, drawn)?)
+        let enter = |sampler: &mut DeviceSampler| sampler.enter(slot, options, history, key, drawn);
+        Ok(gpu.sampler.as_mut().map_or(Ok(()), enter)?)
     }
 
-    /// The token that the device drew for the sequence in this slot behind the last step; none on the processor, where
-    /// the logits are at hand.
-    ///
-    /// # Errors
-    /// [`Error::Logits`].
-    pub(crate) fn drawn(&self, slot: usize) -> Result<Option<u32>> {
-        let drawn = self.drawn.get(slot);
-        Ok(drawn.map(|&drawn| token(drawn)).transpose()?)
+    /// The token that the device drew for the sequence in this slot behind the last step; none where there was none to
+    /// draw, which the logits explain, and where the processor draws.
+    pub(crate) fn drawn(&self, slot: usize) -> Option<u32> {
+        token(*self.drawn.get(slot)?).ok()
+    }
+
+    /// Tokens that can be drawn, from the first on.
+    pub(crate) fn drawable(&self) -> usize {
+        self.drawable
     }
 
     /// The logits that the last step left for the next token of the sequence in this slot.

@@ -23,14 +23,25 @@ pub enum Error {
     /// An option of sampling outside its range.
     #[error(transparent)]
     SampleOption(#[from] BadOption),
-    /// Logits that leave nothing to draw from.
-    #[error("the model's logits hold {0}: its weights are damaged or training diverged")]
+    /// Logits, or what the options of sampling make of them, that leave nothing to draw from.
+    #[error(transparent)]
     Logits(#[from] Broken),
+    /// A bias for a token that the model does not know.
+    #[error("logit bias: the model has no token {token}; give numbers below {vocabulary}")]
+    Bias {
+        /// The token.
+        token: u32,
+        /// The model's number of tokens.
+        vocabulary: usize,
+    },
     /// There is nothing to go on from.
     #[error("there is no token to begin with: give a prompt, or a state to go on from")]
     EmptyPrompt,
     /// A state that another model or tokenizer left.
-    #[error("{}: the state is that of another {what} ({found:016x}, this one is {expected:016x}): read the prompt again", path.display())]
+    #[error(
+        "{}: the state is that of another {what}{} ({found:016x}, this one is {expected:016x}): read the prompt again",
+        path.display(), if *what == "model" { ", or of this one with its weights held otherwise" } else { "" }
+    )]
     ForeignState {
         /// The file.
         path: PathBuf,

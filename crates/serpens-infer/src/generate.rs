@@ -8,15 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use serpens_nn::MambaLm;
-use serpens_ops::embedding::check_ids;
 use serpens_ops::linear::cpu::FEW_ROWS;
 use smart_default::SmartDefault;
 
 use crate::pass::Reader;
+use crate::sampler::most_probable_of;
 use crate::state::Next;
-use crate::{
-    Decoder, Error, Result, SampleOptions, Sampler, SequenceState, log_sum_exp, most_probable,
-};
+use crate::{Decoder, Error, Result, SampleOptions, Sampler, SequenceState, log_sum_exp};
 
 /// What is to be drawn.
 #[derive(Clone, Debug, SmartDefault)]
@@ -48,6 +46,10 @@ pub struct Batching<'a> {
     /// Sequences that are drawn from at once, from 1 to 128.
     #[default = 32]
     pub slots: usize,
+    /// No token from this one on is drawn, such as the rows that fill a table up behind its tokenizer's
+    /// [`vocab_size`](serpens_data::Tokenizer::vocab_size).
+    #[default(usize::MAX)]
+    pub vocabulary: usize,
     /// Hears of how many tokens of prompts a pass read.
     #[default(&|_| ())]
     pub on_pass: &'a dyn Fn(usize),
@@ -109,8 +111,8 @@ pub enum End {
 /// they are taken or not, so that the numbers of rows are always the same for as many slots.
 ///
 /// # Errors
-/// [`Error::EmptyPrompt`]; [`Error::SampleOption`], [`Error::Logits`]; tokens that the model does not know; those of the
-/// listener, all of which end everything; memory.
+/// [`Error::EmptyPrompt`]; [`Error::SampleOption`], [`Error::Bias`], [`Error::Logits`]; tokens that the model does not
+/// know; those of the listener, all of which end everything; memory.
 pub fn generate<E: From<Error>>(
     model: &MambaLm,
     requests: impl IntoIterator<Item = Request>,
@@ -119,7 +121,8 @@ pub fn generate<E: From<Error>>(
 ) -> Result<(), E> {
     let on_pass = batching.on_pass;
     let reader = Reader { model, on_pass };
-    let mut decoder = Decoder::new(model, batching.slots.clamp(1, FEW_ROWS))?;
+    let places = batching.slots.clamp(1, FEW_ROWS);
+    let mut decoder = Decoder::drawing(model, places, batching.vocabulary)?;
     let mut slots: Vec<Slot> = Vec::new(); // those of the decoder
     let mut requests = requests.into_iter().enumerate();
     let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the decoder yet
@@ -140,7 +143,7 @@ pub fn generate<E: From<Error>>(
         if slots.is_empty() {
             return Ok(());
         }
-        if slots.iter().any(Slot::asks_for_logits) {
+        if slots.iter().any(Slot::asks_for_logits) || decoder.drawn(0).is_none() {
             decoder.logits(0)?; // brought from a GPU once, not by each thread
         }
         let drawn: Result<Vec<_>> = match &mut slots[..] {
@@ -179,9 +182,11 @@ pub fn generate<E: From<Error>>(
 fn read(reader: Reader<'_>, requests: Vec<(usize, Request)>) -> Result<Vec<Slot>> {
     let (mut states, mut unread) = (Vec::new(), Vec::new());
     for (_, request) in &requests {
-        let biases = request.sampling.logit_bias.iter();
-        let biased: Vec<u32> = biases.map(|(token, _)| *token).collect();
-        check_ids(&biased, reader.model.config().vocab_size)?;
+        let vocabulary = reader.model.config().vocab_size;
+        let mut biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
+        if let Some(token) = biased.find(|token| *token as usize >= vocabulary) {
+            return Err(Error::Bias { token, vocabulary });
+        }
         let state = request.state.clone();
         let mut state = state.map_or_else(|| SequenceState::new(reader.model), Ok)?;
         state.history.begin();
@@ -262,18 +267,22 @@ impl Slot {
         };
         let on_device = match of_prompt {
             Some(_) => None,
-            None => decoder.drawn(place)?,
+            None => decoder.drawn(place),
         };
         let token = match on_device {
             Some(token) => token,
-            None => (self.sampler).sample(logits()?, &state.history, &mut self.rng)?,
+            None => {
+                let logits = &logits()?[..decoder.drawable()];
+                (self.sampler).sample(logits, &state.history, &mut self.rng)?
+            }
         };
         state.history.draw(token);
         (state.next, state.drawn) = (Next::Token(token), state.drawn + 1);
         let log_probs = self.request.log_probs.map(|top| {
             let logits = logits()?;
-            let drawn = f64::from(logits[token as usize]) - log_sum_exp(logits);
-            let top = most_probable(logits, top);
+            let normaliser = log_sum_exp(logits);
+            let drawn = f64::from(logits[token as usize]) - normaliser;
+            let top = most_probable_of(logits, top, normaliser);
             Ok::<_, Error>(LogProbs { drawn, top })
         });
         let log_probs = log_probs.transpose()?;

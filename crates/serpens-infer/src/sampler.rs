@@ -46,13 +46,23 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 /// The `n` most probable tokens and their log-probabilities in the model's own distribution, the most probable first,
 /// of equals the first.
 pub fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f64)> {
+    match n {
+        0 => Vec::new(),
+        _ => most_probable_of(logits, n, log_sum_exp(logits)),
+    }
+}
+
+/// [`most_probable`], where [`log_sum_exp`] is known.
+pub(crate) fn most_probable_of(logits: &[f32], n: usize, normaliser: f64) -> Vec<(u32, f64)> {
     if n == 0 {
         return Vec::new();
     }
     let mut tokens: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
-    keep_largest(&mut tokens, n);
+    if n < tokens.len() {
+        tokens.select_nth_unstable_by(n - 1, by_falling);
+        tokens.truncate(n);
+    }
     tokens.sort_unstable_by(by_falling);
-    let normaliser = log_sum_exp(logits);
     let of = |(x, token)| (token, f64::from(x) - normaliser);
     tokens.into_iter().map(of).collect()
 }
@@ -60,11 +70,4 @@ pub fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f64)> {
 /// By falling value, and by token among equals.
 fn by_falling(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
-}
-
-fn keep_largest(tokens: &mut Vec<(f32, u32)>, n: usize) {
-    if n > 0 && n < tokens.len() {
-        tokens.select_nth_unstable_by(n - 1, by_falling);
-    }
-    tokens.truncate(n);
 }

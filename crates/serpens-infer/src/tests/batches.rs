@@ -5,7 +5,7 @@ use serpens_nn::mixers::{H3Config, MambaConfig, PlainConfig};
 use serpens_nn::ssm::S4dConfig;
 
 use super::*;
-use crate::SampleOptions;
+use crate::{Broken, SampleOptions};
 
 /// Prompts of few and of many rows, options of all kinds.
 fn requests() -> Vec<Request> {
@@ -169,6 +169,41 @@ fn a_sample_ends_by_its_tokens_its_length_or_its_listener() {
 }
 
 #[test]
+fn tokens_behind_the_vocabulary_are_not_drawn_and_count_in_probabilities() {
+    let model = model(6);
+    let request = || Request {
+        prompt: ids(1, 3),
+        tokens: 200,
+        sampling: SampleOptions {
+            temperature: 1e30, // all tokens alike
+            ..SampleOptions::default()
+        },
+        log_probs: Some(TOKENS),
+        ..Request::default()
+    };
+    let drawn = |vocabulary| {
+        let batching = Batching {
+            vocabulary,
+            ..Batching::default()
+        };
+        run(&model, vec![request()], batching, 999)
+            .unwrap()
+            .remove(0)
+            .remove(0)
+            .drawn
+    };
+    let largest = |drawn: &[Drawn]| drawn.iter().map(|drawn| drawn.token).max().unwrap();
+    assert!(largest(&drawn(usize::MAX)) > 40);
+    let drawn = drawn(41);
+    assert!(largest(&drawn) <= 40);
+    for drawn in drawn {
+        let told = drawn.log_probs.unwrap();
+        let all: f64 = told.top.iter().map(|(_, log_prob)| log_prob.exp()).sum();
+        assert!((all - 1.0).abs() < 1e-6 && told.top.contains(&(drawn.token, told.drawn)));
+    }
+}
+
+#[test]
 fn what_cannot_be_drawn_is_refused() {
     let model = model(5);
     let refused = |request| run(&model, vec![request], Batching::default(), 9).unwrap_err();
@@ -189,7 +224,29 @@ fn what_cannot_be_drawn_is_refused() {
         logit_bias,
         ..SampleOptions::default()
     }));
-    assert!(matches!(unknown, Error::Core(_)), "{unknown}");
+    assert!(
+        matches!(unknown, Error::Bias { token, vocabulary: TOKENS } if token as usize == TOKENS),
+        "{unknown}"
+    );
+    let none: Vec<(u32, f32)> = (0..TOKENS as u32)
+        .map(|token| (token, f32::NEG_INFINITY))
+        .collect();
+    for options in [
+        SampleOptions {
+            logit_bias: none,
+            ..SampleOptions::default()
+        },
+        SampleOptions {
+            repetition_penalty: 1e-40,
+            ..SampleOptions::default()
+        },
+    ] {
+        let refused = refused(with(options));
+        assert!(
+            matches!(refused, Error::Logits(Broken::Adjusted)),
+            "{refused}"
+        );
+    }
     let cold = refused(with(SampleOptions {
         temperature: -1.0,
         ..SampleOptions::default()

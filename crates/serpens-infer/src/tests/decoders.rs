@@ -3,9 +3,10 @@
 use serpens_core::DType;
 use serpens_nn::{LoraConfig, Precision, StateRow};
 use serpens_ops::elementwise::cast;
+use serpens_ops::sampling::MOST_TOKENS;
 
 use super::*;
-use crate::Decoder;
+use crate::{Decoder, SampleOptions};
 
 fn start(model: &MambaLm) -> StateRow {
     model.initial_state(1).unwrap().scatter().unwrap().remove(0)
@@ -163,6 +164,27 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     let (a, b) = (a.concat(), b.concat());
     let apart = a.iter().zip(&b).map(|(a, b)| f64::from(a - b)).collect();
     norm(apart) / norm(b.into_iter().map(f64::from).collect())
+}
+
+#[test]
+fn of_more_tokens_than_a_gpu_draws_from_the_processor_draws() {
+    let Ok(device) = Device::cuda(0) else {
+        return println!("skipped: there is no GPU");
+    };
+    let config = MambaLmConfig::new(16, 1, MOST_TOKENS + 1);
+    let mut model = config.init(Device::cpu(), 3).unwrap();
+    model.to(device, Precision::F32).unwrap();
+    let last = MOST_TOKENS as u32;
+    let request = Request {
+        prompt: vec![1, last],
+        tokens: 3,
+        sampling: SampleOptions {
+            logit_bias: vec![(last, 1e6)],
+            ..SampleOptions::default()
+        },
+        ..Request::default()
+    };
+    assert_eq!(run_one(&model, request).tokens(), [last; 3]);
 }
 
 /// The steps of a GPU go through kernels of their own; what they lose against the processor in f32 is held to twice

@@ -66,9 +66,7 @@ kernel_params! {
         stride: i64,
         slots: DevicePtr as "struct Slot*", // (slots)
         tokens: DevicePtr as "u32*", // (rows)
-        log_probs: DevicePtr as "float*", // (rows), or null
         vocabulary: i32,
-        law: [f32; 3], // of temperature 1
     }
 
     struct EnterParams {
@@ -179,39 +177,23 @@ impl DeviceSampler {
     /// is one that [`token`](super::token) tells apart, and its history stays as it is.
     ///
     /// # Shapes
-    /// logits (rows, vocabulary) of f32 or bf16; tokens (rows) of u32; log_probs (rows) of f32: those of the tokens in
-    /// the model's own distribution
+    /// logits (rows, vocabulary) of f32 or bf16; tokens (rows) of u32
     ///
     /// # Errors
     /// Shapes, types and devices that do not fit.
-    pub fn sample(
-        &mut self,
-        logits: View<'_>,
-        tokens: ViewMut<'_>,
-        log_probs: Option<ViewMut<'_>>,
-    ) -> Result<()> {
+    pub fn sample(&mut self, logits: View<'_>, tokens: ViewMut<'_>) -> Result<()> {
         let (device, rows) = (self.device, logits.rows());
         check::float(OP, "logits", logits.dtype())?;
         check::range(OP, "the number of rows", 0..self.tables.len() + 1, rows)?;
         check::count(OP, "columns of logits", self.vocabulary, logits.cols())?;
-        let number = |view: &ViewMut<'_>| view.rows() * view.cols();
-        check::count(OP, "places for tokens", rows, number(&tokens))?;
-        let mut numbers = DevicePtr::NULL;
-        if let Some(log_probs) = log_probs {
-            check::count(OP, "log-probabilities", rows, number(&log_probs))?;
-            let view = log_probs.as_view();
-            numbers = check::address(OP, "log-probabilities", &view, DType::F32, device)?;
-        }
+        check::count(OP, "places for tokens", rows, tokens.rows() * tokens.cols())?;
         let dtype = logits.dtype();
-        let of_one = Law::new(&SampleOptions::default());
         let params = SampleParams {
             logits: check::address(OP, "logits", &logits, dtype, device)?,
             stride: logits.stride() as i64,
             slots: self.slots.view_mut()?.ptr(),
             tokens: check::address(OP, "tokens", &tokens.as_view(), DType::U32, device)?,
-            log_probs: numbers,
             vocabulary: self.vocabulary as i32,
-            law: [of_one.scale[0], of_one.scale[1], of_one.lowest],
         };
         let shared = SHARED + self.vocabulary.div_ceil(32) * size_of::<u32>();
         let blocks = blocks_of_slot(rows, properties(device)?);

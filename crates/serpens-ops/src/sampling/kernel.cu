@@ -486,22 +486,6 @@ __device__ __forceinline__ void mark(u32* window, const Slot& slot, int vocabula
     }
 }
 
-// The log-probability of a token by the logits as they came.
-__device__ float log_prob(Shared& shared, const float (&law)[3], u32 token) {
-    float max = shared.weight.max;
-    __syncthreads();
-    if (shared.logits.changed) {
-        __syncthreads();
-        if (threadIdx.x == 0) shared.logits.changed = 0;
-        __syncthreads();
-        max = value((u32)(top(shared) >> PLACE));
-    }
-    if (threadIdx.x == 0) shared.weight = {law[0], law[1], law[2], max};
-    weigh(shared, {0, 0.0f});
-    float sum = (float)((double)total(shared) / (double)(1ull << FIXED));
-    return raw(shared.logits, token) - shared.weight.max - logf(sum);
-}
-
 #if CLUSTER > 1
 #define BLOCKS_OF_SLOT __cluster_dims__(CLUSTER, 1, 1)
 #else
@@ -517,7 +501,6 @@ extern "C" __global__ void BLOCKS_OF_SLOT __launch_bounds__(THREADS) sampling_dr
     Slot& slot = p.slots[row];
     if (!slot.active) {
         if (tells) p.tokens[row] = 0;
-        if (tells && p.log_probs) p.log_probs[row] = 0.0f;
         return;
     }
     bool repeated = slot.repetition != 1.0f;
@@ -541,13 +524,10 @@ extern "C" __global__ void BLOCKS_OF_SLOT __launch_bounds__(THREADS) sampling_dr
     } else {
         token = slot.greedy ? first(shared, best) : draw(shared, slot);
     }
-    bool drawn = token < p.vocabulary;
-    float log = p.log_probs && drawn ? log_prob(shared, p.law, token) : 0.0f;
     sync_blocks(); // all have read the history
     if (!tells) return;
     p.tokens[row] = token;
-    if (p.log_probs) p.log_probs[row] = log;
-    if (!drawn) return;
+    if (token >= p.vocabulary) return;
     slot.recent[slot.place] = token;
     slot.place = (slot.place + 1) % WINDOW;
     slot.drawn += 1;

@@ -146,6 +146,8 @@ pub enum Broken {
     NotFinite,
     /// There are none.
     Empty,
+    /// They are as they should be, but not so behind bias and penalties.
+    Adjusted,
 }
 
 impl Broken {
@@ -156,11 +158,18 @@ impl Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let held = match self {
             Broken::Nan => "NaN",
             Broken::NotFinite => "no finite largest value",
             Broken::Empty => "nothing",
-        })
+            Broken::Adjusted => {
+                return f.write_str("bias and penalties leave no token with a finite logit: forbid fewer, or choose milder ones");
+            }
+        };
+        write!(
+            f,
+            "the model's logits hold {held}: its weights are damaged or training diverged"
+        )
     }
 }
 

@@ -64,12 +64,15 @@ impl Sampler {
         history: &History,
         number: u64,
     ) -> Result<u32, Broken> {
-        let x = self.adjust(logits, history);
-        let (x, scratch, options) = match x {
-            true => (&self.adjusted[..], &mut self.scratch, &self.options),
-            false => (logits, &mut self.scratch, &self.options),
+        let adjusted = self.adjust(logits, history);
+        let (scratch, options) = (&mut self.scratch, &self.options);
+        let x = if adjusted { &self.adjusted } else { logits };
+        let max = match scratch.maxima.find(x) {
+            Err(_) if adjusted && scratch.maxima.find(logits).is_ok() => {
+                return Err(Broken::Adjusted);
+            }
+            max => max?,
         };
-        let max = scratch.maxima.find(x)?;
         if options.temperature == 0.0 {
             return Ok(scratch.maxima.first(x, max) as u32);
         }
