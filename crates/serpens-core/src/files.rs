@@ -1,5 +1,6 @@
 //! Files that appear complete or not at all, and reading those of others within bounds.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -132,10 +133,7 @@ pub fn write_atomically<E: From<FileError>>(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
     let failed = FileError::of("write", path);
-    let path = &*fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(failed(Unread::NoFile.into()).into());
-    }
+    let path = &*written_through(path)?;
     let temporary = temporary(path);
     let finish = |file: BufWriter<File>| {
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -155,6 +153,25 @@ pub fn write_atomically<E: From<FileError>>(
     written
 }
 
+/// What is written where a link leads to it.
+fn written_through(path: &Path) -> Result<PathBuf, FileError> {
+    let through = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(&through).is_ok_and(|found| !found.is_file()) {
+        true => Err(FileError::of("write", path)(Unread::NoFile.into())),
+        false => Ok(through),
+    }
+}
+
+/// Refuses a file that [`write_atomically`] would refuse, before the work of which it is to hold the result.
+///
+/// # Errors
+/// Those of the system; [`Unread::NoFile`].
+pub fn check_writable(path: &Path) -> Result<(), FileError> {
+    let attempt = temporary(&written_through(path)?);
+    let made = File::create(&attempt).and_then(|_| fs::remove_file(&attempt));
+    made.map_err(FileError::of("write", path))
+}
+
 /// [`write_atomically`] of bytes that are at hand.
 ///
 /// # Errors
@@ -170,9 +187,32 @@ pub fn write_bytes(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), FileError
 pub fn temporary(path: &Path) -> PathBuf {
     static GIVEN: AtomicUsize = AtomicUsize::new(0);
     let number = GIVEN.fetch_add(1, Ordering::Relaxed);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}-{number}.tmp", std::process::id()));
+    let mut name = begun(path);
+    name.push(format!("{number}.tmp"));
     path.with_file_name(name)
+}
+
+/// How the names begin that [`temporary`] gives for this path.
+fn begun(path: &Path) -> OsString {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}-", std::process::id()));
+    name
+}
+
+/// Removes what this process has begun to write in place of `path` and has not brought to its end: files or folders.
+pub fn remove_begun(path: &Path) {
+    let (begun, folder) = (begun(path), path.with_file_name("."));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name
+            .as_encoded_bytes()
+            .starts_with(begun.as_encoded_bytes())
+        {
+            let left = entry.path();
+            // What cannot be removed stays; there is an error already, or nobody to hear of it.
+            let _ = fs::remove_dir_all(&left).or_else(|_| fs::remove_file(&left));
+        }
+    }
 }
 
 /// Whether both paths lead to one thing that is there.
@@ -288,6 +328,38 @@ mod tests {
             assert!(matches!(reason(refused.source), Unread::NoFile));
         }
         assert!(!fs::metadata(&socket).unwrap().is_file());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_known_before_and_nothing_is_left() {
+        let folder = folder("writable");
+        let path = folder.join("file");
+        check_writable(&path).unwrap();
+        fs::write(&path, "as it was").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "as it was");
+        let missing = folder.join("missing/file");
+        let refused = check_writable(&missing).unwrap_err();
+        assert_eq!(refused.path, missing);
+        assert_eq!(refused.source.kind(), io::ErrorKind::NotFound);
+        assert!(matches!(why(check_writable(&folder)), Unread::NoFile));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_was_begun_of_a_path_is_removed_and_nothing_else() {
+        let folder = folder("begun");
+        let [one, other] = ["one", "other"].map(|name| folder.join(name));
+        let begun = [temporary(&one), temporary(&one), temporary(&other)];
+        fs::create_dir(&begun[0]).unwrap();
+        for file in [&begun[0].join("file"), &begun[1], &begun[2], &one] {
+            fs::write(file, "").unwrap();
+        }
+        remove_begun(&one);
+        assert!(!begun[0].exists() && !begun[1].exists());
+        assert!(begun[2].exists() && one.exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -1,9 +1,12 @@
 //! How a model is held that is only asked.
 
+use std::collections::BTreeMap;
+
 use serpens_core::Device;
 use serpens_formats::Encoding;
 use serpens_ops::quantized_linear::Blocks;
 
+use crate::param::encoding_of;
 use crate::{Error, MambaLm, Module, Param, Precision, Result};
 
 /// The table that is looked up, which is no operand of products where there is a head.
@@ -74,15 +77,37 @@ impl ToInfer {
             Precision::Bf16 => Encoding::BF16,
             Precision::F32 | Precision::Tf32 => Encoding::F32,
         };
-        let is_matrix = param.matrix || name == EMBEDDINGS;
         match wanted.for_rows(param.shape().cols()) {
-            held @ (Encoding::BF16 | Encoding::Blocks(_)) if is_matrix => held,
+            held @ (Encoding::BF16 | Encoding::Blocks(_)) if is_asked(name, param) => held,
             _ => Encoding::F32,
         }
     }
 }
 
+/// What is encoded as is asked: all else is in f32.
+fn is_asked(name: &str, param: &Param) -> bool {
+    param.matrix || name == EMBEDDINGS
+}
+
 impl MambaLm {
+    /// The encodings of the matrices and the table, by name, and how large a part of their values each has.
+    ///
+    /// # Errors
+    /// [`Error::NoValue`].
+    pub fn encodings(&self) -> Result<BTreeMap<String, f64>> {
+        let (mut parts, mut all) = (BTreeMap::new(), 0.0);
+        self.visit("", &mut |name, param| {
+            if is_asked(name, param) {
+                all += param.count() as f64;
+                let held = encoding_of(&param.held()?).to_string();
+                *parts.entry(held).or_default() += param.count() as f64;
+            }
+            Ok(())
+        })?;
+        parts.values_mut().for_each(|part| *part /= all);
+        Ok(parts)
+    }
+
     /// Has the model only asked from now on, with what [`MambaLm::adapt`] had trained added to its matrices first.
     ///
     /// # Errors

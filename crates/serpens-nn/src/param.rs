@@ -39,6 +39,14 @@ pub struct Param {
     pub(crate) lora: Option<Box<Lora>>,
 }
 
+/// How the values are encoded.
+pub(crate) fn encoding_of(held: &Held) -> Encoding {
+    match held {
+        Held::Plain(value) => Encoding::of(value.dtype()),
+        Held::Packed(value) => Encoding::Blocks(value.blocks()),
+    }
+}
+
 /// An id that is not copied.
 #[derive(Debug)]
 struct Identity(ParamId);
@@ -125,12 +133,13 @@ impl Param {
 
     fn no_value(&self) -> Error {
         let (name, shape) = (None, Box::new(self.shape));
-        let held = match &self.narrow {
-            None => return Error::NoValue { name, shape },
-            Some(Held::Plain(value)) => Encoding::of(value.dtype()),
-            Some(Held::Packed(value)) => Encoding::Blocks(value.blocks()),
-        };
-        Error::Narrow { name, shape, held }
+        match &self.narrow {
+            None => Error::NoValue { name, shape },
+            Some(narrow) => {
+                let held = encoding_of(narrow);
+                Error::Narrow { name, shape, held }
+            }
+        }
     }
 
     /// Gives it this value.

@@ -337,8 +337,8 @@ pub struct ConvertArgs {
     /// The format; where it is left out, gguf for a name with that ending, otherwise hf.
     #[arg(long, value_parser = one_of(&[Format::Hf, Format::Gguf, Format::OriginalNames]))]
     pub format: Option<Format>,
-    /// How values are stored. In GGUF norms, biases, convolutions, A and D stay in f32, and rows that are no whole blocks are
-    /// in smaller ones or in bf16.
+    /// How values are stored; with q4_k the table and the head are in q6_k. In GGUF norms, biases, convolutions, A and D
+    /// stay in f32, and rows that are no whole blocks are in smaller ones or in bf16.
     #[arg(long, default_value = "f32", value_parser = encoding(&STORED))]
     pub dtype: Encoding,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serpens_core::files::FileError;
 use serpens_data::Error as DataError;
-use serpens_infer::Error as InferError;
+use serpens_infer::{Broken, Error as InferError};
 use serpens_train::Error as TrainError;
 
 use crate::hub::HubError;
@@ -107,8 +107,8 @@ impl Error {
         match self {
             Error::Interrupted { .. } => 130,
             Error::UnknownRecipe(_) | Error::Refused { .. } | Error::RunExists(_) => 2,
-            Error::Infer(InferError::SampleOption(_)) => 2,
-            Error::Infer(InferError::EmptyPrompt) => 2,
+            Error::Infer(InferError::SampleOption(_) | InferError::Bias { .. }) => 2,
+            Error::Infer(InferError::EmptyPrompt | InferError::Logits(Broken::Adjusted)) => 2,
             Error::Model(error) | Error::Train(Train::Model(error)) if error.is_config() => 2,
             Error::Train(Train::Config { .. } | Train::OtherSettings { .. }) => 2,
             Error::Train(Train::NoEvaluation) => 2,

@@ -88,6 +88,9 @@ pub enum Refusal {
     /// Blocks for a format without.
     #[error("{0} is for GGUF: give --format gguf, or f32, bf16 or f16")]
     Blocks(Encoding),
+    /// A pattern by which nothing is stored otherwise.
+    #[error("{:?} matches none of the tensors that can be stored otherwise, such as {}", .0, .1.join(", "))]
+    NoTensor(String, Vec<String>),
     /// A file of another kind than the command draws.
     #[error("{} must end in .svg or .html", .0.display())]
     FileEnding(PathBuf),

@@ -7,12 +7,12 @@ use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, Planned, gguf as file};
 
 use super::hf::{ConfigFile, HfConfig};
-use super::layout::{HUGGING_FACE, Place};
+use super::layout::{HUGGING_FACE, Layout, Place};
 use super::weights::{Names, Outgoing};
 use super::{FILES, gguf, mamba_ssm};
 use crate::lora::is_added;
 use crate::precision::named;
-use crate::{Error, MambaLm, Param, Result};
+use crate::{Error, MambaLm, Module, Param, Result};
 
 /// The formats of models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +43,54 @@ impl Format {
             false => Format::Hf,
         }
     }
+
+    fn layout(self) -> &'static Layout {
+        match self {
+            Format::Hf => &HUGGING_FACE,
+            Format::Gguf => &gguf::LAYOUT,
+            Format::OriginalNames => &mamba_ssm::LAYOUT,
+        }
+    }
+
+    /// How a tensor is stored that is to be encoded so; `None` where that is not asked.
+    fn encode(self, encoding: &dyn Fn(&str) -> Encoding, place: &Place) -> Option<Encoding> {
+        match self {
+            Format::Gguf => {
+                gguf::is_asked(place).then(|| encoding(&place.name).for_rows(place.shape.cols()))
+            }
+            Format::Hf | Format::OriginalNames => Some(encoding(&place.name)),
+        }
+    }
+}
+
+fn is_exported(name: &str, param: &Param) -> bool {
+    param.trained && !is_added(name)
+}
+
+/// The tensors that [`export`] stores as it is asked to, by their names there, and how: in GGUF rows that are no whole
+/// blocks are in smaller ones or in bf16, and norms, biases, convolutions, A and D, which stay in f32, are not among
+/// them. The model needs no values.
+pub fn stored(
+    model: &MambaLm,
+    format: Format,
+    encoding: &dyn Fn(&str) -> Encoding,
+) -> Vec<(String, Encoding)> {
+    let mut stored = Vec::new();
+    let visited = model.visit("", &mut |name, param| {
+        let place = format.layout().place(name, param);
+        let encoding = format.encode(encoding, &place);
+        let encoding = encoding.filter(|_| is_exported(name, param));
+        stored.extend(encoding.map(|encoding| (place.name, encoding)));
+        Ok(())
+    });
+    visited.expect("nothing is refused");
+    stored
 }
 
 /// Writes a model in a format, with what [`MambaLm::adapt`] had trained added to its matrices: to the folder `path`,
 /// made where it is missing, or to the file `path` (GGUF), which also gets these metadata, such as a tokenizer's.
-/// Tensors are stored as `encoding` says of their names there; in GGUF norms, biases, convolutions, A and D stay in f32,
-/// and rows that are no whole blocks are in smaller ones or in bf16. Gives what the format cannot say, a line each.
+/// Tensors are stored as `encoding` says of their names there, as far as [`stored`] tells. Gives what the format cannot
+/// say, a line each.
 ///
 /// # Errors
 /// [`Error::Inexpressible`] for a model that the format cannot describe; what cannot be encoded; the file system's.
@@ -62,18 +104,9 @@ pub fn export(
     let mut config = model.config().clone();
     config.lora = None;
     let described = HfConfig::describe(&config).ok_or(Error::Inexpressible("its kind of layers"));
-    let layout = match format {
-        Format::Hf => &HUGGING_FACE,
-        Format::Gguf => &gguf::LAYOUT,
-        Format::OriginalNames => &mamba_ssm::LAYOUT,
-    };
-    let names = Names(layout, String::new());
-    let wanted = |name: &str, param: &Param| param.trained && !is_added(name);
-    let encode = |place: &Place| match format {
-        Format::Gguf => gguf::encoding(encoding(&place.name), place),
-        Format::Hf | Format::OriginalNames => encoding(&place.name),
-    };
-    let outgoing = Outgoing::new(model, wanted, &names, encode, Param::merged)?;
+    let names = Names(format.layout(), String::new());
+    let encode = |place: &Place| format.encode(encoding, place).unwrap_or(Encoding::F32);
+    let outgoing = Outgoing::new(model, is_exported, &names, encode, Param::merged)?;
     let mut said = Vec::new();
     match format {
         Format::Gguf => {

@@ -135,10 +135,7 @@ pub(super) fn describe(
     Ok(other.map(said).into_iter().collect())
 }
 
-/// How a tensor is stored: matrices as asked, as far as their rows are whole blocks, all else in f32.
-pub(super) fn encoding(wanted: Encoding, place: &Place) -> Encoding {
-    match place.form == Form::Same && place.shape.len() == 2 {
-        true => wanted.for_rows(place.shape.cols()),
-        false => Encoding::F32,
-    }
+/// Whether a tensor is stored as is asked, as far as its rows are whole blocks: matrices are. All else is in f32.
+pub(super) fn is_asked(place: &Place) -> bool {
+    place.form == Form::Same && place.shape.len() == 2
 }

@@ -29,7 +29,7 @@ pub use serpens_formats::Verify;
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, gguf as file, json, pytorch, safetensors, shards};
 
-pub use self::export::{Format, export};
+pub use self::export::{Format, export, stored};
 use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};
@@ -65,8 +65,6 @@ pub struct TensorError {
     pub name: String,
     /// How it is stored.
     pub encoding: Encoding,
-    /// The number of its values.
-    pub values: usize,
     /// Σ (w - w')² / Σ w².
     pub relative: f64,
 }
@@ -171,15 +169,18 @@ impl Checkpoint {
         Ok(model)
     }
 
-    /// Bytes of the model's tensors in the files.
-    pub fn bytes(&self) -> Result<u64> {
-        let mut bytes = 0;
+    /// Bytes of the model's tensors in the files, and their values.
+    pub fn size(&self) -> Result<[u64; 2]> {
+        let [mut bytes, mut values] = [0; 2];
         self.plan.visit("", &mut |name, param| {
-            let encoding = self.weights.encoding(name, param);
-            bytes += param.trained as u64 * encoding.bytes(param.shape()) as u64;
+            if param.trained {
+                let encoding = self.weights.encoding(name, param);
+                bytes += encoding.bytes(param.shape()) as u64;
+                values += param.count() as u64;
+            }
             Ok(())
         })?;
-        Ok(bytes)
+        Ok([bytes, values])
     }
 
     /// How near each tensor there comes to the model's, which are on the processor.
@@ -202,7 +203,6 @@ impl Checkpoint {
             errors.push(TensorError {
                 name: self.weights.name(ours, param),
                 encoding: self.weights.encoding(ours, param),
-                values: param.count(),
                 relative: if off == 0.0 { 0.0 } else { off / all },
             });
             Ok(())

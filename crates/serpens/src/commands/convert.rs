@@ -1,62 +1,73 @@
 //! `serpens convert`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serpens_core::files::{FileError, temporary};
+use serpens_core::files::{FileError, check_writable, remove_begun, temporary};
 use serpens_data::Tokenizer;
-use serpens_formats::Encoding;
-use serpens_nn::checkpoint::{Format, export};
+use serpens_formats::{Encoding, Error as FormatError, Fault};
+use serpens_nn::Error as ModelError;
+use serpens_nn::checkpoint::{Format, export, stored};
+use serpens_ops::quantized_linear::Blocks;
 
 use crate::cli::ConvertArgs;
-use crate::output::{one_line, say, tell};
+use crate::output::{counted, one_line, say, tell};
 use crate::refusal::Refusal;
 use crate::runs::models::Opened;
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
+
+/// The table and the head, whose errors are in every logit.
+const ENDS: [&str; 2] = ["token_embd.weight", "output.weight"];
+
+/// How a tensor of this name is stored where all are asked to be so.
+pub(super) fn encoding_of(all: Encoding, name: &str) -> Encoding {
+    match all {
+        Encoding::Blocks(Blocks::Q4_K) if ENDS.contains(&name) => Encoding::Blocks(Blocks::Q6_K),
+        all => all,
+    }
+}
+
+/// Where a model is written, and what that is called on the command line.
+pub(super) type Place<'a> = (&'a Path, &'static str);
 
 /// Refuses to write over something.
-fn free(to: &Path) -> Result<()> {
+fn free((to, argument): Place<'_>) -> Result<()> {
     match to.symlink_metadata() {
-        Ok(_) => Err(Error::refused("TO", Refusal::Exists(to.to_owned()))),
+        Ok(_) => Err(Error::refused(argument, Refusal::Exists(to.to_owned()))),
         Err(_) => Ok(()),
     }
 }
 
-/// Refuses a place that is not free, or does not say its format.
-pub(super) fn check(to: &Path, format: Format) -> Result<()> {
-    free(to)?;
-    match format == Format::Gguf && Format::of_name(to) != format {
-        true => Err(Error::refused("TO", Refusal::GgufEnding)),
-        false => Ok(()),
+/// Refuses a place that is not free, cannot be written to, or does not say its format. What is begun there is removed where
+/// a signal ends the process.
+pub(super) fn check(place @ (to, argument): Place<'_>, format: Format) -> Result<()> {
+    free(place)?;
+    if format == Format::Gguf {
+        if Format::of_name(to) != format {
+            return Err(Error::refused(argument, Refusal::GgufEnding));
+        }
+        check_writable(to)?;
     }
+    stop::leave_nothing(to);
+    Ok(())
 }
 
-pub(super) fn run(args: &ConvertArgs) -> Result<()> {
-    let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
-    check(&args.to, format)?;
-    if format != Format::Gguf && args.dtype.block().0 > 1 {
-        return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
-    }
-    let opened = args.model.load()?;
-    let tokenizer = args.model.tokenizer(&opened)?;
-    write(&opened, tokenizer, &args.to, format, &|_| args.dtype)?;
-    say(&one_line(&args.to.display().to_string()))
-}
-
-/// Writes a model and its tokenizer to a place that is free, whole or not at all.
+/// Writes a model and its tokenizer, whole or not at all, and says what is stored otherwise than asked.
 pub(super) fn write(
     opened: &Opened,
     tokenizer: Option<Tokenizer>,
-    to: &Path,
+    place: Place<'_>,
     format: Format,
     encoding: &dyn Fn(&str) -> Encoding,
 ) -> Result<()> {
-    let vocabulary = opened.model.config().vocab_size;
+    let (to, vocabulary) = (place.0, opened.model.config().vocab_size);
     let into_file = (format == Format::Gguf).then(|| tokenizer.as_ref()?.gguf(vocabulary));
     if tokenizer.is_some() && into_file == Some(None) {
         tell("the tokenizer is left out: GGUF has none of its kind");
     }
     let metadata = into_file.flatten().unwrap_or_default();
+    tell_others(&stored(&opened.model, format, encoding), encoding);
     // Beside it, so that it is there whole or not at all.
     let beside = temporary(to);
     let written = || {
@@ -68,13 +79,54 @@ pub(super) fn write(
             None => Ok(()),
         }
     };
-    let placed = written().and_then(|()| free(to)).and_then(|()| {
+    let written = written().map_err(|error| named(error, &opened.path, to));
+    let placed = written.and_then(|()| free(place)).and_then(|()| {
         let failed = FileError::of("write", to);
         Ok(fs::rename(&beside, to).map_err(failed)?)
     });
     if placed.is_err() {
-        // What is left of it is of no use; the first error is the one to report.
-        let _ = fs::remove_dir_all(&beside).or_else(|_| fs::remove_file(&beside));
+        remove_begun(to);
     }
     placed
+}
+
+/// Says which tensors' rows are no whole blocks of what they were to be stored in.
+fn tell_others(stored: &[(String, Encoding)], asked: &dyn Fn(&str) -> Encoding) {
+    let mut others = BTreeMap::<_, Vec<_>>::new();
+    for (name, stored) in stored.iter().filter(|(name, it)| *it != asked(name)) {
+        let pair = [*stored, asked(name)].map(|it| it.to_string().to_lowercase());
+        others.entry(pair).or_default().push(name);
+    }
+    for ([stored, asked], names) in others {
+        let (tensors, first) = (counted(names.len() as u64, "tensor"), one_line(names[0]));
+        tell(&format!(
+            "{tensors} from {first} on stored in {stored}, as rows are no whole blocks of {asked}"
+        ));
+    }
+}
+
+/// The error with the path that is known outside: what cannot be encoded is in the model, and what is made is `to`.
+fn named(error: Error, from: &Path, to: &Path) -> Error {
+    let Error::Model(ModelError::Format(FormatError::File { source, .. })) = error else {
+        return error;
+    };
+    let path = match source {
+        Fault::Value(..) => from.to_owned(),
+        _ => to.to_owned(),
+    };
+    ModelError::Format(FormatError::File { path, source }).into()
+}
+
+pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+    let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
+    let place = (&*args.to, "TO");
+    check(place, format)?;
+    if format != Format::Gguf && args.dtype.block().0 > 1 {
+        return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
+    }
+    let opened = args.model.load()?;
+    let tokenizer = args.model.tokenizer(&opened)?;
+    let encoding = |name: &str| encoding_of(args.dtype, name);
+    write(&opened, tokenizer, place, format, &encoding)?;
+    say(&one_line(&args.to.display().to_string()))
 }

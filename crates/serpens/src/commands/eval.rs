@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use serpens_core::files::{is_same, write_bytes};
+use serpens_core::files::{check_writable, is_same, write_bytes};
 use serpens_data::{Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
 use serpens_nn::MambaLm;
@@ -40,6 +40,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     {
         return Err(Error::refused("--items", Refusal::Exists(items.clone())));
     }
+    args.items.as_deref().map(check_writable).transpose()?;
     let (opened, tokenizer) = args.model.load_with_tokenizer(how)?;
     let (mut value, table) = match of_text {
         true => text(args, &opened, &tokenizer)?,
@@ -54,7 +55,11 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
 
 /// The text in `data`, to be evaluated.
 pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
-    Ok(Corpus::open(data, tokenizer)?.with_validation_fraction(1.0)?)
+    let corpus = Corpus::open(data, tokenizer)?.with_validation_fraction(1.0)?;
+    match corpus.tokens() {
+        0 | 1 => Err(Error::refused("--data", Refusal::NothingToPredict)),
+        _ => Ok(corpus),
+    }
 }
 
 /// How well the model in `path` predicts a text, each token from all before it in its document.

@@ -1,7 +1,7 @@
 //! `serpens generate`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use serpens_core::Device;
+use serpens_core::files::check_writable;
 use serpens_data::Tokenizer;
 use serpens_infer::{
     Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
@@ -30,6 +31,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if !single && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
+    args.save_state.as_deref().map(check_writable).transpose()?;
     let (opened, tokenizer) = args.model.load_with_tokenizer(how)?;
     let model = opened.model;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
@@ -47,6 +49,11 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         written: 0,
         goes_on: true,
         texts: HashMap::new(),
+        ended: BTreeMap::new(),
+        next: Of {
+            request: 0,
+            sample: 0,
+        },
         state: None,
     };
     let meter = Meter::new(OutputMode::Terminal, "reading".into(), read);
@@ -64,6 +71,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let texts = prompts.len().saturating_mul(args.samples);
     let batching = Batching {
         slots: texts.min(most).next_power_of_two(),
+        vocabulary: tokenizer.vocab_size(),
         on_pass: &on_pass,
     };
     generate(&model, requests, batching, |of, told| {
@@ -109,7 +117,7 @@ struct Text {
     drawn: Vec<Drawn>,
 }
 
-/// Writes samples: a single one while it is drawn, of several each once it is whole.
+/// Writes samples: a single one while it is drawn, of several each once it and all before it are whole.
 struct Writer<'a> {
     args: &'a GenerateArgs,
     tokenizer: &'a Tokenizer,
@@ -125,6 +133,10 @@ struct Writer<'a> {
     goes_on: bool,
     /// Those that have not ended.
     texts: HashMap<Of, Text>,
+    /// Those that have ended before one that is to be written first.
+    ended: BTreeMap<Of, (Text, End)>,
+    /// The one that is written next.
+    next: Of,
     /// That of the sample that ended last.
     state: Option<SequenceState>,
 }
@@ -159,19 +171,35 @@ impl Writer<'_> {
                 self.state = Some(state);
                 let rest = text.stream.finish();
                 text.text += &rest;
-                if self.args.json {
-                    say(&self.json(of, &text, end).to_string())?;
-                } else if streams {
+                if streams {
                     self.show(format!("{rest}\n").as_bytes())?;
                 } else {
-                    let (prompt, sample) = (of.request + 1, of.sample + 1);
-                    let head = format!("=== prompt {prompt}, sample {sample}\n");
-                    let prompt = &self.prompts[of.request];
-                    self.show(&[head.as_bytes(), prompt, text.text.as_bytes(), b"\n"].concat())?;
+                    self.ended.insert(of, (text, end));
+                    self.write_ended()?;
                 }
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Writes what has ended, as far as nothing before it is still drawn.
+    fn write_ended(&mut self) -> Result<()> {
+        while let Some((text, end)) = self.ended.remove(&self.next) {
+            let of = self.next;
+            let (request, sample) = (of.request + 1, of.sample + 1);
+            if self.args.json {
+                say(&self.json(of, &text, end).to_string())?;
+            } else {
+                let head = format!("=== prompt {request}, sample {sample}\n");
+                let prompt = &self.prompts[of.request];
+                self.show(&[head.as_bytes(), prompt, text.text.as_bytes(), b"\n"].concat())?;
+            }
+            self.next = match sample < self.args.samples {
+                true => Of { sample, ..of },
+                false => Of { request, sample: 0 },
+            };
+        }
+        Ok(())
     }
 
     /// Writes to standard output while somebody reads there.

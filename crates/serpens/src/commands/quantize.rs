@@ -1,66 +1,79 @@
 //! `serpens quantize`: what `convert` writes, with a choice for each tensor, and what that changed.
 
+use std::path::Path;
+
+use glob::Pattern;
 use serde_json::{Value, json};
+use serpens_data::Corpus;
 use serpens_formats::Encoding;
-use serpens_nn::checkpoint::{Checkpoint, Format, Options, TensorError};
+use serpens_nn::checkpoint::{Checkpoint, Format, Options, TensorError, stored};
 use serpens_nn::{MambaLm, ToInfer};
-use serpens_ops::quantized_linear::Blocks;
 use serpens_report::grouped;
 
-use super::{convert, eval};
-use crate::Result;
+use super::convert::{self, encoding_of};
+use super::eval;
 use crate::cli::QuantizeArgs;
 use crate::output::{aligned, one_line, say, significant};
+use crate::refusal::Refusal;
+use crate::{Error, Result};
 
 /// The tensors that are named, worst first.
 const WORST: usize = 10;
-/// The table and the head, whose errors are in every logit.
-const ENDS: [&str; 2] = ["token_embd.weight", "output.weight"];
-
 impl QuantizeArgs {
     /// How the tensor of this name is stored.
     fn encoding_of(&self, name: &str) -> Encoding {
         let kept = self.keep.iter().find(|(pattern, _)| pattern.matches(name));
-        match (kept, self.encoding) {
-            (Some((_, kept)), _) => *kept,
-            (None, Encoding::Blocks(Blocks::Q4_K)) if ENDS.contains(&name) => {
-                Encoding::Blocks(Blocks::Q6_K)
+        kept.map_or_else(|| encoding_of(self.encoding, name), |(_, kept)| *kept)
+    }
+
+    /// Refuses patterns of names by which nothing is stored otherwise.
+    fn check_patterns(&self, model: &MambaLm) -> Result<()> {
+        let asked = stored(model, Format::Gguf, &|name| self.encoding_of(name));
+        let matches = |pattern: &Pattern| asked.iter().any(|(name, _)| pattern.matches(name));
+        match self.keep.iter().find(|(pattern, _)| !matches(pattern)) {
+            Some((pattern, _)) => {
+                let some = asked.into_iter().map(|(name, _)| name).take(5).collect();
+                let wrong = Refusal::NoTensor(pattern.to_string(), some);
+                Err(Error::refused("--keep", wrong))
             }
-            (None, encoding) => encoding,
+            None => Ok(()),
         }
     }
 }
 
+/// The perplexity of a text.
+fn perplexity(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<f64> {
+    Ok(eval::whole(model, path, corpus)?.tokens.mean().exp())
+}
+
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
-    convert::check(&args.to, Format::Gguf)?;
+    let place = (&*args.to, "OUT.gguf");
+    convert::check(place, Format::Gguf)?;
+    args.check_patterns(args.model.open()?.plan())?;
+    let before = |data: &String| {
+        // As its file has it: what is in blocks already is multiplied in them.
+        let (held, tokenizer) = args.model.load_with_tokenizer(ToInfer::default())?;
+        let corpus = eval::corpus(data, &tokenizer)?;
+        let before = perplexity(&held.model, &held.path, &corpus)?;
+        Ok::<_, Error>((corpus, before))
+    };
+    let before = args.data.as_ref().map(before).transpose()?;
     let mut opened = args.model.load()?;
     opened.model.merge()?;
     let tokenizer = args.model.tokenizer(&opened)?;
-    let corpus = match (&args.data, &tokenizer) {
-        (Some(data), Some(tokenizer)) => Some(eval::corpus(data, tokenizer)?),
-        (Some(_), None) => return Err(opened.no_tokenizer()),
-        (None, _) => None,
-    };
-    let perplexity = |model: &MambaLm| -> Result<Option<f64>> {
-        let read = corpus
-            .as_ref()
-            .map(|corpus| eval::whole(model, &args.to, corpus));
-        Ok(read.transpose()?.map(|read| read.tokens.mean().exp()))
-    };
-    let before = perplexity(&opened.model)?;
     let encoding = |name: &str| args.encoding_of(name);
-    convert::write(&opened, tokenizer, &args.to, Format::Gguf, &encoding)?;
+    convert::write(&opened, tokenizer, place, Format::Gguf, &encoding)?;
     let written = Checkpoint::open(&args.to, &Options::default())?;
-    let bytes = [opened.checkpoint.bytes()?, written.bytes()?];
+    let sizes = [opened.checkpoint.size()?, written.size()?];
     let tensors = written.errors(&opened.model)?;
     drop(opened);
-    let after = match before {
-        Some(_) => perplexity(&written.load_to_infer(ToInfer::default())?)?,
-        None => None,
+    let after = |(corpus, before)| {
+        let model = written.load_to_infer(ToInfer::default())?;
+        Ok::<_, Error>((before, perplexity(&model, &args.to, &corpus)?))
     };
     let report = Report {
-        bytes,
-        perplexity: before.zip(after),
+        sizes,
+        perplexity: before.map(after).transpose()?,
         tensors,
     };
     match args.json {
@@ -81,17 +94,17 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
 
 /// What quantising changed.
 struct Report {
+    /// Bytes and values, before and after.
+    sizes: [[u64; 2]; 2],
     /// Before and after.
-    bytes: [u64; 2],
     perplexity: Option<(f64, f64)>,
     tensors: Vec<TensorError>,
 }
 
 impl Report {
     fn bits_per_weight(&self) -> [f64; 2] {
-        let values: usize = self.tensors.iter().map(|tensor| tensor.values).sum();
-        self.bytes
-            .map(|bytes| 8.0 * bytes as f64 / values.max(1) as f64)
+        self.sizes
+            .map(|[bytes, values]| 8.0 * bytes as f64 / values.max(1) as f64)
     }
 
     fn worst(&self) -> Vec<&TensorError> {
@@ -103,7 +116,8 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let ([before, after], [bits_before, bits_after]) = (self.bytes, self.bits_per_weight());
+        let [before, after] = self.sizes.map(|[bytes, _]| bytes);
+        let [bits_before, bits_after] = self.bits_per_weight();
         let worst = self.worst().into_iter().map(|tensor| {
             json!({
                 "tensor": tensor.name,
@@ -122,7 +136,7 @@ impl Report {
     fn text(&self) -> String {
         let row = |cells: [String; 3]| cells.to_vec();
         let mut table = vec![row(["", "before", "after"].map(str::to_owned))];
-        let [before, after] = self.bytes.map(|bytes| grouped(bytes as usize));
+        let [before, after] = self.sizes.map(|[bytes, _]| grouped(bytes as usize));
         table.push(row(["bytes".into(), before, after]));
         let [before, after] = self.bits_per_weight().map(significant);
         table.push(row(["bits per weight".into(), before, after]));

@@ -13,6 +13,7 @@ use toml::Value;
 
 use super::{RUNS, RunFolder};
 use crate::hub::{HubArgs, NEWEST};
+use crate::output::{significant, tell};
 use crate::recipe::{Recipe, located, no_model};
 use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
@@ -83,20 +84,25 @@ impl ModelPlace {
         self.read(verify, None)
     }
 
-    /// The model, on the processor, or as it is only asked.
-    fn read(&self, verify: Verify, to_infer: Option<ToInfer>) -> Result<Opened> {
+    /// The model's folder or file, of which only headers were read.
+    fn open(&self, verify: Verify) -> Result<(PathBuf, Checkpoint)> {
         let path = model_path(&self.path, &self.hub)?;
         let options = Options {
             verify,
             prefix: self.prefix.clone(),
         };
+        let opened = Checkpoint::open(&path, &options).map_err(|error| wrong(&path, error))?;
+        Ok((path, opened))
+    }
+
+    /// The model, on the processor, or as it is only asked.
+    fn read(&self, verify: Verify, to_infer: Option<ToInfer>) -> Result<Opened> {
+        let (path, checkpoint) = self.open(verify)?;
         let load = |checkpoint: &Checkpoint| match to_infer {
             Some(how) if self.adapter.is_none() => checkpoint.load_to_infer(how),
             _ => checkpoint.load(Device::Cpu), // what is added needs the matrices in f32
         };
-        let opened = Checkpoint::open(&path, &options)
-            .and_then(|checkpoint| Ok((load(&checkpoint)?, checkpoint)));
-        let (mut model, checkpoint) = opened.map_err(|error| wrong(&path, error))?;
+        let mut model = load(&checkpoint).map_err(|error| wrong(&path, error))?;
         if let Some(adapter) = &self.adapter {
             checkpoint::load_adapter(&mut model, adapter, verify)?;
             if let Some(how) = to_infer {
@@ -121,9 +127,23 @@ impl ModelArgs {
         self.place.load(self.verify)
     }
 
+    /// The model's files, of which only headers were read.
+    pub(crate) fn open(&self) -> Result<Checkpoint> {
+        Ok(self.place.open(self.verify)?.1)
+    }
+
     /// The model as it is only asked, and its tokenizer.
     pub(crate) fn load_with_tokenizer(&self, how: ToInfer) -> Result<(Opened, Tokenizer)> {
         let opened = self.place.read(self.verify, Some(how))?;
+        let weights = how.weights.map(|weights| weights.to_string());
+        for (held, part) in opened.model.encodings()? {
+            if let Some(weights) = weights.as_ref().filter(|weights| **weights != held) {
+                let part = significant(100.0 * part);
+                tell(&format!(
+                    "{part} % of the weights are held in {held}, as rows are no whole blocks of {weights}"
+                ));
+            }
+        }
         let tokenizer = opened.needed_tokenizer(self.tokenizer.as_deref())?;
         Ok((opened, tokenizer))
     }

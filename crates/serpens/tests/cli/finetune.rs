@@ -257,6 +257,12 @@ fn an_adapter_is_all_that_is_learnt_and_works_beside_the_model_in_it_and_alone()
             .eq(before.iter().map(|(name, _)| name))
     );
     assert_close(&tuned, &text(&place, &["merged"]));
+    let bits = ["quantize", "a", "a.gguf", "--to", "f32", "--json"];
+    let report = place.run(&bits).succeeds().json_lines().remove(0);
+    // Of what is there: a run has what was learnt apart, a file has it added.
+    for when in ["before", "after"] {
+        assert_eq!(report["bits_per_weight"][when], 32.0, "{report}");
+    }
     // In everything else that reads models, and to go on from.
     place
         .run(&["eval", "a", "perplexity", "--data", "d.jsonl"])

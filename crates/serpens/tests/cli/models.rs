@@ -129,6 +129,10 @@ fn many_prompts_and_samples_are_written_at_once_as_each_alone() {
     place.write("prompts.jsonl", format!("{}\n\"x\"\n", in_json.join("\n")));
     let many = generate(&["--prompts", "prompts.txt", "--samples", "3", "--seed", "5"]);
     assert_eq!(many.len(), 9);
+    let places = many
+        .iter()
+        .map(|line| [&line["request"], &line["sample"]].map(|place| place.as_u64()));
+    assert!(places.is_sorted(), "in the order that they were asked for");
     for line in &many {
         let (prompt, sample) = (
             line["prompt"].as_str().unwrap(),
@@ -174,7 +178,15 @@ fn many_prompts_and_samples_are_written_at_once_as_each_alone() {
     run(&["--prompts", "/dev/null"]).is_refused(2, &["--prompts", "empty"]);
     run(&["--prompts", "none"]).is_refused(1, &["cannot read none"]);
     run(&["--samples", "2", "--save-state", "s"]).is_refused(2, &["--save-state", "one sample"]);
-    run(&["--logit-bias", "256=1"]).is_refused(1, &["token", "256"]);
+    run(&["--save-state", "none/s"]).is_refused(1, &["cannot write none/s"]);
+    run(&["--logit-bias", "256=1"]).is_refused(2, &["logit bias", "no token 256"]);
+    let forbidden: Vec<String> = (0..256)
+        .map(|byte| format!("--logit-bias={byte}=-inf"))
+        .collect();
+    let forbidden: Vec<&str> = forbidden.iter().map(String::as_str).collect();
+    for options in [&forbidden[..], &["--repetition-penalty", "1e-40"]] {
+        run(options).fails(2, &["bias and penalties leave no token"]);
+    }
 }
 
 #[test]

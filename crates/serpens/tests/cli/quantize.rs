@@ -1,9 +1,16 @@
 //! `serpens quantize`, and weights as they are held.
 
 use std::fs;
+#[cfg(unix)]
+use std::process::Stdio;
 
 use serde_json::Value;
+use serpens::core::Device;
+use serpens::formats::Verify;
+use serpens::formats::safetensors::{read_tensors, write_tensors};
 
+#[cfg(unix)]
+use crate::interrupt::{hear_signals, send};
 use crate::support::TestFolder;
 
 /// A folder with a model of bytes, wide enough for blocks of 256.
@@ -111,6 +118,107 @@ fn a_quantised_model_says_what_it_lost_and_answers_as_it_said() {
 }
 
 #[test]
+fn what_is_stored_as_it_was_has_the_same_perplexity() {
+    let folder = folder();
+    let args = ["quantize", "wide", "one.gguf", "--to", "q4_0"];
+    folder.run(&args).succeeds();
+    let report = json(
+        &folder,
+        &[
+            "quantize", "one.gguf", "two.gguf", "--to", "q4_0", "--data", "text.txt", "--json",
+        ],
+    );
+    let read = |name: &str| fs::read(folder.path(name)).unwrap();
+    assert!(read("one.gguf") == read("two.gguf"));
+    let [before, after] = ["before", "after"].map(|when| number(&report["perplexity"][when]));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_kind_of_blocks_is_the_same_for_every_command_and_what_it_cannot_hold_is_said() {
+    let folder = folder();
+    let quantized = folder.run(&["quantize", "wide", "a.gguf", "--to", "q4_k"]);
+    let converted = folder.run(&["convert", "wide", "b.gguf", "--dtype", "q4_k"]);
+    for ran in [quantized.succeeds(), converted.succeeds()] {
+        let words = "1 tensor from blk.0.ssm_dt.weight on stored in bf16, as rows are no whole blocks of q4_k";
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    let read = |name: &str| fs::read(folder.path(name)).unwrap();
+    assert!(read("a.gguf") == read("b.gguf"));
+    let held = folder.run(&[
+        "generate",
+        "--model",
+        "wide",
+        "--tokens",
+        "1",
+        "--device",
+        "cpu",
+        "--weights",
+        "q4_k",
+    ]);
+    let words = "% of the weights are held in BF16, as rows are no whole blocks of Q4_K";
+    assert!(held.succeeds().stderr.contains(words));
+}
+
+#[test]
+fn a_value_that_no_block_holds_is_found_in_the_model() {
+    let folder = folder();
+    let weights = folder.path("runs/wide/model/model.safetensors");
+    let mut tensors = read_tensors(&weights, Device::Cpu, Verify::Digests).unwrap();
+    let name = "backbone.layers.0.mixer.in_proj.weight";
+    let weight = tensors.get_mut(name).unwrap();
+    weight.make_mut::<f32>().unwrap()[7] = f32::NAN;
+    write_tensors(&weights, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
+    let ran = folder.run(&["quantize", "wide", "out.gguf", "--to", "q4_k"]);
+    ran.fails(1, &["runs/wide/model", "blk.0.ssm_in.weight", "NaN"]);
+    assert!(!ran.stderr.contains("out.gguf"), "{}", ran.stderr);
+    let args = [
+        "quantize", "wide", "out.gguf", "--to", "f32", "--data", "text.txt",
+    ];
+    folder
+        .run(&args)
+        .fails(1, &["runs/wide/model", "no numbers"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_command_leaves_nothing_of_the_file_that_it_was_making() {
+    let folder = TestFolder::new();
+    // Large enough to be under way for a while.
+    let large = [
+        "--set",
+        "model.d_model=512",
+        "--set",
+        "model.n_layer=8",
+        "--name",
+        "large",
+    ];
+    folder
+        .train_text(&[&large[..], &["--steps", "1"]].concat())
+        .succeeds();
+    for args in [
+        &["quantize", "large", "a.gguf", "--to", "q4_k"][..],
+        &["convert", "large", "a", "--dtype", "bf16"],
+    ] {
+        let begun = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("a.");
+        let entries = || {
+            fs::read_dir(folder.path(""))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+        };
+        let mut command = folder.command(args);
+        hear_signals(&mut command);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        while !entries().any(|name| begun(&name)) {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended too early");
+        }
+        send("INT", &child);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
+        assert!(!entries().any(|name| begun(&name)), "{args:?}");
+    }
+}
+
+#[test]
 fn weights_are_held_as_they_are_wanted() {
     let folder = folder();
     let perplexity = |weights: &[&str]| {
@@ -159,18 +267,42 @@ fn weights_are_held_as_they_are_wanted() {
 fn what_cannot_be_quantised_is_refused_in_one_line() {
     let folder = folder();
     folder.write("there.gguf", "");
+    folder.write("byte.txt", "x");
     for (arguments, words) in [
         (
             &["wide", "there.gguf", "--to", "q4_k"][..],
-            &["TO", "there already"][..],
+            &["OUT.gguf", "there already"][..],
         ),
         (
             &["wide", "folder", "--to", "q4_k"],
-            &["TO", "ends in .gguf"],
+            &["OUT.gguf", "ends in .gguf"],
+        ),
+        (
+            &[
+                "wide",
+                "none/a.gguf",
+                "--to",
+                "q4_k",
+                "--data",
+                "nothing.txt",
+            ],
+            &["cannot write none/a.gguf"],
+        ),
+        (
+            &["wide", "a.gguf", "--to", "q4_k", "--keep", "blk.7.*=q8_0"],
+            &["--keep", "\"blk.7.*\" matches none", "blk.0.ssm_in.weight"],
+        ),
+        (
+            &["wide", "a.gguf", "--to", "q4_k", "--keep", "*norm*=q8_0"],
+            &["--keep", "\"*norm*\" matches none"],
         ),
         (
             &["wide", "a.gguf", "--to", "q4_k", "--data", "nothing.txt"],
             &["nothing.txt"],
+        ),
+        (
+            &["wide", "a.gguf", "--to", "q4_k", "--data", "byte.txt"],
+            &["--data", "nothing to predict"],
         ),
     ] {
         let ran = folder.run(&[&["quantize"][..], arguments].concat());

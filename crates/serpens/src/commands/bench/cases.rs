@@ -6,10 +6,9 @@ use serpens_core::{
     DType, Device, Gradients, Result as CoreResult, Shape, Tape, Tensor, Var, cuda,
 };
 use serpens_formats::Encoding;
-use serpens_nn::{Precision, Recompute};
+use serpens_nn::{Precision, Recompute, ToInfer};
 use serpens_ops::elementwise::cast;
 
-use super::decode::WEIGHTS;
 use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
@@ -42,7 +41,7 @@ pub(super) struct Shapes {
     #[arg(long, value_name = "V", value_parser = size())]
     pub(super) vocab: Option<usize>,
     /// How matrices are held to decode; in several ways where it is left out.
-    #[arg(long, value_name = "TYPE", value_parser = encoding(&WEIGHTS))]
+    #[arg(long, value_name = "TYPE", value_parser = encoding(&ToInfer::WEIGHTS))]
     pub(super) weights: Option<Encoding>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = one_of(Recompute::ALL))]

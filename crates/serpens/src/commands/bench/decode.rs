@@ -15,14 +15,16 @@ use super::published::VOCABULARY;
 use super::{Bench, Row, Table};
 use crate::Result;
 
-/// How matrices are held.
-pub(super) const WEIGHTS: [Encoding; 5] = [
+/// How matrices are held where that is not given.
+const WEIGHTS: [Encoding; 5] = [
     Encoding::F32,
     Encoding::BF16,
     Encoding::Blocks(Blocks::Q8_0),
     Encoding::Blocks(Blocks::Q4_0),
     Encoding::Blocks(Blocks::Q4_K),
 ];
+/// The part of the values from which on an encoding is named.
+const NAMED: f64 = 0.05;
 /// Sequences side by side, as many of the first as the processor is asked for.
 const BATCHES: [usize; 5] = [1, 8, 64, 128, 512];
 const ON_PROCESSOR: usize = 3;
@@ -48,7 +50,7 @@ pub(super) fn by_batch(bench: &Bench<'_>) -> Result<Table> {
         };
         let start = model.initial_state(1)?.scatter()?.remove(0);
         for batch in &batches {
-            rows.push(decode(bench, &model, weights, *batch, &start, "")?);
+            rows.push(decode(bench, &model, *batch, &start, "")?);
         }
     }
     Ok(Table {
@@ -74,7 +76,7 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
             model.read(&ids, &mut state)?;
             let behind = format!(", behind {length} tokens");
             let state = state.scatter()?.remove(0);
-            rows.push(decode(bench, &model, weights, 1, &state, &behind)?);
+            rows.push(decode(bench, &model, 1, &state, &behind)?);
         }
     }
     Ok(Table {
@@ -105,7 +107,6 @@ fn model(bench: &Bench<'_>, weights: Encoding) -> Result<Option<MambaLm>> {
 fn decode(
     bench: &Bench<'_>,
     model: &MambaLm,
-    weights: Encoding,
     batch: usize,
     start: &StateRow,
     behind: &str,
@@ -132,6 +133,9 @@ fn decode(
     // A state is read and written.
     let moved = matrices + 2.0 * batch as f64 * state;
     let (layers, width, vocabulary) = (config.n_layer, config.d_model, config.vocab_size);
+    let mut held = model.encodings()?;
+    held.retain(|_, part| *part >= NAMED);
+    let weights = held.into_keys().collect::<Vec<_>>().join(" + ");
     let work = format!("{weights}, B {batch}, {layers} × {width}, V {vocabulary}{behind}");
     Ok(Row::new(work, batch as f64 / seconds, "tokens/s")
         .with("ms", 1e3 * seconds)
