@@ -4,8 +4,8 @@
 //! x: (…, inputs) and y: (…, outputs) in f32, on a GPU also in bf16; W: (outputs, inputs) as [`Packed`], b: (outputs) in
 //! f32. W is not learnt, so there is no gradient.
 //!
-//! On the processor x becomes integers of eight bits, for every 32 of a row: d_x = max|x| / 127 and q_x = x / d_x,
-//! rounded to the nearest, halves to even. For every block of W (of Q4_K and Q6_K every sub-block) the sum of the
+//! x becomes integers of eight bits, for every 32 of a row: d_x = max|x| / 127 and q_x = x / d_x, rounded to the
+//! nearest, halves to even. For every block of W (of Q4_K and Q6_K every sub-block) the sum of the
 //! integer products is exact, and added to the row's sum in f32 in one fixed order: y = Σ d_w d_x Σ q_w q_x. So a row of
 //! y has the same bits on every instruction set and any number of threads, and among any number of other rows. The
 //! error against the exact product with the values that were quantised is at most twice that of dequantise-then-f32,

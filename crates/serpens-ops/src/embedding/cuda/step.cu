@@ -2,22 +2,20 @@
 //
 // Macros: WEIGHT (BF16_WEIGHT, F32_WEIGHT, Q8_0_WEIGHT, Q4_0_WEIGHT), W (the type of its values).
 
-// Value `k` of row `id`; of blocks as quantized_linear/cuda lays them: in 64 bytes of a group, 16 for each eighth value of
-// its blocks.
+// Value `k` of row `id`; of blocks as quantized_linear/cuda lays them.
 __device__ __forceinline__ float value(const EmbeddingStepParams& p, i64 id, int k) {
-    const W* row = p.table + id * p.stride;
-    if (WEIGHT == BF16_WEIGHT || WEIGHT == F32_WEIGHT) return to_f32(row[k]);
+    if (WEIGHT == BF16_WEIGHT || WEIGHT == F32_WEIGHT) return to_f32(p.table[id * p.stride + k]);
     constexpr int BLOCKS = WEIGHT == Q8_0_WEIGHT ? 2 : 4;  // of a group
     int group = k / (32 * BLOCKS), block = k / 32 % BLOCKS, place = k % 8;
-    const u8* part = reinterpret_cast<const u8*>(row) + group * 64 + k % 32 / 8 * 16 + block * (16 / BLOCKS);
+    i64 access = id / 16 * (p.stride / 64) + group, row = id % 8, half = id % 16 / 8;
+    const u8* part = reinterpret_cast<const u8*>(p.table) + ((access * 2 + half) * 8 + row) * 64 + k % 32 / 8 * 16 + block * (16 / BLOCKS);
     float q;
     if (BLOCKS == 2) {
         q = (float)(signed char)part[place];
     } else {
-        place = place % 2 * 4 + place / 2;
-        q = (float)((part[place / 2] >> 4 * (place % 2) & 15) - 8);
+        q = (float)(((part[place % 4] >> 4 * (place / 4) & 15) ^ 8) - 8);
     }
-    u16 bits = p.scales[(id * (p.stride / 64) + group) * BLOCKS + block];
+    u16 bits = p.scales[((access * 8 + row) * 2 + half) * BLOCKS + block];
     float scale;
     asm("cvt.f32.f16 %0, %1;" : "=f"(scale) : "h"(bits));
     return scale * q;

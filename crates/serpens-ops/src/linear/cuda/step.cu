@@ -17,37 +17,6 @@ __device__ __forceinline__ void multiply_32(float (&d)[4], const uint4 (&x)[HALV
     multiply(d, second, w.z, w.w);
 }
 
-// Eight 8-bit integers as bf16, which holds them: bytes become the last of 2^23 + 128 + q.
-__device__ __forceinline__ uint4 widen_8(u32 low, u32 high) {
-    u32 words[4];
-    low ^= 0x80808080u, high ^= 0x80808080u;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        u32 bytes = i < 2 ? low : high;
-        float a = __uint_as_float(__byte_perm(bytes, 0x4b000000u, i % 2 ? 0x7442 : 0x7440)) - 8388736.0f;
-        float b = __uint_as_float(__byte_perm(bytes, 0x4b000000u, i % 2 ? 0x7443 : 0x7441)) - 8388736.0f;
-        words[i] = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x7632);
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-}
-
-// Eight 4-bit integers less 8, neighbours 16 bits apart: they become the last bits of 128 + q.
-__device__ __forceinline__ uint4 widen_4(u32 packed) {
-    u32 words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        u32 lifted = (packed >> 4 * i & 0x000f000fu) | 0x43004300u;
-        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(words[i]) : "r"(lifted), "r"(0x3f803f80u), "r"(0xc308c308u));  // · 1 - 136
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-}
-
-__device__ __forceinline__ float half_to_f32(u32 bits) {
-    float x;
-    asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(x) : "r"(bits));
-    return x;
-}
-
 struct Step {
     const LinearStepParams& p;
     const Staged* staged;
@@ -65,16 +34,12 @@ struct Step {
     // Of this warp's i-th access.
     __device__ __forceinline__ int input(int i) const { return (i * WARPS + warp) * INPUTS; }
 
-    __device__ __forceinline__ void weights(int i, uint4 (&to)[TILES], SCALES (&scales)[TILES]) const {
+    __device__ __forceinline__ void weights(int i, uint4 (&to)[TILES]) const {
         int k = input(i);
 #pragma unroll
         for (int t = 0; t < TILES; ++t) {
             int output = first + 8 * t + g;
-            // Every part of a group is there, whatever inputs are left.
-            to[t] = BLOCKS ? load_once(p.weight + output * p.weight_stride + k / INPUTS * 64 + 16 * q, output < p.outputs && k < p.inputs)
-                           : load_weights(p, output, k + 8 * q);
-            scales[t] = SCALES();
-            if (BLOCKS && output < p.outputs && k < p.inputs) scales[t] = p.scales[output * (p.weight_stride / 64) + k / INPUTS];
+            to[t] = load_weights(p, output, k + 8 * q);
         }
     }
     __device__ __forceinline__ void inputs(int k, uint4 (&to)[HALVES]) const {
@@ -95,31 +60,9 @@ struct Step {
             }
         }
     }
-    __device__ __forceinline__ void add(const uint4 (&x)[XS][HALVES], const uint4 (&w)[TILES], const SCALES (&scales)[TILES]) {
+    __device__ __forceinline__ void add(const uint4 (&x)[HALVES], const uint4 (&w)[TILES]) {
 #pragma unroll
-        for (int t = 0; t < TILES; ++t) {
-            if constexpr (BLOCKS) {
-                u32 words[4] = {w[t].x, w[t].y, w[t].z, w[t].w};
-                union { SCALES word; u32 pairs[(XS + 1) / 2]; } own;
-                own.word = scales[t];
-                u32 pairs[2];
-#pragma unroll
-                for (int block = 0; block < XS; ++block) {
-                    float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                    multiply_32(d, x[block], XS == 2 ? widen_8(words[2 * block % 4], words[(2 * block + 1) % 4]) : widen_4(words[block]));
-                    // SCALES are of the thread's output as an operand; as a sum it has two others.
-                    if (block % 2 == 0) {
-#pragma unroll
-                        for (int i = 0; i < 2; ++i) pairs[i] = __shfl_sync(0xffffffffu, own.pairs[block / 2], 8 * q + 4 * i);
-                    }
-#pragma unroll
-                    for (int i = 0; i < 2 * HALVES; ++i)
-                        sums[t][i] = fmaf(half_to_f32(block % 2 ? pairs[i % 2] >> 16 : pairs[i % 2] & 0xffffu), d[i], sums[t][i]);
-                }
-            } else {
-                multiply_32(sums[t], x[0], w[t]);
-            }
-        }
+        for (int t = 0; t < TILES; ++t) multiply_32(sums[t], x, w[t]);
     }
     __device__ __forceinline__ void put(float* to) const {
         float* own = to + warp * SLOTS * OUTPUTS;
@@ -143,9 +86,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     Step step(p, staged);
     int accesses = (p.inputs + INPUTS - 1) / INPUTS;
     uint4 w[DEPTH][TILES];
-    SCALES scales[DEPTH][TILES];
 #pragma unroll
-    for (int i = 0; i < DEPTH; ++i) step.weights(i, w[i], scales[i]);
+    for (int i = 0; i < DEPTH; ++i) step.weights(i, w[i]);
     Result result(p, threadIdx.x, step.first);
     if (NORM) prefetch_norm(p);
     await_predecessors();
@@ -155,23 +97,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
         __syncthreads();
     }
     for (int from = 0; from * WARPS < accesses; from += DEPTH) {
-        uint4 x[STAGED ? 1 : DEPTH][XS][HALVES];
+        uint4 x[STAGED ? 1 : DEPTH][HALVES];
         if (!STAGED) {
 #pragma unroll
-            for (int i = 0; i < DEPTH; ++i)
-#pragma unroll
-                for (int block = 0; block < XS; ++block)
-                    step.inputs(step.input(from + i) + 32 * block + 8 * step.q, x[STAGED ? 0 : i][block]);
+            for (int i = 0; i < DEPTH; ++i) step.inputs(step.input(from + i) + 8 * step.q, x[STAGED ? 0 : i]);
         }
 #pragma unroll
         for (int i = 0; i < DEPTH; ++i) {
-            if (STAGED) {
-#pragma unroll
-                for (int block = 0; block < XS; ++block)
-                    step.inputs(step.input(from + i) + 32 * block + 8 * step.q, x[0][block]);
-            }
-            step.add(x[STAGED ? 0 : i], w[i], scales[i]);
-            step.weights(from + DEPTH + i, w[i], scales[i]);
+            if (STAGED) step.inputs(step.input(from + i) + 8 * step.q, x[0]);
+            step.add(x[STAGED ? 0 : i], w[i]);
+            step.weights(from + DEPTH + i, w[i]);
         }
     }
     step.put(sums);

@@ -14,6 +14,11 @@ static TENSOR: Source = source(
 )
 // Sixteen warps leave a thread 128 registers: a few bytes more are cheaper than fewer warps.
 .may_spill(|program| program.number("WARPS") == Some(16));
+static BLOCKS: Source = source(
+    "linear_step_blocks",
+    concat!(include_str!("step.cuh"), include_str!("step_blocks.cu")),
+)
+.may_spill(|program| program.number("WARPS") == Some(16));
 static F32: Source = source(
     "linear_step_f32",
     concat!(include_str!("step.cuh"), include_str!("step_f32.cu")),
@@ -42,8 +47,8 @@ const OWN_ROWS: usize = 8;
 const TENSOR_ROWS: usize = 16;
 const F32_ROWS: usize = 8;
 /// Bytes of shared memory that the warps' sums may take.
-const SUM_BYTES: usize = 32 << 10;
-/// Bytes of shared memory that rows of f32 may take.
+const SUM_BYTES: usize = 40 << 10;
+/// Bytes of shared memory that rows of f32 may take, and rows of integers.
 const STAGED_BYTES: usize = 96 << 10;
 
 kernel_params! {
@@ -64,7 +69,7 @@ kernel_params! {
         x: DevicePtr as "const X*", // (slots, inputs)
         norm: DevicePtr as "const float*", // (inputs), unused without NORM
         weight: DevicePtr as "const W*", // (outputs, inputs); Q8_0: its plane of values
-        scales: DevicePtr as "const SCALES*", // (outputs, groups of inputs); of blocks only
+        scales: DevicePtr as "const SCALES*", // (tiles of outputs, groups of inputs, 8); of blocks only
         bias: DevicePtr as "const float*", // (outputs), or null
         y: DevicePtr as "OUT*", // (slots, outputs)
         x_stride: i64,
@@ -81,7 +86,7 @@ kernel_params! {
 pub(crate) struct StoredWeight<'a> {
     /// Of [`KINDS`].
     pub(crate) kind: i32,
-    /// The types of its values and of the scales of a group of blocks.
+    /// The types of its values and of the scales of a group of blocks of two rows.
     pub(crate) types: [&'static str; 2],
     pub(crate) weight: View<'a>,
     /// Bytes before the scales.
@@ -107,8 +112,8 @@ impl<'a> StoredWeight<'a> {
             Weight::Packed(packed) => {
                 let layout = Layout::new(packed.blocks(), [packed.rows(), packed.cols()])?;
                 let (kind, scales) = match layout.blocks {
-                    2 => (Q8_0_WEIGHT, "u32"),
-                    _ => (Q4_0_WEIGHT, "uint2"),
+                    2 => (Q8_0_WEIGHT, "uint2"),
+                    _ => (Q4_0_WEIGHT, "uint4"),
                 };
                 Ok(Self {
                     kind,
@@ -143,13 +148,15 @@ impl StepPlan {
                 depth: 4,
             };
         }
-        let rows = rows.next_power_of_two().min(TENSOR_ROWS);
+        let mut rows = rows.next_power_of_two().min(TENSOR_ROWS);
         let (mut tiles, warps, depth) = match kind {
             BF16_WEIGHT => Self::of_bf16(rows, inputs, outputs),
-            Q8_0_WEIGHT => Self::of_q8_0(rows, inputs, outputs),
-            _ => Self::of_q4_0(inputs, outputs),
+            _ => Self::of_blocks(rows, inputs, outputs, kind == Q4_0_WEIGHT),
         };
-        while warps * rows * 8 * tiles * size_of::<f32>() > SUM_BYTES {
+        while kind != BF16_WEIGHT && rows > 1 && rows * integers(inputs) > STAGED_BYTES {
+            rows /= 2;
+        }
+        while warps * rows * Self::tile(kind) * tiles * size_of::<f32>() > SUM_BYTES {
             tiles /= 2;
         }
         Self {
@@ -178,46 +185,23 @@ impl StepPlan {
         }
     }
 
-    fn of_q8_0(rows: usize, inputs: usize, outputs: usize) -> (usize, usize, usize) {
+    /// The same of blocks, of four bits or of eight.
+    fn of_blocks(rows: usize, inputs: usize, outputs: usize, four: bool) -> (usize, usize, usize) {
         match (rows, outputs) {
-            (_, 16_384..) if inputs <= 1024 => (8, 4, 1),
-            (_, 16_384..) => (8, 4, 2),
-            (_, ..=512) => (1, 16, 2),
-            (..=2, _) if outputs < 2 * inputs => match inputs {
+            (1, 16_384..) if !four => (4, 4, 2),
+            (_, 16_384..) if !four => (4, 8, 1),
+            (_, 16_384..) => (4, 4, 1),
+            (_, ..=512) => (1, 16, 4),
+            _ if outputs < 2 * inputs => match inputs {
                 ..=2048 => (1, 16, 2),
-                ..=4608 => (2, 16, 1),
-                _ => (1, 8, 2),
+                2049..=4608 => (1, 16, if four { 2 } else { 4 }),
+                _ => (2, 16, 2),
             },
-            _ if outputs < 2 * inputs => match inputs {
-                ..=4608 => (2, 16, 1),
-                _ => (2, 8, 2),
-            },
-            (..=2, _) => match inputs {
-                ..=1024 => (2, 4, 4),
-                ..=2304 => (4, 4, 2),
-                _ => (1, 4, 2),
-            },
-            _ => match inputs {
-                ..=1024 => (4, 8, 2),
-                ..=2304 => (4, 4, 2),
-                _ => (8, 4, 2),
-            },
-        }
-    }
-
-    fn of_q4_0(inputs: usize, outputs: usize) -> (usize, usize, usize) {
-        match outputs {
-            16_384.. => (8, 4, 1),
-            ..=512 => (1, 16, 1),
-            _ if outputs < 2 * inputs => match inputs {
-                ..=2048 => (1, 16, 1),
-                _ => (1, 8, 2),
-            },
-            _ => match inputs {
-                ..=1024 => (1, 4, 2),
-                ..=2304 => (4, 4, 2),
-                _ => (2, 4, 2),
-            },
+            (..=2, _) if inputs <= 1024 => (1, 4, 4),
+            (..=2, _) if inputs <= 2304 && four => (2, 4, 4),
+            _ if inputs <= 2304 => (2, 8, 2),
+            (..=4, _) => (5, 8, 2),
+            _ => (5, 16, 1),
         }
     }
 
@@ -225,12 +209,26 @@ impl StepPlan {
     fn outputs(&self, kind: i32) -> usize {
         match kind {
             F32_WEIGHT => self.tiles * self.warps,
-            _ => 8 * self.tiles,
+            _ => self.tiles * Self::tile(kind),
+        }
+    }
+
+    /// Outputs of a tile of the tensor cores.
+    fn tile(kind: i32) -> usize {
+        match kind {
+            BF16_WEIGHT => 8,
+            _ => 16,
         }
     }
 }
 
-/// y = W norm(x) + b, or y += that. Where W is not f32, norm(x), or else x, is rounded to bf16.
+/// Bytes of a row of integers with their scales.
+fn integers(inputs: usize) -> usize {
+    inputs.next_multiple_of(128) / 32 * (32 + size_of::<f32>())
+}
+
+/// y = W norm(x) + b, or y += that. Where W is bf16, norm(x), or else x, is rounded to it;
+/// where it is in blocks, it becomes integers as `quantized_linear` says.
 ///
 /// # Errors
 /// Operands of other types or on other devices; whatever the device fails with.
@@ -317,15 +315,12 @@ impl Product<'_> {
         let plan = StepPlan::new(slots, inputs, outputs, kind);
         let params = self.params(self.x, conv.map(|(_, tail)| tail))?;
         let kernel = self.kernel(&plan, conv.map_or(0, |(width, _)| width))?;
-        let row = match kind {
-            F32_WEIGHT => 4 * inputs.next_multiple_of(128),
-            _ => 2 * (inputs.next_multiple_of(128) + 32),
-        };
         let staged = self.norm.is_some() || self.x.dtype() == DType::F32;
-        let shared = if staged {
-            plan.rows.min(slots) * row
-        } else {
-            0
+        let shared = match kind {
+            Q8_0_WEIGHT | Q4_0_WEIGHT => plan.rows * integers(inputs),
+            _ if !staged => 0,
+            F32_WEIGHT => plan.rows.min(slots) * 4 * inputs.next_multiple_of(128),
+            _ => plan.rows.min(slots) * 2 * (inputs.next_multiple_of(128) + 32),
         };
         let blocks = outputs.div_ceil(plan.outputs(kind));
         let grid = [slots.div_ceil(plan.rows) as u32, blocks as u32, 1];
@@ -367,10 +362,10 @@ impl Product<'_> {
             ("WARPS", &warps),
             ("DEPTH", &depth),
         ];
-        let source = if stored.kind == F32_WEIGHT {
-            &F32
-        } else {
-            &TENSOR
+        let source = match stored.kind {
+            F32_WEIGHT => &F32,
+            BF16_WEIGHT => &TENSOR,
+            _ => &BLOCKS,
         };
         kernel(y.device(), source, "linear_step", &defines)
     }

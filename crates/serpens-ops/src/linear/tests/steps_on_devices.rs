@@ -4,6 +4,7 @@ use serpens_core::{DType, Device, Tensor, Var};
 
 use super::reference;
 use crate::linear::{Norm, Weight, step};
+use crate::quantized_linear::tests::reference::rounded;
 use crate::quantized_linear::{Blocks, Packed};
 use crate::rms_norm;
 use crate::shared::tests::real::Real;
@@ -165,7 +166,9 @@ impl Case {
     fn reference<R: Real>(&self, operands: &Operands) -> Vec<R> {
         let cast = |values: &[f64]| values.iter().map(|&v| R::from_f64(v)).collect::<Vec<R>>();
         let (mut x, weight) = (cast(&operands.x), cast(&operands.weight));
-        if self.norm {
+        if self.blocks.is_some() {
+            x = cast(&self.integers(operands));
+        } else if self.norm {
             let norm = cast(&operands.norm);
             x = rms_norm::tests::reference::forward(&x, None, &norm, R::from(EPS)).1;
         }
@@ -187,6 +190,26 @@ impl Case {
     }
 }
 
+impl Case {
+    /// norm(x), of which x ⊙ w, or else x, became integers with scales.
+    fn integers(&self, operands: &Operands) -> Vec<f64> {
+        let of_row = |x: &[f64]| {
+            let weighted = x.iter().zip(&operands.norm).map(|(x, w)| match self.norm {
+                true => *x as f32 * *w as f32,
+                false => *x as f32,
+            });
+            let squares: f64 = x.iter().map(|x| x * x).sum();
+            let size = match self.norm {
+                true => (squares / self.inputs as f64 + f64::from(EPS)).sqrt(),
+                false => 1.0,
+            };
+            let rounded = rounded(&weighted.collect::<Vec<f32>>());
+            rounded.into_iter().map(move |x| x / size)
+        };
+        operands.x.chunks(self.inputs).flat_map(of_row).collect()
+    }
+}
+
 /// Every case, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     for case in problems(device) {
@@ -202,7 +225,8 @@ fn steps_agree_with_the_definition_on_every_device() {
             let got = case.run(&operands, device, dtype);
             let truth = case.reference::<f64>(&operands);
             let plain = case.reference::<f32>(&operands);
-            // The tensor cores take operands of bf16: what is rounded to it is a value of x, or y where x is given.
+            // The tensor cores take operands of bf16: what is rounded to it is a value of x, or y where x is given. Of
+            // blocks a value of x between two integers may become either.
             let rounds = device != Device::Cpu && (dtype == DType::BF16 || case.blocks.is_some());
             let dtype = if rounds {
                 DType::BF16

@@ -1,8 +1,10 @@
 //! Matrices in blocks on a GPU: in what order its kernels read them.
 //!
-//! Two planes, one behind the other. Of every row groups of values that are read together by four threads, 16 bytes
-//! each: thread q has values 8 q to 8 q + 7 of every block of the group, block after block. Behind all rows the scales,
-//! (rows, groups, blocks of a group) in f16. A row is filled up with zeros to whole groups.
+//! Two planes, one behind the other. Of every tile of 16 rows groups of values that a warp reads together, twice 16
+//! bytes a thread: (tiles, groups, 2 halves of 8 rows, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7 of
+//! every block of the group, block after block. Values of four bits are less by 8, in two's complement: four in the low
+//! halves of bytes, then four in the high ones. Behind all values the scales, (tiles, groups, 8 rows, 2 halves, blocks of
+//! a group) in f16. Rows are filled up with zeros to whole groups, and with rows of zeros to whole tiles.
 
 use rayon::prelude::*;
 use serpens_core::{Device, Error, Result, Tensor};
@@ -14,6 +16,9 @@ const BLOCK: usize = 32;
 const PART: usize = 8;
 /// Bytes of a thread's values of a group.
 const ACCESS: usize = 16;
+/// Rows that are read together, and of a half of them.
+const TILE: usize = 16;
+const HALF: usize = TILE / 2;
 
 /// How a kind of blocks lies on a GPU.
 #[derive(Clone, Copy)]
@@ -56,11 +61,15 @@ impl Layout {
 
     /// Bytes before the scales.
     pub(crate) fn values(&self) -> usize {
-        self.rows * self.row()
+        self.tiles() * TILE * self.row()
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
     }
 
     fn bytes(&self) -> usize {
-        self.values() + (self.rows * self.scales()).next_multiple_of(4)
+        self.values() + self.tiles() * TILE * self.scales()
     }
 
     /// Bytes of a row's scales.
@@ -68,10 +77,14 @@ impl Layout {
         2 * self.groups * self.blocks
     }
 
-    /// Where part `q` of a block's values is in its row.
-    fn part(&self, block: usize, q: usize) -> usize {
+    /// Where the scale of a block of a row is among those of its tile, and part `q` of its values.
+    fn places(&self, row: usize, block: usize) -> (usize, impl Fn(usize) -> usize) {
         let (group, inside) = (block / self.blocks, block % self.blocks);
-        (group * (BLOCK / PART) + q) * ACCESS + inside * self.part
+        let (half, row) = (row / HALF, row % HALF);
+        let scale = 2 * (((group * HALF + row) * 2 + half) * self.blocks + inside);
+        let first = ((group * 2 + half) * HALF + row) * (BLOCK / PART) * ACCESS;
+        let first = first + inside * self.part;
+        (scale, move |q| first + q * ACCESS)
     }
 }
 
@@ -97,17 +110,18 @@ fn packed(layout: &Layout, cols: usize, bytes: &[u8]) -> Vec<u32> {
     let mut words = vec![0; layout.bytes() / size_of::<u32>()];
     let all = bytemuck::cast_slice_mut::<u32, u8>(&mut words);
     let (values, scales) = all.split_at_mut(layout.values());
-    let rows = values
-        .par_chunks_mut(layout.row().max(1))
-        .zip(scales.par_chunks_mut(layout.scales().max(1)))
-        .zip(bytes.par_chunks((cols / BLOCK * size).max(1)));
-    rows.for_each(|((values, scales), row)| {
-        let scales = scales.as_chunks_mut().0.iter_mut();
-        for ((i, block), scale) in row.chunks_exact(size).enumerate().zip(scales) {
+    let row = cols / BLOCK * size;
+    let tiles = values
+        .par_chunks_mut((TILE * layout.row()).max(1))
+        .zip(scales.par_chunks_mut((TILE * layout.scales()).max(1)))
+        .zip(bytes.par_chunks((TILE * row).max(1)));
+    tiles.for_each(|((values, scales), bytes)| {
+        for (i, block) in bytes.chunks_exact(size).enumerate() {
+            let (scale, part) = layout.places(i / (cols / BLOCK), i % (cols / BLOCK));
             let (first, quants) = block.split_at(2);
-            *scale = [first[0], first[1]];
+            scales[scale..scale + 2].copy_from_slice(first);
             for q in 0..BLOCK / PART {
-                let to = &mut values[layout.part(i, q)..][..layout.part];
+                let to = &mut values[part(q)..][..layout.part];
                 if layout.part == PART {
                     to.copy_from_slice(&quants[q * PART..][..PART]);
                     continue;
@@ -115,7 +129,7 @@ fn packed(layout: &Layout, cols: usize, bytes: &[u8]) -> Vec<u32> {
                 // Value i of a block is the low half of byte i, or the high half of byte i - 16.
                 let value = |i: usize| quants[i % 16] >> (4 * (i / 16)) & 15;
                 for (i, place) in (q * PART..).zip(NIBBLES) {
-                    to[place / 2] |= value(i) << (4 * (place % 2));
+                    to[place / 2] |= (value(i) ^ 8) << (4 * (place % 2));
                 }
             }
         }
@@ -123,30 +137,31 @@ fn packed(layout: &Layout, cols: usize, bytes: &[u8]) -> Vec<u32> {
     words
 }
 
-/// Where the eight values of a part are among the halves of its bytes: neighbours 16 bits apart.
-const NIBBLES: [usize; PART] = [0, 4, 1, 5, 2, 6, 3, 7];
+/// Where the eight values of a part are among the halves of its bytes.
+const NIBBLES: [usize; PART] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 fn unpacked(layout: &Layout, cols: usize, words: &[u32]) -> Vec<u8> {
     let size = 2 + BLOCK / PART * layout.part;
     let (values, scales) = bytemuck::cast_slice(words).split_at(layout.values());
     let mut bytes = vec![0_u8; layout.rows * (cols / BLOCK) * size];
-    let rows = bytes
-        .par_chunks_mut((cols / BLOCK * size).max(1))
-        .zip(values.par_chunks(layout.row().max(1)))
-        .zip(scales.par_chunks(layout.scales().max(1)));
-    rows.for_each(|((row, values), scales)| {
-        let blocks = row.chunks_exact_mut(size).enumerate();
-        for ((i, block), scale) in blocks.zip(scales.chunks_exact(2)) {
+    let row = cols / BLOCK * size;
+    let tiles = bytes
+        .par_chunks_mut((TILE * row).max(1))
+        .zip(values.par_chunks((TILE * layout.row()).max(1)))
+        .zip(scales.par_chunks((TILE * layout.scales()).max(1)));
+    tiles.for_each(|((bytes, values), scales)| {
+        for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
+            let (scale, part) = layout.places(i / (cols / BLOCK), i % (cols / BLOCK));
             let (first, quants) = block.split_at_mut(2);
-            first.copy_from_slice(scale);
+            first.copy_from_slice(&scales[scale..scale + 2]);
             for q in 0..BLOCK / PART {
-                let from = &values[layout.part(i, q)..][..layout.part];
+                let from = &values[part(q)..][..layout.part];
                 if layout.part == PART {
                     quants[q * PART..][..PART].copy_from_slice(from);
                     continue;
                 }
                 for (i, place) in (q * PART..).zip(NIBBLES) {
-                    let value = from[place / 2] >> (4 * (place % 2)) & 15;
+                    let value = from[place / 2] >> (4 * (place % 2)) & 15 ^ 8;
                     quants[i % 16] |= value << (4 * (i / 16));
                 }
             }
@@ -176,18 +191,21 @@ mod tests {
             let placed: &[u8] = bytemuck::cast_slice(&words);
             for (i, block) in bytes.chunks_exact(size).enumerate() {
                 let (row, place) = (i / of_row, i % of_row);
-                let scale = layout.values() + row * layout.scales() + 2 * place;
+                let (group, inside) = (place / layout.blocks, place % layout.blocks);
+                let access = row / 16 * layout.groups + group;
+                let (half, g) = (row % 16 / 8, row % 8);
+                let scale = ((access * 8 + g) * 2 + half) * layout.blocks + inside;
+                let scale = layout.values() + 2 * scale;
                 assert_eq!(placed[scale..scale + 2], block[..2]);
-                let group = row * layout.row() + place / layout.blocks * 64;
-                // Thread q has values 8 q to 8 q + 7 of every block of the group, block after block.
-                let thread = |q: usize| group + 16 * q + place % layout.blocks * (size - 2) / 4;
+                let group = ((access * 2 + half) * 8 + g) * 64;
+                // Thread q of a row has values 8 q to 8 q + 7 of every block of the group, block after block.
+                let thread = |q: usize| group + 16 * q + inside * (size - 2) / 4;
                 for value in 0..BLOCK {
                     let (to, i) = (thread(value / 8), value % 8);
                     let (found, expected) = match kind {
                         Blocks::Q8_0 => (placed[to + i], block[2 + value]),
                         _ => {
-                            let half = NIBBLES[i];
-                            let found = placed[to + half / 2] >> (4 * (half % 2)) & 15;
+                            let found = (placed[to + i % 4] >> (4 * (i / 4)) & 15) ^ 8;
                             (found, block[2 + value % 16] >> (4 * (value / 16)) & 15)
                         }
                     };

@@ -1,6 +1,6 @@
 mod packing;
 mod properties;
-mod reference;
+pub(crate) mod reference;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -80,7 +80,7 @@ pub(super) fn steps(kind: Blocks, bytes: &[u8]) -> Vec<f64> {
 
 /// The values that the integers of x stand for: d = max|x| / 127 for every 32 columns, in f32, and x · (127 / max|x|)
 /// rounded to the nearest integer, halves to even.
-pub(super) fn rounded(x: &[f32]) -> Vec<f64> {
+pub(crate) fn rounded(x: &[f32]) -> Vec<f64> {
     let of_32 = |x: &[f32; 32]| {
         let largest = x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
         let d = f64::from(largest / 127.0);
