@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
+use serpens_core::Device;
 use serpens_nn::MambaLm;
 use serpens_ops::linear::cpu::FEW_ROWS;
 use smart_default::SmartDefault;
@@ -43,7 +44,7 @@ pub struct Request {
 /// How requests are worked on.
 #[derive(Clone, Copy, SmartDefault)]
 pub struct Batching<'a> {
-    /// Sequences that are drawn from at once, from 1 to 128.
+    /// Sequences that are drawn from at once, from 1 to 128, on a GPU to 512.
     #[default = 32]
     pub slots: usize,
     /// No token from this one on is drawn, such as the rows that fill a table up behind its tokenizer's
@@ -121,7 +122,11 @@ pub fn generate<E: From<Error>>(
 ) -> Result<(), E> {
     let on_pass = batching.on_pass;
     let reader = Reader { model, on_pass };
-    let places = batching.slots.clamp(1, FEW_ROWS);
+    let most = match model.device() {
+        Device::Cpu => FEW_ROWS,
+        Device::Cuda(_) => 512,
+    };
+    let places = batching.slots.clamp(1, most);
     let mut decoder = Decoder::drawing(model, places, batching.vocabulary)?;
     let mut slots: Vec<Slot> = Vec::new(); // those of the decoder
     let mut requests = requests.into_iter().enumerate();

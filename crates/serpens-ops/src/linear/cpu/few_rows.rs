@@ -138,7 +138,7 @@ impl<T: Stored> DotProducts<'_, T> {
             ahead.step();
             // SAFETY: rows have `d_in` columns, of which these are some.
             unsafe { add_products(s, &mut sums, w, x, c..c + S::F32_LANES) };
-            if asks && c * size_of::<T>() % Ahead::LINE == 0 {
+            if asks && (c * size_of::<T>()).is_multiple_of(Ahead::LINE) {
                 let here = w[0].as_ptr().wrapping_add(c).cast::<u8>();
                 simd::prefetch(here.wrapping_add(simd::AHEAD));
             }

@@ -33,7 +33,7 @@ impl TilePlan {
         let many = outputs >= 2048 && (inputs >= 2048 || rows > 128 || outputs >= 16_384);
         let of_block: usize = match rows {
             ..=32 => 32,
-            ..=64 => 64,
+            33..=64 => 64,
             _ if many => 128,
             _ => 64,
         };
