@@ -359,8 +359,16 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// Values that are not f32, or on another device.
     pub fn mat(self) -> Result<MatMut<'a>> {
+        self.mat_of()
+    }
+
+    /// The values for kernels of the processor that take this type.
+    ///
+    /// # Errors
+    /// Values of another type, or on another device.
+    pub fn mat_of<T: Element>(self) -> Result<MatMut<'a, T>> {
         let first = self.on_cpu()?;
-        // SAFETY: valid and unique by construction, f32 on the processor as was checked.
+        // SAFETY: valid and unique by construction, of this type on the processor as was checked.
         Ok(unsafe { MatMut::from_raw(first, self.rows, self.cols, self.stride) })
     }
 

@@ -1,6 +1,6 @@
 //! One position of many sequences.
 
-use serpens_core::{DType, Device, Mat, Result, View, ViewMut};
+use serpens_core::{DType, Device, Mat, Result, View, ViewMut, bf16};
 
 use super::{OP, cpu, cuda};
 use crate::check;
@@ -42,10 +42,11 @@ pub struct StepOperands<'a> {
 }
 
 /// The next position of S sequences (slots), without a tape: δ = softplus(Δ + bias), h = exp(δ A) h + δ B u with h the
-/// `state`, in place, and y = (<C, h> + D u) silu(z). A slot has the same bits among any others.
+/// `state`, in place, and y = (<C, h> + D u) silu(z). A slot has the same bits among any others. All is computed in f32; a
+/// state in bf16 is rounded to nearest even behind it.
 ///
 /// # Shapes
-/// state (S, channels · N) of f32, y (S, channels); rows of both may be parts of wider ones
+/// state (S, channels · N) of f32 or bf16, y (S, channels); rows of both may be parts of wider ones
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types, or on different devices; N outside 1..=256.
@@ -53,7 +54,11 @@ pub fn step(operands: &StepOperands<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> 
     operands.check(&state.as_view(), &y.as_view())?;
     match operands.u.device() {
         Device::Cpu => {
-            cpu::step(&operands.on_cpu()?, state.mat()?, y.mat()?);
+            let (operands, y) = (operands.on_cpu()?, y.mat()?);
+            match state.dtype() {
+                DType::BF16 => cpu::step::<bf16>(&operands, state.mat_of()?, y),
+                _ => cpu::step::<f32>(&operands, state.mat()?, y),
+            }
             Ok(())
         }
         Device::Cuda(_) => cuda::step(operands, state, y),
@@ -89,7 +94,9 @@ impl<'a> StepOperands<'a> {
         if let Some(z) = &self.z {
             check::view(OP, "z", [slots, channels], io, z)?;
         }
-        check::view(OP, "the state", [slots, channels * n], f32s, state)?;
+        check::float(OP, "the state", state.dtype())?;
+        let (shape, stored) = ([slots, channels * n], (state.dtype(), device));
+        check::view(OP, "the state", shape, stored, state)?;
         check::view(OP, "y", [slots, channels], io, y)
     }
 

@@ -173,23 +173,34 @@ pub(crate) fn prefetch(address: *const u8) {
 /// How many bytes ahead of what is read a stream asks for, where the processor does not do so well enough by itself.
 pub(crate) const AHEAD: usize = 2048;
 
-/// A type that weights are stored in, with lanes of f32.
+/// A type that weights or states are stored in, with lanes of f32.
 pub trait Stored: Element {
     /// The first `S::F32_LANES` values of `x`; where `x` is shorter, the missing lanes are zero.
     fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s;
+
+    /// Stores `v`, rounded to nearest even, to the first `S::F32_LANES` values of `x`; where `x` is shorter, the surplus
+    /// lanes are dropped.
+    fn store<S: Simd>(s: S, x: &mut [Self], v: S::f32s);
 }
+
+/// Lanes of the widest vectors.
+const MOST_LANES: usize = 16;
 
 impl Stored for f32 {
     #[inline(always)]
     fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s {
         load(s, x)
     }
+
+    #[inline(always)]
+    fn store<S: Simd>(s: S, x: &mut [Self], v: S::f32s) {
+        store(s, x, v);
+    }
 }
 
 impl Stored for bf16 {
     #[inline(always)]
     fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s {
-        const MOST_LANES: usize = 16;
         const { assert!(S::F32_LANES <= MOST_LANES) };
         // Registers alone: what compilers make of an array goes through memory.
         #[cfg(target_arch = "x86_64")]
@@ -218,6 +229,29 @@ impl Stored for bf16 {
             wide.iter_mut().zip(x).for_each(|(wide, x)| widen(wide, x));
         }
         load(s, &wide)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(s: S, x: &mut [Self], v: S::f32s) {
+        let mut wide = [0.0_f32; MOST_LANES];
+        store(s, &mut wide, v);
+        let narrow = |x: &mut bf16, wide: &f32| {
+            let bits = wide.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+            // A NaN stays one, whatever its lower half is.
+            *x = bf16::from_bits(if wide.is_nan() {
+                0x7fff
+            } else {
+                rounded as u16
+            });
+        };
+        if x.len() >= S::F32_LANES {
+            (0..S::F32_LANES).for_each(|i| narrow(&mut x[i], &wide[i]));
+        } else {
+            x.iter_mut()
+                .zip(&wide)
+                .for_each(|(x, wide)| narrow(x, wide));
+        }
     }
 }
 

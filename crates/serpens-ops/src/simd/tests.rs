@@ -344,3 +344,37 @@ fn stored_values_are_widened_exactly() {
         }
     }
 }
+
+#[test]
+fn stored_values_are_rounded_to_nearest_even() {
+    struct Narrow<'a>(&'a [f32], Vec<bf16>);
+    impl WithSimd for Narrow<'_> {
+        type Output = Vec<bf16>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, s: S) -> Vec<bf16> {
+            for (x, y) in self
+                .0
+                .chunks(S::F32_LANES)
+                .zip(self.1.chunks_mut(S::F32_LANES))
+            {
+                bf16::store(s, y, load(s, x));
+            }
+            self.1
+        }
+    }
+    // Every upper half with lower ones around the middle, NaN that only the lower half tells among them.
+    let lower = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+    let of_upper = |upper: u32| lower.map(|lower| f32::from_bits(upper << 16 | lower));
+    let all: Vec<f32> = (0..=u32::from(u16::MAX)).flat_map(of_upper).collect();
+    for isa in Isa::available() {
+        for len in [all.len(), 37, 5, 1] {
+            let short = isa.run(Narrow(&all[..len], vec![bf16::ONE; len]));
+            for (short, x) in short.iter().zip(&all) {
+                let expected = bf16::from_f32(*x);
+                let same = short.to_bits() == expected.to_bits();
+                assert!(same || (x.is_nan() && short.is_nan()), "{isa:?}: {x}");
+            }
+        }
+    }
+}

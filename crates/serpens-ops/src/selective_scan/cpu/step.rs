@@ -45,7 +45,7 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn check(&self, state: &MatMut, y: &MatMut) {
+    fn check<H>(&self, state: &MatMut<H>, y: &MatMut) {
         let (slots, channels, n) = (self.u.rows(), self.u.cols(), self.a.cols());
         let shape = |mat: &Mat| (mat.rows(), mat.cols());
         match &self.delta {
@@ -76,16 +76,17 @@ impl Step<'_> {
     }
 }
 
-/// Moves the state (slots, channels · N) on by a position and computes `y` (slots, channels).
+/// Moves the state (slots, channels · N) on by a position, rounded to its type, and computes `y` (slots, channels) from
+/// what was not rounded.
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn step(operands: &Step, state: MatMut, y: MatMut) {
+pub fn step<H: Stored>(operands: &Step, state: MatMut<H>, y: MatMut) {
     step_on(Isa::current(), operands, state, y);
 }
 
 /// [`step`] with a given instruction set.
-pub(in super::super) fn step_on(isa: Isa, operands: &Step, state: MatMut, y: MatMut) {
+pub(in super::super) fn step_on<H: Stored>(isa: Isa, operands: &Step, state: MatMut<H>, y: MatMut) {
     operands.check(&state, &y);
     let (slots, channels) = (y.rows(), y.cols());
     let of_slots = channels.div_ceil(CHANNELS);
@@ -104,9 +105,9 @@ pub(in super::super) fn step_on(isa: Isa, operands: &Step, state: MatMut, y: Mat
 }
 
 /// Some channels of some slots.
-struct Task<'a> {
+struct Task<'a, H> {
     x: &'a Step<'a>,
-    state: &'a MatMut<'a>,
+    state: &'a MatMut<'a, H>,
     y: &'a MatMut<'a>,
     /// The first of its slots, and the one behind the last.
     slots: (usize, usize),
@@ -119,7 +120,7 @@ struct Task<'a> {
 #[repr(align(64))]
 struct Values([f32; CHANNELS]);
 
-impl WithSimd for Task<'_> {
+impl<H: Stored> WithSimd for Task<'_, H> {
     type Output = ();
 
     #[inline(always)]
@@ -154,7 +155,7 @@ impl WithSimd for Task<'_> {
             for_range!(
                 range,
                 |RANGE| for (i, h) in h.chunks_exact_mut(n).enumerate() {
-                    y[i] = advance::<S, RANGE>(s, a(i), [delta[i], delta_u[i]], [b, c], h);
+                    y[i] = advance::<S, H, RANGE>(s, a(i), [delta[i], delta_u[i]], [b, c], h);
                 }
             );
             self.finish(s, slot, u, y);
@@ -162,7 +163,7 @@ impl WithSimd for Task<'_> {
     }
 }
 
-impl Task<'_> {
+impl<H> Task<'_, H> {
     /// Δ of its channels before bias and softplus.
     #[inline(always)]
     fn raw_delta<S: Simd>(&self, s: S, slot: usize, delta: &mut [f32]) {
@@ -215,12 +216,12 @@ fn products<S: Simd, W: Stored>(s: S, x: &[f32], w: &Mat<W>, first: usize, y: &m
 
 /// Moves the state h of one channel on: h = exp(δ a) h + δu b. Gives <c, h>.
 #[inline(always)]
-fn advance<S: Simd, const RANGE: u8>(
+fn advance<S: Simd, H: Stored, const RANGE: u8>(
     s: S,
     a: &[f32],
     [delta, delta_u]: [f32; 2],
     [b, c]: [&[f32]; 2],
-    h: &mut [f32],
+    h: &mut [H],
 ) -> f32 {
     let (delta, delta_u) = (s.splat_f32s(delta), s.splat_f32s(delta_u));
     let mut sum = s.splat_f32s(0.0);
@@ -232,29 +233,29 @@ fn advance<S: Simd, const RANGE: u8>(
             let a = a.get_unchecked(n.clone());
             let b_and_c = [b.get_unchecked(n.clone()), c.get_unchecked(n.clone())];
             let h = h.get_unchecked_mut(n);
-            sum = advance_lanes::<S, RANGE>(s, a, [delta, delta_u], b_and_c, h, sum);
+            sum = advance_lanes::<S, H, RANGE>(s, a, [delta, delta_u], b_and_c, h, sum);
         }
     }
     if whole < h.len() {
         let (a, b, c) = (&a[whole..], &b[whole..], &c[whole..]);
-        sum = advance_lanes::<S, RANGE>(s, a, [delta, delta_u], [b, c], &mut h[whole..], sum);
+        sum = advance_lanes::<S, H, RANGE>(s, a, [delta, delta_u], [b, c], &mut h[whole..], sum);
     }
     s.reduce_sum_f32s(sum)
 }
 
 /// [`advance`] for a vector of numbers or fewer. Gives `sum` + c h for each lane.
 #[inline(always)]
-fn advance_lanes<S: Simd, const RANGE: u8>(
+fn advance_lanes<S: Simd, H: Stored, const RANGE: u8>(
     s: S,
     a: &[f32],
     [delta, delta_u]: [S::f32s; 2],
     [b, c]: [&[f32]; 2],
-    h: &mut [f32],
+    h: &mut [H],
     sum: S::f32s,
 ) -> S::f32s {
     let rates = Rates::new(s, &[[load(s, a)]]);
     let [decay] = decay::<S, 1, 1, RANGE>(s, delta, &rates, 0);
-    let next = s.mul_add_f32s(decay, load(s, h), s.mul_f32s(delta_u, load(s, b)));
-    store(s, h, next);
+    let next = s.mul_add_f32s(decay, H::lanes(s, h), s.mul_f32s(delta_u, load(s, b)));
+    H::store(s, h, next);
     s.mul_add_f32s(load(s, c), next, sum)
 }

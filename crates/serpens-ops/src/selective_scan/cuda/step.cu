@@ -1,9 +1,10 @@
-// One position of many sequences, as mod.rs defines it. After packet.cuh and decay.cuh. LANES lanes of a warp share a channel: each has
-// a part of its states, of A and of the row of W_Δ, which stay in registers while the block takes slot after slot.
+// One position of a few sequences, as mod.rs defines it, or of many that step_many.cu is not for. After packet.cuh and
+// decay.cuh. LANES lanes of a warp share a channel: each has a part of its states, of A and of the row of W_Δ, which stay
+// in registers while the block takes slot after slot.
 //
-// Macros: IO (float or bf16: u, Δ, B, C, z, y), LOW (float or bf16: W_Δ), RANK (of W_Δ; 0 where Δ is given), STATE (N),
-// WIDTH (values of an access to states: 4, 2 or 1), VECTOR (whether rows of what is low-rank allow 8 values, of B and C
-// WIDTH).
+// Macros: IO (float or bf16: u, Δ, B, C, z, y), H (float or bf16: states), LOW (float or bf16: W_Δ), RANK (of W_Δ; 0
+// where Δ is given), STATE (N), WIDTH (values of an access to states: 4, 2 or 1), VECTOR (whether rows of what is low-rank
+// allow 8 values, of B and C WIDTH).
 
 constexpr int LANES = 4;
 constexpr int THREADS = 128;
@@ -56,7 +57,7 @@ template <class T> __device__ __forceinline__ float dot(const Packet<CHUNK, T>& 
 
 // What a slot brings, read ahead.
 struct Inputs {
-    States<true, float> h;
+    States<true, H> h;
     States<VECTOR, IO> b, c;
     Low<IO> low;
     IO u, z, delta;
@@ -106,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) selective_scan_step(con
         }
         delta = softplus((RANK ? warp_sum<LANES>(delta) : to_f32(own.delta)) + bias);
         float y = 0.0f, input = delta * u;
-        float* state = p.state + slot * p.state_stride + channel * (i64)STATE;
+        H* state = p.state + slot * p.state_stride + channel * (i64)STATE;
 #pragma unroll
         for (int i = 0; i < ACCESSES; ++i) {
             float moved[WIDTH];

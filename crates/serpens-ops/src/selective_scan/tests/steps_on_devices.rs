@@ -16,6 +16,8 @@ fn problems(dtype: DType) -> Vec<StepCase> {
         ([2, 40, 64], Some(300), false),
         ([1, 9, 256], Some(1), true),
         ([70, 96, 8], Some(16), true),
+        ([19, 130, 16], Some(48), true),
+        ([13, 40, 32], Some(8), false),
         ([2, 5, 1], None, false),
     ];
     let rounded = |values: &mut Vec<f64>| values.iter_mut().for_each(|v| *v = round(*v, dtype));
@@ -43,8 +45,8 @@ fn beside(matrices: &[&[f64]], rows: usize) -> Vec<f64> {
     (0..rows).flat_map(row).copied().collect()
 }
 
-/// y and the state behind it; B, C and what Δ comes from lie in one matrix, as do u and z.
-fn run(case: &StepCase, device: Device, dtype: DType) -> [Vec<f64>; 2] {
+/// y and the state behind it, which is of the type `states`; B, C and what Δ comes from lie in one matrix, as do u and z.
+fn run(case: &StepCase, device: Device, dtype: DType, states: DType) -> [Vec<f64>; 2] {
     let ([slots, channels, n], x) = (case.sizes(), &case.case.scan.operands);
     let rows = |values: &[&[f64]]| {
         let all = beside(values, slots);
@@ -83,7 +85,8 @@ fn run(case: &StepCase, device: Device, dtype: DType) -> [Vec<f64>; 2] {
         z: x.z.as_ref().map(|_| z.view()),
         delta_bias: bias.as_ref().map(Tensor::view),
     };
-    let mut state = f32s(slots, x.initial_state.as_ref().unwrap());
+    let initial = x.initial_state.as_ref().unwrap();
+    let mut state = tensor([slots, channels * n], initial, states, device);
     let blank = vec![f64::NAN; slots * channels];
     let mut y = tensor([slots, channels], &blank, dtype, device);
     step(&operands, state.view_mut().unwrap(), y.view_mut().unwrap()).unwrap();
@@ -93,7 +96,23 @@ fn run(case: &StepCase, device: Device, dtype: DType) -> [Vec<f64>; 2] {
 /// Every case, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     for case in problems(dtype) {
-        run(&case, device, dtype);
+        run(&case, device, dtype, DType::F32);
+        run(&case, device, dtype, DType::BF16);
+    }
+}
+
+#[test]
+fn states_in_bf16_are_those_of_f32_rounded_once_on_every_device() {
+    for (device, dtype) in cases() {
+        for mut case in problems(dtype) {
+            let initial = case.case.scan.operands.initial_state.as_mut().unwrap();
+            initial.iter_mut().for_each(|v| *v = round(*v, DType::BF16));
+            let [y, state] = run(&case, device, dtype, DType::F32);
+            let rounded = state.iter().map(|v| round(*v, DType::BF16)).collect();
+            let got = run(&case, device, dtype, DType::BF16);
+            let what = format!("{:?} on {device} in {dtype}", case.sizes());
+            assert_eq!(got, [y, rounded], "{what}");
+        }
     }
 }
 
@@ -101,7 +120,7 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
 fn steps_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
         for case in problems(dtype) {
-            let got = run(&case, device, dtype);
+            let got = run(&case, device, dtype, DType::F32);
             let (truth, plain) = (case.plain::<f64>(), case.plain::<f32>());
             let what = format!("of {:?} on {device} in {dtype}", case.sizes());
             assert_near(&format!("y {what}"), &got[0], &truth[0], &plain[0], dtype);
@@ -124,7 +143,7 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
             if slots < 3 {
                 continue;
             }
-            let whole = run(&case, device, dtype);
+            let whole = run(&case, device, dtype, DType::F32);
             let mut others = case.clone();
             let nan = |values: &mut Vec<f64>| {
                 let row = values.len() / slots;
@@ -139,7 +158,7 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
             if let Some((low, ..)) = &mut others.low_rank {
                 nan(low);
             }
-            let alone = run(&others, device, dtype);
+            let alone = run(&others, device, dtype, DType::F32);
             for (whole, alone) in whole.iter().zip(&alone) {
                 let row = whole.len() / slots;
                 assert_eq!(
