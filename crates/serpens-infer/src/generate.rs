@@ -148,7 +148,8 @@ pub fn generate<E: From<Error>>(
         if slots.is_empty() {
             return Ok(());
         }
-        if slots.iter().any(Slot::asks_for_logits) || decoder.drawn(0).is_none() {
+        let mut places = slots.iter().enumerate();
+        if places.any(|(i, slot)| slot.asks_for_logits(&decoder, i)) {
             decoder.logits(0)?; // brought from a GPU once, not by each thread
         }
         let drawn: Result<Vec<_>> = match &mut slots[..] {
@@ -252,9 +253,9 @@ impl Slot {
         })
     }
 
-    /// Whether the decoder's logits are asked for besides the token.
-    fn asks_for_logits(&self) -> bool {
-        self.stepped && self.request.log_probs.is_some()
+    /// Whether the decoder's logits are asked for: besides the token, or to draw it here.
+    fn asks_for_logits(&self, decoder: &Decoder<'_>, place: usize) -> bool {
+        self.stepped && (self.request.log_probs.is_some() || decoder.drawn(place).is_none())
     }
 
     /// Draws the next token, where that is to be done; `place` is the slot's own.

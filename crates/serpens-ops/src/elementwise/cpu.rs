@@ -1,4 +1,4 @@
-//! Elementwise kernels: lanes over the columns, threads over blocks of values.
+//! Elementwise kernels: lanes over the columns, threads over pieces of them.
 
 use serpens_core::{Mat, MatMut, bf16};
 
@@ -71,7 +71,7 @@ pub(crate) fn evaluate<F: Function<I, O>, const I: usize, const O: usize>(
             simd::dispatch(Rows {
                 f,
                 x: x.map(|x| x.part(r, from, to)),
-                // SAFETY: each block has its own rows and columns, and each output its own memory.
+                // SAFETY: each piece has its own rows and columns, and each output its own memory.
                 y: std::array::from_fn(|o| unsafe { y[o].part(r, from, to) }),
             });
         }
@@ -263,7 +263,7 @@ pub fn dropout(x: Mat, y: MatMut, scalars: Scalars) {
     Pieces::new(rows, cols).for_each(|_, rows, from, to| {
         for r in rows {
             let first = (r * cols + from) as u64;
-            // SAFETY: each block has its own rows and columns.
+            // SAFETY: each piece has its own rows and columns.
             let y = unsafe { y.part(r, from, to) };
             for ((i, x), y) in (first..).zip(x.part(r, from, to)).zip(y) {
                 *y = if scalars.keeps(i) {

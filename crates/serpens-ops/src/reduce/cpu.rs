@@ -112,7 +112,7 @@ pub fn sum(x: Mat, factor: f32, y: &mut [f32]) {
         let y = unsafe { y.part(r, 0, 1) };
         y[0] = scaled(simd::dispatch(Sum { term: Value, x }));
     };
-    // Without values there are no blocks, but sums. A block has whole rows, or where they are longer begins one.
+    // Without values there are no pieces, but sums. A piece has whole rows, or where they are longer begins one.
     if cols == 0 {
         return (0..rows).for_each(of_row);
     }
@@ -137,7 +137,7 @@ pub fn spread(dy: &[f32], factor: f32, dx: MatMut) {
     assert!(dy.len() == 1 || dy.len() == rows, "one value for each row");
     Pieces::new(rows, cols).for_each(|_, rows, from, to| {
         for r in rows {
-            // SAFETY: each block has its own rows and columns.
+            // SAFETY: each piece has its own rows and columns.
             unsafe { dx.part(r, from, to) }.fill(factor * dy[r.min(dy.len() - 1)]);
         }
     });

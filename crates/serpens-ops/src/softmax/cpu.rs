@@ -41,7 +41,7 @@ pub fn backward(form: Form, y: Mat, dy: Mat, dx: MatMut) {
     });
 }
 
-/// Does `work` with every row, a block with whole rows.
+/// Does `work` with every row, a piece with whole rows.
 fn each_row(rows: usize, cols: usize, work: impl Fn(usize) + Sync) {
     Pieces::new(rows, cols.min(SMALL)).for_each(|_, rows, _, _| rows.for_each(&work));
 }

@@ -83,7 +83,7 @@ pub fn step(
 }
 
 /// xz = W norm(x) + b, of whose columns the first go through the convolution and to u instead, which is of as many: in one
-/// kernel where that takes so many rows.
+/// kernel where one of ours takes them.
 ///
 /// # Errors
 /// As [`step`].

@@ -104,8 +104,8 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
     for case in problems() {
         case.run(&case.operands(dtype), device, dtype);
     }
-    for slots in [1, 16] {
-        run_product(slots, device, dtype, true);
+    for (slots, channels) in PRODUCTS {
+        run_product(slots, channels, device, dtype, true);
     }
 }
 
@@ -153,10 +153,19 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
     }
 }
 
+/// Slots and channels: of the kernels of few rows and of tens of them, of the library where channels do not go by fours.
+const PRODUCTS: [(usize, usize); 6] = [(1, 40), (5, 40), (16, 40), (40, 40), (40, 42), (130, 1028)];
+
 /// A product whose first columns are convolved: in one operation, or in two. xz behind the first columns, u and the
 /// state.
-fn run_product(slots: usize, device: Device, dtype: DType, whole: bool) -> [Vec<f64>; 3] {
-    let (inputs, channels, width) = (72, 40, 4);
+fn run_product(
+    slots: usize,
+    channels: usize,
+    device: Device,
+    dtype: DType,
+    whole: bool,
+) -> [Vec<f64>; 3] {
+    let (inputs, width) = (72, 4);
     let f32s = |seed, shape: [usize; 2]| {
         let values = values(seed, shape, 1.0, DType::F32);
         tensor(shape, &values, DType::F32, device)
@@ -202,10 +211,11 @@ fn run_product(slots: usize, device: Device, dtype: DType, whole: bool) -> [Vec<
 #[test]
 fn the_step_of_a_product_is_that_of_two_operations_to_the_bit_on_every_device() {
     for (device, dtype) in cases() {
-        for slots in [1, 5, 16, 40] {
+        for (slots, channels) in PRODUCTS {
             let [whole, parts] =
-                [true, false].map(|whole| run_product(slots, device, dtype, whole));
-            assert_eq!(whole, parts, "{slots} slots on {device} in {dtype}");
+                [true, false].map(|whole| run_product(slots, channels, device, dtype, whole));
+            let what = format!("{slots} slots of {channels} channels on {device} in {dtype}");
+            assert_eq!(whole, parts, "{what}");
         }
     }
 }

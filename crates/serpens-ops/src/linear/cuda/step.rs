@@ -255,7 +255,7 @@ pub fn step(
 }
 
 /// As [`step`], but the first columns of y go through a convolution of this width. False, and nothing
-/// is done, where there is no kernel for so many rows.
+/// is done, where none of our kernels takes them.
 pub(crate) fn step_and_convolve(
     x: View<'_>,
     norm: Option<Norm<'_>>,
@@ -292,7 +292,7 @@ impl Product<'_> {
             self.launch(conv)?;
             return Ok(None);
         }
-        match self.tiles(conv.as_ref().map(|(_, tail)| tail))? {
+        match self.tile_plan(conv.as_ref().map(|(_, tail)| tail))? {
             Some(plan) => self.by_tiles(plan, conv).map(|()| None),
             None => Ok(Some(self)),
         }
@@ -325,7 +325,7 @@ impl Product<'_> {
         let blocks = outputs.div_ceil(plan.outputs(kind));
         let grid = [slots.div_ceil(plan.rows) as u32, blocks as u32, 1];
         // SAFETY: the parameters are the kernel's, the views valid for the sizes that the caller has checked; the
-        // kernel waits for those before it, but for its weights, which nobody writes.
+        // kernel waits for those before it, but for its weights, which no kernel queued shortly before it writes.
         unsafe { kernel.launch_early(grid, 32 * plan.warps as u32, shared as u32, &params) }
     }
 

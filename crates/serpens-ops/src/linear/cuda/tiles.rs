@@ -40,7 +40,7 @@ impl TilePlan {
         let groups = of_block.div_ceil(GROUP);
         let blocks = rows.div_ceil(of_block) * outputs.div_ceil(GROUP * groups);
         let split = BLOCKS.div_ceil(blocks).next_power_of_two().min(CLUSTER);
-        // Two blocks of a multiprocessor hide each other's waits; heads have many more of them.
+        // Of up to 64 rows two blocks of a multiprocessor hide each other's waits; heads have many more of them.
         let split = if outputs < 16_384 { split.max(2) } else { 1 };
         Self {
             rows: of_block,
@@ -60,12 +60,13 @@ impl TilePlan {
 
 impl Product<'_> {
     /// How the kernel would compute it, where it is for it.
-    pub(super) fn tiles(&self, conv: Option<&ConvTail>) -> Result<Option<TilePlan>> {
+    pub(super) fn tile_plan(&self, conv: Option<&ConvTail>) -> Result<Option<TilePlan>> {
         let (x, y, weight) = (&self.x, &self.y, &self.stored.weight);
         let (rows, inputs, outputs) = (x.rows(), x.cols(), y.cols());
         let Properties { capability, .. } = properties(y.device())?;
         let fits = capability.0 == 9
             && self.stored.kind == BF16_WEIGHT
+            && outputs > 0
             && rows <= MOST_ROWS
             && (self.norm.is_some() || x.dtype() == weight.dtype() && accessible(&[*x], inputs, 8))
             && accessible(&[*weight], inputs, 8)
@@ -101,7 +102,8 @@ impl Product<'_> {
         ];
         let (threads, shared) = (128 * plan.groups as u32, plan.shared() as u32);
         // SAFETY: the parameters are the kernel's, the views valid for the sizes that the caller has checked; the
-        // kernel waits for those before it, but for its weights, which nobody writes.
+        // kernel waits for those before it, but for its weights, which no kernel
+        // queued shortly before it writes.
         unsafe { kernel.launch_early(blocks.map(|count| count as u32), threads, shared, &params) }
     }
 }

@@ -44,6 +44,10 @@ fn problems(device: Device) -> Vec<Case> {
         (64, 768, 200, 8),
         (72, 136, 2052, 0),
         (130, 264, 2052, 0),
+        // More tiles of W than are in shared memory at a time: alone, and in a cluster.
+        (9, 648, 16_388, 0),
+        (65, 2056, 2052, 0),
+        (24, 72, 0, 0),
     ] {
         for options in 0..4 {
             let case = Case {

@@ -239,11 +239,11 @@ proptest! {
         for number in numbers.into_iter().chain([0, u64::MAX]) {
             let drawn = sampler.sample(&logits, &history, number);
             // A kernel does not say whether the options are to blame.
-        let drawn = drawn.map_err(|broken| match broken {
-            Broken::Adjusted => Broken::NotFinite,
-            broken => broken,
-        });
-        prop_assert_eq!(drawn, sample(&options, &x, number));
+            let drawn = drawn.map_err(|broken| match broken {
+                Broken::Adjusted => Broken::NotFinite,
+                broken => broken,
+            });
+            prop_assert_eq!(drawn, sample(&options, &x, number));
         }
     }
 }

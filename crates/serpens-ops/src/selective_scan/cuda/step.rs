@@ -87,7 +87,7 @@ pub fn step(operands: &StepOperands<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> 
     let params = params(operands, &state, &y, slots_of_block)?;
     let grid = [blocks as u32, slots.div_ceil(slots_of_block) as u32, 1];
     // SAFETY: the parameters are the kernel's, the views valid for the sizes that the caller has checked; the kernel
-    // waits for those before it, but for its weights, which nobody writes.
+    // waits for those before it, but for its weights, which no kernel queued shortly before it writes.
     unsafe { kernel.launch_early(grid, THREADS as u32, 0, &params) }
 }
 
