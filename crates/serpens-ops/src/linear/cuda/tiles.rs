@@ -16,8 +16,9 @@ const GROUP: usize = 64;
 const CLUSTER: usize = 8;
 /// Blocks that fill a card, about one a multiprocessor.
 const BLOCKS: usize = 128;
-/// Rows beyond which the library's products are as fast.
-const MOST_ROWS: usize = 512;
+/// Rows beyond which the library's products are as fast, and of large matrices, of so many values.
+const MOST_ROWS: [usize; 2] = [512, 64];
+const LARGE: usize = 8 << 20;
 
 /// How the kernel spreads its work: see tiles.cu, and docs/kernels.md for what was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +68,7 @@ impl Product<'_> {
         let fits = capability.0 == 9
             && self.stored.kind == BF16_WEIGHT
             && outputs > 0
-            && rows <= MOST_ROWS
+            && rows <= MOST_ROWS[usize::from(inputs * outputs >= LARGE)]
             && (self.norm.is_some() || x.dtype() == weight.dtype() && accessible(&[*x], inputs, 8))
             && accessible(&[*weight], inputs, 8)
             && accessible(&[y.as_view()], outputs, 4)
