@@ -3,12 +3,11 @@
 use serpens_core::cuda::{KernelParams, Properties, Source, kernel, properties};
 use serpens_core::{Result, Tensor};
 
-use super::step::{BF16_WEIGHT, ConvTail, KINDS, LinearStepParams, Product};
+use super::step::{BF16_WEIGHT, ConvTail, LinearStepParams, Product};
 use crate::check::accessible;
 
-static SOURCE: Source = Source::new("linear_tiles", include_str!("tiles.cu"))
-    .params(&[LinearStepParams::declare])
-    .constants(KINDS);
+static SOURCE: Source =
+    Source::new("linear_tiles", include_str!("tiles.cu")).params(&[LinearStepParams::declare]);
 
 /// Bytes of a tile's row, outputs of four warps, and blocks of a cluster at most, as the kernel has them.
 const ROW_BYTES: usize = 128;
@@ -21,7 +20,7 @@ const MOST_ROWS: [usize; 2] = [512, 64];
 const LARGE: usize = 8 << 20;
 
 /// How the kernel spreads its work: see tiles.cu, and docs/kernels.md for what was measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 pub(super) struct TilePlan {
     rows: usize,
     groups: usize,
@@ -103,8 +102,7 @@ impl Product<'_> {
         ];
         let (threads, shared) = (128 * plan.groups as u32, plan.shared() as u32);
         // SAFETY: the parameters are the kernel's, the views valid for the sizes that the caller has checked; the
-        // kernel waits for those before it, but for its weights, which no kernel
-        // queued shortly before it writes.
+        // kernel waits for those before it, but for its weights, which no kernel queued shortly before it writes.
         unsafe { kernel.launch_early(blocks.map(|count| count as u32), threads, shared, &params) }
     }
 }
