@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The most bytes of a file that is read whole: settings, recipes, an index of weights.
 pub const MOST_WHOLE: u64 = 64 << 20;
@@ -65,6 +66,14 @@ impl From<Unread> for io::Error {
         };
         io::Error::new(kind, why)
     }
+}
+
+/// Held while names in folders are made or changed; for good by who ends the process.
+static NAMES: Mutex<()> = Mutex::new(());
+
+fn change_names<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _held = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    change()
 }
 
 /// Opens what `path` leads to, to read it. What is not accepted is not opened either, for that may wait (a pipe) or act
@@ -138,11 +147,11 @@ pub fn write_atomically<E: From<FileError>>(
     let finish = |file: BufWriter<File>| {
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), sync_folder)
+        rename(&temporary, path)
     };
     let written = (|| {
-        let mut file = BufWriter::new(File::create(&temporary).map_err(&failed)?);
+        let file = change_names(|| File::create(&temporary));
+        let mut file = BufWriter::new(file.map_err(&failed)?);
         write(&mut file)?;
         Ok(finish(file).map_err(failed)?)
     })();
@@ -151,6 +160,17 @@ pub fn write_atomically<E: From<FileError>>(
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Gives a file or a folder another name, and brings it to disk.
+///
+/// # Errors
+/// Those of the system.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    change_names(|| {
+        fs::rename(from, to)?;
+        to.parent().map_or(Ok(()), sync_folder)
+    })
 }
 
 /// What is written where a link leads to it.
@@ -168,8 +188,8 @@ fn written_through(path: &Path) -> Result<PathBuf, FileError> {
 /// Those of the system; [`Unread::NoFile`].
 pub fn check_writable(path: &Path) -> Result<(), FileError> {
     let attempt = temporary(&written_through(path)?);
-    let made = File::create(&attempt).and_then(|_| fs::remove_file(&attempt));
-    made.map_err(FileError::of("write", path))
+    let made = || File::create(&attempt).and_then(|_| fs::remove_file(&attempt));
+    change_names(made).map_err(FileError::of("write", path))
 }
 
 /// [`write_atomically`] of bytes that are at hand.
@@ -197,6 +217,14 @@ fn begun(path: &Path) -> OsString {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-", std::process::id()));
     name
+}
+
+/// Removes what this process has begun to write in place of `path`, and ends it. Until it has ended other threads go on
+/// with files that are open, but wait where one would be made or renamed through here.
+pub fn exit_without(path: &Path, code: i32) -> ! {
+    let _held = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    remove_begun(path);
+    std::process::exit(code)
 }
 
 /// Removes what this process has begun to write in place of `path` and has not brought to its end: files or folders.
@@ -254,8 +282,8 @@ pub fn make_folders(folder: &Path) -> Result<(), FileError> {
     let missing = above.take_while(|at| !at.as_os_str().is_empty() && !at.exists());
     let missing: Vec<&Path> = missing.collect();
     let mut parents = missing.iter().filter_map(|at| at.parent());
-    let made = fs::create_dir_all(folder).and_then(|()| parents.try_for_each(sync_folder));
-    made.map_err(FileError::of("write", folder))
+    let make = || fs::create_dir_all(folder).and_then(|()| parents.try_for_each(sync_folder));
+    change_names(make).map_err(FileError::of("write", folder))
 }
 
 /// Brings the names in a folder to disk, such as after a rename; the empty path is the current folder.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use serpens_core::files::{FileError, make_folders, sync_folder};
+use serpens_core::files::{FileError, make_folders, rename};
 use serpens_formats::{Fault, Verify, json};
 
 use crate::objective::Learner;
@@ -44,7 +44,7 @@ pub(crate) fn save<O: Objective>(
         if path.exists() {
             left.extend(remove(&path).err());
         }
-        let renamed = fs::rename(&unfinished, &path).and_then(|()| sync_folder(&parent));
+        let renamed = rename(&unfinished, &path);
         Ok(renamed.map_err(FileError::of("write", &path))?)
     });
     if let Err(error) = written {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(unix)]
-use serpens_core::files::remove_begun;
+use serpens_core::files::exit_without;
 #[cfg(unix)]
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(unix)]
@@ -40,10 +40,7 @@ pub(crate) fn listen() {
 pub(crate) fn leave_nothing(path: &Path) {
     let path = path.to_owned();
     // Where signals cannot be caught, they end the process all the same.
-    let _ = hear(move |signal| {
-        remove_begun(&path);
-        std::process::exit(128 + signal);
-    });
+    let _ = hear(move |signal| exit_without(&path, 128 + signal));
 }
 
 /// Has a thread of its own hear the signals that end a process, but for those that are ignored.

@@ -1,10 +1,9 @@
 //! `serpens convert`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use serpens_core::files::{FileError, check_writable, remove_begun, temporary};
+use serpens_core::files::{FileError, check_writable, remove_begun, rename, temporary};
 use serpens_data::Tokenizer;
 use serpens_formats::{Encoding, Error as FormatError, Fault};
 use serpens_nn::Error as ModelError;
@@ -29,39 +28,36 @@ pub(super) fn encoding_of(all: Encoding, name: &str) -> Encoding {
 }
 
 /// Where a model is written, and what that is called on the command line.
-pub(super) type Place<'a> = (&'a Path, &'static str);
+pub(super) type Target<'a> = (&'a Path, &'static str);
 
 /// Refuses to write over something.
-fn free((to, argument): Place<'_>) -> Result<()> {
+fn free((to, argument): Target<'_>) -> Result<()> {
     match to.symlink_metadata() {
         Ok(_) => Err(Error::refused(argument, Refusal::Exists(to.to_owned()))),
         Err(_) => Ok(()),
     }
 }
 
-/// Refuses a place that is not free, cannot be written to, or does not say its format. What is begun there is removed where
+/// Refuses a target that is there, cannot be written to, or does not say its format. What is begun there is removed where
 /// a signal ends the process.
-pub(super) fn check(place @ (to, argument): Place<'_>, format: Format) -> Result<()> {
-    free(place)?;
-    if format == Format::Gguf {
-        if Format::of_name(to) != format {
-            return Err(Error::refused(argument, Refusal::GgufEnding));
-        }
-        check_writable(to)?;
+pub(super) fn check(target @ (to, argument): Target<'_>, format: Format) -> Result<()> {
+    free(target)?;
+    if format == Format::Gguf && Format::of_name(to) != format {
+        return Err(Error::refused(argument, Refusal::GgufEnding));
     }
     stop::leave_nothing(to);
-    Ok(())
+    Ok(check_writable(to)?)
 }
 
 /// Writes a model and its tokenizer, whole or not at all, and says what is stored otherwise than asked.
 pub(super) fn write(
     opened: &Opened,
     tokenizer: Option<Tokenizer>,
-    place: Place<'_>,
+    target: Target<'_>,
     format: Format,
     encoding: &dyn Fn(&str) -> Encoding,
 ) -> Result<()> {
-    let (to, vocabulary) = (place.0, opened.model.config().vocab_size);
+    let (to, vocabulary) = (target.0, opened.model.config().vocab_size);
     let into_file = (format == Format::Gguf).then(|| tokenizer.as_ref()?.gguf(vocabulary));
     if tokenizer.is_some() && into_file == Some(None) {
         tell("the tokenizer is left out: GGUF has none of its kind");
@@ -80,9 +76,9 @@ pub(super) fn write(
         }
     };
     let written = written().map_err(|error| named(error, &opened.path, to));
-    let placed = written.and_then(|()| free(place)).and_then(|()| {
+    let placed = written.and_then(|()| free(target)).and_then(|()| {
         let failed = FileError::of("write", to);
-        Ok(fs::rename(&beside, to).map_err(failed)?)
+        Ok(rename(&beside, to).map_err(failed)?)
     });
     if placed.is_err() {
         remove_begun(to);
@@ -119,14 +115,14 @@ fn named(error: Error, from: &Path, to: &Path) -> Error {
 
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     let format = args.format.unwrap_or_else(|| Format::of_name(&args.to));
-    let place = (&*args.to, "TO");
-    check(place, format)?;
+    let target = (&*args.to, "TO");
+    check(target, format)?;
     if format != Format::Gguf && args.dtype.block().0 > 1 {
         return Err(Error::refused("--dtype", Refusal::Blocks(args.dtype)));
     }
     let opened = args.model.load()?;
     let tokenizer = args.model.tokenizer(&opened)?;
     let encoding = |name: &str| encoding_of(args.dtype, name);
-    write(&opened, tokenizer, place, format, &encoding)?;
+    write(&opened, tokenizer, target, format, &encoding)?;
     say(&one_line(&args.to.display().to_string()))
 }

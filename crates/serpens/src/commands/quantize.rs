@@ -47,8 +47,8 @@ fn perplexity(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<f64> {
 }
 
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
-    let place = (&*args.to, "OUT.gguf");
-    convert::check(place, Format::Gguf)?;
+    let target = (&*args.to, "OUT.gguf");
+    convert::check(target, Format::Gguf)?;
     args.check_patterns(args.model.open()?.plan())?;
     let before = |data: &String| {
         // As its file has it: what is in blocks already is multiplied in them.
@@ -62,7 +62,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     opened.model.merge()?;
     let tokenizer = args.model.tokenizer(&opened)?;
     let encoding = |name: &str| args.encoding_of(name);
-    convert::write(&opened, tokenizer, place, Format::Gguf, &encoding)?;
+    convert::write(&opened, tokenizer, target, Format::Gguf, &encoding)?;
     let written = Checkpoint::open(&args.to, &Options::default())?;
     let sizes = [opened.checkpoint.size()?, written.size()?];
     let tensors = written.errors(&opened.model)?;

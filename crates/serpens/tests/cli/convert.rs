@@ -74,6 +74,8 @@ fn what_cannot_be_converted_is_refused_in_one_line() {
             &[&model(), "new", "--format", "gguf"],
             &["TO", "ends in .gguf"],
         ),
+        // What is made is looked at before what it is made of.
+        (&["cut.gguf", "none/new"], &["cannot write none/new"]),
         (&["nothing", "new"], &["nothing", "no such folder or file"]),
         (&["cut.gguf", "new"], &["cut.gguf"]),
     ] {

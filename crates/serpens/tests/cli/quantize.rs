@@ -3,6 +3,8 @@
 use std::fs;
 #[cfg(unix)]
 use std::process::Stdio;
+#[cfg(unix)]
+use std::time::Duration;
 
 use serde_json::Value;
 use serpens::core::Device;
@@ -196,25 +198,38 @@ fn an_interrupted_command_leaves_nothing_of_the_file_that_it_was_making() {
     folder
         .train_text(&[&large[..], &["--steps", "1"]].concat())
         .succeeds();
+    let begun = |number: &str| {
+        let entries = fs::read_dir(folder.path("")).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().contains(&format!("{number}.tmp")))
+    };
     for args in [
         &["quantize", "large", "a.gguf", "--to", "q4_k"][..],
         &["convert", "large", "a", "--dtype", "bf16"],
     ] {
-        let begun = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("a.");
-        let entries = || {
-            fs::read_dir(folder.path(""))
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name())
-        };
-        let mut command = folder.command(args);
-        hear_signals(&mut command);
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        while !entries().any(|name| begun(&name)) {
-            assert_eq!(child.try_wait().unwrap(), None, "it ended too early");
+        // Files are made, written and renamed at some of these moments.
+        for milliseconds in [0, 1, 2, 4, 8, 16, 32, 64] {
+            let mut command = folder.command(args);
+            hear_signals(&mut command);
+            let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+            // Number 0 only tries whether it can be written.
+            while !begun("-1") {
+                assert_eq!(child.try_wait().unwrap(), None, "it ended too early");
+            }
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            send("INT", &child);
+            let (code, made) = (child.wait().unwrap().code(), folder.path(args[2]));
+            let whole = made.exists();
+            assert!(
+                code == Some(130) || whole && code == Some(0),
+                "{args:?}: {code:?}"
+            );
+            assert!(!begun(""), "{args:?} after {milliseconds} ms");
+            if whole {
+                let removed = fs::remove_dir_all(&made).or_else(|_| fs::remove_file(&made));
+                removed.unwrap();
+            }
         }
-        send("INT", &child);
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
-        assert!(!entries().any(|name| begun(&name)), "{args:?}");
     }
 }
 
