@@ -5,7 +5,7 @@ use std::ops::Range;
 use serpens_core::{Mat, MatMut};
 
 use crate::shared::tasks::for_each_task;
-use crate::simd::{self, Simd, Stored, WithSimd, load};
+use crate::simd::{self, Isa, Simd, Stored, WithSimd, load};
 
 /// Rows of W of one task: at usual widths they stay in the second-level cache while all rows of x meet them.
 const TASK_OUTPUTS: usize = 16;
@@ -13,8 +13,9 @@ const TASK_OUTPUTS: usize = 16;
 /// Lanes of AVX2, which has sixteen registers for sums and what they are made of; AVX-512 and NEON have twice as many.
 const FEW_REGISTERS: usize = 8;
 
-/// y = x Wᵀ + b, added to what y holds where `accumulate`.
-pub(super) fn few_rows<T: Stored>(
+/// y = x Wᵀ + b, added to what y holds where `accumulate`, with this instruction set.
+pub(in crate::linear) fn few_rows<T: Stored>(
+    isa: Isa,
     x: Mat,
     w: Mat<T>,
     b: Option<&[f32]>,
@@ -28,7 +29,7 @@ pub(super) fn few_rows<T: Stored>(
     for_each_task(x.rows() * d_in * d_out / 8, tasks, |task| {
         let from = task * TASK_OUTPUTS;
         let to = d_out.min(from + TASK_OUTPUTS);
-        simd::dispatch(DotProducts {
+        isa.run(DotProducts {
             x,
             w,
             b,

@@ -1,6 +1,6 @@
 //! Matrix products by the `gemm` crate, and a product of our own for the few rows of decoding.
 
-mod few_rows;
+pub(super) mod few_rows;
 
 use gemm::Parallelism;
 use serpens_core::{DType, Mat, MatMut, Result, bf16};
@@ -8,7 +8,7 @@ use serpens_core::{DType, Mat, MatMut, Result, bf16};
 use super::Weight;
 use crate::shared::scratch::with_scratch;
 use crate::shared::tasks::{SMALL, for_each_task};
-use crate::simd::{self, Simd, Stored, WithSimd, store};
+use crate::simd::{self, Isa, Simd, Stored, WithSimd, store};
 use crate::{quantized_linear, rms_norm};
 use few_rows::few_rows;
 
@@ -66,7 +66,7 @@ fn plain<T: Weights>(x: Mat, w: Mat<T>, b: Option<&[f32]>, mut y: MatMut, accumu
     assert_eq!((w.rows(), w.cols()), (d_out, d_in), "weight");
     assert!(b.is_none_or(|b| b.len() == d_out), "bias");
     if rows <= FEW_ROWS {
-        return few_rows(x, w, b, y, accumulate);
+        return few_rows(Isa::current(), x, w, b, y, accumulate);
     }
     if let Some(b) = b {
         start_rows(&mut y, b, accumulate);

@@ -1,4 +1,5 @@
 pub(crate) mod devices;
+mod few_rows;
 mod gradcheck;
 mod properties;
 pub(crate) mod reference;

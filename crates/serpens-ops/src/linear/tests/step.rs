@@ -15,7 +15,7 @@ fn matrix(values: &[f32], cols: usize) -> Tensor {
 }
 
 /// Values that bf16 holds, as such and in f32.
-fn narrow(seed: u64, [rows, cols]: [usize; 2]) -> (Tensor, Vec<f32>) {
+pub(super) fn narrow(seed: u64, [rows, cols]: [usize; 2]) -> (Tensor, Vec<f32>) {
     let narrow: Vec<bf16> = uniform(seed, rows * cols)
         .0
         .iter()
