@@ -88,7 +88,9 @@ impl<'a> Decoder<'a> {
 
     /// As [`Decoder::new`], where tokens from this one on are not drawn.
     pub(crate) fn drawing(model: &'a MambaLm, most: usize, vocabulary: usize) -> Result<Self> {
-        let drawable = vocabulary.min(model.config().vocab_size);
+        let all = model.config().vocab_size;
+        let drawable = vocabulary.min(all);
+        expect_range("Decoder", "the vocabulary", 1..all + 1, drawable)?;
         let stepper = model.stepper()?;
         // On the processor memory is taken as sequences enter.
         let (slots, threads) = match model.device() {

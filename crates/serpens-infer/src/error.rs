@@ -26,12 +26,12 @@ pub enum Error {
     /// Logits, or what the options of sampling make of them, that leave nothing to draw from.
     #[error(transparent)]
     Logits(#[from] Broken),
-    /// A bias for a token that the model does not know.
-    #[error("logit bias: the model has no token {token}; give numbers below {vocabulary}")]
+    /// A bias for a token that is not drawn.
+    #[error("logit bias: there is no token {token} to draw; give numbers below {vocabulary}")]
     Bias {
         /// The token.
         token: u32,
-        /// The model's number of tokens.
+        /// How many tokens can be drawn, the first ones.
         vocabulary: usize,
     },
     /// There is nothing to go on from.

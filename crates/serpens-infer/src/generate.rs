@@ -48,7 +48,7 @@ pub struct Batching<'a> {
     #[default = 32]
     pub slots: usize,
     /// No token from this one on is drawn, such as the rows that fill a table up behind its tokenizer's
-    /// [`vocab_size`](serpens_data::Tokenizer::vocab_size).
+    /// [`vocab_size`](serpens_data::Tokenizer::vocab_size). At least 1.
     #[default(usize::MAX)]
     pub vocabulary: usize,
     /// Hears of how many tokens of prompts a pass read.
@@ -139,7 +139,7 @@ pub fn generate<E: From<Error>>(
                 if next.is_empty() {
                     break;
                 }
-                waiting.extend(read(reader, next)?);
+                waiting.extend(read(reader, decoder.drawable(), next)?);
                 continue;
             };
             decoder.enter(&slot.state.row)?;
@@ -148,19 +148,8 @@ pub fn generate<E: From<Error>>(
         if slots.is_empty() {
             return Ok(());
         }
-        let mut places = slots.iter().enumerate();
-        if places.any(|(i, slot)| slot.asks_for_logits(&decoder, i)) {
-            decoder.logits(0)?; // brought from a GPU once, not by each thread
-        }
-        let drawn: Result<Vec<_>> = match &mut slots[..] {
-            // Threads that are woken for it would be in the way of the decoder's.
-            [slot] => slot.draw(&decoder, 0).map(|drawn| vec![drawn]),
-            slots => {
-                let each = slots.par_iter_mut().enumerate();
-                each.map(|(i, slot)| slot.draw(&decoder, i)).collect()
-            }
-        };
-        for (slot, drawn) in slots.iter_mut().zip(drawn?) {
+        let drawn = draw(&mut slots, &decoder)?;
+        for (slot, drawn) in slots.iter_mut().zip(drawn) {
             if let Some(drawn) = drawn {
                 let flow = listener(slot.of, Told::Token(&drawn))?;
                 slot.count(drawn.token, flow);
@@ -184,11 +173,14 @@ pub fn generate<E: From<Error>>(
     }
 }
 
-/// Reads the prompts: a slot for each sample that can begin.
-fn read(reader: Reader<'_>, requests: Vec<(usize, Request)>) -> Result<Vec<Slot>> {
+/// Reads the prompts: a slot for each sample that can begin, of which a token below `vocabulary` is drawn.
+fn read(
+    reader: Reader<'_>,
+    vocabulary: usize,
+    requests: Vec<(usize, Request)>,
+) -> Result<Vec<Slot>> {
     let (mut states, mut unread) = (Vec::new(), Vec::new());
     for (_, request) in &requests {
-        let vocabulary = reader.model.config().vocab_size;
         let mut biased = request.sampling.logit_bias.iter().map(|(token, _)| *token);
         if let Some(token) = biased.find(|token| *token as usize >= vocabulary) {
             return Err(Error::Bias { token, vocabulary });
@@ -216,6 +208,22 @@ fn read(reader: Reader<'_>, requests: Vec<(usize, Request)>) -> Result<Vec<Slot>
         }
     }
     Ok(slots)
+}
+
+/// Draws the next token of each slot, where that is to be done.
+fn draw(slots: &mut [Slot], decoder: &Decoder<'_>) -> Result<Vec<Option<Drawn>>> {
+    let mut places = slots.iter().enumerate();
+    if places.any(|(i, slot)| slot.asks_for_logits(decoder, i)) {
+        decoder.logits(0)?; // brought from a GPU once, not by each thread
+    }
+    match slots {
+        // Threads that are woken for it would be in the way of the decoder's.
+        [slot] => Ok(vec![slot.draw(decoder, 0)?]),
+        slots => {
+            let each = slots.par_iter_mut().enumerate();
+            each.map(|(i, slot)| slot.draw(decoder, i)).collect()
+        }
+    }
 }
 
 /// A sequence's place in a batch.

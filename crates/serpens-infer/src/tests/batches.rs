@@ -253,3 +253,29 @@ fn what_cannot_be_drawn_is_refused() {
     }));
     assert!(matches!(cold, Error::SampleOption(_)), "{cold}");
 }
+
+#[test]
+fn a_bias_is_for_what_can_be_drawn_which_is_something() {
+    let model = model(5);
+    let refused = |vocabulary, token| {
+        let sampling = SampleOptions {
+            logit_bias: vec![(token, 1.0)],
+            ..SampleOptions::default()
+        };
+        let request = Request {
+            prompt: vec![1],
+            sampling,
+            ..Request::default()
+        };
+        let batching = Batching {
+            vocabulary,
+            ..Batching::default()
+        };
+        run(&model, vec![request], batching, 1).unwrap_err()
+    };
+    let padding = refused(41, 41);
+    let told = matches!(padding, Error::Bias { token, vocabulary: 41 } if token == 41);
+    assert!(told, "{padding}");
+    let nothing = refused(0, 0).to_string();
+    assert!(nothing.contains("the vocabulary"), "{nothing}");
+}
