@@ -518,31 +518,6 @@ fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
 }
 
 #[test]
-fn a_plan_is_counted_without_memory_and_has_no_values() {
-    // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
-    let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
-    assert_eq!(large.count(|param| param.trained).unwrap(), 2_768_337_920);
-    let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig {
-        d_state: 4,
-        ..S4dConfig::default()
-    }));
-    let plan = s4d.plan().unwrap();
-    let constants = plan.count(|param| !param.trained).unwrap();
-    assert_eq!(constants, 3 * 2 * 16 * 4, "B, real and imaginary");
-    let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
-    let error = plan.forward(&ids.into(), &Sequence::default(), None);
-    assert!(matches!(error, Err(Error::NoValue { name: None, .. })));
-    let error = plan.visit("", &mut |_, param| param.value().map(drop));
-    let Err(Error::NoValue {
-        name: Some(name), ..
-    }) = error
-    else {
-        panic!("a plan has no values");
-    };
-    assert_eq!(name, "backbone.embeddings.weight");
-}
-
-#[test]
 fn a_state_goes_on_under_another_tape_once_it_is_detached() {
     let model = MambaLmConfig::new(WIDTH, 2, 11)
         .init(Device::cpu(), 3)

@@ -1,7 +1,8 @@
 //! Settings that no model can have are refused by their names in recipes, and models that no memory holds before any is
 //! taken.
 
-use serpens_core::Device;
+use serpens_core::{Device, Tensor};
+use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
 use serpens_nn::ssm::{S4dConfig, SelectiveSsmConfig, SsmConfig};
 use serpens_nn::{Backbone, Error, MambaLmConfig, Module, Result, StepSize};
@@ -205,4 +206,29 @@ fn a_model_that_no_memory_holds_is_refused_before_any_is_taken() {
     assert!(base().plan().unwrap().check_memory(16, device).is_ok());
     let error = base().plan().unwrap().check_memory(u64::MAX, device);
     assert!(error.unwrap_err().is_config());
+}
+
+#[test]
+fn a_plan_is_counted_without_memory_and_has_no_values() {
+    // The published model of 2.8 billion parameters, less the rows that its vocabulary is filled up with.
+    let large = MambaLmConfig::new(2560, 64, 50_277).plan().unwrap();
+    assert_eq!(large.count(|param| param.trained).unwrap(), 2_768_337_920);
+    let s4d = MambaLmConfig::new(8, 3, 5).with_mixer(MambaConfig::new(S4dConfig {
+        d_state: 4,
+        ..S4dConfig::default()
+    }));
+    let plan = s4d.plan().unwrap();
+    let constants = plan.count(|param| !param.trained).unwrap();
+    assert_eq!(constants, 3 * 2 * 16 * 4, "B, real and imaginary");
+    let ids = Tensor::from_slice([1, 3], &[1_u32, 2, 3], Device::cpu()).unwrap();
+    let error = plan.forward(&ids.into(), &Sequence::default(), None);
+    assert!(matches!(error, Err(Error::NoValue { name: None, .. })));
+    let error = plan.visit("", &mut |_, param| param.value().map(drop));
+    let Err(Error::NoValue {
+        name: Some(name), ..
+    }) = error
+    else {
+        panic!("a plan has no values");
+    };
+    assert_eq!(name, "backbone.embeddings.weight");
 }

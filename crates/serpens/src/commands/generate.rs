@@ -27,8 +27,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let options = args.sampling.options();
     options.check().map_err(serpens_infer::Error::from)?;
     let prompts = args.prompts.read(args.state.is_some())?;
-    let single = prompts.len() == 1 && args.samples == 1;
-    if !single && args.save_state.is_some() {
+    if !is_single(args, &prompts) && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
     args.save_state.as_deref().map(check_writable).transpose()?;
@@ -38,24 +37,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let state = args.state.as_deref().map(load).transpose()?;
     let requests = requests(args, &prompts, &tokenizer, state.as_ref())?;
     let read = requests.iter().map(|request| request.prompt.len()).sum();
-    let mut writer = Writer {
-        args,
-        tokenizer: &tokenizer,
-        prompts: &prompts,
-        read,
-        single,
-        begun: Instant::now(),
-        first: None,
-        written: 0,
-        goes_on: true,
-        texts: HashMap::new(),
-        ended: BTreeMap::new(),
-        next: Of {
-            request: 0,
-            sample: 0,
-        },
-        state: None,
-    };
+    let mut writer = Writer::new(args, &tokenizer, &prompts, read);
     let meter = Meter::new(OutputMode::Terminal, "reading".into(), read);
     let (done, meter) = (Cell::new(0), RefCell::new(Some(meter)));
     let on_pass = |tokens| {
@@ -75,7 +57,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         on_pass: &on_pass,
     };
     generate(&model, requests, batching, |of, told| {
-        if meter.take().is_some() && single && !args.json {
+        if meter.take().is_some() && writer.single && !args.json {
             writer.show(shown_of(&prompts[0]))?; // below the bar of its reading
         }
         writer.hear(of, told)
@@ -87,6 +69,11 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         (Some(path), Some(state)) => Ok(state.save(path, &model, Some(&tokenizer))?),
         _ => Ok(()),
     }
+}
+
+/// Whether one text is written, while it is drawn.
+fn is_single(args: &GenerateArgs, prompts: &[Vec<u8>]) -> bool {
+    prompts.len() == 1 && args.samples == 1
 }
 
 fn requests(
@@ -141,7 +128,34 @@ struct Writer<'a> {
     state: Option<SequenceState>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Before the first token; `read` tokens stand before those that are drawn.
+    fn new(
+        args: &'a GenerateArgs,
+        tokenizer: &'a Tokenizer,
+        prompts: &'a [Vec<u8>],
+        read: usize,
+    ) -> Self {
+        Self {
+            args,
+            tokenizer,
+            prompts,
+            read,
+            single: is_single(args, prompts),
+            begun: Instant::now(),
+            first: None,
+            written: 0,
+            goes_on: true,
+            texts: HashMap::new(),
+            ended: BTreeMap::new(),
+            next: Of {
+                request: 0,
+                sample: 0,
+            },
+            state: None,
+        }
+    }
+
     fn hear(&mut self, of: Of, told: Told<'_>) -> Result<ControlFlow<()>> {
         let begin = || Text {
             stream: TextStream::new(self.tokenizer, &self.args.stop),
