@@ -1,7 +1,10 @@
-"""Decodes with other programs on the same shape as `serpens bench decode`, one stream, and prints tokens per second beside ours.
+"""Decodes with other programs on the same shape as `serpens bench decode`, one stream, and prints tokens per second
+beside ours.
 
-Needs the command, and what is to be run beside it: gguf, numpy and xllamacpp (llama.cpp's code in a wheel), or torch and transformers:
-python scripts/bench_decode_peers.py target/release/serpens [--width 768] [--layers 24] [--vocab 50288] [--tokens 64] [--threads N]
+Needs the command, and what is to be run beside it: gguf, numpy and xllamacpp (llama.cpp's code in a wheel), or torch
+and transformers:
+python scripts/bench_decode_peers.py target/release/serpens [--width 768] [--layers 24] [--vocab 50288]
+    [--tokens 64] [--threads N]
 
 What is missing is left out, and said so. All have random weights: a token takes as long whatever they are.
 """

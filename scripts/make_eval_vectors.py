@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes crates/serpens/tests/eval: a tiny model with random weights, questions of every kind, a text, and harness.json, which says what lm-evaluation-harness
-itself makes of them: the log-probability of all that is asked, its metrics and standard errors.
+"""Makes crates/serpens/tests/eval: a tiny model with random weights, questions of every kind, a text, and harness.json,
+which says what lm-evaluation-harness itself makes of them: the log-probability of all that is asked, its metrics and
+standard errors.
 
 Needs: pip install lm_eval torch transformers tokenizers
 """
@@ -44,7 +45,7 @@ def model(tokenizer):
 
 
 def greedy_words(lm, contexts):
-    """Contexts with the word that the model writes next, where it is one token and its letters become that token again."""
+    """Contexts with the word that the model writes next: one token, whose letters become that token again."""
     for context in contexts:
         ids = lm.tok_encode(context)
         token = lm.model(torch.tensor([ids])).logits[0, -1].argmax().item()

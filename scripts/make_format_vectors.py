@@ -1,5 +1,5 @@
-"""Writes the reference files of serpens-formats' tests: halves as NumPy rounds them, GGUF files that the `gguf` package writes,
-and files that PyTorch writes; and blocks as `gguf` makes and reads them, for serpens-ops (tests/fixtures).
+"""Writes the reference files of serpens-formats' tests: halves as NumPy rounds them, GGUF files that the `gguf` package
+writes, and files that PyTorch writes; and blocks as `gguf` makes and reads them, for serpens-ops (tests/fixtures).
 
 Needs numpy, safetensors, gguf, torch, and a library with ggml:  python make_format_vectors.py OUT_DIR LIBRARY
 """
@@ -92,7 +92,7 @@ def searched(kind, values):
 
 
 def gguf_files():
-    """A file with metadata of every type and tensors in every encoding, and the same with another alignment as version 2."""
+    """A file with metadata of every type and tensors in every encoding; the same as version 2, aligned otherwise."""
     for name, alignment in (("v3", None), ("v2", 64)):
         f = gguf.GGUFWriter(out / f"{name}.gguf", "test")
         if alignment:

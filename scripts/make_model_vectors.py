@@ -56,7 +56,8 @@ def peft():
     torch.manual_seed(3)
     base = MambaForCausalLM.from_pretrained(f"{OUT}/hf-tiny")
     config = LoraConfig(r=3, lora_alpha=5, target_modules=["in_proj", "x_proj", "dt_proj", "out_proj"], task_type="CAUSAL_LM")
-    # Refused as the fused kernels read the weights past the layers, as the plain forward does dt_proj's: it is merged here.
+    # Refused as the fused kernels read the weights past the layers, as the plain forward does dt_proj's: it is merged
+    # here.
     tuners_utils._check_lora_target_modules_mamba = lambda *_: None
     model = get_peft_model(base, config)
     with torch.no_grad():

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes crates/serpens-data/tests/tokenizers: three small tokenizers, trained on the project's own licence and documents, and vectors.json, which says
-what the `tokenizers` package makes of odd texts with each of them.
+"""Makes crates/serpens-data/tests/tokenizers: three small tokenizers, trained on the project's own licence and
+documents, and vectors.json, which says what the `tokenizers` package makes of odd texts with each of them.
 
 Needs: pip install tokenizers
 """

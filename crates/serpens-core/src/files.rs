@@ -131,12 +131,12 @@ pub fn read_text(path: &Path, accept: Accept) -> Result<String, FileError> {
 }
 
 /// Writes `path` through a temporary file beside it, which is brought to disk and then renamed: whatever happens to the
-/// program or the machine, `path` is either as it was or as `write` made it. The folder must exist. Of a link, what it leads
-/// to is written.
+/// program or the machine, `path` is either as it was or as `write` made it. The folder must exist. Of a link, what it
+/// leads to is written.
 ///
 /// # Errors
-/// Those of the system and of `write`; the temporary file is gone then. [`Unread::NoFile`] for a device, a pipe or a folder,
-/// which a rename would put a file in the place of.
+/// Those of the system and of `write`; the temporary file is gone then. [`Unread::NoFile`] for a device, a pipe or a
+/// folder, which a rename would put a file in the place of.
 pub fn write_atomically<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,

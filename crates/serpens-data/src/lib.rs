@@ -33,14 +33,16 @@
 //!
 //! // Bytes: train on windows in random order, evaluate on the last tenth in order.
 //! # let folder = tempfile::tempdir().expect("a folder for the example");
-//! # std::fs::write(folder.path().join("poem.txt"), "Out of the cradle endlessly rocking, ".repeat(30)).expect("a file");
+//! # let poem = "Out of the cradle endlessly rocking, ".repeat(30);
+//! # std::fs::write(folder.path().join("poem.txt"), poem).expect("a file");
 //! # let pattern = format!("{}/*.txt", folder.path().display());
 //! # let pattern = pattern.as_str();
 //! let corpus = Corpus::open(pattern, &Tokenizer::bytes())?; // such as "poems/*.txt"
 //! let train = corpus.windows(4, 32, 7)?;
 //! let batch = train.batch(0)?;
 //! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
-//! let targets: usize = corpus.slices(Split::Validation, 1, 32)?.map(|slice| slice.map_or(0, |s| s.targets.len())).sum();
+//! let slices = corpus.slices(Split::Validation, 1, 32)?;
+//! let targets: usize = slices.map(|slice| slice.map_or(0, |s| s.targets.len())).sum();
 //! assert_eq!(targets, corpus.tokens() / 10);
 //! # Ok(())
 //! # }

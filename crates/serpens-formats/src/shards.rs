@@ -11,8 +11,8 @@ use crate::{Error, Fault, Result, json};
 /// none where both are missing.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Fault::Json`]; [`Fault::NoWeights`], [`Fault::Outside`] where the index names no file, or one outside
-/// its folder.
+/// [`Error::Io`]; [`Fault::Json`]; [`Fault::NoWeights`], [`Fault::Outside`] where the index names no file, or one
+/// outside its folder.
 pub fn shards(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     #[derive(Deserialize)]
     struct Index {

@@ -81,8 +81,8 @@ impl TensorFile {
     /// spans once more meanwhile.
     ///
     /// # Errors
-    /// [`Fault::Missing`] for an unknown name, [`Fault::Encoding`] for other types, [`Error::Core`] where the device has
-    /// no room, [`Error::Io`], [`Fault::Digest`] for damage.
+    /// [`Fault::Missing`] for an unknown name, [`Fault::Encoding`] for other types, [`Error::Core`] where the device
+    /// has no room, [`Error::Io`], [`Fault::Digest`] for damage.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let tensor = match (entry.encoding, values::decoder(entry.encoding)) {

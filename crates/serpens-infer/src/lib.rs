@@ -1,9 +1,11 @@
-//! Running language models: drawing tokens, sequences as values, many prompts at once, and how probable given texts are.
+//! Running language models: drawing tokens, sequences as values, many prompts at once, and how probable given texts
+//! are.
 //!
-//! - [`generate`]: the tokens of many [`Request`]s, prompts packed and slots stepped together; a request's tokens do not
-//!   depend on the others;
+//! - [`generate`]: the tokens of many [`Request`]s, prompts packed and slots stepped together; a request's tokens do
+//!   not depend on the others;
 //! - [`Decoder`]: the next token of many sequences, again and again, for drawing of one's own;
-//! - [`SequenceState`]: a sequence that was read, to be kept, sent to another thread, gone on from several times, saved;
+//! - [`SequenceState`]: a sequence that was read, to be kept, sent to another thread, gone on from several times,
+//!   saved;
 //! - [`score`]: log-probabilities of continuations; what items begin with in common is read once;
 //! - [`Sampler`]: from logits to a token; [`TextStream`]: from tokens to text, up to a stop string.
 //!

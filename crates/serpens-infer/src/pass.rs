@@ -59,8 +59,8 @@ impl<'a> Reader<'a> {
         packs
     }
 
-    /// Reads a pack: the tokens of each sequence from its state, which is replaced. One that is longer than a pass, which
-    /// is alone, is read in passes of about equal length.
+    /// Reads a pack: the tokens of each sequence from its state, which is replaced. One that is longer than a pass,
+    /// which is alone, is read in passes of about equal length.
     pub(crate) fn read_pack(
         &self,
         ids: &[&[u32]],

@@ -78,8 +78,8 @@ pub struct Scores {
 
 /// Scores continuations. Contexts, and then what goes on from each, are read packed, without padding. A context that
 /// several items have in common, of 64 one after another, is read once, and gone on from in clones of its state. All of
-/// them may go on from a state, such as that behind examples that precede every question. `progress` hears how many items
-/// are done.
+/// them may go on from a state, such as that behind examples that precede every question. `progress` hears how many
+/// items are done.
 ///
 /// # Errors
 /// [`Error::EmptyPrompt`] for an item without context that goes on from nothing; tokens that the model does not know;

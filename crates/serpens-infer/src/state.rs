@@ -203,9 +203,9 @@ impl SequenceState {
     }
 }
 
-/// A number that tells models apart: the XXH3 (64 bits, seed 0) of the configuration as JSON and of the first 256 values
-/// of each parameter behind its name, little-endian: those of matrices in bf16, which may be all that is kept of them
-/// ([`Checkpoint::load_to_infer`](serpens_nn::checkpoint::Checkpoint::load_to_infer)), all others in f32.
+/// A number that tells models apart: the XXH3 (64 bits, seed 0) of the configuration as JSON and of the first 256
+/// values of each parameter behind its name, little-endian: those of matrices in bf16, which may be all that is kept of
+/// them ([`Checkpoint::load_to_infer`](serpens_nn::checkpoint::Checkpoint::load_to_infer)), all others in f32.
 ///
 /// # Errors
 /// A model without values.

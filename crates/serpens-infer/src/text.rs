@@ -8,8 +8,8 @@ use crate::Item;
 /// beginning of one is held back until it is known, so that none is ever shown in part.
 ///
 /// It goes on from a text: where a tokenizer writes a space before the first word of a text and
-/// [`Tokenizer::decode`] leaves it out, it is kept here. Special tokens and ids beyond the vocabulary give no text; bytes
-/// that are none become `�`.
+/// [`Tokenizer::decode`] leaves it out, it is kept here. Special tokens and ids beyond the vocabulary give no text;
+/// bytes that are none become `�`.
 #[derive(Clone, Debug)]
 pub struct TextStream {
     tokenizer: Tokenizer,
@@ -105,9 +105,9 @@ pub fn encode_prompt(
 }
 
 /// The tokens of a context and of a text that goes on from it, split as lm-evaluation-harness does: both together are
-/// encoded, and what comes behind the tokens of the context alone is the continuation's. White space at the context's end
-/// is the continuation's too, as tokens often begin with it. Without a context it is what begins a text, or ends one; where
-/// there is neither, the first token of the continuation is the context and not scored.
+/// encoded, and what comes behind the tokens of the context alone is the continuation's. White space at the context's
+/// end is the continuation's too, as tokens often begin with it. Without a context it is what begins a text, or ends
+/// one; where there is neither, the first token of the continuation is the context and not scored.
 ///
 /// # Errors
 /// A text that the tokenizer does not read.

@@ -10,9 +10,9 @@ use serpens_ops::quantized_linear::{Packed, quantized_linear};
 use crate::lora::Lora;
 use crate::{Error, Precision, Result, Start};
 
-/// A tensor of a model, in f32, or narrower where it is only asked ([`Param::narrow`]). It has no values before it is filled, by its start or from a file. Its gradient is
-/// found in [`serpens_core::Gradients`] under [`Param::id`]. A clone is a parameter of its own that begins with the
-/// same value.
+/// A tensor of a model, in f32, or narrower where it is only asked ([`Param::narrow`]). It has no values before it is
+/// filled, by its start or from a file. Its gradient is found in [`serpens_core::Gradients`] under [`Param::id`]. A
+/// clone is a parameter of its own that begins with the same value.
 #[derive(Clone, Debug)]
 pub struct Param {
     id: Identity,

@@ -269,7 +269,8 @@ pub struct GenerateArgs {
     /// One JSON object instead of the text; of several texts a line each.
     #[arg(long)]
     pub json: bool,
-    /// In JSON, also the log-probabilities of the tokens, in the model's own distribution, and of the N most probable ones.
+    /// In JSON, also the log-probabilities of the tokens, in the model's own distribution, and of the N most probable
+    /// ones.
     #[arg(long, value_name = "N", requires = "json", value_parser = whole::<usize>(0..=MOST))]
     pub logprobs: Option<usize>,
 }
@@ -337,8 +338,8 @@ pub struct ConvertArgs {
     /// The format; where it is left out, gguf for a name with that ending, otherwise hf.
     #[arg(long, value_parser = one_of(&[Format::Hf, Format::Gguf, Format::OriginalNames]))]
     pub format: Option<Format>,
-    /// How values are stored; with q4_k the table and the head are in q6_k. In GGUF norms, biases, convolutions, A and D
-    /// stay in f32, and rows that are no whole blocks are in smaller ones or in bf16.
+    /// How values are stored; with q4_k the table and the head are in q6_k. In GGUF norms, biases, convolutions, A and
+    /// D stay in f32, and rows that are no whole blocks are in smaller ones or in bf16.
     #[arg(long, default_value = "f32", value_parser = encoding(&STORED))]
     pub dtype: Encoding,
 }
@@ -363,8 +364,8 @@ pub struct QuantizeArgs {
     /// How matrices are stored; with q4_k the table and the head are in q6_k.
     #[arg(long = "to", value_name = "TYPE", value_parser = encoding(&STORED))]
     pub encoding: Encoding,
-    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0'; may be repeated, the first that
-    /// matches counts.
+    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0'; may be repeated, the first
+    /// that matches counts.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = kept)]
     pub keep: Vec<(Pattern, Encoding)>,
     /// A text to measure the perplexity on, before and after: a file, a folder, a glob or a token file.
@@ -403,8 +404,8 @@ pub struct EvalArgs {
     /// A task of your own; may be repeated.
     #[arg(long, value_name = "FILE")]
     pub task_file: Vec<PathBuf>,
-    /// The text: a file, a folder, a glob or a token file. Of tasks the file of questions, a JSON object a line, or a folder
-    /// with those of all.
+    /// The text: a file, a folder, a glob or a token file. Of tasks the file of questions, a JSON object a line, or a
+    /// folder with those of all.
     #[arg(long, value_name = "PATH")]
     pub data: String,
     /// Also the perplexity in windows of so many tokens, each read without those before it, as it is often reported.

@@ -94,9 +94,9 @@ pub struct HubArgs {
 }
 
 impl HubArgs {
-    /// The folder in the cache of the model called `owner/name`, or of its tokenizer alone, or of `owner/name/FILE.gguf` the
-    /// file, fetched where they are missing. The path itself where it is no such name, or leads into a folder that is here.
-    /// Signals end it at once, unless they are listened to.
+    /// The folder in the cache of the model called `owner/name`, or of its tokenizer alone, or of
+    /// `owner/name/FILE.gguf` the file, fetched where they are missing. The path itself where it is no such name, or
+    /// leads into a folder that is here. Signals end it at once, unless they are listened to.
     ///
     /// # Errors
     /// [`crate::Error::Hub`].

@@ -28,8 +28,8 @@ pub struct PromptsArgs {
     /// One prompt.
     #[command(flatten)]
     one: PromptArgs,
-    /// Many prompts in a file, or on standard input where it is -: a line each, empty ones left out; in a .jsonl file each
-    /// a JSON string or an object with a "prompt".
+    /// Many prompts in a file, or on standard input where it is -: a line each, empty ones left out; in a .jsonl file
+    /// each a JSON string or an object with a "prompt".
     #[arg(long, value_name = "FILE", conflicts_with = "one_prompt")]
     prompts: Option<PathBuf>,
 }

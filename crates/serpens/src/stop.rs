@@ -1,5 +1,5 @@
-//! Ctrl-C and its kin: the first asks a run to save and end, Ctrl-C after it ends the process; what makes a file is ended
-//! by the first.
+//! Ctrl-C and its kin: the first asks a run to save and end, Ctrl-C after it ends the process; what makes a file is
+//! ended by the first.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

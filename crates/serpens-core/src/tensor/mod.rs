@@ -234,8 +234,8 @@ impl Tensor {
     /// Tensors one behind the other along the first axis.
     ///
     /// # Errors
-    /// [`Error::Shape`] where their other axes differ, or there are none; [`Error::DType`], [`Error::Device`] where those
-    /// differ; memory.
+    /// [`Error::Shape`] where their other axes differ, or there are none; [`Error::DType`], [`Error::Device`] where
+    /// those differ; memory.
     pub fn concat<T: Borrow<Self>>(tensors: &[T]) -> Result<Self> {
         const OP: &str = "concat";
         let Some(first) = tensors.first().map(T::borrow) else {

@@ -67,8 +67,8 @@ pub(super) fn find(pattern: &str) -> Result<Vec<Found>> {
     }
 }
 
-/// The files below a folder whose paths from there match a glob. Hidden ones do so only where it names them, and links to
-/// folders lead further only where it says how far.
+/// The files below a folder whose paths from there match a glob. Hidden ones do so only where it names them, and links
+/// to folders lead further only where it says how far.
 ///
 /// The glob crate's own walk panics at names that are not UTF-8, so it only says what matches.
 fn walk(folder: &Path, glob: &str) -> Result<Vec<Found>> {

@@ -49,13 +49,13 @@ impl fmt::Display for Split {
 /// The tokens of a file, of a folder or of the matches of a glob, one after the other in the order of their paths.
 ///
 /// Of the tokenizer of bytes they are the files' bytes, with nothing in between, unless a file's name ends in `.jsonl`.
-/// Otherwise they are those of documents, each of which starts anew: a file, or of a `.jsonl` file every line; [`tokenize`]
-/// says what lines may hold. Texts of up to 256 MiB are encoded when they are opened; for larger ones, and in order not to
-/// wait each time, [`tokenize`] makes a token file, which is opened as they are.
+/// Otherwise they are those of documents, each of which starts anew: a file, or of a `.jsonl` file every line;
+/// [`tokenize`] says what lines may hold. Texts of up to 256 MiB are encoded when they are opened; for larger ones, and
+/// in order not to wait each time, [`tokenize`] makes a token file, which is opened as they are.
 ///
-/// The first 256 MiB, in whole files, are held in memory. Of later files only what is asked for is read, so a corpus may
-/// be larger than the memory, and cloning is cheap. They must stay what they are while in use: one that was cut short
-/// or replaced is [`Error::Changed`] where it is read; one that has grown is read as far as it went before.
+/// The first 256 MiB, in whole files, are held in memory. Of later files only what is asked for is read, so a corpus
+/// may be larger than the memory, and cloning is cheap. They must stay what they are while in use: one that was cut
+/// short or replaced is [`Error::Changed`] where it is read; one that has grown is read as far as it went before.
 ///
 /// The last tenth of the whole is the validation part, the rest is the training part;
 /// [`with_validation_fraction`](Corpus::with_validation_fraction) moves the border.
@@ -82,8 +82,8 @@ impl Corpus {
     ///
     /// # Errors
     /// [`MissingPath`](Error::MissingPath), [`File`](Error::File), [`NotAFile`](Error::NotAFile),
-    /// [`NoText`](Error::NoText), [`MalformedGlob`](Error::MalformedGlob); those of [`tokenize`] where a text is encoded, and
-    /// [`TooLarge`](Error::TooLarge); [`OtherTokenizer`](Error::OtherTokenizer) of a token file.
+    /// [`NoText`](Error::NoText), [`MalformedGlob`](Error::MalformedGlob); those of [`tokenize`] where a text is
+    /// encoded, and [`TooLarge`](Error::TooLarge); [`OtherTokenizer`](Error::OtherTokenizer) of a token file.
     pub fn open(pattern: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
         let all = files::find(pattern)?;
         let mut counts = match &all[..] {
@@ -195,8 +195,8 @@ impl Corpus {
         self.counts.map_or(token, |_| HEADER + token * WORD)
     }
 
-    /// Appends a row, which the caller knows to be inside the corpus: the `length` tokens from `start` on are inputs, and
-    /// those one later their targets, unless they start a document or are given with it. // (length)
+    /// Appends a row, which the caller knows to be inside the corpus: the `length` tokens from `start` on are inputs,
+    /// and those one later their targets, unless they start a document or are given with it. // (length)
     fn push_row(&self, start: usize, length: usize, into: &mut Batch) -> Result<()> {
         let [begin, end] = [start, start + length + 1].map(|token| self.place(token));
         let mut bytes = vec![0; end - begin];

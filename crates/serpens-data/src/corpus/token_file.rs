@@ -75,24 +75,24 @@ pub(super) fn counts(file: &Found, tokenizer: &Tokenizer) -> Result<Option<Count
 
 /// Encodes the texts that the patterns name (as [`Corpus::open`](crate::Corpus::open) reads each) into a file that
 /// `Corpus::open` opens as them. It is written whole or not at all, and the same whatever the number of threads; memory
-/// does not depend on the length of the text, where the tokenizer can read texts in blocks: one that is byte-level and cuts
-/// words as GPT-2 does, or a table of symbols, between a visible character and an end of line, and bytes.
+/// does not depend on the length of the text, where the tokenizer can read texts in blocks: one that is byte-level and
+/// cuts words as GPT-2 does, or a table of symbols, between a visible character and an end of line, and bytes.
 ///
 /// A file is a document. Where its name ends in `.jsonl`, each line is: `{"text": …}`, or
-/// `{"prompt": …, "completion": …}`, of which only the completion is to be learnt; both are encoded by themselves, and other
-/// fields passed over. Before each stands what begins a text ([`Tokenizer::begin`]), behind it the first of what ends one
-/// ([`Tokenizer::end_of_text`]).
+/// `{"prompt": …, "completion": …}`, of which only the completion is to be learnt; both are encoded by themselves, and
+/// other fields passed over. Before each stands what begins a text ([`Tokenizer::begin`]), behind it the first of what
+/// ends one ([`Tokenizer::end_of_text`]).
 ///
-/// The file is little-endian: 16 bytes `serpens tokens 1`, six u64 (the tokenizer's fingerprint, tokens, documents, bytes
-/// of text, 0, 0), then a u32 for each token: its id, plus 2^31 where a document starts, plus 2^30 where it is not to be
-/// learnt.
+/// The file is little-endian: 16 bytes `serpens tokens 1`, six u64 (the tokenizer's fingerprint, tokens, documents,
+/// bytes of text, 0, 0), then a u32 for each token: its id, plus 2^31 where a document starts, plus 2^30 where it is
+/// not to be learnt.
 ///
 /// `watch` hears how many bytes of how many are encoded; its error ends the work, as does any other, without a file.
 ///
 /// # Errors
 /// Those of [`Corpus::open`](crate::Corpus::open); a text that the tokenizer does not read, [`Error::Line`],
-/// [`Error::LongDocument`], [`Error::NoText`] where no token comes of it, [`Error::OwnText`]; a file that cannot be written, such as a
-/// device.
+/// [`Error::LongDocument`], [`Error::NoText`] where no token comes of it, [`Error::OwnText`]; a file that cannot be
+/// written, such as a device.
 pub fn tokenize<E: From<Error> + From<FileError>>(
     patterns: &[String],
     tokenizer: &Tokenizer,

@@ -17,8 +17,8 @@ const PLACE: &str = "text";
 /// on across the border of two epochs. Of `n` training tokens an epoch has `max(1, n / length - 1)` windows, as
 /// many as fit at every offset; fewer than two lengths of text per epoch stay unread.
 ///
-/// Where the tokens are those of documents, a window is whatever lies there: the end of one, some whole, the beginning of
-/// another. [`Batch::starts`] says where they begin; what a document begins with is no target.
+/// Where the tokens are those of documents, a window is whatever lies there: the end of one, some whole, the beginning
+/// of another. [`Batch::starts`] says where they begin; what a document begins with is no target.
 ///
 /// Offset and order are functions of (seed, epoch): a Feistel network gives the window of any index in constant
 /// time, so moving to any position costs the same.

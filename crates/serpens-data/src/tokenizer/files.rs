@@ -46,10 +46,10 @@ impl Tokenizer {
     /// The tokenizer of a folder or a file, or the word `bytes`.
     ///
     /// A file is a `tokenizer.json` of any name, a `symbols.json`, or one of GPT-2's pairs (`vocab.bpe` with
-    /// `encoder.json`, `vocab.json` with `merges.txt`). What ends a text is read from the files beside it, the first that
-    /// says so: `eos_token_id` in `generation_config.json`, `eos_token` in `tokenizer_config.json`, `eos_token_id` in
-    /// `config.json`; otherwise it is the special token called `<|endoftext|>`, `<|end_of_text|>`, `</s>` or `<eos>`.
-    /// `add_bos_token` in `tokenizer_config.json` says whether `bos_token` begins texts, where it is there.
+    /// `encoder.json`, `vocab.json` with `merges.txt`). What ends a text is read from the files beside it, the first
+    /// that says so: `eos_token_id` in `generation_config.json`, `eos_token` in `tokenizer_config.json`, `eos_token_id`
+    /// in `config.json`; otherwise it is the special token called `<|endoftext|>`, `<|end_of_text|>`, `</s>` or
+    /// `<eos>`. `add_bos_token` in `tokenizer_config.json` says whether `bos_token` begins texts, where it is there.
     ///
     /// `symbols.json` is a table of symbols, whose ids are their places:
     ///

@@ -74,8 +74,8 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     done.map_err(TokenizerError::Broken)
 }
 
-/// Whether a text may be cut between a visible character and an end of line, and encoded apart: where normalising does not look
-/// across, words end at white space, and no added token reaches over the cut.
+/// Whether a text may be cut between a visible character and an end of line, and encoded apart: where normalising does
+/// not look across, words end at white space, and no added token reaches over the cut.
 fn cuts_lines(file: &Value) -> bool {
     let normalizer = file["normalizer"]["type"].as_str();
     let words = &file["pre_tokenizer"];

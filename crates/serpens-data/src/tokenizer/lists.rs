@@ -23,8 +23,8 @@ const UNUSED: i32 = 5;
 /// Tokens that stand for themselves: unknown and special ones, and those that were added.
 const OF_THEMSELVES: RangeInclusive<i32> = 2..=ADDED;
 
-/// How a text is cut into words, by the names that GGUF files have for it: as GPT-2 does (contractions, letters, digits,
-/// other signs, each with the space before it, and white space), or as Falcon.
+/// How a text is cut into words, by the names that GGUF files have for it: as GPT-2 does (contractions, letters,
+/// digits, other signs, each with the space before it, and white space), or as Falcon.
 fn words(pre: &str) -> Option<Value> {
     let gpt2 = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     match pre {
@@ -178,8 +178,8 @@ impl Tokenizer {
     }
 
     /// The metadata that a GGUF file has of it, for a model of so many tokens, those beyond its own unused; `None` for
-    /// kinds that such files do not have, and for words that are cut as no name there says. Those are lists and ids, and
-    /// the whole file besides.
+    /// kinds that such files do not have, and for words that are cut as no name there says. Those are lists and ids,
+    /// and the whole file besides.
     pub fn gguf(&self, vocabulary: usize) -> Option<Metadata> {
         let Kind::Json(inner) = &self.0.kind else {
             return None;

@@ -24,12 +24,12 @@ const BLOCK: usize = 1 << 16;
 
 /// Between text and the numbers that a model reads. Cloning is cheap.
 ///
-/// There are three kinds: bytes (256 tokens, any content), what `tokenizer.json` describes (byte-pair encodings as those
-/// of GPT-2, GPT-NeoX and Llama, and whatever else the `tokenizers` crate reads), and plain tables of symbols, of proteins
-/// for example. GPT-2's own files and the lists of a GGUF file become the second kind.
+/// There are three kinds: bytes (256 tokens, any content), what `tokenizer.json` describes (byte-pair encodings as
+/// those of GPT-2, GPT-NeoX and Llama, and whatever else the `tokenizers` crate reads), and plain tables of symbols, of
+/// proteins for example. GPT-2's own files and the lists of a GGUF file become the second kind.
 ///
-/// Text that is the name of a special token, such as `<|endoftext|>`, becomes that token, in a user's text as anywhere: as
-/// in the programs that published models come from. Who reads text of strangers looks for it first
+/// Text that is the name of a special token, such as `<|endoftext|>`, becomes that token, in a user's text as anywhere:
+/// as in the programs that published models come from. Who reads text of strangers looks for it first
 /// ([`Tokenizer::is_special`]).
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Loaded>);
@@ -156,8 +156,8 @@ impl Tokenizer {
         }
     }
 
-    /// A text's tokens, without what stands before or behind it. Long texts are encoded by several threads, with the same
-    /// result.
+    /// A text's tokens, without what stands before or behind it. Long texts are encoded by several threads, with the
+    /// same result.
     ///
     /// # Errors
     /// [`TokenizerError::NotText`] (never of bytes), [`TokenizerError::NoSymbol`], and
@@ -181,8 +181,8 @@ impl Tokenizer {
         Ok(ids?.concat())
     }
 
-    /// Whether the two sides of this place give the same tokens apart as together. There is a visible character before and
-    /// an end of line behind, where the kind cuts at all; bytes are cut anywhere.
+    /// Whether the two sides of this place give the same tokens apart as together. There is a visible character before
+    /// and an end of line behind, where the kind cuts at all; bytes are cut anywhere.
     fn may_cut(&self, text: &[u8], at: usize) -> bool {
         let between = || text[at - 1].is_ascii_graphic() && text[at] == b'\n';
         self.is_bytes() || (self.0.cuts_lines && between())

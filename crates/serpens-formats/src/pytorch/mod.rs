@@ -1,7 +1,7 @@
 //! PyTorch's files (`.bin`, `.pt`, `.ckpt`): a zip with a pickle, which says how tensors are made, and their storages.
 //!
-//! A pickle is a program. Here it runs on a machine that knows only what tensors, and the dictionaries that they are in,
-//! are made of: nothing of Python is called or imported. Whatever else a pickle asks for becomes a value without a
+//! A pickle is a program. Here it runs on a machine that knows only what tensors, and the dictionaries that they are
+//! in, are made of: nothing of Python is called or imported. Whatever else a pickle asks for becomes a value without a
 //! meaning, which is skipped where no tensor depends on it (settings, optimisers' and Lightning's objects beside the
 //! weights), and is refused by name where one does.
 
@@ -37,8 +37,8 @@ type Archive<'a> = ZipArchive<BufReader<&'a File>>;
 
 /// Opens a file that `torch.save` wrote (PyTorch 1.6 or later), and reads what is where. The tensors are those of its
 /// dictionary, or of `state_dict` in it, as Lightning has it; names of nested dictionaries are joined by dots. With a
-/// prefix only tensors under it are there, without it: `model.` leaves `a.weight` of `model.a.weight`. A prefix ends with
-/// its dot.
+/// prefix only tensors under it are there, without it: `model.` leaves `a.weight` of `model.a.weight`. A prefix ends
+/// with its dot.
 ///
 /// ```
 /// use serpens_core::Device;

@@ -12,8 +12,8 @@ use crate::tensor_file::Entry;
 
 /// The key under which Lightning has the weights, which may stand beside other things.
 const WEIGHTS: &str = "state_dict";
-/// Bytes of names, and items without one, for each byte of the pickle, at most. No more are there but where dictionaries
-/// hold themselves, or each other many times.
+/// Bytes of names, and items without one, for each byte of the pickle, at most. No more are there but where
+/// dictionaries hold themselves, or each other many times.
 const NAMES: usize = 4;
 
 impl<'a> Machine<'a> {

@@ -135,8 +135,8 @@ impl<'a> Machine<'a> {
         Storage(self.arena.alloc(stored))
     }
 
-    /// A tensor of (storage, offset, sizes, strides, and two that say how it is trained). There is more where its values
-    /// are to be conjugated or negated.
+    /// A tensor of (storage, offset, sizes, strides, and two that say how it is trained). There is more where its
+    /// values are to be conjugated or negated.
     fn tensor(&self, items: &[Value<'a>], named: Option<Encoding>) -> Option<Value<'a>> {
         let &[Storage(storage), Int(offset), dims, strides, _, _] = items else {
             return None;

@@ -139,8 +139,8 @@ pub fn write_tensors<N: AsRef<str>, T: Borrow<Tensor>>(
 /// each tensor.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] where a tensor cannot be written as planned; [`Error::Core`] where it cannot be brought
-/// to the processor; those of `value`.
+/// [`Error::Io`]; [`Error::File`] where a tensor cannot be written as planned; [`Error::Core`] where it cannot be
+/// brought to the processor; those of `value`.
 pub fn write(
     path: &Path,
     planned: &[Planned],

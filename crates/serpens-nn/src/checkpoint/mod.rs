@@ -2,7 +2,7 @@
 //!
 //! | what is opened | configuration | weights |
 //! |---|---|---|
-//! | a folder of Hugging Face's, or ours | `config.json` | `model.safetensors`, `pytorch_model.bin`, or an index's files |
+//! | a folder of Hugging Face's, or ours | `config.json` | `model.safetensors`, `pytorch_model.bin`, or an index's |
 //! | a folder of the original program's | `config.json` | the same |
 //! | a file `.safetensors`, `.bin`, `.pt`, `.ckpt` | `config.json` beside it, either | that file |
 //! | a file `.gguf` | the file's metadata | that file |

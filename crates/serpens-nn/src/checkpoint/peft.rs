@@ -71,8 +71,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does, with
-/// the name of the model that it is added to, where that is known.
+/// Writes what [`MambaLm::adapt`] had trained to the folder `dir`, made where it is missing, as the PEFT library does,
+/// with the name of the model that it is added to, where that is known.
 ///
 /// # Errors
 /// [`Error::NotAdapted`]; what the file system says.

@@ -20,8 +20,8 @@ pub struct CausalConv1d {
 module!(CausalConv1d { weight => "weight", bias => "bias" });
 
 impl CausalConv1d {
-    /// `width` taps for each of the channels, with a bias or without one, followed by SiLU or not. Weights and bias start
-    /// uniform in ±width^-1/2.
+    /// `width` taps for each of the channels, with a bias or without one, followed by SiLU or not. Weights and bias
+    /// start uniform in ±width^-1/2.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for a width of 0.

@@ -135,8 +135,8 @@ pub struct Backbone {
 module!(Backbone { layers => "layers", norm_f => "norm_f" });
 
 impl Backbone {
-    /// `n_layer` layers of width `d_model` without values, with these mixers one after another and again from the first;
-    /// every mixer's projection out starts divided by √n_layer. `norm_eps` is that of the normalisations.
+    /// `n_layer` layers of width `d_model` without values, with these mixers one after another and again from the
+    /// first; every mixer's projection out starts divided by √n_layer. `norm_eps` is that of the normalisations.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that no model can have.

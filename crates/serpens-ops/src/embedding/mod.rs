@@ -1,7 +1,7 @@
 //! Embedding: one row of a table for each id.
 //!
-//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32 or, where no gradient is asked for, bf16
-//! or [`Packed`], y: (rows, d_model) f32. Gradient:
+//! y\[i\] = table\[ids\[i\]\], ids: (rows) u32, table: (vocabulary, d_model) f32 or, where no gradient is asked for,
+//! bf16 or [`Packed`], y: (rows, d_model) f32. Gradient:
 //! dtable\[v\] = Σ dy\[i\] over the i with ids\[i\] = v, summed in the order of i; on a GPU in that order within runs
 //! of positions that depend on their number only, and then over the runs.
 

@@ -3,9 +3,9 @@
 //! x: (rows, d_in), W: (d_out, d_in) row by row as checkpoints hold it, b: (d_out), y: (rows, d_out), all f32; x, y and
 //! their gradients may be columns of wider rows. dx = dy W, dW = dyᵀ x, db = Σ_rows dy.
 //!
-//! On the processor W may be bf16 where no gradient is asked for: its values are widened, which is exact, and all else is
-//! as in f32. On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's type, sums and
-//! dW, b and db are f32.
+//! On the processor W may be bf16 where no gradient is asked for: its values are widened, which is exact, and all else
+//! is as in f32. On a GPU x and W may both be bf16 (W then being the shadow of an f32 parameter); y and dx are of x's
+//! type, sums and dW, b and db are f32.
 
 pub mod cpu;
 pub mod cuda;

@@ -1,13 +1,13 @@
 //! The linear map y = x Wᵀ + b with a matrix W of few bits for each value, in [`Blocks`]: 2 to 4 times fewer bytes than
 //! bf16 to read for each token.
 //!
-//! x: (…, inputs) and y: (…, outputs) in f32, on a GPU also in bf16; W: (outputs, inputs) as [`Packed`], b: (outputs) in
-//! f32. W is not learnt, so there is no gradient.
+//! x: (…, inputs) and y: (…, outputs) in f32, on a GPU also in bf16; W: (outputs, inputs) as [`Packed`], b: (outputs)
+//! in f32. W is not learnt, so there is no gradient.
 //!
 //! x becomes integers of eight bits, for every 32 of a row: d_x = max|x| / 127 and q_x = x / d_x, rounded to the
 //! nearest, halves to even. For every block of W (of Q4_K and Q6_K every sub-block) the sum of the
-//! integer products is exact, and added to the row's sum in f32 in one fixed order: y = Σ d_w d_x Σ q_w q_x. So a row of
-//! y has the same bits on every instruction set and any number of threads, and among any number of other rows. The
+//! integer products is exact, and added to the row's sum in f32 in one fixed order: y = Σ d_w d_x Σ q_w q_x. So a row
+//! of y has the same bits on every instruction set and any number of threads, and among any number of other rows. The
 //! error against the exact product with the values that were quantised is at most twice that of dequantise-then-f32,
 //! for x whose largest values do not stand out from their 32 more than those of W do.
 //!

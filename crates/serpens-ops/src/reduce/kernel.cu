@@ -1,6 +1,7 @@
 // Sums over everything or over rows, of values or of squared differences, and their gradients.
 //
-// Macros: IO, the type of the operands; WARPS, the warps that share a row where rows are summed (1: eight rows a block).
+// Macros: IO, the type of the operands; WARPS, the warps that share a row where rows are summed (1: eight rows a
+// block).
 
 constexpr int BLOCK = 256;
 constexpr int THREADS = WARPS * 32;

@@ -117,8 +117,8 @@ pub fn forward(
         cols: x.cols() as i32,
         eps: inputs.eps,
     };
-    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to; the kernel waits
-    // for those before it.
+    // SAFETY: the parameters are the kernel's; the caller has checked the shapes of what they point to; the kernel
+    // waits for those before it.
     unsafe { kernel.launch_early([x.rows() as u32, 1, 1], threads, 0, &params) }
 }
 

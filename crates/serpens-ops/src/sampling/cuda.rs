@@ -76,9 +76,9 @@ kernel_params! {
     }
 }
 
-/// Draws the tokens of many sequences on a GPU, each in a slot with its own options, history and random stream. Histories
-/// are kept there: nothing goes to the device or comes from it between draws, and the memory that a draw works with is
-/// the same as long as this lives, so that a recorded one stays valid while sequences come and go.
+/// Draws the tokens of many sequences on a GPU, each in a slot with its own options, history and random stream.
+/// Histories are kept there: nothing goes to the device or comes from it between draws, and the memory that a draw
+/// works with is the same as long as this lives, so that a recorded one stays valid while sequences come and go.
 pub struct DeviceSampler {
     device: Device,
     vocabulary: usize,

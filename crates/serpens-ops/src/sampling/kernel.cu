@@ -344,8 +344,8 @@ struct Digits {
 };
 
 // The rank of the last of the items that it takes, from the largest rank down, until the sum of their weights reaches
-// `need`, which it does; or a lower rank, not below `least`, where no item lies between. `items` gives each item's rank,
-// which is `least` at least, and its weight to what it is called with.
+// `need`, which it does; or a lower rank, not below `least`, where no item lies between. `items` gives each item's
+// rank, which is `least` at least, and its weight to what it is called with.
 template <class Items> __device__ u64 reach(Shared& shared, u64 need, u64 least, Items items) {
     u64 prefix = 0;
     int above = RANK; // bits that are not known yet

@@ -14,9 +14,9 @@
 //!
 //! # Exactly
 //! The largest x is m. A token's weight is w = 2^((x − m) · log₂e / T), of fused multiply-adds in a stated order
-//! ([`simd::exp2_product`](crate::simd::exp2_product), with log₂e / T rounded to f64 once and cut in two floats), and in
-//! fixed point q = w · 2⁴⁰, rounded to the nearest integer, of two the even one. Sums of q are exact in any order, and so
-//! is all that is decided by them:
+//! ([`simd::exp2_product`](crate::simd::exp2_product), with log₂e / T rounded to f64 once and cut in two floats), and
+//! in fixed point q = w · 2⁴⁰, rounded to the nearest integer, of two the even one. Sums of q are exact in any order,
+//! and so is all that is decided by them:
 //!
 //! - top-p: the sum reaches ⌈P · total / 2⁶⁴⌉ with P = ⌊p · 2⁶⁴⌋, which is p itself from 2⁻⁴⁰ on, and at least 1;
 //! - min-p: q ≥ min_p · 2⁴⁰, rounded as q is;
@@ -24,14 +24,14 @@
 //!
 //! So for the same logits, options, history and number there is one token, whatever the instruction set, the card, the
 //! number of threads or of slots. Probabilities are off from those of f32 logits by this much: w's relative error is
-//! below 1.1·10⁻⁷ + (m − x) / T · 2⁻²⁴ (a last place of x − m), q's rounding adds 2⁻⁴¹, and the 64 bits of u 2⁻⁶⁴ of the
-//! total. With that of the total it is less than 4·10⁻⁶ of a probability, beside 2⁻⁴¹ of the largest for each token;
-//! tokens below 2⁻⁴¹ of the largest are not drawn.
+//! below 1.1·10⁻⁷ + (m − x) / T · 2⁻²⁴ (a last place of x − m), q's rounding adds 2⁻⁴¹, and the 64 bits of u 2⁻⁶⁴ of
+//! the total. With that of the total it is less than 4·10⁻⁶ of a probability, beside 2⁻⁴¹ of the largest for each
+//! token; tokens below 2⁻⁴¹ of the largest are not drawn.
 //!
 //! # Shapes
 //! Logits (slots, vocabulary), f32, on a GPU f32 or bf16; the vocabulary has fewer than 2²⁴ tokens, on a GPU at most
-//! [`MOST_TOKENS`]. Each slot has its own options, history and random stream. A slot whose logits are broken (NaN, +∞, or
-//! nothing but −∞) fails alone: see [`Broken`].
+//! [`MOST_TOKENS`]. Each slot has its own options, history and random stream. A slot whose logits are broken (NaN, +∞,
+//! or nothing but −∞) fails alone: see [`Broken`].
 
 pub mod cpu;
 mod cuda;

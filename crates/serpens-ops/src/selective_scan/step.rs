@@ -42,8 +42,8 @@ pub struct StepOperands<'a> {
 }
 
 /// The next position of S sequences (slots), without a tape: δ = softplus(Δ + bias), h = exp(δ A) h + δ B u with h the
-/// `state`, in place, and y = (<C, h> + D u) silu(z). A slot has the same bits among any others. All is computed in f32; a
-/// state in bf16 is rounded to nearest even behind it.
+/// `state`, in place, and y = (<C, h> + D u) silu(z). A slot has the same bits among any others. All is computed in
+/// f32; a state in bf16 is rounded to nearest even behind it.
 ///
 /// # Shapes
 /// state (S, channels · N) of f32 or bf16, y (S, channels); rows of both may be parts of wider ones

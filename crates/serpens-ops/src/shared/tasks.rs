@@ -29,8 +29,8 @@ pub(crate) fn for_each_task(values: usize, tasks: usize, task: impl Fn(usize) + 
     }
 }
 
-/// A matrix cut into pieces of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages of
-/// memory, so that the pieces of any large matrix occupy every thread.
+/// A matrix cut into pieces of [`SMALL`] values or a little fewer: some rows, or a stretch of one. That is a few pages
+/// of memory, so that the pieces of any large matrix occupy every thread.
 pub(crate) struct Pieces {
     rows: usize,
     cols: usize,

@@ -2,8 +2,8 @@
 //! hundred small tasks would take longer than these.
 //!
 //! A round is a number of tasks. One word holds how many there are and how many were taken, a part of what is left at a
-//! time, so that parts are few and the last ones small. Nobody is waited for but who took some: a thread that the system
-//! has put aside between rounds holds nobody up.
+//! time, so that parts are few and the last ones small. Nobody is waited for but who took some: a thread that the
+//! system has put aside between rounds holds nobody up.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};

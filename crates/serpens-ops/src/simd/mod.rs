@@ -178,8 +178,8 @@ pub trait Stored: Element {
     /// The first `S::F32_LANES` values of `x`; where `x` is shorter, the missing lanes are zero.
     fn lanes<S: Simd>(s: S, x: &[Self]) -> S::f32s;
 
-    /// Stores `v`, rounded to nearest even, to the first `S::F32_LANES` values of `x`; where `x` is shorter, the surplus
-    /// lanes are dropped.
+    /// Stores `v`, rounded to nearest even, to the first `S::F32_LANES` values of `x`; where `x` is shorter, the
+    /// surplus lanes are dropped.
     fn store<S: Simd>(s: S, x: &mut [Self], v: S::f32s);
 }
 

@@ -1,7 +1,7 @@
 // The softmax of rows or its logarithm, and the gradient.
 //
-// Macros: IO, the type of all; WARPS, the warps that share a row (1: eight rows a block); LOG, 0 or 1. A row is read once
-// for its maximum, once for its sum and once to be written: the caches hold it.
+// Macros: IO, the type of all; WARPS, the warps that share a row (1: eight rows a block); LOG, 0 or 1. A row is read
+// once for its maximum, once for its sum and once to be written: the caches hold it.
 
 constexpr int BLOCK = 256;
 constexpr int THREADS = WARPS * 32;

@@ -38,8 +38,8 @@ fn free((to, argument): Target<'_>) -> Result<()> {
     }
 }
 
-/// Refuses a target that is there, cannot be written to, or does not say its format. What is begun there is removed where
-/// a signal ends the process.
+/// Refuses a target that is there, cannot be written to, or does not say its format. What is begun there is removed
+/// where a signal ends the process.
 pub(super) fn check(target @ (to, argument): Target<'_>, format: Format) -> Result<()> {
     free(target)?;
     if format == Format::Gguf && Format::of_name(to) != format {

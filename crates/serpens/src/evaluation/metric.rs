@@ -9,8 +9,8 @@ use super::Question;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Metric {
-    /// The share of questions whose right choice has the largest log-probability; of single targets, of those all of whose
-    /// tokens are the most probable ones.
+    /// The share of questions whose right choice has the largest log-probability; of single targets, of those all of
+    /// whose tokens are the most probable ones.
     Acc,
     /// The same of log-probabilities divided by how many characters the choices have.
     AccNorm,

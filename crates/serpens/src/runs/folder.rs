@@ -23,8 +23,8 @@ const TOKENIZER: &str = "tokenizer";
 /// What the page shows, for programs.
 const REPORT: &str = "report.json";
 
-/// A run's folder: `config.toml`, `tokenizer/`, `metrics.jsonl`, `checkpoints/`, `model/`, `adapter/`, `report.html` and
-/// its `figures/`, `report.json`, and `twin/` with the same of a second model.
+/// A run's folder: `config.toml`, `tokenizer/`, `metrics.jsonl`, `checkpoints/`, `model/`, `adapter/`, `report.html`
+/// and its `figures/`, `report.json`, and `twin/` with the same of a second model.
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
     /// Held by who trains; who only reads needs none.

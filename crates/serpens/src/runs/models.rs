@@ -23,8 +23,9 @@ use crate::{Error, Result};
 #[group(arg = "path")]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlace {
-    /// A run's folder or its name below runs; a model's folder or file: Hugging Face's, the original program's, GGUF; or the
-    /// name of one on the Hugging Face hub, or of a file there: state-spaces/mamba-130m-hf, owner/name/FILE.gguf.
+    /// A run's folder or its name below runs; a model's folder or file: Hugging Face's, the original program's, GGUF;
+    /// or the name of one on the Hugging Face hub, or of a file there: state-spaces/mamba-130m-hf,
+    /// owner/name/FILE.gguf.
     #[arg(long = "model", value_name = "RUN")]
     pub(crate) path: PathBuf,
     /// What stands before the names of the tensors in its files, as model in Lightning's.
@@ -51,7 +52,8 @@ pub struct ModelArgs {
     /// Where it is.
     #[command(flatten)]
     pub(crate) place: ModelPlace,
-    /// The tokenizer: its file or folder, or of a name on the hub the newest, or bytes; otherwise that in the model's folder.
+    /// The tokenizer: its file or folder, or of a name on the hub the newest, or bytes; otherwise that in the model's
+    /// folder.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// Take the files as they are, though their digests say that they are damaged.
@@ -148,7 +150,8 @@ impl ModelArgs {
         Ok((opened, tokenizer))
     }
 
-    /// The tokenizer that was given, or is in the model's file or folder; bytes for a model of 256 tokens that has none.
+    /// The tokenizer that was given, or is in the model's file or folder; bytes for a model of 256 tokens that has
+    /// none.
     pub(crate) fn tokenizer(&self, opened: &Opened) -> Result<Option<Tokenizer>> {
         opened.tokenizer(self.tokenizer.as_deref())
     }

@@ -1,4 +1,5 @@
-//! `serpens eval`, against what lm-evaluation-harness made of the same model and questions (scripts/make_eval_vectors.py).
+//! `serpens eval`, against what lm-evaluation-harness made of the same model and questions
+//! (scripts/make_eval_vectors.py).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,8 @@ pub struct State {
     pub commit: String,
     /// Who does not show it gets no file.
     pub token: Option<String>,
-    /// So many bytes of weights are sent at a time, and then the connection ends, or waits for the other side to end it.
+    /// So many bytes of weights are sent at a time, and then the connection ends, or waits for the other side to end
+    /// it.
     pub cut: Option<usize>,
     pub waits: bool,
     /// What was asked for: path and range.

@@ -146,7 +146,8 @@ fn pytorch_tensors(path: &Path) {
     }
 }
 
-/// The file of a tokenizer, or GPT-2's pair of them with a zero byte between: what is read encodes, decodes and is saved.
+/// The file of a tokenizer, or GPT-2's pair of them with a zero byte between: what is read encodes, decodes and is
+/// saved.
 pub fn tokenizer(bytes: &[u8]) {
     let mut files = bytes.splitn(2, |&byte| byte == 0);
     let (first, second) = (files.next().unwrap_or_default(), files.next());

@@ -11,8 +11,8 @@ use crate::simd::{self, Simd, WithSimd, load, silu, store};
 const CHANNELS: usize = 512;
 const SLOTS: usize = 16;
 
-/// y = act(bias + Σ_k weight\[k\] · (state, x)\[k\]) for each row of x (slots, channels), with weight (channels, W); the
-/// row of `state`, (W − 1) · channels values, then holds the last W − 1 inputs. See [`super::super::step`].
+/// y = act(bias + Σ_k weight\[k\] · (state, x)\[k\]) for each row of x (slots, channels), with weight (channels, W);
+/// the row of `state`, (W − 1) · channels values, then holds the last W − 1 inputs. See [`super::super::step`].
 ///
 /// # Panics
 /// If the shapes disagree.

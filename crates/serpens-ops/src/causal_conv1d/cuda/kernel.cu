@@ -224,8 +224,8 @@ __device__ __forceinline__ void backward_steps(const ConvParams& p, const ConvPl
     }
 }
 
-// One step of whatever kind: at the start of the sequence, in the next segment, where it matters for this segment's inputs
-// alone, or behind the end.
+// One step of whatever kind: at the start of the sequence, in the next segment, where it matters for this segment's
+// inputs alone, or behind the end.
 __device__ __forceinline__ void backward_step(const ConvBackwardParams& q, const ConvPlace& at, int step, const Column<const IO>& input,
                                               const Column<const IO>& arriving, const Column<IO>& output,
                                               const Filter& filter, Window& window, Gathered& sums) {

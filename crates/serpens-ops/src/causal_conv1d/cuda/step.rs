@@ -82,8 +82,8 @@ pub fn step(
     unsafe { kernel.launch_early(grid, THREADS as u32, 0, &params) }
 }
 
-/// xz = W norm(x) + b, of whose columns the first go through the convolution and to u instead, which is of as many: in one
-/// kernel where one of ours takes them.
+/// xz = W norm(x) + b, of whose columns the first go through the convolution and to u instead, which is of as many: in
+/// one kernel where one of ours takes them.
 ///
 /// # Errors
 /// As [`step`].

@@ -153,7 +153,8 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
     }
 }
 
-/// Slots and channels: of the kernels of few rows and of tens of them, of the library where channels do not go by fours.
+/// Slots and channels: of the kernels of few rows and of tens of them, of the library where channels do not go by
+/// fours.
 const PRODUCTS: [(usize, usize); 6] = [(1, 40), (5, 40), (16, 40), (40, 40), (40, 42), (130, 1028)];
 
 /// A product whose first columns are convolved: in one operation, or in two. xz behind the first columns, u and the

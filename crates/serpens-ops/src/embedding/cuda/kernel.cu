@@ -1,10 +1,11 @@
 // Embedding: rows of a table by id, and the sums of their gradients in the order of the positions.
 //
-// Macros: DY, the type of the gradient, or of the table whose rows are read (float | bf16); VEC, values an access moves (4 | 1).
+// Macros: DY, the type of the gradient, or of the table whose rows are read (float | bf16); VEC, values an access moves
+// (4 | 1).
 //
 // The backward pass sorts the positions by id, stably, in digits of eight bits: two kernels a digit. The sorted
-// positions are cut in segments; one block sums the rows of a segment run by run. A run that lies in one segment goes to
-// the table at once; the sums of a run that passes through several are added up, in order, by a last kernel.
+// positions are cut in segments; one block sums the rows of a segment run by run. A run that lies in one segment goes
+// to the table at once; the sums of a run that passes through several are added up, in order, by a last kernel.
 
 constexpr u32 ALL = 0xffffffffu;
 
@@ -33,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_gather(const __grid_
 constexpr int WARPS = 8;
 constexpr int DIGITS = 256;          // one thread each
 constexpr int STEPS = 8;             // ids of a thread
-constexpr int TILE = DIGITS * STEPS; // ids of a block, in order: those of a warp, and in it those of a step, lie together
+constexpr int TILE = DIGITS * STEPS; // ids of a block, in order: those of a warp lie together, in it those of a step
 
 // The number of ids of each digit in each tile.
 extern "C" __global__ void __launch_bounds__(256) embedding_count(const __grid_constant__ SortParams p) {

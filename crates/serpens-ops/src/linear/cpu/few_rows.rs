@@ -41,8 +41,8 @@ pub(in crate::linear) fn few_rows<T: Stored>(
     });
 }
 
-/// y\[r, o\] = ⟨x\[r\], w\[o\]⟩ + b\[o\] for the o in `from..to`, which are this task's own; added to what y holds where
-/// `accumulate`.
+/// y\[r, o\] = ⟨x\[r\], w\[o\]⟩ + b\[o\] for the o in `from..to`, which are this task's own; added to what y holds
+/// where `accumulate`.
 #[derive(Clone, Copy)]
 struct DotProducts<'a, T> {
     x: Mat<'a>,

@@ -1,5 +1,5 @@
-// The products of step.cuh on the tensor cores: rows of x (slots) are the first operand, 8 rows of W the second. A thread
-// reads 16 bytes of a row of W at a time, as they lie: which input comes first in a product is the same for both
+// The products of step.cuh on the tensor cores: rows of x (slots) are the first operand, 8 rows of W the second. A
+// thread reads 16 bytes of a row of W at a time, as they lie: which input comes first in a product is the same for both
 // operands, so it may be any.
 
 // d += a b for 16 slots, 8 outputs and 16 inputs.

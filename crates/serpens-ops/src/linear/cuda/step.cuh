@@ -1,16 +1,16 @@
 // y = W norm(x) + b, or added to y, for the few rows of x that decoding has: one reading of W, as fast as memory gives
 // it. A block has a few outputs; its warps share the inputs out among them and add their sums in order. It reads its
-// part of W ahead of the kernel before, whose results it then waits for. Blocks along x of the grid have other rows of x
-// where those are many.
+// part of W ahead of the kernel before, whose results it then waits for. Blocks along x of the grid have other rows of
+// x where those are many.
 //
 // The norm's divisor is applied to the sums, so that products need not wait for it; the first outputs may go through a
 // convolution.
 //
-// Macros: WEIGHT (BF16_WEIGHT, F32_WEIGHT; Q8_0_WEIGHT, Q4_0_WEIGHT: as quantized_linear/cuda lays blocks), W and SCALES
-// (the types of W and of the scales of a group of blocks), X (float or bf16: x), OUT (float or bf16: y), NORM (whether x
-// is normalised), ACCUMULATE, CONV (the width of the convolution, or 0), SLOTS (rows of x of a block at most, a power of
-// two), TILES (of 8 outputs, of a block; of blocks of W 16; of f32 weights outputs of a warp), WARPS, DEPTH (16-byte reads
-// of a row that are under way), VECTOR (whether rows allow accesses of 16 bytes).
+// Macros: WEIGHT (BF16_WEIGHT, F32_WEIGHT; Q8_0_WEIGHT, Q4_0_WEIGHT: as quantized_linear/cuda lays blocks), W and
+// SCALES (the types of W and of the scales of a group of blocks), X (float or bf16: x), OUT (float or bf16: y), NORM
+// (whether x is normalised), ACCUMULATE, CONV (the width of the convolution, or 0), SLOTS (rows of x of a block at
+// most, a power of two), TILES (of 8 outputs, of a block; of blocks of W 16; of f32 weights outputs of a warp), WARPS,
+// DEPTH (16-byte reads of a row that are under way), VECTOR (whether rows allow accesses of 16 bytes).
 
 constexpr bool STAGED = NORM || sizeof(X) == 4;  // x as bf16 in shared memory, where it is not read as it is
 constexpr int THREADS = 32 * WARPS;
@@ -34,7 +34,7 @@ __device__ __forceinline__ LinearStepParams rows_of_block(const LinearStepParams
     return p;
 }
 
-// ---- x --------------------------------------------------------------------------------------------------------------
+// ---- x -------------------------------------------------------------------------------------------------------------
 
 // The values of a staged row and what separates it from the next: no two rows of four begin in the same banks.
 __device__ __forceinline__ int staged_row(const LinearStepParams& p) {
@@ -111,7 +111,7 @@ __device__ __forceinline__ float rstd_of(const LinearStepParams& p, const float*
     return 1.0f / sqrtf(sum / (float)p.inputs + p.eps);
 }
 
-// ---- W --------------------------------------------------------------------------------------------------------------
+// ---- W -------------------------------------------------------------------------------------------------------------
 
 // 16 bytes that nobody writes while the kernel runs and that are read once, those behind them soon after.
 __device__ __forceinline__ uint4 load_once(const void* from, bool exists) {
@@ -136,7 +136,7 @@ __device__ __forceinline__ uint4 load_weights(const LinearStepParams& p, int out
     return access.words;
 }
 
-// ---- what becomes of a sum ----------------------------------------------------------------------------------------------
+// ---- what becomes of a sum -----------------------------------------------------------------------------------------
 
 constexpr int PAST = CONV > 1 ? CONV - 1 : 1;
 

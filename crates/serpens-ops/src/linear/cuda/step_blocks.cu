@@ -1,7 +1,7 @@
-// The products of step.cuh with W in blocks of 32 inputs that share a scale, as quantized_linear/cuda lays them. Every 32
-// inputs of x become integers of 8 bits and a scale too, as on the processor; the integers are multiplied on the tensor
-// cores, whose sum of a block is exact: 16 outputs are the first operand, 8 rows of x (slots) the second. A warp makes
-// integers of the inputs that it multiplies, so it waits for no other warp.
+// The products of step.cuh with W in blocks of 32 inputs that share a scale, as quantized_linear/cuda lays them. Every
+// 32 inputs of x become integers of 8 bits and a scale too, as on the processor; the integers are multiplied on the
+// tensor cores, whose sum of a block is exact: 16 outputs are the first operand, 8 rows of x (slots) the second. A warp
+// makes integers of the inputs that it multiplies, so it waits for no other warp.
 
 constexpr int COLUMNS = SLOTS == 1 ? 1 : 2;  // slots of a thread's sums of a tile and half
 constexpr int AT_ONCE = SLOTS < 8 ? SLOTS : 8;
@@ -89,8 +89,8 @@ struct Step {
                 asm volatile("prefetch.global.L1 [%0];" ::"l"(p.norm + access(i) * INPUTS + 32 * lane));
     }
 
-    // Integers of this warp's inputs of every slot, of x ⊙ w where there is a norm with the weight w; its share of the sum
-    // of a row's squares then in `squares`. Four lanes have a block of 32 inputs.
+    // Integers of this warp's inputs of every slot, of x ⊙ w where there is a norm with the weight w; its share of the
+    // sum of a row's squares then in `squares`. Four lanes have a block of 32 inputs.
     __device__ __forceinline__ void quantize_x(float* squares) const {
         constexpr int READS = NORM ? 2 : 4;  // that are under way
         constexpr int STRIDE = 8 / AT_ONCE;

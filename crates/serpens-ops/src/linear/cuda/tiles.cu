@@ -1,10 +1,10 @@
-// The products of step.cuh for tens of rows of x and weights in bf16, on Hopper: rows of W are the first operand of wgmma,
-// rows of x the second, both as tiles in shared memory that are read some tiles ahead. A block has OUTPUTS rows of W and
-// ROWS of x; the SPLIT blocks of a cluster share the inputs out and add their sums in order, each for a part of the rows.
-// Tiles of W are asked for ahead of the kernel before, whose results are then waited for.
+// The products of step.cuh for tens of rows of x and weights in bf16, on Hopper: rows of W are the first operand of
+// wgmma, rows of x the second, both as tiles in shared memory that are read some tiles ahead. A block has OUTPUTS rows
+// of W and ROWS of x; the SPLIT blocks of a cluster share the inputs out and add their sums in order, each for a part
+// of the rows. Tiles of W are asked for ahead of the kernel before, whose results are then waited for.
 //
-// Macros: X, W (bf16), OUT (float or bf16: y), SCALES (unused), ACCUMULATE, CONV (as in step.cuh), ROWS (32, 64 or 128),
-// GROUPS (of four warps, each with 64 outputs), SPLIT, STAGES (tiles in shared memory).
+// Macros: X, W (bf16), OUT (float or bf16: y), SCALES (unused), ACCUMULATE, CONV (as in step.cuh), ROWS (32, 64 or
+// 128), GROUPS (of four warps, each with 64 outputs), SPLIT, STAGES (tiles in shared memory).
 
 constexpr int INPUTS = 64;  // of a tile: rows of 128 bytes
 constexpr int OUTPUTS = 64 * GROUPS, THREADS = 128 * GROUPS;
@@ -105,7 +105,7 @@ struct Sums {
     }
 };
 
-// ---- what becomes of the sums -----------------------------------------------------------------------------------------
+// ---- what becomes of the sums --------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void meet() {
     if (SPLIT > 1)

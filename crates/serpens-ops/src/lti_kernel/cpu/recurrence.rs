@@ -141,8 +141,8 @@ impl Tile {
     }
 }
 
-/// h ← Ā h + B̄ u, y = Re(s C h) + D u, for some steps of the channels of a tile: of two states at a time, which stay in
-/// registers meanwhile.
+/// h ← Ā h + B̄ u, y = Re(s C h) + D u, for some steps of the channels of a tile: of two states at a time, which stay
+/// in registers meanwhile.
 struct Steps<'a, const COMPLEX: bool> {
     tile: &'a mut Tile,
     u: Mat<'a>,

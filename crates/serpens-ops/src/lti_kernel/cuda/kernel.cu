@@ -145,7 +145,8 @@ extern "C" __global__ void __launch_bounds__(CHANNELS * WARPS) lti_kernel_sums(c
 
 __device__ __forceinline__ void put(float* re, float* im, i64 i, C64 derivative) {
     re[i] = (float)derivative.re;
-    if (im != nullptr) im[i] = (float)-derivative.im; // a change dx of the operand changes the loss by Re(derivative dx)
+    // A change dx of the operand changes the loss by Re(derivative dx).
+    if (im != nullptr) im[i] = (float)-derivative.im;
 }
 
 // Folds the segments in order and takes the gradients from the sums: a warp for each channel, its lanes over the

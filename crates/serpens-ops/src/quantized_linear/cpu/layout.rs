@@ -48,8 +48,8 @@ fn sections(blocks: Blocks) -> &'static [Section] {
     }
 }
 
-/// Those of Q6_K. Four rows of 32 values have their bits in three places; the bits of four columns lie together, so that
-/// memory is read in order.
+/// Those of Q6_K. Four rows of 32 values have their bits in three places; the bits of four columns lie together, so
+/// that memory is read in order.
 const SIX: [Section; 50] = {
     let mut sections = [section(208, 2, 1); 50];
     sections[1] = section(192, 1, 16);

@@ -1,4 +1,5 @@
-//! On the processor: x becomes integers once for each product, and a task multiplies a few panels of W with all of them.
+//! On the processor: x becomes integers once for each product, and a task multiplies a few panels of W with all of
+//! them.
 
 mod activations;
 pub mod blocks;
@@ -112,8 +113,9 @@ impl Product<'_> {
 /// The largest [`group`].
 const MOST_ROWS: usize = 8;
 
-/// Rows that are worked on together where so many are left: what the lanes have registers for. A loop with a closure for
-/// its body would not do: closures are compiled for the instruction set of their callers only where the compiler likes to.
+/// Rows that are worked on together where so many are left: what the lanes have registers for. A loop with a closure
+/// for its body would not do: closures are compiled for the instruction set of their callers only where the compiler
+/// likes to.
 #[inline(always)]
 fn group<L: Lanes, K: Kind>(left: usize) -> usize {
     match left {

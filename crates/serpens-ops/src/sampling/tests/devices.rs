@@ -122,7 +122,8 @@ impl Sequence {
     }
 }
 
-/// Every kind, with as many slots as share a block and as many blocks as share a slot, for the programs that it asks for.
+/// Every kind, with as many slots as share a block and as many blocks as share a slot, for the programs that it asks
+/// for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
     for (vocabulary, slots) in [(1000, 3), (1000, KINDS), (300, 20), (129, 60), (129, 150)] {
         let mut sampler = DeviceSampler::new(slots, vocabulary, device).unwrap();

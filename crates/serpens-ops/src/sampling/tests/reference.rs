@@ -1,5 +1,5 @@
-//! The definition: the distribution in f64, and the draw by sorting, with sums that cannot overflow. It takes weights as
-//! given, which the tests hold against the exponential apart.
+//! The definition: the distribution in f64, and the draw by sorting, with sums that cannot overflow. It takes weights
+//! as given, which the tests hold against the exponential apart.
 
 use crate::sampling::{SampleOptions, WINDOW};
 
@@ -80,8 +80,8 @@ pub fn probabilities(options: &SampleOptions, logits: &[f32], before: &Before) -
     p.iter().map(|p| p / total).collect()
 }
 
-/// The token that a number draws, of tokens with these logits, bias and penalties among them, and these weights in units
-/// of 2^-40.
+/// The token that a number draws, of tokens with these logits, bias and penalties among them, and these weights in
+/// units of 2^-40.
 pub fn draw(options: &SampleOptions, x: &[f32], weights: &[u64], number: u64) -> u32 {
     let order = falling(&x.iter().map(|x| f64::from(*x + 0.0)).collect::<Vec<_>>());
     if options.temperature == 0.0 {

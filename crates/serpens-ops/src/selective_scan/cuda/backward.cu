@@ -105,7 +105,7 @@ __device__ __forceinline__ void widen_bc(const ScanBackwardParams& p, const Thre
     });
 }
 
-constexpr u32 OWN_FOURS = (CHUNK * FOURS + THREADS - 1) / THREADS;  // of dB and dC of a chunk that a thread adds and puts
+constexpr u32 OWN_FOURS = (CHUNK * FOURS + THREADS - 1) / THREADS;  // of dB and dC of a chunk that a thread adds, puts
 
 // Which four, the first of dB, the last of dC.
 struct Four {

@@ -42,8 +42,8 @@ template <class E> struct StepRows {
     __device__ __forceinline__ E* at(int t) const { return first + t * step; }
 };
 
-// A barrier of the processor, by number, for `threads` in all, wherever in the program their warps are: __syncthreads() is
-// for one place that all threads of a block pass together.
+// A barrier of the processor, by number, for `threads` in all, wherever in the program their warps are: __syncthreads()
+// is for one place that all threads of a block pass together.
 __device__ __forceinline__ void meet(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }

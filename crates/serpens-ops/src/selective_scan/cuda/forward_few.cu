@@ -9,8 +9,8 @@
 // for both would have two recurrences and two kinds of barriers. What the two have in common lies in forward.cuh.
 //
 // Macros: IO, STATE (N); VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; GATED,
-// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared. From the host too: CHANNELS, WARPS, HELPERS, TILE
-// (steps) and BUFFERS.
+// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared. From the host too: CHANNELS, WARPS, HELPERS,
+// TILE (steps) and BUFFERS.
 
 constexpr int SPLIT = 16;
 constexpr int PAIRS = CHANNELS / 2;
@@ -83,8 +83,8 @@ __device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
     } while (!ready);
 }
 
-// Arrives there without waiting. Racecheck does not follow one warp's arrival to another's wait; for it RACECHECK makes both
-// wait, which orders the same accesses by the same barriers.
+// Arrives there without waiting. Racecheck does not follow one warp's arrival to another's wait; for it RACECHECK makes
+// both wait, which orders the same accesses by the same barriers.
 __device__ __forceinline__ void announce(int number, int threads) {
 #ifdef RACECHECK
     meet(number, threads);

@@ -1,10 +1,10 @@
 // One position of a few sequences, as mod.rs defines it, or of many that step_many.cu is not for. After packet.cuh and
-// decay.cuh. LANES lanes of a warp share a channel: each has a part of its states, of A and of the row of W_Δ, which stay
-// in registers while the block takes slot after slot.
+// decay.cuh. LANES lanes of a warp share a channel: each has a part of its states, of A and of the row of W_Δ, which
+// stay in registers while the block takes slot after slot.
 //
 // Macros: IO (float or bf16: u, Δ, B, C, z, y), H (float or bf16: states), LOW (float or bf16: W_Δ), RANK (of W_Δ; 0
-// where Δ is given), STATE (N), WIDTH (values of an access to states: 4, 2 or 1), VECTOR (whether rows of what is low-rank
-// allow 8 values, of B and C WIDTH).
+// where Δ is given), STATE (N), WIDTH (values of an access to states: 4, 2 or 1), VECTOR (whether rows of what is
+// low-rank allow 8 values, of B and C WIDTH).
 
 constexpr int LANES = 4;
 constexpr int THREADS = 128;

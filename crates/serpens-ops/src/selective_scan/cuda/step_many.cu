@@ -1,10 +1,12 @@
-// One position of many sequences, as mod.rs defines it, with Δ of low rank and activations in bf16. After packet.cuh and
-// decay.cuh. What bounds it is memory, which needs many bytes under way and few instructions between them: a block has
-// some channels of up to SLOTS slots, whose states are copied to shared memory AHEAD slots before they are used, where
-// they take no registers. LANES lanes of a warp share a channel. What is of a slot and a channel but not of a state (Δ,
-// softplus, the gate) is computed once: of LANES slots each lane has one of its own, and sends it to the others.
+// One position of many sequences, as mod.rs defines it, with Δ of low rank and activations in bf16. After packet.cuh
+// and decay.cuh. What bounds it is memory, which needs many bytes under way and few instructions between them: a block
+// has some channels of up to SLOTS slots, whose states are copied to shared memory AHEAD slots before they are used,
+// where they take no registers. LANES lanes of a warp share a channel. What is of a slot and a channel but not of a
+// state (Δ, softplus, the gate) is computed once: of LANES slots each lane has one of its own, and sends it to the
+// others.
 //
-// Macros: IO and LOW (bf16: u, low, B, C, z, y; W_Δ), H (float or bf16: states), RANK (of W_Δ, a multiple of 8), STATE (N, a multiple of WIDTH).
+// Macros: IO and LOW (bf16: u, low, B, C, z, y; W_Δ), H (float or bf16: states), RANK (of W_Δ, a multiple of 8), STATE
+// (N, a multiple of WIDTH).
 
 constexpr int LANES = 4;
 constexpr int THREADS = 128;
@@ -19,11 +21,11 @@ constexpr int BLOCKS = 6;  // of a multiprocessor: what registers there are for
 // The first state of a lane's i-th access.
 __device__ __forceinline__ int state_of(int lane, int i) { return (i * LANES + lane) * WIDTH; }
 
-// ---- Δ = W low, before bias and softplus ---------------------------------------------------------------------------------
+// ---- Δ = W low, before bias and softplus ---------------------------------------------------------------------------
 
 // On the tensor cores, of the block's slots (as many again of the operand are zeros) and channels: warps share the rank
-// out and leave their sums, which are added in order. A lane reads 8 bytes of a row as they lie: which value comes first
-// in a product is the same for both operands, so it may be any.
+// out and leave their sums, which are added in order. A lane reads 8 bytes of a row as they lie: which value comes
+// first in a product is the same for both operands, so it may be any.
 struct Products {
     static constexpr int TILES = CHANNELS / 8, STEPS = (RANK + 16 * WARPS - 1) / (16 * WARPS);
     static constexpr int ROW = CHANNELS + 8;  // of sums, so that rows do not begin in the same banks
@@ -75,7 +77,7 @@ struct Products {
     }
 };
 
-// ---- what a block reads --------------------------------------------------------------------------------------------------
+// ---- what a block reads --------------------------------------------------------------------------------------------
 
 // B or C of the block's slots.
 __device__ __forceinline__ void stage(float (*to)[2][STATE], int which, const IO* rows, i64 stride, int count) {

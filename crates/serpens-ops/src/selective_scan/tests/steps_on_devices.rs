@@ -45,7 +45,8 @@ fn beside(matrices: &[&[f64]], rows: usize) -> Vec<f64> {
     (0..rows).flat_map(row).copied().collect()
 }
 
-/// y and the state behind it, which is of the type `states`; B, C and what Δ comes from lie in one matrix, as do u and z.
+/// y and the state behind it, which is of the type `states`; B, C and what Δ comes from lie in one matrix, as do u and
+/// z.
 fn run(case: &StepCase, device: Device, dtype: DType, states: DType) -> [Vec<f64>; 2] {
     let ([slots, channels, n], x) = (case.sizes(), &case.case.scan.operands);
     let rows = |values: &[&[f64]]| {

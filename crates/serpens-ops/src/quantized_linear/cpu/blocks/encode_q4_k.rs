@@ -113,7 +113,8 @@ fn settle(x: &[f32; SUB], [d, dmin]: Pair, level: &mut Pair) -> f32 {
     best
 }
 
-/// d and dmin with the smallest error for the quants of these levels: those of x = d u - dmin v with u = scale q, v = min.
+/// d and dmin with the smallest error for the quants of these levels: those of x = d u - dmin v with u = scale q, v =
+/// min.
 #[inline(always)]
 fn refit(subs: &[[f32; SUB]], [d, dmin]: Pair, levels: &[Pair; SUBS]) -> Pair {
     let [mut uu, mut uv, mut vv, mut xu, mut xv] = [0.0; 5];

@@ -1,4 +1,5 @@
-//! Against the `gguf` Python package, bit for bit, and the squared error of llama.cpp (`scripts/make_format_vectors.py`).
+//! Against the `gguf` Python package, bit for bit, and the squared error of llama.cpp
+//! (`scripts/make_format_vectors.py`).
 
 use safetensors::SafeTensors;
 

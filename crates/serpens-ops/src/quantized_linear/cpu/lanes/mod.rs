@@ -30,7 +30,8 @@ pub(crate) trait Lanes: Copy {
 
     /// Sums of integers for which there are registers, besides what else is needed.
     const SUMS: usize;
-    /// Whether memory has to be asked for bytes ahead: the processor does not see by itself where reads of few bytes go.
+    /// Whether memory has to be asked for bytes ahead: the processor does not see by itself where reads of few bytes
+    /// go.
     const ASKS: bool;
     /// What [`Lanes::dot_bytes`] takes quants to be larger by than they are.
     const OFFSET: i32;
