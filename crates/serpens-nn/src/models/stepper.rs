@@ -84,6 +84,10 @@ impl LmStepper {
     /// # Shapes
     /// tokens (S) of u32, each below vocab_size
     ///
+    /// # On a GPU
+    /// The model's values may be read before what was queued earlier has ended, as
+    /// [`linear::step`](serpens_ops::linear::step) says: after a change of them the device is synchronised first.
+    ///
     /// # Errors
     /// [`Error::State`] for slots of another model; more slots than there are; memory.
     pub fn step(&self, tokens: &Tensor, slots: usize, at: &mut LmSlots) -> Result<()> {

@@ -116,6 +116,9 @@ pub fn causal_conv1d(
 /// x (S, channels), weight (channels, W), bias (channels), state (S, (W − 1) · channels), the oldest input first, y as
 /// x; rows of x, state and y may be parts of wider ones. All f32; on a GPU x and y may both be bf16.
 ///
+/// # On a GPU
+/// The weight and the bias may be read early, as [`linear::step`] says.
+///
 /// # Errors
 /// Shapes that do not fit; a width of 0; operands of other types, or on different devices.
 pub fn step(
@@ -177,6 +180,9 @@ pub struct StepConv<'a> {
 ///
 /// # Shapes
 /// x (S, inputs), W (outputs, inputs), xz (S, outputs), u (S, channels), channels ≤ outputs
+///
+/// # On a GPU
+/// All weights may be read early, as [`linear::step`] says.
 ///
 /// # Errors
 /// As [`step`] and [`linear::step`].

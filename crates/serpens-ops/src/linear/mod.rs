@@ -133,6 +133,10 @@ pub struct Norm<'a> {
 /// # Shapes
 /// x (slots, inputs), W (outputs, inputs), bias (outputs), y (slots, outputs); all f32 on the processor but W
 ///
+/// # On a GPU
+/// What stays the same from step to step, here W, b and the norm's weight, may be read before what was queued earlier
+/// has ended. Where that writes to it, [`Device::synchronize`] comes between.
+///
 /// # Errors
 /// Shapes, types or devices that do not fit.
 pub fn step(

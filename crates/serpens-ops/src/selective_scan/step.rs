@@ -48,6 +48,9 @@ pub struct StepOperands<'a> {
 /// # Shapes
 /// state (S, channels · N) of f32 or bf16, y (S, channels); rows of both may be parts of wider ones
 ///
+/// # On a GPU
+/// A, D, W and the bias may be read early, as [`linear::step`](crate::linear::step) says.
+///
 /// # Errors
 /// Shapes that do not fit; operands of other types, or on different devices; N outside 1..=256.
 pub fn step(operands: &StepOperands<'_>, state: ViewMut<'_>, y: ViewMut<'_>) -> Result<()> {
