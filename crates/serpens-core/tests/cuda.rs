@@ -57,6 +57,23 @@ fn writing_to_a_clone_on_the_gpu_leaves_the_original_alone() {
 }
 
 #[test]
+fn what_is_downloaded_is_as_it_was_when_that_was_queued() {
+    let Some(device) = gpu("what_is_downloaded_is_as_it_was_when_that_was_queued") else {
+        return;
+    };
+    let mut x = Tensor::from_slice([4], &[1_u32, 2, 3, 4], device).unwrap();
+    let [mut up, mut first, mut second] = [16; 3].map(|n| Staging::new(device, n).unwrap());
+    first.download(&x).unwrap();
+    up.upload(&mut x, &[9_u32, 8, 7, 6]).unwrap();
+    second.download(&x).unwrap();
+    assert_eq!(second.values::<u32>(4).unwrap(), [9, 8, 7, 6]);
+    assert_eq!(first.values::<u32>(3).unwrap(), [1, 2, 3]);
+    assert!(first.values::<u32>(5).is_err());
+    let large = Tensor::full([5], 1_u32, device).unwrap();
+    assert!(first.download(&large).is_err());
+}
+
+#[test]
 fn running_out_of_memory_is_an_error_and_the_program_goes_on() {
     let Some(device) = gpu("running_out_of_memory_is_an_error_and_the_program_goes_on") else {
         return;

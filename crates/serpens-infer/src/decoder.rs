@@ -34,11 +34,15 @@ pub struct Decoder<'a> {
     drawable: usize,
     /// What a GPU drew of each slot.
     drawn: Vec<u32>,
+    /// Whether a GPU has begun a step that was not asked for yet: the one that reads what it drew.
+    ahead: bool,
 }
 
 /// What a step on a GPU takes besides: the tokens go there through pinned memory, and the step is queued as a whole.
 struct OnGpu {
     staging: Staging,
+    /// Where the tokens come that were drawn by the step whose results are awaited, and by the one behind it.
+    drawn: [Staging; 2],
     /// Draws in place of the tokens that were read, and becomes a part of the graph; none for more tokens than it draws
     /// from, where the processor draws.
     sampler: Option<DeviceSampler>,
@@ -68,12 +72,20 @@ impl OnGpu {
         // What a rehearsal copies means nothing, but every sequence brings its state.
         compile_ahead(device, &mut step)?;
         let step = Graph::capture(device, &mut step)?;
-        let staging = Staging::new(device, count * size_of::<u32>())?;
+        let staging = || Staging::new(device, count * size_of::<u32>());
         Ok(Self {
-            staging,
+            staging: staging()?,
+            drawn: [staging()?, staging()?],
             sampler,
             step,
         })
+    }
+
+    /// Queues a step, and the tokens that it draws for the host.
+    fn queue(&mut self, tokens: &Tensor) -> Result<()> {
+        self.step.replay()?;
+        self.drawn.swap(0, 1);
+        Ok(self.drawn[1].download(tokens)?)
     }
 }
 
@@ -111,6 +123,7 @@ impl<'a> Decoder<'a> {
             copied: OnceLock::new(),
             drawable,
             drawn: Vec::new(),
+            ahead: false,
             stepper,
             model,
         })
@@ -169,6 +182,12 @@ impl<'a> Decoder<'a> {
     /// More or fewer tokens than sequences, or tokens that the model does not know, before any state has gone on;
     /// memory.
     pub fn step(&mut self, tokens: &[u32]) -> Result<()> {
+        self.step_and(tokens, false)
+    }
+
+    /// As [`Decoder::step`]; where a GPU draws, and `ahead`, it also begins the step that reads what it draws now. Until
+    /// that step is asked for, no sequence enters or leaves, and the logits are not those of the last one.
+    pub(crate) fn step_and(&mut self, tokens: &[u32], ahead: bool) -> Result<()> {
         expect_count("Decoder", "tokens", self.taken, tokens.len())?;
         check_ids(tokens, self.model.config().vocab_size)?;
         if tokens.is_empty() {
@@ -183,13 +202,25 @@ impl<'a> Decoder<'a> {
         let mut padded = tokens.to_vec();
         padded.resize(slots.count(), 0);
         let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
-        gpu.staging.upload(on, &padded)?;
-        gpu.step.replay()?;
+        let begun = std::mem::replace(&mut self.ahead, ahead && gpu.sampler.is_some());
+        if !begun {
+            gpu.staging.upload(on, &padded)?;
+            gpu.queue(on)?;
+        }
+        if self.ahead {
+            gpu.queue(on)?;
+        }
         self.copied = OnceLock::new();
         if gpu.sampler.is_some() {
-            self.drawn = on.to_vec()?;
+            let awaited = usize::from(!self.ahead);
+            self.drawn = gpu.drawn[awaited].values(padded.len())?;
         }
         Ok(())
+    }
+
+    /// Whether a GPU has begun a step that was not asked for yet.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.ahead
     }
 
     /// On a GPU, has the sequence in this slot drawn by the device from the next step on: with these options, after this
@@ -215,8 +246,14 @@ impl<'a> Decoder<'a> {
 
     /// The token that the device drew for the sequence in this slot behind the last step; none where there was none to
     /// draw, which the logits explain, and where the processor draws.
-    pub(crate) fn drawn(&self, slot: usize) -> Option<u32> {
-        token(*self.drawn.get(slot)?).ok()
+    ///
+    /// # Errors
+    /// That there was none to draw, where the logits are gone.
+    pub(crate) fn drawn(&self, slot: usize) -> Result<Option<u32>> {
+        match self.drawn.get(slot).map(|drawn| token(*drawn)) {
+            Some(Err(broken)) if self.ahead => Err(broken.into()),
+            drawn => Ok(drawn.and_then(Result::ok)),
+        }
     }
 
     /// Tokens that can be drawn, from the first on.
@@ -240,5 +277,10 @@ impl<'a> Decoder<'a> {
             }
         };
         Ok(&all.as_slice()?[slot * vocabulary..(slot + 1) * vocabulary])
+    }
+
+    /// The logits that the last step left in this place, which may have been left since then.
+    pub(crate) fn last_logits(&self, slot: usize) -> Result<Vec<f32>> {
+        Ok(self.slots.logits().narrow(slot..slot + 1)?.to_vec()?)
     }
 }

@@ -88,7 +88,7 @@ pub struct LogProbs {
 pub enum Told<'a> {
     /// The next token.
     Token(&'a Drawn),
-    /// Its end, and the state there: the last token is drawn, but not read.
+    /// Its end, and the state there. The last token is drawn, but not read; where a GPU was ahead, it is read.
     End(End, SequenceState),
 }
 
@@ -106,6 +106,10 @@ pub enum End {
 /// Draws what is asked for. Prompts are read packed, without padding; then all slots draw a token at a time together.
 /// Who is finished leaves its slot, and who waits enters: requests are taken from the iterator when there is room.
 /// `listener` hears of each token when it is drawn, and ends a sample by breaking it off.
+///
+/// A GPU begins the next step before it is known here what the last one drew, where nobody asks for logits: no
+/// log-probabilities, no bias and no penalties, whose errors are told by the logits. What it did beyond an end is
+/// thrown away.
 ///
 /// A sample depends on its request alone, not on those around it: on the processor to the bit. On a GPU, whose library
 /// of products chooses how to sum by the number of rows, prompts are read one by one, and all slots are stepped whether
@@ -132,7 +136,7 @@ pub fn generate<E: From<Error>>(
     let mut requests = requests.into_iter().enumerate();
     let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the decoder yet
     loop {
-        while decoder.free() > 0 {
+        while decoder.free() > 0 && !decoder.is_ahead() {
             let Some(slot) = waiting.pop_front() else {
                 let next = requests.by_ref().take(decoder.free());
                 let next: Vec<(usize, Request)> = next.collect();
@@ -155,21 +159,17 @@ pub fn generate<E: From<Error>>(
                 slot.count(drawn.token, flow);
             }
         }
-        let mut i = 0;
-        while let Some(slot) = slots.get(i) {
-            let Some(end) = slot.end else {
-                i += 1;
-                continue;
-            };
-            let mut slot = slots.swap_remove(i); // as the decoder does
-            slot.state.row = decoder.leave(i)?;
-            listener(slot.of, Told::End(end, slot.state)).map(drop)?;
+        if !decoder.is_ahead() {
+            for (of, end, state) in leave(&mut slots, &mut decoder)? {
+                listener(of, Told::End(end, state)).map(drop)?;
+            }
+            for (i, slot) in slots.iter_mut().enumerate() {
+                slot.draw_at(&mut decoder, i)?;
+            }
         }
-        for (i, slot) in slots.iter_mut().enumerate() {
-            slot.draw_at(&mut decoder, i)?;
-        }
+        let ahead = slots.iter().all(Slot::goes_on);
         let tokens: Vec<u32> = slots.iter_mut().map(Slot::read).collect();
-        decoder.step(&tokens)?;
+        decoder.step_and(&tokens, ahead)?;
     }
 }
 
@@ -226,6 +226,28 @@ fn draw(slots: &mut [Slot], decoder: &Decoder<'_>) -> Result<Vec<Option<Drawn>>>
     }
 }
 
+/// Takes those that have ended out of the decoder.
+fn leave(
+    slots: &mut Vec<Slot>,
+    decoder: &mut Decoder<'_>,
+) -> Result<Vec<(Of, End, SequenceState)>> {
+    // Before any of them leaves: the decoder's logits stay where they are.
+    for (i, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.passed) {
+        slot.state.next = Next::Logits(decoder.last_logits(i)?.into());
+    }
+    let (mut left, mut i) = (Vec::new(), 0);
+    while let Some(slot) = slots.get(i) {
+        let Some(end) = slot.end else {
+            i += 1;
+            continue;
+        };
+        let mut slot = slots.swap_remove(i); // as the decoder does
+        slot.state.row = decoder.leave(i)?;
+        left.push((slot.of, end, slot.state));
+    }
+    Ok(left)
+}
+
 /// A sequence's place in a batch.
 struct Slot {
     of: Of,
@@ -237,6 +259,8 @@ struct Slot {
     state: SequenceState,
     /// Whether the decoder has read the token that was drawn last.
     stepped: bool,
+    /// Whether the decoder has read the token behind which it ended, as it was ahead.
+    passed: bool,
     /// The place in the decoder for which the device was told how to draw.
     place: Option<usize>,
     /// Tokens that are still to be drawn.
@@ -254,6 +278,7 @@ impl Slot {
             rng,
             state,
             stepped: false,
+            passed: false,
             place: None,
             left: request.tokens,
             end: (request.tokens == 0).then_some(End::Length),
@@ -263,7 +288,14 @@ impl Slot {
 
     /// Whether the decoder's logits are asked for: besides the token, or to draw it here.
     fn asks_for_logits(&self, decoder: &Decoder<'_>, place: usize) -> bool {
-        self.stepped && (self.request.log_probs.is_some() || decoder.drawn(place).is_none())
+        let by_device = || !matches!(decoder.drawn(place), Ok(None));
+        self.stepped && (self.request.log_probs.is_some() || !by_device())
+    }
+
+    /// Whether its next token is drawn without the host, and is not the last that is asked for.
+    fn goes_on(&self) -> bool {
+        let asks = self.request.log_probs.is_some() || self.request.sampling.adjusts();
+        self.end.is_none() && self.left > 1 && !asks
     }
 
     /// Draws the next token, where that is to be done; `place` is the slot's own.
@@ -281,7 +313,7 @@ impl Slot {
         };
         let on_device = match of_prompt {
             Some(_) => None,
-            None => decoder.drawn(place),
+            None => decoder.drawn(place)?,
         };
         let token = match on_device {
             Some(token) => token,
@@ -321,6 +353,7 @@ impl Slot {
     /// The token that the decoder is to read.
     fn read(&mut self) -> u32 {
         (self.stepped, self.state.position) = (true, self.state.position + 1);
+        self.passed = self.end.is_some();
         match self.state.next {
             Next::Token(token) => token,
             Next::Read | Next::Logits(_) => unreachable!("who has not ended has drawn a token"),

@@ -1,4 +1,4 @@
-//! Pinned host memory, through which values go to a device without waiting for it.
+//! Pinned host memory, through which values go to a device and come from it without waiting for it.
 
 use std::ptr::NonNull;
 
@@ -12,7 +12,7 @@ use crate::{Device, Element, Error, Result, Tensor};
 unsafe impl Send for Staging {}
 
 /// Pinned host memory through which values go to a device without waiting for it, as long as one upload has run before
-/// the next is written.
+/// the next is written; or come from it.
 pub struct Staging {
     device: Device,
     memory: NonNull<u8>,
@@ -61,6 +61,31 @@ impl Staging {
             result::memcpy_htod_async(address, staged, stream)
         })?;
         self.copied.record()
+    }
+
+    /// Queues a copy of the values of `from`, for [`Staging::values`]: they are as what was queued before leaves them.
+    pub fn download(&mut self, from: &Tensor) -> Result<()> {
+        const OP: &str = "Staging::download";
+        let bytes = from.byte_len();
+        expect_device(OP, "the tensor", self.device, from.device())?;
+        expect_range(OP, "the number of bytes", 0..self.bytes + 1, bytes)?;
+        self.copied.wait()?;
+        let (state, address) = (driver::of(self.device)?, from.view().ptr().0);
+        // SAFETY: nobody reads the memory, which has room for the tensor's values, before the copy has run.
+        state.queue("copy from the device", |stream| unsafe {
+            let staged = std::slice::from_raw_parts_mut(self.memory.as_ptr(), bytes);
+            result::memcpy_dtoh_async(staged, address, stream)
+        })?;
+        self.copied.record()
+    }
+
+    /// The first `count` values of the last download, which is waited for.
+    pub fn values<T: Element>(&mut self, count: usize) -> Result<Vec<T>> {
+        let most = self.bytes / size_of::<T>();
+        expect_range("Staging::values", "the values", 0..most + 1, count)?;
+        self.copied.wait()?;
+        // SAFETY: the memory is aligned for any element and holds as many, whose every pattern of bits is a value.
+        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<T>(), count) }.to_vec())
     }
 }
 

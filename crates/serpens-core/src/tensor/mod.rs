@@ -348,7 +348,7 @@ impl Tensor {
         Ok(self.buffer.address)
     }
 
-    fn byte_len(&self) -> usize {
+    pub(crate) fn byte_len(&self) -> usize {
         self.len() * self.dtype.size()
     }
 

@@ -279,3 +279,55 @@ fn a_bias_is_for_what_can_be_drawn_which_is_something() {
     let nothing = refused(0, 0).to_string();
     assert!(nothing.contains("the vocabulary"), "{nothing}");
 }
+
+/// Whoever asks for log-probabilities holds a GPU back, so that no step is begun before its tokens are known.
+#[test]
+fn a_gpu_that_is_ahead_draws_the_same_tokens_and_leaves_states_that_go_on_alike() {
+    let Ok(device) = Device::cuda(0) else {
+        return println!("skipped: there is no GPU");
+    };
+    let mut model = model(3);
+    model.to(device, Precision::F32).unwrap();
+    let requests = |log_probs, from: Option<&[Vec<Sample>]>| {
+        let request = |i: usize| {
+            let state = from.map(|from| from[i][0].end.as_ref().unwrap().1.clone());
+            Request {
+                prompt: if state.is_some() { vec![] } else { ids(i, 3) },
+                state,
+                samples: 1,
+                sampling: SampleOptions {
+                    temperature: [1.0, 0.0][i % 2],
+                    top_p: [1.0, 0.9][i / 2 % 2],
+                    ..SampleOptions::default()
+                },
+                seed: i as u64,
+                tokens: [40, 7, 21, 1, 2][i % 5],
+                ends: if i % 3 == 0 { (0..3).collect() } else { vec![] },
+                log_probs,
+            }
+        };
+        (0..12).map(request).collect::<Vec<_>>()
+    };
+    let tokens = |samples: &[Vec<Sample>]| -> Vec<Vec<u32>> {
+        samples.iter().map(|request| request[0].tokens()).collect()
+    };
+    let batching = Batching {
+        slots: 5,
+        ..Batching::default()
+    };
+    let mut surprised = false;
+    for most in [usize::MAX, 11] {
+        let run = |requests| run(&model, requests, batching, most).unwrap();
+        let [ahead, held] = [None, Some(0)].map(|asks| run(requests(asks, None)));
+        assert_eq!(tokens(&ahead), tokens(&held));
+        for (ahead, held) in ahead.iter().zip(&held) {
+            let [(end, state), (expected, other)] =
+                [ahead, held].map(|request| request[0].end.as_ref().unwrap());
+            assert_eq!((end, state.position()), (expected, other.position()));
+            surprised |= state.logits().is_some();
+        }
+        let rest = [&ahead, &held].map(|from| tokens(&run(requests(None, Some(from)))));
+        assert_eq!(rest[0], rest[1]);
+    }
+    assert!(surprised, "no end came while a step was under way");
+}

@@ -71,6 +71,11 @@ impl SampleOptions {
         })
     }
 
+    /// Whether bias or penalties change logits.
+    pub fn adjusts(&self) -> bool {
+        !self.logit_bias.is_empty() || self.repetition_penalty != 1.0 || self.counts()
+    }
+
     /// Whether tokens that were drawn are counted.
     pub(super) fn counts(&self) -> bool {
         self.presence_penalty != 0.0 || self.frequency_penalty != 0.0

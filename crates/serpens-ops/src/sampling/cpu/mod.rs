@@ -94,7 +94,7 @@ impl Sampler {
     fn adjust(&mut self, logits: &[f32], history: &History) -> bool {
         let penalty = self.options.repetition_penalty;
         let (repeated, counted) = (penalty != 1.0, self.options.counts());
-        if self.biases.is_empty() && !repeated && !counted {
+        if !self.options.adjusts() {
             return false;
         }
         let adjusted = &mut self.adjusted;
