@@ -3,13 +3,13 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serpens_core::cuda::{Graph, Staging, compile_ahead};
-use serpens_core::{Device, Tensor, expect_count, expect_range};
+use serpens_core::{DType, Device, Tensor, expect_count, expect_range};
 use serpens_nn::{LmSlots, LmStepper, MambaLm, StateRow};
 use serpens_ops::Team;
 use serpens_ops::embedding::check_ids;
 use serpens_ops::sampling::{DeviceSampler, History, MOST_TOKENS, SampleOptions, token};
 
-use crate::{Error, Result};
+use crate::{Batching, Error, Result};
 
 /// Sequences in the slots of one model, which read a token each at a time. States are moved on in place, threads stay
 /// awake from layer to layer, and on the processor a step of Mamba allocates nothing. A sequence has the same bits
@@ -19,6 +19,8 @@ pub struct Decoder<'a> {
     model: &'a MambaLm,
     stepper: LmStepper,
     slots: LmSlots,
+    /// The type of their states.
+    states: DType,
     team: Team,
     /// One for each slot.
     tokens: Tensor,
@@ -95,13 +97,20 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// A model without values; memory.
     pub fn new(model: &'a MambaLm, most: usize) -> Result<Self> {
-        Self::drawing(model, most, usize::MAX)
+        let batching = Batching {
+            slots: most,
+            ..Batching::default()
+        };
+        Self::batching(model, batching)
     }
 
-    /// As [`Decoder::new`], where tokens from this one on are not drawn.
-    pub(crate) fn drawing(model: &'a MambaLm, most: usize, vocabulary: usize) -> Result<Self> {
-        let all = model.config().vocab_size;
-        let drawable = vocabulary.min(all);
+    /// For up to as many sequences as `batching` has slots, with its type of states; what it says is not drawn is not.
+    ///
+    /// # Errors
+    /// A model without values, or whose states cannot be of this type; no token that may be drawn; memory.
+    pub fn batching(model: &'a MambaLm, batching: Batching<'_>) -> Result<Self> {
+        let (most, states, all) = (batching.slots, batching.states, model.config().vocab_size);
+        let drawable = batching.vocabulary.min(all);
         expect_range("Decoder", "the vocabulary", 1..all + 1, drawable)?;
         let stepper = model.stepper()?;
         // On the processor memory is taken as sequences enter.
@@ -109,12 +118,13 @@ impl<'a> Decoder<'a> {
             Device::Cpu => (1, rayon::current_num_threads()),
             Device::Cuda(_) => (most.max(1), 1),
         };
-        let mut places = stepper.slots(model, slots)?;
+        let mut places = stepper.slots(model, slots, states)?;
         let mut tokens = Tensor::full([slots], 0_u32, model.device())?;
         let on_gpu = model.device() != Device::Cpu;
         let gpu = on_gpu.then(|| OnGpu::new(&stepper, &mut places, &mut tokens, drawable));
         Ok(Self {
             slots: places,
+            states,
             tokens,
             team: Team::new(threads),
             most: most.max(1),
@@ -139,6 +149,11 @@ impl<'a> Decoder<'a> {
         self.most - self.taken
     }
 
+    /// Bytes of what is remembered of each sequence.
+    pub fn bytes_per_sequence(&self) -> usize {
+        self.slots.bytes_per_slot()
+    }
+
     /// Has a sequence go on from this state, in the slot behind those that are taken.
     ///
     /// # Errors
@@ -147,7 +162,7 @@ impl<'a> Decoder<'a> {
         expect_range("Decoder", "the sequences", 0..self.most, self.taken)?;
         if self.taken == self.slots.count() {
             let grown = (2 * self.taken).min(self.most);
-            let mut slots = self.stepper.slots(self.model, grown)?;
+            let mut slots = self.stepper.slots(self.model, grown, self.states)?;
             (0..self.taken).try_for_each(|slot| slots.put(slot, &self.slots.row(slot)?))?;
             self.tokens = Tensor::full([grown], 0_u32, self.model.device())?;
             self.slots = slots;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
-use serpens_core::Device;
+use serpens_core::{DType, Device};
 use serpens_nn::MambaLm;
 use serpens_ops::linear::cpu::FEW_ROWS;
 use smart_default::SmartDefault;
@@ -51,6 +51,10 @@ pub struct Batching<'a> {
     /// [`vocab_size`](serpens_data::Tokenizer::vocab_size). At least 1.
     #[default(usize::MAX)]
     pub vocabulary: usize,
+    /// The type of the states of selective scans while tokens are drawn: f32, or bf16 with half the bytes, rounded to
+    /// nearest behind each token, where slow states lose what is small beside them (docs/kernels.md, "States in bf16").
+    #[default(DType::F32)]
+    pub states: DType,
     /// Hears of how many tokens of prompts a pass read.
     #[default(&|_| ())]
     pub on_pass: &'a dyn Fn(usize),
@@ -130,8 +134,8 @@ pub fn generate<E: From<Error>>(
         Device::Cpu => FEW_ROWS,
         Device::Cuda(_) => 512,
     };
-    let places = batching.slots.clamp(1, most);
-    let mut decoder = Decoder::drawing(model, places, batching.vocabulary)?;
+    let slots = batching.slots.clamp(1, most);
+    let mut decoder = Decoder::batching(model, Batching { slots, ..batching })?;
     let mut slots: Vec<Slot> = Vec::new(); // those of the decoder
     let mut requests = requests.into_iter().enumerate();
     let mut waiting: VecDeque<Slot> = VecDeque::new(); // read, and not in the decoder yet

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serpens_core::{Device, Shape};
+use serpens_core::{DType, Device, Shape};
 use serpens_formats::Encoding;
 
 use crate::{Precision, join};
@@ -87,6 +87,16 @@ pub enum Error {
         precision: Precision,
         /// Where.
         device: Device,
+    },
+    /// A layer whose state is of f32 alone.
+    #[error(
+        "states = {states} is not possible: layer {layer} keeps its state in f32 (Mamba's with a real A may be bf16)"
+    )]
+    States {
+        /// The type that states were to have.
+        states: DType,
+        /// The layer, from 0.
+        layer: usize,
     },
     /// A layer that cannot do this.
     #[error("{0}")]
@@ -184,10 +194,10 @@ fn bounds(allowed: &RangeInclusive<f64>) -> String {
 impl Error {
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, Memory, NoTarget, Precision};
+        use Error::{Config, Memory, NoTarget, Precision, States};
         matches!(
             self,
-            Config { .. } | Memory { .. } | NoTarget(_) | Precision(_)
+            Config { .. } | Memory { .. } | NoTarget(_) | Precision(_) | States { .. }
         )
     }
 

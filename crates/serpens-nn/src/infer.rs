@@ -13,7 +13,7 @@ use crate::{Error, MambaLm, Module, Param, Precision, Result};
 const EMBEDDINGS: &str = "backbone.embeddings.weight";
 
 /// Where and in which types a model is asked, and how its matrices and its table are held for it: once each. All else,
-/// the state, A, D, Δ's bias, norms and convolutions, is f32.
+/// A, D, Δ's bias, norms and convolutions, is f32.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ToInfer {
     /// Where it is.

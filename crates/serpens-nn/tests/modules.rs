@@ -1,6 +1,6 @@
 //! What a program does with whole models: clone them, keep parts as they are, give them vectors instead of tokens.
 
-use serpens_core::{Device, Gradients, ParamId, Tape, Tensor, Var};
+use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
 use serpens_nn::layers::{Linear, Sequence};
 use serpens_nn::mixers::{MambaConfig, Mixer, MixerSettings};
 use serpens_nn::{
@@ -317,10 +317,14 @@ fn a_step_refuses_slots_of_another_model_and_more_than_there_are() {
     });
     let stepper = deep.stepper().unwrap();
     let tokens = Tensor::from_slice([2], &[1_u32, 2], Device::cpu()).unwrap();
-    let mut foreign = shallow.stepper().unwrap().slots(&shallow, 2).unwrap();
+    let mut foreign = shallow
+        .stepper()
+        .unwrap()
+        .slots(&shallow, 2, DType::F32)
+        .unwrap();
     let refused = stepper.step(&tokens, 2, &mut foreign);
     assert!(matches!(refused, Err(Error::State { what: "layers", .. })));
-    let mut own = stepper.slots(&deep, 1).unwrap();
+    let mut own = stepper.slots(&deep, 1, DType::F32).unwrap();
     assert!(stepper.step(&tokens, 2, &mut own).is_err());
     stepper.step(&tokens, 1, &mut own).unwrap();
 }

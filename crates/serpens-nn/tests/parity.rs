@@ -363,7 +363,7 @@ fn a_model_of_several_mixers_reads_whole_in_chunks_and_token_by_token_alike() {
     }
     let mut state = model.initial_state(batch).unwrap();
     let stepper = model.stepper().unwrap();
-    let mut slots = stepper.slots(&model, batch).unwrap();
+    let mut slots = stepper.slots(&model, batch, DType::F32).unwrap();
     for t in 0..length {
         let token = chunk(t, t + 1).reshape([batch]).unwrap();
         let got = model.step(&token, &mut state).unwrap();

@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use glob::Pattern;
+use serpens_core::DType;
 use serpens_formats::Encoding;
 use serpens_infer::SampleOptions;
 use serpens_nn::checkpoint::{Format, Verify};
@@ -16,7 +17,7 @@ use serpens_nn::{Recompute, ToInfer};
 use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
-use crate::compute::{self, ComputeArgs, InferArgs, encoding, one_of};
+use crate::compute::{self, ComputeArgs, InferArgs, encoding, one_of, states};
 use crate::evaluation;
 use crate::hub::HubArgs;
 use crate::output::one_line;
@@ -266,6 +267,10 @@ pub struct GenerateArgs {
     /// The device, its types and the weights'.
     #[command(flatten)]
     pub infer: InferArgs,
+    /// What the states of Mamba's layers are held in while tokens are written; bf16 halves their bytes and writes
+    /// nearly the same, but goes wrong where one token is repeated for long.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = states())]
+    pub states: DType,
     /// One JSON object instead of the text; of several texts a line each.
     #[arg(long)]
     pub json: bool,

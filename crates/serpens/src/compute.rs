@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serpens_core::Device;
+use serpens_core::{DType, Device};
 use serpens_formats::Encoding;
 use serpens_nn::{Precision, Recompute, ToInfer};
 use serpens_train::Compute;
@@ -62,6 +62,15 @@ pub(crate) fn encoding(encodings: &[Encoding]) -> impl TypedValueParser<Value = 
     let names = encodings.iter().map(|it| it.to_string().to_lowercase());
     PossibleValuesParser::new(names)
         .map(|word| Encoding::named(&word).expect("they are names of encodings"))
+}
+
+/// Reads the name of a type that states may have.
+pub(crate) fn states() -> impl TypedValueParser<Value = DType> + use<> {
+    const STATES: [DType; 2] = [DType::F32, DType::BF16];
+    PossibleValuesParser::new(STATES.map(|it| it.to_string())).map(|word| {
+        let named = STATES.into_iter().find(|it| it.to_string() == word);
+        named.expect("only names of these are let through")
+    })
 }
 
 impl InferArgs {

@@ -110,6 +110,7 @@ impl Error {
             Error::Infer(InferError::SampleOption(_) | InferError::Bias { .. }) => 2,
             Error::Infer(InferError::EmptyPrompt | InferError::Logits(Broken::Adjusted)) => 2,
             Error::Model(error) | Error::Train(Train::Model(error)) if error.is_config() => 2,
+            Error::Infer(InferError::Model(error)) if error.is_config() => 2,
             Error::Train(Train::Config { .. } | Train::OtherSettings { .. }) => 2,
             Error::Train(Train::NoEvaluation) => 2,
             Error::Data(Data::Size { .. } | Data::InvalidFraction { .. }) => 2,

@@ -1,6 +1,7 @@
 //! Sequences in the slots of a decoder.
 
-use serpens_core::DType;
+use serpens_core::{DType, bf16};
+use serpens_nn::mixers::{H3Config, MambaConfig};
 use serpens_nn::{LoraConfig, Precision, StateRow};
 use serpens_ops::elementwise::cast;
 use serpens_ops::sampling::MOST_TOKENS;
@@ -28,9 +29,19 @@ fn bits(row: &StateRow) -> Vec<u32> {
     all
 }
 
+/// So many slots, with states of this type.
+fn decoder(model: &MambaLm, slots: usize, states: DType) -> Result<Decoder<'_>> {
+    let batching = Batching {
+        slots,
+        states,
+        ..Batching::default()
+    };
+    Decoder::batching(model, batching)
+}
+
 /// The logits after each token, read alone, and the state behind them.
-fn alone(model: &MambaLm, ids: &[u32]) -> (Vec<Vec<f32>>, StateRow) {
-    let mut decoder = Decoder::new(model, 1).unwrap();
+fn alone(model: &MambaLm, ids: &[u32], states: DType) -> (Vec<Vec<f32>>, StateRow) {
+    let mut decoder = decoder(model, 1, states).unwrap();
     decoder.enter(&start(model)).unwrap();
     let read = |id: &u32| {
         decoder.step(&[*id]).unwrap();
@@ -44,7 +55,12 @@ fn alone(model: &MambaLm, ids: &[u32]) -> (Vec<Vec<f32>>, StateRow) {
 fn sequences_that_enter_late_and_leave_early_have_the_bits_that_they_have_alone() {
     let (plain, mut adapted) = (model(6), model(7));
     adapted.adapt(LoraConfig::default(), 3).unwrap(); // read by forward passes
-    for model in [&plain, &adapted] {
+    let cases = [
+        (&plain, DType::F32),
+        (&plain, DType::BF16),
+        (&adapted, DType::F32),
+    ];
+    for (model, states) in cases {
         // A sequence enters at each of these steps and is read for so many.
         let spans = [
             (0, 25),
@@ -57,8 +73,8 @@ fn sequences_that_enter_late_and_leave_early_have_the_bits_that_they_have_alone(
             (13, 20),
         ];
         let texts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, spans[i].1)).collect();
-        let expected: Vec<_> = texts.iter().map(|ids| alone(model, ids)).collect();
-        let mut decoder = Decoder::new(model, 6).unwrap();
+        let expected: Vec<_> = texts.iter().map(|ids| alone(model, ids, states)).collect();
+        let mut decoder = decoder(model, 6, states).unwrap();
         let mut inside: Vec<(usize, usize)> = Vec::new(); // the sequence in each slot, and how much of it was read
         for step in 0..40 {
             for i in (0..8).filter(|i| spans[*i].0 == step) {
@@ -96,7 +112,7 @@ fn a_sequence_beside_nan_stays_as_it_is() {
         ids(1, 20),
         start(&model).try_map(|_, tensor| Tensor::full(tensor.shape(), f32::NAN, Device::cpu())),
     );
-    let expected = alone(&model, &text);
+    let expected = alone(&model, &text, DType::F32);
     let mut decoder = Decoder::new(&model, 3).unwrap();
     let broken = broken.unwrap();
     for row in [&broken, &start(&model), &broken] {
@@ -122,7 +138,8 @@ fn the_number_of_threads_changes_no_bit() {
     let model = config.init(Device::cpu(), 4).unwrap();
     let runs = [1, 2, 4].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.unwrap().install(|| alone(&model, &ids(2, 30)).0)
+        pool.unwrap()
+            .install(|| alone(&model, &ids(2, 30), DType::F32).0)
     });
     assert!(runs.iter().all(|run| *run == runs[0]));
 }
@@ -153,9 +170,82 @@ fn what_does_not_fit_a_decoder_is_refused_and_changes_nothing() {
         refused.iter().all(|error| matches!(error, Error::Core(_))),
         "{refused:?}"
     );
-    let expected = alone(&model, &[5]).0;
+    let expected = alone(&model, &[5], DType::F32).0;
     decoder.step(&[5, 6]).unwrap();
     assert_eq!(decoder.logits(0).unwrap(), expected[0]);
+}
+
+/// The state of each layer's scan rounded, and all else as it is.
+fn rounded(row: &StateRow) -> StateRow {
+    let round = |v: f32| bf16::from_f32(v).to_f32();
+    row.try_map(|name, tensor| match name.ends_with(".1") {
+        true => {
+            let values = tensor.to_vec::<f32>()?.into_iter().map(round);
+            Tensor::from_slice(tensor.shape(), &values.collect::<Vec<_>>(), tensor.device())
+        }
+        false => Ok(tensor.clone()),
+    })
+    .unwrap()
+}
+
+#[test]
+fn states_in_bf16_are_those_of_f32_rounded_after_every_token_on_every_device() {
+    let on_gpu = Device::cuda(0).map(|gpu| [(gpu, Precision::F32), (gpu, Precision::Bf16)]);
+    let on_gpu = on_gpu.into_iter().flatten();
+    for (device, precision) in on_gpu.chain([(Device::Cpu, Precision::F32)]) {
+        let config = MambaLmConfig {
+            embedding_std: 1.0,
+            ..MambaLmConfig::new(128, 2, TOKENS)
+        };
+        let mut model = config.init(Device::cpu(), 5).unwrap();
+        model.to(device, precision).unwrap();
+        // Few and many, for which a GPU has kernels of their own.
+        for slots in [2, 11] {
+            let [mut narrow, mut wide, mut plain] = [DType::BF16, DType::F32, DType::F32]
+                .map(|states| decoder(&model, slots, states).unwrap());
+            let state = |decoder: &Decoder<'_>| decoder.bytes_per_sequence();
+            let kept = 2 * 256 * 3 * size_of::<f32>(); // the windows of two convolutions
+            assert_eq!(state(&wide) - kept, 2 * (state(&narrow) - kept));
+            for decoder in [&mut narrow, &mut wide, &mut plain] {
+                (0..slots).for_each(|_| decoder.enter(&start(&model)).unwrap());
+            }
+            for t in 0..30 {
+                let tokens: Vec<u32> = (0..slots).map(|slot| ids(slot, 30)[t]).collect();
+                for decoder in [&mut narrow, &mut wide, &mut plain] {
+                    decoder.step(&tokens).unwrap();
+                }
+                for slot in 0..slots {
+                    let [narrow, wide] = [&narrow, &wide].map(|it| it.logits(slot).unwrap());
+                    assert_eq!(narrow, wide, "slot {slot} of {slots} at {t} on {device}");
+                }
+                let rows = (0..slots).rev().map(|slot| wide.leave(slot).unwrap());
+                for row in rows.collect::<Vec<_>>().iter().rev() {
+                    wide.enter(&rounded(row)).unwrap();
+                }
+            }
+            assert_ne!(narrow.logits(0).unwrap(), plain.logits(0).unwrap());
+            for slot in (0..slots).rev() {
+                let [narrow, wide] = [&mut narrow, &mut wide].map(|it| it.leave(slot).unwrap());
+                assert_eq!(bits(&narrow), bits(&wide), "the state of slot {slot}");
+            }
+        }
+    }
+}
+
+#[test]
+fn states_in_bf16_are_refused_where_a_layer_has_none_that_may_be() {
+    let mixed = MambaLmConfig::new(24, 3, TOKENS)
+        .with_mixers([MambaConfig::default().into(), H3Config::default().into()]);
+    let mut adapted = model(7);
+    adapted.adapt(LoraConfig::default(), 3).unwrap();
+    for (model, expected) in [(mixed.init(Device::cpu(), 1).unwrap(), 1), (adapted, 0)] {
+        let refused = decoder(&model, 1, DType::BF16).err().unwrap();
+        let Error::Model(serpens_nn::Error::States { layer, .. }) = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(layer, expected);
+        decoder(&model, 1, DType::F32).unwrap();
+    }
 }
 
 /// ‖a - b‖ / ‖b‖.
@@ -200,7 +290,7 @@ fn a_gpu_has_the_logits_of_the_processor_however_many_slots_there_are() {
     };
     for model in [model(5), wide.init(Device::cpu(), 6).unwrap()] {
         let text = ids(4, 40);
-        let expected = alone(&model, &text).0;
+        let expected = alone(&model, &text, DType::F32).0;
         for precision in [Precision::F32, Precision::Bf16] {
             let mut model = model.clone();
             model.to(device, precision).unwrap();

@@ -7,7 +7,7 @@ mod texts;
 
 use std::ops::ControlFlow;
 
-use serpens_core::{Device, Tensor};
+use serpens_core::{DType, Device, Tensor};
 use serpens_nn::layers::Sequence;
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
 
@@ -94,6 +94,15 @@ pub(crate) fn run(
 
 /// The only sample of a request.
 pub(crate) fn run_one(model: &MambaLm, request: Request) -> Sample {
-    let mut samples = run(model, vec![request], Batching::default(), usize::MAX).unwrap();
+    run_one_in(model, request, DType::F32)
+}
+
+/// The same with states of this type.
+pub(crate) fn run_one_in(model: &MambaLm, request: Request, states: DType) -> Sample {
+    let batching = Batching {
+        states,
+        ..Batching::default()
+    };
+    let mut samples = run(model, vec![request], batching, usize::MAX).unwrap();
     samples.remove(0).remove(0)
 }

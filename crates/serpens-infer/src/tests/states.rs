@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serpens_core::bf16;
+use serpens_core::{DType, bf16};
 use serpens_data::Tokenizer;
 use serpens_formats::Verify;
 use serpens_formats::safetensors::{read_tensors, write_tensors};
@@ -61,18 +61,23 @@ fn a_saved_state_goes_on_as_the_run_that_left_it() {
         log_probs: Some(2),
         ..Request::default()
     };
-    let whole = run_one(&model, request(&ids(1, 30), 20, None));
-    for cut in [0, 1, 8, 19] {
-        let first = run_one(&model, request(&ids(1, 30), cut, None));
-        let (_, state) = first.end.unwrap();
-        state.save(&path, &model, Some(&tokenizer)).unwrap();
-        let loaded = SequenceState::load(&path, &model, Some(&tokenizer)).unwrap();
-        assert_eq!(loaded.position(), 30 + cut as u64);
-        for state in [state, loaded] {
-            let rest = run_one(&model, request(&[], 20 - cut, Some(state)));
-            assert_eq!(rest.drawn, whole.drawn[cut..], "from {cut} on");
+    let [of_f32, of_bf16] = [DType::F32, DType::BF16].map(|states| {
+        let run_one = |request| run_one_in(&model, request, states);
+        let whole = run_one(request(&ids(1, 30), 20, None));
+        for cut in [0, 1, 8, 19] {
+            let first = run_one(request(&ids(1, 30), cut, None));
+            let (_, state) = first.end.unwrap();
+            state.save(&path, &model, Some(&tokenizer)).unwrap();
+            let loaded = SequenceState::load(&path, &model, Some(&tokenizer)).unwrap();
+            assert_eq!(loaded.position(), 30 + cut as u64);
+            for state in [state, loaded] {
+                let rest = run_one(request(&[], 20 - cut, Some(state)));
+                assert_eq!(rest.drawn, whole.drawn[cut..], "from {cut} on in {states}");
+            }
         }
-    }
+        whole.drawn
+    });
+    assert_ne!(of_f32, of_bf16);
     // A second prompt behind the first and what was drawn.
     let first = run_one(&model, request(&ids(1, 30), 5, None));
     let drawn = first.tokens();

@@ -31,6 +31,11 @@ impl Stepper for FusedMamba {
         aligned(2 * self.d_inner) + aligned(self.d_inner) + self.ssm.room()
     }
 
+    /// That behind the window of the convolution.
+    fn narrow_state(&self) -> Option<usize> {
+        Some(1)
+    }
+
     fn step(
         &self,
         norm: &RmsNorm,

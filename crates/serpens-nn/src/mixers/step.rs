@@ -12,12 +12,17 @@ pub trait Stepper: Send + Sync {
     /// Columns of room that a step of it takes.
     fn room(&self) -> usize;
 
+    /// Which tensor of its state may be bf16, if one: that of a selective scan. All others are f32.
+    fn narrow_state(&self) -> Option<usize> {
+        None
+    }
+
     /// h += mixer(norm(h)) for one token of each of the first `slots` slots, whose states move on. What the other slots
     /// have stays as it is.
     ///
     /// # Shapes
-    /// h (S, d_model) of f32; state: those of [`Mixer::initial_state`] for S sequences; room (S, at least
-    /// [`Stepper::room`]) in the type of the activations, of any content
+    /// h (S, d_model) of f32; state: those of [`Mixer::initial_state`] for S sequences, [`Stepper::narrow_state`] of
+    /// f32 or bf16; room (S, at least [`Stepper::room`]) in the type of the activations, of any content
     ///
     /// # Errors
     /// [`crate::Error::State`] for the state of another mixer; operands that do not fit; memory.

@@ -19,7 +19,7 @@ pub struct LmStepper {
 
 /// S places for sequences that are read together: what a model remembers of each, and room for its steps, taken once.
 pub struct LmSlots {
-    /// Of each layer, (S, …).
+    /// Of each layer, (S, …) of f32; those of selective scans may be bf16.
     states: Vec<Vec<Tensor>>,
     /// The residual stream: (S, d_model) of f32.
     h: Tensor,
@@ -51,15 +51,26 @@ impl MambaLm {
 }
 
 impl LmStepper {
-    /// Places for this many sequences, each at its beginning.
+    /// Places for this many sequences, each at its beginning. The states of selective scans are of the type `states`,
+    /// f32 or bf16: a step computes in f32 and rounds to nearest behind it.
     ///
     /// # Errors
-    /// Memory.
-    pub fn slots(&self, model: &MambaLm, slots: usize) -> Result<LmSlots> {
+    /// [`Error::States`] where a layer has none that may be so; memory.
+    pub fn slots(&self, model: &MambaLm, slots: usize, states: DType) -> Result<LmSlots> {
         let (device, config) = (model.device(), model.config());
-        let layers = model.initial_state(slots)?.layers.into_iter();
-        let states = layers.map(|state| {
-            let tensors = state.into_iter().map(|var| Ok(var.into_tensor()?));
+        let layers = self.layers.iter().zip(&model.backbone.layers).enumerate();
+        let states = layers.map(|(layer, ((_, mixer), planned))| {
+            let narrow = mixer.narrow_state();
+            if states != DType::F32 && narrow.is_none() {
+                return Err(Error::States { states, layer });
+            }
+            let tensors = planned.mixer.initial_state(slots, device)?.into_iter();
+            let tensors = tensors
+                .enumerate()
+                .map(|(i, state)| match narrow == Some(i) {
+                    true => Ok(cast(&state, states)?.into_tensor()?),
+                    false => Ok(state.into_tensor()?),
+                });
             tensors.collect::<Result<Vec<_>>>()
         });
         let columns = self.columns();
@@ -133,7 +144,7 @@ impl LmSlots {
         &self.logits
     }
 
-    /// Has a slot go on from here; the others stay as they are.
+    /// Has a slot go on from here, with what its place holds in bf16 rounded to that; the others stay as they are.
     ///
     /// # Errors
     /// [`Error::State`] for the state of another model, or tensors that do not fit.
@@ -149,18 +160,27 @@ impl LmSlots {
         }
         let states = self.states.iter_mut().flatten();
         for (all, own) in states.zip(row.layers.iter().flatten()) {
-            all.put(slot, own)?;
+            all.put(slot, cast(&own.clone().into(), all.dtype())?.tensor()?)?;
         }
         Ok(())
     }
 
-    /// What is remembered of the sequence in a slot.
+    /// Bytes of what is remembered of each sequence.
+    pub fn bytes_per_slot(&self) -> usize {
+        let bytes = |all: &Tensor| all.len() * all.dtype().size();
+        self.states.iter().flatten().map(bytes).sum::<usize>() / self.count().max(1)
+    }
+
+    /// What is remembered of the sequence in a slot, in f32.
     ///
     /// # Errors
     /// A slot that there is not; memory.
     pub fn row(&self, slot: usize) -> Result<StateRow> {
         let layers = self.states.iter().map(|layer| {
-            let own = layer.iter().map(|all| Ok(all.narrow(slot..slot + 1)?));
+            let own = layer.iter().map(|all| {
+                let own = all.narrow(slot..slot + 1)?;
+                Ok(cast(&own.into(), DType::F32)?.into_tensor()?)
+            });
             own.collect::<Result<Vec<_>>>()
         });
         let layers = layers.collect::<Result<_>>()?;

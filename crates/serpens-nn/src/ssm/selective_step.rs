@@ -42,7 +42,7 @@ impl SelectiveStep {
     /// y = SSM(u) ⊙ silu(z) for one token of each slot, whose states (slots, d_inner · N) move on in place.
     ///
     /// # Shapes
-    /// u, z, y (slots, d_inner), room (slots, at least [`SelectiveStep::room`])
+    /// u, z, y (slots, d_inner), states of f32 or bf16, room (slots, at least [`SelectiveStep::room`])
     pub(crate) fn step(
         &self,
         [u, z]: [View<'_>; 2],

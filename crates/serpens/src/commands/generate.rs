@@ -54,6 +54,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let batching = Batching {
         slots: texts.min(most).next_power_of_two(),
         vocabulary: tokenizer.vocab_size(),
+        states: args.states,
         on_pass: &on_pass,
     };
     generate(&model, requests, batching, |of, told| {

@@ -78,6 +78,7 @@ fn benches_of_a_gpu_are_refused_on_the_processor() {
         ["--length", "64,128"],
         ["--recompute", "scan"],
         ["--weights", "q8_0"],
+        ["--states", "bf16"],
     ] {
         let ran = place.run(&[&["bench", "--device", "cpu"][..], &words].concat());
         ran.is_refused(2, &[words[0], "NVIDIA GPU"]);
@@ -89,7 +90,7 @@ fn decoding_is_measured_on_the_processor_in_a_shape_and_with_weights_that_are_na
     let place = TestFolder::new();
     let words = "bench decode --device cpu --quick --json --width 64 --layers 1 --vocab 300 --length 9 --batch 2";
     let mut words: Vec<&str> = words.split(' ').collect();
-    words.extend(["--weights", "q8_0"]);
+    words.extend(["--weights", "q8_0", "--states", "bf16"]);
     let ran = place.run(&words).succeeds();
     let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let rows: Vec<&serde_json::Value> = (told["tables"].as_array().unwrap().iter().skip(1))
@@ -99,7 +100,7 @@ fn decoding_is_measured_on_the_processor_in_a_shape_and_with_weights_that_are_na
         .iter()
         .map(|row| row["work"].as_str().unwrap())
         .collect();
-    let shape = "1 × 64, V 300";
+    let shape = "1 × 64, V 300, states in bf16";
     let expected = [
         format!("Q8_0, B 2, {shape}"),
         format!("Q8_0, B 1, {shape}, behind 9 tokens"),

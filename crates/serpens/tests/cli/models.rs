@@ -325,6 +325,48 @@ fn a_saved_state_goes_on_where_the_text_ended_and_with_its_own_model_alone() {
 }
 
 #[test]
+fn states_are_held_in_bf16_where_that_is_asked_and_every_layer_has_such() {
+    let place = TestFolder::new();
+    place.train_text(&["--quiet", "--name", "a"]).succeeds();
+    let h3 = [
+        "--quiet",
+        "--name",
+        "b",
+        "--set",
+        "model.block={ kind = \"h3\" }",
+    ];
+    place.train_text(&h3).succeeds();
+    let generate = |model: &str, more: &[&str]| {
+        let start = "generate --device cpu --prompt the --tokens 20 --json --logprobs 1 --model";
+        let start: Vec<&str> = start.split(' ').chain([model]).collect();
+        place.run(&[&start[..], more].concat())
+    };
+    let told = |states: &[&str]| {
+        let value = generate("a", states).succeeds().json_lines().remove(0);
+        value["log_probs"].clone()
+    };
+    assert_eq!(told(&[]), told(&["--states", "f32"]));
+    assert_ne!(told(&[]), told(&["--states", "bf16"]));
+    generate("b", &["--states", "f32"]).succeeds();
+    let words = [
+        "states = bf16 is not possible",
+        "layer 0 keeps its state in f32",
+    ];
+    generate("b", &["--states", "bf16"]).is_refused(2, &words);
+    let wrong = generate("a", &["--states", "f16"]);
+    assert_eq!(wrong.code, Some(2));
+    let words = [
+        "invalid value 'f16' for '--states",
+        "possible values: f32, bf16",
+    ];
+    assert!(
+        words.iter().all(|words| wrong.stderr.contains(words)),
+        "{}",
+        wrong.stderr
+    );
+}
+
+#[test]
 fn a_tokenizer_beside_the_model_or_given_is_asked_for_its_text() {
     let place = TestFolder::new();
     place.train(&["--quiet", "--name", "a"]).succeeds();

@@ -5,6 +5,7 @@ pub(crate) mod devices;
 mod fixtures;
 mod gradcheck;
 mod leaf;
+mod narrow_states;
 mod parity;
 mod reference;
 mod replays;

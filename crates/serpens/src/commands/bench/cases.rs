@@ -13,7 +13,7 @@ use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
 use crate::cli::whole;
-use crate::compute::{encoding, one_of};
+use crate::compute::{encoding, one_of, states};
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
@@ -43,6 +43,9 @@ pub(super) struct Shapes {
     /// How matrices are held to decode; in several ways where it is left out.
     #[arg(long, value_name = "TYPE", value_parser = encoding(&ToInfer::WEIGHTS))]
     pub(super) weights: Option<Encoding>,
+    /// What states are held in to decode: f32 or bf16.
+    #[arg(long, value_name = "TYPE", value_parser = states())]
+    pub(super) states: Option<DType>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = one_of(Recompute::ALL))]
     recompute: Option<Recompute>,
@@ -65,6 +68,7 @@ impl Shapes {
             (self.layers.is_some(), "--layers"),
             (self.vocab.is_some(), "--vocab"),
             (self.weights.is_some(), "--weights"),
+            (self.states.is_some(), "--states"),
             (self.recompute.is_some(), "--recompute"),
         ];
         given.into_iter().find_map(|(is, name)| is.then_some(name))

@@ -3,9 +3,9 @@
 use std::fs;
 use std::sync::Arc;
 
-use serpens_core::{Device, Error as CoreError, Tensor};
+use serpens_core::{DType, Device, Error as CoreError, Tensor};
 use serpens_formats::Encoding;
-use serpens_infer::{Decoder, Error as InferError};
+use serpens_infer::{Batching, Decoder, Error as InferError};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, StateRow, ToInfer};
 use serpens_ops::linear::Held;
 use serpens_ops::quantized_linear::Blocks;
@@ -112,7 +112,13 @@ fn decode(
     behind: &str,
 ) -> Result<Row> {
     let config = model.config();
-    let mut decoder = Decoder::new(model, batch)?;
+    let states = bench.shapes.states.unwrap_or(DType::F32);
+    let batching = Batching {
+        slots: batch,
+        states,
+        ..Batching::default()
+    };
+    let mut decoder = Decoder::batching(model, batching)?;
     (0..batch).try_for_each(|_| decoder.enter(start))?;
     let mut tokens: Vec<u32> = (0..batch).map(|i| token(i, config.vocab_size)).collect();
     let mut steps = 0_u32;
@@ -129,14 +135,18 @@ fn decode(
         decoder.step(&tokens).map_err(inside)
     })?;
     let joules = energy.and_then(|energy| energy.joules_since());
-    let (matrices, state) = bytes(model, start)?;
+    let matrices = bytes(model)?;
     // A state is read and written.
-    let moved = matrices + 2.0 * batch as f64 * state;
+    let moved = matrices + (2 * batch * decoder.bytes_per_sequence()) as f64;
     let (layers, width, vocabulary) = (config.n_layer, config.d_model, config.vocab_size);
     let mut held = model.encodings()?;
     held.retain(|_, part| *part >= NAMED);
     let weights = held.into_keys().collect::<Vec<_>>().join(" + ");
-    let work = format!("{weights}, B {batch}, {layers} × {width}, V {vocabulary}{behind}");
+    let states = match states {
+        DType::F32 => String::new(),
+        narrow => format!(", states in {narrow}"),
+    };
+    let work = format!("{weights}, B {batch}, {layers} × {width}, V {vocabulary}{states}{behind}");
     Ok(Row::new(work, batch as f64 / seconds, "tokens/s")
         .with("ms", 1e3 * seconds)
         .with("of bandwidth", moved / seconds / bench.limits.memory)
@@ -147,9 +157,9 @@ fn decode(
         ))
 }
 
-/// Bytes of the parameters that a step reads, and of a sequence's state.
-fn bytes(model: &MambaLm, start: &StateRow) -> Result<(f64, f64)> {
-    let (mut matrices, mut state) = (0, 0);
+/// Bytes of the parameters that a step reads.
+fn bytes(model: &MambaLm) -> Result<f64> {
+    let mut matrices = 0;
     let tied = model.config().tie_embeddings;
     model.visit("", &mut |name, param| {
         // Of a table that is no head a step reads single rows.
@@ -161,11 +171,7 @@ fn bytes(model: &MambaLm, start: &StateRow) -> Result<(f64, f64)> {
         }
         Ok(())
     })?;
-    start.try_map(|_, tensor| {
-        state += tensor.len() * tensor.dtype().size();
-        Ok::<_, CoreError>(tensor.clone())
-    })?;
-    Ok((matrices as f64, state as f64))
+    Ok(matrices as f64)
 }
 
 fn inside(error: InferError) -> CoreError {
