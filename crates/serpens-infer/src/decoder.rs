@@ -200,8 +200,8 @@ impl<'a> Decoder<'a> {
         self.step_and(tokens, false)
     }
 
-    /// As [`Decoder::step`]; where a GPU draws, and `ahead`, it also begins the step that reads what it draws now. Until
-    /// that step is asked for, no sequence enters or leaves, and the logits are not those of the last one.
+    /// As [`Decoder::step`]; where a GPU draws, and `ahead`, it also begins the step that reads what it draws now.
+    /// Until that step is asked for, no sequence enters or leaves, and the logits are not those of the last one.
     pub(crate) fn step_and(&mut self, tokens: &[u32], ahead: bool) -> Result<()> {
         expect_count("Decoder", "tokens", self.taken, tokens.len())?;
         check_ids(tokens, self.model.config().vocab_size)?;
@@ -238,9 +238,9 @@ impl<'a> Decoder<'a> {
         self.ahead
     }
 
-    /// On a GPU, has the sequence in this slot drawn by the device from the next step on: with these options, after this
-    /// history, with the numbers of the stream of `ChaCha8Rng` with this key of which `drawn` were taken. It is for the
-    /// slot, not for the sequence, that [`Decoder::leave`] may move.
+    /// On a GPU, has the sequence in this slot drawn by the device from the next step on: with these options, after
+    /// this history, with the numbers of the stream of `ChaCha8Rng` with this key of which `drawn` were taken. It is
+    /// for the slot, not for the sequence, that [`Decoder::leave`] may move.
     ///
     /// # Errors
     /// Those of [`DeviceSampler::enter`].

@@ -29,8 +29,8 @@ pub struct Request {
     pub samples: usize,
     /// How tokens are drawn.
     pub sampling: SampleOptions,
-    /// The seed of the first sample; each other has the next one. A state that goes on draws from its seed's stream where
-    /// it left it.
+    /// The seed of the first sample; each other has the next one. A state that goes on draws from its seed's stream
+    /// where it left it.
     pub seed: u64,
     /// The most tokens that are drawn of each sample.
     #[default = 256]

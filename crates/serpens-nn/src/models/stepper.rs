@@ -89,8 +89,9 @@ impl LmStepper {
         columns.unwrap_or(0).max(1)
     }
 
-    /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On the
-    /// processor it allocates nothing where every mixer has a fused step, and a slot has the same bits among any others.
+    /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On
+    /// the processor it allocates nothing where every mixer has a fused step, and a slot has the same bits among any
+    /// others.
     ///
     /// # Shapes
     /// tokens (S) of u32, each below vocab_size
