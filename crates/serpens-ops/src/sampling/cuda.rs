@@ -1,6 +1,6 @@
 //! Drawing on a GPU: one launch for all slots, which keeps their histories too.
 
-use serpens_core::cuda::{DevicePtr, Kernel, KernelParams, Properties, Source, kernel, properties};
+use serpens_core::cuda::{DevicePtr, KernelParams, Properties, Source, kernel, properties};
 use serpens_core::{DType, Device, Error, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::cpu::{FEW, FIXED, Law, MORE, biases};
@@ -18,7 +18,7 @@ const SEGMENT: usize = 128;
 const SHARED: usize = 28 * (MOST_TOKENS / SEGMENT) + 360;
 
 static SOURCE: Source = Source::new("sampling", include_str!("kernel.cu"))
-    .params(&[SampleParams::declare, EnterParams::declare])
+    .params(&[Slot::declare, SampleParams::declare])
     .may_spill(|program| program.number("CLUSTER") > Some(1)) // two registers, outside of loops
     .constants(&[
         ("MOST_TOKENS", MOST_TOKENS as i32),
@@ -38,6 +38,9 @@ static SOURCE: Source = Source::new("sampling", include_str!("kernel.cu"))
         ("EXP2_5", EXP2[5].to_bits() as i32),
         ("EXP2_6", EXP2[6].to_bits() as i32),
     ]);
+/// By itself, as drawing takes the compiler seconds.
+static ENTER: Source =
+    Source::new("sampling_enter", include_str!("enter.cu")).params(&[EnterParams::declare]);
 
 kernel_params! {
     /// What a slot's sequence is drawn by, and its history, which the kernel goes on with.
@@ -197,7 +200,9 @@ impl DeviceSampler {
         };
         let shared = SHARED + self.vocabulary.div_ceil(32) * size_of::<u32>();
         let blocks = blocks_of_slot(rows, properties(device)?);
-        let kernel = program(device, "sampling_draw", dtype, blocks)?;
+        let cluster = blocks.to_string();
+        let defines = [("IO", dtype.cuda_name()), ("CLUSTER", &cluster)];
+        let kernel = kernel(device, &SOURCE, "sampling_draw", &defines)?;
         let grid = [rows as u32 * blocks, 1, 1];
         // SAFETY: the parameters are the kernel's, of operands that were checked; tables that slots point to have a
         // place for each token and are kept as long; the shared memory is what it works with.
@@ -229,7 +234,7 @@ impl DeviceSampler {
             slot: slot as i64,
             record,
         };
-        let kernel = program(self.device, "sampling_enter", DType::F32, 1)?;
+        let kernel = kernel(self.device, &ENTER, "sampling_enter", &[])?;
         // SAFETY: the parameters are the kernel's; there is such a slot.
         unsafe { kernel.launch([1, 1, 1], 128, 0, &params) }
     }
@@ -240,10 +245,4 @@ fn blocks_of_slot(rows: usize, card: &Properties) -> u32 {
     let fits = |blocks: &u32| rows * *blocks as usize <= card.multiprocessors as usize;
     let most = [8, 4, 2].into_iter().find(fits);
     most.filter(|_| card.capability.0 >= 9).unwrap_or(1)
-}
-
-fn program(device: Device, entry: &'static str, dtype: DType, blocks: u32) -> Result<Kernel> {
-    let blocks = blocks.to_string();
-    let defines = [("IO", dtype.cuda_name()), ("CLUSTER", &blocks)];
-    kernel(device, &SOURCE, entry, &defines)
 }

@@ -533,10 +533,3 @@ extern "C" __global__ void BLOCKS_OF_SLOT __launch_bounds__(THREADS) sampling_dr
     slot.drawn += 1;
     if (slot.counts) slot.counts[token] += 1;
 }
-
-// A sequence comes into a slot.
-extern "C" __global__ void __launch_bounds__(128) sampling_enter(const __grid_constant__ EnterParams p) {
-    const u32* from = reinterpret_cast<const u32*>(&p.record);
-    u32* to = reinterpret_cast<u32*>(p.slots + p.slot);
-    for (int i = threadIdx.x; i < (int)(sizeof(Slot) / 4); i += 128) to[i] = from[i];
-}
