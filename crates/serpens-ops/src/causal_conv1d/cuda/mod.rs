@@ -18,7 +18,9 @@ static SOURCE: Source = Source::new(
         include_str!("kernel.cu")
     ),
 )
-.params(&[ConvForwardParams::declare, ConvBackwardParams::declare]);
+.params(&[ConvForwardParams::declare, ConvBackwardParams::declare])
+// But what models run: few taps, accesses of several values.
+.may_spill(|program| program.number("WIDTH") > Some(4) || program.number("VEC") == Some(1));
 
 /// Threads of a block, as the kernels have them.
 const THREADS: usize = 128;
