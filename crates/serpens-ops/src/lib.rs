@@ -41,6 +41,7 @@ pub mod embedding;
 pub mod linear;
 pub mod long_conv;
 pub mod lti_kernel;
+pub mod mamba_layers;
 pub mod optimizer;
 pub mod quantized_linear;
 pub mod reduce;

@@ -140,7 +140,28 @@ impl Kernel {
         params: &P,
     ) -> Result<()> {
         // SAFETY: as the caller promises.
-        unsafe { self.queue(grid, block, shared, params, false) }
+        unsafe { self.queue(grid, block, shared, params, None) }
+    }
+
+    /// As [`Kernel::launch`], but all blocks are at work at the same time, so they may wait for each other. The device
+    /// refuses more blocks than it holds at a time.
+    ///
+    /// # Safety
+    /// As of [`Kernel::launch`].
+    pub unsafe fn launch_together<P: KernelParams>(
+        &self,
+        grid: [u32; 3],
+        block: u32,
+        shared: u32,
+        params: &P,
+    ) -> Result<()> {
+        let together = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { cooperative: 1 },
+        };
+        // SAFETY: as the caller promises.
+        unsafe { self.queue(grid, block, shared, params, Some(together)) }
     }
 
     /// As [`Kernel::launch`], but on cards that can (Hopper and later) blocks may start while the kernel before is at
@@ -159,20 +180,28 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
-        let early = self.state.properties.capability.0 >= EARLY_MAJOR;
+        let early = sys::CUlaunchAttribute {
+            id:
+                sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let early = (self.state.properties.capability.0 >= EARLY_MAJOR).then_some(early);
         // SAFETY: as the caller promises.
         unsafe { self.queue(grid, block, shared, params, early) }
     }
 
     /// # Safety
-    /// As of [`Kernel::launch_early`] where `early`, else of [`Kernel::launch`].
+    /// As of the launch that is of this attribute.
     unsafe fn queue<P: KernelParams>(
         &self,
         [x, y, z]: [u32; 3],
         block: u32,
         shared: u32,
         params: &P,
-        early: bool,
+        mut attribute: Option<sys::CUlaunchAttribute>,
     ) -> Result<()> {
         let Some(function) = self.function else {
             return Ok(()); // a rehearsal
@@ -183,14 +212,7 @@ impl Kernel {
         }
         self.allow_shared(function, shared)?;
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
-        let mut attribute = sys::CUlaunchAttribute {
-            id:
-                sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
-                programmaticStreamSerializationAllowed: 1,
-            },
-        };
+        let attributes = attribute.as_mut_slice();
         entry.queue(self.name, |stream| {
             let config = sys::CUlaunchConfig {
                 gridDimX: x,
@@ -201,8 +223,8 @@ impl Kernel {
                 blockDimZ: 1,
                 sharedMemBytes: shared,
                 hStream: stream,
-                attrs: &raw mut attribute,
-                numAttrs: early.into(),
+                attrs: attributes.as_mut_ptr(),
+                numAttrs: attributes.len() as u32,
             };
             let (kernel, arguments) = (function.handle, arguments.as_mut_ptr());
             // SAFETY: one parameter, as the caller promises; the driver copies it before it returns.

@@ -67,6 +67,12 @@ impl CausalConv1d {
         Ok(output.y)
     }
 
+    /// Taps and bias where SiLU follows.
+    pub(crate) fn with_silu(&self) -> Result<Option<(View<'_>, Option<View<'_>>)>> {
+        let operands = (self.weight.value()?.view(), vector(&self.bias)?);
+        Ok(self.silu.then_some(operands))
+    }
+
     /// Convolves the first columns of xz = W norm(h) + b, of one token of each slot, to u; the states
     /// (slots, (width - 1) · channels) are moved on in place. What those columns of xz hold is not said.
     ///

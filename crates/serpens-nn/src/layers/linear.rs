@@ -1,7 +1,7 @@
 //! y = x Wᵀ + b.
 
 use serpens_core::{Tensor, Var, View, ViewMut};
-use serpens_ops::linear::{self, Norm};
+use serpens_ops::linear::{self, Norm, Weight};
 
 use crate::{Param, Result, Start, module};
 
@@ -35,6 +35,14 @@ impl Linear {
     /// (…, inputs) → (…, outputs)
     pub fn forward(&self, x: &Var) -> Result<Var> {
         self.weight.linear(x, self.bias.as_ref())
+    }
+
+    /// W where it is in f32 or bf16 and there is no bias.
+    pub(crate) fn plain(&self) -> Result<Option<View<'_>>> {
+        Ok(match (self.weight.weight()?, &self.bias) {
+            (Weight::Plain(weight), None) => Some(weight),
+            _ => None,
+        })
     }
 
     /// y = W norm(x) + b for one token of each slot, added to what y holds where `accumulate`, without what is added to

@@ -2,6 +2,7 @@
 //! Δ, scan, D and gate; W_out onto the residual stream.
 
 use serpens_core::Tensor;
+use serpens_ops::mamba_layers::MambaLayer;
 
 use super::Stepper;
 use crate::layers::{CausalConv1d, Linear, RmsNorm};
@@ -34,6 +35,39 @@ impl Stepper for FusedMamba {
     /// That behind the window of the convolution.
     fn narrow_state(&self) -> Option<usize> {
         Some(1)
+    }
+
+    fn layer<'a>(
+        &'a self,
+        norm: &'a RmsNorm,
+        state: &'a mut [Tensor],
+    ) -> Result<Option<MambaLayer<'a>>> {
+        let projections = (self.in_proj.plain()?, self.out_proj.plain()?);
+        let ((Some(in_proj), Some(out_proj)), [past, of_scan]) = (projections, state) else {
+            return Ok(None);
+        };
+        let (Some(ssm), Some((conv, conv_bias))) = (self.ssm.operands()?, self.conv.with_silu()?)
+        else {
+            return Ok(None);
+        };
+        let [past, state] = [past, of_scan].map(|state| {
+            let all = state.shape()[0];
+            Ok::<_, Error>(state.view_mut()?.with_rows(all).first_rows(1))
+        });
+        Ok(Some(MambaLayer {
+            norm: norm.lowered()?,
+            in_proj,
+            conv,
+            conv_bias,
+            x_proj: ssm.x_proj,
+            dt_proj: ssm.dt_proj,
+            dt_bias: ssm.dt_bias,
+            a: ssm.a,
+            d: ssm.d,
+            out_proj,
+            past: past?,
+            state: state?,
+        }))
     }
 
     fn step(

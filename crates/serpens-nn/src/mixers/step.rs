@@ -2,6 +2,7 @@
 
 use serpens_core::{DType, Tensor, Var};
 use serpens_ops::elementwise::{add, cast};
+use serpens_ops::mamba_layers::MambaLayer;
 
 use super::{Mixer, MixerState};
 use crate::Result;
@@ -15,6 +16,18 @@ pub trait Stepper: Send + Sync {
     /// Which tensor of its state may be bf16, if one: that of a selective scan. All others are f32.
     fn narrow_state(&self) -> Option<usize> {
         None
+    }
+
+    /// The whole layer for the first slot, where it is one of those that a GPU's kernel may take many of.
+    ///
+    /// # Errors
+    /// A layer without values.
+    fn layer<'a>(
+        &'a self,
+        _norm: &'a RmsNorm,
+        _state: &'a mut [Tensor],
+    ) -> Result<Option<MambaLayer<'a>>> {
+        Ok(None)
     }
 
     /// h += mixer(norm(h)) for one token of each of the first `slots` slots, whose states move on. What the other slots

@@ -1,7 +1,8 @@
 //! A model that reads one token of many sequences after another, without a tape and in place.
 
-use serpens_core::{DType, Tensor, expect_range};
+use serpens_core::{DType, Device, Tensor, expect_range};
 use serpens_ops::elementwise::cast;
+use serpens_ops::mamba_layers::{self, Exchange};
 
 use super::{MambaLm, StateRow};
 use crate::layers::{Embedding, Linear, RmsNorm};
@@ -27,6 +28,8 @@ pub struct LmSlots {
     room: Tensor,
     /// (S, vocab_size) of f32.
     logits: Tensor,
+    /// For all layers by one kernel, where they may have one.
+    exchange: Option<Exchange>,
 }
 
 impl MambaLm {
@@ -75,8 +78,15 @@ impl LmStepper {
         });
         let columns = self.columns();
         let activations = model.precision().activations();
+        let mut states: Vec<Vec<Tensor>> = states.collect::<Result<_>>()?;
+        let exchange = match (device, self.layers.first(), states.first_mut()) {
+            (Device::Cuda(_), Some((norm, mixer)), Some(state)) => mixer.layer(norm, state)?,
+            _ => None,
+        };
+        let exchange = exchange.map(|layer| Exchange::new(&layer)).transpose()?;
         Ok(LmSlots {
-            states: states.collect::<Result<_>>()?,
+            states,
+            exchange,
             h: Tensor::zeros([slots, config.d_model], DType::F32, device)?,
             room: Tensor::zeros([slots, columns], activations, device)?,
             logits: Tensor::zeros([slots, config.vocab_size], DType::F32, device)?,
@@ -115,8 +125,10 @@ impl LmStepper {
         fits("columns of room", self.columns(), at.room.shape().cols())?;
         expect_range("LmStepper", "the slots", 0..at.count() + 1, slots)?;
         self.embeddings.step(tokens, slots, &mut at.h)?;
-        for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
-            mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;
+        if slots != 1 || !self.step_by_one_kernel(at)? {
+            for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
+                mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;
+            }
         }
         if self.head.weight.lora.is_none() {
             let h = at.h.view().first_rows(slots);
@@ -131,6 +143,20 @@ impl LmStepper {
             .head
             .forward(&self.norm_f.forward(&h, None, activations)?.y)?;
         Ok(at.logits.put(0, cast(&logits, DType::F32)?.tensor()?)?)
+    }
+
+    /// All layers for the first slot, where a GPU has a kernel for them.
+    fn step_by_one_kernel(&self, at: &mut LmSlots) -> Result<bool> {
+        let Some(exchange) = &mut at.exchange else {
+            return Ok(false);
+        };
+        let layers = self.layers.iter().zip(&mut at.states);
+        let layers = layers.map(|((norm, mixer), state)| mixer.layer(norm, state));
+        let Some(layers) = layers.collect::<Result<Option<Vec<_>>>>()? else {
+            return Ok(false);
+        };
+        let h = at.h.view_mut()?.first_rows(1);
+        Ok(mamba_layers::step(&layers, h, exchange)?)
     }
 }
 

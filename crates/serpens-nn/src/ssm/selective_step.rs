@@ -23,6 +23,15 @@ pub struct SelectiveStep {
     pub(super) d: Param,
 }
 
+/// What a [`SelectiveStep`] reads beside the token, see [`serpens_ops::mamba_layers::MambaLayer`].
+pub(crate) struct SelectiveOperands<'a> {
+    pub(crate) x_proj: View<'a>,
+    pub(crate) dt_proj: View<'a>,
+    pub(crate) dt_bias: View<'a>,
+    pub(crate) a: View<'a>,
+    pub(crate) d: View<'a>,
+}
+
 impl SelectiveStep {
     /// Columns of what W_x makes of a token.
     fn projected(&self) -> usize {
@@ -32,6 +41,22 @@ impl SelectiveStep {
     /// Whether nothing is normalised on the way, which the kernels of a GPU do not do.
     pub(crate) fn is_plain(&self) -> bool {
         self.norms.iter().all(Option::is_none)
+    }
+
+    /// What it reads beside the token; none where it is in blocks, or normalised on the way.
+    pub(crate) fn operands(&self) -> Result<Option<SelectiveOperands<'_>>> {
+        let (Some(x_proj), Weight::Plain(dt_proj), true) =
+            (self.x_proj.plain()?, self.dt.weight()?, self.is_plain())
+        else {
+            return Ok(None);
+        };
+        Ok(Some(SelectiveOperands {
+            x_proj,
+            dt_proj,
+            dt_bias: self.dt_bias.value()?.view(),
+            a: self.a.view(),
+            d: self.d.value()?.view(),
+        }))
     }
 
     /// Columns of room that it takes: for W_x u, the same normalised, and Δ where its weight is packed.

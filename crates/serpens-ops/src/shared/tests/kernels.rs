@@ -25,6 +25,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::linear::tests::devices::run_all,
     crate::long_conv::tests::devices::run_all,
     crate::lti_kernel::tests::devices::run_all,
+    crate::mamba_layers::tests::devices::run_all,
     crate::optimizer::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,

@@ -1,0 +1,277 @@
+//! The kernel for Hopper and later.
+
+use serpens_core::cuda::{DevicePtr, KernelParams, Source, kernel, properties};
+use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
+
+use super::{MambaLayer, OP};
+use crate::check;
+
+static SOURCE: Source = Source::new(
+    "mamba_layers",
+    concat!(
+        include_str!("../selective_scan/cuda/decay.cuh"),
+        include_str!("kernel.cu")
+    ),
+)
+.params(&[MambaLayersParams::declare])
+// A warp that asks for weights leaves ten that compute 168 registers a thread.
+.may_spill(|program| program.number("WARPS") == Some(10));
+
+/// The kernel copies in bulk to shared memory, which cards can from this major compute capability on.
+const MAJOR: u32 = 9;
+/// Blocks that are at work together, one a multiprocessor.
+const BLOCKS: usize = 128;
+/// Layers of a launch.
+const MOST_LAYERS: usize = 64;
+/// Stages of the ring of weights.
+const STAGES: std::ops::RangeInclusive<usize> = 3..=12;
+/// Columns of a stage that a warp takes at a time, and rows.
+const CHUNK: usize = 64;
+const TILE: usize = 8;
+
+kernel_params! {
+    struct MambaLayerParams {
+        norm: DevicePtr as "const float*", // (d_model)
+        in_proj: DevicePtr as "const bf16*", // (2 · d_inner, d_model)
+        conv: DevicePtr as "const float*", // (d_inner, CONV)
+        conv_bias: DevicePtr as "const float*", // (d_inner), or null
+        x_proj: DevicePtr as "const bf16*", // (RANK + 2 · STATE, d_inner)
+        dt_proj: DevicePtr as "const bf16*", // (d_inner, RANK)
+        dt_bias: DevicePtr as "const float*", // (d_inner)
+        a: DevicePtr as "const float*", // (d_inner, STATE)
+        d: DevicePtr as "const float*", // (d_inner)
+        out_proj: DevicePtr as "const bf16*", // (d_model, d_inner)
+        past: DevicePtr as "float*", // (CONV - 1, d_inner)
+        state: DevicePtr as "float*", // (d_inner, STATE)
+        eps: f32,
+    }
+
+    struct MambaLayersParams {
+        layers: [MambaLayerParams; MOST_LAYERS],
+        h: DevicePtr as "float*", // (d_model)
+        words: DevicePtr as "uint2*",
+        epoch: DevicePtr as "u32*", // that the words are of
+        count: i32,
+    }
+}
+
+/// The words of an exchange: the epoch's, h, y, W_x u, and of each block its part of that.
+pub(super) fn words(layer: &MambaLayer<'_>) -> usize {
+    let [d_model, d_inner] = [layer.out_proj.rows(), layer.out_proj.cols()];
+    FIRST_WORD + d_model + d_inner + (1 + BLOCKS) * layer.x_proj.rows()
+}
+
+/// Of the exchange: those before it are the epoch's.
+const FIRST_WORD: usize = 16;
+
+/// What a program is compiled for.
+struct Plan {
+    d_model: usize,
+    d_inner: usize,
+    rank: usize,
+    state: usize,
+    conv: usize,
+    warps: usize,
+    columns: usize,
+    scan_lanes: usize,
+    depth: usize,
+    /// Bytes of shared memory before the ring, and of a stage of it.
+    shared: usize,
+    stage: usize,
+}
+
+impl Plan {
+    /// For layers of this kind on a card with these bytes of shared memory; none where there is none.
+    fn new(layer: &MambaLayer<'_>, shared_memory: usize) -> Option<Self> {
+        let [d_inner, d_model] = [layer.out_proj.cols(), layer.out_proj.rows()];
+        let (rank, state, conv) = (layer.dt_proj.cols(), layer.a.cols(), layer.conv.cols());
+        // Larger copies are faster, smaller stages are more of them: as measured (docs/kernels.md).
+        let columns = if d_model < 1024 { d_model } else { d_model / 2 };
+        let divides = |warps: &usize| columns.is_multiple_of(warps * CHUNK);
+        let warps = (1..=10).rev().find(divides)?;
+        let (threads, channels, projected) = (32 * warps, d_inner / BLOCKS, rank + 2 * state);
+        let lanes = |lanes: &usize| state.is_multiple_of(*lanes) && channels * lanes <= threads;
+        let scan_lanes = [16, 8, 4, 2, 1].into_iter().find(lanes)?;
+        let fits = d_model.is_multiple_of(BLOCKS)
+            && d_inner.is_multiple_of(4 * BLOCKS)
+            && d_inner.is_multiple_of(columns)
+            && (projected.is_multiple_of(4) && projected <= threads.min(4 * BLOCKS))
+            && rank.is_multiple_of(2)
+            && (2..=8).contains(&conv);
+        let mut plan = Self {
+            d_model,
+            d_inner,
+            rank,
+            state,
+            conv,
+            warps,
+            columns,
+            scan_lanes,
+            depth: 0,
+            shared: 0,
+            stage: TILE * (2 * columns + CHUNK),
+        };
+        plan.shared = plan.shared_bytes();
+        let depth = shared_memory.saturating_sub(plan.shared) / plan.stage;
+        plan.depth = depth.min(*STAGES.end());
+        (fits && STAGES.contains(&plan.depth)).then_some(plan)
+    }
+
+    /// Those of the kernel's `Shared` for the deepest ring, or more.
+    fn shared_bytes(&self) -> usize {
+        let (channels, rows) = (self.d_inner / BLOCKS, self.d_model / BLOCKS);
+        let projected = self.rank + 2 * self.state;
+        let halves = projected * (channels + 8) + channels * self.rank;
+        let floats = self.d_model + channels * (2 * self.state + 2 * self.conv + 2);
+        let beside = (4 * floats + 2 * halves).next_multiple_of(16);
+        let outputs = TILE * (2 * channels).div_ceil(TILE).max(rows.div_ceil(TILE));
+        let sums = self.warps.next_multiple_of(4) + self.warps * outputs + 2 * channels + projected;
+        let barriers = 2 * size_of::<u64>() * STAGES.end();
+        (2 * beside + barriers + 2 * self.d_inner + 4 * sums).next_multiple_of(128)
+    }
+}
+
+/// Takes h through the layers; false where there is no kernel for them.
+///
+/// # Errors
+/// Operands that do not fit; a device that fails.
+pub(super) fn step(
+    layers: &[MambaLayer<'_>],
+    h: ViewMut<'_>,
+    exchange: &mut Tensor,
+) -> Result<bool> {
+    let (device, Some(first)) = (h.device(), layers.first()) else {
+        return Ok(false);
+    };
+    let card = properties(device)?;
+    let takes = card.capability.0 >= MAJOR && card.multiprocessors as usize >= BLOCKS;
+    let Some(plan) = Plan::new(first, card.shared_memory).filter(|_| takes) else {
+        return Ok(false);
+    };
+    let accessible = layers.iter().all(MambaLayer::is_accessible);
+    if !accessible || layers.len() > MOST_LAYERS || !h.aligned(8) {
+        return Ok(false);
+    }
+    layers
+        .iter()
+        .try_for_each(|layer| layer.check(&plan, device))?;
+    check::view(
+        OP,
+        "h",
+        [1, plan.d_model],
+        (DType::F32, device),
+        &h.as_view(),
+    )?;
+    check::device(OP, "the exchange", device, exchange.device())?;
+    let needed = words(first);
+    check::range(
+        OP,
+        "words of the exchange",
+        needed..usize::MAX,
+        exchange.shape()[0],
+    )?;
+    let epoch = exchange.view_mut()?.ptr();
+    let params = MambaLayersParams {
+        layers: std::array::from_fn(|i| layers[i.min(layers.len() - 1)].params()),
+        h: h.ptr(),
+        words: DevicePtr(epoch.0 + (FIRST_WORD * size_of::<[u32; 2]>()) as u64),
+        epoch,
+        count: layers.len() as i32,
+    };
+    let numbers = [
+        ("D_MODEL", plan.d_model),
+        ("D_INNER", plan.d_inner),
+        ("RANK", plan.rank),
+        ("STATE", plan.state),
+        ("CONV", plan.conv),
+        ("BLOCKS", BLOCKS),
+        ("WARPS", plan.warps),
+        ("COLUMNS", plan.columns),
+        ("DEPTH", plan.depth),
+        ("SCAN_LANES", plan.scan_lanes),
+        ("SHARED_BYTES", plan.shared),
+    ];
+    let numbers = numbers.map(|(name, number)| (name, number.to_string()));
+    let mut defines: Vec<_> = numbers
+        .iter()
+        .map(|(name, n)| (*name, n.as_str()))
+        .collect();
+    defines.push(("IO", "float"));
+    let kernel = kernel(device, &SOURCE, OP, &defines)?;
+    let (threads, shared) = (32 * (plan.warps + 1), plan.shared + plan.depth * plan.stage);
+    let grid = [BLOCKS as u32, 1, 1];
+    // SAFETY: the parameters are the kernel's, the views valid for the sizes that are checked; no other launch has the
+    // exchange at the same time, as it is borrowed and the device's work is in one queue.
+    unsafe { kernel.launch_together(grid, threads as u32, shared as u32, &params) }?;
+    Ok(true)
+}
+
+impl MambaLayer<'_> {
+    fn matrices(&self) -> [View<'_>; 4] {
+        [self.in_proj, self.x_proj, self.dt_proj, self.out_proj]
+    }
+
+    /// Whether the kernel can read all of it: types, rows without gaps, addresses.
+    fn is_accessible(&self) -> bool {
+        let vectors = [self.norm.weight, self.conv, self.dt_bias, self.a, self.d];
+        let states = [self.past.as_view(), self.state.as_view()];
+        let of_type = |views: &[View<'_>], dtype| views.iter().all(|view| view.dtype() == dtype);
+        let plain = |view: View<'_>| {
+            let dense = view.rows() <= 1 || view.stride() == view.cols();
+            dense && view.ptr().0.is_multiple_of(16)
+        };
+        let floats: Vec<View<'_>> = vectors
+            .into_iter()
+            .chain(states)
+            .chain(self.conv_bias)
+            .collect();
+        of_type(&self.matrices(), DType::BF16)
+            && of_type(&floats, DType::F32)
+            && self.matrices().into_iter().chain(floats).all(plain)
+    }
+
+    /// Fails unless the layer has the shapes of the plan, on the device.
+    fn check(&self, plan: &Plan, device: Device) -> Result<()> {
+        let (d_model, d_inner) = (plan.d_model, plan.d_inner);
+        let projected = plan.rank + 2 * plan.state;
+        let matrix = |what, shape, view: &View<'_>| {
+            check::view(OP, what, shape, (DType::BF16, device), view)
+        };
+        let float =
+            |what, shape, view: &View<'_>| check::view(OP, what, shape, (DType::F32, device), view);
+        matrix("W_in", [2 * d_inner, d_model], &self.in_proj)?;
+        matrix("W_x", [projected, d_inner], &self.x_proj)?;
+        matrix("W_delta", [d_inner, plan.rank], &self.dt_proj)?;
+        matrix("W_out", [d_model, d_inner], &self.out_proj)?;
+        float("the norm's weight", [1, d_model], &self.norm.weight)?;
+        float("the convolution", [d_inner, plan.conv], &self.conv)?;
+        if let Some(bias) = &self.conv_bias {
+            float("the convolution's bias", [1, d_inner], bias)?;
+        }
+        float("the bias of delta", [1, d_inner], &self.dt_bias)?;
+        float("A", [d_inner, plan.state], &self.a)?;
+        float("D", [1, d_inner], &self.d)?;
+        let past = (plan.conv - 1) * d_inner;
+        float("the last inputs", [1, past], &self.past.as_view())?;
+        let state = d_inner * plan.state;
+        float("the state", [1, state], &self.state.as_view())
+    }
+
+    fn params(&self) -> MambaLayerParams {
+        MambaLayerParams {
+            norm: self.norm.weight.ptr(),
+            in_proj: self.in_proj.ptr(),
+            conv: self.conv.ptr(),
+            conv_bias: self.conv_bias.map_or(DevicePtr::NULL, |bias| bias.ptr()),
+            x_proj: self.x_proj.ptr(),
+            dt_proj: self.dt_proj.ptr(),
+            dt_bias: self.dt_bias.ptr(),
+            a: self.a.ptr(),
+            d: self.d.ptr(),
+            out_proj: self.out_proj.ptr(),
+            past: self.past.ptr(),
+            state: self.state.ptr(),
+            eps: self.norm.eps,
+        }
+    }
+}

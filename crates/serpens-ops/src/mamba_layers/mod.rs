@@ -1,0 +1,79 @@
+//! One token of one sequence through many layers of Mamba, by one kernel of a GPU.
+//!
+//! For each layer in its turn, with h (d_model) the residual stream:
+//!
+//! - x, z = W_in norm(h), d_inner values each; u = silu(conv(x)), whose last inputs move on;
+//! - low, B, C = W_x u, of R, N and N values; Δ = softplus(W_Δ low + b_Δ);
+//! - s = exp(Δ A) s + Δ B u, the state; y = (<C, s> + D u) silu(z); h = h + W_out y.
+//!
+//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h) and y are rounded to bf16 where they are multiplied;
+//! every other value and all sums are f32. The same layers one operation at a time are [`crate::linear::step`],
+//! [`crate::causal_conv1d::step_of_product`] and [`crate::selective_scan::step`], which other devices, types and
+//! shapes take.
+
+mod cuda;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use serpens_core::{DType, Device, Result, Tensor, View, ViewMut};
+
+use crate::linear::Norm;
+
+const OP: &str = "mamba_layers";
+
+/// A layer's operands, for R the rank of Δ, N the states of a channel and W the width of the convolution.
+pub struct MambaLayer<'a> {
+    /// (d_model) of f32.
+    pub norm: Norm<'a>,
+    /// W_in: (2 · d_inner, d_model), x before z.
+    pub in_proj: View<'a>,
+    /// (d_inner, W).
+    pub conv: View<'a>,
+    /// (d_inner).
+    pub conv_bias: Option<View<'a>>,
+    /// W_x: (R + 2 N, d_inner).
+    pub x_proj: View<'a>,
+    /// W_Δ: (d_inner, R).
+    pub dt_proj: View<'a>,
+    /// b_Δ: (d_inner).
+    pub dt_bias: View<'a>,
+    /// A: (d_inner, N).
+    pub a: View<'a>,
+    /// D: (d_inner).
+    pub d: View<'a>,
+    /// W_out: (d_model, d_inner).
+    pub out_proj: View<'a>,
+    /// The convolution's last inputs: (1, (W - 1) · d_inner).
+    pub past: ViewMut<'a>,
+    /// s: (1, d_inner · N).
+    pub state: ViewMut<'a>,
+}
+
+/// Memory of a device in which blocks of the kernel tell each other what they have computed.
+pub struct Exchange(Tensor);
+
+impl Exchange {
+    /// For layers of this shape, on its device.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn new(layer: &MambaLayer<'_>) -> Result<Self> {
+        let words = cuda::words(layer);
+        let device = layer.in_proj.device();
+        Ok(Self(Tensor::zeros([words, 2], DType::U32, device)?))
+    }
+}
+
+/// Takes a token's h (1, d_model) through the layers, whose states move on. False, and nothing is done, where there is
+/// no kernel for them: it is for bf16 matrices of the shapes of published models, up to 64 layers, on cards of the kind
+/// of an H100 and later.
+///
+/// # Errors
+/// Operands that do not fit each other, on different devices, or more than the exchange is for; whatever the device
+/// fails with.
+pub fn step(layers: &[MambaLayer<'_>], h: ViewMut<'_>, exchange: &mut Exchange) -> Result<bool> {
+    match h.device() {
+        Device::Cpu => Ok(false),
+        Device::Cuda(_) => cuda::step(layers, h, &mut exchange.0),
+    }
+}

@@ -1,0 +1,4 @@
+//! Layers of Mamba by one kernel against their definition.
+
+pub(crate) mod devices;
+mod reference;
