@@ -179,8 +179,7 @@ struct Products {
                     multiply(first, own_x.x, own_x.y, w.x, w.y);
                     multiply(second, own_x.z, own_x.w, w.z, w.w);
                 }
-                __syncwarp();
-                if (lane == 0) asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(in_shared(&s.empty[slot])) : "memory");
+                asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(in_shared(&s.empty[slot])) : "memory");
                 if (++slot == DEPTH) slot = 0, parity ^= 1;
             }
             if (lane < 4) *reinterpret_cast<float2*>(&s.sums[warp][8 * t + 2 * lane]) = make_float2(first[0] + second[0], first[1] + second[1]);
@@ -373,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) mamba_layers(const
     int first = block * CHANNELS, first_row = block * ROWS;
     if (tid < DEPTH) {
         asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(in_shared(&s.full[tid])) : "memory");
-        asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(in_shared(&s.empty[tid])), "n"(WARPS) : "memory");
+        asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(in_shared(&s.empty[tid])), "n"(THREADS) : "memory");
     }
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
     __syncthreads();
