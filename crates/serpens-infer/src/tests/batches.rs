@@ -302,7 +302,11 @@ fn a_gpu_that_is_ahead_draws_the_same_tokens_and_leaves_states_that_go_on_alike(
                 },
                 seed: i as u64,
                 tokens: [40, 7, 21, 1, 2][i % 5],
-                ends: if i % 3 == 0 { (0..3).collect() } else { vec![] },
+                ends: if i.is_multiple_of(3) {
+                    (0..3).collect()
+                } else {
+                    vec![]
+                },
                 log_probs,
             }
         };

@@ -175,7 +175,7 @@ fn a_state_in_bf16_fades_where_a_position_takes_a_256th_of_it_and_stays_where_it
         steps(&x, &mut narrow);
     }
     for (i, (wide, narrow)) in wide.iter().zip(&narrow).enumerate() {
-        let (slow, faded) = (i / N % 2 == 0, narrow.to_f32());
+        let (slow, faded) = ((i / N).is_multiple_of(2), narrow.to_f32());
         assert!(*wide < 1e-4, "{wide:e}");
         assert!(if slow { faded == 1.0 } else { faded < 1e-4 }, "{faded:e}");
     }
