@@ -34,6 +34,7 @@ operations! {
     linear: run_all,
     long_conv: run_small,
     lti_kernel: run_all,
+    mamba_layers: run_all,
     optimizer: run_all,
     reduce: run_all,
     rms_norm: run_all,
