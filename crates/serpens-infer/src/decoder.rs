@@ -104,7 +104,7 @@ impl<'a> Decoder<'a> {
         Self::batching(model, batching)
     }
 
-    /// For up to as many sequences as `batching` has slots, with its type of states; what it says is not drawn is not.
+    /// For up to as many sequences as `batching` has slots, with states of its type; a GPU draws from its vocabulary.
     ///
     /// # Errors
     /// A model without values, or whose states cannot be of this type; no token that may be drawn; memory.
@@ -217,13 +217,14 @@ impl<'a> Decoder<'a> {
         let mut padded = tokens.to_vec();
         padded.resize(slots.count(), 0);
         let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let begun = std::mem::replace(&mut self.ahead, ahead && gpu.sampler.is_some());
-        if !begun {
+        if !self.ahead {
             gpu.staging.upload(on, &padded)?;
             gpu.queue(on)?;
         }
-        if self.ahead {
+        self.ahead = false;
+        if ahead && gpu.sampler.is_some() {
             gpu.queue(on)?;
+            self.ahead = true;
         }
         self.copied = OnceLock::new();
         if gpu.sampler.is_some() {
@@ -294,7 +295,7 @@ impl<'a> Decoder<'a> {
         Ok(&all.as_slice()?[slot * vocabulary..(slot + 1) * vocabulary])
     }
 
-    /// The logits that the last step left in this place, which may have been left since then.
+    /// The logits that the last step left in one place, without bringing those of all from a GPU.
     pub(crate) fn last_logits(&self, slot: usize) -> Result<Vec<f32>> {
         Ok(self.slots.logits().narrow(slot..slot + 1)?.to_vec()?)
     }

@@ -17,6 +17,8 @@ pub struct Staging {
     device: Device,
     memory: NonNull<u8>,
     bytes: usize,
+    /// Of the last download.
+    downloaded: usize,
     copied: Event,
 }
 
@@ -38,6 +40,7 @@ impl Staging {
             device,
             memory,
             bytes,
+            downloaded: 0,
             copied: Event::new(device)?,
         })
     }
@@ -76,12 +79,16 @@ impl Staging {
             let staged = std::slice::from_raw_parts_mut(self.memory.as_ptr(), bytes);
             result::memcpy_dtoh_async(staged, address, stream)
         })?;
+        self.downloaded = bytes;
         self.copied.record()
     }
 
     /// The first `count` values of the last download, which is waited for.
+    ///
+    /// # Errors
+    /// More than that brought; a device that failed.
     pub fn values<T: Element>(&mut self, count: usize) -> Result<Vec<T>> {
-        let most = self.bytes / size_of::<T>();
+        let most = self.downloaded / size_of::<T>();
         expect_range("Staging::values", "the values", 0..most + 1, count)?;
         self.copied.wait()?;
         // SAFETY: the memory is aligned for any element and holds as many, whose every pattern of bits is a value.

@@ -2,6 +2,7 @@
 
 use serpens_core::{DType, bf16};
 use serpens_nn::mixers::{H3Config, MambaConfig};
+use serpens_nn::ssm::SelectiveSsmConfig;
 use serpens_nn::{LoraConfig, Precision, StateRow};
 use serpens_ops::elementwise::cast;
 use serpens_ops::sampling::MOST_TOKENS;
@@ -291,8 +292,17 @@ fn a_gpu_has_the_logits_of_the_processor_however_many_slots_there_are() {
         };
         config.init(Device::cpu(), 6).unwrap()
     };
-    // Of multiples of 256, one sequence in bf16 has a kernel for all layers where the card has one.
-    for model in [model(5), wide(192), wide(256), wide(768)] {
+    let inner = |d_state| {
+        let ssm = SelectiveSsmConfig {
+            d_state,
+            ..SelectiveSsmConfig::default()
+        };
+        MambaConfig::new(ssm).into()
+    };
+    let mixed = MambaLmConfig::new(256, 2, TOKENS).with_mixers([inner(8), inner(16)]);
+    let mixed = mixed.init(Device::cpu(), 8).unwrap();
+    // Of multiples of 256, one sequence in bf16 has a kernel for all layers where the card has one and they are alike.
+    for model in [model(5), wide(192), wide(256), wide(768), mixed] {
         let text = ids(4, 40);
         let expected = alone(&model, &text, DType::F32).0;
         for precision in [Precision::F32, Precision::Bf16] {

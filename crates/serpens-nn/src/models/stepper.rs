@@ -64,7 +64,8 @@ impl LmStepper {
         let layers = self.layers.iter().zip(&model.backbone.layers).enumerate();
         let states = layers.map(|(layer, ((_, mixer), planned))| {
             let narrow = mixer.narrow_state();
-            if states != DType::F32 && narrow.is_none() {
+            let may_be = states == DType::BF16 && narrow.is_some();
+            if states != DType::F32 && !may_be {
                 return Err(Error::States { states, layer });
             }
             let tensors = planned.mixer.initial_state(slots, device)?.into_iter();

@@ -23,11 +23,14 @@ const MAJOR: u32 = 9;
 const BLOCKS: usize = 128;
 /// Layers of a launch.
 const MOST_LAYERS: usize = 64;
-/// Stages of the ring of weights.
-const STAGES: std::ops::RangeInclusive<usize> = 3..=12;
-/// Columns of a stage that a warp takes at a time, and rows.
-const CHUNK: usize = 64;
-const TILE: usize = 8;
+/// Stages of weights that are on their way at most, and at least.
+const DEPTH: std::ops::RangeInclusive<usize> = 3..=12;
+/// Rows of a stage, and columns of it that a warp multiplies at a time; twelve times as many at most.
+const STAGE_ROWS: usize = 8;
+const STEP_COLUMNS: usize = 64;
+const MOST_STEPS: usize = 12;
+/// Bytes behind a row of a stage.
+const PADDING: usize = 64;
 
 kernel_params! {
     struct MambaLayerParams {
@@ -65,7 +68,7 @@ pub(super) fn words(layer: &MambaLayer<'_>) -> usize {
 const FIRST_WORD: usize = 16;
 
 /// What a program is compiled for.
-struct Plan {
+struct LayersPlan {
     d_model: usize,
     d_inner: usize,
     rank: usize,
@@ -80,14 +83,14 @@ struct Plan {
     stage: usize,
 }
 
-impl Plan {
+impl LayersPlan {
     /// For layers of this kind on a card with these bytes of shared memory; none where there is none.
     fn new(layer: &MambaLayer<'_>, shared_memory: usize) -> Option<Self> {
         let [d_inner, d_model] = [layer.out_proj.cols(), layer.out_proj.rows()];
         let (rank, state, conv) = (layer.dt_proj.cols(), layer.a.cols(), layer.conv.cols());
         // Larger copies are faster, smaller stages are more of them: as measured (docs/kernels.md).
         let columns = if d_model < 1024 { d_model } else { d_model / 2 };
-        let divides = |warps: &usize| columns.is_multiple_of(warps * CHUNK);
+        let divides = |warps: &usize| columns.is_multiple_of(warps * STEP_COLUMNS);
         let warps = (1..=10).rev().find(divides)?;
         let (threads, channels, projected) = (32 * warps, d_inner / BLOCKS, rank + 2 * state);
         let lanes = |lanes: &usize| state.is_multiple_of(*lanes) && channels * lanes <= threads;
@@ -96,7 +99,9 @@ impl Plan {
             && d_inner.is_multiple_of(4 * BLOCKS)
             && d_inner.is_multiple_of(columns)
             && (projected.is_multiple_of(4) && projected <= threads.min(4 * BLOCKS))
-            && rank.is_multiple_of(2)
+            && (rank > 0 && rank.is_multiple_of(2))
+            && d_model / BLOCKS <= threads
+            && d_inner / warps <= MOST_STEPS * STEP_COLUMNS
             && (2..=8).contains(&conv);
         let mut plan = Self {
             d_model,
@@ -109,12 +114,12 @@ impl Plan {
             scan_lanes,
             depth: 0,
             shared: 0,
-            stage: TILE * (2 * columns + CHUNK),
+            stage: STAGE_ROWS * (2 * columns + PADDING),
         };
         plan.shared = plan.shared_bytes();
         let depth = shared_memory.saturating_sub(plan.shared) / plan.stage;
-        plan.depth = depth.min(*STAGES.end());
-        (fits && STAGES.contains(&plan.depth)).then_some(plan)
+        plan.depth = depth.min(*DEPTH.end());
+        (fits && DEPTH.contains(&plan.depth)).then_some(plan)
     }
 
     /// Those of the kernel's `Shared` for the deepest ring, or more.
@@ -124,9 +129,12 @@ impl Plan {
         let halves = projected * (channels + 8) + channels * self.rank;
         let floats = self.d_model + channels * (2 * self.state + 2 * self.conv + 2);
         let beside = (4 * floats + 2 * halves).next_multiple_of(16);
-        let outputs = TILE * (2 * channels).div_ceil(TILE).max(rows.div_ceil(TILE));
+        let outputs = STAGE_ROWS
+            * (2 * channels)
+                .div_ceil(STAGE_ROWS)
+                .max(rows.div_ceil(STAGE_ROWS));
         let sums = self.warps.next_multiple_of(4) + self.warps * outputs + 2 * channels + projected;
-        let barriers = 2 * size_of::<u64>() * STAGES.end();
+        let barriers = 2 * size_of::<u64>() * DEPTH.end();
         (2 * beside + barriers + 2 * self.d_inner + 4 * sums).next_multiple_of(128)
     }
 }
@@ -145,11 +153,11 @@ pub(super) fn step(
     };
     let card = properties(device)?;
     let takes = card.capability.0 >= MAJOR && card.multiprocessors as usize >= BLOCKS;
-    let Some(plan) = Plan::new(first, card.shared_memory).filter(|_| takes) else {
+    let Some(plan) = LayersPlan::new(first, card.shared_memory).filter(|_| takes) else {
         return Ok(false);
     };
-    let accessible = layers.iter().all(MambaLayer::is_accessible);
-    if !accessible || layers.len() > MOST_LAYERS || !h.aligned(8) {
+    let takes = |layer: &MambaLayer<'_>| layer.is_accessible() && layer.kind() == first.kind();
+    if layers.len() > MOST_LAYERS || !layers.iter().all(takes) || !h.aligned(8) {
         return Ok(false);
     }
     layers
@@ -200,13 +208,19 @@ pub(super) fn step(
     let kernel = kernel(device, &SOURCE, OP, &defines)?;
     let (threads, shared) = (32 * (plan.warps + 1), plan.shared + plan.depth * plan.stage);
     let grid = [BLOCKS as u32, 1, 1];
-    // SAFETY: the parameters are the kernel's, the views valid for the sizes that are checked; no other launch has the
-    // exchange at the same time, as it is borrowed and the device's work is in one queue.
+    // SAFETY: the parameters are the kernel's, the views valid for the sizes that are checked; launches with one
+    // exchange are in order, as the contract asks.
     unsafe { kernel.launch_together(grid, threads as u32, shared as u32, &params) }?;
     Ok(true)
 }
 
 impl MambaLayer<'_> {
+    /// What one program is for: the inner width, R, N and the convolution's width.
+    fn kind(&self) -> [usize; 4] {
+        let (inner, rank) = (self.dt_proj.rows(), self.dt_proj.cols());
+        [inner, rank, self.a.cols(), self.conv.cols()]
+    }
+
     fn matrices(&self) -> [View<'_>; 4] {
         [self.in_proj, self.x_proj, self.dt_proj, self.out_proj]
     }
@@ -231,7 +245,7 @@ impl MambaLayer<'_> {
     }
 
     /// Fails unless the layer has the shapes of the plan, on the device.
-    fn check(&self, plan: &Plan, device: Device) -> Result<()> {
+    fn check(&self, plan: &LayersPlan, device: Device) -> Result<()> {
         let (d_model, d_inner) = (plan.d_model, plan.d_inner);
         let projected = plan.rank + 2 * plan.state;
         let matrix = |what, shape, view: &View<'_>| {

@@ -1,10 +1,10 @@
 // One token of one sequence through many Mamba layers, as mod.rs defines it: one block a multiprocessor, all at work
 // together, each with its share of the channels and of the rows of every matrix.
 //
-// A last warp asks for the block's rows of W_in and W_out (TMA), stage after stage, as soon as there is room in a ring in
-// shared memory: weights depend on nothing, so the memory stays at work while the other warps wait for other blocks.
-// What these exchange are words of a value and the epoch (the layer of the token) that it is of: a reader asks until all
-// have the epoch that it is at, so there is no barrier and no fence, and a word costs one way to the L2 and one back.
+// A last warp asks for the block's rows of W_in and W_out (TMA), stage after stage, as soon as there is room in a ring
+// in shared memory: weights depend on nothing, so the memory stays at work while the other warps wait for other blocks.
+// What these exchange are words of a value and the epoch (the layer of the token) that it is of: a reader asks until
+// all have the epoch that it is at, so there is no barrier and no fence, and a word costs one way to the L2 and back.
 //
 // A layer: h (all) -> x, z of own channels -> u of own channels -> own channels' part of W_x u -> (blocks add parts up)
 // W_x u (all) -> y of own channels -> y (all) -> own rows of h. Nobody writes words of the next layer before everybody
@@ -28,15 +28,17 @@ constexpr int X_PITCH = CHANNELS % 8 ? CHANNELS : CHANNELS + 8;
 constexpr int OWN_STATES = STATE / SCAN_LANES, OWN_PAIRS = (RANK / 2 + SCAN_LANES - 1) / SCAN_LANES;
 static_assert(SHARE % CHUNK == 0 && STATE % SCAN_LANES == 0 && CHANNELS % 4 == 0 && RANK % 2 == 0, "");
 static_assert(PROJECTED % 4 == 0 && PROJECTED / 4 <= BLOCKS && BLOCKS % 16 == 0, "");
-static_assert(CHANNELS * SCAN_LANES <= THREADS && PROJECTED <= THREADS && 64 + CHANNELS <= THREADS + 32, "");
+static_assert(CHANNELS * SCAN_LANES <= THREADS && PROJECTED <= THREADS && ROWS <= THREADS, "");
 
-// ---- words that blocks exchange -----------------------------------------------------------------------------------------
+// ---- words that blocks exchange -------------------------------------------------------------------------------------
 
+// Aligned accesses of eight bytes, or sixteen, are made at once on every card: a value is never seen without its epoch.
 __device__ __forceinline__ void put(uint2* to, float x, u32 epoch) {
     asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(__float_as_uint(x)), "r"(epoch) : "memory");
 }
 __device__ __forceinline__ void put_two(uint2* to, float x, float y, u32 epoch) {
-    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %2};" ::"l"(to), "r"(__float_as_uint(x)), "r"(epoch), "r"(__float_as_uint(y)) : "memory");
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %2};"
+                 ::"l"(to), "r"(__float_as_uint(x)), "r"(epoch), "r"(__float_as_uint(y)) : "memory");
 }
 // Pairs of values, of the words `from` + 2 i `stride` for i below `exist`; the others are some of these again.
 template <int COUNT> __device__ __forceinline__ void take(const uint2* from, int stride, int exist, u32 epoch, float2 (&to)[COUNT]) {
@@ -56,7 +58,7 @@ template <int COUNT> __device__ __forceinline__ void take(const uint2* from, int
     for (int i = 0; i < COUNT; ++i) to[i] = make_float2(__uint_as_float(words[i].x), __uint_as_float(words[i].z));
 }
 
-// ---- shared memory ------------------------------------------------------------------------------------------------------
+// ---- shared memory --------------------------------------------------------------------------------------------------
 
 // What a layer needs beside its large matrices, of this block's channels but for the norm.
 struct __align__(16) Beside {
@@ -104,7 +106,7 @@ __device__ __forceinline__ void ask_beside(Beside& to, const MambaLayerParams& w
     copy_commit();
 }
 
-// ---- the ring of weights ------------------------------------------------------------------------------------------------
+// ---- the ring of weights --------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void await(u64& barrier, u32 parity) {
     asm volatile("{\n.reg .pred done;\nAGAIN: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(in_shared(&barrier)), "r"(parity) : "memory");
@@ -112,7 +114,7 @@ __device__ __forceinline__ void await(u64& barrier, u32 parity) {
 
 // The last warp: eight rows of COLUMNS columns a stage, tile after tile of W_in, then of W_out, of every layer.
 __device__ void ask_weights(Shared& s, char* ring, const MambaLayersParams& p, int first, int first_row) {
-    int lane = threadIdx.x % 32, slot = 0;
+    int lane = threadIdx.x % 32, place = 0;
     u32 parity = 1;
     u64 policy;  // a token reads them once: states and words stay in the L2
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -121,24 +123,24 @@ __device__ void ask_weights(Shared& s, char* ring, const MambaLayersParams& p, i
         const bf16 *in = p.layers[l].in_proj, *out = p.layers[l].out_proj;
 #pragma unroll 1
         for (int i = 0; i < STAGES; ++i) {
-            await(s.empty[slot], parity);
+            await(s.empty[place], parity);
             const bf16* from;
             int exist;
             if (i < IN_STAGES) {  // rows of x, then those of z
                 int row = i / IN_PARTS * 8 + lane;
-                exist = min(8, 2 * CHANNELS - i / IN_PARTS * 8);
+                exist = 8;
                 from = in + (i64)(row < CHANNELS ? first + row : D_INNER - CHANNELS + first + row) * D_MODEL + i % IN_PARTS * COLUMNS;
             } else {
                 int tile = (i - IN_STAGES) / OUT_PARTS;
                 exist = min(8, ROWS - 8 * tile);
                 from = out + (i64)(first_row + 8 * tile + lane) * D_INNER + (i - IN_STAGES) % OUT_PARTS * COLUMNS;
             }
-            u32 full = in_shared(&s.full[slot]);
+            u32 full = in_shared(&s.full[place]);
             if (lane == 0) asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(exist * COLUMNS * 2) : "memory");
             __syncwarp();
             if (lane < exist)
-                asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(in_shared(ring + slot * STAGE + lane * PITCH)), "l"(from), "r"(COLUMNS * 2), "r"(full), "l"(policy) : "memory");
-            if (++slot == DEPTH) slot = 0, parity ^= 1;
+                asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(in_shared(ring + place * STAGE + lane * PITCH)), "l"(from), "r"(COLUMNS * 2), "r"(full), "l"(policy) : "memory");
+            if (++place == DEPTH) place = 0, parity ^= 1;
         }
     }
 }
@@ -153,10 +155,10 @@ __device__ __forceinline__ void multiply(float (&d)[4], u32 a0, u32 a2, u32 b0, 
 struct Products {
     Shared& s;
     const char* own;  // this lane's place in the first stage
-    int warp, lane, slot;
+    int warp, lane, place;
     u32 parity;
 
-    // The sums of this warp's columns with s.x, to s.sums. Any 8 inputs may come first in a product, as both operands agree.
+    // The sums of this warp's columns with s.x, to s.sums. Any 8 inputs may come first in a product, as both agree.
     template <int TILES, int PARTS> __device__ __forceinline__ void add_up() {
         uint4 x[PARTS][CHUNKS][2];
 #pragma unroll
@@ -171,16 +173,16 @@ struct Products {
             float first[4] = {0, 0, 0, 0}, second[4] = {0, 0, 0, 0};
 #pragma unroll
             for (int part = 0; part < PARTS; ++part) {
-                await(s.full[slot], parity);
-                const char* from = own + slot * STAGE;
+                await(s.full[place], parity);
+                const char* from = own + place * STAGE;
 #pragma unroll
                 for (int c = 0; c < 2 * CHUNKS; ++c) {
                     uint4 w = *reinterpret_cast<const uint4*>(from + c * 64), own_x = x[part][c / 2][c % 2];
                     multiply(first, own_x.x, own_x.y, w.x, w.y);
                     multiply(second, own_x.z, own_x.w, w.z, w.w);
                 }
-                asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(in_shared(&s.empty[slot])) : "memory");
-                if (++slot == DEPTH) slot = 0, parity ^= 1;
+                asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(in_shared(&s.empty[place])) : "memory");
+                if (++place == DEPTH) place = 0, parity ^= 1;
             }
             if (lane < 4) *reinterpret_cast<float2*>(&s.sums[warp][8 * t + 2 * lane]) = make_float2(first[0] + second[0], first[1] + second[1]);
         }
@@ -193,7 +195,7 @@ __device__ __forceinline__ float total(const Shared& s, int output) {
     return sum;
 }
 
-// ---- a layer ------------------------------------------------------------------------------------------------------------
+// ---- a layer --------------------------------------------------------------------------------------------------------
 
 struct Block {
     Shared& s;

@@ -6,7 +6,7 @@
 //! - low, B, C = W_x u, of R, N and N values; Δ = softplus(W_Δ low + b_Δ);
 //! - s = exp(Δ A) s + Δ B u, the state; y = (<C, s> + D u) silu(z); h = h + W_out y.
 //!
-//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h) and y are rounded to bf16 where they are multiplied;
+//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h), before its divisor, and y are rounded to bf16 where they are multiplied;
 //! every other value and all sums are f32. The same layers one operation at a time are [`crate::linear::step`],
 //! [`crate::causal_conv1d::step_of_product`] and [`crate::selective_scan::step`], which other devices, types and
 //! shapes take.
@@ -49,7 +49,8 @@ pub struct MambaLayer<'a> {
     pub state: ViewMut<'a>,
 }
 
-/// Memory of a device in which blocks of the kernel tell each other what they have computed.
+/// Memory of a device in which blocks of the kernel tell each other what they have computed. Steps with one exchange
+/// are in one stream, or each waits for the one before it: side by side they would wait for ever.
 pub struct Exchange(Tensor);
 
 impl Exchange {
@@ -65,12 +66,12 @@ impl Exchange {
 }
 
 /// Takes a token's h (1, d_model) through the layers, whose states move on. False, and nothing is done, where there is
-/// no kernel for them: it is for bf16 matrices of the shapes of published models, up to 64 layers, on cards of the kind
-/// of an H100 and later.
+/// no kernel for them: it is for bf16 matrices of the shapes of published models, up to 64 layers that are alike, on
+/// cards of compute capability 9 and later with 128 multiprocessors.
 ///
 /// # Errors
-/// Operands that do not fit each other, on different devices, or more than the exchange is for; whatever the device
-/// fails with.
+/// Operands that do not fit each other, on different devices, or an exchange for smaller layers; whatever the
+/// device fails with.
 pub fn step(layers: &[MambaLayer<'_>], h: ViewMut<'_>, exchange: &mut Exchange) -> Result<bool> {
     match h.device() {
         Device::Cpu => Ok(false),

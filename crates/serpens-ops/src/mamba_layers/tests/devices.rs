@@ -1,6 +1,7 @@
 //! On every device that is present.
 
-use serpens_core::{DType, Device, Tensor};
+use serpens_core::cuda::{Properties, properties, rehearse};
+use serpens_core::{DType, Device, Error, Tensor};
 
 use super::reference::Layer;
 use crate::linear::Norm;
@@ -158,15 +159,20 @@ fn layers_agree_with_the_definition_as_far_as_rounding_goes() {
         if dtype != DType::BF16 {
             continue; // matrices are bf16
         }
-        let got = CASES.map(|case| run(case, device));
-        if got.iter().all(Option::is_none) {
+        let card = properties(device).unwrap();
+        if card.capability.0 < 9 || card.multiprocessors < 128 {
             tell(&format!(
                 "layers by one kernel were skipped: {device} has none"
             ));
             continue;
         }
-        for (case, got) in CASES.into_iter().zip(got) {
-            let got = got.expect("a card that has one has all");
+        for case in CASES {
+            let got = run(case, device).expect("a kernel");
+            assert_eq!(
+                Some(&got),
+                run(case, device).as_ref(),
+                "the same bits again"
+            );
             let exact = defined(case, |x| x);
             let rounded = defined(case, |x| round(x, DType::BF16));
             let allowed = 4.0 * largest_distance(&rounded, &exact);
@@ -179,12 +185,29 @@ fn layers_agree_with_the_definition_as_far_as_rounding_goes() {
 #[test]
 fn what_no_kernel_takes_is_left_as_it_is() {
     let case: Case = ([256, 512, 16, 16, 4], false, 1);
-    for (device, dtype) in cases() {
-        if device == Device::Cpu || dtype == DType::F32 {
-            assert_eq!(run(case, Device::Cpu), None);
-        } else {
-            let narrow: Case = ([192, 384, 16, 16, 4], false, 1);
-            assert_eq!(run(narrow, device), None, "{device}");
-        }
+    assert_eq!(run(case, Device::Cpu), None);
+    let narrow: Case = ([192, 384, 16, 16, 4], false, 1);
+    let deep: Case = ([256, 512, 16, 16, 4], false, 65);
+    for case in [narrow, deep] {
+        let [_, hopper, _] = Properties::generations();
+        let none = |device| {
+            assert_eq!(run(case, device), None);
+            Ok::<_, Error>(())
+        };
+        assert!(rehearse(&hopper, none).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_card_of_hopper_has_a_kernel_for_every_case_and_one_of_ampere_none() {
+    let [ampere, hopper, _] = Properties::generations();
+    for (card, has) in [(ampere, false), (hopper, true)] {
+        let all = |device| {
+            let has_one = |case: &Case| run(*case, device).is_some();
+            assert_eq!(CASES.map(|case| has_one(&case)), [has; 4]);
+            Ok::<_, Error>(())
+        };
+        let programs = rehearse(&card, all).unwrap();
+        assert_eq!(programs.len(), if has { 4 } else { 0 });
     }
 }
