@@ -5,6 +5,7 @@ use std::ffi::{CString, c_void};
 use std::hash::Hash;
 use std::sync::Mutex;
 
+use cudarc::driver::sys::CUlaunchAttributeID as Attribute;
 use cudarc::driver::{result, sys};
 
 use super::params::KernelParams;
@@ -155,11 +156,8 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
-        let together = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { cooperative: 1 },
-        };
+        let yes = sys::CUlaunchAttributeValue { cooperative: 1 };
+        let together = (Attribute::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, yes);
         // SAFETY: as the caller promises.
         unsafe { self.queue(grid, block, shared, params, Some(together)) }
     }
@@ -180,14 +178,13 @@ impl Kernel {
         shared: u32,
         params: &P,
     ) -> Result<()> {
-        let early = sys::CUlaunchAttribute {
-            id:
-                sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
-                programmaticStreamSerializationAllowed: 1,
-            },
+        let yes = sys::CUlaunchAttributeValue {
+            programmaticStreamSerializationAllowed: 1,
         };
+        let early = (
+            Attribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            yes,
+        );
         let early = (self.state.properties.capability.0 >= EARLY_MAJOR).then_some(early);
         // SAFETY: as the caller promises.
         unsafe { self.queue(grid, block, shared, params, early) }
@@ -201,7 +198,7 @@ impl Kernel {
         block: u32,
         shared: u32,
         params: &P,
-        mut attribute: Option<sys::CUlaunchAttribute>,
+        attribute: Option<(Attribute, sys::CUlaunchAttributeValue)>,
     ) -> Result<()> {
         let Some(function) = self.function else {
             return Ok(()); // a rehearsal
@@ -212,6 +209,8 @@ impl Kernel {
         }
         self.allow_shared(function, shared)?;
         let mut arguments = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
+        let pad = [0; 4];
+        let mut attribute = attribute.map(|(id, value)| sys::CUlaunchAttribute { id, pad, value });
         let attributes = attribute.as_mut_slice();
         entry.queue(self.name, |stream| {
             let config = sys::CUlaunchConfig {
