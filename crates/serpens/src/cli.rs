@@ -17,7 +17,7 @@ use serpens_nn::{Recompute, ToInfer};
 use serpens_report::grouped;
 
 use crate::commands::bench::BenchArgs;
-use crate::compute::{self, ComputeArgs, InferArgs, encoding, one_of, states};
+use crate::compute::{ComputeArgs, InferArgs, STATES, one_of};
 use crate::evaluation;
 use crate::hub::HubArgs;
 use crate::output::one_line;
@@ -196,7 +196,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// What to compute again instead of keeping it: saves memory, costs time.
-    #[arg(long, value_parser = compute::one_of(Recompute::ALL), default_value = "none")]
+    #[arg(long, value_parser = one_of(Recompute::ALL), default_value = "none")]
     pub recompute: Recompute,
     /// A line of JSON for each event on standard output, instead of bars.
     #[arg(long)]
@@ -269,7 +269,7 @@ pub struct GenerateArgs {
     pub infer: InferArgs,
     /// What the states of Mamba's layers are held in while tokens are written; bf16 halves their bytes and writes
     /// nearly the same, but goes wrong where one token is repeated for long.
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = states())]
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = one_of(STATES))]
     pub states: DType,
     /// One JSON object instead of the text; of several texts a line each.
     #[arg(long)]
@@ -345,7 +345,7 @@ pub struct ConvertArgs {
     pub format: Option<Format>,
     /// How values are stored; with q4_k the table and the head are in q6_k. In GGUF norms, biases, convolutions, A and
     /// D stay in f32, and rows that are no whole blocks are in smaller ones or in bf16.
-    #[arg(long, default_value = "f32", value_parser = encoding(&STORED))]
+    #[arg(long, default_value = "f32", value_parser = one_of(&STORED))]
     pub dtype: Encoding,
 }
 
@@ -367,7 +367,7 @@ pub struct QuantizeArgs {
     #[arg(index = 2, value_name = "OUT.gguf")]
     pub to: PathBuf,
     /// How matrices are stored; with q4_k the table and the head are in q6_k.
-    #[arg(long = "to", value_name = "TYPE", value_parser = encoding(&STORED))]
+    #[arg(long = "to", value_name = "TYPE", value_parser = one_of(&STORED))]
     pub encoding: Encoding,
     /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0'; may be repeated, the first
     /// that matches counts.

@@ -1,8 +1,5 @@
 //! Where and in which types the command computes.
 
-use std::fmt;
-use std::str::FromStr;
-
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serpens_core::{DType, Device};
@@ -35,14 +32,18 @@ fn device(text: &str) -> Result<Choice, String> {
     named.map_err(|_| "known are auto, cpu, cuda and cuda:N, N from 0".into())
 }
 
-/// Reads the name of one of these values, which are all that their type has.
-pub(crate) fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
+/// The types that states may have.
+pub(crate) const STATES: &[DType] = &[DType::F32, DType::BF16];
+
+/// Reads the name of one of these values, in small letters.
+pub(crate) fn one_of<T>(values: &'static [T]) -> impl TypedValueParser<Value = T>
 where
-    T: FromStr<Err: fmt::Debug> + ToString + Clone + Send + Sync + 'static,
+    T: ToString + Clone + Send + Sync,
 {
-    PossibleValuesParser::new(values.iter().map(T::to_string)).map(|name| {
-        name.parse()
-            .expect("only names that can be read are let through")
+    let name = |value: &T| value.to_string().to_lowercase();
+    PossibleValuesParser::new(values.iter().map(name)).map(move |word| {
+        let named = values.iter().find(|value| name(value) == word);
+        named.cloned().expect("only their names are let through")
     })
 }
 
@@ -53,24 +54,8 @@ pub struct InferArgs {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     /// How matrices are held, all else in f32; as the model's file has them where it is left out.
-    #[arg(long, value_name = "TYPE", value_parser = encoding(&ToInfer::WEIGHTS))]
+    #[arg(long, value_name = "TYPE", value_parser = one_of(&ToInfer::WEIGHTS))]
     weights: Option<Encoding>,
-}
-
-/// Reads the name of one of these encodings.
-pub(crate) fn encoding(encodings: &[Encoding]) -> impl TypedValueParser<Value = Encoding> + use<> {
-    let names = encodings.iter().map(|it| it.to_string().to_lowercase());
-    PossibleValuesParser::new(names)
-        .map(|word| Encoding::named(&word).expect("they are names of encodings"))
-}
-
-/// Reads the name of a type that states may have.
-pub(crate) fn states() -> impl TypedValueParser<Value = DType> + use<> {
-    const STATES: [DType; 2] = [DType::F32, DType::BF16];
-    PossibleValuesParser::new(STATES.map(|it| it.to_string())).map(|word| {
-        let named = STATES.into_iter().find(|it| it.to_string() == word);
-        named.expect("only names of these are let through")
-    })
 }
 
 impl InferArgs {

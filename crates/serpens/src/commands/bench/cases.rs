@@ -13,7 +13,7 @@ use super::published::{Case, Published};
 use super::{Clock, Limits, Row, Table};
 use crate::Result;
 use crate::cli::whole;
-use crate::compute::{encoding, one_of, states};
+use crate::compute::{STATES, one_of};
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
@@ -41,10 +41,10 @@ pub(super) struct Shapes {
     #[arg(long, value_name = "V", value_parser = size())]
     pub(super) vocab: Option<usize>,
     /// How matrices are held to decode; in several ways where it is left out.
-    #[arg(long, value_name = "TYPE", value_parser = encoding(&ToInfer::WEIGHTS))]
+    #[arg(long, value_name = "TYPE", value_parser = one_of(&ToInfer::WEIGHTS))]
     pub(super) weights: Option<Encoding>,
     /// What states are held in to decode: f32 or bf16.
-    #[arg(long, value_name = "TYPE", value_parser = states())]
+    #[arg(long, value_name = "TYPE", value_parser = one_of(STATES))]
     pub(super) states: Option<DType>,
     /// What training steps compute again instead of keeping it.
     #[arg(long, value_parser = one_of(Recompute::ALL))]
