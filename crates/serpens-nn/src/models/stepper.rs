@@ -1,8 +1,8 @@
 //! A model that reads one token of many sequences after another, without a tape and in place.
 
-use serpens_core::{DType, Device, Tensor, expect_range};
+use serpens_core::{DType, Tensor, expect_range};
 use serpens_ops::elementwise::cast;
-use serpens_ops::mamba_layers::{self, Exchange};
+use serpens_ops::mamba_layers::{self, Exchange, MambaLayer};
 
 use super::{MambaLm, StateRow};
 use crate::layers::{Embedding, Linear, RmsNorm};
@@ -28,7 +28,7 @@ pub struct LmSlots {
     room: Tensor,
     /// (S, vocab_size) of f32.
     logits: Tensor,
-    /// For all layers by one kernel, where they may have one.
+    /// For all layers by one kernel, where there is one for them.
     exchange: Option<Exchange>,
 }
 
@@ -80,11 +80,8 @@ impl LmStepper {
         let columns = self.columns();
         let activations = model.precision().activations();
         let mut states: Vec<Vec<Tensor>> = states.collect::<Result<_>>()?;
-        let exchange = match (device, self.layers.first(), states.first_mut()) {
-            (Device::Cuda(_), Some((norm, mixer)), Some(state)) => mixer.layer(norm, state)?,
-            _ => None,
-        };
-        let exchange = exchange.map(|layer| Exchange::new(&layer)).transpose()?;
+        let layers = self.mamba_layers(&mut states)?;
+        let exchange = layers.map_or(Ok(None), |layers| Exchange::new(&layers))?;
         Ok(LmSlots {
             states,
             exchange,
@@ -126,7 +123,11 @@ impl LmStepper {
         fits("columns of room", self.columns(), at.room.shape().cols())?;
         expect_range("LmStepper", "the slots", 0..at.count() + 1, slots)?;
         self.embeddings.step(tokens, slots, &mut at.h)?;
-        if slots != 1 || !self.step_by_one_kernel(at)? {
+        if let Some(exchange) = at.exchange.as_mut().filter(|_| slots == 1)
+            && let Some(layers) = self.mamba_layers(&mut at.states)?
+        {
+            mamba_layers::step(&layers, at.h.view_mut()?.first_rows(1), exchange)?;
+        } else {
             for ((norm, mixer), state) in self.layers.iter().zip(&mut at.states) {
                 mixer.step(norm, slots, &mut at.h, state, &mut at.room)?;
             }
@@ -146,18 +147,14 @@ impl LmStepper {
         Ok(at.logits.put(0, cast(&logits, DType::F32)?.tensor()?)?)
     }
 
-    /// All layers for the first slot, where a GPU has a kernel for them.
-    fn step_by_one_kernel(&self, at: &mut LmSlots) -> Result<bool> {
-        let Some(exchange) = &mut at.exchange else {
-            return Ok(false);
-        };
-        let layers = self.layers.iter().zip(&mut at.states);
+    /// The layers for the first slot, where each is one of those that a GPU's kernel may take many of.
+    fn mamba_layers<'a>(
+        &'a self,
+        states: &'a mut [Vec<Tensor>],
+    ) -> Result<Option<Vec<MambaLayer<'a>>>> {
+        let layers = self.layers.iter().zip(states);
         let layers = layers.map(|((norm, mixer), state)| mixer.layer(norm, state));
-        let Some(layers) = layers.collect::<Result<Option<Vec<_>>>>()? else {
-            return Ok(false);
-        };
-        let h = at.h.view_mut()?.first_rows(1);
-        Ok(mamba_layers::step(&layers, h, exchange)?)
+        layers.collect()
     }
 }
 

@@ -58,17 +58,11 @@ kernel_params! {
     }
 }
 
-/// The words of an exchange: the epoch's, h, y, W_x u, and of each block its part of that.
-pub(super) fn words(layer: &MambaLayer<'_>) -> usize {
-    let [d_model, d_inner] = [layer.out_proj.rows(), layer.out_proj.cols()];
-    FIRST_WORD + d_model + d_inner + (1 + BLOCKS) * layer.x_proj.rows()
-}
-
 /// Of the exchange: those before it are the epoch's.
 const FIRST_WORD: usize = 16;
 
 /// What a program is compiled for.
-struct LayersPlan {
+pub(super) struct LayersPlan {
     d_model: usize,
     d_inner: usize,
     rank: usize,
@@ -122,6 +116,12 @@ impl LayersPlan {
         (fits && DEPTH.contains(&plan.depth)).then_some(plan)
     }
 
+    /// The words of an exchange: the epoch's, h, y, W_x u, and of each block its part of that.
+    pub(super) fn words(&self) -> usize {
+        let projected = self.rank + 2 * self.state;
+        FIRST_WORD + self.d_model + self.d_inner + (1 + BLOCKS) * projected
+    }
+
     /// Those of the kernel's `Shared` for the deepest ring, or more.
     fn shared_bytes(&self) -> usize {
         let (channels, rows) = (self.d_inner / BLOCKS, self.d_model / BLOCKS);
@@ -139,45 +139,40 @@ impl LayersPlan {
     }
 }
 
-/// Takes h through the layers; false where there is no kernel for them.
+/// What the kernel is compiled for to take these layers; none where it does not take them.
+pub(super) fn plan(layers: &[MambaLayer<'_>]) -> Result<Option<LayersPlan>> {
+    let Some(first) = layers.first().filter(|_| layers.len() <= MOST_LAYERS) else {
+        return Ok(None);
+    };
+    let device = first.in_proj.device();
+    if device == Device::Cpu {
+        return Ok(None);
+    }
+    let card = properties(device)?;
+    if card.capability.0 < MAJOR || (card.multiprocessors as usize) < BLOCKS {
+        return Ok(None);
+    }
+    let takes = |plan: &LayersPlan| layers.iter().all(|layer| layer.check(plan, device).is_ok());
+    Ok(LayersPlan::new(first, card.shared_memory).filter(takes))
+}
+
+/// Takes h through the layers.
 ///
 /// # Errors
 /// Operands that do not fit; a device that fails.
 pub(super) fn step(
     layers: &[MambaLayer<'_>],
     h: ViewMut<'_>,
+    plan: &LayersPlan,
     exchange: &mut Tensor,
-) -> Result<bool> {
-    let (device, Some(first)) = (h.device(), layers.first()) else {
-        return Ok(false);
-    };
-    let card = properties(device)?;
-    let takes = card.capability.0 >= MAJOR && card.multiprocessors as usize >= BLOCKS;
-    let Some(plan) = LayersPlan::new(first, card.shared_memory).filter(|_| takes) else {
-        return Ok(false);
-    };
-    let takes = |layer: &MambaLayer<'_>| layer.is_accessible() && layer.kind() == first.kind();
-    if layers.len() > MOST_LAYERS || !layers.iter().all(takes) || !h.aligned(8) {
-        return Ok(false);
-    }
+) -> Result<()> {
+    let device = exchange.device();
+    check::range(OP, "the layers", 1..MOST_LAYERS + 1, layers.len())?;
     layers
         .iter()
-        .try_for_each(|layer| layer.check(&plan, device))?;
-    check::view(
-        OP,
-        "h",
-        [1, plan.d_model],
-        (DType::F32, device),
-        &h.as_view(),
-    )?;
-    check::device(OP, "the exchange", device, exchange.device())?;
-    let needed = words(first);
-    check::range(
-        OP,
-        "words of the exchange",
-        needed..usize::MAX,
-        exchange.shape()[0],
-    )?;
+        .try_for_each(|layer| layer.check(plan, device))?;
+    let of_h = (DType::F32, device);
+    operand("h", [1, plan.d_model], of_h, h.as_view())?;
     let epoch = exchange.view_mut()?.ptr();
     let params = MambaLayersParams {
         layers: std::array::from_fn(|i| layers[i.min(layers.len() - 1)].params()),
@@ -210,65 +205,49 @@ pub(super) fn step(
     let grid = [BLOCKS as u32, 1, 1];
     // SAFETY: the parameters are the kernel's, the views valid for the sizes that are checked; launches with one
     // exchange are in order, as the contract asks.
-    unsafe { kernel.launch_together(grid, threads as u32, shared as u32, &params) }?;
-    Ok(true)
+    unsafe { kernel.launch_together(grid, threads as u32, shared as u32, &params) }
+}
+
+/// Fails unless the kernel can read an operand: its shape, type and device, rows without gaps, whole packets.
+fn operand(
+    what: &'static str,
+    shape: [usize; 2],
+    of: (DType, Device),
+    view: View<'_>,
+) -> Result<()> {
+    check::view(OP, what, shape, of, &view)?;
+    let next = if view.rows() <= 1 {
+        view.cols()
+    } else {
+        view.stride()
+    };
+    check::count(OP, "values from row to row", view.cols(), next)?;
+    check::multiple(OP, "an operand's address", 16, view.ptr().0 as usize)
 }
 
 impl MambaLayer<'_> {
-    /// What one program is for: the inner width, R, N and the convolution's width.
-    fn kind(&self) -> [usize; 4] {
-        let (inner, rank) = (self.dt_proj.rows(), self.dt_proj.cols());
-        [inner, rank, self.a.cols(), self.conv.cols()]
-    }
-
-    fn matrices(&self) -> [View<'_>; 4] {
-        [self.in_proj, self.x_proj, self.dt_proj, self.out_proj]
-    }
-
-    /// Whether the kernel can read all of it: types, rows without gaps, addresses.
-    fn is_accessible(&self) -> bool {
-        let vectors = [self.norm.weight, self.conv, self.dt_bias, self.a, self.d];
-        let states = [self.past.as_view(), self.state.as_view()];
-        let of_type = |views: &[View<'_>], dtype| views.iter().all(|view| view.dtype() == dtype);
-        let plain = |view: View<'_>| {
-            let dense = view.rows() <= 1 || view.stride() == view.cols();
-            dense && view.ptr().0.is_multiple_of(16)
-        };
-        let floats: Vec<View<'_>> = vectors
-            .into_iter()
-            .chain(states)
-            .chain(self.conv_bias)
-            .collect();
-        of_type(&self.matrices(), DType::BF16)
-            && of_type(&floats, DType::F32)
-            && self.matrices().into_iter().chain(floats).all(plain)
-    }
-
-    /// Fails unless the layer has the shapes of the plan, on the device.
+    /// Fails unless the kernel of this plan can read all of the layer, on the device.
     fn check(&self, plan: &LayersPlan, device: Device) -> Result<()> {
         let (d_model, d_inner) = (plan.d_model, plan.d_inner);
         let projected = plan.rank + 2 * plan.state;
-        let matrix = |what, shape, view: &View<'_>| {
-            check::view(OP, what, shape, (DType::BF16, device), view)
-        };
-        let float =
-            |what, shape, view: &View<'_>| check::view(OP, what, shape, (DType::F32, device), view);
-        matrix("W_in", [2 * d_inner, d_model], &self.in_proj)?;
-        matrix("W_x", [projected, d_inner], &self.x_proj)?;
-        matrix("W_delta", [d_inner, plan.rank], &self.dt_proj)?;
-        matrix("W_out", [d_model, d_inner], &self.out_proj)?;
-        float("the norm's weight", [1, d_model], &self.norm.weight)?;
-        float("the convolution", [d_inner, plan.conv], &self.conv)?;
-        if let Some(bias) = &self.conv_bias {
+        let matrix = |what, shape, view| operand(what, shape, (DType::BF16, device), view);
+        let float = |what, shape, view| operand(what, shape, (DType::F32, device), view);
+        matrix("W_in", [2 * d_inner, d_model], self.in_proj)?;
+        matrix("W_x", [projected, d_inner], self.x_proj)?;
+        matrix("W_delta", [d_inner, plan.rank], self.dt_proj)?;
+        matrix("W_out", [d_model, d_inner], self.out_proj)?;
+        float("the norm's weight", [1, d_model], self.norm.weight)?;
+        float("the convolution", [d_inner, plan.conv], self.conv)?;
+        if let Some(bias) = self.conv_bias {
             float("the convolution's bias", [1, d_inner], bias)?;
         }
-        float("the bias of delta", [1, d_inner], &self.dt_bias)?;
-        float("A", [d_inner, plan.state], &self.a)?;
-        float("D", [1, d_inner], &self.d)?;
+        float("the bias of delta", [1, d_inner], self.dt_bias)?;
+        float("A", [d_inner, plan.state], self.a)?;
+        float("D", [1, d_inner], self.d)?;
         let past = (plan.conv - 1) * d_inner;
-        float("the last inputs", [1, past], &self.past.as_view())?;
+        float("the last inputs", [1, past], self.past.as_view())?;
         let state = d_inner * plan.state;
-        float("the state", [1, state], &self.state.as_view())
+        float("the state", [1, state], self.state.as_view())
     }
 
     fn params(&self) -> MambaLayerParams {

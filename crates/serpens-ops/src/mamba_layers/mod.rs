@@ -15,7 +15,7 @@ mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serpens_core::{DType, Device, Result, Tensor, View, ViewMut};
+use serpens_core::{DType, Result, Tensor, View, ViewMut};
 
 use crate::linear::Norm;
 
@@ -49,32 +49,34 @@ pub struct MambaLayer<'a> {
     pub state: ViewMut<'a>,
 }
 
-/// Memory of a device in which blocks of the kernel tell each other what they have computed. Steps with one exchange
-/// are in one stream, or each waits for the one before it: side by side they would wait for ever.
-pub struct Exchange(Tensor);
+/// The kernel for a model's layers, and memory of their device in which its blocks tell each other what they have
+/// computed. Steps with one exchange are in one stream, or each waits for the one before it: side by side they would
+/// wait for ever.
+pub struct Exchange {
+    plan: cuda::LayersPlan,
+    words: Tensor,
+}
 
 impl Exchange {
-    /// For layers of this shape, on its device.
+    /// For these layers; none where there is no kernel for them: it is for bf16 matrices of the shapes of published
+    /// models, up to 64 layers that are alike, on cards of compute capability 9 and later with 128 multiprocessors.
     ///
     /// # Errors
-    /// Memory.
-    pub fn new(layer: &MambaLayer<'_>) -> Result<Self> {
-        let words = cuda::words(layer);
-        let device = layer.in_proj.device();
-        Ok(Self(Tensor::zeros([words, 2], DType::U32, device)?))
+    /// Memory; a device that cannot be used.
+    pub fn new(layers: &[MambaLayer<'_>]) -> Result<Option<Self>> {
+        let Some(plan) = cuda::plan(layers)? else {
+            return Ok(None);
+        };
+        let device = layers[0].in_proj.device();
+        let words = Tensor::zeros([plan.words(), 2], DType::U32, device)?;
+        Ok(Some(Self { plan, words }))
     }
 }
 
-/// Takes a token's h (1, d_model) through the layers, whose states move on. False, and nothing is done, where there is
-/// no kernel for them: it is for bf16 matrices of the shapes of published models, up to 64 layers that are alike, on
-/// cards of compute capability 9 and later with 128 multiprocessors.
+/// Takes a token's h (1, d_model) through the layers, whose states move on.
 ///
 /// # Errors
-/// Operands that do not fit each other, on different devices, or an exchange for smaller layers; whatever the
-/// device fails with.
-pub fn step(layers: &[MambaLayer<'_>], h: ViewMut<'_>, exchange: &mut Exchange) -> Result<bool> {
-    match h.device() {
-        Device::Cpu => Ok(false),
-        Device::Cuda(_) => cuda::step(layers, h, &mut exchange.0),
-    }
+/// Operands that do not fit each other or the exchange; whatever the device fails with.
+pub fn step(layers: &[MambaLayer<'_>], h: ViewMut<'_>, exchange: &mut Exchange) -> Result<()> {
+    cuda::step(layers, h, &exchange.plan, &mut exchange.words)
 }
