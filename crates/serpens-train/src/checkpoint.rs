@@ -89,7 +89,7 @@ pub(crate) fn set_aside(passed: &mut Error) -> Result<()> {
     let mut names = (1_u64..).map(|n| path.with_extension(format!("damaged-{n}")));
     let aside = names.find(|name| !name.exists());
     let aside = aside.expect("there are fewer folders than numbers");
-    fs::rename(&*path, &aside).map_err(FileError::of("rename", path))?;
+    rename(path, &aside).map_err(FileError::of("rename", path))?;
     *path = aside;
     Ok(())
 }
@@ -97,7 +97,7 @@ pub(crate) fn set_aside(passed: &mut Error) -> Result<()> {
 /// Removes a checkpoint, which nobody takes for one once that has begun.
 fn remove(path: &Path) -> Result<()> {
     let hidden = hidden(path, "removed-");
-    let removed = fs::rename(path, &hidden).and_then(|()| remove_any(&hidden));
+    let removed = rename(path, &hidden).and_then(|()| remove_any(&hidden));
     Ok(removed.map_err(FileError::of("remove", path))?)
 }
 

@@ -270,7 +270,7 @@ impl Snapshot {
         }
         let blob = self.cache.blob_path(about.etag());
         if blob.exists() {
-            // Another commit has the same.
+            // Another commit has the same, whole: so is a link to it.
             let linked = fs::create_dir_all(path.parent().unwrap_or(&path));
             return Ok(linked
                 .and_then(|()| fs::hard_link(blob, path))
