@@ -3,10 +3,12 @@ beside ours.
 
 Needs the command, and what is to be run beside it: gguf, numpy and xllamacpp (llama.cpp's code in a wheel), or torch
 and transformers:
-python scripts/bench_decode_peers.py target/release/serpens [--width 768] [--layers 24] [--vocab 50288]
-    [--tokens 64] [--threads N]
+python scripts/bench_decode_peers.py target/release/serpens [--weights f32 bf16 q8_0 q4_0 q4_k] [--rounds 5]
+    [--width 768] [--layers 24] [--vocab 50288] [--tokens 64] [--threads N]
 
-What is missing is left out, and said so. All have random weights: a token takes as long whatever they are.
+All are measured in turn, round after round, as a machine is not as fast at one time as at another: rates and their
+ratios, which are of one round each, are medians, with the least and the largest behind them. What is missing is left
+out, and said so. All have random weights: a token takes as long whatever they are.
 """
 
 import argparse
@@ -15,24 +17,27 @@ import os
 import subprocess
 import tempfile
 import time
+from statistics import median
 
 parser = argparse.ArgumentParser()
 parser.add_argument("serpens")
-for option, value in [("width", 768), ("layers", 24), ("vocab", 50288), ("tokens", 64), ("threads", os.cpu_count())]:
+parser.add_argument("--weights", nargs="+", default=["f32", "bf16", "q8_0", "q4_0", "q4_k"])
+for option, value in [("rounds", 5), ("width", 768), ("layers", 24), ("vocab", 50288), ("tokens", 64), ("threads", os.cpu_count())]:
     parser.add_argument(f"--{option}", type=int, default=value)
 args = parser.parse_args()
 INNER, STATES, KERNEL, RANK = 2 * args.width, 16, 4, -(-args.width // 16)
 
 
-def ours():
-    """Tokens per second by weights, and the share of the bandwidth."""
+def ours(weights):
+    """Tokens per second, and the share of the bandwidth."""
     shape = [f"--{name}={getattr(args, name)}" for name in ("width", "layers", "vocab")]
-    command = [args.serpens, "bench", "decode", "--quick", "--device", "cpu", "--batch", "1", *shape, "--json"]
+    alone = ["--device=cpu", "--batch=1", "--length=64", f"--weights={weights}"]
+    command = [args.serpens, "bench", "decode", "--quick", *alone, *shape, "--json"]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
     ran = subprocess.run(command, check=True, capture_output=True, env=environment)
-    tables = json.loads(ran.stdout)["tables"]
-    rows = [row for table in tables for row in table["rows"] if "B 1," in row["work"] and "behind" not in row["work"]]
-    return {row["work"].split(",")[0].lower(): (row["value"], dict(row["notes"])["of bandwidth"]) for row in rows}
+    rows = [row for table in json.loads(ran.stdout)["tables"] for row in table["rows"]]
+    row = next(row for row in rows if "B 1," in row["work"])
+    return row["value"], dict(row["notes"])["of bandwidth"]
 
 
 def write_gguf(path, kind):
@@ -88,26 +93,27 @@ def write_gguf(path, kind):
     writer.close()
 
 
-def of_llama(weights):
+def llama(weights, folder):
+    """Makes a model, and gives what measures llama.cpp with it."""
     import gguf
     import xllamacpp
 
-    kind = gguf.GGMLQuantizationType[weights.upper()]
-    with tempfile.TemporaryDirectory() as to:
-        path = f"{to}/model.gguf"
-        write_gguf(path, kind)
+    path = f"{folder}/{weights}.gguf"
+    write_gguf(path, gguf.GGMLQuantizationType[weights.upper()])
+
+    def rate():
         params = xllamacpp.CommonParams()
         params.model.path, params.n_ctx, params.n_parallel = path, 4096, 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
         server = xllamacpp.Server(params)
         asked = {"prompt": [1, 2, 3, 4], "n_predict": args.tokens, "max_tokens": args.tokens, "temperature": 0, "top_k": 1, "ignore_eos": True}
-        best = 0.0
-        for _ in range(3):
-            best = max(best, server.handle_completions(asked)["timings"]["predicted_per_second"])
-        return best
+        return median(server.handle_completions(asked)["timings"]["predicted_per_second"] for _ in range(3))
+
+    return rate
 
 
-def of_transformers(weights):
+def transformers(weights, folder):
+    """The same of transformers."""
     import torch
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -117,25 +123,41 @@ def of_transformers(weights):
     torch.set_num_threads(args.threads)
     config = MambaConfig(vocab_size=args.vocab, hidden_size=args.width, num_hidden_layers=args.layers, state_size=STATES)
     model = MambaForCausalLM(config).eval().to(dtype)
-    best = 0.0
-    with torch.inference_mode():
-        output = model(torch.tensor([[1, 2, 3, 4]]), use_cache=True)
-        for run in range(3):
+
+    def rate():
+        with torch.inference_mode():
+            output = model(torch.tensor([[1, 2, 3, 4]]), use_cache=True)
             began = time.perf_counter()
             for i in range(args.tokens):
-                position = torch.tensor([4 + run * args.tokens + i])
                 token = output.logits[:, -1:].argmax(-1)
-                output = model(token, cache_params=output.cache_params, use_cache=True, cache_position=position)
-            best = max(best, args.tokens / (time.perf_counter() - began))
-    return best
+                output = model(token, cache_params=output.cache_params, use_cache=True, cache_position=torch.tensor([4 + i]))
+            return args.tokens / (time.perf_counter() - began)
+
+    return rate
 
 
-for weights, (rate, share) in ours().items():
-    print(f"{weights}: serpens {rate:.1f} tokens/s, {share:.2f} of the bandwidth")
-    for name, program in [("llama.cpp", of_llama), ("transformers", of_transformers)]:
+def peers(weights, folder):
+    """What measures each program that is there, by its name."""
+    there = {}
+    for name, prepare in [("llama.cpp", llama), ("transformers", transformers)]:
         try:
-            other = program(weights)
+            there[name] = prepare(weights, folder)
         except (ImportError, NotImplementedError) as missing:
-            print(f"{weights}: {name} skipped: {missing}")
-            continue
-        print(f"{weights}: {name} {other:.1f} tokens/s: serpens has {rate / other:.2f} times that")
+            print(f"{weights}: {name} skipped: {missing!r}")
+    return there
+
+
+def spread(values, digits):
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+for weights in args.weights:
+    with tempfile.TemporaryDirectory() as folder:
+        others = peers(weights, folder)
+        rounds = [(ours(weights), {name: rate() for name, rate in others.items()}) for _ in range(args.rounds)]
+    own = [rate for (rate, _), _ in rounds]
+    print(f"{weights}: serpens {spread(own, 1)} tokens/s, {spread([share for (_, share), _ in rounds], 2)} of the bandwidth")
+    for name in others:
+        rates = [beside[name] for _, beside in rounds]
+        ratios = [rate / other for rate, other in zip(own, rates)]
+        print(f"{weights}: {name} {spread(rates, 1)} tokens/s: serpens has {spread(ratios, 2)} times that", flush=True)

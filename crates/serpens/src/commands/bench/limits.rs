@@ -38,7 +38,7 @@ impl Limits {
         let product =
             |threads| with_threads(threads, || product(clock, PROJECTION, Precision::F32));
         let (one, all) = (product(1)?, product(threads)?);
-        let memory = 1e9 * read_bandwidth(clock.runs)?;
+        let memory = memory(clock)?;
         let work = format!("{}, f32", sizes(PROJECTION));
         let by_all = format!("{threads} threads");
         let table = Table {
@@ -59,7 +59,7 @@ impl Limits {
         for precision in [Precision::Bf16, Precision::F32, Precision::Tf32] {
             products.push((precision, product(clock, SQUARE, precision)?));
         }
-        let memory = copy(clock)?;
+        let memory = memory(clock)?;
         let copied = format!("{name}: copying {} MiB", COPIED >> 20);
         let mut rows = vec![Row::new(copied, memory / 1e9, "GB/s")];
         rows.extend(products.iter().map(|(precision, rate)| {
@@ -82,7 +82,11 @@ fn sizes([rows, inputs, outputs]: [usize; 3]) -> String {
     format!("matrix product {rows}×{inputs}×{outputs}")
 }
 
-fn copy(clock: &Clock) -> Result<f64> {
+/// Bytes per second that memory gives now, as [`Limits::memory`].
+pub(super) fn memory(clock: &Clock) -> Result<f64> {
+    if clock.device == Device::Cpu {
+        return Ok(1e9 * read_bandwidth(clock.runs)?);
+    }
     let from = Tensor::zeros([COPIED / 4], DType::F32, clock.device)?;
     let seconds = clock.seconds(|| {
         // A shared tensor is copied before it is written to.
