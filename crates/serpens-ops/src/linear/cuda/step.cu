@@ -21,23 +21,23 @@ struct Step {
     const LinearStepParams& p;
     const Staged* staged;
     int g, q, warp, first;
-    float sums[TILES][4];
+    float sums[PANELS][4];
 
     __device__ __forceinline__ Step(const LinearStepParams& p, const Staged* staged) : p(p), staged(staged) {
         int lane = threadIdx.x % 32;
         g = lane / 4, q = lane % 4, warp = threadIdx.x / 32, first = blockIdx.y * OUTPUTS;
 #pragma unroll
-        for (int t = 0; t < TILES; ++t)
+        for (int t = 0; t < PANELS; ++t)
 #pragma unroll
             for (int i = 0; i < 4; ++i) sums[t][i] = 0.0f;
     }
     // Of this warp's i-th access.
     __device__ __forceinline__ int input(int i) const { return (i * WARPS + warp) * INPUTS; }
 
-    __device__ __forceinline__ void weights(int i, uint4 (&to)[TILES]) const {
+    __device__ __forceinline__ void weights(int i, uint4 (&to)[PANELS]) const {
         int k = input(i);
 #pragma unroll
-        for (int t = 0; t < TILES; ++t) {
+        for (int t = 0; t < PANELS; ++t) {
             int output = first + 8 * t + g;
             to[t] = load_weights(p, output, k + 8 * q);
         }
@@ -60,14 +60,14 @@ struct Step {
             }
         }
     }
-    __device__ __forceinline__ void add(const uint4 (&x)[HALVES], const uint4 (&w)[TILES]) {
+    __device__ __forceinline__ void add(const uint4 (&x)[HALVES], const uint4 (&w)[PANELS]) {
 #pragma unroll
-        for (int t = 0; t < TILES; ++t) multiply_32(sums[t], x, w[t]);
+        for (int t = 0; t < PANELS; ++t) multiply_32(sums[t], x, w[t]);
     }
     __device__ __forceinline__ void put(float* to) const {
         float* own = to + warp * SLOTS * OUTPUTS;
 #pragma unroll
-        for (int t = 0; t < TILES; ++t)
+        for (int t = 0; t < PANELS; ++t)
 #pragma unroll
             for (int half = 0; half < HALVES; ++half)
                 if (8 * half + g < SLOTS)
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     release_successor();
     Step step(p, staged);
     int accesses = (p.inputs + INPUTS - 1) / INPUTS;
-    uint4 w[DEPTH][TILES];
+    uint4 w[DEPTH][PANELS];
 #pragma unroll
     for (int i = 0; i < DEPTH; ++i) step.weights(i, w[i]);
     Result result(p, threadIdx.x, step.first);

@@ -9,16 +9,16 @@
 // Macros: WEIGHT (BF16_WEIGHT, F32_WEIGHT; Q8_0_WEIGHT, Q4_0_WEIGHT: as quantized_linear/cuda lays blocks), W and
 // SCALES (the types of W and of the scales of a group of blocks), X (float or bf16: x), OUT (float or bf16: y), NORM
 // (whether x is normalised), ACCUMULATE, CONV (the width of the convolution, or 0), SLOTS (rows of x of a block at
-// most, a power of two), TILES (of 8 outputs, of a block; of blocks of W 16; of f32 weights outputs of a warp), WARPS,
+// most, a power of two), PANELS (of 8 outputs, of a block; of blocks of W 16; of f32 weights outputs of a warp), WARPS,
 // DEPTH (16-byte reads of a row that are under way), VECTOR (whether rows allow accesses of 16 bytes).
 
 constexpr bool STAGED = NORM || sizeof(X) == 4;  // x as bf16 in shared memory, where it is not read as it is
 constexpr int THREADS = 32 * WARPS;
 constexpr int HALVES = (SLOTS + 7) / 8;
 constexpr bool BLOCKS = WEIGHT == Q8_0_WEIGHT || WEIGHT == Q4_0_WEIGHT;
-constexpr int OUTPUTS = (WEIGHT == F32_WEIGHT ? WARPS : BLOCKS ? 16 : 8) * TILES;  // of a block
-constexpr int XS = WEIGHT == Q8_0_WEIGHT ? 2 : WEIGHT == Q4_0_WEIGHT ? 4 : 1;      // parts of 8 inputs in 16 bytes of W
-constexpr int INPUTS = WEIGHT == F32_WEIGHT ? 128 : 32 * XS;                       // of a warp's access
+constexpr int OUTPUTS = (WEIGHT == F32_WEIGHT ? WARPS : BLOCKS ? 16 : 8) * PANELS;  // of a block
+constexpr int XS = WEIGHT == Q8_0_WEIGHT ? 2 : WEIGHT == Q4_0_WEIGHT ? 4 : 1;       // parts of 8 inputs in 16 B of W
+constexpr int INPUTS = WEIGHT == F32_WEIGHT ? 128 : 32 * XS;                        // of a warp's access
 
 template <bool F32> struct Narrow { typedef bf16 type; };
 template <> struct Narrow<true> { typedef float type; };

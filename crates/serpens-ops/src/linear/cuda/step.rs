@@ -69,7 +69,7 @@ kernel_params! {
         x: DevicePtr as "const X*", // (slots, inputs)
         norm: DevicePtr as "const float*", // (inputs), unused without NORM
         weight: DevicePtr as "const W*", // (outputs, inputs); Q8_0: its plane of values
-        scales: DevicePtr as "const SCALES*", // (tiles of outputs, groups of inputs, 8); of blocks only
+        scales: DevicePtr as "const SCALES*", // (panels of outputs, groups of inputs, 8); of blocks only
         bias: DevicePtr as "const float*", // (outputs), or null
         y: DevicePtr as "OUT*", // (slots, outputs)
         x_stride: i64,
@@ -131,7 +131,7 @@ impl<'a> StoredWeight<'a> {
 #[derive(Clone, Copy)]
 struct StepPlan {
     rows: usize,
-    tiles: usize,
+    panels: usize,
     warps: usize,
     depth: usize,
 }
@@ -143,31 +143,31 @@ impl StepPlan {
             let rows = rows.next_power_of_two().min(F32_ROWS);
             return Self {
                 rows,
-                tiles: 2,
+                panels: 2,
                 warps: 4,
                 depth: 4,
             };
         }
         let mut rows = rows.next_power_of_two().min(TENSOR_ROWS);
-        let (mut tiles, warps, depth) = match kind {
+        let (mut panels, warps, depth) = match kind {
             BF16_WEIGHT => Self::of_bf16(rows, inputs, outputs),
             _ => Self::of_blocks(rows, inputs, outputs, kind == Q4_0_WEIGHT),
         };
         while kind != BF16_WEIGHT && rows > 1 && rows * integers(inputs) > STAGED_BYTES {
             rows /= 2;
         }
-        while warps * rows * Self::tile(kind) * tiles * size_of::<f32>() > SUM_BYTES {
-            tiles /= 2;
+        while warps * rows * Self::panel(kind) * panels * size_of::<f32>() > SUM_BYTES {
+            panels /= 2;
         }
         Self {
             rows,
-            tiles,
+            panels,
             warps,
             depth,
         }
     }
 
-    /// Tiles, warps and depth as measured on an H200 for the shapes of published models (docs/kernels.md).
+    /// Panels, warps and depth as measured on an H200 for the shapes of published models (docs/kernels.md).
     fn of_bf16(rows: usize, inputs: usize, outputs: usize) -> (usize, usize, usize) {
         let depth = inputs.div_ceil(512).next_power_of_two();
         match (rows, outputs) {
@@ -208,13 +208,13 @@ impl StepPlan {
     /// Outputs of a block.
     fn outputs(&self, kind: i32) -> usize {
         match kind {
-            F32_WEIGHT => self.tiles * self.warps,
-            _ => self.tiles * Self::tile(kind),
+            F32_WEIGHT => self.panels * self.warps,
+            _ => self.panels * Self::panel(kind),
         }
     }
 
-    /// Outputs of a tile of the tensor cores.
-    fn tile(kind: i32) -> usize {
+    /// Outputs of a panel.
+    fn panel(kind: i32) -> usize {
         match kind {
             BF16_WEIGHT => 8,
             _ => 16,
@@ -339,14 +339,14 @@ impl Product<'_> {
         let flags = [self.norm.is_some(), self.accumulate, vector].map(usize::from);
         let numbers = [
             plan.rows,
-            plan.tiles,
+            plan.panels,
             plan.warps,
             plan.depth,
             conv,
             stored.kind as usize,
         ];
         let [norm, accumulate, vector] = flags.map(|flag| flag.to_string());
-        let [rows, tiles, warps, depth, conv, kind] = numbers.map(|number| number.to_string());
+        let [rows, panels, warps, depth, conv, kind] = numbers.map(|number| number.to_string());
         let defines = [
             ("X", x.dtype().cuda_name()),
             ("OUT", y.dtype().cuda_name()),
@@ -358,7 +358,7 @@ impl Product<'_> {
             ("CONV", &conv),
             ("VECTOR", &vector),
             ("SLOTS", &rows),
-            ("TILES", &tiles),
+            ("PANELS", &panels),
             ("WARPS", &warps),
             ("DEPTH", &depth),
         ];

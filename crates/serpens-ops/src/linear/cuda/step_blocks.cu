@@ -3,7 +3,7 @@
 // tensor cores, whose sum of a block is exact: 16 outputs are the first operand, 8 rows of x (slots) the second. A warp
 // makes integers of the inputs that it multiplies, so it waits for no other warp.
 
-constexpr int COLUMNS = SLOTS == 1 ? 1 : 2;  // slots of a thread's sums of a tile and half
+constexpr int COLUMNS = SLOTS == 1 ? 1 : 2;  // slots of a thread's sums of a panel and half
 constexpr int AT_ONCE = SLOTS < 8 ? SLOTS : 8;
 constexpr float ROUND = 12582912.0f;  // 1.5 · 2^23: what is added to it becomes an integer in the lowest bits
 
@@ -56,26 +56,26 @@ struct Step {
     u8* integers;   // (blocks, SLOTS, 32)
     float* scales;  // (blocks, SLOTS)
     int lane, g, q, warp, accesses;
-    float sums[TILES][HALVES][2][COLUMNS];
+    float sums[PANELS][HALVES][2][COLUMNS];
 
     __device__ __forceinline__ Step(const LinearStepParams& p, u8* memory) : p(p) {
         lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, warp = threadIdx.x / 32;
         accesses = (p.inputs + INPUTS - 1) / INPUTS;
         integers = memory, scales = reinterpret_cast<float*>(memory + accesses * XS * SLOTS * 32);
 #pragma unroll
-        for (int t = 0; t < TILES; ++t)
+        for (int t = 0; t < PANELS; ++t)
 #pragma unroll
             for (int i = 0; i < 2 * COLUMNS * HALVES; ++i) sums[t][i / (2 * COLUMNS)][i / COLUMNS % 2][i % COLUMNS] = 0.0f;
     }
     // This warp's i-th access.
     __device__ __forceinline__ int access(int i) const { return i * WARPS + warp; }
 
-    __device__ __forceinline__ void weights(int i, uint4 (&to)[TILES][2], SCALES (&scales)[TILES]) const {
-        int group = access(i), tile = blockIdx.y * TILES;
+    __device__ __forceinline__ void weights(int i, uint4 (&to)[PANELS][2], SCALES (&scales)[PANELS]) const {
+        int group = access(i), panel = blockIdx.y * PANELS;
 #pragma unroll
-        for (int t = 0; t < TILES; ++t) {
-            bool exists = group < accesses && 16 * (tile + t) < p.outputs;
-            int place = (tile + t) * accesses + group;
+        for (int t = 0; t < PANELS; ++t) {
+            bool exists = group < accesses && 16 * (panel + t) < p.outputs;
+            int place = (panel + t) * accesses + group;
             const u8* from = p.weight + (i64)place * 1024 + lane * 16;
             to[t][0] = load_once(from, exists), to[t][1] = load_once(from + 512, exists);
             scales[t] = SCALES();
@@ -150,7 +150,7 @@ struct Step {
     }
 
     // The products of this warp's i-th access.
-    __device__ __forceinline__ void add(int i, const uint4 (&w)[TILES][2], const SCALES (&w_scales)[TILES]) {
+    __device__ __forceinline__ void add(int i, const uint4 (&w)[PANELS][2], const SCALES (&w_scales)[PANELS]) {
         int first = access(i) * XS;
         if (first >= accesses * XS) return;
 #pragma unroll
@@ -168,7 +168,7 @@ struct Step {
                     x_scales[0] = *from;
                 }
 #pragma unroll
-                for (int t = 0; t < TILES; ++t) {
+                for (int t = 0; t < PANELS; ++t) {
                     u32 d[4], low[4] = {w[t][0].x, w[t][0].y, w[t][0].z, w[t][0].w}, high[4] = {w[t][1].x, w[t][1].y, w[t][1].z, w[t][1].w};
                     union { SCALES word; u32 pairs[XS]; } own;
                     own.word = w_scales[t];
@@ -201,7 +201,7 @@ struct Step {
                 if (slot >= SLOTS) continue;
                 float* own = to + (warp * SLOTS + slot) * OUTPUTS + g;
 #pragma unroll
-                for (int t = 0; t < TILES; ++t) own[16 * t] = sums[t][half][0][column], own[16 * t + 8] = sums[t][half][1][column];
+                for (int t = 0; t < PANELS; ++t) own[16 * t] = sums[t][half][0][column], own[16 * t + 8] = sums[t][half][1][column];
             }
     }
 };
@@ -213,8 +213,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     LinearStepParams p = rows_of_block(all);
     release_successor();
     Step step(p, memory);
-    uint4 w[DEPTH][TILES][2];
-    SCALES scales[DEPTH][TILES];
+    uint4 w[DEPTH][PANELS][2];
+    SCALES scales[DEPTH][PANELS];
 #pragma unroll
     for (int i = 0; i < DEPTH; ++i) step.weights(i, w[i], scales[i]);
     int first = blockIdx.y * OUTPUTS;

@@ -1,4 +1,4 @@
-// The products of step.cuh with weights in f32: multiply-adds. A warp has TILES outputs, of all inputs.
+// The products of step.cuh with weights in f32: multiply-adds. A warp has PANELS outputs, of all inputs.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __grid_constant__ LinearStepParams all) {
     extern __shared__ __align__(16) u8 memory[];
@@ -6,13 +6,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     Staged* staged = reinterpret_cast<Staged*>(memory);
     LinearStepParams p = rows_of_block(all);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int first = blockIdx.y * OUTPUTS, output = first + warp * TILES;
-    auto weights = [&](int k, uint4 (&to)[TILES]) {
+    int first = blockIdx.y * OUTPUTS, output = first + warp * PANELS;
+    auto weights = [&](int k, uint4 (&to)[PANELS]) {
 #pragma unroll
-        for (int t = 0; t < TILES; ++t) to[t] = load_weights(p, output + t, k + 4 * lane);
+        for (int t = 0; t < PANELS; ++t) to[t] = load_weights(p, output + t, k + 4 * lane);
     };
     release_successor();
-    uint4 w[DEPTH][TILES];
+    uint4 w[DEPTH][PANELS];
 #pragma unroll
     for (int i = 0; i < DEPTH; ++i) weights(i * INPUTS, w[i]);
     Result result(p, threadIdx.x, first);
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     result.read();
     stage_x(p, staged, squares);
     __syncthreads();
-    float sums[TILES][SLOTS] = {};
+    float sums[PANELS][SLOTS] = {};
     for (int from = 0; from < p.inputs; from += DEPTH * INPUTS) {
 #pragma unroll
         for (int i = 0; i < DEPTH; ++i) {
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
                     if (slot >= p.slots) break;
                     float4 x = *reinterpret_cast<const float4*>(staged + slot * staged_row(p) + k);
 #pragma unroll
-                    for (int t = 0; t < TILES; ++t) {
+                    for (int t = 0; t < PANELS; ++t) {
                         float sum = fmaf(x.x, __uint_as_float(w[i][t].x), sums[t][slot]);
                         sum = fmaf(x.y, __uint_as_float(w[i][t].y), sum);
                         sum = fmaf(x.z, __uint_as_float(w[i][t].z), sum);
@@ -44,11 +44,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
         }
     }
 #pragma unroll
-    for (int t = 0; t < TILES; ++t)
+    for (int t = 0; t < PANELS; ++t)
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot) {
             float sum = warp_sum(sums[t][slot]);
-            if (lane == (t * SLOTS + slot) % 32) results[slot * OUTPUTS + warp * TILES + t] = sum;
+            if (lane == (t * SLOTS + slot) % 32) results[slot * OUTPUTS + warp * PANELS + t] = sum;
         }
     __syncthreads();
     result.finish<1>(results, squares, threadIdx.x);

@@ -1,10 +1,10 @@
 //! Matrices in blocks on a GPU: in what order its kernels read them.
 //!
-//! Two planes, one behind the other. Of every tile of 16 rows groups of values that a warp reads together, twice 16
-//! bytes a thread: (tiles, groups, 2 halves of 8 rows, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7
+//! Two planes, one behind the other. Of every panel of 16 rows groups of values that a warp reads together, twice 16
+//! bytes a thread: (panels, groups, 2 halves of 8 rows, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7
 //! of every block of the group, block after block. Values of four bits are less by 8, in two's complement: four in the
-//! low halves of bytes, then four in the high ones. Behind all values the scales, (tiles, groups, 8 rows, 2 halves,
-//! blocks of a group) in f16. Rows are filled up with zeros to whole groups, and with rows of zeros to whole tiles.
+//! low halves of bytes, then four in the high ones. Behind all values the scales, (panels, groups, 8 rows, 2 halves,
+//! blocks of a group) in f16. Rows are filled up with zeros to whole groups, and with rows of zeros to whole panels.
 
 use rayon::prelude::*;
 use serpens_core::{Device, Error, Result, Tensor};
@@ -17,8 +17,8 @@ const PART: usize = 8;
 /// Bytes of a thread's values of a group.
 const ACCESS: usize = 16;
 /// Rows that are read together, and of a half of them.
-const TILE: usize = 16;
-const HALF: usize = TILE / 2;
+const PANEL: usize = 16;
+const HALF: usize = PANEL / 2;
 
 /// How a kind of blocks lies on a GPU.
 #[derive(Clone, Copy)]
@@ -61,15 +61,15 @@ impl Layout {
 
     /// Bytes before the scales.
     pub(crate) fn values(&self) -> usize {
-        self.tiles() * TILE * self.row()
+        self.panels() * PANEL * self.row()
     }
 
-    fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE)
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
     }
 
     fn bytes(&self) -> usize {
-        self.values() + self.tiles() * TILE * self.scales()
+        self.values() + self.panels() * PANEL * self.scales()
     }
 
     /// Bytes of a row's scales.
@@ -77,7 +77,7 @@ impl Layout {
         2 * self.groups * self.blocks
     }
 
-    /// Where the scale of a block of a row is among those of its tile, and part `q` of its values.
+    /// Where the scale of a block of a row is among those of its panel, and part `q` of its values.
     fn places(&self, row: usize, block: usize) -> (usize, impl Fn(usize) -> usize) {
         let (group, inside) = (block / self.blocks, block % self.blocks);
         let (half, row) = (row / HALF, row % HALF);
@@ -111,11 +111,11 @@ fn packed(layout: &Layout, cols: usize, bytes: &[u8]) -> Vec<u32> {
     let all = bytemuck::cast_slice_mut::<u32, u8>(&mut words);
     let (values, scales) = all.split_at_mut(layout.values());
     let row = cols / BLOCK * size;
-    let tiles = values
-        .par_chunks_mut((TILE * layout.row()).max(1))
-        .zip(scales.par_chunks_mut((TILE * layout.scales()).max(1)))
-        .zip(bytes.par_chunks((TILE * row).max(1)));
-    tiles.for_each(|((values, scales), bytes)| {
+    let panels = values
+        .par_chunks_mut((PANEL * layout.row()).max(1))
+        .zip(scales.par_chunks_mut((PANEL * layout.scales()).max(1)))
+        .zip(bytes.par_chunks((PANEL * row).max(1)));
+    panels.for_each(|((values, scales), bytes)| {
         for (i, block) in bytes.chunks_exact(size).enumerate() {
             let (scale, part) = layout.places(i / (cols / BLOCK), i % (cols / BLOCK));
             let (first, quants) = block.split_at(2);
@@ -145,11 +145,11 @@ fn unpacked(layout: &Layout, cols: usize, words: &[u32]) -> Vec<u8> {
     let (values, scales) = bytemuck::cast_slice(words).split_at(layout.values());
     let mut bytes = vec![0_u8; layout.rows * (cols / BLOCK) * size];
     let row = cols / BLOCK * size;
-    let tiles = bytes
-        .par_chunks_mut((TILE * row).max(1))
-        .zip(values.par_chunks((TILE * layout.row()).max(1)))
-        .zip(scales.par_chunks((TILE * layout.scales()).max(1)));
-    tiles.for_each(|((bytes, values), scales)| {
+    let panels = bytes
+        .par_chunks_mut((PANEL * row).max(1))
+        .zip(values.par_chunks((PANEL * layout.row()).max(1)))
+        .zip(scales.par_chunks((PANEL * layout.scales()).max(1)));
+    panels.for_each(|((bytes, values), scales)| {
         for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
             let (scale, part) = layout.places(i / (cols / BLOCK), i % (cols / BLOCK));
             let (first, quants) = block.split_at_mut(2);
