@@ -6,11 +6,10 @@ use serpens_core::Device;
 use serpens_formats::Encoding;
 use serpens_ops::quantized_linear::Blocks;
 
-use crate::param::encoding_of;
-use crate::{Error, MambaLm, Module, Param, Precision, Result};
+use crate::{Error, MambaLm, Module, Param, Precision, Result, checkpoint, param};
 
 /// The table that is looked up, which is no operand of products where there is a head.
-const EMBEDDINGS: &str = "backbone.embeddings.weight";
+pub(crate) const EMBEDDINGS: &str = "backbone.embeddings.weight";
 
 /// Where and in which types a model is asked, and how its matrices and its table are held for it: once each. All else,
 /// A, D, Δ's bias, norms and convolutions, is f32.
@@ -20,8 +19,9 @@ pub struct ToInfer {
     pub device: Device,
     /// In which types it computes. What is multiplied in bf16 is held in bf16 alone.
     pub precision: Precision,
-    /// The matrices' encoding: bf16, blocks, or f32 for all others. Rows that are no whole blocks are in smaller ones
-    /// or in bf16. `None` keeps them as a file has them, where the device multiplies with that.
+    /// The matrices' encoding: bf16, blocks, or f32 for all others. With Q4_K the table and the head are in Q6_K; rows
+    /// that are no whole blocks are in smaller ones or in bf16. `None` keeps them as a file has them, where the device
+    /// multiplies with that.
     pub weights: Option<Encoding>,
 }
 
@@ -71,7 +71,9 @@ impl ToInfer {
 
     /// How the parameter of this name is held, that a file has in the encoding `stored`.
     pub(crate) fn encoding(&self, name: &str, param: &Param, stored: Encoding) -> Encoding {
-        let wanted = self.weights.unwrap_or(stored);
+        let wanted = self
+            .weights
+            .map_or(stored, |all| checkpoint::encoding_of(all, name));
         let wanted = match self.precision {
             _ if self.is_multiplied(wanted) => wanted,
             Precision::Bf16 => Encoding::BF16,
@@ -90,17 +92,21 @@ fn is_asked(name: &str, param: &Param) -> bool {
 }
 
 impl MambaLm {
-    /// The encodings of the matrices and the table, by name, and how large a part of their values each has.
+    /// The encodings of matrices and the table that are held otherwise than [`ToInfer::weights`] asked, by name in small
+    /// letters, and how large a part of all their values each has.
     ///
     /// # Errors
     /// [`Error::NoValue`].
-    pub fn encodings(&self) -> Result<BTreeMap<String, f64>> {
+    pub fn held_otherwise(&self, asked: Encoding) -> Result<BTreeMap<String, f64>> {
         let (mut parts, mut all) = (BTreeMap::new(), 0.0);
         self.visit("", &mut |name, param| {
             if is_asked(name, param) {
                 all += param.count() as f64;
-                let held = encoding_of(&param.held()?).to_string();
-                *parts.entry(held).or_default() += param.count() as f64;
+                let held = param::encoding_of(&param.held()?);
+                if held != checkpoint::encoding_of(asked, name) {
+                    let held = held.to_string().to_lowercase();
+                    *parts.entry(held).or_default() += param.count() as f64;
+                }
             }
             Ok(())
         })?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serpens_core::Device;
 use serpens_formats::Encoding;
 use serpens_formats::gguf::Metadata;
-use serpens_nn::checkpoint::{Checkpoint, Format, Options, export};
+use serpens_nn::checkpoint::{Checkpoint, Format, Options, encoding_of, export};
 use serpens_nn::{MambaLm, MambaLmConfig, Module, ToInfer};
 use serpens_ops::linear::Held;
 
@@ -24,7 +24,7 @@ fn each_weight_is_held_once_and_read_one_at_a_time() {
             &saved,
             &path,
             Format::Gguf,
-            &|_| encoding,
+            &|name| encoding_of(encoding, name),
             Metadata::default(),
         )
         .unwrap();

@@ -1,5 +1,7 @@
 //! How a run shows itself: a bar on a terminal, plain lines elsewhere, JSON for programs.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use console::Term;
@@ -75,6 +77,22 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
+}
+
+/// Does a work that cannot say how far it is, and tells for how long it goes on.
+pub(crate) fn waiting<T>(name: &str, work: impl FnOnce() -> T) -> T {
+    let (ended, ends) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let begun = Instant::now();
+            while ends.recv_timeout(PLAIN_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let seconds = begun.elapsed().as_secs_f64();
+                tell(&format!("{name}: {}", duration(seconds)));
+            }
+        });
+        let _ended = ended; // when the work has
+        work()
+    })
 }
 
 /// Shows the events of one model's training.

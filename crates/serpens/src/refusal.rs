@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serpens_formats::Encoding;
 use serpens_nn::Precision;
+use serpens_ops::sampling::BadOption;
 use serpens_report::grouped;
 
 use crate::evaluation::BUILT_IN;
@@ -73,6 +74,9 @@ pub enum Refusal {
     /// A revision that is no name on the hub.
     #[error("it is no branch, tag or commit: letters, digits, - . _ and / between names")]
     NoRevision,
+    /// An option that has no use, and why.
+    #[error("{0}: leave it out")]
+    NoUse(&'static str),
     /// A file of GGUF that would not be known by its name.
     #[error("the name of a GGUF file ends in .gguf")]
     GgufEnding,
@@ -89,7 +93,7 @@ pub enum Refusal {
     #[error("{0} is for GGUF: give --format gguf, or f32, bf16 or f16")]
     Blocks(Encoding),
     /// A pattern by which nothing is stored otherwise.
-    #[error("{:?} matches none of the tensors that can be stored otherwise, such as {}", .0, .1.join(", "))]
+    #[error("{:?} matches none of the tensors that can be stored otherwise, such as {}, or those alone that a pattern before it matches", .0, .1.join(", "))]
     NoTensor(String, Vec<String>),
     /// A file of another kind than the command draws.
     #[error("{} must end in .svg or .html", .0.display())]
@@ -133,6 +137,9 @@ pub enum Refusal {
     /// Weights that the device does not multiply with.
     #[error(transparent)]
     Weights(Box<serpens_nn::Error>),
+    /// An option of sampling outside its range.
+    #[error("it is {}; {}", .0.value, .0.expected)]
+    Sampling(#[from] BadOption),
     /// A measurement that the processor has not.
     #[error("it is measured on an NVIDIA GPU only")]
     MeasuredOnGpu,
@@ -168,6 +175,9 @@ pub enum Refusal {
     /// A key below one that has none.
     #[error("the key leads through a value that is not a table")]
     NoTable,
+    /// What is to be a number; and what to give.
+    #[error("it is {0:?}; {1}")]
+    NoNumber(String, String),
     /// A number outside its range.
     #[error("it is {found}; give {}", within(allowed))]
     Range {
@@ -271,7 +281,7 @@ fn in_words(message: &str) -> String {
 pub(crate) fn within(allowed: &RangeInclusive<u64>) -> String {
     let (least, most) = (allowed.start(), allowed.end());
     match *most >= i64::MAX as u64 {
-        true => format!("{least} or more"),
+        true => format!("{least} or more, up to {most}"),
         false => format!("{least} to {most}"),
     }
 }

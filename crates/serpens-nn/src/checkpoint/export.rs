@@ -5,11 +5,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, Planned, gguf as file};
+use serpens_ops::quantized_linear::Blocks;
 
 use super::hf::{ConfigFile, HfConfig};
 use super::layout::{HUGGING_FACE, Layout, Place};
-use super::weights::{Names, Outgoing};
+use super::weights::{HEAD, Names, Outgoing};
 use super::{FILES, gguf, mamba_ssm};
+use crate::infer::EMBEDDINGS;
 use crate::lora::is_added;
 use crate::precision::named;
 use crate::{Error, MambaLm, Module, Param, Result};
@@ -60,6 +62,16 @@ impl Format {
             }
             Format::Hf | Format::OriginalNames => Some(encoding(&place.name)),
         }
+    }
+}
+
+/// How the tensor of this name, here or in a file, is stored and held where all matrices are asked to be so: with Q4_K the
+/// table and the head, whose errors are in every logit, are in Q6_K.
+pub fn encoding_of(all: Encoding, name: &str) -> Encoding {
+    let is_end = [EMBEDDINGS, HEAD, gguf::EMBEDDINGS, gguf::HEAD].contains(&name);
+    match all {
+        Encoding::Blocks(Blocks::Q4_K) if is_end => Encoding::Blocks(Blocks::Q6_K),
+        all => all,
     }
 }
 

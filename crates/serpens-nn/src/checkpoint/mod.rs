@@ -29,7 +29,7 @@ pub use serpens_formats::Verify;
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, gguf as file, json, pytorch, safetensors, shards};
 
-pub use self::export::{Format, export, stored};
+pub use self::export::{Format, encoding_of, export, stored};
 use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};

@@ -13,7 +13,7 @@ use super::layout::{Form, Layout, Place};
 use crate::{Module, Param, ParameterFault as Fault, Result};
 
 /// The head, absent from files where it is the embedding's table, though some carry a copy.
-const HEAD: &str = "lm_head.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
 
 /// How the names in files are made: by a layout, and under a prefix, which ends with a dot where there is one.
 pub(super) struct Names(pub(super) &'static Layout, pub(super) String);

@@ -7,25 +7,13 @@ use serpens_core::files::{FileError, check_writable, remove_begun, rename, tempo
 use serpens_data::Tokenizer;
 use serpens_formats::{Encoding, Error as FormatError, Fault};
 use serpens_nn::Error as ModelError;
-use serpens_nn::checkpoint::{Format, export, stored};
-use serpens_ops::quantized_linear::Blocks;
+use serpens_nn::checkpoint::{Format, encoding_of, export, stored};
 
 use crate::cli::ConvertArgs;
 use crate::output::{counted, one_line, say, tell};
 use crate::refusal::Refusal;
 use crate::runs::models::Opened;
 use crate::{Error, Result, stop};
-
-/// The table and the head, whose errors are in every logit.
-const ENDS: [&str; 2] = ["token_embd.weight", "output.weight"];
-
-/// How a tensor of this name is stored where all are asked to be so.
-pub(super) fn encoding_of(all: Encoding, name: &str) -> Encoding {
-    match all {
-        Encoding::Blocks(Blocks::Q4_K) if ENDS.contains(&name) => Encoding::Blocks(Blocks::Q6_K),
-        all => all,
-    }
-}
 
 /// Where a model is written, and what that is called on the command line.
 pub(super) type Target<'a> = (&'a Path, &'static str);

@@ -6,12 +6,11 @@ use glob::Pattern;
 use serde_json::{Value, json};
 use serpens_data::Corpus;
 use serpens_formats::Encoding;
-use serpens_nn::checkpoint::{Checkpoint, Format, Options, TensorError, stored};
+use serpens_nn::checkpoint::{Checkpoint, Format, Options, TensorError, encoding_of, stored};
 use serpens_nn::{MambaLm, ToInfer};
 use serpens_report::grouped;
 
-use super::convert::{self, encoding_of};
-use super::eval;
+use super::{convert, eval};
 use crate::cli::QuantizeArgs;
 use crate::output::{aligned, one_line, say, significant};
 use crate::refusal::Refusal;

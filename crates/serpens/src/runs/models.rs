@@ -7,13 +7,14 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 use serpens_data::Tokenizer;
-use serpens_nn::checkpoint::{self, Checkpoint, Options, Verify};
+use serpens_nn::checkpoint::{self, Checkpoint, Format, Options, Verify};
 use serpens_nn::{MambaLm, ToInfer, join};
 use toml::Value;
 
 use super::{RUNS, RunFolder};
 use crate::hub::{HubArgs, NEWEST};
 use crate::output::{significant, tell};
+use crate::progress::waiting;
 use crate::recipe::{Recipe, located, no_model};
 use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
@@ -89,6 +90,10 @@ impl ModelPlace {
     /// The model's folder or file, of which only headers were read.
     fn open(&self, verify: Verify) -> Result<(PathBuf, Checkpoint)> {
         let path = model_path(&self.path, &self.hub)?;
+        if !self.prefix.is_empty() && Format::of_name(&path) == Format::Gguf {
+            let wrong = Refusal::NoUse("names in GGUF files have none");
+            return Err(Error::refused("--prefix", wrong));
+        }
         let options = Options {
             verify,
             prefix: self.prefix.clone(),
@@ -104,7 +109,8 @@ impl ModelPlace {
             Some(how) if self.adapter.is_none() => checkpoint.load_to_infer(how),
             _ => checkpoint.load(Device::Cpu), // what is added needs the matrices in f32
         };
-        let mut model = load(&checkpoint).map_err(|error| wrong(&path, error))?;
+        let read = waiting(&format!("reading {}", path.display()), || load(&checkpoint));
+        let mut model = read.map_err(|error| wrong(&path, error))?;
         if let Some(adapter) = &self.adapter {
             checkpoint::load_adapter(&mut model, adapter, verify)?;
             if let Some(how) = to_infer {
@@ -137,12 +143,12 @@ impl ModelArgs {
     /// The model as it is only asked, and its tokenizer.
     pub(crate) fn load_with_tokenizer(&self, how: ToInfer) -> Result<(Opened, Tokenizer)> {
         let opened = self.place.read(self.verify, Some(how))?;
-        let weights = how.weights.map(|weights| weights.to_string());
-        for (held, part) in opened.model.encodings()? {
-            if let Some(weights) = weights.as_ref().filter(|weights| **weights != held) {
+        if let Some(asked) = how.weights {
+            let asked_for = asked.to_string().to_lowercase();
+            for (held, part) in opened.model.held_otherwise(asked)? {
                 let part = significant(100.0 * part);
                 tell(&format!(
-                    "{part} % of the weights are held in {held}, as rows are no whole blocks of {weights}"
+                    "{part} % of the weights are held in {held}, as rows are no whole blocks of {asked_for}"
                 ));
             }
         }

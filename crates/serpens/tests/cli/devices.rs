@@ -102,11 +102,32 @@ fn decoding_is_measured_on_the_processor_in_a_shape_and_with_weights_that_are_na
         .collect();
     let shape = "1 × 64, V 300, states in bf16";
     let expected = [
-        format!("Q8_0, B 2, {shape}"),
-        format!("Q8_0, B 1, {shape}, behind 9 tokens"),
+        format!("q8_0, B 2, {shape}"),
+        format!("q8_0, B 2, {shape}, behind 9 tokens"),
     ];
     assert_eq!(works, expected);
+    for row in &rows {
+        let told = [&row["weights"], &row["batch"], &row["states"]];
+        assert_eq!(told.map(ToString::to_string), ["\"q8_0\"", "2", "\"bf16\""]);
+    }
     assert!(rows.iter().all(|row| row["value"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
+fn decoding_says_what_weights_became_and_refuses_what_it_has_no_use_or_room_for() {
+    let place = TestFolder::new();
+    let decode = |words: &str| {
+        let words = format!("bench decode --device cpu --quick --width 64 --layers 1 {words}");
+        place.run(&words.split(' ').collect::<Vec<_>>())
+    };
+    let ran = decode("--vocab 300 --length 9 --batch 2 --weights q4_k").succeeds();
+    let words = "q4_k (99 % in q8_0), B 2";
+    assert_eq!(ran.stdout.matches(words).count(), 2, "{}", ran.stdout);
+    for option in ["--channels", "--state"] {
+        decode(&format!("{option} 12")).is_refused(2, &[option, "nothing that is measured"]);
+    }
+    decode("--recompute block").is_refused(2, &["--recompute", "nothing that is measured"]);
+    decode("--vocab 300 --batch 4294967295").fails(2, &["--batch", "give at most"]);
 }
 
 #[test]

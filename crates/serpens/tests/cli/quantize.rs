@@ -84,6 +84,11 @@ fn a_quantised_model_says_what_it_lost_and_answers_as_it_said() {
         let found = number(&read["whole"]["perplexity"]);
         assert!((found / after - 1.0).abs() < 1e-9, "{found}: {report}");
     }
+    // So are weights that are held as the file was made.
+    let args = "eval wide perplexity --data text.txt --device cpu --json --weights q4_k";
+    let held = json(&folder, &args.split(' ').collect::<Vec<_>>());
+    let [held, after] = [&held["whole"]["perplexity"], &four["perplexity"]["after"]].map(number);
+    assert!((held / after - 1.0).abs() < 1e-6, "{held}: {after}");
     let kinds = |report: &Value, name: &str| {
         let worst = report["worst"].as_array().unwrap().clone();
         let found = worst.into_iter().find(|tensor| tensor["tensor"] == name);
@@ -158,7 +163,7 @@ fn a_kind_of_blocks_is_the_same_for_every_command_and_what_it_cannot_hold_is_sai
         "--weights",
         "q4_k",
     ]);
-    let words = "% of the weights are held in BF16, as rows are no whole blocks of Q4_K";
+    let words = "% of the weights are held in bf16, as rows are no whole blocks of q4_k";
     assert!(held.succeeds().stderr.contains(words));
 }
 

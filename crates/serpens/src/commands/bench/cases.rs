@@ -10,19 +10,19 @@ use serpens_nn::{Precision, Recompute, ToInfer};
 use serpens_ops::elementwise::cast;
 
 use super::published::{Case, Published};
-use super::{Clock, Limits, Row, Table};
+use super::{Clock, Limits, Row, Table, Work};
 use crate::Result;
 use crate::cli::whole;
 use crate::compute::{STATES, one_of};
 
 /// Other cases than the published ones; what is left out is as in the first of those.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "On a GPU, instead of the published cases, and of decoding")]
+#[command(next_help_heading = "Other cases: on a GPU of all work, on the processor of decode")]
 pub(super) struct Shapes {
     /// Sequences side by side.
     #[arg(long, value_name = "B", value_parser = size())]
     pub(super) batch: Option<usize>,
-    /// Positions; several lengths with commas between them.
+    /// Positions, of decode those of the prompt before; several lengths with commas between them.
     #[arg(long, value_name = "L", value_delimiter = ',', value_parser = size())]
     length: Vec<usize>,
     /// Channels of the scan and the convolution.
@@ -40,7 +40,7 @@ pub(super) struct Shapes {
     /// Tokens that models know.
     #[arg(long, value_name = "V", value_parser = size())]
     pub(super) vocab: Option<usize>,
-    /// How matrices are held to decode; in several ways where it is left out.
+    /// How matrices are held to decode, with q4_k the table and the head in q6_k; in several ways where it is left out.
     #[arg(long, value_name = "TYPE", value_parser = one_of(&ToInfer::WEIGHTS))]
     pub(super) weights: Option<Encoding>,
     /// What states are held in to decode: f32 or bf16.
@@ -57,21 +57,24 @@ fn size() -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'sta
 }
 
 impl Shapes {
-    /// The names of the options that were given.
-    pub(super) fn given(&self) -> Option<&'static str> {
-        let given = [
-            (self.batch.is_some(), "--batch"),
-            (!self.length.is_empty(), "--length"),
-            (self.channels.is_some(), "--channels"),
-            (self.state.is_some(), "--state"),
-            (self.width.is_some(), "--width"),
-            (self.layers.is_some(), "--layers"),
-            (self.vocab.is_some(), "--vocab"),
-            (self.weights.is_some(), "--weights"),
-            (self.states.is_some(), "--states"),
-            (self.recompute.is_some(), "--recompute"),
+    /// The names of the options that were given, and what takes them.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &'static [Work])> {
+        use Work::{Block, Conv, Decode, Prompt, Scan, Train};
+        const ALL: &[Work] = &[Scan, Conv, Block, Train, Prompt, Decode];
+        let given: [(bool, _, &[Work]); 10] = [
+            (self.batch.is_some(), "--batch", ALL),
+            (!self.length.is_empty(), "--length", ALL),
+            (self.channels.is_some(), "--channels", &[Scan, Conv]),
+            (self.state.is_some(), "--state", &[Scan]),
+            (self.width.is_some(), "--width", &ALL[2..]),
+            (self.layers.is_some(), "--layers", &ALL[3..]),
+            (self.vocab.is_some(), "--vocab", &ALL[3..]),
+            (self.weights.is_some(), "--weights", &[Decode]),
+            (self.states.is_some(), "--states", &[Decode]),
+            (self.recompute.is_some(), "--recompute", &[Train]),
         ];
-        given.into_iter().find_map(|(is, name)| is.then_some(name))
+        let given = given.into_iter();
+        given.filter_map(|(is, name, works)| is.then_some((name, works)))
     }
 
     pub(super) fn lengths(&self, otherwise: &[usize]) -> Vec<usize> {

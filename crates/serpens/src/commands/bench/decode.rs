@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use serde_json::json;
 use serpens_core::{DType, Device, Error as CoreError, Tensor};
 use serpens_formats::Encoding;
 use serpens_infer::{Batching, Decoder, Error as InferError};
@@ -15,6 +16,8 @@ use super::limits::memory;
 use super::published::VOCABULARY;
 use super::{Bench, Row, Table};
 use crate::Result;
+use crate::machine::check_fits;
+use crate::progress::waiting;
 
 /// How matrices are held where that is not given.
 const WEIGHTS: [Encoding; 5] = [
@@ -24,7 +27,7 @@ const WEIGHTS: [Encoding; 5] = [
     Encoding::Blocks(Blocks::Q4_0),
     Encoding::Blocks(Blocks::Q4_K),
 ];
-/// The part of the values from which on an encoding is named.
+/// The part of the values from which on an encoding is named that is not the one asked for.
 const NAMED: f64 = 0.05;
 /// Sequences side by side, as many of the first as the processor is asked for.
 const BATCHES: [usize; 5] = [1, 8, 64, 128, 512];
@@ -51,11 +54,11 @@ pub(super) fn by_batch(bench: &Bench<'_>) -> Result<Table> {
         };
         let start = model.initial_state(1)?.scatter()?.remove(0);
         for batch in &batches {
-            rows.push(decode(bench, &model, *batch, &start, "")?);
+            rows.push(decode(bench, (&model, weights), *batch, &start, "")?);
         }
     }
     Ok(Table {
-        title: "Decoding (of bandwidth: bytes of weights and states over those that memory gives then)",
+        title: "Decoding (of bandwidth: bytes of weights and states over those that memory gives then; above 1 they come from caches)",
         rows,
     })
 }
@@ -68,16 +71,18 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
         &LENGTHS
     };
     let weights = bench.shapes.weights.unwrap_or(Encoding::BF16);
+    let batch = bench.shapes.batch.unwrap_or(1);
     let mut rows = Vec::new();
     if let Some(model) = model(bench, weights)? {
         for length in bench.shapes.lengths(lengths) {
             let ids = (0..length).map(|i| token(i, model.config().vocab_size));
             let ids = Tensor::from_slice([1, length], &ids.collect::<Vec<u32>>(), Device::Cpu)?;
             let mut state = model.initial_state(1)?;
-            model.read(&ids, &mut state)?;
+            let name = format!("reading {length} tokens");
+            waiting(&name, || model.read(&ids, &mut state))?;
             let behind = format!(", behind {length} tokens");
             let state = state.scatter()?.remove(0);
-            rows.push(decode(bench, &model, 1, &state, &behind)?);
+            rows.push(decode(bench, (&model, weights), batch, &state, &behind)?);
         }
     }
     Ok(Table {
@@ -95,8 +100,8 @@ fn model(bench: &Bench<'_>, weights: Encoding) -> Result<Option<MambaLm>> {
         precision: bench.precision,
         weights: Some(weights),
     };
-    if how.check().is_err() {
-        return Ok(None);
+    if let Err(wrong) = how.check() {
+        return shapes.weights.map_or(Ok(None), |_| Err(wrong.into()));
     }
     let config = MambaLmConfig::new(width, layers, shapes.vocab.unwrap_or(VOCABULARY));
     let mut model = config.init(Device::Cpu, 0)?;
@@ -104,10 +109,11 @@ fn model(bench: &Bench<'_>, weights: Encoding) -> Result<Option<MambaLm>> {
     Ok(Some(model))
 }
 
-/// Tokens per second of so many sequences together, all of which go on from one state.
+/// Tokens per second of so many sequences together, all of which go on from one state, of a model whose weights were
+/// asked to be so.
 fn decode(
     bench: &Bench<'_>,
-    model: &MambaLm,
+    (model, weights): (&MambaLm, Encoding),
     batch: usize,
     start: &StateRow,
     behind: &str,
@@ -120,6 +126,9 @@ fn decode(
         ..Batching::default()
     };
     let mut decoder = Decoder::batching(model, batching)?;
+    // On the processor those that are left behind are there too while slots become more.
+    let each = 2 * (decoder.bytes_per_sequence() + size_of::<f32>() * config.vocab_size);
+    check_fits("--batch", batch as f64, each as f64, bench.clock.device)?;
     (0..batch).try_for_each(|_| decoder.enter(start))?;
     let mut tokens: Vec<u32> = (0..batch).map(|i| token(i, config.vocab_size)).collect();
     let mut steps = 0_u32;
@@ -143,15 +152,21 @@ fn decode(
     // A state is read and written.
     let moved = matrices + (2 * batch * decoder.bytes_per_sequence()) as f64;
     let (layers, width, vocabulary) = (config.n_layer, config.d_model, config.vocab_size);
-    let mut held = model.encodings()?;
-    held.retain(|_, part| *part >= NAMED);
-    let weights = held.into_keys().collect::<Vec<_>>().join(" + ");
-    let states = match states {
+    let mut others = model.held_otherwise(weights)?;
+    others.retain(|_, part| *part >= NAMED);
+    let others = others.iter();
+    let others = others.map(|(held, part)| format!(" ({:.0} % in {held})", 100.0 * part));
+    let (asked, others) = (weights.to_string(), String::from_iter(others));
+    let asked = asked.to_lowercase();
+    let narrow = match states {
         DType::F32 => String::new(),
         narrow => format!(", states in {narrow}"),
     };
-    let work = format!("{weights}, B {batch}, {layers} × {width}, V {vocabulary}{states}{behind}");
-    Ok(Row::new(work, batch as f64 / seconds, "tokens/s")
+    let shape = format!("{layers} × {width}, V {vocabulary}");
+    let work = format!("{asked}{others}, B {batch}, {shape}{narrow}{behind}");
+    let mut row = Row::new(work, batch as f64 / seconds, "tokens/s");
+    row.sizes = Some(json!({ "weights": asked, "batch": batch, "states": states.to_string() }));
+    Ok(row
         .with("ms", 1e3 * seconds)
         .with("of bandwidth", moved / seconds / memory)
         .with("GB/s of memory", memory / 1e9)

@@ -91,6 +91,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if device == Device::Cpu {
         refuse_what_needs_a_gpu(args)?;
     }
+    let measured = |work: Work| args.what.is_empty() || args.what.contains(&work);
+    let mut given = args.shapes.given();
+    if let Some((option, _)) = given.find(|(_, works)| !works.iter().any(|work| measured(*work))) {
+        let wrong = Refusal::NoUse("nothing that is measured takes it");
+        return Err(Error::refused(option, wrong));
+    }
     let clock = Clock { device, runs };
     let (limits, table) = Limits::measure(&clock)?;
     let bench = Bench {
@@ -99,7 +105,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         precision: compute.precision,
         quick: args.quick,
         shapes: &args.shapes,
-        as_published: args.shapes.given().is_none() && args.compute.precision.is_none(),
+        as_published: args.shapes.given().next().is_none() && args.compute.precision.is_none(),
     };
     let mut tables = Vec::new();
     let mut add = |table: Table| {
@@ -113,7 +119,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     add(table)?;
     for (work, measure) in measurements {
-        if args.what.is_empty() || args.what.contains(work) {
+        if measured(*work) {
             add(measure(&bench)?)?;
         }
     }
@@ -126,7 +132,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn refuse_what_needs_a_gpu(args: &BenchArgs) -> Result<()> {
     let works = [(Work::Conv, "conv"), (Work::Block, "block")];
     let mut named = works.iter().filter(|(work, _)| args.what.contains(work));
-    let shape = args.shapes.given().filter(|_| args.what != [Work::Decode]);
+    let shape = args.shapes.given().map(|(option, _)| option).next();
+    let shape = shape.filter(|_| args.what != [Work::Decode]);
     let option = shape.or_else(|| Some(named.next()?.1));
     match option {
         Some(option) => Err(Error::refused(option, Refusal::MeasuredOnGpu)),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::Value;
 use serpens_core::{Device, cuda};
 
 use crate::output::significant;
@@ -18,6 +19,9 @@ pub(super) struct Row {
     pub(super) unit: &'static str,
     /// Other figures of the same run: name and value.
     pub(super) notes: Vec<(&'static str, f64)>,
+    /// The sizes by their names, for programs, where they are told.
+    #[serde(flatten)]
+    pub(super) sizes: Option<Value>,
 }
 
 impl Row {
@@ -27,6 +31,7 @@ impl Row {
             value,
             unit,
             notes: Vec::new(),
+            sizes: None,
         }
     }
 
