@@ -115,7 +115,7 @@ pub enum Fault {
     #[error("tensor {0} stands there twice")]
     Twice(String),
     /// A tensor's bytes are not those that were written: its digest is the first, where the file says the second.
-    #[error("tensor {0} is damaged (digest {1}, not {2}): take another copy, or do not verify it")]
+    #[error("tensor {0} is damaged (digest {1}, not {2}): take another copy, or --no-verify")]
     Digest(String, String, String),
     /// A tensor's encoding is none that is read.
     #[error("tensor {0} is stored as {1}, which is not read: convert it to F32, F16, BF16 or Q8_0")]

@@ -109,6 +109,9 @@ pub enum Error {
         "lora.targets: no matrix of the model is called {0:?}; Mamba's are in_proj, x_proj, dt_proj and out_proj"
     )]
     NoTarget(String),
+    /// A file that is none of a model.
+    #[error("{} is no model file: GGUF's end in .gguf, others have a config.json beside them", .0.display())]
+    NoModel(PathBuf),
     /// A file says of its model what is not so of those computed here.
     #[error("{}: {field} = {found} is of a model that is not computed here", path.display())]
     OtherModel {
@@ -162,6 +165,12 @@ pub enum ParameterFault {
     /// A, by which states decay, is not negative everywhere.
     #[error("has values above zero, or that are none; A must be negative")]
     PositiveA,
+    /// It has values with which nothing can be computed.
+    #[error("has values that are no numbers (NaN) or infinite: damaged, or its training diverged")]
+    NotFinite,
+    /// Blocks whose scales are in half precision cannot hold it.
+    #[error("has values too large for {}: choose bf16 or f32", .0.to_string().to_lowercase())]
+    TooLarge(Encoding),
     /// It has another shape than in the model.
     #[error("has shape {got}, the model needs {expected}")]
     Shape {

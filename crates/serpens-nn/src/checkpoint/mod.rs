@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serpens_core::Device;
+use serpens_core::{Device, Error as CoreError};
 pub use serpens_formats::Verify;
 use serpens_formats::gguf::Metadata;
 use serpens_formats::{Encoding, gguf as file, json, pytorch, safetensors, shards};
@@ -34,7 +34,7 @@ use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};
 use self::weights::{Incoming, Names, Outgoing};
-use crate::{Error, MambaLm, MambaLmConfig, Module, Param, Result, ToInfer};
+use crate::{Error, MambaLm, MambaLmConfig, Module, Param, ParameterFault, Result, ToInfer};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -130,7 +130,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Memory`], before any is taken; a tensor that is damaged, where that is verified and its file has
-    /// digests, as those written here.
+    /// digests, as those written here; one whose values are no numbers or infinite.
     pub fn load(&self, device: Device) -> Result<MambaLm> {
         self.plan.check_memory(4, device)?;
         let mut model = self.plan.clone();
@@ -141,7 +141,7 @@ impl Checkpoint {
     /// As [`Checkpoint::load`], to be asked and not trained: each parameter is read as it will be held.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::load`]; [`Error::Precision`]; [`Error::Weights`].
+    /// Those of [`Checkpoint::load`]; [`Error::Precision`]; [`Error::Weights`]; values that blocks cannot hold.
     pub fn load_to_infer(&self, how: ToInfer) -> Result<MambaLm> {
         how.check()?;
         if self.plan.config().lora.is_some() {
@@ -164,7 +164,13 @@ impl Checkpoint {
                 return Ok(());
             }
             self.fill(name, param, Device::Cpu)?;
-            param.narrow(how.device, how.precision, encoding)
+            let narrow = param.narrow(how.device, how.precision, encoding);
+            let (file, place) = (&self.weights.path, self.weights.name(name, param));
+            let fault = ParameterFault::TooLarge(encoding);
+            narrow.map_err(|error| match error {
+                Error::Core(CoreError::Value { .. }) => fault.of(&place, file),
+                other => other,
+            })
         })?;
         Ok(model)
     }
@@ -245,6 +251,9 @@ fn beside_a_config(path: &Path, options: &Options) -> Result<Found> {
         false => (path, None),
     };
     let config = folder.join(CONFIG_FILE);
+    if given.is_some() && !config.exists() {
+        return Err(Error::NoModel(path.to_owned()));
+    }
     let kind: Kind = json::read(&config, "model configuration")?;
     let (layout, config) = match (kind.model_type, kind.d_model) {
         (None, Some(_)) => (&mamba_ssm::LAYOUT, mamba_ssm::read(&config)?),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use serpens_core::files::make_folders;
 use serpens_core::{Device, Shape, Tensor};
@@ -105,17 +106,20 @@ impl Incoming {
         Ok(file.matrix(&name, device)?)
     }
 
-    /// The value of our parameter of this name on the processor, if it is in the files.
-    pub(super) fn value(&self, name: &str, param: &Param) -> Result<Option<Tensor>> {
-        let Place { name, form, .. } = self.names.place(name, param);
+    /// The value of our parameter of this name on the processor, if it is in the files: finite, and A too.
+    pub(super) fn value(&self, ours: &str, param: &Param) -> Result<Option<Tensor>> {
+        let Place { name, form, .. } = self.names.place(ours, param);
         let Some(file) = self.file(&name) else {
             return Ok(None);
         };
         let value = form.read(&file.tensor(&name, Device::Cpu)?, param.shape())?;
-        if form == Form::A && value.as_slice::<f32>()?.iter().any(|log| log.is_nan()) {
-            return Err(Fault::PositiveA.of(&name, file.path()));
+        let is_a = ours.ends_with(".A_log");
+        let is_wrong = |x: &f32| !(if is_a { x.exp() } else { *x }).is_finite();
+        match (form, value.as_slice::<f32>()?.par_iter().any(is_wrong)) {
+            (_, false) => Ok(Some(value)),
+            (Form::A, true) => Err(Fault::PositiveA.of(&name, file.path())),
+            (_, true) => Err(Fault::NotFinite.of(&name, file.path())),
         }
-        Ok(Some(value))
     }
 }
 

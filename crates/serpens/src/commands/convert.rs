@@ -11,6 +11,7 @@ use serpens_nn::checkpoint::{Format, encoding_of, export, stored};
 
 use crate::cli::ConvertArgs;
 use crate::output::{counted, one_line, say, tell};
+use crate::progress::waiting;
 use crate::refusal::Refusal;
 use crate::runs::models::Opened;
 use crate::{Error, Result, stop};
@@ -47,14 +48,15 @@ pub(super) fn write(
 ) -> Result<()> {
     let (to, vocabulary) = (target.0, opened.model.config().vocab_size);
     let into_file = (format == Format::Gguf).then(|| tokenizer.as_ref()?.gguf(vocabulary));
-    if tokenizer.is_some() && into_file == Some(None) {
-        tell("the tokenizer is left out: GGUF has none of its kind");
+    // Models of bytes need none.
+    if tokenizer.as_ref().is_some_and(|it| !it.is_bytes()) && into_file == Some(None) {
+        tell("the tokenizer is left out, as GGUF has none of its kind: name it with --tokenizer");
     }
     let metadata = into_file.flatten().unwrap_or_default();
     tell_others(&stored(&opened.model, format, encoding), encoding);
     // Beside it, so that it is there whole or not at all.
     let beside = temporary(to);
-    let written = || {
+    let written = waiting(&format!("writing {}", to.display()), || {
         for line in export(&opened.model, &beside, format, encoding, metadata)? {
             tell(&format!("warning: the model changes: {line}"));
         }
@@ -62,8 +64,8 @@ pub(super) fn write(
             Some(tokenizer) => Ok(tokenizer.save(&beside)?),
             None => Ok(()),
         }
-    };
-    let written = written().map_err(|error| named(error, &opened.path, to));
+    });
+    let written = written.map_err(|error| named(error, &opened.path, to));
     let placed = written.and_then(|()| free(target)).and_then(|()| {
         let failed = FileError::of("write", to);
         Ok(rename(&beside, to).map_err(failed)?)
@@ -91,14 +93,18 @@ fn tell_others(stored: &[(String, Encoding)], asked: &dyn Fn(&str) -> Encoding) 
 
 /// The error with the path that is known outside: what cannot be encoded is in the model, and what is made is `to`.
 fn named(error: Error, from: &Path, to: &Path) -> Error {
-    let Error::Model(ModelError::Format(FormatError::File { source, .. })) = error else {
+    let Error::Model(ModelError::Format(mut error)) = error else {
         return error;
     };
-    let path = match source {
-        Fault::Value(..) => from.to_owned(),
-        _ => to.to_owned(),
-    };
-    ModelError::Format(FormatError::File { path, source }).into()
+    match &mut error {
+        FormatError::File { path, source } => {
+            let is_value = matches!(source, Fault::Value(..));
+            *path = if is_value { from } else { to }.to_owned();
+        }
+        FormatError::Io(FileError { path, .. }) => *path = to.to_owned(),
+        _ => {}
+    }
+    ModelError::Format(error).into()
 }
 
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {

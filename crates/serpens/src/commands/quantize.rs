@@ -1,5 +1,6 @@
 //! `serpens quantize`: what `convert` writes, with a choice for each tensor, and what that changed.
 
+use std::fs;
 use std::path::Path;
 
 use glob::Pattern;
@@ -12,24 +13,33 @@ use serpens_report::grouped;
 
 use super::{convert, eval};
 use crate::cli::QuantizeArgs;
-use crate::output::{aligned, one_line, say, significant};
+use crate::output::{aligned, one_line, say, significant, tell};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// The tensors that are named, worst first.
 const WORST: usize = 10;
 impl QuantizeArgs {
+    /// The first pattern that a name matches, and how its tensor is stored.
+    fn kept(&self, name: &str) -> Option<&(Pattern, Encoding)> {
+        self.keep.iter().find(|(pattern, _)| pattern.matches(name))
+    }
+
     /// How the tensor of this name is stored.
     fn encoding_of(&self, name: &str) -> Encoding {
-        let kept = self.keep.iter().find(|(pattern, _)| pattern.matches(name));
-        kept.map_or_else(|| encoding_of(self.encoding, name), |(_, kept)| *kept)
+        let kept = self.kept(name).map(|(_, kept)| *kept);
+        kept.unwrap_or_else(|| encoding_of(self.encoding, name))
     }
 
     /// Refuses patterns of names by which nothing is stored otherwise.
     fn check_patterns(&self, model: &MambaLm) -> Result<()> {
         let asked = stored(model, Format::Gguf, &|name| self.encoding_of(name));
-        let matches = |pattern: &Pattern| asked.iter().any(|(name, _)| pattern.matches(name));
-        match self.keep.iter().find(|(pattern, _)| !matches(pattern)) {
+        let is_first = |name, keep| {
+            self.kept(name)
+                .is_some_and(|first| std::ptr::eq(first, keep))
+        };
+        let counts = |keep| asked.iter().any(|(name, _)| is_first(name, keep));
+        match self.keep.iter().find(|keep| !counts(*keep)) {
             Some((pattern, _)) => {
                 let some = asked.into_iter().map(|(name, _)| name).take(5).collect();
                 let wrong = Refusal::NoTensor(pattern.to_string(), some);
@@ -62,19 +72,28 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let tokenizer = args.model.tokenizer(&opened)?;
     let encoding = |name: &str| args.encoding_of(name);
     convert::write(&opened, tokenizer, target, Format::Gguf, &encoding)?;
-    let written = Checkpoint::open(&args.to, &Options::default())?;
-    let sizes = [opened.checkpoint.size()?, written.size()?];
-    let tensors = written.errors(&opened.model)?;
-    drop(opened);
-    let after = |(corpus, before)| {
-        let model = written.load_to_infer(ToInfer::default())?;
-        Ok::<_, Error>((before, perplexity(&model, &args.to, &corpus)?))
+    let report = || {
+        let written = Checkpoint::open(&args.to, &Options::default())?;
+        let sizes = [opened.checkpoint.size()?, written.size()?];
+        let tensors = written.errors(&opened.model)?;
+        drop(opened);
+        let after = |(corpus, before)| {
+            let model = written.load_to_infer(ToInfer::default())?;
+            Ok::<_, Error>((before, perplexity(&model, &args.to, &corpus)?))
+        };
+        Ok::<_, Error>(Report {
+            sizes,
+            perplexity: before.map(after).transpose()?,
+            tensors,
+        })
     };
-    let report = Report {
-        sizes,
-        perplexity: before.map(after).transpose()?,
-        tensors,
-    };
+    let report = report().inspect_err(|_| {
+        let _ = fs::remove_file(&args.to); // there is an error already
+    })?;
+    // Numbers that stand alone have 16 or more.
+    if report.bits_per_weight()[0] < 16.0 {
+        tell("the model is in blocks already: what it lost by them is not counted");
+    }
     match args.json {
         true => {
             let mut value = report.json();
@@ -83,11 +102,10 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
             value["data"] = args.data.clone().into();
             say(&value.to_string())
         }
-        false => say(&format!(
-            "{}\n{}",
-            one_line(&args.to.display().to_string()),
-            report.text()
-        )),
+        false => {
+            let to = one_line(&args.to.display().to_string());
+            say(&format!("{to}\n{}", report.text()))
+        }
     }
 }
 
@@ -148,11 +166,8 @@ impl Report {
         let mut worst = vec![row(head.map(str::to_owned))];
         worst.extend(self.worst().into_iter().map(|tensor| {
             let encoding = tensor.encoding.to_string().to_lowercase();
-            row([
-                one_line(&tensor.name),
-                encoding,
-                format!("{:.2e}", tensor.relative),
-            ])
+            let error = format!("{:.2e}", tensor.relative);
+            row([one_line(&tensor.name), encoding, error])
         }));
         format!("{}\n{}", aligned(table.iter()), aligned(worst.iter()))
     }

@@ -139,6 +139,11 @@ fn what_is_stored_as_it_was_has_the_same_perplexity() {
     assert!(read("one.gguf") == read("two.gguf"));
     let [before, after] = ["before", "after"].map(|when| number(&report["perplexity"][when]));
     assert_eq!(before, after);
+    let ran = folder.run(&["quantize", "one.gguf", "three.gguf", "--to", "q4_0"]);
+    let words = "in blocks already";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    let ran = folder.run(&["quantize", "wide", "four.gguf", "--to", "q4_0"]);
+    assert!(!ran.succeeds().stderr.contains(words));
 }
 
 #[test]
@@ -167,24 +172,81 @@ fn a_kind_of_blocks_is_the_same_for_every_command_and_what_it_cannot_hold_is_sai
     assert!(held.succeeds().stderr.contains(words));
 }
 
-#[test]
-fn a_value_that_no_block_holds_is_found_in_the_model() {
-    let folder = folder();
+/// Writes a value into a parameter of the model.
+fn set(folder: &TestFolder, name: &str, to: f32) {
     let weights = folder.path("runs/wide/model/model.safetensors");
     let mut tensors = read_tensors(&weights, Device::Cpu, Verify::Digests).unwrap();
-    let name = "backbone.layers.0.mixer.in_proj.weight";
     let weight = tensors.get_mut(name).unwrap();
-    weight.make_mut::<f32>().unwrap()[7] = f32::NAN;
+    weight.make_mut::<f32>().unwrap()[7] = to;
     write_tensors(&weights, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
+}
+
+#[test]
+fn values_that_are_no_numbers_are_found_in_the_model_and_not_written() {
+    let folder = folder();
+    let layer = "backbone.layers.0.mixer";
+    for (name, value) in [
+        (format!("{layer}.in_proj.weight"), f32::NAN),
+        (format!("{layer}.A_log"), f32::NAN),
+        (format!("{layer}.A_log"), 100.0), // A is infinite
+        (format!("{layer}.conv1d.bias"), f32::NEG_INFINITY),
+        ("backbone.norm_f.weight".to_owned(), f32::INFINITY),
+    ] {
+        let good = fs::read(folder.path("runs/wide/model/model.safetensors")).unwrap();
+        set(&folder, &name, value);
+        for args in [
+            &["quantize", "wide", "out.gguf", "--to", "q8_0"][..],
+            &[
+                "quantize", "wide", "out.gguf", "--to", "f32", "--data", "text.txt",
+            ],
+            &["convert", "wide", "out.gguf", "--dtype", "q8_0"],
+            &["convert", "wide", "out", "--dtype", "f16"],
+            &[
+                "generate",
+                "--model",
+                "wide",
+                "--weights",
+                "q4_0",
+                "--device",
+                "cpu",
+            ],
+        ] {
+            let words = ["runs/wide/model", &*name, "no numbers"];
+            folder.run(args).is_refused(1, &words);
+        }
+        fs::write(folder.path("runs/wide/model/model.safetensors"), good).unwrap();
+    }
+    for out in ["out", "out.gguf"] {
+        assert!(!folder.path(out).exists());
+    }
+}
+
+#[test]
+fn values_that_are_too_large_are_found_in_the_model_and_leave_no_file() {
+    let folder = folder();
+    set(&folder, "backbone.layers.0.mixer.in_proj.weight", 3e38);
     let ran = folder.run(&["quantize", "wide", "out.gguf", "--to", "q4_k"]);
-    ran.fails(1, &["runs/wide/model", "blk.0.ssm_in.weight", "NaN"]);
+    ran.fails(
+        1,
+        &[
+            "runs/wide/model",
+            "blk.0.ssm_in.weight",
+            "too large values for Q4_K",
+        ],
+    );
     assert!(!ran.stderr.contains("out.gguf"), "{}", ran.stderr);
-    let args = [
-        "quantize", "wide", "out.gguf", "--to", "f32", "--data", "text.txt",
+    let generate = [
+        "generate",
+        "--model",
+        "wide",
+        "--weights",
+        "q4_0",
+        "--device",
+        "cpu",
     ];
-    folder
-        .run(&args)
-        .fails(1, &["runs/wide/model", "no numbers"]);
+    let words = ["model.safetensors", "in_proj.weight", "too large for q4_0"];
+    folder.run(&generate).is_refused(1, &words);
+    assert!(!folder.path("out.gguf").exists());
 }
 
 #[cfg(unix)]
@@ -321,6 +383,19 @@ fn what_cannot_be_quantised_is_refused_in_one_line() {
             &["--keep", "\"*norm*\" matches none"],
         ),
         (
+            &[
+                "wide",
+                "a.gguf",
+                "--to",
+                "q4_k",
+                "--keep",
+                "blk.*=q8_0",
+                "--keep",
+                "blk.0*=q4_0",
+            ],
+            &["--keep", "\"blk.0*\" matches none", "before it"],
+        ),
+        (
             &["wide", "a.gguf", "--to", "q4_k", "--data", "nothing.txt"],
             &["nothing.txt"],
         ),
@@ -336,13 +411,14 @@ fn what_cannot_be_quantised_is_refused_in_one_line() {
             assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
         }
     }
-    for keep in ["q4_k", "*=q3_k", "[=q8_0"] {
+    for (keep, words) in [
+        ("q4_k", "give a pattern of names and one of"),
+        ("*=q3_k", "give a pattern of names and one of"),
+        ("*=Q8_0", "give a pattern of names and one of"),
+        ("[=q8_0", "is no pattern of names"),
+    ] {
         let ran = folder.run(&["quantize", "wide", "a.gguf", "--to", "q8_0", "--keep", keep]);
-        assert!(
-            ran.stderr.contains("give a pattern of names and one of"),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
     assert!(!folder.path("a.gguf").exists());
 }
