@@ -26,7 +26,7 @@ impl LibraryKind {
     /// How to get it, in a line.
     pub fn advice(self) -> &'static str {
         match self {
-            LibraryKind::Driver => "install NVIDIA's driver for this card",
+            LibraryKind::Driver => "where there is an NVIDIA GPU, install its driver",
             LibraryKind::Nvrtc => {
                 "pip install nvidia-cuda-nvrtc, or install CUDA 12.8 or later, or name the folder in SERPENS_CUDA_LIBRARIES"
             }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, Resettable};
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -36,7 +36,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Threads; otherwise RAYON_NUM_THREADS, or one for each core.
-    #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(0..=MOST))]
+    #[arg(long, global = true, value_name = "N", value_parser = whole::<usize>(1..=MOST_THREADS))]
     pub threads: Option<usize>,
 }
 
@@ -96,7 +96,7 @@ pub enum Command {
     Quantize(QuantizeArgs),
     /// Draw what a model's selective layers do with each token.
     Inspect(InspectArgs),
-    /// Measure the scan, training and prompt reading beside this machine's limits.
+    /// Measure the scan, training, prompt reading and decoding beside this machine's limits.
     Bench(BenchArgs),
     /// Say what this machine offers.
     Doctor {
@@ -123,6 +123,9 @@ pub enum Command {
         dir: PathBuf,
     },
 }
+
+/// More threads than this would only exhaust the system.
+pub(crate) const MOST_THREADS: u64 = 1024;
 
 /// The largest number that a recipe's TOML can hold.
 const MOST: u64 = i64::MAX as u64;
@@ -256,7 +259,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 400, value_parser = whole::<usize>(0..=MOST))]
     pub tokens: usize,
     /// End before this text; may be repeated.
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_parser = stop)]
     pub stop: Vec<String>,
     /// How tokens are drawn.
     #[command(flatten)]
@@ -278,6 +281,11 @@ pub struct GenerateArgs {
     /// ones.
     #[arg(long, value_name = "N", requires = "json", value_parser = whole::<usize>(0..=MOST))]
     pub logprobs: Option<usize>,
+}
+
+fn stop(text: &str) -> Result<String, &'static str> {
+    let text = Some(text).filter(|text| !text.is_empty());
+    text.map(str::to_owned).ok_or("give one character at least")
 }
 
 /// How tokens are drawn.
@@ -369,8 +377,8 @@ pub struct QuantizeArgs {
     /// How matrices are stored; with q4_k the table and the head are in q6_k.
     #[arg(long = "to", value_name = "TYPE", value_parser = one_of(&STORED))]
     pub encoding: Encoding,
-    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0'; may be repeated, the first
-    /// that matches counts.
+    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0', where * stands for any letters
+    /// and ? for one; may be repeated, the first that matches counts.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = kept)]
     pub keep: Vec<(Pattern, Encoding)>,
     /// A text to measure the perplexity on, before and after: a file, a folder, a glob or a token file.
@@ -383,14 +391,16 @@ pub struct QuantizeArgs {
 
 /// Reads what is stored otherwise.
 fn kept(text: &str) -> Result<(Pattern, Encoding), String> {
-    let parts = text.rsplit_once('=').and_then(|(pattern, name)| {
-        let encoding = Encoding::named(name).filter(|it| STORED.contains(it))?;
-        Some((Pattern::new(pattern).ok()?, encoding))
-    });
-    let names = STORED.map(|it| it.to_string().to_lowercase()).join(", ");
-    parts.ok_or_else(|| {
+    let names = STORED.map(|it| it.to_string().to_lowercase());
+    let stored = |name| names.iter().position(|it| it == name);
+    let parts = text.rsplit_once('=');
+    let parts = parts.and_then(|(pattern, name)| Some((pattern, stored(name)?)));
+    let (pattern, stored) = parts.ok_or_else(|| {
+        let names = names.join(", ");
         format!("give a pattern of names and one of {names}, such as 'blk.0.*=q8_0'")
-    })
+    })?;
+    let wrong = |wrong| format!("{pattern:?} is no pattern of names: {wrong}");
+    Ok((Pattern::new(pattern).map_err(wrong)?, STORED[stored]))
 }
 
 /// Arguments of `serpens eval`.
@@ -507,15 +517,22 @@ mod tests {
             ("--steps", "-5", "1 or more"),
             ("--steps", "0", "1 or more"),
             ("--seed", "-3", "0 or more"),
-            ("--threads", "x", "0 or more"),
-            ("--threads", "-1", "0 or more"),
+            (
+                "--seed",
+                "9223372036854775808",
+                "0 or more, up to 9223372036854775807",
+            ),
+            ("--threads", "x", "1 to 1024"),
+            ("--threads", "-1", "1 to 1024"),
         ] {
             let told = refused(&["serpens", "train", option, value]);
             let words = format!("give a whole number, {words}");
             assert!(told.contains(&words) && told.contains(value), "{told}");
         }
         let told = refused(&["serpens", "--threads", "-1", "train"]);
-        assert!(told.contains("0 or more"), "{told}");
+        assert!(told.contains("1 to 1024"), "{told}");
+        let told = refused(&["serpens", "generate", "--model", "a", "--stop", ""]);
+        assert!(told.contains("one character at least"), "{told}");
         let told = refused(&["serpens", "generate", "--model", "a", "--top-k", "-1"]);
         assert!(told.contains("0 or more"), "{told}");
         let told = refused(&["serpens", "generate", "--model", "a", "--logit-bias", "x=1"]);

@@ -85,15 +85,6 @@ impl Error {
         }
     }
 
-    /// Refuses a number that does not lie from 1 to `most`.
-    pub(crate) fn check_count(what: &str, found: u64, most: u64) -> Result<()> {
-        let allowed = 1..=most;
-        match allowed.contains(&found) {
-            true => Ok(()),
-            false => Err(Self::refused(what, Refusal::Range { found, allowed })),
-        }
-    }
-
     pub(crate) fn wrong_model(path: impl Into<PathBuf>, source: impl Into<WrongModel>) -> Self {
         Error::WrongModel {
             path: path.into(),

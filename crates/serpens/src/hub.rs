@@ -105,11 +105,11 @@ impl HubArgs {
         let file = match words[..] {
             [_, _] => CONFIG_FILE,
             [_, _, file] if file.ends_with(".gguf") => file,
-            _ => return Ok(path.to_owned()),
+            _ => return self.here(path),
         };
         let is_here = Path::new(words[0]).exists() || Path::new(RUNS).join(words[0]).exists();
         if is_here || !words.iter().copied().all(is_word) {
-            return Ok(path.to_owned());
+            return self.here(path);
         }
         if !self.revision.split('/').all(is_word) {
             return Err(crate::Error::refused("--revision", Refusal::NoRevision));
@@ -134,6 +134,13 @@ impl HubArgs {
         };
         let found = found.map_err(|source| crate::Error::Hub { name, source })?;
         Ok(found.with_file_name(words.get(2).unwrap_or(&"")))
+    }
+
+    /// A path that is no name on the hub, which has no revisions.
+    fn here(&self, path: &Path) -> crate::Result<PathBuf> {
+        let wrong = Refusal::NoUse("only names on the hub (owner/name) have revisions");
+        let found = (self.revision == NEWEST).then(|| path.to_owned());
+        found.ok_or_else(|| crate::Error::refused("--revision", wrong))
     }
 
     /// The file in the cache, if what goes with a configuration is there too.

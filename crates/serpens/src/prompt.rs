@@ -57,15 +57,15 @@ impl PromptsArgs {
             let beginning = if goes_on { "" } else { "\n" };
             return Ok(vec![self.one.read()?.unwrap_or_else(|| beginning.into())]);
         };
-        let text = files::text(read(path)?).map_err(FileError::of("read", path))?;
-        let lines = text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty());
+        let bytes = read(path)?;
+        // Some editors put a mark before a text.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let lines = text.split(|byte| *byte == b'\n').enumerate();
+        let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
         let in_json = path.extension().is_some_and(|ending| ending == "jsonl");
-        let prompt = |(at, line): (usize, &str)| match in_json {
-            false => Ok(line.into()),
-            true => match serde_json::from_str(line) {
+        let prompt = |(at, line): (usize, &[u8])| match in_json {
+            false => Ok(line.strip_suffix(b"\r").unwrap_or(line).into()),
+            true => match serde_json::from_slice(line) {
                 Ok(JsonPrompt::Text(prompt) | JsonPrompt::Object { prompt }) => Ok(prompt.into()),
                 Err(_) => Err(Error::refused(OPTION, Refusal::NoPrompt(at + 1))),
             },

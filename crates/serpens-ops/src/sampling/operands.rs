@@ -52,15 +52,11 @@ impl SampleOptions {
         } else if !(Excluded(0.0), Excluded(f32::INFINITY)).contains(&penalty) {
             ("repetition penalty", penalty, "it is above 0")
         } else if !self.presence_penalty.is_finite() {
-            ("presence penalty", self.presence_penalty, "it is a number")
+            ("presence penalty", self.presence_penalty, "it is finite")
         } else if !self.frequency_penalty.is_finite() {
-            (
-                "frequency penalty",
-                self.frequency_penalty,
-                "it is a number",
-            )
+            ("frequency penalty", self.frequency_penalty, "it is finite")
         } else if let Some(bias) = biases.find(|bias| bias.is_nan() || *bias == f32::INFINITY) {
-            ("logit bias", bias, "it is a number, or -inf for none of it")
+            ("logit bias", bias, "it is finite, or -inf for none of it")
         } else {
             return Ok(());
         };

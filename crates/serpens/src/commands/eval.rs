@@ -108,7 +108,7 @@ fn text(args: &EvalArgs, opened: &Opened, tokenizer: &Tokenizer) -> Result<Told>
             value[key][name.replace(' ', "_")] = figure.into();
         }
         let name = vec![name, grouped(read.count)];
-        table.push([name, figures.map(significant).to_vec()].concat());
+        table.push([name, figures.map(shown).to_vec()].concat());
     }
     Ok((value, table))
 }

@@ -14,18 +14,21 @@ use serpens_data::Tokenizer;
 use serpens_infer::{
     Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
 };
+use serpens_ops::sampling::Broken;
 use serpens_report::grouped;
 
 use crate::cli::{GenerateArgs, MOST_ON_A_TERMINAL};
 use crate::output::{OutputMode, counted, harmless, say, tell, unless_gone};
 use crate::progress::Meter;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, WrongModel};
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let how = args.infer.resolve()?;
-    let options = args.sampling.options();
-    options.check().map_err(serpens_infer::Error::from)?;
+    args.sampling.options().check().map_err(|wrong| {
+        let option = format!("--{}", wrong.name.replace(' ', "-"));
+        Error::refused(option, wrong)
+    })?;
     let prompts = args.prompts.read(args.state.is_some())?;
     if !is_single(args, &prompts) && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
@@ -57,11 +60,17 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         states: args.states,
         on_pass: &on_pass,
     };
-    generate(&model, requests, batching, |of, told| {
+    let generated = generate(&model, requests, batching, |of, told| {
         if meter.take().is_some() && writer.single && !args.json {
             writer.show(shown_of(&prompts[0]))?; // below the bar of its reading
         }
         writer.hear(of, told)
+    });
+    generated.map_err(|error| match error {
+        Error::Infer(serpens_infer::Error::Logits(Broken::Nan | Broken::NotFinite)) => {
+            Error::wrong_model(opened.path, WrongModel::NotFinite)
+        }
+        other => other,
     })?;
     if !args.json {
         writer.tell_pace();
@@ -279,10 +288,13 @@ impl<'a> Writer<'a> {
 
     fn tell_pace(&self) {
         let [first, _, written] = self.pace();
+        let read = counted(self.read as u64, "token");
+        if self.written == 0 {
+            return tell(&format!("read {read} in {first:.3} s"));
+        }
+        let more = grouped(self.written - 1);
         tell(&format!(
-            "read {}, the first token came after {first:.3} s, {} more at {written:.0} a second",
-            counted(self.read as u64, "token"),
-            grouped(self.written.saturating_sub(1)),
+            "read {read}, the first token came after {first:.3} s, {more} more at {written:.0} a second"
         ));
     }
 }

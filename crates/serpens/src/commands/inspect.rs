@@ -11,7 +11,6 @@ use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
 use serpens_report::{Form, Report, SelectionMap, wrap};
 
-use super::environment;
 use crate::cli::InspectArgs;
 use crate::machine;
 use crate::output::{
@@ -107,7 +106,8 @@ fn columns() -> usize {
     let terminal = Term::stdout()
         .size_checked()
         .map(|(_, columns)| columns.into());
-    let columns = terminal.or_else(|| environment("COLUMNS"));
+    let set = || std::env::var("COLUMNS").ok()?.parse().ok();
+    let columns = terminal.or_else(set);
     columns.unwrap_or(MOST_COLUMNS).min(MOST_COLUMNS)
 }
 

@@ -13,20 +13,18 @@ mod system;
 mod tokenize;
 mod train;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, MOST_THREADS, whole};
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
-/// More threads than this would only exhaust the system.
-const MOST_THREADS: u64 = 1024;
-
-/// Where Rayon finds the number of threads, the older name last; 0 means one for each core.
+/// Where Rayon finds the number of threads, the older name last; 0, or nothing, means one for each core.
 const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
-    let option = cli.threads.map(|threads| ("--threads", threads));
-    let set = |name| Some((name, environment(name).filter(|&threads| threads > 0)?));
-    if let Some((name, threads)) = option.or_else(|| THREADS.into_iter().find_map(set)) {
+    let option = cli.threads.map(|threads| Ok(("--threads", threads)));
+    if let Some(set) = option.or_else(|| THREADS.into_iter().find_map(environment)) {
+        let (name, threads) = set?;
         set_threads(name, threads)?;
     }
     match cli.command {
@@ -46,13 +44,16 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// A number that a variable of the environment holds.
-fn environment(name: &str) -> Option<usize> {
-    std::env::var(name).ok()?.parse().ok()
+/// A number of threads that a variable of the environment sets.
+fn environment(name: &'static str) -> Option<Result<(&'static str, usize)>> {
+    let text = std::env::var(name).ok();
+    let text = text.filter(|text| !["", "0"].contains(&&**text))?;
+    let wrong = |advice| Error::refused(name, Refusal::NoNumber(text.clone(), advice));
+    let threads = whole(0..=MOST_THREADS)(&text).map_err(wrong);
+    Some(threads.map(|threads| (name, threads)))
 }
 
 fn set_threads(option: &str, threads: usize) -> Result<()> {
-    Error::check_count(option, threads as u64, MOST_THREADS)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_global()
         .map_err(|wrong| Error::refused(option, wrong))

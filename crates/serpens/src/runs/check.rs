@@ -70,7 +70,10 @@ fn check_ranges(recipe: &Recipe) -> Result<()> {
         ("evaluate.tokens", tests.tokens as u64, i64::MAX as u64),
     ];
     let mut counts = counts.into_iter();
-    counts.try_for_each(|(setting, found, most)| Error::check_count(setting, found, most))
+    counts.try_for_each(|(setting, found, most)| match 1..=most {
+        allowed if allowed.contains(&found) => Ok(()),
+        allowed => Err(Error::refused(setting, Refusal::Range { found, allowed })),
+    })
 }
 
 /// The error with the key of the task's settings that it is about, or the option.

@@ -76,6 +76,10 @@ fn what_cannot_be_converted_is_refused_in_one_line() {
         ),
         // What is made is looked at before what it is made of.
         (&["cut.gguf", "none/new"], &["cannot write none/new"]),
+        (
+            &["there.gguf", "new", "--prefix", "model"],
+            &["--prefix", "leave it out"],
+        ),
         (&["nothing", "new"], &["nothing", "no such folder or file"]),
         (&["cut.gguf", "new"], &["cut.gguf"]),
     ] {

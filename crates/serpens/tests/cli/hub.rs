@@ -209,10 +209,7 @@ fn every_command_takes_the_name_of_a_model_and_tokenize_that_of_a_tokenizer() {
     for file in ["config.json", "model.safetensors"] {
         fs::copy(model().join(file), place.path("bare").join(file)).unwrap();
     }
-    let bare = go(&generate(
-        "bare",
-        &["--tokenizer", NAME, "--revision", "other"],
-    ));
+    let bare = go(&generate("bare", &["--tokenizer", NAME]));
     assert_eq!(bare.stdout, of_file.stdout);
 }
 

@@ -92,10 +92,32 @@ fn a_text_model_is_trained_and_writes_the_same_text_for_the_same_seed() {
     ];
     for case in cases {
         let value = format!("{}={}", case[0], case[1]);
-        let name = case[0].trim_start_matches("--");
-        let name = name.replace("-penalty", " penalty");
         let ran = place.run(&["generate", "--model", "runs/a", &value]);
-        ran.is_refused(2, &[&name]);
+        ran.is_refused(2, &[case[0]]);
+    }
+
+    let ran = place.run(&["generate", "--model", "runs/a", "--tokens", "0"]);
+    let told = ran.succeeds().stderr;
+    assert!(
+        told.contains("read 1 token in ") && !told.contains("first token"),
+        "{told}"
+    );
+    place.write("small.txt", "a text");
+    for (args, code, words) in [
+        (&["small.txt"][..], 1, &["small.txt is no model file"][..]),
+        (
+            &["runs/a", "--revision", "v2"],
+            2,
+            &["--revision", "only names on the hub"],
+        ),
+        (
+            &["x.gguf", "--revision", "v2"],
+            2,
+            &["--revision", "only names on the hub"],
+        ),
+    ] {
+        let ran = place.run(&[&["generate", "--model"], args].concat());
+        ran.is_refused(code, words);
     }
 
     let map = place
@@ -172,6 +194,13 @@ fn many_prompts_and_samples_are_written_at_once_as_each_alone() {
         shown.stderr
     );
 
+    fs::write(place.path("bytes.txt"), b"\xef\xbb\xbfa\xff\r\n \n").unwrap();
+    let bytes = generate(&["--prompts", "bytes.txt"]);
+    let prompts: Vec<&str> = bytes
+        .iter()
+        .map(|line| line["prompt"].as_str().unwrap())
+        .collect();
+    assert_eq!(prompts, ["a\u{fffd}"]);
     place.write("broken.jsonl", "\"a\"\n{\"text\": 1}\n");
     let run = |more: &[&str]| place.run(&[&["generate", "--model", "a"][..], more].concat());
     run(&["--prompts", "broken.jsonl"]).is_refused(2, &["--prompts", "line 2"]);
@@ -483,13 +512,13 @@ fn a_model_of_values_that_are_no_numbers_is_not_drawn() {
     let args = ["inspect", "--model", "a", "--prompt", "the fox"];
     place
         .run(&args)
-        .is_refused(1, &["model.safetensors", "digest"]);
+        .is_refused(1, &["model.safetensors", "digest", "--no-verify"]);
     let args = [&args[..], &["--no-verify"]].concat();
-    place
-        .run(&args)
-        .is_refused(1, &["runs/a/model", "no numbers"]);
-    let args = ["generate", "--model", "a", "--no-verify"];
-    place.run(&args).fails(1, &["NaN"]);
+    let generate = ["generate", "--model", "a", "--no-verify"];
+    for args in [&args[..], &generate] {
+        let words = ["runs/a/model/model.safetensors", "parameter", "no numbers"];
+        place.run(args).is_refused(1, &words);
+    }
 }
 
 #[test]

@@ -274,20 +274,30 @@ fn impossible_settings_of_a_text_task_are_refused() {
 #[test]
 fn threads_and_names_that_cannot_be_are_refused() {
     let place = TestFolder::new();
-    place
-        .run(&["train", "--threads", "0"])
-        .is_refused(2, &["--threads"]);
-    place
-        .run(&["doctor", "--threads", "0"])
-        .is_refused(2, &["--threads"]);
-    place
-        .run(&["doctor", "--threads", "100000"])
-        .is_refused(2, &["--threads", "1024"]);
+    for (threads, words) in [
+        ("0", "give a whole number, 1 to 1024"),
+        ("abc", "give a whole number, 1 to 1024"),
+        ("100000", "give a whole number, 1 to 1024"),
+    ] {
+        for command in ["train", "doctor"] {
+            let ran = place.run(&[command, "--threads", threads]);
+            assert_eq!(ran.code, Some(2));
+            assert!(ran.stderr.contains(words), "{}", ran.stderr);
+        }
+    }
     for variable in ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"] {
         let mut many = place.command(&["doctor"]);
         let ran = many.env(variable, "100000").output();
         let ran = Ran::new(&["doctor"], ran.expect("the command starts"));
         ran.is_refused(2, &[variable, "1024"]);
+        let mut none = place.command(&["recipes"]);
+        for wrong in ["abc", "-1"] {
+            let ran = none.env(variable, wrong).output();
+            let ran = Ran::new(&["recipes"], ran.expect("the command starts"));
+            ran.is_refused(2, &[variable, wrong, "give a whole number, 0 to 1024"]);
+        }
+        let ran = none.env(variable, "").output();
+        Ran::new(&["recipes"], ran.expect("the command starts")).succeeds();
     }
     for name in ["", ".", "..", "a/b", "/abs"] {
         place
