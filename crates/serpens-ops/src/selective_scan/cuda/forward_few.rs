@@ -13,6 +13,7 @@ static SOURCE: Source = Source::new(
         include_str!("decay.cuh"),
         include_str!("segments.cuh"),
         include_str!("forward.cuh"),
+        include_str!("../../shared/barriers.cuh"),
         include_str!("forward_few.cu")
     ),
 )
