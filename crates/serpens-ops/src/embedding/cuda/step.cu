@@ -7,15 +7,15 @@ __device__ __forceinline__ float value(const EmbeddingStepParams& p, i64 id, int
     if (WEIGHT == BF16_WEIGHT || WEIGHT == F32_WEIGHT) return to_f32(p.table[id * p.stride + k]);
     constexpr int BLOCKS = WEIGHT == Q8_0_WEIGHT ? 2 : 4;  // of a group
     int group = k / (32 * BLOCKS), block = k / 32 % BLOCKS, place = k % 8;
-    i64 access = id / 16 * (p.stride / 64) + group, row = id % 8, half = id % 16 / 8;
-    const u8* part = reinterpret_cast<const u8*>(p.table) + ((access * 2 + half) * 8 + row) * 64 + k % 32 / 8 * 16 + block * (16 / BLOCKS);
+    i64 access = (id / 8 * (p.stride / 64) + group) * 8 + id % 8;
+    const u8* part = reinterpret_cast<const u8*>(p.table) + access * 64 + k % 32 / 8 * 16 + block * (16 / BLOCKS);
     float q;
     if (BLOCKS == 2) {
         q = (float)(signed char)part[place];
     } else {
         q = (float)(((part[place % 4] >> 4 * (place / 4) & 15) ^ 8) - 8);
     }
-    u16 bits = p.scales[((access * 8 + row) * 2 + half) * BLOCKS + block];
+    u16 bits = p.scales[access * BLOCKS + block];
     float scale;
     asm("cvt.f32.f16 %0, %1;" : "=f"(scale) : "h"(bits));
     return scale * q;

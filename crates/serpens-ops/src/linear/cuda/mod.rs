@@ -10,7 +10,7 @@ mod step;
 mod tiles;
 
 pub use step::step;
-pub(crate) use step::{ConvTail, KINDS, StoredWeight, step_and_convolve};
+pub(crate) use step::{BF16_WEIGHT, ConvTail, KINDS, Q4_0_WEIGHT, StoredWeight, step_and_convolve};
 
 static SOURCE: Source =
     Source::new("linear", include_str!("bias.cu")).params(&[BiasParams::declare]);

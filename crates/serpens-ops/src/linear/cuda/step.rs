@@ -16,7 +16,11 @@ static TENSOR: Source = source(
 .may_spill(|program| program.number("WARPS") == Some(16));
 static BLOCKS: Source = source(
     "linear_step_blocks",
-    concat!(include_str!("step.cuh"), include_str!("step_blocks.cu")),
+    concat!(
+        include_str!("step.cuh"),
+        include_str!("../../quantized_linear/cuda/blocks.cuh"),
+        include_str!("step_blocks.cu")
+    ),
 )
 .may_spill(|program| program.number("WARPS") == Some(16));
 static F32: Source = source(
@@ -36,10 +40,10 @@ pub(crate) const KINDS: &[(&str, i32)] = &[
     ("Q8_0_WEIGHT", Q8_0_WEIGHT),
     ("Q4_0_WEIGHT", Q4_0_WEIGHT),
 ];
-pub(super) const BF16_WEIGHT: i32 = 0;
+pub(crate) const BF16_WEIGHT: i32 = 0;
 const F32_WEIGHT: i32 = 1;
 const Q8_0_WEIGHT: i32 = 2;
-const Q4_0_WEIGHT: i32 = 3;
+pub(crate) const Q4_0_WEIGHT: i32 = 3;
 
 /// Rows up to which these kernels are the fastest (docs/kernels.md, "Decoding on a GPU").
 const OWN_ROWS: usize = 8;
@@ -86,7 +90,7 @@ kernel_params! {
 pub(crate) struct StoredWeight<'a> {
     /// Of [`KINDS`].
     pub(crate) kind: i32,
-    /// The types of its values and of the scales of a group of blocks of two rows.
+    /// The types of its values and of the scales of a group of blocks.
     pub(crate) types: [&'static str; 2],
     pub(crate) weight: View<'a>,
     /// Bytes before the scales.
@@ -112,8 +116,8 @@ impl<'a> StoredWeight<'a> {
             Weight::Packed(packed) => {
                 let layout = Layout::new(packed.blocks(), [packed.rows(), packed.cols()])?;
                 let (kind, scales) = match layout.blocks {
-                    2 => (Q8_0_WEIGHT, "uint2"),
-                    _ => (Q4_0_WEIGHT, "uint4"),
+                    2 => (Q8_0_WEIGHT, "u32"),
+                    _ => (Q4_0_WEIGHT, "uint2"),
                 };
                 Ok(Self {
                     kind,

@@ -5,33 +5,12 @@
 
 constexpr int COLUMNS = SLOTS == 1 ? 1 : 2;  // slots of a thread's sums of a panel and half
 constexpr int AT_ONCE = SLOTS < 8 ? SLOTS : 8;
-constexpr float ROUND = 12582912.0f;  // 1.5 · 2^23: what is added to it becomes an integer in the lowest bits
 
 // The sums for 16 outputs, 8 slots and 32 inputs, as floats above ROUND: at most 32 · 127 · 128 they are exact there.
 __device__ __forceinline__ void multiply(u32 (&d)[4], const u32 (&w)[4], uint2 x) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
         : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"(x.x), "r"(x.y), "r"(__float_as_uint(ROUND)));
-}
-
-// A half of two.
-__device__ __forceinline__ float half_to_f32(u32 pair, int which) {
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)(which ? pair >> 16 : pair)));
-    return x;
-}
-
-// The last bytes of four words.
-__device__ __forceinline__ u32 bytes_of(float a, float b, float c, float d) {
-    u32 low = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x0040);
-    u32 high = __byte_perm(__float_as_uint(c), __float_as_uint(d), 0x0040);
-    return __byte_perm(low, high, 0x5410);
-}
-
-__device__ __forceinline__ float larger_or_nan(float a, float b) {
-    float x;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(x) : "f"(a), "f"(b));
-    return x;
 }
 
 // Eight values of a row from `k` on, zeros behind the end.
@@ -70,16 +49,18 @@ struct Step {
     // This warp's i-th access.
     __device__ __forceinline__ int access(int i) const { return i * WARPS + warp; }
 
-    __device__ __forceinline__ void weights(int i, uint4 (&to)[PANELS][2], SCALES (&scales)[PANELS]) const {
+    __device__ __forceinline__ void weights(int i, uint4 (&to)[PANELS][2], SCALES (&scales)[PANELS][2]) const {
         int group = access(i), panel = blockIdx.y * PANELS;
 #pragma unroll
         for (int t = 0; t < PANELS; ++t) {
             bool exists = group < accesses && 16 * (panel + t) < p.outputs;
-            int place = (panel + t) * accesses + group;
-            const u8* from = p.weight + (i64)place * 1024 + lane * 16;
-            to[t][0] = load_once(from, exists), to[t][1] = load_once(from + 512, exists);
-            scales[t] = SCALES();
-            if (exists) scales[t] = p.scales[place * 8 + g];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int place = (2 * (panel + t) + half) * accesses + group;
+                to[t][half] = load_once(p.weight + (i64)place * 512 + lane * 16, exists);
+                scales[t][half] = SCALES();
+                if (exists) scales[t][half] = p.scales[place * 8 + g];
+            }
         }
     }
 
@@ -135,22 +116,19 @@ struct Step {
         for (int j = 1; j < 8; ++j) largest = larger_or_nan(largest, fabsf(x[j]));
         largest = larger_or_nan(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
         largest = larger_or_nan(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-        const float INFINITE = __uint_as_float(0x7f800000u);
-        float inverse = 127.0f * reciprocal(largest), scale = largest * (1.0f / 127.0f);
-        if (!(inverse < INFINITE)) inverse = scale = 0.0f;  // all are too small to divide by
-        if (!(largest < INFINITE)) scale = __uint_as_float(0x7fc00000u);
+        BlockScale scale(largest);
         float rounded[8];
 #pragma unroll
-        for (int j = 0; j < 8; ++j) rounded[j] = fmaf(x[j], inverse, ROUND);
+        for (int j = 0; j < 8; ++j) rounded[j] = scale.rounded(x[j]);
         if (!exists) return;
         int place = block * SLOTS + slot;
         *reinterpret_cast<uint2*>(integers + place * 32 + 8 * q) =
             make_uint2(bytes_of(rounded[0], rounded[1], rounded[2], rounded[3]), bytes_of(rounded[4], rounded[5], rounded[6], rounded[7]));
-        if (q == 0) scales[place] = XS == 4 ? scale * 0.0625f : scale;
+        if (q == 0) scales[place] = XS == 4 ? scale.scale * 0.0625f : scale.scale;
     }
 
     // The products of this warp's i-th access.
-    __device__ __forceinline__ void add(int i, const uint4 (&w)[PANELS][2], const SCALES (&w_scales)[PANELS]) {
+    __device__ __forceinline__ void add(int i, const uint4 (&w)[PANELS][2], const SCALES (&w_scales)[PANELS][2]) {
         int first = access(i) * XS;
         if (first >= accesses * XS) return;
 #pragma unroll
@@ -170,8 +148,6 @@ struct Step {
 #pragma unroll
                 for (int t = 0; t < PANELS; ++t) {
                     u32 d[4], low[4] = {w[t][0].x, w[t][0].y, w[t][0].z, w[t][0].w}, high[4] = {w[t][1].x, w[t][1].y, w[t][1].z, w[t][1].w};
-                    union { SCALES word; u32 pairs[XS]; } own;
-                    own.word = w_scales[t];
                     if (XS == 2) {
                         u32 operand[4] = {low[2 * block % 4], high[2 * block % 4], low[(2 * block + 1) % 4], high[(2 * block + 1) % 4]};
                         multiply(d, operand, x);
@@ -183,7 +159,9 @@ struct Step {
                     }
 #pragma unroll
                     for (int side = 0; side < 2; ++side) {
-                        float scale = half_to_f32(own.pairs[side * (XS / 2) + block / 2], block % 2);
+                        union { SCALES word; u16 halves[XS]; } own;
+                        own.word = w_scales[t][side];
+                        float scale = half_to_f32(own.halves[block]);
 #pragma unroll
                         for (int column = 0; column < COLUMNS; ++column)
                             sums[t][half][side][column] =
@@ -214,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_step(const __gri
     release_successor();
     Step step(p, memory);
     uint4 w[DEPTH][PANELS][2];
-    SCALES scales[DEPTH][PANELS];
+    SCALES scales[DEPTH][PANELS][2];
 #pragma unroll
     for (int i = 0; i < DEPTH; ++i) step.weights(i, w[i], scales[i]);
     int first = blockIdx.y * OUTPUTS;

@@ -1,10 +1,10 @@
 //! Matrices in blocks on a GPU: in what order its kernels read them.
 //!
-//! Two planes, one behind the other. Of every panel of 16 rows groups of values that a warp reads together, twice 16
-//! bytes a thread: (panels, groups, 2 halves of 8 rows, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7
-//! of every block of the group, block after block. Values of four bits are less by 8, in two's complement: four in the
-//! low halves of bytes, then four in the high ones. Behind all values the scales, (panels, groups, 8 rows, 2 halves,
-//! blocks of a group) in f16. Rows are filled up with zeros to whole groups, and with rows of zeros to whole panels.
+//! Two planes, one behind the other. Of every panel of 8 rows groups of values that a warp reads together, 16 bytes a
+//! thread: (panels, groups, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7 of every block of the group,
+//! block after block. Values of four bits are less by 8, in two's complement: four in the low halves of bytes, then four
+//! in the high ones. Behind all values the scales, (panels, groups, 8 rows, blocks of a group) in f16. Rows are filled up
+//! with zeros to whole groups, and with rows of zeros to an even number of panels, which some kernels read in pairs.
 
 use rayon::prelude::*;
 use serpens_core::{Device, Error, Result, Tensor};
@@ -16,9 +16,8 @@ const BLOCK: usize = 32;
 const PART: usize = 8;
 /// Bytes of a thread's values of a group.
 const ACCESS: usize = 16;
-/// Rows that are read together, and of a half of them.
-const PANEL: usize = 16;
-const HALF: usize = PANEL / 2;
+/// Rows that are read together.
+const PANEL: usize = 8;
 
 /// How a kind of blocks lies on a GPU.
 #[derive(Clone, Copy)]
@@ -65,7 +64,7 @@ impl Layout {
     }
 
     fn panels(&self) -> usize {
-        self.rows.div_ceil(PANEL)
+        self.rows.div_ceil(2 * PANEL) * 2
     }
 
     fn bytes(&self) -> usize {
@@ -80,10 +79,9 @@ impl Layout {
     /// Where the scale of a block of a row is among those of its panel, and part `q` of its values.
     fn places(&self, row: usize, block: usize) -> (usize, impl Fn(usize) -> usize) {
         let (group, inside) = (block / self.blocks, block % self.blocks);
-        let (half, row) = (row / HALF, row % HALF);
-        let scale = 2 * (((group * HALF + row) * 2 + half) * self.blocks + inside);
-        let first = ((group * 2 + half) * HALF + row) * (BLOCK / PART) * ACCESS;
-        let first = first + inside * self.part;
+        let place = group * PANEL + row;
+        let scale = 2 * (place * self.blocks + inside);
+        let first = place * (BLOCK / PART) * ACCESS + inside * self.part;
         (scale, move |q| first + q * ACCESS)
     }
 }
@@ -192,12 +190,10 @@ mod tests {
             for (i, block) in bytes.chunks_exact(size).enumerate() {
                 let (row, place) = (i / of_row, i % of_row);
                 let (group, inside) = (place / layout.blocks, place % layout.blocks);
-                let access = row / 16 * layout.groups + group;
-                let (half, g) = (row % 16 / 8, row % 8);
-                let scale = ((access * 8 + g) * 2 + half) * layout.blocks + inside;
-                let scale = layout.values() + 2 * scale;
+                let access = (row / 8 * layout.groups + group) * 8 + row % 8;
+                let scale = layout.values() + 2 * (access * layout.blocks + inside);
                 assert_eq!(placed[scale..scale + 2], block[..2]);
-                let group = ((access * 2 + half) * 8 + g) * 64;
+                let group = access * 64;
                 // Thread q of a row has values 8 q to 8 q + 7 of every block of the group, block after block.
                 let thread = |q: usize| group + 16 * q + inside * (size - 2) / 4;
                 for value in 0..BLOCK {
