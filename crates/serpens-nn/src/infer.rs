@@ -10,6 +10,8 @@ use crate::{Error, MambaLm, Module, Param, Precision, Result, checkpoint, param}
 
 /// The table that is looked up, which is no operand of products where there is a head.
 pub(crate) const EMBEDDINGS: &str = "backbone.embeddings.weight";
+/// W_x and W_Δ, a fiftieth of a model: products of few outputs or few inputs, which on a GPU are as long in blocks.
+const NARROW: [&str; 2] = ["x_proj.weight", "dt_proj.weight"];
 
 /// Where and in which types a model is asked, and how its matrices and its table are held for it: once each. All else,
 /// A, D, Δ's bias, norms and convolutions, is f32.
@@ -20,8 +22,8 @@ pub struct ToInfer {
     /// In which types it computes. What is multiplied in bf16 is held in bf16 alone.
     pub precision: Precision,
     /// The matrices' encoding: bf16, blocks, or f32 for all others. With Q4_K the table and the head are in Q6_K; rows
-    /// that are no whole blocks are in smaller ones or in bf16. `None` keeps them as a file has them, where the device
-    /// multiplies with that.
+    /// that are no whole blocks are in smaller ones or in bf16, and so are W_x and W_Δ on a GPU. `None` keeps them as a
+    /// file has them, where the device multiplies with that.
     pub weights: Option<Encoding>,
 }
 
@@ -74,7 +76,9 @@ impl ToInfer {
         let wanted = self
             .weights
             .map_or(stored, |all| checkpoint::encoding_of(all, name));
+        let is_narrow = self.device != Device::Cpu && NARROW.iter().any(|end| name.ends_with(end));
         let wanted = match self.precision {
+            Precision::Bf16 if is_narrow && matches!(wanted, Encoding::Blocks(_)) => Encoding::BF16,
             _ if self.is_multiplied(wanted) => wanted,
             Precision::Bf16 => Encoding::BF16,
             Precision::F32 | Precision::Tf32 => Encoding::F32,

@@ -37,12 +37,12 @@ impl Linear {
         self.weight.linear(x, self.bias.as_ref())
     }
 
-    /// W where it is in f32 or bf16 and there is no bias.
-    pub(crate) fn plain(&self) -> Result<Option<View<'_>>> {
-        Ok(match (self.weight.weight()?, &self.bias) {
-            (Weight::Plain(weight), None) => Some(weight),
-            _ => None,
-        })
+    /// W where there is no bias.
+    pub(crate) fn unbiased(&self) -> Result<Option<Weight<'_>>> {
+        self.bias
+            .is_none()
+            .then(|| self.weight.weight())
+            .transpose()
     }
 
     /// y = W norm(x) + b for one token of each slot, added to what y holds where `accumulate`, without what is added to

@@ -42,7 +42,7 @@ impl Stepper for FusedMamba {
         norm: &'a RmsNorm,
         state: &'a mut [Tensor],
     ) -> Result<Option<MambaLayer<'a>>> {
-        let projections = (self.in_proj.plain()?, self.out_proj.plain()?);
+        let projections = (self.in_proj.unbiased()?, self.out_proj.unbiased()?);
         let ((Some(in_proj), Some(out_proj)), [past, of_scan]) = (projections, state) else {
             return Ok(None);
         };

@@ -45,8 +45,9 @@ impl SelectiveStep {
 
     /// What it reads beside the token; none where it is in blocks, or normalised on the way.
     pub(crate) fn operands(&self) -> Result<Option<SelectiveOperands<'_>>> {
-        let (Some(x_proj), Weight::Plain(dt_proj), true) =
-            (self.x_proj.plain()?, self.dt.weight()?, self.is_plain())
+        let weights = (self.x_proj.unbiased()?, self.dt.weight()?);
+        let ((Some(Weight::Plain(x_proj)), Weight::Plain(dt_proj)), true) =
+            (weights, self.is_plain())
         else {
             return Ok(None);
         };

@@ -5,17 +5,34 @@ use serpens_core::{DType, Device, Result, Tensor, View, ViewMut, kernel_params};
 
 use super::{MambaLayer, OP};
 use crate::check;
+use crate::linear::Weight;
+use crate::linear::cuda::{BF16_WEIGHT, KINDS, Q4_0_WEIGHT, StoredWeight};
 
-static SOURCE: Source = Source::new(
+static ROWS: Source = Source::new(
     "mamba_layers",
     concat!(
         include_str!("../selective_scan/cuda/decay.cuh"),
+        include_str!("../shared/barriers.cuh"),
+        include_str!("ring.cuh"),
+        include_str!("rows.cuh"),
         include_str!("kernel.cu")
     ),
 )
 .params(&[MambaLayersParams::declare])
-// A warp that asks for weights leaves ten that compute 168 registers a thread.
-.may_spill(|program| program.number("WARPS") == Some(10));
+.constants(KINDS);
+static PANELS: Source = Source::new(
+    "mamba_layers_blocks",
+    concat!(
+        include_str!("../selective_scan/cuda/decay.cuh"),
+        include_str!("../shared/barriers.cuh"),
+        include_str!("../quantized_linear/cuda/blocks.cuh"),
+        include_str!("ring.cuh"),
+        include_str!("blocks.cuh"),
+        include_str!("kernel.cu")
+    ),
+)
+.params(&[MambaLayersParams::declare])
+.constants(KINDS);
 
 /// The kernel copies in bulk to shared memory, which cards can from this major compute capability on.
 const MAJOR: u32 = 9;
@@ -25,17 +42,21 @@ const BLOCKS: usize = 128;
 const MOST_LAYERS: usize = 64;
 /// Stages of weights that are on their way at most, and at least.
 const DEPTH: std::ops::RangeInclusive<usize> = 3..=12;
-/// Rows of a stage, and columns of it that a warp multiplies at a time; twelve times as many at most.
+/// Rows of a stage, and its columns that a warp multiplies at a time, of blocks of 4 bits twice as many.
 const STAGE_ROWS: usize = 8;
 const STEP_COLUMNS: usize = 64;
-const MOST_STEPS: usize = 12;
-/// Bytes behind a row of a stage.
+/// Columns of all stages of W_out, of bf16, and of a stage of blocks that a warp has at most.
+const MOST_COLUMNS: usize = 12 * STEP_COLUMNS;
+const MOST_OF_BLOCKS: usize = 256;
+/// Bytes behind a row of a stage of bf16.
 const PADDING: usize = 64;
+/// Warps that do not compute: one asks for weights, one for what is small.
+const OTHER_WARPS: usize = 2;
 
 kernel_params! {
     struct MambaLayerParams {
         norm: DevicePtr as "const float*", // (d_model)
-        in_proj: DevicePtr as "const bf16*", // (2 · d_inner, d_model)
+        in_proj: DevicePtr as "const bf16*", // (2 · d_inner, d_model), or blocks
         conv: DevicePtr as "const float*", // (d_inner, CONV)
         conv_bias: DevicePtr as "const float*", // (d_inner), or null
         x_proj: DevicePtr as "const bf16*", // (RANK + 2 · STATE, d_inner)
@@ -43,7 +64,7 @@ kernel_params! {
         dt_bias: DevicePtr as "const float*", // (d_inner)
         a: DevicePtr as "const float*", // (d_inner, STATE)
         d: DevicePtr as "const float*", // (d_inner)
-        out_proj: DevicePtr as "const bf16*", // (d_model, d_inner)
+        out_proj: DevicePtr as "const bf16*", // (d_model, d_inner), or blocks
         past: DevicePtr as "float*", // (CONV - 1, d_inner)
         state: DevicePtr as "float*", // (d_inner, STATE)
         eps: f32,
@@ -63,6 +84,8 @@ const FIRST_WORD: usize = 16;
 
 /// What a program is compiled for.
 pub(super) struct LayersPlan {
+    /// Of [`KINDS`].
+    kind: i32,
     d_model: usize,
     d_inner: usize,
     rank: usize,
@@ -72,6 +95,8 @@ pub(super) struct LayersPlan {
     columns: usize,
     scan_lanes: usize,
     depth: usize,
+    /// Stages that are on their way at a time.
+    ahead: usize,
     /// Bytes of shared memory before the ring, and of a stage of it.
     shared: usize,
     stage: usize,
@@ -79,25 +104,40 @@ pub(super) struct LayersPlan {
 
 impl LayersPlan {
     /// For layers of this kind on a card with these bytes of shared memory; none where there is none.
-    fn new(layer: &MambaLayer<'_>, shared_memory: usize) -> Option<Self> {
-        let [d_inner, d_model] = [layer.out_proj.cols(), layer.out_proj.rows()];
+    fn new(layer: &MambaLayer<'_>, shared_memory: usize) -> Result<Option<Self>> {
+        let [d_model, d_inner] = layer.out_proj.shape();
         let (rank, state, conv) = (layer.dt_proj.cols(), layer.a.cols(), layer.conv.cols());
-        // Larger copies are faster, smaller stages are more of them: as measured (docs/kernels.md).
-        let columns = if d_model < 1024 { d_model } else { d_model / 2 };
-        let divides = |warps: &usize| columns.is_multiple_of(warps * STEP_COLUMNS);
-        let warps = (1..=10).rev().find(divides)?;
+        let kind = StoredWeight::new(layer.in_proj)?.kind;
+        let (is_bf16, is_four) = (kind == BF16_WEIGHT, kind == Q4_0_WEIGHT);
+        // Larger copies are faster, smaller stages are more of them, more on their way hold others up: as measured
+        // (docs/kernels.md).
+        let halves = is_bf16 && d_model >= 1024;
+        let columns = if halves { d_model / 2 } else { d_model };
+        let step = if is_four {
+            2 * STEP_COLUMNS
+        } else {
+            STEP_COLUMNS
+        };
+        let divides = |warps: &usize| {
+            let few = is_bf16 || columns / warps <= MOST_OF_BLOCKS;
+            few && columns.is_multiple_of(warps * step)
+        };
+        let Some(warps) = (1..=10).rev().find(divides) else {
+            return Ok(None);
+        };
         let (threads, channels, projected) = (32 * warps, d_inner / BLOCKS, rank + 2 * state);
         let lanes = |lanes: &usize| state.is_multiple_of(*lanes) && channels * lanes <= threads;
-        let scan_lanes = [16, 8, 4, 2, 1].into_iter().find(lanes)?;
+        let scan_lanes = [16, 8, 4, 2, 1].into_iter().find(lanes);
         let fits = d_model.is_multiple_of(BLOCKS)
             && d_inner.is_multiple_of(4 * BLOCKS)
             && d_inner.is_multiple_of(columns)
             && (projected.is_multiple_of(4) && projected <= threads.min(4 * BLOCKS))
             && (rank > 0 && rank.is_multiple_of(2))
             && d_model / BLOCKS <= threads
-            && d_inner / warps <= MOST_STEPS * STEP_COLUMNS
+            && d_inner / warps <= MOST_COLUMNS
             && (2..=8).contains(&conv);
         let mut plan = Self {
+            kind,
             d_model,
             d_inner,
             rank,
@@ -105,21 +145,27 @@ impl LayersPlan {
             conv,
             warps,
             columns,
-            scan_lanes,
+            scan_lanes: scan_lanes.unwrap_or(0),
             depth: 0,
+            ahead: if is_bf16 { 3 } else { 2 },
             shared: 0,
-            stage: STAGE_ROWS * (2 * columns + PADDING),
+            stage: match kind {
+                BF16_WEIGHT => STAGE_ROWS * (2 * columns + PADDING),
+                Q4_0_WEIGHT => STAGE_ROWS * columns / 2 + columns / 2,
+                _ => STAGE_ROWS * columns + columns / 2,
+            },
         };
         plan.shared = plan.shared_bytes();
         let depth = shared_memory.saturating_sub(plan.shared) / plan.stage;
         plan.depth = depth.min(*DEPTH.end());
-        (fits && DEPTH.contains(&plan.depth)).then_some(plan)
+        let fits = fits && scan_lanes.is_some() && DEPTH.contains(&plan.depth);
+        Ok(fits.then_some(plan))
     }
 
-    /// The words of an exchange: the epoch's, h, y, W_x u, and of each block its part of that.
+    /// The words of an exchange: the epoch's, h, y (two in a word), W_x u, and of each block its part of that.
     pub(super) fn words(&self) -> usize {
         let projected = self.rank + 2 * self.state;
-        FIRST_WORD + self.d_model + self.d_inner + (1 + BLOCKS) * projected
+        FIRST_WORD + self.d_model + self.d_inner / 2 + (1 + BLOCKS) * projected
     }
 
     /// Those of the kernel's `Shared` for the deepest ring, or more.
@@ -129,14 +175,25 @@ impl LayersPlan {
         let halves = projected * (channels + 8) + channels * self.rank;
         let floats = self.d_model + channels * (2 * self.state + 2 * self.conv + 2);
         let beside = (4 * floats + 2 * halves).next_multiple_of(16);
-        let outputs = STAGE_ROWS
-            * (2 * channels)
-                .div_ceil(STAGE_ROWS)
-                .max(rows.div_ceil(STAGE_ROWS));
+        let (inputs, panels) = match self.kind {
+            BF16_WEIGHT => (2 * self.d_inner, (2 * channels).div_ceil(STAGE_ROWS)),
+            _ => (self.d_inner + self.d_inner / 8, 2 * panels_of(channels)),
+        };
+        let outputs = STAGE_ROWS * panels.max(panels_of(rows));
         let sums = self.warps.next_multiple_of(4) + self.warps * outputs + 2 * channels + projected;
-        let barriers = 2 * size_of::<u64>() * DEPTH.end();
-        (2 * beside + barriers + 2 * self.d_inner + 4 * sums).next_multiple_of(128)
+        let barriers = 2 * size_of::<u64>() * (DEPTH.end() + 1);
+        (beside + barriers + inputs + 4 * sums).next_multiple_of(128)
     }
+}
+
+/// Panels that so many rows may lie in, which begin at a multiple of their number: the kernel's `Panels`.
+fn panels_of(rows: usize) -> usize {
+    let inside = match rows {
+        _ if rows.is_multiple_of(STAGE_ROWS) => 0,
+        _ if rows.is_multiple_of(STAGE_ROWS / 2) => STAGE_ROWS / 2,
+        _ => STAGE_ROWS - 2,
+    };
+    (inside + rows).div_ceil(STAGE_ROWS)
 }
 
 /// What the kernel is compiled for to take these layers; none where it does not take them.
@@ -144,7 +201,7 @@ pub(super) fn plan(layers: &[MambaLayer<'_>]) -> Result<Option<LayersPlan>> {
     let Some(first) = layers.first().filter(|_| layers.len() <= MOST_LAYERS) else {
         return Ok(None);
     };
-    let device = first.in_proj.device();
+    let device = first.x_proj.device();
     if device == Device::Cpu {
         return Ok(None);
     }
@@ -153,7 +210,7 @@ pub(super) fn plan(layers: &[MambaLayer<'_>]) -> Result<Option<LayersPlan>> {
         return Ok(None);
     }
     let takes = |plan: &LayersPlan| layers.iter().all(|layer| layer.check(plan, device).is_ok());
-    Ok(LayersPlan::new(first, card.shared_memory).filter(takes))
+    Ok(LayersPlan::new(first, card.shared_memory)?.filter(takes))
 }
 
 /// Takes h through the layers.
@@ -182,6 +239,7 @@ pub(super) fn step(
         count: layers.len() as i32,
     };
     let numbers = [
+        ("WEIGHT", plan.kind as usize),
         ("D_MODEL", plan.d_model),
         ("D_INNER", plan.d_inner),
         ("RANK", plan.rank),
@@ -191,6 +249,7 @@ pub(super) fn step(
         ("WARPS", plan.warps),
         ("COLUMNS", plan.columns),
         ("DEPTH", plan.depth),
+        ("AHEAD", plan.ahead),
         ("SCAN_LANES", plan.scan_lanes),
         ("SHARED_BYTES", plan.shared),
     ];
@@ -200,8 +259,14 @@ pub(super) fn step(
         .map(|(name, n)| (*name, n.as_str()))
         .collect();
     defines.push(("IO", "float"));
-    let kernel = kernel(device, &SOURCE, OP, &defines)?;
-    let (threads, shared) = (32 * (plan.warps + 1), plan.shared + plan.depth * plan.stage);
+    let source = if plan.kind == BF16_WEIGHT {
+        &ROWS
+    } else {
+        &PANELS
+    };
+    let kernel = kernel(device, source, OP, &defines)?;
+    let warps = plan.warps + OTHER_WARPS;
+    let (threads, shared) = (32 * warps, plan.shared + plan.depth * plan.stage);
     let grid = [BLOCKS as u32, 1, 1];
     // SAFETY: the parameters are the kernel's, the views valid for the sizes that are checked; launches with one
     // exchange are in order, as the contract asks.
@@ -225,6 +290,13 @@ fn operand(
     check::multiple(OP, "an operand's address", 16, view.ptr().0 as usize)
 }
 
+fn address(weight: Weight<'_>) -> DevicePtr {
+    match weight {
+        Weight::Plain(view) => view.ptr(),
+        Weight::Packed(packed) => packed.data().view().ptr(),
+    }
+}
+
 impl MambaLayer<'_> {
     /// Fails unless the kernel of this plan can read all of the layer, on the device.
     fn check(&self, plan: &LayersPlan, device: Device) -> Result<()> {
@@ -232,10 +304,28 @@ impl MambaLayer<'_> {
         let projected = plan.rank + 2 * plan.state;
         let matrix = |what, shape, view| operand(what, shape, (DType::BF16, device), view);
         let float = |what, shape, view| operand(what, shape, (DType::F32, device), view);
-        matrix("W_in", [2 * d_inner, d_model], self.in_proj)?;
         matrix("W_x", [projected, d_inner], self.x_proj)?;
         matrix("W_delta", [d_inner, plan.rank], self.dt_proj)?;
-        matrix("W_out", [d_model, d_inner], self.out_proj)?;
+        for (what, [rows, cols], weight) in [
+            ("W_in", [2 * d_inner, d_model], self.in_proj),
+            ("W_out", [d_model, d_inner], self.out_proj),
+        ] {
+            let kind = StoredWeight::new(weight)?.kind;
+            check::count(
+                OP,
+                "the kind of a matrix",
+                plan.kind as usize,
+                kind as usize,
+            )?;
+            match weight {
+                Weight::Plain(view) => matrix(what, [rows, cols], view)?,
+                Weight::Packed(packed) => {
+                    check::count(OP, "rows of a matrix", rows, packed.rows())?;
+                    check::count(OP, "columns of a matrix", cols, packed.cols())?;
+                    check::device(OP, what, device, packed.device())?;
+                }
+            }
+        }
         float("the norm's weight", [1, d_model], self.norm.weight)?;
         float("the convolution", [d_inner, plan.conv], self.conv)?;
         if let Some(bias) = self.conv_bias {
@@ -253,7 +343,7 @@ impl MambaLayer<'_> {
     fn params(&self) -> MambaLayerParams {
         MambaLayerParams {
             norm: self.norm.weight.ptr(),
-            in_proj: self.in_proj.ptr(),
+            in_proj: address(self.in_proj),
             conv: self.conv.ptr(),
             conv_bias: self.conv_bias.map_or(DevicePtr::NULL, |bias| bias.ptr()),
             x_proj: self.x_proj.ptr(),
@@ -261,7 +351,7 @@ impl MambaLayer<'_> {
             dt_bias: self.dt_bias.ptr(),
             a: self.a.ptr(),
             d: self.d.ptr(),
-            out_proj: self.out_proj.ptr(),
+            out_proj: address(self.out_proj),
             past: self.past.ptr(),
             state: self.state.ptr(),
             eps: self.norm.eps,

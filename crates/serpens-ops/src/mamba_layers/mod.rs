@@ -6,7 +6,9 @@
 //! - low, B, C = W_x u, of R, N and N values; Δ = softplus(W_Δ low + b_Δ);
 //! - s = exp(Δ A) s + Δ B u, the state; y = (<C, s> + D u) silu(z); h = h + W_out y.
 //!
-//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h), before its divisor, and y are rounded to bf16 where they are multiplied;
+//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h), before its divisor, and y are rounded to bf16 where they
+//! are multiplied. W_in and W_out may be in blocks (Q8_0, Q4_0) instead; then norm(h), before its divisor, and y, once it
+//! is rounded to bf16, become integers of 8 bits as [`crate::quantized_linear`] says. Without rounding
 //! every other value and all sums are f32. The same layers one operation at a time are [`crate::linear::step`],
 //! [`crate::causal_conv1d::step_of_product`] and [`crate::selective_scan::step`], which other devices, types and
 //! shapes take.
@@ -17,7 +19,7 @@ pub(crate) mod tests;
 
 use serpens_core::{DType, Result, Tensor, View, ViewMut};
 
-use crate::linear::Norm;
+use crate::linear::{Norm, Weight};
 
 const OP: &str = "mamba_layers";
 
@@ -26,7 +28,7 @@ pub struct MambaLayer<'a> {
     /// (d_model) of f32.
     pub norm: Norm<'a>,
     /// W_in: (2 · d_inner, d_model), x before z.
-    pub in_proj: View<'a>,
+    pub in_proj: Weight<'a>,
     /// (d_inner, W).
     pub conv: View<'a>,
     /// (d_inner).
@@ -42,7 +44,7 @@ pub struct MambaLayer<'a> {
     /// D: (d_inner).
     pub d: View<'a>,
     /// W_out: (d_model, d_inner).
-    pub out_proj: View<'a>,
+    pub out_proj: Weight<'a>,
     /// The convolution's last inputs: (1, (W - 1) · d_inner).
     pub past: ViewMut<'a>,
     /// s: (1, d_inner · N).
@@ -59,7 +61,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// For these layers; none where there is no kernel for them: it is for bf16 matrices of the shapes of published
-    /// models, up to 64 layers that are alike, on cards of compute capability 9 and later with 128 multiprocessors.
+    /// models, W_in and W_out in blocks of 8 or 4 bits too, up to 64 layers that are alike, on cards of compute capability 9 and later with 128 multiprocessors.
     ///
     /// # Errors
     /// Memory; a device that cannot be used.
@@ -67,7 +69,7 @@ impl Exchange {
         let Some(plan) = cuda::plan(layers)? else {
             return Ok(None);
         };
-        let device = layers[0].in_proj.device();
+        let device = layers[0].x_proj.device();
         let words = Tensor::zeros([plan.words(), 2], DType::U32, device)?;
         Ok(Some(Self { plan, words }))
     }

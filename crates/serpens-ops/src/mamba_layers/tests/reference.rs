@@ -27,18 +27,15 @@ fn silu(x: f64) -> f64 {
 }
 
 impl Layer {
-    /// h after the layer; `round` is what becomes of what W_in and W_out multiply.
-    pub(super) fn step(&mut self, h: &[f64], eps: f64, round: fn(f64) -> f64) -> Vec<f64> {
+    /// h after the layer; `round` is what becomes of the vectors that W_in and W_out multiply.
+    pub(super) fn step(&mut self, h: &[f64], eps: f64, round: [fn(&mut [f64]); 2]) -> Vec<f64> {
         let (d_model, d_inner) = (h.len(), self.d.len());
         let (states, width) = (self.a.len() / d_inner, self.conv.len() / d_inner);
         let rank = self.dt_proj.len() / d_inner;
         let mean = h.iter().map(|h| h * h).sum::<f64>() / d_model as f64;
         let rstd = 1.0 / (mean + eps).sqrt();
-        let normalised: Vec<f64> = h
-            .iter()
-            .zip(&self.norm)
-            .map(|(h, w)| round(h * w))
-            .collect();
+        let mut normalised: Vec<f64> = h.iter().zip(&self.norm).map(|(h, w)| h * w).collect();
+        round[0](&mut normalised);
         let inputs = product(&self.in_proj, &normalised);
         let inputs: Vec<f64> = inputs.iter().map(|value| value * rstd).collect();
         let (x, z) = inputs.split_at(d_inner);
@@ -67,8 +64,9 @@ impl Layer {
                 *state = decay * *state + delta * b[n] * u[channel];
                 sum += c[n] * *state;
             }
-            y.push(round(sum * silu(z[channel])));
+            y.push(sum * silu(z[channel]));
         }
+        round[1](&mut y);
         let out = product(&self.out_proj, &y);
         h.iter().zip(out).map(|(h, out)| h + out).collect()
     }
