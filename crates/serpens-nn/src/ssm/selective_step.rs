@@ -122,6 +122,7 @@ impl SelectiveStep {
             d: Some(self.d.value()?.view()),
             z: Some(z),
             delta_bias: Some(self.dt_bias.value()?.view()),
+            zero_order_hold: false,
         };
         Ok(step(&operands, state, y)?)
     }

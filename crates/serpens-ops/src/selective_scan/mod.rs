@@ -6,6 +6,10 @@
 //! y_t = <C_t, h_t> + D u_t                         out_t = y_t silu(z_t)   (D and z optional)
 //! ```
 //!
+//! Under zero-order hold the input is not δ_t B_t u_t, Euler's rule and that of published models, but exact for a u
+//! that stays between two positions: w_t B_t u_t with w_t = (exp(δ_t A) - 1) / A, or δ_t where A is zero. A is real
+//! there. The gradients of w are dw/dδ = exp(δ A) and dw/dA = (δ exp(δ A) - w) / A, which is δ² / 2 where A is zero.
+//!
 //! Shapes: u, Δ, z, out (batch, length, channels); A (channels, N); B, C (batch, length, groups, N); D, bias
 //! (channels); initial and last state (batch, channels, N). Channel c reads group c / (channels / groups) of B and C.
 //!
@@ -53,6 +57,8 @@ pub struct ScanOptions<'a> {
     /// Whether δ = softplus(Δ + bias) or δ = Δ + bias.
     #[default = true]
     pub softplus: bool,
+    /// Whether the input is exact for a u that stays between two positions, of a real A; otherwise it is δ B u.
+    pub zero_order_hold: bool,
     /// Whether time runs from the last position to the first.
     pub reverse: bool,
     /// Where packed sequences start; of whole rows only where there is no initial state.
@@ -71,14 +77,18 @@ pub struct ScanOutput {
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types than the head of this module says, or on different devices; N
-/// outside 1..=256; groups that do not divide the channels; an initial state before whole packed rows
-/// ([`Error::Surplus`]).
+/// outside 1..=256; groups that do not divide the channels; an initial state before whole packed rows, or a complex A
+/// under zero-order hold ([`Error::Surplus`]).
 pub fn selective_scan(
     operands: &ScanOperands<&Var>,
     options: &ScanOptions<'_>,
 ) -> Result<ScanOutput> {
     let dims = dims(operands, options.groups)?;
     operands.check(OP, &dims)?;
+    if dims.complex && options.zero_order_hold {
+        let what = "Im A (zero-order hold is for a real A)";
+        return Err(Error::Surplus { op: OP, what });
+    }
     let (u, device) = (operands.u, operands.u.device());
     let (sizes, state) = ([dims.batch, dims.length], operands.initial_state);
     let starts = DeviceStarts::new(options.starts, OP, sizes, options.reverse, state, device)?;
@@ -87,6 +97,7 @@ pub fn selective_scan(
         operands: operands.map(|_, operand| operand.detach()),
         starts,
         softplus: options.softplus,
+        zero_order_hold: options.zero_order_hold,
         reverse: options.reverse,
     };
     let mut y = Tensor::empty(u.shape(), u.dtype(), device)?;
@@ -131,6 +142,7 @@ impl Scan<Var, DeviceStarts> {
             operands,
             starts,
             softplus: self.softplus,
+            zero_order_hold: self.zero_order_hold,
             reverse: self.reverse,
         }
     }

@@ -93,6 +93,8 @@ pub struct Scan<T, S> {
     pub starts: Option<S>,
     /// Whether δ = softplus(Δ + bias) or δ = Δ + bias.
     pub softplus: bool,
+    /// Whether the input is w B u with w = (exp(δ A) - 1) / A, of a real A, or δ B u.
+    pub zero_order_hold: bool,
     /// Whether time runs from the last position to the first.
     pub reverse: bool,
 }

@@ -39,11 +39,13 @@ pub struct StepOperands<'a> {
     pub z: Option<View<'a>>,
     /// Added to Δ: (channels).
     pub delta_bias: Option<View<'a>>,
+    /// As [`ScanOptions`](super::ScanOptions) has it.
+    pub zero_order_hold: bool,
 }
 
 /// The next position of S sequences (slots), without a tape: δ = softplus(Δ + bias), h = exp(δ A) h + δ B u with h the
-/// `state`, in place, and y = (<C, h> + D u) silu(z). A slot has the same bits among any others. All is computed in
-/// f32; a state in bf16 is rounded to nearest even behind it.
+/// `state`, in place, and y = (<C, h> + D u) silu(z); under zero-order hold (exp(δ A) - 1) / A for the second δ. A slot
+/// has the same bits among any others. All is computed in f32; a state in bf16 is rounded to nearest even behind it.
 ///
 /// # Shapes
 /// state (S, channels · N) of f32 or bf16, y (S, channels); rows of both may be parts of wider ones
@@ -122,6 +124,7 @@ impl<'a> StepOperands<'a> {
             d: slice(self.d)?,
             z: vector(self.z)?,
             delta_bias: slice(self.delta_bias)?,
+            zero_order_hold: self.zero_order_hold,
         })
     }
 }

@@ -71,7 +71,69 @@ pub fn exp2_product<S: Simd, const RANGE: u8>(
     rest: S::f32s,
 ) -> S::f32s {
     let near = RANGE == range::NEAR;
-    let round = s.splat_f32s(if near { ROUND } else { ROUND_BIASED });
+    let round = if near { ROUND } else { ROUND_BIASED };
+    let (power, fraction) = split_product::<S, RANGE>(s, x, a, rest, round);
+    let mantissa = polynomial(s, fraction, EXP2);
+    if near {
+        s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), power))
+    } else {
+        s.mul_f32s(mantissa, s.transmute_f32s_u32s(power))
+    }
+}
+
+/// [`exp2_product`] beside what it exceeds 1 by, as exact where that is small.
+pub(crate) struct Exp2<V> {
+    pub value: V,
+    /// 2^y - 1; relative error below 3e-7.
+    pub less_one: V,
+    /// (2^f - 1 - f ln 2) / f² of the exponent's fraction f, between ±½.
+    pub second: V,
+    /// 2^(y - f), which is 1 where f is the exponent itself.
+    pub power: V,
+}
+
+/// As [`exp2_product`].
+#[inline(always)]
+pub(crate) fn exp2_product_less_one<S: Simd, const RANGE: u8>(
+    s: S,
+    x: S::f32s,
+    a: S::f32s,
+    rest: S::f32s,
+) -> Exp2<S::f32s> {
+    let (power, fraction) = split_product::<S, RANGE>(s, x, a, rest, ROUND_BIASED);
+    let power = s.transmute_f32s_u32s(power);
+    let [one, first, higher @ ..] = EXP2;
+    let one = s.splat_f32s(one);
+    let second = polynomial(s, fraction, higher);
+    let slope = s.mul_add_f32s(second, fraction, s.splat_f32s(first));
+    let value = s.mul_f32s(power, s.mul_add_f32s(slope, fraction, one));
+    let less_one = s.mul_add_f32s(power, s.mul_f32s(slope, fraction), s.sub_f32s(power, one));
+    // Where the power is ∞ the sum may be one of ∞ and -∞.
+    let less_one = if RANGE == range::NEAR {
+        less_one
+    } else {
+        let small = s.less_than_f32s(value, s.splat_f32s(4.0));
+        s.select_f32s(small, less_one, s.sub_f32s(value, one))
+    };
+    Exp2 {
+        value,
+        less_one,
+        second,
+        power,
+    }
+}
+
+/// The exponent of [`exp2_product`] as an integer and what lies above or below that: the integer in the place of a
+/// float's exponent, with a bias that `round` may add, and the fraction.
+#[inline(always)]
+fn split_product<S: Simd, const RANGE: u8>(
+    s: S,
+    x: S::f32s,
+    a: S::f32s,
+    rest: S::f32s,
+    round: f32,
+) -> (S::u32s, S::f32s) {
+    let round = s.splat_f32s(round);
     let (low, high) = (ROUND, ROUND + 255.0);
     let any = |x, bounds| {
         if RANGE == range::ANY {
@@ -85,7 +147,7 @@ pub fn exp2_product<S: Simd, const RANGE: u8>(
     let shifted = any(s.mul_add_f32s(x, a, round), [low, high]);
     let fraction = s.mul_add_f32s(x, a, s.sub_f32s(round, shifted));
     let fraction = s.mul_add_f32s(x, rest, any(fraction, [-1.0, 1.0]));
-    let mantissa = polynomial(s, any(fraction, [-1.0, 1.0]), EXP2);
+    let fraction = any(fraction, [-1.0, 1.0]);
     // Far away the fraction is one no more, but its polynomial is still positive and finite: 0 or ∞ times that.
     let shifted = if RANGE == range::FAR {
         s.min_f32s(s.splat_f32s(high), s.max_f32s(s.splat_f32s(low), shifted))
@@ -93,11 +155,7 @@ pub fn exp2_product<S: Simd, const RANGE: u8>(
         shifted
     };
     let power = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(MANTISSA));
-    if near {
-        s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(mantissa), power))
-    } else {
-        s.mul_f32s(mantissa, s.transmute_f32s_u32s(power))
-    }
+    (power, fraction)
 }
 
 /// e^x; relative error below 1.1e-7 where it is a normal number. 0 below about the smallest of these, ∞ beyond the

@@ -11,7 +11,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub(crate) use math::{EXP2, LOG2_E, LOG2_E_REST, clamp};
+pub(crate) use math::{EXP2, Exp2, LOG2_E, LOG2_E_REST, clamp, exp2_product_less_one};
 pub use math::{
     exp, exp2_product, ln, log1p, range, sigmoid, silu, silu_and_slope, sin_cos, softplus,
 };

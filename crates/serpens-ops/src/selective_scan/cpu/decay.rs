@@ -1,6 +1,8 @@
-//! The decay of the state over one step, exp(δ A), for a real or a complex A.
+//! What one step does to the state: its decay exp(δ A), for a real or a complex A, and what it takes in of the input.
 
-use crate::simd::{LOG2_E, LOG2_E_REST, Simd, clamp, exp2_product, range, sin_cos};
+use crate::simd::{
+    Exp2, LOG2_E, LOG2_E_REST, Simd, clamp, exp2_product, exp2_product_less_one, range, sin_cos,
+};
 
 /// The A of some numbers, as the decays of all steps take it.
 #[derive(Clone, Copy)]
@@ -10,24 +12,38 @@ pub(super) struct Rates<V, const W: usize> {
     /// What that lacks: left out, the same error would be made at every step, and add up over a long memory.
     rest: [V; W],
     im: [V; W],
+    /// 1 / re A, for inputs that are held.
+    inverse: [V; W],
 }
+
+/// A real A nearer to zero than this stands for one that is: by no step does it grow or decay.
+const LEAST: f32 = 1e-12;
 
 impl<V: Copy, const W: usize> Rates<V, W> {
     #[inline(always)]
-    pub(super) fn new<S: Simd<f32s = V>, const P: usize>(s: S, a: &[[V; W]; P]) -> Self {
+    pub(super) fn new<S: Simd<f32s = V>, const P: usize, const HELD: bool>(
+        s: S,
+        a: &[[V; W]; P],
+    ) -> Self {
         let (log2_e, log2_e_rest) = (s.splat_f32s(LOG2_E), s.splat_f32s(LOG2_E_REST));
-        let (mut high, mut rest) = (a[0], a[0]);
-        for (high, rest) in high.iter_mut().zip(&mut rest) {
+        let (mut high, mut rest, mut inverse) = (a[0], a[0], a[0]);
+        for j in 0..W {
             // An infinity has no rest.
-            let re = clamp(s, *high, [-1e38, 1e38]);
-            *high = s.mul_f32s(re, log2_e);
-            let lacks = s.mul_add_f32s(re, log2_e, s.neg_f32s(*high));
-            *rest = s.mul_add_f32s(re, log2_e_rest, lacks);
+            let mut re = clamp(s, high[j], [-1e38, 1e38]);
+            if HELD {
+                let least = s.splat_f32s(LEAST);
+                re = s.select_f32s(s.less_than_f32s(s.abs_f32s(re), least), least, re);
+                inverse[j] = s.div_f32s(s.splat_f32s(1.0), re);
+            }
+            high[j] = s.mul_f32s(re, log2_e);
+            let lacks = s.mul_add_f32s(re, log2_e, s.neg_f32s(high[j]));
+            rest[j] = s.mul_add_f32s(re, log2_e_rest, lacks);
         }
         Self {
             high,
             rest,
             im: a[P - 1],
+            inverse,
         }
     }
 }
@@ -97,4 +113,68 @@ pub(super) fn decay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
         value[1] = s.mul_f32s(magnitude, sine);
     }
     value
+}
+
+/// A step of a number: h = `decay` h + B times what it takes in.
+pub(super) struct Transition<V, const P: usize> {
+    pub decay: [V; P],
+    /// Of an input that is held the weight, (exp(δ a) - 1) / a; that of any other is in what tiles read, δu for u.
+    pub hold: V,
+    /// The derivative of that by a.
+    pub hold_slope: V,
+}
+
+impl<V: Copy, const P: usize> Transition<V, P> {
+    /// Of number `j`.
+    #[inline(always)]
+    pub(super) fn new<S, const W: usize, const RANGE: u8, const HELD: bool>(
+        s: S,
+        delta: V,
+        rates: &Rates<V, W>,
+        j: usize,
+    ) -> Self
+    where
+        S: Simd<f32s = V>,
+    {
+        if !HELD {
+            return Self {
+                decay: decay::<S, P, W, RANGE>(s, delta, rates, j),
+                hold: delta,
+                hold_slope: delta,
+            };
+        }
+        let Exp2 {
+            value,
+            less_one,
+            second,
+            power,
+        } = exp2_product_less_one::<S, RANGE>(s, delta, rates.high[j], rates.rest[j]);
+        let hold = s.mul_f32s(less_one, rates.inverse[j]);
+        // (δ exp(δ a) - hold) / a loses its digits where x = δ a is small. There it is δ (hold - δ φ) with
+        // φ = (e^x - 1 - x) / x².
+        let squared = s.splat_f32s(LOG2_E * LOG2_E);
+        let far = s.mul_add_f32s(delta, value, s.neg_f32s(hold));
+        let near = s.negate_mul_add_f32s(s.mul_f32s(delta, squared), second, hold);
+        let is_near = s.equal_f32s(power, s.splat_f32s(1.0));
+        let hold_slope = s.select_f32s(
+            is_near,
+            s.mul_f32s(near, delta),
+            s.mul_f32s(far, rates.inverse[j]),
+        );
+        Self {
+            decay: [value; P],
+            hold,
+            hold_slope,
+        }
+    }
+
+    /// What it takes in of `input`: u where that is held, otherwise δu.
+    #[inline(always)]
+    pub(super) fn weigh<S: Simd<f32s = V>, const HELD: bool>(&self, s: S, input: V) -> V {
+        if HELD {
+            s.mul_f32s(self.hold, input)
+        } else {
+            input
+        }
+    }
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serpens_core::{Mat, MatMut};
 
 use super::arena::{Arena, room};
-use super::decay::{Rates, decay, for_range, range_of};
+use super::decay::{Rates, Transition, for_range, range_of};
 use super::lanes::{
     Ahead, Group, Tile, add_real_product, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -19,7 +19,7 @@ use crate::simd::{Isa, Simd, WithSimd, store};
 const WIDE: usize = 8;
 
 /// Runs all tasks. `out` is (batch·length, channels).
-pub(super) fn run<const P: usize>(
+pub(super) fn run<const P: usize, const HELD: bool>(
     isa: Isa,
     scan: &Scan,
     out: &MatMut,
@@ -38,7 +38,7 @@ pub(super) fn run<const P: usize>(
     };
     with_scratch(starts_len, |segment_states| {
         if plan.segments > 1 {
-            segments::initial_states::<P>(isa, scan, &plan, segment_states);
+            segments::initial_states::<P, HELD>(isa, scan, &plan, segment_states);
         }
         let initial = if plan.segments > 1 {
             Some(&*segment_states)
@@ -48,7 +48,7 @@ pub(super) fn run<const P: usize>(
         plan.tasks.par_iter().for_each(|task| {
             let room = scratch_len::<P>(dims, &plan, isa.lanes());
             with_scratch(room, |scratch| {
-                isa.run(Forward::<P> {
+                isa.run(Forward::<P, HELD> {
                     scan,
                     task,
                     initial: initial.map(|states| {
@@ -71,7 +71,7 @@ fn scratch_len<const P: usize>(dims: &Dims, plan: &ScanPlan, lanes: usize) -> us
     2 * room(plan.tiles * P * dims.state * lanes) + 3 * room(CHUNK * lanes)
 }
 
-struct Forward<'a, 'b, const P: usize> {
+struct Forward<'a, 'b, const P: usize, const HELD: bool> {
     scan: &'a Scan<'a>,
     task: &'a Task,
     /// (channels, P·N), the state before the task's first step.
@@ -84,14 +84,14 @@ struct Forward<'a, 'b, const P: usize> {
     scratch: &'a mut [f32],
 }
 
-/// δ, δu and the sum over the states for the steps of a chunk.
+/// δ, δu (u where it is held) and the sum over the states for the steps of a chunk.
 struct Steps<'a, V> {
     delta: &'a mut [V; CHUNK],
-    delta_u: &'a mut [V; CHUNK],
+    input: &'a mut [V; CHUNK],
     y: &'a mut [V; CHUNK],
 }
 
-impl<const P: usize> WithSimd for Forward<'_, '_, P> {
+impl<const P: usize, const HELD: bool> WithSimd for Forward<'_, '_, P, HELD> {
     type Output = ();
 
     #[inline(always)]
@@ -104,7 +104,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
         let h = arena.vectors::<S::f32s>(tiles * size);
         let mut steps = Steps {
             delta: arena.steps(),
-            delta_u: arena.steps(),
+            input: arena.steps(),
             y: arena.steps(),
         };
         let of_tiles = |i| i * size..(i + 1) * size;
@@ -136,7 +136,7 @@ impl<const P: usize> WithSimd for Forward<'_, '_, P> {
     }
 }
 
-impl<const P: usize> Forward<'_, '_, P> {
+impl<const P: usize, const HELD: bool> Forward<'_, '_, P, HELD> {
     /// Saves the state of a tile before the chunk from `from` on, where that is asked for.
     #[inline(always)]
     fn save<S: Simd>(&self, s: S, tile: Tile, from: usize, h: &[S::f32s]) {
@@ -165,7 +165,7 @@ impl<const P: usize> Forward<'_, '_, P> {
     ) {
         let (scan, x, state) = (self.scan, &self.scan.operands, self.scan.dims.state);
         let group = Group::new(&scan.dims, x, self.task.group);
-        tile.load_steps(s, scan, chunk, steps.delta, steps.delta_u, None);
+        tile.load_steps(s, scan, chunk, steps.delta, steps.input, None);
         let range = range_of(s, &steps.delta[..chunk.steps], &a[..state]);
         steps.y.fill(s.splat_f32s(0.0));
         for_numbers!(state, WIDE, |n, W| {
@@ -173,7 +173,7 @@ impl<const P: usize> Forward<'_, '_, P> {
                 let reads = [Some(x.u), Some(x.delta), x.z];
                 Ahead::new(tile, &reads, &[Some(self.out)], scan.reverse)
             });
-            for_range!(range, |RANGE| advance::<S, P, W, RANGE>(
+            for_range!(range, |RANGE| advance::<S, P, W, RANGE, HELD>(
                 s, chunk, group, n, a, h, steps, ahead
             ));
         });
@@ -187,7 +187,7 @@ impl<const P: usize> Forward<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn advance<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
+fn advance<S: Simd, const P: usize, const W: usize, const RANGE: u8, const HELD: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -197,7 +197,7 @@ fn advance<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     steps: &mut Steps<S::f32s>,
     ahead: Option<Ahead>,
 ) {
-    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
+    let rates = Rates::new::<S, P, HELD>(s, &numbers(a, n));
     let mut state = numbers::<_, P, W>(h, n);
     for i in 0..chunk.steps {
         if chunk.resets[i] {
@@ -211,13 +211,13 @@ fn advance<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
             numbers::<_, P, W>(group.b(row), n),
             numbers::<_, P, W>(group.c(row), n),
         );
-        let (delta, delta_u) = (steps.delta[i], steps.delta_u[i]);
+        let (delta, input) = (steps.delta[i], steps.input[i]);
         // Two sums, so that one addition need not wait for the one before.
         let mut sums = [steps.y[i], s.splat_f32s(0.0)];
         for j in 0..W {
-            let decay = decay::<S, P, W, RANGE>(s, delta, &rates, j);
-            let input = scaled(s, delta_u, splat(s, &b, j));
-            let next = mul_add(s, decay, pick(&state, j), input);
+            let step = Transition::<_, P>::new::<S, W, RANGE, HELD>(s, delta, &rates, j);
+            let taken = scaled(s, step.weigh::<S, HELD>(s, input), splat(s, &b, j));
+            let next = mul_add(s, step.decay, pick(&state, j), taken);
             put(next, &mut state, j);
             sums[j % 2] = add_real_product(s, sums[j % 2], splat(s, &c, j), next);
         }

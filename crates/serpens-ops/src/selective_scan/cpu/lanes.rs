@@ -83,7 +83,7 @@ impl Tile {
         }
     }
 
-    /// δ and δu of every step of a chunk, and where asked for dδ/dΔ.
+    /// δ and δu of every step of a chunk, for that u where it is held; and where asked for dδ/dΔ.
     #[inline(always)]
     pub(super) fn load_steps<S: Simd>(
         self,
@@ -91,7 +91,7 @@ impl Tile {
         scan: &Scan,
         chunk: &Chunk,
         delta: &mut [S::f32s; CHUNK],
-        delta_u: &mut [S::f32s; CHUNK],
+        input: &mut [S::f32s; CHUNK],
         slope: Option<&mut [S::f32s; CHUNK]>,
     ) {
         let x = &scan.operands;
@@ -106,7 +106,12 @@ impl Tile {
             } else {
                 (raw, s.splat_f32s(1.0))
             };
-            delta_u[i] = s.mul_f32s(delta[i], self.of(s, x.u, row));
+            let u = self.of(s, x.u, row);
+            input[i] = if scan.zero_order_hold {
+                u
+            } else {
+                s.mul_f32s(delta[i], u)
+            };
         }
     }
 }

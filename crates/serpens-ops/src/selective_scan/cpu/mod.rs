@@ -32,6 +32,7 @@ fn check(scan: &Scan) {
     assert!(dims.length > 0 && dims.state > 0, "an empty scan");
     assert!(dims.channels.is_multiple_of(dims.groups), "groups");
     assert_eq!(dims.complex, scan.operands.a_im.is_some(), "im A");
+    assert!(!(dims.complex && scan.zero_order_hold), "zero-order hold");
     for (role, mat) in scan.operands.iter() {
         role.assert_fits(dims, mat);
     }
@@ -80,9 +81,10 @@ pub(super) fn forward_on(
     check(scan);
     check_rows(&scan.dims, "out", &out);
     check_states(&scan.dims, last_state.as_deref(), checkpoints.as_deref());
-    match scan.dims.parts() {
-        1 => forward::run::<1>(isa, scan, &out, last_state, checkpoints),
-        _ => forward::run::<2>(isa, scan, &out, last_state, checkpoints),
+    match (scan.dims.parts(), scan.zero_order_hold) {
+        (1, false) => forward::run::<1, false>(isa, scan, &out, last_state, checkpoints),
+        (1, true) => forward::run::<1, true>(isa, scan, &out, last_state, checkpoints),
+        _ => forward::run::<2, false>(isa, scan, &out, last_state, checkpoints),
     }
 }
 
@@ -120,8 +122,9 @@ pub(super) fn backward_on(
     let given = scan.operands.into_array().map(|x| x.is_some());
     let wanted = grads.as_ref().into_array().map(|x| x.is_some());
     assert_eq!(given, wanted, "a gradient for each operand");
-    match dims.parts() {
-        1 => backward::run::<1>(isa, scan, checkpoints, dout, dlast, grads),
-        _ => backward::run::<2>(isa, scan, checkpoints, dout, dlast, grads),
+    match (dims.parts(), scan.zero_order_hold) {
+        (1, false) => backward::run::<1, false>(isa, scan, checkpoints, dout, dlast, grads),
+        (1, true) => backward::run::<1, true>(isa, scan, checkpoints, dout, dlast, grads),
+        _ => backward::run::<2, false>(isa, scan, checkpoints, dout, dlast, grads),
     }
 }

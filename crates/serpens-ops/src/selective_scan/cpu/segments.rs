@@ -6,7 +6,7 @@ use serpens_core::{Mat, MatMut};
 
 use super::Scan;
 use super::arena::{Arena, room};
-use super::decay::{Rates, decay, for_range, range_of};
+use super::decay::{Rates, Transition, decay, for_range, range_of};
 use super::lanes::{
     Group, Tile, add_conj, conj_mul, for_numbers, gate, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -16,14 +16,14 @@ use crate::shared::scratch::with_scratch;
 use crate::simd::{Isa, Simd, WithSimd};
 
 /// Writes the state before each segment to `states` (batch, segments, channels, P·N).
-pub(super) fn initial_states<const P: usize>(
+pub(super) fn initial_states<const P: usize, const HELD: bool>(
     isa: Isa,
     scan: &Scan,
     plan: &ScanPlan,
     states: &mut [f32],
 ) {
     let initial = scan.operands.initial_state.map(Mat::into_slice);
-    through_segments::<P>(isa, scan, plan, None, initial, states);
+    through_segments::<P, HELD>(isa, scan, plan, None, initial, states);
 }
 
 /// Writes λ carried into each segment from the one after it to `carries` (batch, segments, channels, P·N).
@@ -35,10 +35,10 @@ pub(super) fn final_gradients<const P: usize>(
     dlast: Option<&[f32]>,
     carries: &mut [f32],
 ) {
-    through_segments::<P>(isa, scan, plan, Some(dout), dlast, carries);
+    through_segments::<P, false>(isa, scan, plan, Some(dout), dlast, carries);
 }
 
-fn through_segments<const P: usize>(
+fn through_segments<const P: usize, const HELD: bool>(
     isa: Isa,
     scan: &Scan,
     plan: &ScanPlan,
@@ -54,7 +54,7 @@ fn through_segments<const P: usize>(
             let lanes = isa.lanes();
             let size = room(P * dims.state * lanes);
             with_scratch(3 * size + 2 * room(CHUNK * lanes), |scratch| {
-                isa.run(Summary::<P> {
+                isa.run(Summary::<P, HELD> {
                     scan,
                     task,
                     dout,
@@ -109,7 +109,7 @@ fn combine<const P: usize>(n: usize, state: &mut [f32], sum: &[f32], product: &[
     }
 }
 
-struct Summary<'a, 'b, const P: usize> {
+struct Summary<'a, 'b, const P: usize, const HELD: bool> {
     scan: &'a Scan<'a>,
     task: &'a Task,
     /// (batch·length, channels): given when λ is asked for.
@@ -119,7 +119,7 @@ struct Summary<'a, 'b, const P: usize> {
     scratch: &'a mut [f32],
 }
 
-impl<const P: usize> WithSimd for Summary<'_, '_, P> {
+impl<const P: usize, const HELD: bool> WithSimd for Summary<'_, '_, P, HELD> {
     type Output = ();
 
     #[inline(always)]
@@ -157,7 +157,7 @@ impl<const P: usize> WithSimd for Summary<'_, '_, P> {
     }
 }
 
-impl<const P: usize> Summary<'_, '_, P> {
+impl<const P: usize, const HELD: bool> Summary<'_, '_, P, HELD> {
     /// Takes a tile's sum and product through a chunk.
     #[inline(always)]
     fn run<S: Simd>(
@@ -184,7 +184,7 @@ impl<const P: usize> Summary<'_, '_, P> {
             }));
         } else {
             for_numbers!(state, 4, |n, W| for_range!(range, |RANGE| {
-                forward::<S, P, W, RANGE>(s, chunk, group, n, a, sum, product, delta, weight)
+                forward::<S, P, W, RANGE, HELD>(s, chunk, group, n, a, sum, product, delta, weight)
             }));
         }
     }
@@ -196,7 +196,7 @@ impl<const P: usize> Summary<'_, '_, P> {
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-fn forward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
+fn forward<S: Simd, const P: usize, const W: usize, const RANGE: u8, const HELD: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -208,7 +208,7 @@ fn forward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
-    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
+    let rates = Rates::new::<S, P, HELD>(s, &numbers(a, n));
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
     for i in 0..chunk.steps {
         if chunk.resets[i] {
@@ -216,11 +216,11 @@ fn forward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
         }
         let b = numbers::<_, P, W>(group.b(chunk.row(i)), n);
         for j in 0..W {
-            let decay = decay::<S, P, W, RANGE>(s, delta[i], &rates, j);
-            let input = scaled(s, weight[i], splat(s, &b, j));
-            put(mul_add(s, decay, pick(&sums, j), input), &mut sums, j);
+            let step = Transition::<_, P>::new::<S, W, RANGE, HELD>(s, delta[i], &rates, j);
+            let taken = scaled(s, step.weigh::<S, HELD>(s, weight[i]), splat(s, &b, j));
+            put(mul_add(s, step.decay, pick(&sums, j), taken), &mut sums, j);
             put(
-                mul_add(s, decay, pick(&products, j), [s.splat_f32s(0.0); P]),
+                mul_add(s, step.decay, pick(&products, j), [s.splat_f32s(0.0); P]),
                 &mut products,
                 j,
             );
@@ -249,7 +249,7 @@ fn backward<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     weight: &[S::f32s; CHUNK],
 ) {
     let zero = [[s.splat_f32s(0.0); W]; P];
-    let rates = Rates::new(s, &numbers::<_, P, W>(a, n));
+    let rates = Rates::new::<S, P, false>(s, &numbers(a, n));
     let (mut sums, mut products) = (numbers::<_, P, W>(sum, n), numbers::<_, P, W>(product, n));
     for i in (0..chunk.steps).rev() {
         let c = numbers::<_, P, W>(group.c(chunk.row(i)), n);

@@ -3,7 +3,7 @@
 
 use serpens_core::{Mat, MatMut, bf16};
 
-use super::decay::{Rates, decay, for_range, range_of};
+use super::decay::{Rates, Transition, for_range, range_of};
 use crate::shared::tasks::for_each_task;
 use crate::simd::{Isa, Simd, Stored, WithSimd, load, silu, softplus, store};
 
@@ -42,6 +42,8 @@ pub struct Step<'a> {
     pub z: Option<Mat<'a>>,
     /// (channels).
     pub delta_bias: Option<&'a [f32]>,
+    /// See [`super::super::ScanOptions`].
+    pub zero_order_hold: bool,
 }
 
 impl Step<'_> {
@@ -94,18 +96,31 @@ pub(in super::super) fn step_on<H: Stored>(isa: Isa, operands: &Step, state: Mat
     // Of each state an exponential, which takes about as long as two values that come from memory and go there.
     for_each_task(2 * state.rows() * state.cols(), tasks, |task| {
         let (slot, channel) = (task / of_slots * SLOTS, task % of_slots * CHANNELS);
-        isa.run(Task {
-            x: operands,
-            state: &state,
-            y: &y,
-            slots: (slot, slots.min(slot + SLOTS)),
-            channels: (channel, channels.min(channel + CHANNELS)),
-        });
+        let (state, y) = (&state, &y);
+        let slots = (slot, slots.min(slot + SLOTS));
+        let channels = (channel, channels.min(channel + CHANNELS));
+        let x = operands;
+        match x.zero_order_hold {
+            false => isa.run(Task::<H, false> {
+                x,
+                state,
+                y,
+                slots,
+                channels,
+            }),
+            true => isa.run(Task::<H, true> {
+                x,
+                state,
+                y,
+                slots,
+                channels,
+            }),
+        }
     });
 }
 
 /// Some channels of some slots.
-struct Task<'a, H> {
+struct Task<'a, H, const HELD: bool> {
     x: &'a Step<'a>,
     state: &'a MatMut<'a, H>,
     y: &'a MatMut<'a>,
@@ -120,7 +135,7 @@ struct Task<'a, H> {
 #[repr(align(64))]
 struct Values([f32; CHANNELS]);
 
-impl<H: Stored> WithSimd for Task<'_, H> {
+impl<H: Stored, const HELD: bool> WithSimd for Task<'_, H, HELD> {
     type Output = ();
 
     #[inline(always)]
@@ -135,15 +150,17 @@ impl<H: Stored> WithSimd for Task<'_, H> {
             let mut delta = Values([0.0; CHANNELS]);
             let delta = &mut delta.0[..];
             self.raw_delta(s, slot, &mut delta[..end - first]);
-            let mut delta_u = Values([0.0; CHANNELS]);
-            let delta_u = &mut delta_u.0[..];
+            let mut input = Values([0.0; CHANNELS]);
+            let input = &mut input.0[..];
             let u = self.x.u.part(slot, first, end);
             for c in (0..end - first).step_by(S::F32_LANES) {
                 let bias = self.x.delta_bias.map(|bias| load(s, &bias[first + c..end]));
                 let raw = s.add_f32s(load(s, &delta[c..]), bias.unwrap_or(s.splat_f32s(0.0)));
                 let value = softplus(s, raw).0;
                 store(s, &mut delta[c..], value);
-                store(s, &mut delta_u[c..], s.mul_f32s(value, load(s, &u[c..])));
+                let u = load(s, &u[c..]);
+                let taken = if HELD { u } else { s.mul_f32s(value, u) };
+                store(s, &mut input[c..], taken);
             }
             let range = range_of(s, bytemuck::cast_slice(delta), &[largest_a]);
             // SAFETY: these channels of this slot are the task's own.
@@ -155,7 +172,7 @@ impl<H: Stored> WithSimd for Task<'_, H> {
             for_range!(
                 range,
                 |RANGE| for (i, h) in h.chunks_exact_mut(n).enumerate() {
-                    y[i] = advance::<S, H, RANGE>(s, a(i), [delta[i], delta_u[i]], [b, c], h);
+                    y[i] = advance::<S, H, RANGE, HELD>(s, a(i), [delta[i], input[i]], [b, c], h);
                 }
             );
             self.finish(s, slot, u, y);
@@ -163,7 +180,7 @@ impl<H: Stored> WithSimd for Task<'_, H> {
     }
 }
 
-impl<H> Task<'_, H> {
+impl<H, const HELD: bool> Task<'_, H, HELD> {
     /// Δ of its channels before bias and softplus.
     #[inline(always)]
     fn raw_delta<S: Simd>(&self, s: S, slot: usize, delta: &mut [f32]) {
@@ -214,16 +231,16 @@ fn products<S: Simd, W: Stored>(s: S, x: &[f32], w: &Mat<W>, first: usize, y: &m
     }
 }
 
-/// Moves the state h of one channel on: h = exp(δ a) h + δu b. Gives <c, h>.
+/// Moves the state h of one channel on: h = exp(δ a) h + δu b, for δ its weight where u is held. Gives <c, h>.
 #[inline(always)]
-fn advance<S: Simd, H: Stored, const RANGE: u8>(
+fn advance<S: Simd, H: Stored, const RANGE: u8, const HELD: bool>(
     s: S,
     a: &[f32],
-    [delta, delta_u]: [f32; 2],
+    [delta, input]: [f32; 2],
     [b, c]: [&[f32]; 2],
     h: &mut [H],
 ) -> f32 {
-    let (delta, delta_u) = (s.splat_f32s(delta), s.splat_f32s(delta_u));
+    let [delta, input] = [delta, input].map(|value| s.splat_f32s(value));
     let mut sum = s.splat_f32s(0.0);
     let whole = h.len() - h.len() % S::F32_LANES;
     for n in (0..whole).step_by(S::F32_LANES) {
@@ -233,29 +250,31 @@ fn advance<S: Simd, H: Stored, const RANGE: u8>(
             let a = a.get_unchecked(n.clone());
             let b_and_c = [b.get_unchecked(n.clone()), c.get_unchecked(n.clone())];
             let h = h.get_unchecked_mut(n);
-            sum = advance_lanes::<S, H, RANGE>(s, a, [delta, delta_u], b_and_c, h, sum);
+            sum = advance_lanes::<S, H, RANGE, HELD>(s, a, [delta, input], b_and_c, h, sum);
         }
     }
     if whole < h.len() {
         let (a, b, c) = (&a[whole..], &b[whole..], &c[whole..]);
-        sum = advance_lanes::<S, H, RANGE>(s, a, [delta, delta_u], [b, c], &mut h[whole..], sum);
+        let h = &mut h[whole..];
+        sum = advance_lanes::<S, H, RANGE, HELD>(s, a, [delta, input], [b, c], h, sum);
     }
     s.reduce_sum_f32s(sum)
 }
 
 /// [`advance`] for a vector of numbers or fewer. Gives `sum` + c h for each lane.
 #[inline(always)]
-fn advance_lanes<S: Simd, H: Stored, const RANGE: u8>(
+fn advance_lanes<S: Simd, H: Stored, const RANGE: u8, const HELD: bool>(
     s: S,
     a: &[f32],
-    [delta, delta_u]: [S::f32s; 2],
+    [delta, input]: [S::f32s; 2],
     [b, c]: [&[f32]; 2],
     h: &mut [H],
     sum: S::f32s,
 ) -> S::f32s {
-    let rates = Rates::new(s, &[[load(s, a)]]);
-    let [decay] = decay::<S, 1, 1, RANGE>(s, delta, &rates, 0);
-    let next = s.mul_add_f32s(decay, H::lanes(s, h), s.mul_f32s(delta_u, load(s, b)));
+    let rates = Rates::new::<S, 1, HELD>(s, &[[load(s, a)]]);
+    let step = Transition::<_, 1>::new::<S, 1, RANGE, HELD>(s, delta, &rates, 0);
+    let taken = s.mul_f32s(step.weigh::<S, HELD>(s, input), load(s, b));
+    let next = s.mul_add_f32s(step.decay[0], H::lanes(s, h), taken);
     H::store(s, h, next);
     s.mul_add_f32s(load(s, c), next, sum)
 }

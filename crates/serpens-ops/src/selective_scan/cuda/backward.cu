@@ -8,7 +8,8 @@
 //     back      λ_t = g_t C_t + a_(t+1) λ_(t+1)        q_t = λ_t w_t           dB_t = Σ_channels λ_t δ_t u_t
 //               s_t = <λ_t, B_t>    p_t = <A, q_t>     dA += δ_t q_t
 //
-// with g the gradient before the gate. y, s and p give the gradients of z, u and Δ.
+// with g the gradient before the gate. y, s and p give the gradients of z, u and Δ. Where the input is held its weight
+// (decay.cuh) stands for δ in δ u, s_t has it too, and p_t and dA have what comes through it.
 
 constexpr int RESIDENT_WARPS = SUB == 4 ? 16 : 12;  // by the registers that a and w of SUB steps leave
 constexpr int BLOCKS = WARPS >= RESIDENT_WARPS ? 1 : RESIDENT_WARPS / WARPS;
@@ -16,7 +17,7 @@ constexpr int BLOCKS = WARPS >= RESIDENT_WARPS ? 1 : RESIDENT_WARPS / WARPS;
 // What the walk reads of a step. Padded so that 8 channels of 4 steps meet different banks; one after another in
 // memory, so that one uniform register reaches all of a step.
 struct Step {
-    float2 delta[CHANNELS + (CHANNELS > 8 ? 12 : 8)];  // δ and δ u
+    float2 delta[CHANNELS + (CHANNELS > 8 ? 12 : 8)];  // δ and δ u, or u where it is held
     float g[CHANNELS];            // the gradient of y
     float dz[CHANNELS];           // the gradient of z over y
     float slope[CHANNELS];        // dδ/dΔ
@@ -210,7 +211,7 @@ __device__ __forceinline__ void prepare(const ScanBackwardParams& p, const Threa
     for (int i = 0; i < COUNT; ++i) {
         int t = Prepared::step(at, i);
         if (!Prepared::EVEN && t >= CHUNK) break;
-        float steps[4] = {x[i][0], x[i][0] * u[i][0], x[i][1], x[i][1] * u[i][1]}, dz[2];
+        float steps[4] = {x[i][0], HELD ? u[i][0] : x[i][0] * u[i][0], x[i][1], HELD ? u[i][1] : x[i][1] * u[i][1]}, dz[2];
 #pragma unroll
         for (int j = 0; GATE && j < 2; ++j) {
             float sigma = sigmoid(z[i][j]), gate = z[i][j] * sigma;
@@ -243,9 +244,9 @@ __device__ __forceinline__ void finish(Shared& s, const ThreadPlace& at, int buf
         const Step& step = s.steps[row];
         float delta = step.delta[at.channel].x, g = step.g[at.channel];
         u[k] = to_f32(tile[U][row][swizzled<IO>(t, at.channel)]);
-        ddelta[k] = (LN_2 * p[k] + u[k] * lambda_b[k]) * step.slope[at.channel];
+        ddelta[k] = (HELD ? LN_2 * p[k] : LN_2 * p[k] + u[k] * lambda_b[k]) * step.slope[at.channel];
         if (GATE) dz[k] = step.dz[at.channel] * (y[k] + d * u[k]);
-        du[k] = delta * lambda_b[k] + d * g;
+        du[k] = (HELD ? lambda_b[k] : delta * lambda_b[k]) + d * g;
         if (Finished::EVEN || first + 4 * STRIDE * k < CHUNK) {
             sums.d += g * u[k];
             sums.bias += ddelta[k];
@@ -334,7 +335,7 @@ template <int WHICH> struct Products {
     }
 };
 
-// The weight of a lane's column in the 4 steps from t0: δ u for dB, g for dC.
+// The weight of a lane's column in the 4 steps from t0: δ u, or u where it is held, for dB, g for dC.
 template <int WHICH> __device__ __forceinline__ float column_weight(const ThreadPlace& at, const Shared& s, int t0) {
     int channel = at.warp % CHANNEL_WARPS * 8 + at.lane / 4 % 2 * 4 + at.lane % 4, t = t0 + at.lane / 8;
     return WHICH ? s.steps[t].g[channel] : s.steps[t].delta[channel].y;
@@ -345,9 +346,20 @@ template <int WHICH> __device__ __forceinline__ float column_weight(const Thread
 // What a thread carries through time.
 struct Carry {
     float a[4];      // A log2 e
+    float inverse[HELD ? 4 : 1];  // 1 / A
     float carry[4];  // a_(t+1) λ_(t+1)
     float da[4];
     ChannelSums sums;
+
+    // Of state r of a step whose decay is `a`, or 0 where it starts anew.
+    __device__ __forceinline__ Hold hold(float delta, int r, float& a) const {
+        if (STARTS) a = decay_unlifted(delta, this->a[r]);
+        return hold_of(delta, this->a[r], inverse[HELD ? r : 0], a);
+    }
+    // What state r takes in of a step's input, times B.
+    __device__ __forceinline__ float taken(float delta, float input, int r, float a) const {
+        return HELD ? hold(delta, r, a).weight * input : input;
+    }
 };
 
 // What a lane reads of two steps. The next two's are read before this two's sums are written, past which the compiler
@@ -381,7 +393,7 @@ __device__ __forceinline__ void enter(const ThreadPlace& at, Shared& s, const Ca
             decays(a, carry.a, delta.x, resets, t0 + i);
             load<4>(&step.bc[0][at.slice * 16 + at.state_lane * 4], b);
 #pragma unroll
-            for (int r = 0; r < 4; ++r) h[r] = a[r] * h[r] + delta.y * b[r];
+            for (int r = 0; r < 4; ++r) h[r] = a[r] * h[r] + carry.taken(delta.x, delta.y, r, a[r]) * b[r];
         }
     }
 }
@@ -409,7 +421,7 @@ __device__ __forceinline__ void replay(const ThreadPlace& at, Shared& s, const C
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 w[i + j][r] = a[i + j][r] * h[r];
-                h[r] = w[i + j][r] + pair.input[j] * pair.b[j][r];
+                h[r] = w[i + j][r] + carry.taken(pair.delta[j], pair.input[j], r, a[i + j][r]) * pair.b[j][r];
                 y_sum += h[r] * pair.c[j][r];
             }
             products.add(at, i % 4 + j, h, pair.g[j], weight);
@@ -441,6 +453,13 @@ __device__ __forceinline__ void walk_back(const ThreadPlace& at, Shared& s, Carr
                 lambda[r] = pair.g[j] * pair.c[j][r] + carry.carry[r];
                 carry.carry[r] = a[i + j][r] * lambda[r];
                 float q = lambda[r] * w[i + j][r];
+                if constexpr (HELD) {
+                    float decay = a[i + j][r], by_hold = lambda[r] * pair.b[j][r] * pair.input[j];
+                    Hold hold = carry.hold(pair.delta[j], r, decay);
+                    a_sum += LOG2_E * decay * by_hold;
+                    carry.da[r] += hold.slope * by_hold;
+                    lambda[r] *= hold.weight;
+                }
                 b_sum += lambda[r] * pair.b[j][r];
                 a_sum += carry.a[r] * q;
                 carry.da[r] += pair.delta[j] * q;
@@ -538,6 +557,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bac
     load_states(p, at, p.a, carry.a);
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
+        if constexpr (HELD) carry.inverse[r] = 1.0f / carry.a[r];
         carry.a[r] *= LOG2_E;
         carry.carry[r] = carry.da[r] = 0.0f;
     }

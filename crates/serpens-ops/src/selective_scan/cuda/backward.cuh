@@ -7,7 +7,7 @@
 //
 // Macros: IO; VEC and BC_VEC, the values that one access to the rows of the channels and of B and C takes (16 bytes, or
 // 1 value); STATE_VEC (4 or 1), the same for A and the states; SLICES; CHANNEL_WARPS; SUB, the steps (4 or 8) that are
-// walked forward and back at once; GATE and STARTS (0 or 1).
+// walked forward and back at once; GATE, STARTS and HELD, whether the input is (0 or 1).
 
 constexpr int PADDED = 16 * SLICES;
 constexpr int CHANNELS = 8 * CHANNEL_WARPS;

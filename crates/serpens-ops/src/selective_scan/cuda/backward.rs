@@ -22,9 +22,10 @@ static SOURCE: Source = Source::new(
 )
 .params(&[ScanBackwardParams::declare])
 .constants(&[("CHUNK", CHUNK as i32)])
-// But what models run: bf16, 16 numbers of the state at most, accesses of several values.
+// But what models run: bf16, 16 numbers of the state at most, accesses of several values, Euler's rule.
 .may_spill(|program| {
     let hot = program.number("SLICES") == Some(1)
+        && program.number("HELD") == Some(0)
         && program.number("VEC") > Some(1)
         && program.number("BC_VEC") > Some(1)
         && program.define("IO") == Some(DType::BF16.cuda_name());
@@ -142,6 +143,7 @@ impl BackwardPlan {
             ("SUB", self.steps_at_once.to_string()),
             ("GATE", flag(options.gated)),
             ("STARTS", flag(options.starts)),
+            ("HELD", flag(options.held)),
         ]
     }
 }
@@ -188,6 +190,7 @@ struct KernelOptions {
     state_vec: usize,
     gated: bool,
     starts: bool,
+    held: bool,
 }
 
 /// `width` if rows of all these views can be read in accesses of so many values that begin at multiples of `columns`,
@@ -224,6 +227,7 @@ fn kernel_options(back: &BackwardScan<'_>) -> Result<KernelOptions> {
         state_vec: access_width(&states, dims.state, 4),
         gated: x.z.is_some(),
         starts: scan.starts.is_some(),
+        held: scan.zero_order_hold,
     })
 }
 

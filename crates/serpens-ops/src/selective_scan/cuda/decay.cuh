@@ -17,6 +17,26 @@ __device__ __forceinline__ float decay_of(float delta, float a2, float lift = EX
 // are f32.
 __device__ __forceinline__ float decay_unlifted(float delta, float a2) { return exp2_fast(delta * a2); }
 
+// The weight of an input that is held, w = (exp(δ A) - 1) / A, and its derivative by A: in place of δ, with u in place
+// of δ u. `inverse` is 1 / A, `decay` exp(δ A) even where the state starts anew.
+struct Hold {
+    float weight, slope;
+};
+__device__ __forceinline__ Hold hold_of(float delta, float a2, float inverse, float decay) {
+    // Where |δ A| is at most 1 the differences lose digits, and A may be zero. There, with x = δ A and φ of a series,
+    // w = δ (1 + x φ) and the derivative is δ (w - δ φ): φ = (e^x - 1 - x) / x², here times ln 2 by powers of δ a2.
+    constexpr float PHI[8] = {0.34657359f,    0.0800755f,    0.013876051f,   0.0019236273f,
+                              0.00022217010f, 2.2001532e-5f, 1.9494046e-6f, 1.4953220e-7f};
+    float x = delta * a2, phi = PHI[7];
+#pragma unroll
+    for (int k = 6; k >= 0; --k) phi = fmaf(phi, x, PHI[k]);
+    bool near = fabsf(x) <= LOG2_E;
+    Hold hold;
+    hold.weight = near ? fmaf(delta * x, phi, delta) : (decay - 1.0f) * inverse;
+    hold.slope = near ? delta * fmaf(-LOG2_E * delta, phi, hold.weight) : fmaf(delta, decay, -hold.weight) * inverse;
+    return hold;
+}
+
 // sin and cos of 2π (turns + low).
 __device__ __forceinline__ void sin_cos(float turns, float low, float& sine, float& cosine) {
     float r = turns - rintf(turns) + low;

@@ -16,9 +16,9 @@
 //
 // Macros: IO, STATE (N), SPLIT, PER_LANE, WARPS, HELPERS, TILE, STAGES; BLOCKS: that a multiprocessor must hold; WIDTH:
 // channels of one step that a helper takes at once; VEC: elements of u, Δ, z and y that one access may move, BC_VEC:
-// those of B and C; COMPLEX (A, and with it B, C and the state), GATED, SOFTPLUS, STARTS: 0 or 1; PASS: 0 the scan, 1
-// what segments leave behind, 2 what flows back out of them (u is then the gradient of y, b is C), both for a real A;
-// SHARED_BYTES: at least the size of Shared.
+// those of B and C; COMPLEX (A, and with it B, C and the state), GATED, SOFTPLUS, STARTS, HELD (the input, of a real
+// A): 0 or 1; PASS: 0 the scan, 1 what segments leave behind, 2 what flows back out of them (u is then the gradient of
+// y, b is C), both for a real A; SHARED_BYTES: at least the size of Shared.
 
 constexpr bool SCAN = PASS == 0, BACK = PASS == 2;
 constexpr bool HAS_Z = GATED && PASS != 1;
@@ -48,8 +48,8 @@ struct Shared {
     IO delta[STAGES][ITEMS][HELPER_THREADS][WIDTH];
     IO z[HAS_Z ? STAGES : 1][ITEMS][HELPER_THREADS][WIDTH];
     IO bc[STAGES][BC_ITEMS][HELPER_THREADS][BC_VEC];
-    // What they prepare: (δ, δu) or (δ, g), and B and C with the states of a lane side by side. Padded against
-    // conflicts of banks.
+    // What they prepare: (δ, δu), (δ, u) where it is held, or (δ, g), and B and C with the states of a lane side by
+    // side. Padded against conflicts of banks.
     float2 steps[2][CHANNELS * (TILE + 2) + (CHANNELS + 7) / 8 * 4];
     float bc_f32[2][2][SPLIT][TILE * LANE_VALUES + 4];
     float resets[2][STARTS ? TILE : 4];
@@ -77,12 +77,13 @@ __device__ __forceinline__ int lane_part(int lane) {
 struct Exponents {
     float re[PER_LANE];
     Turns im[COMPLEX ? PER_LANE : 1];
+    float inverse[HELD ? PER_LANE : 1];  // 1 / A
 };
 
 // exp(δ A) for the numbers of a lane at the steps of a group; `resets` is what is added to the exponent: EXP2_LIFT, or
-// EXP2_NONE where the state starts anew.
+// EXP2_NONE where the state starts anew. And the weights of inputs that are held.
 struct Decays {
-    float re[GROUP][PER_LANE], im[COMPLEX ? GROUP : 1][PER_LANE];
+    float re[GROUP][PER_LANE], im[COMPLEX ? GROUP : 1][PER_LANE], holds[HELD ? GROUP : 1][PER_LANE];
 
     __device__ __forceinline__ void set(const Exponents& a, const float (&steps)[2 * GROUP], const float* resets) {
 #pragma unroll
@@ -92,6 +93,10 @@ struct Decays {
             for (int j = 0; j < PER_LANE; ++j) {
                 re[i][j] = decay_of(delta, a.re[j], STARTS ? resets[i] : EXP2_LIFT);
                 if constexpr (COMPLEX) turn(delta, a.im[j], re[i][j], re[i][j], im[i][j]);
+                if constexpr (HELD) {
+                    float decay = STARTS ? decay_unlifted(delta, a.re[j]) : re[i][j];
+                    holds[i][j] = hold_of(delta, a.re[j], a.inverse[j], decay).weight;
+                }
             }
         }
     }
@@ -99,22 +104,24 @@ struct Decays {
 
 typedef float State[PARTS][PER_LANE];
 
-// One step: h = decay h + δu B, or back decay (h + g C); the result is the lane's part of Re <C, h>, twice that for the
-// pairs that complex numbers stand for.
-__device__ __forceinline__ float advance(State& h, const Decays& decays, int i, float delta_u, const float* b, const float* c) {
+// One step: h = decay h + δu B, with a weight for δ where u is held, or back decay (h + g C); the result is the lane's
+// part of Re <C, h>, twice that for the pairs that complex numbers stand for.
+__device__ __forceinline__ float advance(State& h, const Decays& decays, int i, float input, const float* b, const float* c) {
     float y = 0.0f;
 #pragma unroll
     for (int j = 0; j < PER_LANE; ++j) {
         float decay = decays.re[i][j], re = h[0][j];
         if constexpr (COMPLEX) {
             float decay_im = decays.im[i][j], im = h[1][j];
-            h[0][j] = fmaf(decay, re, fmaf(-decay_im, im, delta_u * b[j]));
-            h[1][j] = fmaf(decay, im, fmaf(decay_im, re, delta_u * b[PER_LANE + j]));
+            h[0][j] = fmaf(decay, re, fmaf(-decay_im, im, input * b[j]));
+            h[1][j] = fmaf(decay, im, fmaf(decay_im, re, input * b[PER_LANE + j]));
             y = fmaf(c[j], h[0][j], fmaf(-c[PER_LANE + j], h[1][j], y));
         } else if constexpr (BACK) {
-            h[0][j] = decay * fmaf(delta_u, b[j], re);
+            h[0][j] = decay * fmaf(input, b[j], re);
         } else {
-            h[0][j] = fmaf(decay, re, delta_u * b[j]);
+            float taken = input;
+            if constexpr (HELD) taken *= decays.holds[i][j];
+            h[0][j] = fmaf(decay, re, taken * b[j]);
             if (SCAN) y = fmaf(c[j], h[0][j], y);
         }
     }
@@ -160,6 +167,7 @@ __device__ __forceinline__ void run_states(const ScanParams& p, const BlockPlace
         bool state = n < STATE;
         i64 from = global * VALUES + n;
         a.re[j] = state ? p.a[global * STATE + n] * LOG2_E : 0.0f;
+        if constexpr (HELD) a.inverse[j] = state ? 1.0f / p.a[global * STATE + n] : 0.0f;
         h[0][j] = state && before ? before[from] : 0.0f;
         if constexpr (COMPLEX) {
             a.im[j] = turns(state ? p.a_im[global * STATE + n] : 0.0f);
@@ -358,7 +366,7 @@ struct Helper {
                 float x = deltas[j] + item.bias[j];
                 x = SOFTPLUS ? step_size(x) : x;
                 x = exists ? x : 0.0f;
-                float input = !BACK ? x * us[j] : HAS_Z && exists ? us[j] * silu(zs[j]) : us[j];
+                float input = !BACK ? (HELD ? us[j] : x * us[j]) : HAS_Z && exists ? us[j] * silu(zs[j]) : us[j];
                 s.steps[buffer][first_step(item.channel + j) + item.step] = make_float2(x, input);
             }
         }

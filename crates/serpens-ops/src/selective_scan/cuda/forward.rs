@@ -75,6 +75,7 @@ pub fn forward(
         gated: x.z.is_some(),
         softplus: scan.softplus,
         starts,
+        held: scan.zero_order_hold,
         pass: Pass::Scan,
         vec: access_width(&rows, dims.channels / dims.groups),
         bc_vec: access_width(&[x.b, x.c], dims.state),

@@ -9,8 +9,8 @@
 // for both would have two recurrences and two kinds of barriers. What the two have in common lies in forward.cuh.
 //
 // Macros: IO, STATE (N); VEC: elements of u, Δ, z and y that one access may move, BC_VEC: those of B and C; GATED,
-// SOFTPLUS, STARTS: 0 or 1; SHARED_BYTES: at least the size of Shared. From the host too: CHANNELS, WARPS, HELPERS,
-// TILE (steps) and BUFFERS.
+// SOFTPLUS, STARTS, HELD (the input): 0 or 1; SHARED_BYTES: at least the size of Shared. From the host too: CHANNELS,
+// WARPS, HELPERS, TILE (steps) and BUFFERS.
 
 constexpr int SPLIT = 16;
 constexpr int PAIRS = CHANNELS / 2;
@@ -157,7 +157,8 @@ struct Runner {
     int lane, pair, turn;
     int n;        // the state
     bool exists;  // the channel and the state
-    float a;      // A log2 e
+    float a;        // A log2 e
+    float inverse;  // 1 / A, for inputs that are held
     float h;
     float* saved;  // null where no checkpoints are wanted
     float* h_last;
@@ -169,6 +170,7 @@ struct Runner {
         exists = channel < at.channels && n < STATE;
         i64 global = at.channel + (exists ? channel : 0);
         a = exists ? p.a[global * STATE + n] * LOG2_E : 0.0f;
+        if constexpr (HELD) inverse = exists ? 1.0f / p.a[global * STATE + n] : 0.0f;
         i64 state = (at.batch * p.channels + global) * STATE + n;
         h = exists && p.initial ? p.initial[state] : 0.0f;
         saved = exists && p.checkpoints ? p.checkpoints + (at.batch * ((p.length + CHUNK - 1) / CHUNK) * p.channels + global) * STATE + n : nullptr;
@@ -187,6 +189,10 @@ struct Runner {
         for (int i = 0; i < CHUNK; ++i) {
             if (PACKED) c[i] = high_f32(__float_as_uint(b[i])), b[i] = low_f32(__float_as_uint(b[i]));
             decays[i] = decay_of(steps[2 * i], a, STARTS ? s.resets[buffer][STARTS ? first + i : 0] : EXP2_LIFT);
+            if constexpr (HELD) {
+                float delta = steps[2 * i], decay = STARTS ? decay_unlifted(delta, a) : decays[i];
+                b[i] *= hold_of(delta, a, inverse, decay).weight;
+            }
             x[i] = steps[2 * i + 1] * b[i];
         }
         if (chunk > 0) receive();
@@ -315,7 +321,7 @@ struct Helper {
             float x = deltas[j] + bias[j];
             x = SOFTPLUS ? step_size(x) : x;
             x = step < left ? x : 0.0f;
-            to[j * STEP_ROW] = make_float2(x, x * us[j]);
+            to[j * STEP_ROW] = make_float2(x, HELD ? us[j] : x * us[j]);
         }
         prepare_bc(raw, buffer);
         if (STARTS) {

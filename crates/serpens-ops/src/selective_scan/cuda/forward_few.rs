@@ -26,7 +26,7 @@ static SOURCE: Source = Source::new(
     ("TILE", TILE as i32),
     ("BUFFERS", BUFFERS as i32),
 ])
-.may_spill(|program| program.number("VEC") == Some(1));
+.may_spill(|program| program.number("VEC") == Some(1) || program.number("HELD") == Some(1));
 
 /// Channels of a block, in pairs.
 const CHANNELS: usize = 8;
@@ -61,6 +61,7 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
         ("GATED", flag(options.gated)),
         ("SOFTPLUS", flag(options.softplus)),
         ("STARTS", flag(options.starts)),
+        ("HELD", flag(options.held)),
         ("SHARED_BYTES", shared.to_string()),
     ];
     #[cfg(test)]

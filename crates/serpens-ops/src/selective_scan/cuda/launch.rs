@@ -84,6 +84,7 @@ pub(super) struct KernelOptions {
     pub gated: bool,
     pub softplus: bool,
     pub starts: bool,
+    pub held: bool,
     pub pass: Pass,
     pub vec: usize,
     pub bc_vec: usize,

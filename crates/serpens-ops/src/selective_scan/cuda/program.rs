@@ -22,7 +22,10 @@ static SOURCE: Source = Source::new(
     ("CHUNK", CHUNK as i32),
     ("COMBINE_THREADS", COMBINE_THREADS as i32),
 ])
-.may_spill(|program| program.number("VEC") == Some(1) || program.number("STATE") > Some(64));
+.may_spill(|program| {
+    let usual = program.number("VEC") > Some(1) && program.number("HELD") == Some(0);
+    !usual || program.number("STATE") > Some(64)
+});
 
 /// Threads of a block of `selective_scan_combine`.
 pub(super) const COMBINE_THREADS: usize = 128;
@@ -56,6 +59,7 @@ pub(super) fn program(
         ("GATED", flag(options.gated)),
         ("SOFTPLUS", flag(options.softplus)),
         ("STARTS", flag(options.starts)),
+        ("HELD", flag(options.held)),
         ("PASS", (options.pass as u8).to_string()),
     ];
     Program {

@@ -77,6 +77,7 @@ pub(super) unsafe fn flow_back(
         gated: x.z.is_some(),
         softplus: scan.softplus,
         starts,
+        held: false, // λ does not read the input
         pass: Pass::Back,
         vec: access_width(&rows, dims.channels / dims.groups),
         bc_vec: access_width(&[x.c], dims.state),

@@ -4,7 +4,7 @@
 //
 // Macros: IO (float or bf16: u, Δ, B, C, z, y), H (float or bf16: states), LOW (float or bf16: W_Δ), RANK (of W_Δ; 0
 // where Δ is given), STATE (N), WIDTH (values of an access to states: 4, 2 or 1), VECTOR (whether rows of what is
-// low-rank allow 8 values, of B and C WIDTH).
+// low-rank allow 8 values, of B and C WIDTH), HELD (whether the input is; 0 or 1).
 
 constexpr int LANES = 4;
 constexpr int THREADS = 128;
@@ -106,14 +106,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) selective_scan_step(con
             }
         }
         delta = softplus((RANK ? warp_sum<LANES>(delta) : to_f32(own.delta)) + bias);
-        float y = 0.0f, input = delta * u;
+        float y = 0.0f, input = HELD ? u : delta * u;
         H* state = p.state + slot * p.state_stride + channel * (i64)STATE;
 #pragma unroll
         for (int i = 0; i < ACCESSES; ++i) {
             float moved[WIDTH];
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
-                moved[j] = fmaf(decay_of(delta, a[i][j] * LOG2_E), own.h[i][j], input * own.b[i][j]);
+                float decay = decay_of(delta, a[i][j] * LOG2_E), taken = input;
+                if constexpr (HELD) taken *= hold_of(delta, a[i][j] * LOG2_E, reciprocal(a[i][j]), decay).weight;
+                moved[j] = fmaf(decay, own.h[i][j], taken * own.b[i][j]);
                 y = fmaf(own.c[i][j], moved[j], y);
             }
             int n = States<true, float>::state(lane, i);

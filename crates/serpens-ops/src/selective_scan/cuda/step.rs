@@ -15,7 +15,7 @@ static FEW: Source = source(
         include_str!("step.cu")
     ),
 )
-.may_spill(|program| program.number("STATE") > Some(64));
+.may_spill(|program| program.number("STATE") > Some(64) || program.number("HELD") == Some(1));
 static MANY: Source = source(
     "selective_scan_step_many",
     concat!(
@@ -23,7 +23,8 @@ static MANY: Source = source(
         include_str!("decay.cuh"),
         include_str!("step_many.cu")
     ),
-);
+)
+.may_spill(|program| program.number("HELD") == Some(1));
 
 const fn source(name: &'static str, text: &'static str) -> Source {
     Source::new(name, text).params(&[ScanStepParams::declare])
@@ -118,6 +119,7 @@ fn many(x: &StepOperands<'_>, state: &View<'_>) -> Result<Option<Kernel>> {
         ("STATE", &n.to_string()),
         ("IO", "bf16"),
         ("LOW", "bf16"),
+        ("HELD", &super::flag(x.zero_order_hold)),
     ];
     kernel(state.device(), &MANY, MANY.name, &defines).map(Some)
 }
@@ -139,6 +141,7 @@ fn few(x: &StepOperands<'_>, state: &View<'_>) -> Result<Kernel> {
         ("STATE", &n.to_string()),
         ("WIDTH", &access.to_string()),
         ("VECTOR", &super::flag(vector)),
+        ("HELD", &super::flag(x.zero_order_hold)),
     ];
     kernel(state.device(), &FEW, FEW.name, &defines)
 }

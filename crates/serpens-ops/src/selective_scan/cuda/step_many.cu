@@ -6,7 +6,7 @@
 // others.
 //
 // Macros: IO and LOW (bf16: u, low, B, C, z, y; W_Δ), H (float or bf16: states), RANK (of W_Δ, a multiple of 8), STATE
-// (N, a multiple of WIDTH).
+// (N, a multiple of WIDTH), HELD (whether the input is; 0 or 1).
 
 constexpr int LANES = 4;
 constexpr int THREADS = 128;
@@ -170,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         int coming = first + LANES + lane;
         next.read(p, from + coming, channel, coming < count);
         float own_delta = softplus(Products::sum(sums, first + lane, of_block) + bias);
-        float u = to_f32(own.u), own_input = own_delta * u, y[LANES] = {};
+        float u = to_f32(own.u), own_input = HELD ? u : own_delta * u, y[LANES] = {};
 #pragma unroll
         for (int s = 0; s < LANES; ++s) {
             int slot = first + s;
@@ -188,7 +188,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 c.read(&bc[slot][1][n]);
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) {
-                    moved[j] = fmaf(decay_of(delta, a[i][j] * LOG2_E), h[j], input * b[j]);
+                    float decay = decay_of(delta, a[i][j] * LOG2_E), taken = input;
+                    if constexpr (HELD) taken *= hold_of(delta, a[i][j] * LOG2_E, reciprocal(a[i][j]), decay).weight;
+                    moved[j] = fmaf(decay, h[j], taken * b[j]);
                     y[s] = fmaf(c[j], moved[j], y[s]);
                 }
                 if (exists) store_once(state + n, moved);

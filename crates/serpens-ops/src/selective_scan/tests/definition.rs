@@ -34,10 +34,11 @@ fn check_gradients(case: &Case) {
 #[test]
 fn gradients_are_the_limits_of_finite_differences() {
     check_gradients(&Case::random(dims(2, 5, 4, 3, 2), Parts::ALL, 1));
-    for complex in [false, true] {
+    for (complex, held) in [(false, false), (false, true), (true, false)] {
         for reverse in [false, true] {
             let with = Parts {
                 complex,
+                held,
                 reverse,
                 packed: true,
                 ..Parts::ALL

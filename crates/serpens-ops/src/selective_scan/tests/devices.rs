@@ -26,6 +26,7 @@ pub(super) struct Case {
     /// D, the bias and the initial state.
     extras: bool,
     softplus: bool,
+    held: bool,
     reverse: bool,
     packed: bool,
     /// Whether operands that may be columns of wider rows are, away from every alignment.
@@ -38,6 +39,7 @@ const PLAIN: Case = Case {
     gate: true,
     extras: true,
     softplus: true,
+    held: false,
     reverse: false,
     packed: false,
     columns: false,
@@ -93,7 +95,27 @@ fn all() -> Vec<Case> {
         },
         Case { sizes, ..MIXED },
     ]);
+    all.extend(held());
     all
+}
+
+/// Held inputs: each option in turn, one of each kernel and of each way through it.
+fn held() -> Vec<Case> {
+    let sizes = [
+        (1, 1, 1, 1, 1),
+        (2, 33, 48, 7, 1),
+        (1, 257, 12, 64, 2),
+        (1, 35, 5, 256, 1),
+        (264, 37, 64, 16, 1),
+        (1, 577, 12, 16, 1),
+        (2, 449, 9, 12, 1),
+        (1, 3001, 24, 16, 1),
+    ];
+    let sized = sizes
+        .into_iter()
+        .flat_map(|sizes| [PLAIN, MIXED].map(|base| Case { sizes, ..base }));
+    let cases = options().into_iter().chain(sized);
+    cases.map(|case| Case { held: true, ..case }).collect()
 }
 
 /// Each option in turn.
@@ -196,6 +218,7 @@ impl Case {
             operands,
             starts: self.packed.then(|| self.flags()),
             softplus: self.softplus,
+            zero_order_hold: self.held,
             reverse: self.reverse,
         }
     }
@@ -228,6 +251,7 @@ impl Case {
         ScanOptions {
             groups: self.sizes.4,
             softplus: self.softplus,
+            zero_order_hold: self.held,
             reverse: self.reverse,
             starts,
         }
@@ -356,7 +380,13 @@ pub(super) fn small() -> Vec<Case> {
     });
     all.extend(complex);
     for sizes in [(2, 449, 9, 12, 1), (1, 3001, 24, 16, 1)] {
-        all.push(Case { sizes, ..MIXED });
+        for held in [false, true] {
+            all.push(Case {
+                sizes,
+                held,
+                ..MIXED
+            });
+        }
     }
     all
 }
@@ -475,10 +505,17 @@ fn packed_rows_in_chunks_that_carry_the_state_are_the_same_rows_on_every_device(
     for (device, dtype) in cases() {
         // Few channels, more of them, segments of time.
         for sizes in [(2, 77, 40, 16, 1), (33, 40, 64, 7, 1), (1, 3001, 24, 16, 1)] {
-            for (complex, reverse) in [(false, false), (false, true), (true, false), (true, true)] {
+            for (complex, held, reverse) in [
+                (false, false, false),
+                (false, false, true),
+                (false, true, true),
+                (true, false, false),
+                (true, false, true),
+            ] {
                 let case = Case {
                     sizes,
                     complex,
+                    held,
                     reverse,
                     packed: true,
                     ..PLAIN

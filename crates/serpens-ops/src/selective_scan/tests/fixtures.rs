@@ -55,6 +55,7 @@ fn read(name: &str) -> (Case, Vec<Expected>) {
             },
             starts: None,
             softplus,
+            zero_order_hold: false,
             reverse: false,
         },
         dout: needed("dy"),

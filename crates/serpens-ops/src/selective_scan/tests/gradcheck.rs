@@ -14,7 +14,7 @@ fn selective_scan_has_the_gradients_of_its_definition() {
     let starts = Starts::from_sequence_ids(&ids, 2).unwrap();
     let starts = starts.chunk(1..6).unwrap();
     let (b, l, e, n, g) = (2, 5, 4, 3, 2);
-    for complex in [false, true] {
+    for (complex, zero_order_hold) in [(false, false), (false, true), (true, false)] {
         let width = if complex { 2 * n } else { n };
         let inputs = tensors([
             [b, l, e].into(),
@@ -45,13 +45,16 @@ fn selective_scan_has_the_gradients_of_its_definition() {
                 };
                 let options = ScanOptions {
                     groups: g,
+                    zero_order_hold,
                     reverse,
                     starts: packed.then_some(&starts),
                     ..ScanOptions::default()
                 };
                 selective_scan(&inputs, &options)
             };
-            let what = format!("complex {complex}, reverse {reverse}, packed {packed}");
+            let what = format!(
+                "complex {complex}, held {zero_order_hold}, reverse {reverse}, packed {packed}"
+            );
             assert_gradients(&what, |v| Ok(run(v)?.y), &inputs);
             assert_gradients(&what, |v| Ok(run(v)?.last_state), &inputs);
         }

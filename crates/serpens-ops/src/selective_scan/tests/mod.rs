@@ -3,7 +3,9 @@
 mod definition;
 pub(crate) mod devices;
 mod fixtures;
+mod gated_rnn;
 mod gradcheck;
+mod held;
 mod leaf;
 mod narrow_states;
 mod parity;
@@ -48,6 +50,8 @@ struct Parts {
     bias: bool,
     initial: bool,
     softplus: bool,
+    /// Of real scans.
+    held: bool,
     reverse: bool,
     packed: bool,
     dlast: bool,
@@ -61,6 +65,7 @@ impl Parts {
         bias: true,
         initial: true,
         softplus: true,
+        held: false,
         reverse: false,
         packed: false,
         dlast: true,
@@ -118,6 +123,7 @@ impl Case {
                 operands,
                 starts: with.packed.then(starts),
                 softplus: with.softplus,
+                zero_order_hold: with.held && !with.complex,
                 reverse: with.reverse,
             },
             dout,
@@ -159,6 +165,7 @@ impl Case {
             }),
             starts: self.scan.starts.as_deref(),
             softplus: self.scan.softplus,
+            zero_order_hold: self.scan.zero_order_hold,
             reverse: self.scan.reverse,
         };
         let mut out = vec![f32::NAN; dims.rows() * dims.channels];
@@ -223,9 +230,10 @@ impl Case {
                 let error = largest_error(computed, exact);
                 assert!(
                     error <= allowed,
-                    "{name} on {}: error {error:e}, allowed {allowed:e}, {:?}",
+                    "{name} on {}: error {error:e}, allowed {allowed:e}, {:?}, held {}",
                     isa.name(),
-                    self.scan.dims
+                    self.scan.dims,
+                    self.scan.zero_order_hold
                 );
             }
         }

@@ -63,6 +63,7 @@ fn steps<H: Stored>(x: &ScanOperands<Vec<f32>>, state: &mut [H]) -> Vec<f32> {
             d: None,
             z: None,
             delta_bias: x.delta_bias.as_deref(),
+            zero_order_hold: false,
         };
         let state = MatMut::dense(state, CHANNELS * N);
         cpu::step(&operands, state, MatMut::dense(y, CHANNELS));

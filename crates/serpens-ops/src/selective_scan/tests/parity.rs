@@ -205,38 +205,3 @@ fn results_do_not_depend_on_the_number_of_threads() {
         }
     }
 }
-
-#[test]
-fn one_state_with_a_of_minus_one_is_a_gated_rnn() {
-    let dims = dims(1, 60, 20, 1, 1);
-    let with = Parts {
-        d: false,
-        z: false,
-        initial: false,
-        ..Parts::ALL
-    };
-    let mut case = Case::random(dims, with, 19);
-    let x = &mut case.scan.operands;
-    x.a.fill(-1.0);
-    x.b.fill(1.0);
-    x.c.fill(1.0);
-    let bias = x.delta_bias.as_ref().unwrap();
-    let gate = |(i, delta): (usize, &f64)| 1.0 / (1.0 + (-delta - bias[i % 20]).exp());
-    let gate: Vec<f64> = x.delta.iter().enumerate().map(gate).collect();
-    // With g = sigmoid(a) and δ = softplus(a), exp(-δ) = 1 - g; the scan weighs its input with δ, the gated RNN with g.
-    let token = x.u.clone();
-    for (u, g) in x.u.iter_mut().zip(&gate) {
-        *u *= g / -(1.0 - g).ln();
-    }
-    let mut h = [0.0; 20];
-    let mut expected = Vec::new();
-    for (g, x) in gate.chunks(20).zip(token.chunks(20)) {
-        for channel in 0..20 {
-            h[channel] = (1.0 - g[channel]) * h[channel] + g[channel] * x[channel];
-        }
-        expected.extend(h);
-    }
-    for isa in Isa::available() {
-        assert!(largest_error(&case.kernels(isa).out, &expected) < 1e-6);
-    }
-}

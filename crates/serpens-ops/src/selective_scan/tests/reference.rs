@@ -29,6 +29,7 @@ impl<T> Scan<T> {
             operands: self.operands.cast(),
             starts: self.starts.clone(),
             softplus: self.softplus,
+            zero_order_hold: self.zero_order_hold,
             reverse: self.reverse,
         }
     }
@@ -171,6 +172,30 @@ impl<T: Real> Channel<'_, T> {
         .scaled(exponent.re.exp())
     }
 
+    /// The factor of δ B u in the state, and the derivatives of δ times it by δ and A.
+    fn factor(&self, step: usize, n: usize) -> [T; 3] {
+        let (delta, one) = (self.delta(step), T::from_f64(1.0));
+        if !self.scan.zero_order_hold {
+            return [one, one, T::default()];
+        }
+        let a = self.a(n).re;
+        let x = delta * a;
+        if x.into().abs() >= 0.5 {
+            let factor = x.exp_m1() / x;
+            return [factor, x.exp(), delta * (x.exp() - factor) / a];
+        }
+        // Σ x^k / (k + 1)! and its derivative, Σ (k + 1) x^k / (k + 2)!.
+        let (mut value, mut slope, mut term) = (T::default(), T::default(), one);
+        for k in 1..20 {
+            let k = f64::from(k);
+            term = term / T::from_f64(k);
+            value += term;
+            slope += term * T::from_f64(k / (k + 1.0));
+            term = term * x;
+        }
+        [value, x.exp(), delta * delta * slope]
+    }
+
     /// <C, h> + D u, before the gate; `after` holds the states of every number after every step.
     fn y(&self, step: usize, after: &[Vec<Number<T>>]) -> T {
         let mut sum = T::default();
@@ -201,7 +226,7 @@ impl<T: Real> Channel<'_, T> {
                 h = Number::default();
             }
             before.push(h);
-            let input = self.delta(step) * self.x.u[self.at(step)];
+            let input = self.delta(step) * self.x.u[self.at(step)] * self.factor(step, n)[0];
             let b = self.number(&self.x.b, self.in_group(step, n));
             h = self.decay(step, n).times(h).plus(b.scaled(input));
             after.push(h);
@@ -227,7 +252,7 @@ impl<T: Real> Channel<'_, T> {
     }
 
     /// A step back of number n with its states before and after the step: adds to the gradients of A, B and C, and
-    /// returns <λ, B> and <A, the gradient of the exponent δA>.
+    /// returns <λ, B>, as u has it and as δ has it, and <A, the gradient of the exponent δA>.
     fn number_back(
         &self,
         step: usize,
@@ -236,16 +261,18 @@ impl<T: Real> Channel<'_, T> {
         (before, after): (Number<T>, Number<T>),
         carry: &mut Number<T>,
         grads: &mut ScanOperands<Vec<T>>,
-    ) -> (T, T) {
+    ) -> [T; 3] {
         let (at, in_group) = (self.channel * self.dims.state + n, self.in_group(step, n));
         let (delta, u) = (self.delta(step), self.x.u[self.at(step)]);
+        let [factor, by_delta, by_a] = self.factor(step, n);
         let [b, c] = [&self.x.b, &self.x.c].map(|x| self.number(x, in_group));
         let lambda = carry.plus(c.conj().scaled(g));
         self.add_to(&mut grads.c, in_group, after.conj().scaled(g));
-        self.add_to(&mut grads.b, in_group, lambda.scaled(delta * u));
+        self.add_to(&mut grads.b, in_group, lambda.scaled(delta * u * factor));
         let next = self.decay(step, n).conj().times(lambda);
         let dlog = next.times(before.conj());
-        grads.a[at] += delta * dlog.re;
+        let lambda_b = lambda.re * b.re + lambda.im * b.im;
+        grads.a[at] += delta * dlog.re + by_a * lambda_b * u;
         if let Some(da) = &mut grads.a_im {
             da[at] += delta * dlog.im;
         }
@@ -255,10 +282,11 @@ impl<T: Real> Channel<'_, T> {
             next
         };
         let a = self.a(n);
-        (
-            lambda.re * b.re + lambda.im * b.im,
+        [
+            factor * lambda_b,
+            by_delta * lambda_b,
             a.re * dlog.re + a.im * dlog.im,
-        )
+        ]
     }
 }
 
@@ -307,19 +335,21 @@ pub(super) fn backward<T: Real>(
             let at = scan.at(step);
             let (u, delta) = (x.u[at], scan.delta(step));
             let g = scan.gate_back(step, dout[at], &after, &mut grads.z);
-            let (mut lambda_b, mut ddelta) = (T::default(), T::default());
+            let mut sums = [T::default(); 3];
             for (n, carry) in carry.iter_mut().enumerate() {
                 let states = (before[n][step], after[n][step]);
-                let (of_b, of_a) = scan.number_back(step, n, parts * g, states, carry, &mut grads);
-                lambda_b += of_b;
-                ddelta += of_a;
+                let of_n = scan.number_back(step, n, parts * g, states, carry, &mut grads);
+                for (sum, of_n) in sums.iter_mut().zip(of_n) {
+                    *sum += of_n;
+                }
             }
-            grads.u[at] = delta * lambda_b;
+            let [of_u, of_delta, of_a] = sums;
+            grads.u[at] = delta * of_u;
             if let (Some(d), Some(dd)) = (&x.d, &mut grads.d) {
                 grads.u[at] += d[c] * g;
                 dd[c] += g * u;
             }
-            ddelta += u * lambda_b;
+            let mut ddelta = of_a + u * of_delta;
             if softplus {
                 ddelta = ddelta * sigmoid(scan.pre_delta(step));
             }

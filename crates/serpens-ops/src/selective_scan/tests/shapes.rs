@@ -22,10 +22,12 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let [complex, d, z, bias, initial, softplus, reverse, packed, dlast] = flags;
-        let with = Parts { complex, d, z, bias, initial, softplus, reverse, packed, dlast };
         // Few channels for the largest states, to keep the reference quick.
         let per_group = per_group.min(1 + 64 / state);
-        Case::random(dims(batch, length, per_group * groups, state, groups), with, seed).check();
+        for held in [false, true] {
+            let with = Parts { complex, d, z, bias, initial, softplus, held, reverse, packed, dlast };
+            Case::random(dims(batch, length, per_group * groups, state, groups), with, seed).check();
+        }
     }
 }
 
@@ -52,6 +54,7 @@ fn short_slices_are_refused_before_any_work() {
             operands,
             starts: starts.map(|starts| &starts[less("starts")..]),
             softplus: true,
+            zero_order_hold: false,
             reverse: false,
         };
         let mut last =
@@ -88,7 +91,15 @@ fn short_slices_are_refused_before_any_work() {
 
 #[test]
 fn large_exponents_beside_small_ones_are_exact() {
-    let mut case = Case::random(dims(1, 100, 40, 5, 1), Parts::ALL, 12);
+    check_large_exponents(Parts::ALL);
+    check_large_exponents(Parts {
+        held: true,
+        ..Parts::ALL
+    });
+}
+
+fn check_large_exponents(with: Parts) {
+    let mut case = Case::random(dims(1, 100, 40, 5, 1), with, 12);
     for step in [3, 40, 99] {
         // exp(δ A) is 0 for some of the numbers of these steps, and leaves its usual path for all.
         case.scan.operands.delta[step * 40 + 17] = 200.0;
@@ -113,9 +124,10 @@ fn large_exponents_beside_small_ones_are_exact() {
 
 #[test]
 fn many_tiles_and_rounds_are_exact() {
-    for packed in [false, true] {
+    for (packed, held) in [(false, false), (true, false), (true, true)] {
         let with = Parts {
             packed,
+            held,
             reverse: packed,
             ..Parts::ALL
         };
@@ -126,14 +138,16 @@ fn many_tiles_and_rounds_are_exact() {
 
 #[test]
 fn segments_of_time_are_exact() {
-    for (complex, reverse, packed) in [
-        (false, false, false),
-        (false, true, false),
-        (true, false, false),
-        (true, true, true),
+    for (complex, held, reverse, packed) in [
+        (false, false, false, false),
+        (false, false, true, false),
+        (false, true, true, true),
+        (true, false, false, false),
+        (true, false, true, true),
     ] {
         let with = Parts {
             complex,
+            held,
             reverse,
             packed,
             ..Parts::ALL

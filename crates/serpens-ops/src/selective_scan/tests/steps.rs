@@ -90,6 +90,7 @@ impl StepCase {
             d: x.d.as_deref(),
             z: z.as_ref().map(Wide::mat),
             delta_bias: x.delta_bias.as_deref(),
+            zero_order_hold: self.case.scan.zero_order_hold,
         };
         let mut state = wide(x.initial_state.as_ref().unwrap(), channels * n);
         let mut y = Wide::blank(slots, channels, 1);
@@ -168,7 +169,10 @@ fn a_step_is_as_near_to_the_definition_as_its_plain_evaluation() {
                 (Some(7), true),
                 (Some(1), false),
             ] {
-                StepCase::new([slots, channels, n], rank, in_bf16, all).check();
+                let mut case = StepCase::new([slots, channels, n], rank, in_bf16, all);
+                case.check();
+                case.case.scan.zero_order_hold = true;
+                case.check();
             }
         }
     }
@@ -176,7 +180,13 @@ fn a_step_is_as_near_to_the_definition_as_its_plain_evaluation() {
 
 #[test]
 fn steps_have_the_states_of_the_scan_at_every_position() {
-    let case = Case::random(dims(2, 12, 70, 16, 1), Parts::ALL, 31);
+    for held in [false, true] {
+        check_states(Parts { held, ..Parts::ALL });
+    }
+}
+
+fn check_states(with: Parts) {
+    let case = Case::random(dims(2, 12, 70, 16, 1), with, 31);
     for isa in Isa::available() {
         let whole = case.kernels(isa);
         let mut state = case.scan.operands.initial_state.clone().unwrap();
@@ -243,6 +253,7 @@ fn a_step_of_views_is_that_of_the_kernel_or_refused() {
         d: Some(d.view()),
         z: Some(z.view()),
         delta_bias: Some(bias.view()),
+        zero_order_hold: false,
     };
     let mut state = on_cpu([3, 80], x.initial_state.as_ref().unwrap());
     let mut y = Tensor::zeros([3, 20], DType::F32, Device::Cpu).unwrap();

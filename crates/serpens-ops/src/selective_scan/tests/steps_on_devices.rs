@@ -21,18 +21,19 @@ fn problems(dtype: DType) -> Vec<StepCase> {
         ([2, 5, 1], None, false),
     ];
     let rounded = |values: &mut Vec<f64>| values.iter_mut().for_each(|v| *v = round(*v, dtype));
-    sizes
-        .map(|(sizes, rank, all)| {
-            let mut case = StepCase::new(sizes, rank, false, all);
-            let operands = case.case.scan.operands.as_mut();
-            operands.map(|role, values| (role.layout == Layout::Rows).then(|| rounded(values)));
-            if let Some((low, weight, _)) = &mut case.low_rank {
-                rounded(low);
-                rounded(weight);
-            }
-            case
-        })
-        .to_vec()
+    let sizes = sizes.map(|sizes| [(sizes, false), (sizes, true)]);
+    let of = |((sizes, rank, all), held)| {
+        let mut case = StepCase::new(sizes, rank, false, all);
+        case.case.scan.zero_order_hold = held;
+        let operands = case.case.scan.operands.as_mut();
+        operands.map(|role, values| (role.layout == Layout::Rows).then(|| rounded(values)));
+        if let Some((low, weight, _)) = &mut case.low_rank {
+            rounded(low);
+            rounded(weight);
+        }
+        case
+    };
+    sizes.into_iter().flatten().map(of).collect()
 }
 
 /// Rows of these matrices side by side.
@@ -85,6 +86,7 @@ fn run(case: &StepCase, device: Device, dtype: DType, states: DType) -> [Vec<f64
         d: d.as_ref().map(Tensor::view),
         z: x.z.as_ref().map(|_| z.view()),
         delta_bias: bias.as_ref().map(Tensor::view),
+        zero_order_hold: case.case.scan.zero_order_hold,
     };
     let initial = x.initial_state.as_ref().unwrap();
     let mut state = tensor([slots, channels * n], initial, states, device);

@@ -22,6 +22,8 @@ pub(crate) trait Real:
     fn from_f64(x: f64) -> Self;
     /// e^self.
     fn exp(self) -> Self;
+    /// e^self - 1.
+    fn exp_m1(self) -> Self;
     /// ln(self).
     fn ln(self) -> Self;
     /// ln(1 + self).
@@ -40,6 +42,9 @@ macro_rules! real {
             }
             fn exp(self) -> Self {
                 self.exp()
+            }
+            fn exp_m1(self) -> Self {
+                self.exp_m1()
             }
             fn ln(self) -> Self {
                 self.ln()

@@ -5,7 +5,7 @@ use serpens_core::Mat;
 use super::{Sums, WIDE};
 use crate::selective_scan::ScanOperands;
 use crate::selective_scan::cpu::Scan;
-use crate::selective_scan::cpu::decay::{Rates, decay, range_of};
+use crate::selective_scan::cpu::decay::{Rates, Transition, range_of};
 use crate::selective_scan::cpu::lanes::{
     Ahead, Group, Tile, add_conj, add_real_product, conj_mul, mul_add, numbers, pick, put, scaled,
     set_numbers, splat,
@@ -16,14 +16,15 @@ use crate::simd::{Simd, load, silu_and_slope, store};
 /// What a tile keeps for each step of a chunk.
 pub(super) struct Steps<'a, V> {
     delta: &'a mut [V; CHUNK],
-    delta_u: &'a mut [V; CHUNK],
+    /// δu, or u where it is held.
+    input: &'a mut [V; CHUNK],
     /// dL/dy, times P.
     g: &'a mut [V; CHUNK],
     /// Re <C, h>.
     y: &'a mut [V; CHUNK],
-    /// <λ, B>.
+    /// <λ, B>; <λ, w B> where the input is held.
     lambda_b: &'a mut [V; CHUNK],
-    /// <λ, A exp(δA) h>.
+    /// <λ, A exp(δA) h>; <λ, exp(δA) (A h + B u)> where it is held, which is all of the gradient of δ.
     lambda_a: &'a mut [V; CHUNK],
     /// dδ/dΔ.
     delta_slope: &'a mut [V; CHUNK],
@@ -40,7 +41,7 @@ impl<'a, V> Steps<'a, V> {
         let all: &mut [_; 8] = all.try_into().expect("eight vectors for each step");
         let [
             delta,
-            delta_u,
+            input,
             g,
             y,
             lambda_b,
@@ -50,7 +51,7 @@ impl<'a, V> Steps<'a, V> {
         ] = all;
         Self {
             delta,
-            delta_u,
+            input,
             g,
             y,
             lambda_b,
@@ -65,6 +66,9 @@ impl<'a, V> Steps<'a, V> {
 pub(super) struct Pass<'a, V, const W: usize> {
     /// exp(δA).
     decay: &'a mut [[V; W]],
+    /// w and its derivative by A, where the input is held.
+    hold: &'a mut [[V; W]],
+    hold_slope: &'a mut [[V; W]],
     /// The states, that before the chunk first.
     pub(super) h: &'a mut [[V; W]],
     /// Sums over the task's tiles, a lane for each channel of a tile.
@@ -72,18 +76,29 @@ pub(super) struct Pass<'a, V, const W: usize> {
     pub(super) dc: &'a mut [[V; W]],
 }
 
-pub(super) const fn pass_vectors(parts: usize) -> usize {
-    (4 * CHUNK + 1) * parts * WIDE
+pub(super) const fn pass_vectors(parts: usize, held: bool) -> usize {
+    let rows = if held { 6 } else { 4 };
+    (rows * CHUNK + 1) * parts * WIDE
 }
 
 impl<'a, V, const W: usize> Pass<'a, V, W> {
     #[inline(always)]
-    pub(super) fn of(x: &'a mut [V], parts: usize) -> Self {
+    pub(super) fn of<const HELD: bool>(x: &'a mut [V], parts: usize) -> Self {
         let (rows, _) = x.as_chunks_mut::<W>();
+        let of_hold = if HELD { CHUNK * parts } else { 0 };
+        let (hold, rows) = rows.split_at_mut(of_hold);
+        let (hold_slope, rows) = rows.split_at_mut(of_hold);
         let (decay, rows) = rows.split_at_mut(CHUNK * parts);
         let (db, rows) = rows.split_at_mut(CHUNK * parts);
         let (dc, h) = rows.split_at_mut(CHUNK * parts);
-        Self { decay, h, db, dc }
+        Self {
+            decay,
+            hold,
+            hold_slope,
+            h,
+            db,
+            dc,
+        }
     }
 }
 
@@ -103,7 +118,7 @@ pub(super) fn begin<S: Simd, const P: usize>(
         scan,
         chunk,
         steps.delta,
-        steps.delta_u,
+        steps.input,
         Some(steps.delta_slope),
     );
     let parts = s.splat_f32s(P as f32);
@@ -141,13 +156,13 @@ pub(super) fn load_checkpoint<S: Simd, const P: usize, const W: usize>(
     }
 }
 
-/// Runs the recurrence over a chunk and keeps its decays and states.
+/// Runs the recurrence over a chunk and keeps its decays, states and weights of held inputs.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
+pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8, const HELD: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -157,7 +172,7 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     pass: &mut Pass<S::f32s, W>,
     ahead: Option<Ahead>,
 ) {
-    let rates = Rates::new(s, a);
+    let rates = Rates::new::<S, P, HELD>(s, a);
     let zero = [[s.splat_f32s(0.0); W]; P];
     let mut state = zero;
     state.copy_from_slice(&pass.h[..P]);
@@ -173,15 +188,19 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
             numbers::<_, P, W>(group.b(row), n),
             numbers::<_, P, W>(group.c(row), n),
         );
-        let (delta, delta_u) = (steps.delta[i], steps.delta_u[i]);
+        let (delta, input) = (steps.delta[i], steps.input[i]);
         let mut y = steps.y[i];
         let mut decays = zero;
         for j in 0..W {
-            let decay = decay::<S, P, W, RANGE>(s, delta, &rates, j);
-            let input = scaled(s, delta_u, splat(s, &b, j));
-            let next = mul_add(s, decay, pick(&state, j), input);
+            let step = Transition::<_, P>::new::<S, W, RANGE, HELD>(s, delta, &rates, j);
+            let taken = scaled(s, step.weigh::<S, HELD>(s, input), splat(s, &b, j));
+            let next = mul_add(s, step.decay, pick(&state, j), taken);
             put(next, &mut state, j);
-            put(decay, &mut decays, j);
+            put(step.decay, &mut decays, j);
+            if HELD {
+                pass.hold[i][j] = step.hold;
+                pass.hold_slope[i][j] = step.hold_slope;
+            }
             y = add_real_product(s, y, splat(s, &c, j), next);
         }
         steps.y[i] = y;
@@ -196,7 +215,7 @@ pub(super) fn replay<S: Simd, const P: usize, const W: usize, const RANGE: u8>(
     clippy::too_many_arguments,
     reason = "all of them are the kernel's registers and rows"
 )]
-pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
+pub(super) fn retreat<S: Simd, const P: usize, const W: usize, const HELD: bool>(
     s: S,
     chunk: &Chunk,
     group: Group,
@@ -213,7 +232,7 @@ pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
         let row = chunk.row(i);
         let b = numbers::<_, P, W>(group.b(row), n);
         let c = numbers::<_, P, W>(group.c(row), n);
-        let (delta, delta_u, g) = (steps.delta[i], steps.delta_u[i], steps.g[i]);
+        let (delta, input, g) = (steps.delta[i], steps.input[i], steps.g[i]);
         let (mut lambda_b, mut lambda_a) = (steps.lambda_b[i], steps.lambda_a[i]);
         let decays: [[S::f32s; W]; P] = rows(&pass.decay[i * P..]);
         let h: [[S::f32s; W]; P] = rows(&pass.h[(i + 1) * P..]);
@@ -231,12 +250,23 @@ pub(super) fn retreat<S: Simd, const P: usize, const W: usize>(
             let h = pick(&h, j);
             let dc = pick(&rows::<_, P, W>(&pass.dc[i * P..]), j);
             let dc = add_conj(s, dc, g, h);
+            let mut taken = lambda;
+            if HELD {
+                taken[0] = s.mul_f32s(lambda[0], pass.hold[i][j]);
+                let b_u = s.mul_f32s(b[0], input);
+                let change = s.mul_add_f32s(a[0][j], before[0][j], b_u);
+                lambda_a = s.mul_add_f32s(next[0], change, lambda_a);
+                let by_hold = s.mul_f32s(lambda[0], b_u);
+                das[0][j] = s.mul_add_f32s(by_hold, pass.hold_slope[i][j], das[0][j]);
+            }
             for part in 0..P {
                 let k = i * P + part;
-                pass.db[k][j] = s.mul_add_f32s(lambda[part], delta_u, pass.db[k][j]);
+                pass.db[k][j] = s.mul_add_f32s(taken[part], input, pass.db[k][j]);
                 pass.dc[k][j] = dc[part];
-                lambda_b = s.mul_add_f32s(lambda[part], b[part], lambda_b);
-                lambda_a = s.mul_add_f32s(a[part][j], dlog[part], lambda_a);
+                lambda_b = s.mul_add_f32s(taken[part], b[part], lambda_b);
+                if !HELD {
+                    lambda_a = s.mul_add_f32s(a[part][j], dlog[part], lambda_a);
+                }
                 das[part][j] = s.mul_add_f32s(delta, dlog[part], das[part][j]);
             }
             put(next, &mut carries, j);
@@ -284,7 +314,7 @@ pub(super) fn reduce<S: Simd, const P: usize, const W: usize>(
 
 /// du, dΔ and dz of a chunk, and its share of dD and dbias.
 #[inline(always)]
-pub(super) fn finish<S: Simd, const P: usize>(
+pub(super) fn finish<S: Simd, const P: usize, const HELD: bool>(
     s: S,
     x: &ScanOperands<Mat>,
     chunk: &Chunk,
@@ -301,8 +331,13 @@ pub(super) fn finish<S: Simd, const P: usize>(
         let row = chunk.row(i);
         let u = tile.of(s, x.u, row);
         let g = s.mul_f32s(steps.g[i], per_part);
-        let du = s.mul_add_f32s(steps.delta[i], steps.lambda_b[i], s.mul_f32s(d, g));
-        let ddelta = s.mul_add_f32s(u, steps.lambda_b[i], steps.lambda_a[i]);
+        let (lambda_b, lambda_a) = (steps.lambda_b[i], steps.lambda_a[i]);
+        let (du, ddelta) = if HELD {
+            (s.mul_add_f32s(d, g, lambda_b), lambda_a)
+        } else {
+            let du = s.mul_add_f32s(steps.delta[i], lambda_b, s.mul_f32s(d, g));
+            (du, s.mul_add_f32s(u, lambda_b, lambda_a))
+        };
         let ddelta = s.mul_f32s(ddelta, steps.delta_slope[i]);
         dd = s.mul_add_f32s(g, u, dd);
         dbias = s.add_f32s(dbias, ddelta);

@@ -4,6 +4,8 @@
 //! ```text
 //! λ_t = conj(C_t) g_t + conj(exp(δ_(t+1) A)) λ_(t+1)         g = dL/dy, twice that for complex states
 //! ```
+//!
+//! An input that is held has in place of δ a weight of every number's own, w = (exp(δ A) - 1) / A.
 
 mod chunk;
 
@@ -26,7 +28,7 @@ use chunk::{
 const WIDE: usize = 4;
 
 /// Runs all tasks in rounds of [`ROUND`] steps, folding the sums over channels after each, then those over the batch.
-pub(super) fn run<const P: usize>(
+pub(super) fn run<const P: usize, const HELD: bool>(
     isa: Isa,
     scan: &Scan,
     checkpoints: &[f32],
@@ -70,7 +72,7 @@ pub(super) fn run<const P: usize>(
         let lengths = plan.tasks.iter().map(|task| task.to - task.from);
         let longest = lengths.max().unwrap_or(0);
         for round in (0..longest.div_ceil(ROUND)).rev() {
-            run_round::<P>(
+            run_round::<P, HELD>(
                 isa,
                 scan,
                 &plan,
@@ -86,7 +88,7 @@ pub(super) fn run<const P: usize>(
 }
 
 /// Runs the tasks' steps of a round.
-fn run_round<const P: usize>(
+fn run_round<const P: usize, const HELD: bool>(
     isa: Isa,
     scan: &Scan,
     plan: &ScanPlan,
@@ -97,9 +99,9 @@ fn run_round<const P: usize>(
 ) {
     plan.tasks.par_iter().enumerate().for_each(|(index, task)| {
         let (from, to) = round_of(task, round);
-        let room = scratch_len::<P>(&scan.dims, plan, isa.lanes());
+        let room = scratch_len::<P, HELD>(&scan.dims, plan, isa.lanes());
         with_scratch(room, |scratch| {
-            isa.run(Backward::<P> {
+            isa.run(Backward::<P, HELD> {
                 scan,
                 task,
                 index,
@@ -225,7 +227,7 @@ struct Sums<'a> {
     dgroup: MatMut<'a>,
 }
 
-struct Backward<'a, 'b, const P: usize> {
+struct Backward<'a, 'b, const P: usize, const HELD: bool> {
     scan: &'a Scan<'a>,
     task: &'a Task,
     /// The task's row of `dgroup`.
@@ -238,9 +240,13 @@ struct Backward<'a, 'b, const P: usize> {
     scratch: &'a mut [f32],
 }
 
-fn scratch_len<const P: usize>(dims: &Dims, plan: &ScanPlan, lanes: usize) -> usize {
+fn scratch_len<const P: usize, const HELD: bool>(
+    dims: &Dims,
+    plan: &ScanPlan,
+    lanes: usize,
+) -> usize {
     let states = room(plan.tiles * P * dims.state * lanes);
-    3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(pass_vectors(P) * lanes)
+    3 * states + room(plan.tiles * STEP_VECTORS * lanes) + room(pass_vectors(P, HELD) * lanes)
 }
 
 /// What a task keeps of its tiles, one after another, from chunk to chunk.
@@ -252,7 +258,7 @@ struct Tiles<'a, V> {
     steps: &'a mut [V],
 }
 
-impl<const P: usize> WithSimd for Backward<'_, '_, P> {
+impl<const P: usize, const HELD: bool> WithSimd for Backward<'_, '_, P, HELD> {
     type Output = ();
 
     #[inline(always)]
@@ -267,7 +273,7 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
             da: arena.vectors(count * size),
             steps: arena.vectors(count * STEP_VECTORS),
         };
-        let pass = arena.vectors::<S::f32s>(pass_vectors(P));
+        let pass = arena.vectors::<S::f32s>(pass_vectors(P, HELD));
         let (first, last) = (task.channel * size, (task.channel + task.channels) * size);
         // SAFETY: this task alone owns these channels of this segment.
         let carry_out = unsafe { self.sums.carry.part(task.segment, first, last) };
@@ -299,7 +305,7 @@ impl<const P: usize> WithSimd for Backward<'_, '_, P> {
     }
 }
 
-impl<const P: usize> Backward<'_, '_, P> {
+impl<const P: usize, const HELD: bool> Backward<'_, '_, P, HELD> {
     /// The task's tile `i`.
     #[inline(always)]
     fn tile<S: Simd>(&self, i: usize) -> Tile {
@@ -332,7 +338,7 @@ impl<const P: usize> Backward<'_, '_, P> {
         let dgroup = unsafe { self.sums.dgroup.part(self.index, first, first + len) };
         let chunk_row = task.batch * scan.dims.chunks() + from / CHUNK;
         for_numbers!(state, WIDE, |n, W| {
-            let mut pass = Pass::<_, W>::of(pass, P);
+            let mut pass = Pass::<_, W>::of::<HELD>(pass, P);
             pass.db.fill([s.splat_f32s(0.0); W]);
             pass.dc.fill([s.splat_f32s(0.0); W]);
             for i in 0..count {
@@ -345,17 +351,17 @@ impl<const P: usize> Backward<'_, '_, P> {
                 let a = numbers::<_, P, W>(&tiles.a[values.clone()], n);
                 let ahead = (n == 0).then(|| self.ahead(tile));
                 let (steps, pass) = (&mut steps, &mut pass);
-                for_range!(range, |RANGE| replay::<S, P, W, RANGE>(
+                for_range!(range, |RANGE| replay::<S, P, W, RANGE, HELD>(
                     s, &chunk, group, n, &a, steps, pass, ahead
                 ));
                 let (carry, da) = (&mut tiles.carry[values.clone()], &mut tiles.da[values]);
-                retreat::<S, P, W>(s, &chunk, group, n, &a, carry, da, steps, pass);
+                retreat::<S, P, W, HELD>(s, &chunk, group, n, &a, carry, da, steps, pass);
             }
             reduce::<S, P, W>(s, state, n, &pass, dgroup);
         });
         for i in 0..count {
             let steps = Steps::of(&mut tiles.steps[i * STEP_VECTORS..][..STEP_VECTORS]);
-            finish::<S, P>(
+            finish::<S, P, HELD>(
                 s,
                 x,
                 &chunk,
