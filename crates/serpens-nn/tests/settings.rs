@@ -4,7 +4,7 @@
 use serpens_core::{Device, Tensor};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
-use serpens_nn::ssm::{S4dConfig, SelectiveSsmConfig, SsmConfig};
+use serpens_nn::ssm::{AInit, S4dConfig, SelectiveSsmConfig, SsmConfig};
 use serpens_nn::{Backbone, Error, MambaLmConfig, Module, Result, StepSize};
 
 fn base() -> MambaLmConfig {
@@ -160,6 +160,12 @@ fn refusals_say_what_a_setting_may_be() {
         (
             steps(1e-3, 1e-5, 1e-4),
             "model.block.inner.dt.max = 0.00001 is not possible: it goes from 0.001 to 1000",
+        ),
+        (
+            inside(s6(|ssm| {
+                (ssm.zero_order_hold, ssm.a_init) = (true, AInit::Complex)
+            })),
+            "model.block.inner.zero_order_hold of a complex A = 1 is not possible: it goes from 0 to 0",
         ),
     ] {
         assert_eq!(config.plan().unwrap_err().to_string(), text);

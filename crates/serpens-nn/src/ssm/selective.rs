@@ -49,6 +49,10 @@ pub struct SelectiveSsmConfig {
     /// Whether C does.
     #[default = true]
     pub selective_c: bool,
+    /// Whether inputs are exact for tokens that stay between two positions, as in gated recurrences, and A is real;
+    /// otherwise they are by Euler's rule, as in every published model.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub zero_order_hold: bool,
     /// eps of RMS norms without weights on δ, B and C where they depend on the token, as in FalconMamba; no norms
     /// without it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +72,8 @@ impl SsmSettings for SelectiveSsmConfig {
         }
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
+        let held = u8::from(self.zero_order_hold && a_imag.is_some());
+        check("zero_order_hold of a complex A", held.into(), 0.0..=0.0)?;
         let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;
         let rank = match self.dt_rank {
             _ if !self.selective_dt => 0,
@@ -99,13 +105,14 @@ impl SsmSettings for SelectiveSsmConfig {
             c,
             rank,
             width,
+            zero_order_hold: self.zero_order_hold,
         }))
     }
 }
 
 /// B_t = W_B x_t, C_t = W_C x_t, Δ_t = softplus(W_Δ W_δ x_t + b_Δ);
-/// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t. Any of Δ, B and C may be made constant in time;
-/// W_δ x_t, B_t and C_t may be normalised first.
+/// h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t, y_t = C_t h_t + D ⊙ x_t; under zero-order hold (exp(Δ_t A) - 1) / A stands
+/// for the second Δ_t. Any of Δ, B and C may be made constant in time; W_δ x_t, B_t and C_t may be normalised first.
 #[derive(Clone, Debug)]
 pub struct SelectiveSsm {
     x_proj: Option<Linear>, // W_δ, W_B and W_C over each other: (rank + 2 N, d_inner)
@@ -121,6 +128,7 @@ pub struct SelectiveSsm {
     c: Option<Param>,      // (N) where C is constant
     rank: usize,
     width: usize, // of B and of C: N, or 2 N where A is complex
+    zero_order_hold: bool,
 }
 
 module!(SelectiveSsm {
@@ -189,6 +197,7 @@ impl Ssm for SelectiveSsm {
                 initial_state: state.as_deref(),
             },
             &ScanOptions {
+                zero_order_hold: self.zero_order_hold,
                 reverse: sequence.reverse,
                 starts: sequence.starts,
                 ..ScanOptions::default()
@@ -214,6 +223,7 @@ impl Ssm for SelectiveSsm {
             dt_bias: self.dt_bias.clone(),
             a: neg_exp(&self.a_log.value()?.clone().into())?.into_tensor()?,
             d: self.d.clone(),
+            zero_order_hold: self.zero_order_hold,
         }))
     }
 }

@@ -21,6 +21,7 @@ pub struct SelectiveStep {
     /// -exp(A_log): (d_inner, N).
     pub(super) a: Tensor,
     pub(super) d: Param,
+    pub(super) zero_order_hold: bool,
 }
 
 /// What a [`SelectiveStep`] reads beside the token, see [`serpens_ops::mamba_layers::MambaLayer`].
@@ -43,12 +44,11 @@ impl SelectiveStep {
         self.norms.iter().all(Option::is_none)
     }
 
-    /// What it reads beside the token; none where it is in blocks, or normalised on the way.
+    /// What it reads beside the token; none where it is in blocks, or normalised on the way, or its input is held.
     pub(crate) fn operands(&self) -> Result<Option<SelectiveOperands<'_>>> {
         let weights = (self.x_proj.unbiased()?, self.dt.weight()?);
-        let ((Some(Weight::Plain(x_proj)), Weight::Plain(dt_proj)), true) =
-            (weights, self.is_plain())
-        else {
+        let plain = self.is_plain() && !self.zero_order_hold;
+        let ((Some(Weight::Plain(x_proj)), Weight::Plain(dt_proj)), true) = (weights, plain) else {
             return Ok(None);
         };
         Ok(Some(SelectiveOperands {
@@ -122,7 +122,7 @@ impl SelectiveStep {
             d: Some(self.d.value()?.view()),
             z: Some(z),
             delta_bias: Some(self.dt_bias.value()?.view()),
-            zero_order_hold: false,
+            zero_order_hold: self.zero_order_hold,
         };
         Ok(step(&operands, state, y)?)
     }

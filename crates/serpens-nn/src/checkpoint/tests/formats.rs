@@ -304,7 +304,15 @@ fn models_that_a_format_has_no_words_for_are_refused() {
         ..base.clone()
     };
     let h3 = base.clone().with_mixer(H3Config::default());
+    let held = base
+        .clone()
+        .with_mixer(MambaConfig::new(SelectiveSsmConfig {
+            zero_order_hold: true,
+            ..SelectiveSsmConfig::default()
+        }));
     for (config, format) in [
+        (held.clone(), Format::Gguf),
+        (held, Format::OriginalNames),
         (mamba(|m| m.proj_bias = true), Format::Gguf),
         (mamba(|m| m.conv_bias = false), Format::Gguf),
         (mamba(|m| m.expand = 3), Format::Gguf),

@@ -45,6 +45,10 @@ fn configurations() -> Vec<MambaLmConfig> {
         d_state: 4,
         ..SelectiveSsmConfig::default()
     };
+    let held = SelectiveSsmConfig {
+        zero_order_hold: true,
+        ..SelectiveSsmConfig::default()
+    };
     let h3 = H3Config {
         ssm: SsmConfig::from(S4dConfig {
             complex: false,
@@ -60,6 +64,7 @@ fn configurations() -> Vec<MambaLmConfig> {
         untied,
         base.clone().with_mixer(MambaConfig::new(constant)),
         base.clone().with_mixer(MambaConfig::new(complex)),
+        base.clone().with_mixer(MambaConfig::new(held)),
         base.clone().with_mixer(MambaConfig::new(S4dConfig {
             d_state: 4,
             ..S4dConfig::default()
