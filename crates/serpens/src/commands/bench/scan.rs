@@ -11,6 +11,7 @@ use crate::Result;
 /// G state updates per second, on one thread and on all; one update is one (position, channel, state).
 pub(super) fn throughput(bench: &Bench<'_>) -> Result<Table> {
     let problem = Problem::new([1, 1024, 1536, STATES], DType::F32, 0, Device::Cpu)?;
+    let held = problem.held();
     let updates = (1024 * 1536 * STATES) as f64;
     let all_threads = rayon::current_num_threads();
     type Way = fn(&Problem) -> CoreResult<()>;
@@ -20,16 +21,22 @@ pub(super) fn throughput(bench: &Bench<'_>) -> Result<Table> {
     ];
     let mut rows = Vec::new();
     for (what, way) in ways {
-        let rate = |threads| -> Result<f64> {
-            let timed = || bench.clock.seconds(|| way(&problem));
+        let rate_of = |problem, threads| -> Result<f64> {
+            let timed = || bench.clock.seconds(|| way(problem));
             Ok(updates / with_threads(threads, timed)? / 1e9)
         };
+        let rate = |threads| rate_of(&problem, threads);
         let one = rate(1)?;
         rows.push(Row::new(format!("{what}, one thread"), one, "G updates/s"));
         if all_threads > 1 {
             let (work, all) = (format!("{what}, {all_threads} threads"), rate(all_threads)?);
             rows.push(Row::new(work, all, "G updates/s").with("times one thread", all / one));
         }
+        let (work, held) = (
+            format!("{what}, zero-order hold, one thread"),
+            rate_of(&held, 1)?,
+        );
+        rows.push(Row::new(work, held, "G updates/s").with("of Euler's rule", held / one));
     }
     let title = "Selective scan: batch 1, length 1024, channels 1536, state 16, f32";
     Ok(Table { title, rows })
@@ -96,6 +103,7 @@ fn measure(bench: &Bench<'_>, shape: [usize; 3], dtype: DType) -> Result<Passes>
 /// What one scan and its backward read.
 struct Problem {
     operands: ScanOperands<Tensor>,
+    options: ScanOptions<'static>,
     dy: Tensor,
 }
 
@@ -121,15 +129,28 @@ impl Problem {
                 delta_bias: Some(Tensor::full([channels], -4.0_f32, device)?), // step sizes of 0.007 to 0.05
                 initial_state: None,
             },
+            options: ScanOptions::default(),
             dy: wide(3)?,
         })
+    }
+
+    /// The same under zero-order hold.
+    fn held(&self) -> Self {
+        Self {
+            operands: self.operands.clone(),
+            options: ScanOptions {
+                zero_order_hold: true,
+                ..self.options
+            },
+            dy: self.dy.clone(),
+        }
     }
 
     /// The scan by itself, which keeps nothing.
     fn scan(&self) -> CoreResult<()> {
         let operands = self.operands.as_ref();
         let operands = operands.map(|_, tensor| Var::from(tensor.clone()));
-        selective_scan(&operands.as_ref(), &ScanOptions::default()).map(drop)
+        selective_scan(&operands.as_ref(), &self.options).map(drop)
     }
 
     /// The scan, recorded on a tape; every operand wants a gradient.
@@ -137,7 +158,7 @@ impl Problem {
         let tape = Tape::new();
         let operands = self.operands.as_ref();
         let leaves = operands.map(|_, tensor| tape.leaf(tensor.clone()));
-        let y = selective_scan(&leaves.as_ref(), &ScanOptions::default())?.y;
+        let y = selective_scan(&leaves.as_ref(), &self.options)?.y;
         Ok((tape, y))
     }
 
