@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+pub mod attention;
 pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod elementwise;

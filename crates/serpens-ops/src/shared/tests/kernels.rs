@@ -18,6 +18,7 @@ use super::tell;
 
 /// Runs the cases of each operation with kernels, with activations of a type.
 pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
+    crate::attention::tests::devices::run_all,
     crate::causal_conv1d::tests::devices::run_all,
     crate::cross_entropy::tests::devices::run_all,
     crate::elementwise::tests::devices::run_all,

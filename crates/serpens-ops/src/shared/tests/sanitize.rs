@@ -27,6 +27,7 @@ macro_rules! operations {
 }
 
 operations! {
+    attention: run_all,
     causal_conv1d: run_all,
     cross_entropy: run_all,
     elementwise: run_all,
