@@ -166,7 +166,9 @@ pub enum ParameterFault {
     #[error("has values above zero, or that are none; A must be negative")]
     PositiveA,
     /// It has values with which nothing can be computed.
-    #[error("has values that are no numbers (NaN) or infinite: damaged, or its training diverged")]
+    #[error(
+        "has values that are no numbers (NaN) or infinite, or make A so: damaged, or its training diverged"
+    )]
     NotFinite,
     /// Blocks whose scales are in half precision cannot hold it.
     #[error("has values too large for {}: choose bf16 or f32", .0.to_string().to_lowercase())]

@@ -73,19 +73,23 @@ impl ToInfer {
 
     /// How the parameter of this name is held, that a file has in the encoding `stored`.
     pub(crate) fn encoding(&self, name: &str, param: &Param, stored: Encoding) -> Encoding {
+        match self.wanted(name, stored).for_rows(param.shape().cols()) {
+            held @ (Encoding::BF16 | Encoding::Blocks(_)) if is_asked(name, param) => held,
+            _ => Encoding::F32,
+        }
+    }
+
+    /// The same where all rows are whole blocks.
+    fn wanted(&self, name: &str, stored: Encoding) -> Encoding {
         let wanted = self
             .weights
             .map_or(stored, |all| checkpoint::encoding_of(all, name));
         let is_narrow = self.device != Device::Cpu && NARROW.iter().any(|end| name.ends_with(end));
-        let wanted = match self.precision {
+        match self.precision {
             Precision::Bf16 if is_narrow && matches!(wanted, Encoding::Blocks(_)) => Encoding::BF16,
             _ if self.is_multiplied(wanted) => wanted,
             Precision::Bf16 => Encoding::BF16,
             Precision::F32 | Precision::Tf32 => Encoding::F32,
-        };
-        match wanted.for_rows(param.shape().cols()) {
-            held @ (Encoding::BF16 | Encoding::Blocks(_)) if is_asked(name, param) => held,
-            _ => Encoding::F32,
         }
     }
 }
@@ -96,18 +100,23 @@ fn is_asked(name: &str, param: &Param) -> bool {
 }
 
 impl MambaLm {
-    /// The encodings of matrices and the table that are held otherwise than [`ToInfer::weights`] asked, by name in small
-    /// letters, and how large a part of all their values each has.
+    /// The encodings of matrices and the table that are held otherwise than [`ToInfer::weights`] asked, as their rows
+    /// are no whole blocks, by name in small letters, and how large a part of all their values each has.
     ///
     /// # Errors
     /// [`Error::NoValue`].
     pub fn held_otherwise(&self, asked: Encoding) -> Result<BTreeMap<String, f64>> {
         let (mut parts, mut all) = (BTreeMap::new(), 0.0);
+        let how = ToInfer {
+            device: self.device(),
+            precision: self.precision(),
+            weights: Some(asked),
+        };
         self.visit("", &mut |name, param| {
             if is_asked(name, param) {
                 all += param.count() as f64;
                 let held = param::encoding_of(&param.held()?);
-                if held != checkpoint::encoding_of(asked, name) {
+                if held != how.wanted(name, asked) {
                     let held = held.to_string().to_lowercase();
                     *parts.entry(held).or_default() += param.count() as f64;
                 }

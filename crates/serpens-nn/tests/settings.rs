@@ -165,7 +165,7 @@ fn refusals_say_what_a_setting_may_be() {
             inside(s6(|ssm| {
                 (ssm.zero_order_hold, ssm.a_init) = (true, AInit::Complex)
             })),
-            "model.block.inner.zero_order_hold of a complex A = 1 is not possible: it goes from 0 to 0",
+            "zero_order_hold is for a real A, but a_init is complex",
         ),
     ] {
         assert_eq!(config.plan().unwrap_err().to_string(), text);

@@ -377,8 +377,8 @@ pub struct QuantizeArgs {
     /// How matrices are stored; with q4_k the table and the head are in q6_k.
     #[arg(long = "to", value_name = "TYPE", value_parser = one_of(&STORED))]
     pub encoding: Encoding,
-    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0', where * stands for any letters
-    /// and ? for one; may be repeated, the first that matches counts.
+    /// Store the tensors whose names in the file match otherwise, such as 'blk.0.*=q8_0', where * stands for any
+    /// letters and ? for one; may be repeated, the first that matches counts.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = kept)]
     pub keep: Vec<(Pattern, Encoding)>,
     /// A text to measure the perplexity on, before and after: a file, a folder, a glob or a token file.

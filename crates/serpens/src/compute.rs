@@ -53,8 +53,8 @@ pub struct InferArgs {
     /// The device and its types.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// How matrices are held, all else in f32, with q4_k the table and the head in q6_k; as the model's file has them
-    /// where it is left out.
+    /// How matrices are held, all else in f32, with q4_k the table and the head in q6_k, on a GPU W_x and W_delta of
+    /// blocks in bf16; as the model's file has them where it is left out.
     #[arg(long, value_name = "TYPE", value_parser = one_of(&ToInfer::WEIGHTS))]
     weights: Option<Encoding>,
 }

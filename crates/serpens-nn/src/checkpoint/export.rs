@@ -65,8 +65,8 @@ impl Format {
     }
 }
 
-/// How the tensor of this name, here or in a file, is stored and held where all matrices are asked to be so: with Q4_K the
-/// table and the head, whose errors are in every logit, are in Q6_K.
+/// How the tensor of this name, here or in a file, is stored and held where all matrices are asked to be so: with Q4_K
+/// the table and the head, whose errors are in every logit, are in Q6_K.
 pub fn encoding_of(all: Encoding, name: &str) -> Encoding {
     let is_end = [EMBEDDINGS, HEAD, gguf::EMBEDDINGS, gguf::HEAD].contains(&name);
     match all {

@@ -13,7 +13,7 @@ use super::diagonal::{AInit, plan_a, zero_state};
 use super::{SelectiveStep, Ssm, SsmSettings};
 use crate::layers::{Linear, RmsNorm, Sequence};
 use crate::setting::check;
-use crate::{Param, Result, Start, StepSize, module};
+use crate::{Error, Param, Result, Start, StepSize, module};
 
 /// The rank R of the projection that makes Δ from the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,8 +72,10 @@ impl SsmSettings for SelectiveSsmConfig {
         }
         let shape = [d_inner, self.d_state];
         let (a_log, a_imag) = plan_a(shape, self.a_init, Param::without_decay)?;
-        let held = u8::from(self.zero_order_hold && a_imag.is_some());
-        check("zero_order_hold of a complex A", held.into(), 0.0..=0.0)?;
+        if self.zero_order_hold && a_imag.is_some() {
+            let what = "zero_order_hold is for a real A, but a_init is complex";
+            return Err(Error::Unsupported(what));
+        }
         let width = if a_imag.is_some() { 2 } else { 1 } * self.d_state;
         let rank = match self.dt_rank {
             _ if !self.selective_dt => 0,

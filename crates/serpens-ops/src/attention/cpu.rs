@@ -62,10 +62,18 @@ impl Attention<'_> {
     /// Does `work` with each of some heads and each tile of rows.
     fn for_each_tile(&self, heads: usize, work: impl Fn(usize, Range<usize>) + Sync) {
         let queries = self.dims.queries();
-        let tiles = queries.div_ceil(TILE);
+        // Sequences share tiles, but not where each has keys of its own beside.
+        let stretch = if self.dims.past > 0 {
+            self.dims.length
+        } else {
+            queries
+        };
+        let of_stretch = stretch.div_ceil(TILE);
+        let tiles = queries.checked_div(stretch).unwrap_or(0) * of_stretch;
         for_each_task(queries * heads * self.dims.head, heads * tiles, |task| {
-            let from = task / heads * TILE;
-            work(task % heads, from..queries.min(from + TILE));
+            let (tile, first) = (task / heads, task / heads / of_stretch * stretch);
+            let from = first + tile % of_stretch * TILE;
+            work(task % heads, from..(first + stretch).min(from + TILE));
         });
     }
 

@@ -9,7 +9,8 @@
 //!   columns.
 //! - `past`: keys from before the first query, such as a cache has: so many as k has more positions than q. A sequence
 //!   in chunks, each with the keys of those before it, is the same as the whole. No gradients go to or through them.
-//! - `starts`: where packed sequences start; every row begins with one. No position sees another sequence.
+//! - `starts`: where packed sequences start; every row begins with one. No position sees another sequence, but what is
+//!   not finite in v or do of one may become NaN in others.
 //! - The weights p are never in memory as a whole: a block of queries walks blocks of keys with what is known of the
 //!   softmax so far (Milakov and Gimelshein 2018; Dao et al., FlashAttention, 2022). The backward pass computes them
 //!   again from q, k and the logarithm of each query's sum of exponentials:

@@ -45,7 +45,7 @@ struct __align__(16) Inputs {
     }
 };
 
-// The last warp: a panel's eight rows and COLUMNS columns a stage, panel after panel of x, z, then W_out, of every layer.
+// The last warp: a panel's eight rows and COLUMNS columns a stage: panels of x, of z, then of W_out, of every layer.
 __device__ void ask_weights(Ring& ring, char* stages, const MambaLayersParams& p, int first, int first_row) {
     int lane = threadIdx.x % 32;
     Asking asking(ring);

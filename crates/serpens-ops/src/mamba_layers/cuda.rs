@@ -40,14 +40,12 @@ const MAJOR: u32 = 9;
 const BLOCKS: usize = 128;
 /// Layers of a launch.
 const MOST_LAYERS: usize = 64;
-/// Stages of weights that are on their way at most, and at least.
+/// Stages of the ring at least, and at most.
 const DEPTH: std::ops::RangeInclusive<usize> = 3..=12;
-/// Rows of a stage, and its columns that a warp multiplies at a time, of blocks of 4 bits twice as many.
+/// Rows of a stage.
 const STAGE_ROWS: usize = 8;
-const STEP_COLUMNS: usize = 64;
-/// Columns of all stages of W_out, of bf16, and of a stage of blocks that a warp has at most.
-const MOST_COLUMNS: usize = 12 * STEP_COLUMNS;
-const MOST_OF_BLOCKS: usize = 256;
+/// Inputs of W_out that a warp has at most.
+const MOST_INPUTS: usize = 768;
 /// Bytes behind a row of a stage of bf16.
 const PADDING: usize = 64;
 /// Warps that do not compute: one asks for weights, one for what is small.
@@ -102,25 +100,49 @@ pub(super) struct LayersPlan {
     stage: usize,
 }
 
+/// How weights of a kind come through the ring, as measured (docs/kernels.md): larger copies are faster, smaller stages
+/// are more of them, more on their way hold others up.
+struct Stages {
+    /// Of a stage; a warp multiplies so many at a time, and has so many of a stage at most.
+    columns: usize,
+    step: usize,
+    most_of_warp: usize,
+    ahead: usize,
+    bytes: usize,
+}
+
+impl Stages {
+    fn new(kind: i32, d_model: usize) -> Self {
+        let columns = match kind {
+            BF16_WEIGHT if d_model >= 1024 => d_model / 2,
+            _ => d_model,
+        };
+        let values = STAGE_ROWS * columns;
+        let (step, most_of_warp, ahead, bytes) = match kind {
+            BF16_WEIGHT => (64, usize::MAX, 3, 2 * values + STAGE_ROWS * PADDING),
+            Q4_0_WEIGHT => (128, 256, 2, values / 2 + values / 16),
+            _ => (64, 256, 2, values + values / 16),
+        };
+        Self {
+            columns,
+            step,
+            most_of_warp,
+            ahead,
+            bytes,
+        }
+    }
+}
+
 impl LayersPlan {
     /// For layers of this kind on a card with these bytes of shared memory; none where there is none.
     fn new(layer: &MambaLayer<'_>, shared_memory: usize) -> Result<Option<Self>> {
         let [d_model, d_inner] = layer.out_proj.shape();
         let (rank, state, conv) = (layer.dt_proj.cols(), layer.a.cols(), layer.conv.cols());
         let kind = StoredWeight::new(layer.in_proj)?.kind;
-        let (is_bf16, is_four) = (kind == BF16_WEIGHT, kind == Q4_0_WEIGHT);
-        // Larger copies are faster, smaller stages are more of them, more on their way hold others up: as measured
-        // (docs/kernels.md).
-        let halves = is_bf16 && d_model >= 1024;
-        let columns = if halves { d_model / 2 } else { d_model };
-        let step = if is_four {
-            2 * STEP_COLUMNS
-        } else {
-            STEP_COLUMNS
-        };
+        let stages = Stages::new(kind, d_model);
+        let columns = stages.columns;
         let divides = |warps: &usize| {
-            let few = is_bf16 || columns / warps <= MOST_OF_BLOCKS;
-            few && columns.is_multiple_of(warps * step)
+            columns.is_multiple_of(warps * stages.step) && columns / warps <= stages.most_of_warp
         };
         let Some(warps) = (1..=10).rev().find(divides) else {
             return Ok(None);
@@ -134,7 +156,9 @@ impl LayersPlan {
             && (projected.is_multiple_of(4) && projected <= threads.min(4 * BLOCKS))
             && (rank > 0 && rank.is_multiple_of(2))
             && d_model / BLOCKS <= threads
-            && d_inner / warps <= MOST_COLUMNS
+            && d_inner / warps <= MOST_INPUTS
+            // Rows of a block begin at any even place of a panel.
+            && (kind == BF16_WEIGHT || d_model.is_multiple_of(2 * BLOCKS))
             && (2..=8).contains(&conv);
         let mut plan = Self {
             kind,
@@ -147,13 +171,9 @@ impl LayersPlan {
             columns,
             scan_lanes: scan_lanes.unwrap_or(0),
             depth: 0,
-            ahead: if is_bf16 { 3 } else { 2 },
+            ahead: stages.ahead,
             shared: 0,
-            stage: match kind {
-                BF16_WEIGHT => STAGE_ROWS * (2 * columns + PADDING),
-                Q4_0_WEIGHT => STAGE_ROWS * columns / 2 + columns / 2,
-                _ => STAGE_ROWS * columns + columns / 2,
-            },
+            stage: stages.bytes,
         };
         plan.shared = plan.shared_bytes();
         let depth = shared_memory.saturating_sub(plan.shared) / plan.stage;

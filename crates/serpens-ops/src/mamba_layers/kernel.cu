@@ -35,8 +35,8 @@ __device__ __forceinline__ void put_two(uint2* to, float x, float y, u32 epoch) 
     asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %2};"
                  ::"l"(to), "r"(__float_as_uint(x)), "r"(epoch), "r"(__float_as_uint(y)) : "memory");
 }
-// COUNT pairs of words from each of PLANES, `plane` words apart, the i-th at 2 i `stride`, for i below `exist`; the others
-// are some of these again.
+// COUNT pairs of words from each of PLANES, `plane` words apart, the i-th at 2 i `stride`, for i below `exist`; the
+// others are some of these again.
 template <int COUNT, int PLANES> __device__ __forceinline__ void take(const uint2* from, int plane, int stride, int exist, u32 epoch, uint2 (&to)[COUNT][PLANES]) {
     uint4 words[COUNT][PLANES];
     bool missing;
@@ -103,8 +103,8 @@ __device__ __forceinline__ void ask_beside(Beside& to, const MambaLayerParams& w
     copy_one<CHANNELS * 4>(to.d, w.d + first);
 }
 
-// The last warp but one: what a layer needs beside, as soon as nobody needs that of the layer before. Were it asked for by
-// those who wait for words, these would queue behind it.
+// The last warp but one: what a layer needs beside, as soon as nobody needs that of the layer before. Were it asked for
+// by those who wait for words, these would queue behind it.
 __device__ void copy_beside(Shared& s, const MambaLayersParams& p, int first) {
 #pragma unroll 1
     for (int l = 0; l < p.count; ++l) {
@@ -130,7 +130,7 @@ struct Block {
     uint2 *h_words, *y_words, *projected_words, *parts;  // the last (PROJECTED / 4, BLOCKS, 4)
     float own_h;
 
-    // norm(h) / rstd to s.x, and what a warp has of the sum of squares.
+    // norm(h) / rstd to s.inputs, and what a warp has of the sum of squares.
     __device__ __forceinline__ float read_h(const MambaLayersParams& p, const Beside& beside, int l, u32 epoch) {
         constexpr int FOURS = D_MODEL / 4, COUNT = (FOURS + THREADS - 1) / THREADS;
         float4 h[COUNT];

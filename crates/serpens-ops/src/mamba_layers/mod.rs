@@ -6,10 +6,10 @@
 //! - low, B, C = W_x u, of R, N and N values; Δ = softplus(W_Δ low + b_Δ);
 //! - s = exp(Δ A) s + Δ B u, the state; y = (<C, s> + D u) silu(z); h = h + W_out y.
 //!
-//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h), before its divisor, and y are rounded to bf16 where they
-//! are multiplied. W_in and W_out may be in blocks (Q8_0, Q4_0) instead; then norm(h), before its divisor, and y, once it
-//! is rounded to bf16, become integers of 8 bits as [`crate::quantized_linear`] says. Without rounding
-//! every other value and all sums are f32. The same layers one operation at a time are [`crate::linear::step`],
+//! W_in, W_x, W_Δ and W_out are bf16, all else is f32. norm(h), before its divisor, and y are rounded to bf16 where
+//! they are multiplied. W_in and W_out may be in blocks (Q8_0, Q4_0) instead: then norm(h), before its divisor, and
+//! y, rounded to bf16, become integers of 8 bits as [`crate::quantized_linear`] says. Every other value and all
+//! sums are f32. The same layers one operation at a time are [`crate::linear::step`],
 //! [`crate::causal_conv1d::step_of_product`] and [`crate::selective_scan::step`], which other devices, types and
 //! shapes take.
 
@@ -61,7 +61,8 @@ pub struct Exchange {
 
 impl Exchange {
     /// For these layers; none where there is no kernel for them: it is for bf16 matrices of the shapes of published
-    /// models, W_in and W_out in blocks of 8 or 4 bits too, up to 64 layers that are alike, on cards of compute capability 9 and later with 128 multiprocessors.
+    /// models, W_in and W_out in Q8_0 or Q4_0 too, up to 64 layers that are alike, on cards of compute capability 9 and
+    /// later with 128 multiprocessors.
     ///
     /// # Errors
     /// Memory; a device that cannot be used.

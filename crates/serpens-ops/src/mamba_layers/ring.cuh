@@ -1,7 +1,7 @@
 // Of the kernels of mamba_layers: the block's share, and the ring in shared memory that its weights come through.
 //
-// Macros: D_MODEL, D_INNER, BLOCKS, WARPS (that compute), COLUMNS (inputs of a stage), DEPTH (stages of the ring), AHEAD
-// (stages that are on their way at a time).
+// Macros: D_MODEL, D_INNER, BLOCKS, WARPS (that compute), COLUMNS (inputs of a stage), DEPTH (stages of the ring),
+// AHEAD (stages that are on their way at a time).
 
 constexpr int THREADS = 32 * WARPS;
 constexpr int CHANNELS = D_INNER / BLOCKS;  // of a block
@@ -37,8 +37,8 @@ struct Asking {
     __device__ __forceinline__ explicit Asking(Ring& ring) : ring(ring), place{0, 1}, landed{0, 0} {
         asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     }
-    // Waits until the stage is empty and few others are on their way, and says how many bytes will fill it. With more on
-    // their way memory is no faster, and what blocks tell each other queues behind them.
+    // Waits until the stage is empty and few others are on their way, and says how many bytes will fill it. With more
+    // on their way memory is no faster, and what blocks tell each other queues behind them.
     __device__ __forceinline__ void begin(int bytes) {
         barrier_wait(&ring.empty[place.stage], place.parity);
         if (asked++ >= AHEAD) {

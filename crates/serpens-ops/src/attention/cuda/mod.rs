@@ -133,7 +133,10 @@ impl Problem {
         let (dtype, device) = (q.dtype(), q.device());
         check::float(OP, "q", dtype)?;
         check::range(OP, "the columns of a head", 1..MOST_COLUMNS + 1, dims.head)?;
-        let positions = check::int(OP, "the positions", dims.batch * (dims.past + dims.length))?;
+        let positions = dims.batch * (dims.past + dims.length);
+        // No sequence is longer, and neither end of a span may pass 2³¹.
+        let window = attention.window.min(dims.past + dims.length);
+        check::int(OP, "the positions and the window", positions + window)?;
         let Properties { capability, .. } = properties(device)?;
         let reach = |views: &[View<'_>]| accessible(views, dims.head, 8);
         let fast = capability.0 == 9
@@ -142,7 +145,7 @@ impl Problem {
             && reach(&[q, k, v])
             && reach(others);
         let (queries, documents) = (dims.queries(), attention.documents);
-        let alone = documents.is_none() && dims.length >= SHORT;
+        let alone = documents.is_none() && dims.past + dims.length >= SHORT;
         let params = AttentionParams {
             q: q.ptr(),
             k: check::address(OP, "k", &k, dtype, device)?,
@@ -170,8 +173,7 @@ impl Problem {
             length: dims.length as i32,
             past: dims.past as i32,
             stretch: if alone { dims.length } else { queries } as i32,
-            // Neither end of a span may pass 2³¹.
-            window: attention.window.min((i32::MAX - positions) as usize) as i32,
+            window: window as i32,
             heads: dims.heads as i32,
             group: dims.group() as i32,
             scale: attention.scale,

@@ -104,13 +104,13 @@ __device__ __forceinline__ Rows rows(const IO* all, i64 stride, int head, int fi
 
 // The block's tile of queries or keys of a head: blocks with most to walk first.
 __device__ __forceinline__ Tile<ROWS> own_tile(const AttentionParams& p, bool last_first) {
-    int stretches = p.queries / p.stretch, number = blockIdx.y / stretches;
-    return Tile<ROWS>(p, blockIdx.y % stretches, last_first ? Tile<ROWS>::of_stretch(p) - 1 - number : number);
+    int stretches = p.queries / p.stretch, number = blockIdx.x / stretches;
+    return Tile<ROWS>(p, blockIdx.x % stretches, last_first ? Tile<ROWS>::of_stretch(p) - 1 - number : number);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_forward_plain(const __grid_constant__ AttentionParams p) {
     __shared__ Shared s;
-    int head = blockIdx.x, kv_head = head / p.group;
+    int head = blockIdx.y, kv_head = head / p.group;
     Tile<ROWS> tile = own_tile(p, true);
     int row = tile.first + threadIdx.x / 16 * 4, end = keys_of(p, tile.end - 1).last + 1;
     Span spans[4];
@@ -173,7 +173,7 @@ __device__ __forceinline__ void slope_of(const AttentionParams& p, int head, int
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_keys_plain(const __grid_constant__ AttentionParams p) {
     __shared__ Shared s;
-    int kv_head = blockIdx.x;
+    int kv_head = blockIdx.y;
     Tile<ROWS> tile = own_tile(p, false);
     int row = threadIdx.x / 16 * 4, end = queries_of(p, tile.end - 1).last + 1;
     Span spans[4];
@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_keys_plain(const
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_queries_plain(const __grid_constant__ AttentionParams p) {
     __shared__ Shared s;
-    int head = blockIdx.x, kv_head = head / p.group;
+    int head = blockIdx.y, kv_head = head / p.group;
     Tile<ROWS> tile = own_tile(p, true);
     int row = tile.first + threadIdx.x / 16 * 4;
     Span spans[4];

@@ -26,7 +26,7 @@ fn program(problem: &Problem, entry: &'static str) -> Result<Kernel> {
 
 /// A block for each tile of each of some heads.
 fn grid(problem: &Problem, heads: usize) -> [u32; 3] {
-    [heads as u32, problem.tiles(ROWS) as u32, 1]
+    [problem.tiles(ROWS) as u32, heads as u32, 1]
 }
 
 pub(super) fn forward(problem: &Problem) -> Result<()> {

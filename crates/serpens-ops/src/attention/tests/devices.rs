@@ -83,6 +83,21 @@ fn problems() -> Vec<Case> {
         PLAIN.of(2, 65, 24).packed(),
         PLAIN.of(1, 80, 200),
     ]);
+    // More tiles than multiprocessors, more heads than are worked on together, several heads of k; half strips.
+    let many = AttentionDims {
+        batch: 20,
+        length: 70,
+        heads: 8,
+        kv_heads: 4,
+        ..PLAIN.dims
+    };
+    all.extend([
+        Case {
+            dims: many,
+            ..PLAIN
+        },
+        PLAIN.of(1, 200, 96),
+    ]);
     let unaligned = Case {
         margin: 3,
         ..PLAIN.of(1, 130, 20)

@@ -265,7 +265,8 @@ fn what_no_kernel_takes_is_left_as_it_is() {
     assert_eq!(run(case, Device::Cpu), None);
     let narrow: Case = ([192, 384, 16, 16, 4], false, 1, None);
     let deep: Case = ([256, 512, 16, 16, 4], false, 65, None);
-    for case in [narrow, deep] {
+    let one_row: Case = ([128, 512, 8, 16, 4], false, 1, Some(Blocks::Q8_0));
+    for case in [narrow, deep, one_row] {
         let [_, hopper, _] = Properties::generations();
         let none = |device| {
             assert_eq!(run(case, device), None);

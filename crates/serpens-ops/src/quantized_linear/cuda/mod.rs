@@ -1,10 +1,11 @@
 //! Matrices in blocks on a GPU: in what order its kernels read them.
 //!
 //! Two planes, one behind the other. Of every panel of 8 rows groups of values that a warp reads together, 16 bytes a
-//! thread: (panels, groups, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7 of every block of the group,
-//! block after block. Values of four bits are less by 8, in two's complement: four in the low halves of bytes, then four
-//! in the high ones. Behind all values the scales, (panels, groups, 8 rows, blocks of a group) in f16. Rows are filled up
-//! with zeros to whole groups, and with rows of zeros to an even number of panels, which some kernels read in pairs.
+//! thread: (panels, groups, 8 rows, 4 threads); thread q of a row has values 8 q to 8 q + 7 of every block of the
+//! group, block after block. Values of four bits are less by 8, in two's complement: four in the low halves of bytes,
+//! then four in the high ones. Behind all values the scales, (panels, groups, 8 rows, blocks of a group) in f16. Rows
+//! are filled up with zeros to whole groups, and with rows of zeros to an even number of panels, which some kernels
+//! read in pairs.
 
 use rayon::prelude::*;
 use serpens_core::{Device, Error, Result, Tensor};
