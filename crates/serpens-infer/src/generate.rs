@@ -44,7 +44,7 @@ pub struct Request {
 /// How requests are worked on.
 #[derive(Clone, Copy, SmartDefault)]
 pub struct Batching<'a> {
-    /// Sequences that are drawn from at once, from 1 to 128, on a GPU to 512.
+    /// Sequences that are drawn from at once, from 1 to [`most_slots`].
     #[default = 32]
     pub slots: usize,
     /// No token from this one on is drawn, such as the rows that fill a table up behind its tokenizer's
@@ -130,11 +130,7 @@ pub fn generate<E: From<Error>>(
 ) -> Result<(), E> {
     let on_pass = batching.on_pass;
     let reader = Reader { model, on_pass };
-    let most = match model.device() {
-        Device::Cpu => FEW_ROWS,
-        Device::Cuda(_) => 512,
-    };
-    let slots = batching.slots.clamp(1, most);
+    let slots = batching.slots.clamp(1, most_slots(model.device()));
     let mut decoder = Decoder::batching(model, Batching { slots, ..batching })?;
     let mut slots: Vec<Slot> = Vec::new(); // those of the decoder
     let mut requests = requests.into_iter().enumerate();
@@ -174,6 +170,14 @@ pub fn generate<E: From<Error>>(
         let ahead = slots.iter().all(Slot::goes_on);
         let tokens: Vec<u32> = slots.iter_mut().map(Slot::read).collect();
         decoder.step_and(&tokens, ahead)?;
+    }
+}
+
+/// Sequences that are drawn from at once, at most.
+pub fn most_slots(device: Device) -> usize {
+    match device {
+        Device::Cpu => FEW_ROWS,
+        Device::Cuda(_) => 512,
     }
 }
 

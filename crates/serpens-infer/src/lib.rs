@@ -50,7 +50,7 @@ mod text;
 
 pub use decoder::Decoder;
 pub use error::{Error, Result};
-pub use generate::{Batching, Drawn, End, LogProbs, Of, Request, Told, generate};
+pub use generate::{Batching, Drawn, End, LogProbs, Of, Request, Told, generate, most_slots};
 pub use sampler::{Sampler, argmax, log_sum_exp, most_probable};
 pub use score::{Item, Score, Scores, TokenScore, score};
 pub use serpens_ops::sampling::{BadOption, Broken, History, SampleOptions, WINDOW};

@@ -1,20 +1,23 @@
-//! Decoding: tokens that a decoder reads one after another, against what reading memory allows.
+//! Decoding: tokens that are drawn one after another, as `serpens generate` does it, against what reading memory allows.
 
 use std::fs;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::time::Instant;
 
 use serde_json::json;
-use serpens_core::{DType, Device, Error as CoreError, Tensor};
+use serpens_core::{DType, Device, expect_range};
 use serpens_formats::Encoding;
-use serpens_infer::{Batching, Decoder, Error as InferError};
-use serpens_nn::{MambaLm, MambaLmConfig, Module, StateRow, ToInfer};
+use serpens_infer::{
+    Batching, Error as InferError, Request, SequenceState, Told, generate, most_slots,
+};
+use serpens_nn::{MambaLm, MambaLmConfig, Module, ToInfer};
 use serpens_ops::linear::Held;
 use serpens_ops::quantized_linear::Blocks;
 
 use super::cases::token;
 use super::limits::memory;
 use super::published::VOCABULARY;
-use super::{Bench, Row, Table};
+use super::{Bench, Row, Table, median};
 use crate::Result;
 use crate::machine::check_fits;
 use crate::progress::waiting;
@@ -35,6 +38,11 @@ const ON_PROCESSOR: usize = 3;
 /// Prompts' lengths, as many of the first as a quick run takes.
 const LENGTHS: [usize; 4] = [64, 1024, 8192, 65_536];
 const QUICK: usize = 2;
+/// Tokens that are not counted at first, and of each sequence at most.
+const WARM: usize = 3;
+const MOST_STEPS: usize = 1 << 20;
+/// Seconds that a run lasts at least.
+const SHORTEST: f64 = 0.02;
 
 /// By weights and batch.
 pub(super) fn by_batch(bench: &Bench<'_>) -> Result<Table> {
@@ -52,7 +60,7 @@ pub(super) fn by_batch(bench: &Bench<'_>) -> Result<Table> {
         let Some(model) = model(bench, weights)? else {
             continue;
         };
-        let start = model.initial_state(1)?.scatter()?.remove(0);
+        let start = SequenceState::new(&model)?;
         for batch in &batches {
             rows.push(decode(bench, (&model, weights), *batch, &start, "")?);
         }
@@ -76,12 +84,10 @@ pub(super) fn by_length(bench: &Bench<'_>) -> Result<Table> {
     if let Some(model) = model(bench, weights)? {
         for length in bench.shapes.lengths(lengths) {
             let ids = (0..length).map(|i| token(i, model.config().vocab_size));
-            let ids = Tensor::from_slice([1, length], &ids.collect::<Vec<u32>>(), Device::Cpu)?;
-            let mut state = model.initial_state(1)?;
+            let ids: Vec<u32> = ids.collect();
             let name = format!("reading {length} tokens");
-            waiting(&name, || model.read(&ids, &mut state))?;
+            let state = waiting(&name, || SequenceState::new(&model)?.read(&model, &ids))?;
             let behind = format!(", behind {length} tokens");
-            let state = state.scatter()?.remove(0);
             rows.push(decode(bench, (&model, weights), batch, &state, &behind)?);
         }
     }
@@ -115,44 +121,31 @@ fn decode(
     bench: &Bench<'_>,
     (model, weights): (&MambaLm, Encoding),
     batch: usize,
-    start: &StateRow,
+    start: &SequenceState,
     behind: &str,
 ) -> Result<Row> {
     let config = model.config();
     let states = bench.shapes.states.unwrap_or(DType::F32);
+    let most = most_slots(bench.clock.device);
+    expect_range("bench decode", "--batch", 1..most + 1, batch)?;
+    let slot = model.stepper()?.slots(model, 1, states)?.bytes_per_slot();
+    if bench.clock.device == Device::Cpu {
+        // Slots are taken one by one there, and those that are left behind are there too while they become more.
+        let each = 2 * (slot + size_of::<f32>() * config.vocab_size);
+        check_fits("--batch", batch as f64, each as f64, bench.clock.device)?;
+    }
+    let before = memory(&bench.clock)?;
     let batching = Batching {
         slots: batch,
         states,
         ..Batching::default()
     };
-    let mut decoder = Decoder::batching(model, batching)?;
-    if bench.clock.device == Device::Cpu {
-        // Slots are taken one by one there, and those that are left behind are there too while they become more.
-        let each = 2 * (decoder.bytes_per_sequence() + size_of::<f32>() * config.vocab_size);
-        check_fits("--batch", batch as f64, each as f64, bench.clock.device)?;
-    }
-    (0..batch).try_for_each(|_| decoder.enter(start))?;
-    let mut tokens: Vec<u32> = (0..batch).map(|i| token(i, config.vocab_size)).collect();
-    let mut steps = 0_u32;
-    let before = memory(&bench.clock)?;
-    // The counters are the processors'.
-    let energy = Some(bench.clock.device)
-        .filter(|device| *device == Device::Cpu)
-        .and_then(|_| Energy::now());
-    let seconds = bench.clock.seconds(|| {
-        steps += 1;
-        // Other rows of the table each time.
-        tokens
-            .iter_mut()
-            .for_each(|id| *id = token(*id as usize + 1, config.vocab_size));
-        decoder.step(&tokens).map_err(inside)
-    })?;
-    let joules = energy.and_then(|energy| energy.joules_since());
+    let (seconds, joules) = generated(bench, model, batching, start)?;
     // It is not the same at all times, where others use it too.
     let memory = before.max(memory(&bench.clock)?);
     let matrices = bytes(model)?;
     // A state is read and written.
-    let moved = matrices + (2 * batch * decoder.bytes_per_sequence()) as f64;
+    let moved = matrices + (2 * batch * slot) as f64;
     let (layers, width, vocabulary) = (config.n_layer, config.d_model, config.vocab_size);
     let mut others = model.held_otherwise(weights)?;
     others.retain(|_, part| *part >= NAMED);
@@ -173,10 +166,52 @@ fn decode(
         .with("of bandwidth", moved / seconds / memory)
         .with("GB/s of memory", memory / 1e9)
         .with("MB of weights", matrices / 1e6)
-        .with(
-            "J per token",
-            joules.map(|all| all / f64::from(steps) / batch as f64),
-        ))
+        .with("J per token", joules.map(|all| all / batch as f64)))
+}
+
+/// The median time in seconds from one token of every slot to the next, drawn at temperature 1, and joules for that.
+fn generated(
+    bench: &Bench<'_>,
+    model: &MambaLm,
+    batching: Batching<'_>,
+    start: &SequenceState,
+) -> Result<(f64, Option<f64>)> {
+    let runs = bench.clock.runs;
+    let (mut times, mut energy, mut joules) = (Vec::new(), None, None);
+    let request = Request {
+        prompt: vec![0],
+        state: Some(start.clone()),
+        samples: batching.slots,
+        tokens: MOST_STEPS,
+        ..Request::default()
+    };
+    let enough = |times: &[Instant]| {
+        let counted = times.get(WARM..).unwrap_or_default();
+        let lasted = counted.first().map_or(0.0, |it| it.elapsed().as_secs_f64());
+        counted.len() > runs && lasted >= runs as f64 * SHORTEST
+    };
+    generate(model, [request], batching, |of, told| {
+        if of.sample == 0 && matches!(told, Told::Token(_)) {
+            times.push(Instant::now());
+            if times.len() == WARM + 1 && bench.clock.device == Device::Cpu {
+                energy = Energy::now(); // the counters are the processors'
+            }
+            if enough(&times) {
+                joules = energy.as_ref().and_then(Energy::joules_since);
+            }
+        }
+        // Where this is the last token, it is that of all.
+        Ok::<_, InferError>(match enough(&times) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    })?;
+    let counted = times.get(WARM..).unwrap_or_default();
+    let steps = (counted.len() - 1) / runs;
+    let run = |run: usize| counted[(run + 1) * steps] - counted[run * steps];
+    let seconds = (0..runs).map(|i| run(i).as_secs_f64() / steps as f64);
+    let all = (counted.len() - 1) as f64;
+    Ok((median(seconds.collect()), joules.map(|joules| joules / all)))
 }
 
 /// Bytes of the parameters that a step reads.
@@ -194,14 +229,6 @@ fn bytes(model: &MambaLm) -> Result<f64> {
         Ok(())
     })?;
     Ok(matrices as f64)
-}
-
-fn inside(error: InferError) -> CoreError {
-    let source = Arc::new(error);
-    CoreError::Inside {
-        op: "decode",
-        source,
-    }
 }
 
 /// The counter of the processors' energy, where the system shows it.
