@@ -44,6 +44,7 @@ pub mod long_conv;
 pub mod lti_kernel;
 pub mod mamba_layers;
 pub mod optimizer;
+pub mod positions;
 pub mod quantized_linear;
 pub mod reduce;
 pub mod rms_norm;

@@ -28,6 +28,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::lti_kernel::tests::devices::run_all,
     crate::mamba_layers::tests::devices::run_all,
     crate::optimizer::tests::devices::run_all,
+    crate::positions::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,
     crate::sampling::tests::devices::run_all,

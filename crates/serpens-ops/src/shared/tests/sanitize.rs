@@ -37,6 +37,7 @@ operations! {
     lti_kernel: run_all,
     mamba_layers: run_all,
     optimizer: run_all,
+    positions: run_all,
     reduce: run_all,
     rms_norm: run_all,
     sampling: run_all,
