@@ -48,6 +48,7 @@ pub mod positions;
 pub mod quantized_linear;
 pub mod reduce;
 pub mod rms_norm;
+pub mod rope;
 pub mod sampling;
 pub mod selective_scan;
 mod shared;

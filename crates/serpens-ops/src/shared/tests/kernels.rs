@@ -31,6 +31,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::positions::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,
+    crate::rope::tests::devices::run_all,
     crate::sampling::tests::devices::run_all,
     crate::selective_scan::tests::devices::run_all,
     crate::softmax::tests::devices::run_all,

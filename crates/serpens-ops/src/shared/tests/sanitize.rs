@@ -40,6 +40,7 @@ operations! {
     positions: run_all,
     reduce: run_all,
     rms_norm: run_all,
+    rope: run_all,
     sampling: run_all,
     selective_scan: run_small,
     softmax: run_all,
