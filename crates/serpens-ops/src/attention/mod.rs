@@ -18,12 +18,15 @@
 //!   dv = Σ p · do, dS = p (⟨do, v⟩ − ⟨do, o⟩), dq = scale Σ_j dS k, dk = scale Σ_t dS q, the latter and dv over the
 //!   heads that share them, in order.
 //!
+//! [`step`](step()) computes one token of many sequences over caches of keys and values that it moves on in place.
+//!
 //! With bf16 on Hopper, heads of a multiple of 8 up to 128 columns in rows aligned to 16 bytes go to its tensor cores:
 //! sums in f32, p and dS as bf16 where they are multiplied. dq's sums take 4 bytes for each of its values in passing.
 
 pub mod cpu;
 pub mod cuda;
 mod operands;
+mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -31,6 +34,7 @@ use serpens_core::tape::{BackwardContext, tracked};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
 pub use operands::{Attention, AttentionDims, AttentionOperands};
+pub use step::{StepDims, StepOperands, StepOptions, step};
 
 use crate::record::record;
 use crate::{Starts, check};
@@ -64,17 +68,7 @@ pub fn attention(q: &Var, k: &Var, v: &Var, options: &AttentionOptions<'_>) -> R
     let dims = sizes(&operands, options.head)?;
     operands.check(OP, &dims)?;
     let device = q.device();
-    let scale = options
-        .scale
-        .unwrap_or((options.head as f32).sqrt().recip());
-    if !(scale > 0.0 && scale.is_finite()) {
-        return Err(Error::Value {
-            op: OP,
-            what: "the scale",
-            expected: "a positive number",
-            got: scale.into(),
-        });
-    }
+    let scale = scale_of(options.scale, options.head)?;
     // Wider than any sequence is the same as none; and positions are whole numbers of 32 bits.
     let most =
         check::int(OP, "the positions", dims.batch * (dims.past + dims.length))? as usize + 1;
@@ -105,6 +99,20 @@ pub fn attention(q: &Var, k: &Var, v: &Var, options: &AttentionOptions<'_>) -> R
     }
     let (y, keep) = (o.clone(), move || (attention, o, lse));
     record(OP, &operands.into_array(), y, keep, backward)
+}
+
+/// What dot products are multiplied by.
+fn scale_of(scale: Option<f32>, head: usize) -> Result<f32> {
+    let scale = scale.unwrap_or((head as f32).sqrt().recip());
+    if scale > 0.0 && scale.is_finite() {
+        return Ok(scale);
+    }
+    Err(Error::Value {
+        op: OP,
+        what: "the scale",
+        expected: "a positive number",
+        got: scale.into(),
+    })
 }
 
 /// The sizes, by the operands' last two axes.

@@ -2,6 +2,9 @@
 
 mod hopper;
 mod plain;
+mod step;
+
+pub use step::step;
 
 use serpens_core::cuda::{DevicePtr, Properties, properties};
 use serpens_core::{DType, Device, Result, View, ViewMut, kernel_params};

@@ -242,6 +242,7 @@ impl Case {
 
 /// Every case, for the programs that it asks for.
 pub(crate) fn run_all(device: Device, dtype: DType) {
+    super::steps::run_all(device, dtype);
     for case in problems() {
         case.run(device, dtype);
     }

@@ -2,3 +2,4 @@ pub(crate) mod devices;
 mod gradcheck;
 mod properties;
 mod reference;
+mod steps;

@@ -198,67 +198,64 @@ fn chunks_with_the_keys_before_them_are_the_whole() {
     assert!(largest < 1e-6, "{largest}");
 }
 
+fn zeros(shape: [usize; 3]) -> Var {
+    Tensor::zeros(shape, DType::F32, Device::cpu())
+        .unwrap()
+        .into()
+}
+
+const OPTIONS: AttentionOptions<'static> = AttentionOptions {
+    head: 4,
+    scale: None,
+    window: None,
+    starts: None,
+};
+
 #[test]
 fn no_queries_find_nothing() {
-    let zeros =
-        |shape: [usize; 3]| Var::from(Tensor::zeros(shape, DType::F32, Device::cpu()).unwrap());
-    let options = AttentionOptions {
-        head: 4,
-        scale: None,
-        window: None,
-        starts: None,
-    };
     for (q, k) in [([2, 0, 12], [2, 5, 4]), ([0, 3, 8], [0, 3, 8])] {
         let (q, k) = (zeros(q), zeros(k));
-        assert_eq!(attention(&q, &k, &k, &options).unwrap().shape(), q.shape());
+        assert_eq!(attention(&q, &k, &k, &OPTIONS).unwrap().shape(), q.shape());
     }
 }
 
 #[test]
 fn what_does_not_fit_is_said() {
-    let zeros =
-        |shape: [usize; 3]| Var::from(Tensor::zeros(shape, DType::F32, Device::cpu()).unwrap());
-    let options = AttentionOptions {
-        head: 4,
-        scale: None,
-        window: None,
-        starts: None,
-    };
     let error = |q: [usize; 3], k: [usize; 3], options: &AttentionOptions<'_>| {
         let k = zeros(k);
         attention(&zeros(q), &k, &k, options).err().unwrap()
     };
     let (q, k) = ([2, 5, 12], [2, 5, 12]);
     assert!(matches!(
-        error([2, 5, 10], k, &options),
+        error([2, 5, 10], k, &OPTIONS),
         Error::Multiple { .. }
     ));
     assert!(matches!(
-        error(q, [2, 5, 8], &options),
+        error(q, [2, 5, 8], &OPTIONS),
         Error::Multiple { .. }
     ));
-    assert!(matches!(error([2, 5, 0], k, &options), Error::Range { .. }));
+    assert!(matches!(error([2, 5, 0], k, &OPTIONS), Error::Range { .. }));
     assert!(matches!(
-        error(q, [2, 4, 12], &options),
+        error(q, [2, 4, 12], &OPTIONS),
         Error::Range { .. }
     ));
     assert!(matches!(
-        error(q, [1, 5, 12], &options),
+        error(q, [1, 5, 12], &OPTIONS),
         Error::Shape { .. }
     ));
     let window = Some(0);
     assert!(matches!(
-        error(q, k, &AttentionOptions { window, ..options }),
+        error(q, k, &AttentionOptions { window, ..OPTIONS }),
         Error::Range { .. }
     ));
     let scale = Some(-1.0);
     assert!(matches!(
-        error(q, k, &AttentionOptions { scale, ..options }),
+        error(q, k, &AttentionOptions { scale, ..OPTIONS }),
         Error::Value { .. }
     ));
     let starts = Starts::from_lengths(&[5]);
     let starts = Some(&starts);
-    let packed = AttentionOptions { starts, ..options };
+    let packed = AttentionOptions { starts, ..OPTIONS };
     assert!(matches!(
         error([1, 5, 12], [1, 6, 12], &packed),
         Error::Surplus { .. }

@@ -1,10 +1,14 @@
 //! Attention on the processor: threads over heads and tiles of queries or keys, products of tiles by a library, and
 //! lanes over the keys in between.
 
+mod step;
+
 use std::ops::Range;
 
 use gemm::Parallelism;
 use serpens_core::{Mat, MatMut};
+
+pub use step::{Step, step};
 
 use super::AttentionOperands;
 use crate::shared::scratch::with_scratch;
