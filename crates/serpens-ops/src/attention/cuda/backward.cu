@@ -232,8 +232,7 @@ __device__ void multiply_tiles(const AttentionParams& p, const Work& work, Place
         for (int i = 0; i < 8; ++i)
             asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(places.dq + ((group * 8 + i) * 128 + thread) * 16), "f"(dq[4 * i]), "f"(dq[4 * i + 1]), "f"(dq[4 * i + 2]), "f"(dq[4 * i + 3]) : "memory");
         publish();
-        __syncwarp();
-        if (thread % 32 == 0) arrive(places.of_dq.full());
+        arrive_together(places.of_dq.full());
         places.of_dq.advance();
     }
     float dk_factor[2] = {p.scale, p.scale}, dv_factor[2] = {1.0f, 1.0f};
@@ -249,9 +248,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward(cons
     Places places(base, (u32)__cvta_generic_to_shared(barriers));
     if (threadIdx.x == 0) {
         init_barrier(places.kv_full, LOADERS);
-        places.of_q.init(LOADERS, 8);
-        places.of_grad.init(LOADERS, 8);
-        places.of_dq.init(8, 1);
+        places.of_q.init(LOADERS, 8 * SPEAKERS);
+        places.of_grad.init(LOADERS, 8 * SPEAKERS);
+        places.of_dq.init(8 * SPEAKERS, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         ticket = atomicAdd(p.ticket, 1);
     }

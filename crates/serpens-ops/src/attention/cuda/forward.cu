@@ -169,9 +169,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(const
     u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
     Places places(base, (u32)__cvta_generic_to_shared(barriers));
     if (threadIdx.x == 0) {
-        places.of_q.init(LOADERS, 4 * GROUPS);
-        places.of_k.init(LOADERS, 4 * GROUPS);
-        places.of_v.init(LOADERS, 4 * GROUPS);
+        places.of_q.init(LOADERS, 4 * GROUPS * SPEAKERS);
+        places.of_k.init(LOADERS, 4 * GROUPS * SPEAKERS);
+        places.of_v.init(LOADERS, 4 * GROUPS * SPEAKERS);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();

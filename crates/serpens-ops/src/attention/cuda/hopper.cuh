@@ -52,6 +52,18 @@ __device__ __forceinline__ void await(u32 barrier, u32 parity) {
     asm volatile("{\n.reg .pred done;\nAGAIN: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(barrier), "r"(parity) : "memory");
 }
 
+// Lanes of a warp that arrive for all of it, after it has met. Racecheck does not follow the one to what the others did;
+// for it RACECHECK makes all arrive.
+#ifdef RACECHECK
+constexpr int SPEAKERS = 32;
+#else
+constexpr int SPEAKERS = 1;
+#endif
+__device__ __forceinline__ void arrive_together(u32 barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 < SPEAKERS) arrive(barrier);
+}
+
 // Places of tiles that are filled and emptied in turn: `full` and `empty` barriers of each, 16 bytes a place.
 template <int PLACES> struct Ring {
     u32 barriers;
@@ -69,10 +81,7 @@ template <int PLACES> struct Ring {
     __device__ __forceinline__ void await_full() const { await(full(), parity); }
     __device__ __forceinline__ void await_empty() const { await(full() + 8, parity ^ 1); }
     // By every lane of a warp that has read all that it will read of this place.
-    __device__ __forceinline__ void leave() const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) arrive(full() + 8);
-    }
+    __device__ __forceinline__ void leave() const { arrive_together(full() + 8); }
 };
 
 // Says `full` of copies some time after they were started, so that several are under way: not more than LATE places

@@ -71,6 +71,8 @@ fn program<const N: usize>(
     own: [(&'static str, usize); N],
 ) -> Result<Kernel> {
     let defines = problem.defines(own);
+    #[cfg(test)]
+    let defines = [defines, crate::shared::tests::sanitizer()].concat();
     let defines: Vec<_> = defines.iter().map(|(k, v)| (*k, v.as_str())).collect();
     kernel(problem.device, source, entry, &defines)
 }

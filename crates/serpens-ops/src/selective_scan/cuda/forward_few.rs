@@ -65,7 +65,7 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
         ("SHARED_BYTES", shared.to_string()),
     ];
     #[cfg(test)]
-    let defines = [defines, tests::sanitizer()].concat();
+    let defines = [defines, crate::shared::tests::sanitizer()].concat();
     Program {
         source: &SOURCE,
         name: "selective_scan_forward_few",
@@ -78,14 +78,6 @@ pub(super) fn program(state: usize, dtype: DType, options: &KernelOptions) -> Pr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The macro with which racecheck can follow the kernel, where `.ci/sanitize` asks for it.
-    pub(super) fn sanitizer() -> Vec<(&'static str, String)> {
-        match std::env::var("SERPENS_SANITIZER").as_deref() {
-            Ok("racecheck") => vec![("RACECHECK", super::super::flag(true))],
-            _ => Vec::new(),
-        }
-    }
 
     #[test]
     fn every_card_has_the_shared_memory() {

@@ -28,6 +28,14 @@ pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// The macro with which racecheck can follow kernels whose threads arrive for others, where `.ci/sanitize` asks for it.
+pub(crate) fn sanitizer() -> Vec<(&'static str, String)> {
+    match std::env::var("SERPENS_SANITIZER").as_deref() {
+        Ok("racecheck") => vec![("RACECHECK", "1".to_owned())],
+        _ => Vec::new(),
+    }
+}
+
 /// Every device present with each type that operations take there.
 pub(crate) fn cases() -> Vec<(Device, DType)> {
     static TELL: Once = Once::new();
