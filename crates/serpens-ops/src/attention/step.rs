@@ -24,14 +24,19 @@ pub struct StepOptions {
 /// What a step reads and moves on, for S slots.
 #[derive(Debug)]
 pub struct StepOperands<'a> {
-    /// (S, (heads + 2 · kv_heads) · head): q, k and v of each slot's token, one behind the other.
-    pub qkv: View<'a>,
-    /// (1, S) of u32: how many tokens each slot's sequence has read before.
-    pub read: View<'a>,
+    /// (S, heads · head): the query of each slot's token.
+    pub q: View<'a>,
+    /// (S, kv_heads · head): its key.
+    pub k: View<'a>,
+    /// (S, kv_heads · head): its value.
+    pub v: View<'a>,
+    /// (S, 2) of u32: how many tokens each slot's sequence has read before, one more afterwards; and a number with
+    /// which a GPU's blocks count themselves, 0 between steps.
+    pub read: ViewMut<'a>,
     /// (S, capacity · kv_heads · head): the keys of the tokens that were read, turned.
-    pub k: ViewMut<'a>,
-    /// Their values, as k.
-    pub v: ViewMut<'a>,
+    pub keys: ViewMut<'a>,
+    /// Their values, as the keys.
+    pub values: ViewMut<'a>,
 }
 
 /// The sizes of one step.
@@ -72,8 +77,8 @@ impl StepDims {
 /// the last tokens, which is no window that was asked for.
 ///
 /// # Shapes
-/// o (S, heads · head); qkv, o and the rows of caches may be parts of wider rows. All f32; on a GPU qkv and o may both
-/// be bf16, and so may both caches
+/// o (S, heads · head); rows of all operands may be parts of wider ones. All f32; on a GPU q, k, v and o may be bf16
+/// together, and so may both caches
 ///
 /// # Errors
 /// Shapes that do not fit; operands of other types, or on different devices; heads of q that those of k do not divide;
@@ -88,14 +93,22 @@ pub fn step(operands: StepOperands<'_>, o: ViewMut<'_>, options: &StepOptions) -
     check_views(&operands, &o.as_view(), &dims)?;
     match o.device() {
         Device::Cpu => {
+            let mut read = operands.read.mat_of::<u32>()?;
+            let before: Vec<u32> = (0..dims.slots).map(|slot| read.row(slot)[0]).collect();
             let step = cpu::Step {
                 dims,
-                qkv: operands.qkv.mat()?,
-                read: operands.read.mat_of()?.into_slice(),
+                token: [operands.q.mat()?, operands.k.mat()?, operands.v.mat()?],
+                read: &before,
                 scale,
                 rope: options.rope,
             };
-            cpu::step(&step, operands.k.mat()?, operands.v.mat()?, o.mat()?);
+            cpu::step(
+                &step,
+                operands.keys.mat()?,
+                operands.values.mat()?,
+                o.mat()?,
+            );
+            (0..dims.slots).for_each(|slot| read.row(slot)[0] = before[slot].wrapping_add(1));
             Ok(())
         }
         Device::Cuda(_) => cuda::step(&dims, operands, o, scale, options.rope),
@@ -104,15 +117,14 @@ pub fn step(operands: StepOperands<'_>, o: ViewMut<'_>, options: &StepOptions) -
 
 fn sizes(operands: &StepOperands<'_>, options: &StepOptions) -> Result<StepDims> {
     let StepOptions { head, kv_heads, .. } = *options;
-    let (slots, width) = (operands.qkv.rows(), operands.qkv.cols());
+    let (slots, width) = (operands.q.rows(), operands.q.cols());
     check::range(OP, "the columns of a head", 1..usize::MAX, head)?;
     check::range(OP, "the heads of k", 1..usize::MAX, kv_heads)?;
-    check::multiple(OP, "the number of columns of q, k and v", head, width)?;
-    let all = width / head;
-    check::range(OP, "the heads of q, k and v", 3 * kv_heads..usize::MAX, all)?;
-    let heads = all - 2 * kv_heads;
+    check::multiple(OP, "the number of columns of q", head, width)?;
+    let heads = width / head;
+    check::range(OP, "the heads of q", 1..usize::MAX, heads)?;
     check::multiple(OP, "the heads of q", kv_heads, heads)?;
-    let cached = operands.k.cols();
+    let cached = operands.keys.cols();
     check::multiple(OP, "the columns of the cached k", kv_heads * head, cached)?;
     let capacity = cached / (kv_heads * head);
     check::range(OP, "the capacity", 1..1 << 30, capacity)?;
@@ -130,27 +142,25 @@ fn sizes(operands: &StepOperands<'_>, options: &StepOptions) -> Result<StepDims>
 
 /// Fails unless the operands of a step have these sizes and types that go together.
 fn check_views(operands: &StepOperands<'_>, o: &View<'_>, dims: &StepDims) -> Result<()> {
-    let (device, dtype) = (o.device(), operands.qkv.dtype());
-    let (k, v) = (operands.k.as_view(), operands.v.as_view());
-    let cached = [dims.slots, dims.capacity * dims.kv_width()];
-    check::float(OP, "q, k and v", dtype)?;
-    check::device(OP, "q, k and v", device, operands.qkv.device())?;
-    let indices = (DType::U32, device);
+    let (device, dtype) = (o.device(), operands.q.dtype());
+    let (keys, values) = (operands.keys.as_view(), operands.values.as_view());
+    let [width, kv_width] = [dims.heads * dims.head, dims.kv_width()];
+    let cached = [dims.slots, dims.capacity * kv_width];
+    check::float(OP, "q", dtype)?;
+    check::float(OP, "the cached k", keys.dtype())?;
+    let (own, stored) = ((dtype, device), (keys.dtype(), device));
+    let read = operands.read.as_view();
+    check::view(OP, "q", [dims.slots, width], own, &operands.q)?;
+    check::view(OP, "k", [dims.slots, kv_width], own, &operands.k)?;
+    check::view(OP, "v", [dims.slots, kv_width], own, &operands.v)?;
     check::view(
         OP,
         "the tokens read",
-        [1, dims.slots],
-        indices,
-        &operands.read,
+        [dims.slots, 2],
+        (DType::U32, device),
+        &read,
     )?;
-    check::float(OP, "the cached k", k.dtype())?;
-    check::view(OP, "the cached k", cached, (k.dtype(), device), &k)?;
-    check::view(OP, "the cached v", cached, (k.dtype(), device), &v)?;
-    check::view(
-        OP,
-        "o",
-        [dims.slots, dims.heads * dims.head],
-        (dtype, device),
-        o,
-    )
+    check::view(OP, "the cached k", cached, stored, &keys)?;
+    check::view(OP, "the cached v", cached, stored, &values)?;
+    check::view(OP, "o", [dims.slots, width], own, o)
 }

@@ -21,8 +21,8 @@ const TOGETHER: usize = 4;
 pub struct Step<'a> {
     /// The sizes.
     pub dims: StepDims,
-    /// (slots, (heads + 2 · kv_heads) · head).
-    pub qkv: Mat<'a>,
+    /// q, k and v of each slot's token: (slots, heads · head), and twice (slots, kv_heads · head).
+    pub token: [Mat<'a>; 3],
     /// (slots): tokens read before.
     pub read: &'a [u32],
     /// What dot products are multiplied by.
@@ -34,14 +34,16 @@ pub struct Step<'a> {
 impl Step<'_> {
     fn check(&self, k: &MatMut, v: &MatMut, o: &MatMut) {
         let (dims, shape) = (&self.dims, |mat: &MatMut| [mat.rows(), mat.cols()]);
-        let width = (dims.heads + 2 * dims.kv_heads) * dims.head;
+        let widths = [dims.heads, dims.kv_heads, dims.kv_heads].map(|heads| heads * dims.head);
         assert!(dims.heads.is_multiple_of(dims.kv_heads), "heads");
         assert!((1..=dims.capacity).contains(&dims.window), "window");
-        assert_eq!(
-            [self.qkv.rows(), self.qkv.cols()],
-            [dims.slots, width],
-            "qkv"
-        );
+        for (rows, width) in self.token.iter().zip(widths) {
+            assert_eq!(
+                [rows.rows(), rows.cols()],
+                [dims.slots, width],
+                "q, k and v"
+            );
+        }
         assert_eq!(self.read.len(), dims.slots, "read");
         let cached = [dims.slots, dims.capacity * dims.kv_width()];
         assert_eq!([shape(k), shape(v)], [cached; 2], "caches");
@@ -150,7 +152,8 @@ fn enter(step: &Step, queries: MatMut, k: &MatMut, v: &MatMut) {
             fill_frequencies(frequencies, base);
         }
         let frequencies = step.rope.map(|_| &*frequencies);
-        for_each_task(dims.slots * step.qkv.cols(), dims.slots, |slot| {
+        let columns = width + 2 * dims.kv_width();
+        for_each_task(dims.slots * columns, dims.slots, |slot| {
             let [from, to] = step.columns(step.read[slot] as usize);
             // SAFETY: each task has its own slot.
             let [queries, k, v] = unsafe {
@@ -160,8 +163,7 @@ fn enter(step: &Step, queries: MatMut, k: &MatMut, v: &MatMut) {
                     v.part(slot, from, to),
                 ]
             };
-            let (of_q, rest) = step.qkv.row(slot).split_at(width);
-            let (of_k, of_v) = rest.split_at(dims.kv_width());
+            let [of_q, of_k, of_v] = step.token.map(|rows| rows.row(slot));
             v.copy_from_slice(of_v);
             with_scratch(dims.head, |factors| {
                 simd::dispatch(Enter {

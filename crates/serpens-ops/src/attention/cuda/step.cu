@@ -112,20 +112,27 @@ __device__ __forceinline__ void finish(const AttentionStepParams& p, const Share
     }
 }
 
+// The last of a slot's blocks, all of whose threads have read how many tokens there were, counts this one.
+__device__ __forceinline__ void count_token(const AttentionStepParams& p, i64 slot, u32 blocks) {
+    if (threadIdx.x) return;
+    u32* read = p.read + slot * p.read_stride;
+    if (atomicAdd(read + 1, 1) + 1 == blocks) read[0] += 1, read[1] = 0;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) attention_step(const __grid_constant__ AttentionStepParams p) {
     __shared__ Shared s;
     release_successor();
     i64 slot = blockIdx.x;
     int head = blockIdx.y * GROUP, part = blockIdx.z, kv_head = head / (p.heads / p.kv_heads);
     await_predecessors();
-    u32 read = p.read[slot];
+    u32 read = p.read[slot * p.read_stride];
     Seen seen(p, read);
     if (part >= seen.parts()) return;
     int from = part * seen.of_part, end = min(seen.count, from + seen.of_part);
-    const IO* row = p.qkv + slot * p.qkv_stride;
+    const IO* row = p.q + slot * p.q_stride;
     i64 width = (i64)p.kv_heads * HEAD;
-    CACHE* k = p.k + slot * p.k_stride + kv_head * HEAD;
-    CACHE* v = p.v + slot * p.v_stride + kv_head * HEAD;
+    CACHE* k = p.keys + slot * p.keys_stride + kv_head * HEAD;
+    CACHE* v = p.cached + slot * p.cached_stride + kv_head * HEAD;
     if constexpr (ROPE) {
         for (int i = threadIdx.x; i < HALF; i += THREADS) sin_cos_of_turns(turns_of_pair(p.step, i) * read, s.turns[i].y, s.turns[i].x);
         __syncthreads();
@@ -135,10 +142,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_step(const __gri
     if (end == seen.count) {
         // The slot's own token; blocks that share its head of k and v write the same.
         i64 own = seen.place(p, end - 1) * width;
-        const IO* of_k = row + (p.heads + kv_head) * HEAD;
+        const IO* of_k = p.k + slot * p.k_stride + kv_head * HEAD;
+        const IO* of_v = p.v + slot * p.v_stride + kv_head * HEAD;
         for (int c = threadIdx.x; c < HEAD; c += THREADS) {
             k[own + c] = from_f32<CACHE>(turned(of_k, c, s.turns));
-            v[own + c] = from_f32<CACHE>(to_f32(of_k[width + c]));
+            v[own + c] = from_f32<CACHE>(to_f32(of_v[c]));
         }
     }
     __syncthreads();
@@ -205,6 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_step(const __gri
     }
     __syncthreads();
     finish(p, s, slot, head, part);
+    if (p.parts == 1) count_token(p, slot, gridDim.y);
 }
 
 // The parts of a head of a slot together, in order: a thread has a column.
@@ -212,11 +221,13 @@ extern "C" __global__ void __launch_bounds__(256) attention_step_parts(const __g
     release_successor();
     await_predecessors();
     i64 slot = blockIdx.x;
-    int head = blockIdx.y, column = threadIdx.x, parts = Seen(p, p.read[slot]).parts();
+    int head = blockIdx.y, column = threadIdx.x, parts = Seen(p, p.read[slot * p.read_stride]).parts();
     i64 row = (slot * p.heads + head) * p.parts;
     float top = -infinite(), sum = 0.0f, value = 0.0f;
     for (int i = 0; i < parts; ++i) top = fmaxf(top, p.ends[row + i].x);
     float base = top == -infinite() ? 0.0f : top;
+    __syncthreads();
+    count_token(p, slot, gridDim.y);
     if (column >= HEAD) return;
     for (int i = 0; i < parts; ++i) {
         float2 end = p.ends[row + i];

@@ -30,16 +30,21 @@ const TOKENS: usize = 256;
 
 kernel_params! {
     struct AttentionStepParams {
-        qkv: DevicePtr as "const IO*", // (slots, (heads + 2 kv_heads) · HEAD)
-        read: DevicePtr as "const u32*", // (slots): tokens before
-        k: DevicePtr as "CACHE*", // (slots, capacity, kv_heads · HEAD)
-        v: DevicePtr as "CACHE*", // as k
+        q: DevicePtr as "const IO*", // (slots, heads · HEAD)
+        k: DevicePtr as "const IO*", // (slots, kv_heads · HEAD)
+        v: DevicePtr as "const IO*", // as k
+        read: DevicePtr as "u32*", // (slots, 2): tokens before; blocks that have read that
+        keys: DevicePtr as "CACHE*", // (slots, capacity, kv_heads · HEAD)
+        cached: DevicePtr as "CACHE*", // values, as keys
         o: DevicePtr as "IO*", // (slots, heads · HEAD)
         ends: DevicePtr as "float2*", // (slots, heads, parts), where these are several
         values: DevicePtr as "float*", // (slots, heads, parts, HEAD), likewise
-        qkv_stride: i64,
+        q_stride: i64,
         k_stride: i64,
         v_stride: i64,
+        read_stride: i64,
+        keys_stride: i64,
+        cached_stride: i64,
         o_stride: i64,
         step: u64 as "double", // of the angles: see rope
         heads: i32,
@@ -63,7 +68,15 @@ pub fn step(
     scale: f32,
     rope: Option<f32>,
 ) -> Result<()> {
-    let (device, StepOperands { qkv, read, k, v }) = (o.device(), operands);
+    let device = o.device();
+    let StepOperands {
+        q,
+        k,
+        v,
+        read,
+        keys,
+        values: cached,
+    } = operands;
     check::range(OP, "the columns of a head", 1..MOST_COLUMNS + 1, dims.head)?;
     let shared_by = |heads: &usize| dims.group().is_multiple_of(*heads);
     let group = (1..=MOST_HEADS).rev().find(shared_by).unwrap_or(1);
@@ -79,16 +92,21 @@ pub fn step(
     let mut found = Tensor::empty([rows * (2 + dims.head)], DType::F32, device)?;
     let ends = found.view_mut()?.ptr();
     let params = AttentionStepParams {
-        qkv: qkv.ptr(),
-        read: read.ptr(),
+        q: q.ptr(),
         k: k.ptr(),
         v: v.ptr(),
+        read: read.ptr(),
+        keys: keys.ptr(),
+        cached: cached.ptr(),
         o: o.ptr(),
         ends,
         values: DevicePtr(ends.0 + (rows * 2 * size_of::<f32>()) as u64),
-        qkv_stride: qkv.stride() as i64,
+        q_stride: q.stride() as i64,
         k_stride: k.stride() as i64,
         v_stride: v.stride() as i64,
+        read_stride: read.stride() as i64,
+        keys_stride: keys.stride() as i64,
+        cached_stride: cached.stride() as i64,
         o_stride: o.stride() as i64,
         step: rope
             .map_or(0.0, |base| step_of_angles(dims.head, base))
@@ -100,13 +118,13 @@ pub fn step(
         parts: parts as i32,
         scale: scale * std::f32::consts::LOG2_E,
     };
-    let caches = [k.as_view(), v.as_view()];
-    let size = k.dtype().size();
+    let caches = [keys.as_view(), cached.as_view()];
+    let size = keys.dtype().size();
     let fits = |width: &usize| width * size <= 16 && check::accessible(&caches, dims.head, *width);
     let width = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
     let defines = [
-        ("IO", qkv.dtype().cuda_name()),
-        ("CACHE", k.dtype().cuda_name()),
+        ("IO", q.dtype().cuda_name()),
+        ("CACHE", keys.dtype().cuda_name()),
         ("HEAD", &dims.head.to_string()),
         ("GROUP", &group.to_string()),
         ("WIDTH", &width.to_string()),

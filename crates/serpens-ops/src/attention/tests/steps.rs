@@ -162,8 +162,8 @@ impl Case {
         of
     }
 
-    /// o of every slot and token that it reads: (slots, STEPS, heads · head).
-    fn run(&self, tokens: &[Vec<f64>], device: Device, dtype: DType) -> Vec<f64> {
+    /// o of every slot and token that it reads, (slots, STEPS, heads · head); and what is told of the tokens read.
+    fn run(&self, tokens: &[Vec<f64>], device: Device, dtype: DType) -> (Vec<f64>, Vec<u32>) {
         let (slots, margin) = (self.read.len(), self.margin);
         let [width, kv_width, _] = self.widths();
         let cached = self.capacity * kv_width;
@@ -187,6 +187,12 @@ impl Case {
             }
             wide(&rows, cached, stored, 0.0)
         });
+        let before: Vec<u32> = self
+            .read
+            .iter()
+            .flat_map(|&read| [read as u32, 0])
+            .collect();
+        let mut before = Tensor::from_slice([slots, 2], &before, device).unwrap();
         let mut found = vec![vec![]; slots];
         for t in 0..STEPS {
             let all = width + 2 * kv_width;
@@ -196,15 +202,16 @@ impl Case {
             };
             let rows: Vec<f64> = tokens.iter().zip(self.read).flat_map(row).collect();
             let qkv = wide(&rows, all, dtype, 100.0);
-            let before: Vec<u32> = self.read.iter().map(|&read| (read + t) as u32).collect();
-            let before = Tensor::from_slice([1, slots], &before, device).unwrap();
             let mut o = wide(&vec![f64::NAN; slots * width], width, dtype, 0.0);
             let [k, v] = &mut caches;
+            let columns = |from, count| qkv.view().columns(from..from + count);
             let operands = StepOperands {
-                qkv: qkv.view().columns(margin..margin + all),
-                read: before.view(),
-                k: k.view_mut().unwrap().columns(margin..margin + cached),
-                v: v.view_mut().unwrap().columns(margin..margin + cached),
+                q: columns(margin, width),
+                k: columns(margin + width, kv_width),
+                v: columns(margin + width + kv_width, kv_width),
+                read: before.view_mut().unwrap(),
+                keys: k.view_mut().unwrap().columns(margin..margin + cached),
+                values: v.view_mut().unwrap().columns(margin..margin + cached),
             };
             let to = o.view_mut().unwrap().columns(margin..margin + width);
             step(operands, to, &self.options()).unwrap();
@@ -221,7 +228,7 @@ impl Case {
                 assert!(beside.copied().all(|v| v == 0.0), "written beside a cache");
             }
         }
-        found.concat()
+        (found.concat(), before.to_vec().unwrap())
     }
 
     fn reference<R: Real>(&self, tokens: &[Vec<f64>], round: fn(R) -> R) -> Vec<R> {
@@ -267,7 +274,9 @@ fn steps_agree_with_the_definition_on_every_device() {
     for (device, dtype) in cases() {
         for case in problems() {
             let tokens = case.tokens(dtype);
-            let got = case.run(&tokens, device, dtype);
+            let (got, read) = case.run(&tokens, device, dtype);
+            let after = case.read.iter().flat_map(|read| [(read + STEPS) as u32, 0]);
+            assert_eq!(read, Vec::from_iter(after), "{case:?} on {device}");
             let truth = case.reference::<f64>(&tokens, |x| x);
             let narrow = [dtype, case.cache_type(device, dtype)].contains(&DType::BF16);
             let plain = case.reference::<f32>(
@@ -317,16 +326,19 @@ fn steps_from_the_first_token_on_are_attention_over_the_whole_on_every_device() 
         let mut caches =
             [(); 2].map(|()| Tensor::zeros([1, 80 * kv_width], dtype, device).unwrap());
         let mut found = vec![];
-        for (t, row) in rows.chunks_exact(all).enumerate() {
+        let mut before = Tensor::zeros([1, 2], DType::U32, device).unwrap();
+        for row in rows.chunks_exact(all) {
             let qkv = tensor([1, all], row, dtype, device);
-            let before = Tensor::from_slice([1, 1], &[t as u32], device).unwrap();
             let mut o = Tensor::zeros([1, width], dtype, device).unwrap();
             let [k, v] = &mut caches;
+            let columns = |from, count| qkv.view().columns(from..from + count);
             let operands = StepOperands {
-                qkv: qkv.view(),
-                read: before.view(),
-                k: k.view_mut().unwrap(),
-                v: v.view_mut().unwrap(),
+                q: columns(0, width),
+                k: columns(width, kv_width),
+                v: columns(width + kv_width, kv_width),
+                read: before.view_mut().unwrap(),
+                keys: k.view_mut().unwrap(),
+                values: v.view_mut().unwrap(),
             };
             step(operands, o.view_mut().unwrap(), &options).unwrap();
             found.extend(read(&o));
@@ -343,10 +355,10 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
     for (device, dtype) in cases() {
         for case in problems().into_iter().filter(|case| case.read.len() > 1) {
             let tokens = case.tokens(dtype);
-            let whole = case.run(&tokens, device, dtype);
+            let whole = case.run(&tokens, device, dtype).0;
             assert_eq!(
                 whole,
-                case.run(&tokens, device, dtype),
+                case.run(&tokens, device, dtype).0,
                 "twice: {case:?} on {device}"
             );
             let beside = |(slot, tokens): (usize, &Vec<f64>)| match slot {
@@ -354,7 +366,7 @@ fn a_slot_has_the_same_bits_whatever_is_beside_it_on_every_device() {
                 _ => vec![f64::NAN; tokens.len()],
             };
             let beside: Vec<_> = tokens.iter().enumerate().map(beside).collect();
-            let alone = case.run(&beside, device, dtype);
+            let alone = case.run(&beside, device, dtype).0;
             let row = whole.len() / case.read.len();
             assert_eq!(
                 whole[row..2 * row],
@@ -373,7 +385,7 @@ fn one_thread_and_three_give_the_same_bits_as_a_team() {
         ..PLAIN
     };
     let tokens = case.tokens(DType::F32);
-    let run = || case.run(&tokens, Device::Cpu, DType::F32);
+    let run = || case.run(&tokens, Device::Cpu, DType::F32).0;
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build().unwrap().install(run)
@@ -385,16 +397,18 @@ fn one_thread_and_three_give_the_same_bits_as_a_team() {
 
 #[test]
 fn what_does_not_fit_is_said() {
-    let error = |columns: usize, cached: usize, options: StepOptions| {
+    let error = |[width, kv_width]: [usize; 2], cached: usize, options: StepOptions| {
         let zeros = |columns| Tensor::zeros([2, columns], DType::F32, Device::Cpu).unwrap();
         let (mut k, mut v, mut o) = (zeros(cached), zeros(cached), zeros(32));
-        let read = Tensor::zeros([1, 2], DType::U32, Device::Cpu).unwrap();
-        let qkv = zeros(columns);
+        let mut read = Tensor::zeros([2, 2], DType::U32, Device::Cpu).unwrap();
+        let [q, kv] = [zeros(width), zeros(kv_width)];
         let operands = StepOperands {
-            qkv: qkv.view(),
-            read: read.view(),
-            k: k.view_mut().unwrap(),
-            v: v.view_mut().unwrap(),
+            q: q.view(),
+            k: kv.view(),
+            v: kv.view(),
+            read: read.view_mut().unwrap(),
+            keys: k.view_mut().unwrap(),
+            values: v.view_mut().unwrap(),
         };
         step(operands, o.view_mut().unwrap(), &options).err()
     };
@@ -405,26 +419,30 @@ fn what_does_not_fit_is_said() {
         window: None,
         rope: None,
     };
-    assert!(error(64, 80, options).is_none());
+    let (own, multiple) = ([32, 16], |error| {
+        matches!(error, Some(Error::Multiple { .. }))
+    });
+    assert!(error(own, 80, options).is_none());
+    assert!(multiple(error([31, 16], 80, options)));
+    assert!(multiple(error(own, 81, options)));
+    assert!(matches!(error(own, 0, options), Some(Error::Range { .. })));
     assert!(matches!(
-        error(63, 80, options),
-        Some(Error::Multiple { .. })
+        error([0, 16], 80, options),
+        Some(Error::Range { .. })
+    ));
+    assert!(multiple(error([24, 16], 80, options)));
+    assert!(matches!(
+        error([48, 16], 80, options),
+        Some(Error::Shape { .. })
     ));
     assert!(matches!(
-        error(64, 81, options),
-        Some(Error::Multiple { .. })
+        error([32, 24], 80, options),
+        Some(Error::Shape { .. })
     ));
-    assert!(matches!(error(64, 0, options), Some(Error::Range { .. })));
-    assert!(matches!(error(40, 80, options), Some(Error::Range { .. })));
-    assert!(matches!(
-        error(56, 80, options),
-        Some(Error::Multiple { .. })
-    ));
-    assert!(matches!(error(80, 80, options), Some(Error::Shape { .. })));
     let window = Some(0);
-    let refused = error(64, 80, StepOptions { window, ..options });
+    let refused = error(own, 80, StepOptions { window, ..options });
     assert!(matches!(refused, Some(Error::Range { .. })));
     let rope = Some(-1.0);
-    let refused = error(64, 80, StepOptions { rope, ..options });
+    let refused = error(own, 80, StepOptions { rope, ..options });
     assert!(matches!(refused, Some(Error::Value { .. })));
 }
