@@ -41,6 +41,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod linear;
 pub mod long_conv;
+pub mod lstm;
 pub mod lti_kernel;
 pub mod mamba_layers;
 pub mod optimizer;

@@ -153,7 +153,7 @@ fn log_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// tanh x: an odd polynomial near zero (minimax, S. Moshier's Cephes), where 1 − e^−2|x| would lose small values.
 #[inline(always)]
-fn tanh_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub(crate) fn tanh_lanes<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let one = s.splat_f32s(1.0);
     let size = s.abs_f32s(x);
     let small = simd::exp(s, s.neg_f32s(s.add_f32s(size, size)));

@@ -1,0 +1,3 @@
+mod gradcheck;
+mod properties;
+mod reference;
