@@ -44,6 +44,7 @@ pub mod long_conv;
 pub mod lstm;
 pub mod lti_kernel;
 pub mod mamba_layers;
+pub mod offset_scale;
 pub mod optimizer;
 pub mod positions;
 pub mod quantized_linear;

@@ -27,6 +27,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::long_conv::tests::devices::run_all,
     crate::lti_kernel::tests::devices::run_all,
     crate::mamba_layers::tests::devices::run_all,
+    crate::offset_scale::tests::devices::run_all,
     crate::optimizer::tests::devices::run_all,
     crate::positions::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,

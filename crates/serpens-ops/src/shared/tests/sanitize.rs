@@ -36,6 +36,7 @@ operations! {
     long_conv: run_small,
     lti_kernel: run_all,
     mamba_layers: run_all,
+    offset_scale: run_all,
     optimizer: run_all,
     positions: run_all,
     reduce: run_all,
