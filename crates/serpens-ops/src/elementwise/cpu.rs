@@ -103,6 +103,8 @@ function!(SiluMulBackward |s, [dy, a, z]| -> 3 to 2 {
     let (silu, slope) = simd::silu_and_slope(s, z);
     [s.mul_f32s(dy, silu), s.mul_f32s(s.mul_f32s(dy, a), slope)]
 });
+function!(Gelu |s, [x]| -> 1 to 1 { [s.mul_f32s(x, simd::sigmoid(s, gelu_power(s, x)[0]))] });
+function!(GeluBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, gelu_slope(s, x))] });
 function!(Exp |s, [x]| -> 1 to 1 { [simd::exp(s, x)] });
 function!(NegExp |s, [x]| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
 function!(Log |s, [x]| -> 1 to 1 { [log_lanes(s, x)] });
@@ -115,6 +117,31 @@ function!(TanhBackward |s, [dy, x]| -> 2 to 1 {
     let doubled = s.abs_f32s(s.add_f32s(x, x));
     [s.mul_f32s(s.mul_f32s(dy, s.splat_f32s(4.0)), sigmoid_slope(s, doubled))]
 });
+
+/// w of the head of this module, and its slope, of an x that is no larger than where σ(−|w|) is 0.
+#[inline(always)]
+fn gelu_power<S: Simd>(s: S, x: S::f32s) -> [S::f32s; 2] {
+    const LINE: f32 = 1.595_769; // 2 √(2/π)
+    const CUBE: f32 = LINE * 0.044_715;
+    let x = simd::clamp(s, x, [-11.0, 11.0]);
+    let (line, cube) = (s.splat_f32s(LINE), s.splat_f32s(CUBE));
+    let square = s.mul_f32s(x, x);
+    let power = s.mul_f32s(x, s.mul_add_f32s(cube, square, line));
+    let thrice = s.mul_f32s(s.splat_f32s(3.0), cube);
+    [power, s.mul_add_f32s(thrice, square, line)]
+}
+
+/// σ(w) + x·σ(w)·σ(−w)·w', from the smaller of the two logistic functions, of which the other loses nothing.
+#[inline(always)]
+fn gelu_slope<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let [power, slope] = gelu_power(s, x);
+    let small = simd::sigmoid(s, s.neg_f32s(s.abs_f32s(power)));
+    let large = s.sub_f32s(s.splat_f32s(1.0), small);
+    let negative = s.less_than_f32s(x, s.splat_f32s(0.0));
+    let sigmoid = s.select_f32s(negative, small, large);
+    let product = s.mul_f32s(s.mul_f32s(x, small), large);
+    s.mul_add_f32s(product, slope, sigmoid)
+}
 
 /// y = factor · x.
 #[derive(Clone, Copy)]
@@ -209,6 +236,16 @@ pub fn silu_mul(a: Mat, z: Mat, y: MatMut) {
 /// da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z).
 pub fn silu_mul_backward(dy: Mat, a: Mat, z: Mat, da: MatMut, dz: MatMut) {
     evaluate(SiluMulBackward, [dy, a, z], [da, dz]);
+}
+
+/// y = gelu(x).
+pub fn gelu(x: Mat, y: MatMut) {
+    evaluate(Gelu, [x], [y]);
+}
+
+/// dx = dy ⊙ gelu'(x).
+pub fn gelu_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(GeluBackward, [dy, x], [dx]);
 }
 
 /// y = e^x; its gradient is [`mul`] of dy and y.

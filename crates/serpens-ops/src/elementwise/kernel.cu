@@ -53,6 +53,15 @@ __device__ __forceinline__ float logistic_slope(float x) {
     float e = exponential(-x);
     return e / ((1.0f + e) * (1.0f + e));
 }
+// w of gelu(x) = x σ(w), and its slope, of an x that is no larger than where σ(-|w|) is 0.
+struct GeluPower {
+    float value, slope;
+};
+__device__ __forceinline__ GeluPower gelu_power(float x) {
+    const float line = 1.5957691f, cube = line * 0.044715f; // 2 sqrt(2 / pi)
+    float c = fabsf(x) > 11.0f ? copysignf(11.0f, x) : x;
+    return {c * fmaf(cube, c * c, line), fmaf(3.0f * cube, c * c, line)};
+}
 // Whether dropout keeps value i of all: scalars.rs has the same.
 __device__ __forceinline__ bool kept(const Scalars& s, i64 i) {
     u64 z = s.seed + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
@@ -72,6 +81,7 @@ FUNCTION(mul, 2, 1, y[0] = x[0] * x[1])
 FUNCTION(mul_backward, 3, 2, y[0] = x[0] * x[2]; y[1] = x[0] * x[1])
 FUNCTION(silu, 1, 1, y[0] = x[0] * logistic(x[0]))
 FUNCTION(silu_mul, 2, 1, y[0] = x[0] * (x[1] * logistic(x[1])))
+FUNCTION(gelu, 1, 1, y[0] = x[0] * logistic(gelu_power(x[0]).value))
 FUNCTION(exp, 1, 1, y[0] = exponential(x[0]))
 FUNCTION(neg_exp, 1, 1, y[0] = -exponential(x[0]))
 FUNCTION(log, 1, 1, y[0] = logf(x[0]))
@@ -85,6 +95,8 @@ FUNCTION(sigmoid_backward, 2, 1, y[0] = x[0] * logistic_slope(fabsf(x[1])))
 FUNCTION(tanh_backward, 2, 1, y[0] = x[0] * 4.0f * logistic_slope(2.0f * fabsf(x[1])))
 // (dy, x) -> dx
 FUNCTION(silu_backward, 2, 1, float s = logistic(x[1]); y[0] = x[0] * fmaf(x[1] * s, 1.0f - s, s))
+FUNCTION(gelu_backward, 2, 1, GeluPower w = gelu_power(x[1]); float s = logistic(w.value);
+         y[0] = x[0] * fmaf(x[1] * s * (1.0f - s), w.slope, s))
 // (dy, a, z) -> da, dz
 FUNCTION(silu_mul_backward, 3, 2, float s = logistic(x[2]), silu_z = x[2] * s; y[0] = x[0] * silu_z;
          y[1] = x[0] * x[1] * fmaf(silu_z, 1.0f - s, s))

@@ -8,6 +8,7 @@
 //! | `scale`          | y = factor · x        | dx = factor · dy                          |
 //! | `silu`           | y = x·σ(x)            | dx = dy ⊙ σ(x)·(1 + x·(1 − σ(x)))         |
 //! | `silu_mul`       | y = a ⊙ silu(z)       | da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z) |
+//! | `gelu`           | y = x·σ(w)            | dx = dy ⊙ (σ(w) + x·σ(w)·σ(−w)·w')        |
 //! | `exp`            | y = e^x               | dx = dy ⊙ y                               |
 //! | `neg_exp`        | y = −e^x              | dx = dy ⊙ y                               |
 //! | `log`            | y = ln x              | dx = dy ⊘ x                               |
@@ -18,7 +19,8 @@
 //! | `cast`           | y = x in another type | dx = dy in the type of x                  |
 //!
 //! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call
-//! alike. σ is the logistic function. [`cast`] changes the type. Errors are shapes that differ, and types other than
+//! alike. σ is the logistic function; w = 2√(2/π)·(x + 0.044715 x³), with which x·σ(w) is GPT-2's approximation of x
+//! times the normal distribution function, ½x·(1 + tanh(w/2)). [`cast`] changes the type. Errors are shapes that differ, and types other than
 //! these.
 
 pub mod cpu;
@@ -105,6 +107,11 @@ fn keep_x(x: &Var, _y: Tensor) -> Var {
 /// silu(x) = x · sigmoid(x).
 pub fn silu(x: &Var) -> Result<Var> {
     unary("silu", x, views::silu, keep_x, views::silu_backward)
+}
+
+/// GELU(x), by the hyperbolic tangent: see the head of this module.
+pub fn gelu(x: &Var) -> Result<Var> {
+    unary("gelu", x, views::gelu, keep_x, views::gelu_backward)
 }
 
 /// ln x: −∞ of 0, NaN of what is below.

@@ -42,6 +42,10 @@ functions! {
     silu_mul(a, z => y);
     /// da = dy ⊙ silu(z), dz = dy ⊙ a ⊙ silu'(z).
     silu_mul_backward(dy, a, z => da, dz);
+    /// y = gelu(x).
+    gelu(x => y);
+    /// dx = dy ⊙ gelu'(x).
+    gelu_backward(dy, x => dx);
     /// y = e^x.
     exp(x => y);
     /// y = −e^x.

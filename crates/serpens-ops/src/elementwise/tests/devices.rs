@@ -4,8 +4,8 @@ use serpens_core::{DType, Device, Result, Tape, Tensor, Var};
 
 use super::reference;
 use crate::elementwise::{
-    add, broadcast_rows, cast, dropout, exp, log, mul, neg_exp, scale, sigmoid, silu, silu_mul,
-    sub, tanh,
+    add, broadcast_rows, cast, dropout, exp, gelu, log, mul, neg_exp, scale, sigmoid, silu,
+    silu_mul, sub, tanh,
 };
 use crate::shared::tests::real::{Real, zero};
 use crate::shared::tests::{assert_near, cases, read, round, tensor, values};
@@ -47,6 +47,9 @@ fn gated<R: Real>(dy: R, a: R, z: R) -> [R; 3] {
 fn silu_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
     [reference::silu(a), dy * reference::silu_slope(a), zero()]
 }
+fn gelu_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    [reference::gelu(a), dy * reference::gelu_slope(a), zero()]
+}
 fn exp_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
     [a.exp(), dy * a.exp(), zero()]
 }
@@ -79,7 +82,7 @@ fn plain_exp(x: f32) -> f32 {
     (x * std::f32::consts::LOG2_E).exp2()
 }
 
-const FUNCTIONS: [Function; 11] = [
+const FUNCTIONS: [Function; 12] = [
     Function {
         name: "add",
         run: add,
@@ -133,6 +136,12 @@ const FUNCTIONS: [Function; 11] = [
         run: |a, _| silu(a),
         exact: silu_of,
         plain: silu_of,
+    },
+    Function {
+        name: "gelu",
+        run: |a, _| gelu(a),
+        exact: gelu_of,
+        plain: gelu_of,
     },
     Function {
         name: "exp",

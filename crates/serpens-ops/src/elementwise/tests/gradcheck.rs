@@ -3,7 +3,8 @@
 use serpens_core::Var;
 
 use crate::elementwise::{
-    add, broadcast_rows, dropout, exp, log, mul, neg_exp, scale, sigmoid, silu, silu_mul, sub, tanh,
+    add, broadcast_rows, dropout, exp, gelu, log, mul, neg_exp, scale, sigmoid, silu, silu_mul,
+    sub, tanh,
 };
 use crate::shared::tests::gradcheck::{assert_gradients, tensors};
 
@@ -14,6 +15,7 @@ fn elementwise_functions_have_the_gradients_of_their_definitions() {
     assert_gradients("mul", |v| mul(&v[0], &v[1]), &inputs);
     assert_gradients("silu_mul", |v| silu_mul(&v[0], &v[1]), &inputs);
     assert_gradients("silu", |v| silu(&v[0]), &inputs[..1]);
+    assert_gradients("gelu", |v| gelu(&v[0]), &inputs[..1]);
     assert_gradients("exp", |v| exp(&v[0]), &inputs[..1]);
     assert_gradients("neg_exp", |v| neg_exp(&v[0]), &inputs[..1]);
     assert_gradients("sub", |v| sub(&v[0], &v[1]), &inputs);

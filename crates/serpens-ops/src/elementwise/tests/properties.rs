@@ -34,6 +34,7 @@ proptest! {
             assert_close(&unary(&x, shape, kernel), &plain, &truth);
         };
         check(cpu::silu, reference::silu, reference::silu);
+        check(cpu::gelu, reference::gelu, reference::gelu);
         check(cpu::exp, f32::exp, f64::exp);
         check(cpu::neg_exp, |x| -x.exp(), |x| -x.exp());
         check(cpu::sigmoid, reference::sigmoid, reference::sigmoid);
@@ -57,6 +58,7 @@ proptest! {
         check(cpu::mul, |a, b| a * b, |a, b| a * b);
         check(cpu::silu_mul, |a, z| a * reference::silu(z), |a, z| a * reference::silu(z));
         check(cpu::silu_backward, |dy, x| dy * reference::silu_slope(x), |dy, x| dy * reference::silu_slope(x));
+        check(cpu::gelu_backward, |dy, x| dy * reference::gelu_slope(x), |dy, x| dy * reference::gelu_slope(x));
         check(cpu::sigmoid_backward, |dy, x| dy * reference::sigmoid_slope(x), |dy, x| dy * reference::sigmoid_slope(x));
         check(cpu::tanh_backward, |dy, x| dy * reference::tanh_slope(x), |dy, x| dy * reference::tanh_slope(x));
     }
@@ -178,7 +180,20 @@ fn functions_at_the_edges_are_their_limits() {
         [0.0, 1.0, -1.0, 1.0, -1.0]
     );
     assert_eq!(of(cpu::sigmoid, &[0.0, INF, -INF]), [0.5, 1.0, 0.0]);
-    for kernel in [cpu::log, cpu::tanh, cpu::sigmoid] {
+    // Far out x itself, or nothing; GPT-2's own value at 1 between.
+    let gelu = of(cpu::gelu, &[0.0, 1.0, 20.0, -20.0, 1e38, -1e38, INF]);
+    assert_eq!(gelu[..1], [0.0]);
+    assert!((gelu[1] - 0.841_192).abs() < 1e-6, "{}", gelu[1]);
+    assert_eq!(gelu[2..], [20.0, 0.0, 1e38, 0.0, INF]);
+    let mut slopes = [f32::NAN; 4];
+    let (x, ones) = ([20.0, -20.0, 1e38, -1e38], [1.0; 4]);
+    cpu::gelu_backward(
+        Mat::dense(&ones, 4),
+        Mat::dense(&x, 4),
+        MatMut::dense(&mut slopes, 4),
+    );
+    assert_eq!(slopes, [1.0, 0.0, 1.0, 0.0]);
+    for kernel in [cpu::log, cpu::tanh, cpu::sigmoid, cpu::gelu] {
         assert!(of(kernel, &[f32::NAN])[0].is_nan());
     }
     let below = of(cpu::log, &[-1.0, -INF, -least]);
@@ -245,6 +260,8 @@ fn slopes_are_those_of_finite_differences() {
     assert_gradient(&dz, &z, |z| dot(&dy, &reference::silu_mul(&a, z)));
     let slopes: Vec<f64> = z.iter().map(|z| reference::silu_slope(*z)).collect();
     assert_gradient(&slopes, &z, |z| z.iter().map(|z| reference::silu(*z)).sum());
+    let slopes: Vec<f64> = z.iter().map(|z| reference::gelu_slope(*z)).collect();
+    assert_gradient(&slopes, &z, |z| z.iter().map(|z| reference::gelu(*z)).sum());
     let slopes: Vec<f64> = z.iter().map(|z| reference::sigmoid_slope(*z)).collect();
     assert_gradient(&slopes, &z, |z| {
         z.iter().map(|z| reference::sigmoid(*z)).sum()

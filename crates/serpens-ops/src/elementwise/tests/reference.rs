@@ -18,6 +18,25 @@ pub fn silu_slope<R: Real>(x: R) -> R {
     sigmoid(x) * (one::<R>() + x * (one::<R>() - sigmoid(x)))
 }
 
+/// w = line·(x + cube x³) with line = 2√(2/π).
+fn gelu_power<R: Real>(x: R) -> (R, R, R) {
+    let line = R::from_f64(2.0 * (2.0 / std::f64::consts::PI).sqrt());
+    let cube = R::from_f64(0.044_715);
+    (line * (x + cube * x * x * x), line, cube)
+}
+
+/// gelu(x) = x·σ(w).
+pub fn gelu<R: Real>(x: R) -> R {
+    x * sigmoid(gelu_power(x).0)
+}
+
+/// gelu'(x) = σ(w)·(1 + x·σ(−w)·w').
+pub fn gelu_slope<R: Real>(x: R) -> R {
+    let (w, line, cube) = gelu_power(x);
+    let slope = line * (one::<R>() + R::from(3.0) * cube * x * x);
+    sigmoid(w) * (one::<R>() + x * sigmoid(-w) * slope)
+}
+
 /// σ'(x) = σ(x)·σ(−x).
 pub fn sigmoid_slope<R: Real>(x: R) -> R {
     sigmoid(x) * sigmoid(-x)
