@@ -2,7 +2,7 @@
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
 use serpens_nn::layers::{Linear, Sequence};
-use serpens_nn::mixers::{MambaConfig, Mixer, MixerSettings};
+use serpens_nn::mixers::{Activation, MambaConfig, Mixer, MixerSettings, MlpConfig};
 use serpens_nn::{
     Backbone, Error, MambaLm, MambaLmConfig, Module, Recompute, Result, Start, module,
 };
@@ -327,4 +327,66 @@ fn a_step_refuses_slots_of_another_model_and_more_than_there_are() {
     let mut own = stepper.slots(&deep, 1, DType::F32).unwrap();
     assert!(stepper.step(&tokens, 2, &mut own).is_err());
     stepper.step(&tokens, 1, &mut own).unwrap();
+}
+
+#[test]
+fn a_feed_forward_layer_is_as_it_is_defined() {
+    const WIDTH: usize = 5;
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    for (activation, expand, inner) in [
+        (Activation::Swiglu, None, 64),
+        (Activation::Swiglu, Some(20.0), 128),
+        (Activation::Gelu, None, 64),
+    ] {
+        let config = MlpConfig {
+            activation,
+            expand,
+            bias: true,
+        };
+        let mut mixer = config.init(WIDTH, Device::cpu(), 3).unwrap();
+        let mut weights = Vec::new();
+        let seen = mixer.visit_mut("", &mut |name, param| {
+            let normal = Start::Normal { std: 0.5 };
+            param.set(normal.draw(param.shape(), name, 4, Device::cpu())?)?;
+            let values = param.value()?.to_vec::<f32>()?;
+            weights.push(values.into_iter().map(f64::from).collect::<Vec<f64>>());
+            Ok(())
+        });
+        seen.unwrap();
+        let [w_in, b_in, w_out, b_out] = &weights[..] else {
+            panic!("two products with a bias each");
+        };
+        let x = [0.3_f32, -1.2, 0.0, 2.0, 0.7];
+        let product = |w: &[f64], b: &[f64], x: &[f64]| -> Vec<f64> {
+            let rows = w.chunks(x.len()).zip(b);
+            let row =
+                |(row, b): (&[f64], &f64)| b + row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+            rows.map(row).collect()
+        };
+        let first = product(w_in, b_in, &x.map(f64::from));
+        let hidden: Vec<f64> = match activation {
+            Activation::Swiglu => {
+                let (z, x) = first.split_at(inner);
+                z.iter().zip(x).map(|(z, x)| z * sigmoid(*z) * x).collect()
+            }
+            Activation::Gelu => {
+                let root = (2.0 / std::f64::consts::PI).sqrt();
+                let gelu = |x: &f64| 0.5 * x * (1.0 + (root * (x + 0.044_715 * x.powi(3))).tanh());
+                first.iter().map(gelu).collect()
+            }
+        };
+        assert_eq!(hidden.len(), inner);
+        let expected = product(w_out, b_out, &hidden);
+        let x = Tensor::from_slice([1, 1, WIDTH], &x, Device::cpu()).unwrap();
+        let y = mixer
+            .forward(&x.into(), &Sequence::default(), None)
+            .unwrap();
+        let y = y.into_tensor().unwrap().to_vec::<f32>().unwrap();
+        for (y, expected) in y.iter().zip(expected) {
+            assert!(
+                (f64::from(*y) - expected).abs() < 1e-5 * expected.abs().max(1.0),
+                "{y} {expected}"
+            );
+        }
+    }
 }

@@ -3,7 +3,9 @@
 
 use serpens_core::{Device, Tensor};
 use serpens_nn::layers::Sequence;
-use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
+use serpens_nn::mixers::{
+    H3Config, MambaConfig, MinGruConfig, MixerConfig, MlpConfig, PlainConfig,
+};
 use serpens_nn::ssm::{AInit, S4dConfig, SelectiveSsmConfig, SsmConfig};
 use serpens_nn::{Backbone, Error, MambaLmConfig, Module, Result, StepSize};
 
@@ -115,6 +117,28 @@ fn values_that_would_spoil_a_model_are_named_as_in_a_recipe() {
         cases.push((steps(wrong, 0.1, 1e-4), "block.inner.dt.min"));
         cases.push((steps(1e-3, wrong, 1e-4), "block.inner.dt.max"));
         cases.push((steps(1e-3, 0.1, wrong), "block.inner.dt.floor"));
+    }
+    for wrong in [-1.0, NAN, INF] {
+        let mlp = MlpConfig {
+            expand: Some(wrong),
+            ..MlpConfig::default()
+        };
+        cases.push((
+            with(|c| {
+                c.n_layer = 2;
+                c.mixers.push(mlp.into());
+            }),
+            "block[1].expand",
+        ));
+        let dt = StepSize {
+            min: wrong,
+            ..StepSize::default()
+        };
+        let min_gru = MinGruConfig {
+            dt,
+            ..MinGruConfig::default()
+        };
+        cases.push((base().with_mixer(min_gru), "block.dt.min"));
     }
     for wrong in [-1.0, NAN] {
         cases.push((inside(s4d(|ssm| ssm.max_lr = wrong)), "block.inner.max_lr"));

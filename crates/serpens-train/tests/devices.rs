@@ -11,7 +11,9 @@ use serpens_core::{Device, Tensor, bf16};
 use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::checkpoint::{self, Checkpoint, Options};
 use serpens_nn::layers::Sequence;
-use serpens_nn::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
+use serpens_nn::mixers::{
+    Activation, H3Config, MambaConfig, MinGruConfig, MixerConfig, MlpConfig, PlainConfig,
+};
 use serpens_nn::ssm::{DtRank, S4dConfig, SelectiveSsmConfig};
 use serpens_nn::{LoraConfig, MambaLm, MambaLmConfig, Module, Precision, Recompute, ToInfer};
 use serpens_train::{Changes, Compute, NextToken, Run, TrainConfig, Trainer};
@@ -84,6 +86,11 @@ fn with_norms() -> SelectiveSsmConfig {
 
 /// Every kind of mixer and of state space model, and several in one model.
 fn patterns() -> Vec<Vec<MixerConfig>> {
+    let gelu = MlpConfig {
+        activation: Activation::Gelu,
+        bias: true,
+        ..MlpConfig::default()
+    };
     vec![
         mamba(),
         vec![MambaConfig::new(S4dConfig::default()).into()],
@@ -91,6 +98,8 @@ fn patterns() -> Vec<Vec<MixerConfig>> {
         vec![H3Config::default().into()],
         vec![PlainConfig::default().into()],
         vec![MambaConfig::default().into(), H3Config::default().into()],
+        vec![MinGruConfig::default().into(), MlpConfig::default().into()],
+        vec![MambaConfig::default().into(), gelu.into()],
     ]
 }
 

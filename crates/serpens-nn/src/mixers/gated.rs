@@ -8,7 +8,7 @@ use super::fused::FusedMamba;
 use super::{Mixer, MixerState, Stepper};
 use crate::layers::{CausalConv1d, Linear, Sequence};
 use crate::setting::{SIZE, check};
-use crate::ssm::{Ssm, SsmConfig, SsmSettings};
+use crate::ssm::{Ssm, SsmSettings};
 use crate::{Error, Module, Recompute, Result, module};
 
 /// What a kind of mixer makes of the skeleton. The projection in gives `inputs` vectors of the inner width for each
@@ -22,8 +22,8 @@ pub(super) struct Form {
     /// Whether that ends in SiLU.
     pub(super) silu: bool,
     pub(super) inputs: usize,
-    /// What is convolved.
-    pub(super) x: usize,
+    /// What is convolved: from this input up to that.
+    pub(super) x: [usize; 2],
     /// What the state space model's input is multiplied with after that.
     pub(super) factor: Option<usize>,
     pub(super) gate: Gate,
@@ -38,6 +38,8 @@ pub(super) enum Gate {
     Product(usize),
     /// silu(y).
     SiluOfOutput,
+    /// y.
+    None,
 }
 
 impl Form {
@@ -47,7 +49,7 @@ impl Form {
         &'static self,
         [d_model, expand]: [usize; 2],
         conv: Option<(usize, bool)>,
-        ssm: &SsmConfig,
+        ssm: &dyn SsmSettings,
         proj_bias: bool,
         output_divisor: f32,
     ) -> Result<Box<dyn Mixer>> {
@@ -133,7 +135,7 @@ impl Mixer for Gated {
         })?;
         let form = self.form;
         let is_mamba = matches!(form.gate, Gate::SiluOf(1))
-            && (form.inputs, form.x, form.factor) == (2, 0, None);
+            && (form.inputs, form.x, form.factor) == (2, [0, 1], None);
         let (Some(conv), Some(ssm)) = (&self.conv, self.ssm.selective_step()?) else {
             return Ok(None);
         };
@@ -163,11 +165,12 @@ impl Gated {
         state: Option<&mut MixerState>,
     ) -> Result<Var> {
         let [conv_state, ssm_state] = self.split(state)?;
-        let input = |i: usize| match self.form.inputs {
-            1 => Ok(inputs.clone()),
-            _ => inputs.columns(i * self.d_inner..(i + 1) * self.d_inner),
+        let part = |[from, to]: [usize; 2]| match to - from == self.form.inputs {
+            true => Ok(inputs.clone()),
+            false => inputs.columns(from * self.d_inner..to * self.d_inner),
         };
-        let mut x = input(self.form.x)?;
+        let input = |i: usize| part([i, i + 1]);
+        let mut x = part(self.form.x)?;
         if let Some(conv) = &self.conv {
             x = conv.forward(&x, sequence, conv_state)?;
         }
@@ -179,6 +182,7 @@ impl Gated {
             Gate::SiluOf(z) => ssm(Some(input(z)?)),
             Gate::Product(q) => Ok(mul(&ssm(None)?, &input(q)?)?),
             Gate::SiluOfOutput => Ok(silu(&ssm(None)?)?),
+            Gate::None => ssm(None),
         }
     }
 

@@ -28,7 +28,7 @@ static FORM: Form = Form {
     conv: "shift",
     silu: false,
     inputs: 3, // q, k, v
-    x: 1,
+    x: [1, 2],
     factor: Some(2),
     gate: Gate::Product(0),
 };

@@ -43,7 +43,7 @@ static FORM: Form = Form {
     conv: "conv1d",
     silu: true,
     inputs: 2, // x, z
-    x: 0,
+    x: [0, 1],
     factor: None,
     gate: Gate::SiluOf(1),
 };

@@ -5,6 +5,8 @@ mod fused;
 mod gated;
 mod h3;
 mod mamba;
+mod min_gru;
+mod mlp;
 mod plain;
 mod step;
 
@@ -18,6 +20,8 @@ use serpens_core::{Device, Var};
 pub(crate) use fused::aligned;
 pub use h3::H3Config;
 pub use mamba::MambaConfig;
+pub use min_gru::MinGruConfig;
+pub use mlp::{Activation, MlpConfig};
 pub use plain::PlainConfig;
 pub use step::Stepper;
 
@@ -41,6 +45,34 @@ pub enum MixerConfig {
     H3(H3Config),
     /// A state space model without gate and convolution.
     Plain(PlainConfig),
+    /// A feed-forward network of each token by itself.
+    Mlp(MlpConfig),
+    /// A minimal gated recurrence.
+    MinGru(MinGruConfig),
+}
+
+impl MixerConfig {
+    /// Every kind, with its defaults.
+    pub fn all() -> [Self; 5] {
+        [
+            MambaConfig::default().into(),
+            H3Config::default().into(),
+            PlainConfig::default().into(),
+            MlpConfig::default().into(),
+            MinGruConfig::default().into(),
+        ]
+    }
+
+    /// The letter that stands for it in a pattern of layers, and what it is called.
+    pub fn kind(&self) -> (char, &'static str) {
+        match self {
+            Self::Mamba(_) => ('M', "mamba"),
+            Self::H3(_) => ('H', "h3"),
+            Self::Plain(_) => ('P', "plain"),
+            Self::Mlp(_) => ('F', "mlp"),
+            Self::MinGru(_) => ('G', "min-gru"),
+        }
+    }
 }
 
 /// Settings of a mixer.
@@ -61,13 +93,21 @@ pub trait MixerSettings {
     }
 
     /// The state space model inside, where there is one, to ask or to replace.
-    fn ssm(&mut self) -> Option<&mut SsmConfig>;
+    fn ssm(&mut self) -> Option<&mut SsmConfig> {
+        None
+    }
+
+    /// Whether anything of a token reaches later ones.
+    fn remembers(&self) -> bool {
+        true
+    }
 }
 
-/// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order.
+/// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order; none where
+/// it looks at each by itself.
 pub type MixerState = Vec<Var>;
 
-/// A layer that carries information from token to token. Its clone has parameters of its own.
+/// A layer that carries information from token to token, or makes more of each. Its clone has parameters of its own.
 pub trait Mixer: Module + Debug + DynClone + Send + Sync {
     /// The state before the first token.
     fn initial_state(&self, batch: usize, device: Device) -> Result<MixerState>;

@@ -25,7 +25,7 @@ static FORM: Form = Form {
     conv: "",
     silu: false,
     inputs: 1,
-    x: 0,
+    x: [0, 1],
     factor: None,
     gate: Gate::SiluOfOutput,
 };

@@ -64,17 +64,19 @@ impl LmStepper {
         let layers = self.layers.iter().zip(&model.backbone.layers).enumerate();
         let states = layers.map(|(layer, ((_, mixer), planned))| {
             let narrow = mixer.narrow_state();
-            let may_be = states == DType::BF16 && narrow.is_some();
+            let tensors = planned.mixer.initial_state(slots, device)?;
+            let may_be = states == DType::BF16 && (narrow.is_some() || tensors.is_empty());
             if states != DType::F32 && !may_be {
                 return Err(Error::States { states, layer });
             }
-            let tensors = planned.mixer.initial_state(slots, device)?.into_iter();
-            let tensors = tensors
-                .enumerate()
-                .map(|(i, state)| match narrow == Some(i) {
-                    true => Ok(cast(&state, states)?.into_tensor()?),
-                    false => Ok(state.into_tensor()?),
-                });
+            let tensors =
+                tensors
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, state)| match narrow == Some(i) {
+                        true => Ok(cast(&state, states)?.into_tensor()?),
+                        false => Ok(state.into_tensor()?),
+                    });
             tensors.collect::<Result<Vec<_>>>()
         });
         let columns = self.columns();

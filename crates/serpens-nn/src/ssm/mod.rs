@@ -1,6 +1,7 @@
 //! State space models, which mixers are built around.
 
 mod diagonal;
+mod gated;
 mod s4d;
 mod selective;
 mod selective_step;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
 pub use diagonal::AInit;
+pub(crate) use gated::GateStart;
 pub use s4d::{S4d, S4dConfig};
 pub use selective::{DtRank, SelectionTrace, SelectiveSsm, SelectiveSsmConfig};
 pub use selective_step::SelectiveStep;

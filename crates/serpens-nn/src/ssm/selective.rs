@@ -183,7 +183,11 @@ impl Ssm for SelectiveSsm {
         let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
         let (d, bias) = (self.d.var()?, self.dt_bias.var()?);
         if let Some(trace) = sequence.trace {
-            trace.borrow_mut().push(self.trace(&delta)?);
+            let a_log = self.a_log.value()?.as_slice::<f32>()?;
+            let a = a_log.iter().map(|log| -log.exp()).collect();
+            trace
+                .borrow_mut()
+                .push(self::trace(&delta, &self.dt_bias, a)?);
         }
         let output = selective_scan(
             &ScanOperands {
@@ -241,22 +245,22 @@ impl SelectiveSsm {
             _ => Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?.into()),
         }
     }
+}
 
-    fn trace(&self, delta: &Var) -> Result<SelectionTrace> {
-        let bias = self.dt_bias.value()?.as_slice::<f32>()?;
-        let mat = delta.mat()?;
-        let row = |i| mat.row(i).iter().zip(bias).map(|(raw, bias)| raw + bias);
-        let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
-        let mut delta = vec![0.0; steps.len()];
-        simd::map(Softplus, &steps, &mut delta);
-        let a_log = self.a_log.value()?.as_slice::<f32>()?;
-        Ok(SelectionTrace {
-            delta,
-            a: a_log.iter().map(|log| -log.exp()).collect(),
-            channels: self.a_log.shape().rows(),
-            d_state: self.a_log.shape().cols(),
-        })
-    }
+/// What step sizes softplus(delta + bias) do with the Re A of every channel, row by row.
+pub(super) fn trace(delta: &Var, bias: &Param, a: Vec<f32>) -> Result<SelectionTrace> {
+    let bias = bias.value()?.as_slice::<f32>()?;
+    let mat = delta.mat()?;
+    let row = |i| mat.row(i).iter().zip(bias).map(|(raw, bias)| raw + bias);
+    let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
+    let mut delta = vec![0.0; steps.len()];
+    simd::map(Softplus, &steps, &mut delta);
+    Ok(SelectionTrace {
+        delta,
+        channels: bias.len(),
+        d_state: a.len() / bias.len(),
+        a,
+    })
 }
 
 /// One of the vectors that x_proj makes of each token, normalised where there is a norm for it.
