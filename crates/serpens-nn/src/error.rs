@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serpens_core::{DType, Device, Shape};
 use serpens_formats::Encoding;
 
+use crate::mixers::MixerConfig;
 use crate::{Precision, join};
 
 /// The result of everything here that can fail.
@@ -98,6 +99,14 @@ pub enum Error {
         /// The layer, from 0.
         layer: usize,
     },
+    /// A pattern of layers that says none.
+    #[error("model.layers = {pattern:?} {fault}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        fault: PatternFault,
+    },
     /// A layer that cannot do this.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -148,6 +157,46 @@ pub enum Error {
         /// The tensors there are.
         tensors: usize,
     },
+}
+
+/// What is wrong with a pattern of layers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternFault {
+    /// What stands for no layer.
+    #[error("has {0:?}, which stands for no layer; known are {known}", known = letters())]
+    Unknown(char),
+    /// A bracket without the other.
+    #[error("has a bracket that is not closed, or none that is open where it closes one")]
+    Bracket,
+    /// Settings of mixers that it does not have.
+    #[error("has no {letter}, but model.block has settings of {kind}: leave one of them out")]
+    Unused {
+        /// The kind's letter.
+        letter: char,
+        /// The kind.
+        kind: &'static str,
+    },
+    /// Settings of which none is the letter's.
+    #[error("takes the settings of each kind from model.block, which has two of {0}")]
+    Twice(&'static str),
+}
+
+impl PatternFault {
+    pub(crate) fn of(self, pattern: &str) -> Error {
+        Error::Pattern {
+            pattern: pattern.to_owned(),
+            fault: self,
+        }
+    }
+}
+
+/// The letters that stand for layers, with their kinds.
+fn letters() -> String {
+    let letters = MixerConfig::all().map(|one| {
+        let (letter, kind) = one.kind();
+        format!("{letter} ({kind})")
+    });
+    letters.join(", ")
 }
 
 /// What is wrong with a parameter in a checkpoint.
@@ -205,10 +254,15 @@ fn bounds(allowed: &RangeInclusive<f64>) -> String {
 impl Error {
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, Memory, NoTarget, Precision, States};
+        use Error::{Config, Memory, NoTarget, Pattern, Precision, States};
         matches!(
             self,
-            Config { .. } | Memory { .. } | NoTarget(_) | Precision(_) | States { .. }
+            Config { .. }
+                | Memory { .. }
+                | NoTarget(_)
+                | Pattern { .. }
+                | Precision(_)
+                | States { .. }
         )
     }
 

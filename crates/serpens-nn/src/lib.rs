@@ -56,7 +56,7 @@ mod setting;
 pub mod ssm;
 mod start;
 
-pub use error::{Error, ParameterFault, Result};
+pub use error::{Error, ParameterFault, PatternFault, Result};
 pub use infer::ToInfer;
 pub use lora::LoraConfig;
 pub use models::{Backbone, LmSlots, LmState, LmStepper, MambaLm, MambaLmConfig, StateRow};

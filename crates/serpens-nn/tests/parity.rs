@@ -7,7 +7,10 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serpens_core::{DType, Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::{RmsNorm, Sequence};
-use serpens_nn::mixers::{H3Config, MambaConfig, Mixer, MixerConfig, MixerSettings, PlainConfig};
+use serpens_nn::mixers::{
+    Activation, H3Config, MambaConfig, MinGruConfig, Mixer, MixerConfig, MixerSettings, MlpConfig,
+    PlainConfig,
+};
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig, SsmSettings};
 use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
 use serpens_ops::Starts;
@@ -55,8 +58,22 @@ fn ssms() -> Vec<SsmConfig> {
     ]
 }
 
+/// Mixers, and whether they read packed and reversed sequences.
 fn mixers() -> Vec<(String, Box<dyn Mixer>, bool)> {
     let mut mixers = Vec::new();
+    let mut add = |config: MixerConfig, selective| {
+        let mixer = config.plan(WIDTH, 1.0).unwrap();
+        let mixer = mixer.init(Device::cpu(), 7).unwrap();
+        mixers.push((format!("{config:?}"), mixer, selective));
+    };
+    let gelu = MlpConfig {
+        activation: Activation::Gelu,
+        bias: true,
+        ..MlpConfig::default()
+    };
+    add(MlpConfig::default().into(), true);
+    add(gelu.into(), true);
+    add(MinGruConfig::default().into(), true);
     for (i, ssm) in ssms().into_iter().enumerate() {
         let selective = ssm.name() == "S6";
         let configs: [MixerConfig; 3] = [
@@ -73,9 +90,7 @@ fn mixers() -> Vec<(String, Box<dyn Mixer>, bool)> {
             PlainConfig { ssm, expand: 1 }.into(),
         ];
         for config in configs {
-            let mixer = config.plan(WIDTH, 1.0).unwrap();
-            let mixer = mixer.init(Device::cpu(), 7).unwrap();
-            mixers.push((format!("{config:?}"), mixer, selective));
+            add(config, selective);
         }
     }
     mixers
@@ -294,8 +309,8 @@ fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone
                 "{name}"
             );
         }
-        for (state, before) in state.iter().zip(untouched) {
-            let [state, before] = [state, &before].map(|all| all.narrow(taken..slots).unwrap());
+        for (state, before) in state.iter().zip(&untouched) {
+            let [state, before] = [state, before].map(|all| all.narrow(taken..slots).unwrap());
             assert_eq!(
                 state.as_bytes().unwrap(),
                 before.as_bytes().unwrap(),
@@ -303,7 +318,12 @@ fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone
             );
         }
         let mut h = rows(&x, 0, 1).reshape([slots, WIDTH]).unwrap();
-        let refused = stepper.step(&norm, taken, &mut h, &mut [], &mut room);
+        let mut wrong = if state.is_empty() {
+            vec![h.clone()]
+        } else {
+            Vec::new()
+        };
+        let refused = stepper.step(&norm, taken, &mut h, &mut wrong, &mut room);
         assert!(matches!(refused, Err(Error::State { .. })), "{name}");
     }
     // Mamba around a real S6 whose Δ, B and C depend on the token, in five of the variants.
@@ -334,12 +354,9 @@ fn mixed() -> MambaLmConfig {
         .into(),
         ..H3Config::default()
     };
-    let mixers = [
-        MambaConfig::default().into(),
-        h3.into(),
-        PlainConfig::default().into(),
-    ];
-    MambaLmConfig::new(WIDTH, 4, 11).with_mixers(mixers)
+    let letters: String = MixerConfig::all().map(|one| one.kind().0).iter().collect();
+    let model = MambaLmConfig::new(WIDTH, letters.len() + 1, 11);
+    model.with_mixer(h3).with_layers(letters)
 }
 
 #[test]
@@ -476,7 +493,9 @@ fn sequences_of_their_own_states_are_read_together_to_the_bits_of_each_by_itself
 
 #[test]
 fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
-    for config in [MambaLmConfig::new(8, 2, 5), mixed()] {
+    let listed = [MambaConfig::default().into(), H3Config::default().into()];
+    let listed = MambaLmConfig::new(8, 3, 5).with_mixers(listed);
+    for config in [MambaLmConfig::new(8, 2, 5), mixed(), listed] {
         let text = serde_json::to_string(&config).unwrap();
         let listed = text.contains(r#""block":["#);
         assert_eq!(listed, config.mixers.len() > 1, "{text}");
@@ -486,21 +505,18 @@ fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
         );
     }
     let mut kinds = String::new();
+    let of_kind = [
+        ("conv1d.weight", 'M'),
+        ("shift.weight", 'H'),
+        ("gate.bias", 'G'),
+    ];
     let seen = mixed().plan().unwrap().visit("", &mut |name, _| {
-        kinds += if name.contains("conv1d.weight") {
-            "M"
-        } else {
-            ""
-        };
-        kinds += if name.contains("shift.weight") {
-            "H"
-        } else {
-            ""
-        };
+        let found = of_kind.iter().filter(|(part, _)| name.contains(part));
+        kinds.extend(found.map(|(_, letter)| letter));
         Ok(())
     });
     seen.unwrap();
-    assert_eq!(kinds, "MHM", "the third layer is plain");
+    assert_eq!(kinds, "MHGM", "those of other kinds are none of these");
     assert_eq!(mixed().ssm_name(), "mixed");
     let twin = mixed().with_ssm(
         &S4dConfig {

@@ -116,7 +116,9 @@ impl From<HfConfig> for MambaLmConfig {
 impl HfConfig {
     /// The same model in Hugging Face's words; `None` where they do not suffice.
     pub(super) fn describe(config: &MambaLmConfig) -> Option<HfConfig> {
-        let [MixerConfig::Mamba(mamba)] = &config.mixers[..] else {
+        let mut mixers = config.layer_mixers().ok()?;
+        mixers.dedup();
+        let [MixerConfig::Mamba(mamba)] = &mixers[..] else {
             return None;
         };
         let SsmConfig::S6(ssm) = &mamba.ssm else {

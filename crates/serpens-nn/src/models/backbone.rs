@@ -1,5 +1,7 @@
 //! What stands between an embedding and a head: layers of a normalisation and a mixer, and a last normalisation.
 
+use std::ops::RangeInclusive;
+
 use serpens_core::{DType, Device, Tensor, Var};
 
 use crate::layers::{RmsNorm, Sequence};
@@ -123,6 +125,17 @@ impl StateRow {
     }
 }
 
+/// Numbers of layers that models have: the plan of more would alone take memory.
+pub(super) const LAYERS: RangeInclusive<f64> = 1.0..=16_384.0;
+
+/// Where the settings of one of these mixers stand in a recipe.
+pub(super) fn place(mixers: &[MixerConfig], i: usize) -> String {
+    match mixers.len() {
+        1 => "block".to_owned(),
+        _ => format!("block[{i}]"),
+    }
+}
+
 /// (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm, over vectors from wherever they come: a table
 /// of tokens, a projection of measurements, patches of an image. Whoever has a head of their own puts it on what
 /// [`Backbone::forward`] gives.
@@ -146,9 +159,22 @@ impl Backbone {
         norm_eps: f32,
         mixers: &[MixerConfig],
     ) -> Result<Self> {
+        let placed = mixers.iter().enumerate();
+        let placed: Vec<_> = placed
+            .map(|(i, one)| (place(mixers, i), one.clone()))
+            .collect();
+        Self::plan_placed(d_model, n_layer, norm_eps, &placed)
+    }
+
+    /// The same of mixers with their places in a recipe.
+    pub(super) fn plan_placed(
+        d_model: usize,
+        n_layer: usize,
+        norm_eps: f32,
+        mixers: &[(String, MixerConfig)],
+    ) -> Result<Self> {
         check("d_model", d_model as f64, SIZE)?;
-        // More layers than any model has: their plan alone would take memory.
-        check("n_layer", n_layer as f64, 1.0..=16_384.0)?;
+        check("n_layer", n_layer as f64, LAYERS)?;
         check("norm_eps", norm_eps.into(), 0.0..=1.0)?;
         // A mixer beyond the last layer would be none, unsaid.
         let count = mixers.len();
@@ -159,14 +185,11 @@ impl Backbone {
         )?;
         let divisor = (n_layer as f32).sqrt();
         let layer = |i: usize| {
-            let place = match count {
-                1 => "block".to_owned(),
-                _ => format!("block[{}]", i % count),
-            };
-            let mixer = mixers[i % count].plan(d_model, divisor);
+            let (place, mixer) = &mixers[i % count];
+            let mixer = mixer.plan(d_model, divisor);
             Ok(Layer {
                 norm: RmsNorm::plan(d_model, norm_eps),
-                mixer: mixer.map_err(|error| error.within(&place))?,
+                mixer: mixer.map_err(|error| error.within(place))?,
             })
         };
         Ok(Self {

@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serpens_core::Device;
 
-use super::{Backbone, MambaLm};
+use super::backbone::{LAYERS, place};
+use super::{Backbone, MambaLm, pattern};
 use crate::layers::{Embedding, Linear};
 use crate::mixers::{MambaConfig, MixerConfig, MixerSettings};
 use crate::setting::{SIZE, check};
 use crate::ssm::{SsmConfig, SsmSettings};
-use crate::{LoraConfig, Module, Result, Start};
+use crate::{Error, LoraConfig, Module, Result, Start};
 
 /// Configures a [`MambaLm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,11 @@ pub struct MambaLmConfig {
     /// Standard deviation of the initial embedding.
     #[serde(default = "default_embedding_std")]
     pub embedding_std: f32,
+    /// The order of the layers, where `block` does not say it: a letter of each by its kind ([`MixerConfig::kind`]),
+    /// again from the first until there are n_layer. Digits repeat the letter or the bracket before them: `MMAM`,
+    /// `M5A`, `(MF)6`. A kind is then as `block` has it, or as it is by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<String>,
     /// The mixers, one after another and again from the first, as many as there are layers. One alone is written
     /// without a list.
     #[serde(rename = "block", with = "one_or_many", default = "default_mixers")]
@@ -64,6 +70,7 @@ impl MambaLmConfig {
             tie_embeddings: yes(),
             norm_eps: default_eps(),
             embedding_std: default_embedding_std(),
+            layers: None,
             mixers: default_mixers(),
             lora: None,
         }
@@ -80,8 +87,36 @@ impl MambaLmConfig {
         self
     }
 
+    /// With layers in this order.
+    pub fn with_layers(mut self, pattern: impl Into<String>) -> Self {
+        self.layers = Some(pattern.into());
+        self
+    }
+
+    /// The mixers of the layers, one after another and again from the first.
+    ///
+    /// # Errors
+    /// Those of [`MambaLmConfig::plan`] for its order of layers.
+    pub fn layer_mixers(&self) -> Result<Vec<MixerConfig>> {
+        match &self.layers {
+            Some(pattern) => pattern::read(pattern, &self.mixers, self.n_layer),
+            None => Ok(self.mixers.clone()),
+        }
+    }
+
     /// The same model with this state space model in every mixer that has one.
     pub fn with_ssm(mut self, ssm: &SsmConfig) -> Self {
+        if self.layers.is_some()
+            && let Ok(layers) = self.layer_mixers()
+        {
+            // Those that are as by default too. What is wrong with the order is told of the plan.
+            self.mixers.clear();
+            for mixer in layers {
+                if !self.mixers.contains(&mixer) {
+                    self.mixers.push(mixer);
+                }
+            }
+        }
         for place in self.mixers.iter_mut().filter_map(|mixer| mixer.ssm()) {
             place.clone_from(ssm);
         }
@@ -91,7 +126,7 @@ impl MambaLmConfig {
     /// What the state space models inside are called; `mixed` where they are not all the same, `none` where there are
     /// none.
     pub fn ssm_name(&self) -> &'static str {
-        let mut mixers = self.mixers.clone();
+        let mut mixers = self.layer_mixers().unwrap_or_default();
         let ssms = mixers.iter_mut().filter_map(|mixer| mixer.ssm());
         let mut names = ssms.map(|ssm| ssm.name());
         let first = names.next().unwrap_or("none");
@@ -117,7 +152,13 @@ impl MambaLmConfig {
         let (tokens, width) = (self.vocab_size, self.d_model);
         check("vocab_size", tokens as f64, SIZE)?;
         check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
-        let mut backbone = Backbone::plan(width, self.n_layer, self.norm_eps, &self.mixers)?;
+        check("n_layer", self.n_layer as f64, LAYERS)?;
+        let mixers = self.placed_mixers()?;
+        let mut backbone = Backbone::plan_placed(width, self.n_layer, self.norm_eps, &mixers)?;
+        if !mixers.iter().any(|(_, mixer)| mixer.remembers()) {
+            let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
+            return Err(Error::Unsupported(what));
+        }
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         let mut embeddings = Embedding::plan(tokens, width, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;
@@ -127,6 +168,21 @@ impl MambaLmConfig {
             lm_head: (!self.tie_embeddings).then(|| Linear::plan(width, tokens)),
             config: self.clone(),
         })
+    }
+
+    /// [`MambaLmConfig::layer_mixers`], with where their settings stand.
+    fn placed_mixers(&self) -> Result<Vec<(String, MixerConfig)>> {
+        let placed = self.layer_mixers()?.into_iter().enumerate();
+        let placed = placed.map(|(i, mixer)| {
+            let of_kind = |one: &MixerConfig| one.kind() == mixer.kind();
+            let i = match self.layers {
+                Some(_) => self.mixers.iter().position(of_kind),
+                None => Some(i),
+            };
+            let place = i.map_or("block".to_owned(), |i| place(&self.mixers, i));
+            (place, mixer)
+        });
+        Ok(placed.collect())
     }
 
     /// Where the last normalisation's weights start: at one; lower where the head is the embedding's table and its rows

@@ -3,6 +3,7 @@
 mod backbone;
 mod config;
 mod lm;
+mod pattern;
 mod stepper;
 
 pub use backbone::{Backbone, LmState, StateRow};

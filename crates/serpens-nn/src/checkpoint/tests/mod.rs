@@ -10,7 +10,7 @@ use serpens_formats::safetensors::{read_tensors, write_tensors};
 use tempfile::TempDir;
 
 use super::*;
-use crate::mixers::{H3Config, MambaConfig, PlainConfig};
+use crate::mixers::{H3Config, MambaConfig, MixerConfig, PlainConfig};
 use crate::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig};
 use crate::{Error, LoraConfig, Module, ParameterFault, Precision};
 
@@ -72,12 +72,18 @@ fn configurations() -> Vec<MambaLmConfig> {
         base.clone().with_mixer(h3),
         base.clone().with_mixer(PlainConfig::default()),
         base.clone().with_mixers(mixed),
+        of_every_kind(),
         base.clone().with_mixer(falcon()),
         MambaLmConfig {
             lora: Some(LoraConfig::default()),
             ..base
         },
     ]
+}
+
+fn of_every_kind() -> MambaLmConfig {
+    let letters: String = MixerConfig::all().map(|one| one.kind().0).iter().collect();
+    MambaLmConfig::new(16, letters.len(), 11).with_layers(letters)
 }
 
 fn falcon() -> MambaConfig {
