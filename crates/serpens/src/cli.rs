@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::Resettable;
+use clap::builder::{PossibleValuesParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -493,10 +493,10 @@ pub enum FigureFormat {
 /// What `serpens recipes` does.
 #[derive(Debug, Subcommand)]
 pub enum RecipesAction {
-    /// Print a recipe; redirect it to a file to change it.
+    /// Print a recipe or a model; redirect it to a file to change it.
     Show {
         /// Its name; without it they are listed.
-        #[arg(value_parser = recipe::BUILT_IN.map(|(name, _)| name))]
+        #[arg(value_parser = PossibleValuesParser::new(recipe::shown().map(|(name, _)| name)))]
         name: Option<String>,
     },
 }

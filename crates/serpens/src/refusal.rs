@@ -149,7 +149,7 @@ pub enum Refusal {
     /// A key that no recipe has, or a name that its key does not take.
     #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
     Unknown {
-        /// `key` or `value`.
+        /// `key`, `value` or `model`.
         what: &'static str,
         /// The key, or the name.
         key: String,

@@ -3,17 +3,25 @@
 use crate::Result;
 use crate::cli::RecipesAction;
 use crate::output::say;
-use crate::recipe;
+use crate::recipe::{BUILT_IN, MODELS, shown};
 
 pub(super) fn run(action: Option<RecipesAction>) -> Result<()> {
     match action {
         None | Some(RecipesAction::Show { name: None }) => {
-            for (name, text) in recipe::BUILT_IN {
-                let about = text.lines().next().unwrap_or_default();
-                say(&format!("{name:<24} {}", about.trim_start_matches("# ")))?;
-            }
+            list(&BUILT_IN)?;
+            say("\nModels, for any of these with --set model=NAME:")?;
+            list(&MODELS)
         }
-        Some(RecipesAction::Show { name: Some(name) }) => say(recipe::built_in(&name)?.trim_end())?,
+        Some(RecipesAction::Show { name: Some(name) }) => {
+            let text = shown().find(|(known, _)| *known == name);
+            say(text.map_or("", |(_, text)| text.trim_end()))
+        }
     }
-    Ok(())
+}
+
+fn list(files: &[(&str, &str)]) -> Result<()> {
+    files.iter().try_for_each(|(name, text)| {
+        let about = text.lines().next().unwrap_or_default();
+        say(&format!("{name:<24} {}", about.trim_start_matches("# ")))
+    })
 }

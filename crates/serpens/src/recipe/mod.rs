@@ -39,6 +39,13 @@ pub const BUILT_IN: [(&str, &str); 6] = toml_files![
     "text-finetune",
 ];
 
+/// The built-in models by name: what `model=NAME` sets of a recipe's `[model]`.
+pub const MODELS: [(&str, &str); 2] = toml_files![
+    "../../recipes/models/":
+    "mamba-mlp",
+    "gated-rnn",
+];
+
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +99,11 @@ pub fn built_in(name: &str) -> Result<&'static str> {
     let found = BUILT_IN.iter().find(|(known, _)| *known == name);
     let text = found.map(|(_, text)| *text);
     text.ok_or_else(|| Error::UnknownRecipe(name.to_owned()))
+}
+
+/// The recipes and models that are built in, with their texts.
+pub(crate) fn shown() -> impl Iterator<Item = (&'static str, &'static str)> {
+    BUILT_IN.into_iter().chain(MODELS)
 }
 
 impl Recipe {

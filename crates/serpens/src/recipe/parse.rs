@@ -3,15 +3,15 @@
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{BUILT_IN, Recipe};
+use super::{BUILT_IN, MODELS, Recipe};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// More keys than any path in a recipe has.
 const DEEPEST: usize = 16;
 
-/// Tables that `none` leaves out.
-const OPTIONAL: [&str; 4] = ["twin", "lora", "train.stop", "train.best"];
+/// What `none` leaves out.
+const OPTIONAL: [&str; 5] = ["twin", "lora", "model.layers", "train.stop", "train.best"];
 
 /// How alike, of 1, two names are of which one is meant by the other.
 const ALIKE: f64 = 0.8;
@@ -58,7 +58,10 @@ fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     let text = || Value::String(value.to_owned());
     let is_none = value == "none" && OPTIONAL.contains(&path);
     let parsed = || value.parse().unwrap_or_else(|_| text());
-    set(table, path, (!is_none).then(parsed))?;
+    match (path, (!is_none).then(parsed)) {
+        ("model", Some(Value::String(name))) => set_model(table, &name)?,
+        (_, value) => set(table, path, value)?,
+    }
     let recipe = table.clone().try_into();
     recipe.map_err(|error| match unknown_name(&error, path) {
         Some(Refusal::Unknown {
@@ -92,6 +95,25 @@ fn set(mut table: &mut Table, path: &str, value: Option<Value>) -> Result<(), Re
         Some(value) => table.insert(last.to_owned(), value),
         None => table.remove(last),
     };
+    Ok(())
+}
+
+/// Takes what a built-in model says for what the recipe says of its own; what it leaves open stays as it is.
+fn set_model(table: &mut Table, name: &str) -> Result<(), Refusal> {
+    let Some((_, text)) = MODELS.iter().find(|(known, _)| *known == name) else {
+        let known = MODELS.map(|(known, _)| known.to_owned()).to_vec();
+        return Err(Refusal::Unknown {
+            what: "model",
+            nearest: nearest(name, &known),
+            key: name.to_owned(),
+            known,
+        });
+    };
+    let built_in: Table = text.parse().expect("a built-in model is a table");
+    let model = table.entry("model").or_insert_with(|| Table::new().into());
+    let model = model.as_table_mut().ok_or(Refusal::NoTable)?;
+    model.remove("block"); // of other layers
+    model.extend(built_in);
     Ok(())
 }
 

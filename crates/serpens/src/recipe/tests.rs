@@ -1,3 +1,5 @@
+use serpens_nn::Module;
+
 use super::*;
 
 #[test]
@@ -28,6 +30,63 @@ fn layers_may_alternate_between_mixers() {
     let wrong = text.replace("d_conv", "d_cov");
     let error = Recipe::read("x", &wrong, &[]).unwrap_err();
     assert!(error.to_string().contains("\"d_conv\""), "{error}");
+}
+
+#[test]
+fn every_built_in_model_fits_every_recipe_and_is_about_as_large_as_that_of_the_text_recipe() {
+    let read = |recipe: &str, changes: &[String]| {
+        Recipe::read(recipe, built_in(recipe).unwrap(), changes).unwrap()
+    };
+    let count = |recipe: &Recipe| {
+        let plan = recipe.model.plan().unwrap();
+        plan.count(|param| param.trained).unwrap() as f64
+    };
+    let usual = count(&read("text", &[]));
+    for (name, text) in MODELS {
+        assert!(text.starts_with("# "), "{name} says what it is");
+        let change = [format!("model={name}")];
+        for (recipe, _) in BUILT_IN {
+            let own = read(recipe, &[]).model;
+            if own.d_model > 0 {
+                let model = read(recipe, &change).model;
+                assert_eq!(
+                    (model.d_model, model.vocab_size),
+                    (own.d_model, own.vocab_size)
+                );
+                assert!(model.layers.is_some(), "{name} says what its layers are");
+                model.plan().unwrap();
+            }
+        }
+        let share = count(&read("text", &change)) / usual;
+        assert!((0.9..1.1).contains(&share), "{name}: {share}");
+        let again = Recipe::read("x", &read("text", &change).to_toml(), &[]).unwrap();
+        assert_eq!(again, read("text", &change));
+    }
+}
+
+#[test]
+fn changes_after_a_built_in_model_are_changes_of_it() {
+    let recipe = with(&["model.n_layer=1", "model=mamba-mlp", "model.layers=(MF)2M2"]).unwrap();
+    assert_eq!(recipe.model.n_layer, 4, "the model's own");
+    let refused = recipe.model.plan().unwrap_err().to_string();
+    assert!(refused.contains("goes from 1 to 4"), "{refused}");
+    let recipe = with(&["model=gated-rnn", "model.layers=none"]).unwrap();
+    let kinds = recipe.model.layer_mixers().unwrap();
+    assert_eq!(
+        kinds.iter().map(|one| one.kind().0).collect::<String>(),
+        "GF"
+    );
+    for (change, told) in [
+        (
+            "model=mamba-mpl",
+            "unknown model \"mamba-mpl\"; did you mean \"mamba-mlp\"?",
+        ),
+        ("model=elephant", "known are mamba-mlp, "),
+        ("model=none", "unknown model \"none\""),
+    ] {
+        let error = with(&[change]).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 fn with(changes: &[&str]) -> Result<Recipe> {
@@ -111,7 +170,7 @@ fn a_wrong_choice_is_answered_with_all_there_are() {
             "task.kind=poetry",
             "induction-heads, selective-copying, text",
         ),
-        ("model.block.kind=mambo", "mamba, h3, plain"),
+        ("model.block.kind=mambo", "mamba, h3, plain, mlp, min-gru"),
         ("model.block.inner.kind=s5", "s6, s4d"),
         ("twin.kind=s5", "s6, s4d"),
         ("model.block.inner.a_init=zz", "real, half, random, complex"),

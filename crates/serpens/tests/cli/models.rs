@@ -591,6 +591,15 @@ fn recipes_are_listed_and_shown_as_they_can_be_used() {
         let shown = place.run(&["recipes", "show", name]).succeeds().stdout;
         assert!(shown.contains("[train]"), "{shown}");
     }
+    let (_, models) = list
+        .split_once("--set model=NAME")
+        .expect("models have a heading");
+    assert!(models.contains("\nmamba-mlp "), "{models}");
+    let shown = place
+        .run(&["recipes", "show", "mamba-mlp"])
+        .succeeds()
+        .stdout;
+    assert!(shown.contains("layers = \"MF\""), "{shown}");
     let recipe = place
         .run(&["recipes", "show", "induction-heads"])
         .succeeds()
