@@ -243,7 +243,14 @@ impl Backbone {
         let activations = self.precision().activations();
         for (i, layer) in self.layers.iter().enumerate() {
             let state = states.as_mut().map(|states| &mut states[i]);
+            let traced = sequence.trace.map_or(0, |traces| traces.borrow().len());
             let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
+            if let Some(traces) = sequence.trace {
+                let mut traces = traces.borrow_mut();
+                traces[traced..]
+                    .iter_mut()
+                    .for_each(|trace| trace.layer = i);
+            }
             (x, residual) = (y, Some(h));
         }
         let last = self.norm_f.forward(&x, residual.as_ref(), activations)?;

@@ -256,6 +256,7 @@ pub(super) fn trace(delta: &Var, bias: &Param, a: Vec<f32>) -> Result<SelectionT
     let mut delta = vec![0.0; steps.len()];
     simd::map(Softplus, &steps, &mut delta);
     Ok(SelectionTrace {
+        layer: 0, // the model tells which
         delta,
         channels: bias.len(),
         d_state: a.len() / bias.len(),
@@ -285,6 +286,8 @@ impl simd::Elementwise for Softplus {
 /// What a selective layer did with each token of a batch.
 #[derive(Clone, Debug)]
 pub struct SelectionTrace {
+    /// The layer of the model, from 0.
+    pub layer: usize,
     /// Step sizes Δ after softplus: (batch · length, channels).
     pub delta: Vec<f32>,
     /// Re A: (channels, N).

@@ -66,8 +66,14 @@ pub(crate) fn selection_map(
     if traces.is_empty() {
         return Ok(None);
     }
-    let layer = |(i, trace): (usize, SelectionTrace)| {
-        let name = format!("layer {}", i + 1);
+    let mixers = model.config().layer_mixers()?;
+    let kind = |layer: usize| mixers[layer % mixers.len()].kind();
+    let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
+    let layer = |trace: SelectionTrace| {
+        let mut name = format!("layer {}", trace.layer + 1);
+        if !alike {
+            name = format!("{name}, {}", kind(trace.layer).1);
+        }
         Ok(LayerSelection {
             retention: retention(&name, &trace, mode)?,
             name,
@@ -75,7 +81,7 @@ pub(crate) fn selection_map(
             channels: trace.channels,
         })
     };
-    let layers = traces.into_iter().enumerate().map(layer);
+    let layers = traces.into_iter().map(layer);
     Ok(Some(SelectionMap {
         title,
         tokens: sample.names.clone(),
@@ -150,6 +156,7 @@ mod tests {
         let (delta, a) = (vec![0.5, 40.0, 0.25, f32::NAN, 2.0, 0.1], vec![-1.0, -2.0]);
         let (channels, d_state) = (2, 1);
         let trace = SelectionTrace {
+            layer: 0,
             delta,
             a,
             channels,
@@ -166,6 +173,7 @@ mod tests {
         ];
         assert_eq!(format!("{kept:?}"), format!("{expected:?}"));
         let far = SelectionTrace {
+            layer: 0,
             delta: vec![1.0, 104.9],
             a: vec![-1.0, -1.001],
             channels: 1,
@@ -175,6 +183,31 @@ mod tests {
             retention("layer 1", &far, OutputMode::Quiet).unwrap(),
             [0.0, 1.0]
         );
+    }
+
+    #[test]
+    fn layers_are_named_by_their_place_in_the_model_and_by_their_kind_where_these_differ() {
+        for (pattern, names) in [
+            ("FGMF", &["layer 2, min-gru", "layer 3, mamba"][..]),
+            ("M", &["layer 1", "layer 2", "layer 3", "layer 4"]),
+        ] {
+            let model = MambaLmConfig::new(16, 4, 256).with_layers(pattern);
+            let model = model.init(Device::Cpu, 0).unwrap();
+            let (sample, title) = (Sample::ids(vec![1, 2, 3]), "a title".to_owned());
+            let map = selection_map(&model, &sample, title, OutputMode::Quiet).unwrap();
+            let layers = map.unwrap().layers;
+            let found: Vec<&str> = layers.iter().map(|layer| &*layer.name).collect();
+            assert_eq!(found, names);
+            for layer in &layers {
+                assert_eq!((layer.channels, layer.delta.len()), (32, 3 * 32));
+                assert!(
+                    layer
+                        .delta
+                        .iter()
+                        .all(|delta| *delta > 0.0 && *delta < 10.0)
+                );
+            }
+        }
     }
 
     #[test]
