@@ -1,9 +1,11 @@
 //! The recurrence on the processor. Positions follow each other; in each, threads share the channels, whose products
 //! with the state before and whose functions are one task, so that they meet once a position.
 
+use std::mem;
+
 use serpens_core::{Mat, MatMut};
 
-use super::{LstmDims, LstmOperands};
+use super::LstmDims;
 use crate::elementwise::cpu::tanh_lanes;
 use crate::linear;
 use crate::shared::scratch::with_scratch;
@@ -27,11 +29,17 @@ impl<'a> Lstm<'a> {
         for (role, mat) in self.operands.iter() {
             role.assert_fits(&self.dims, mat);
         }
-        let positions = self.dims.batch * self.dims.length;
+        let LstmDims { batch, width, .. } = self.dims;
+        let (weight, states) = (self.operands.weight, [self.operands.h, self.operands.c]);
+        let shape = |mat: &Mat| [mat.rows(), mat.cols()];
+        assert_eq!(shape(&weight), [4 * width, width], "the weight");
+        let of_row = |state: &Mat| assert_eq!(shape(state), [batch, width], "a state");
+        states.iter().flatten().for_each(of_row);
+        let positions = batch * self.dims.length;
         let fits = |all: &[bool]| all.len() == positions;
         assert!(self.starts.is_none_or(fits), "starts");
         for (shape, parts) in matrices {
-            assert_eq!(*shape, [positions, parts * self.dims.width], "a matrix");
+            assert_eq!(*shape, [positions, parts * width], "a matrix");
         }
     }
 
@@ -61,16 +69,25 @@ pub fn forward(lstm: &Lstm, states: [MatMut; 3]) {
         length,
         width,
     } = lstm.dims;
-    with_scratch(width, |zeros| {
+    with_scratch((3 * batch + 1) * width, |scratch| {
+        let (zeros, rest) = scratch.split_at_mut(width);
+        let (mut h, rest) = rest.split_at_mut(batch * width);
+        let (mut next, c) = rest.split_at_mut(batch * width);
         zeros.fill(0.0);
-        let zeros = &*zeros;
+        enter(lstm.operands.h, h);
+        enter(lstm.operands.c, c);
+        let c = MatMut::new(c, batch, width, width, 0);
         for t in 0..length {
+            let to = MatMut::new(&mut *next, batch, width, width, 0);
             lstm.for_each_task(width.div_ceil(CHANNELS), |task| {
                 with_scratch(batch * 4 * CHANNELS, |sums| {
                     simd::dispatch(Forward {
                         lstm,
                         states: &states,
                         zeros,
+                        h: Mat::new(h, batch, width, width, 0),
+                        next: &to,
+                        c: &c,
                         t,
                         from: task * CHANNELS,
                         to: width.min((task + 1) * CHANNELS),
@@ -78,8 +95,17 @@ pub fn forward(lstm: &Lstm, states: [MatMut; 3]) {
                     });
                 });
             });
+            mem::swap(&mut h, &mut next);
         }
     });
+}
+
+/// The state before the first position.
+fn enter(initial: Option<Mat>, state: &mut [f32]) {
+    match initial {
+        Some(initial) => state.copy_from_slice(initial.into_slice()),
+        None => state.fill(0.0),
+    }
 }
 
 /// Some channels at a position, of all rows.
@@ -89,6 +115,11 @@ struct Forward<'a> {
     states: &'a [MatMut<'a>; 3],
     /// As many as there are channels.
     zeros: &'a [f32],
+    /// h of the position before, and a place for that of this one: (batch, width).
+    h: Mat<'a>,
+    next: &'a MatMut<'a>,
+    /// c, moved on in place: (batch, width).
+    c: &'a MatMut<'a>,
     t: usize,
     from: usize,
     to: usize,
@@ -116,17 +147,12 @@ impl WithSimd for Forward<'_> {
 }
 
 impl<'a> Forward<'a> {
-    /// h (0) or c (2) of the position before; zeros where there is none.
+    /// h of the position before; zeros where a sequence starts.
     #[inline(always)]
-    fn before(&self, state: usize, b: usize) -> &'a [f32] {
-        let LstmDims { length, width, .. } = self.lstm.dims;
-        let LstmOperands { h, c, .. } = self.lstm.operands;
-        let initial = if state == 0 { h } else { c };
-        match (self.lstm.starts(b, self.t), self.t, initial) {
-            (true, ..) | (false, 0, None) => self.zeros,
-            (false, 0, Some(initial)) => initial.row(b),
-            // SAFETY: no task writes positions before its own.
-            (false, t, _) => unsafe { self.states[state].part(b * length + t - 1, 0, width) },
+    fn before(&self, b: usize) -> &'a [f32] {
+        match self.lstm.starts(b, self.t) {
+            true => self.zeros,
+            false => self.h.row(b),
         }
     }
 
@@ -137,7 +163,7 @@ impl<'a> Forward<'a> {
         let weight = &self.lstm.operands.weight;
         let row = |gate: usize| weight.row(gate * width + channel);
         let weights = [row(0), row(1), row(2), row(3)];
-        let h = [self.before(0, b), self.before(0, (b + 1).min(batch - 1))];
+        let h = [self.before(b), self.before((b + 1).min(batch - 1))];
         let mut sums = [[s.splat_f32s(0.0); 4]; ROWS];
         let whole = width - width % S::F32_LANES;
         for c in (0..whole).step_by(S::F32_LANES) {
@@ -183,12 +209,18 @@ impl<'a> Forward<'a> {
             );
         }
         let [i, f, g, o] = gates;
-        let before = load(s, &self.before(2, b)[from..to]);
-        let cell = s.mul_add_f32s(f, before, s.mul_f32s(i, g));
-        // SAFETY: as above.
+        // SAFETY: as above, and of this row.
         unsafe {
-            store(s, self.states[2].part(at, from, to), cell);
+            let c = self.c.part(b, from, to);
+            let before = match self.lstm.starts(b, self.t) {
+                true => s.splat_f32s(0.0),
+                false => load(s, c),
+            };
+            let cell = s.mul_add_f32s(f, before, s.mul_f32s(i, g));
             let h = s.mul_f32s(o, tanh_lanes(s, cell));
+            store(s, c, cell);
+            store(s, self.next.part(b, from, to), h);
+            store(s, self.states[2].part(at, from, to), cell);
             store(s, self.states[0].part(at, from, to), h);
         }
     }
@@ -274,19 +306,17 @@ pub fn backward(
     let block = VECTORS * Isa::current().lanes();
     let blocks = width.div_ceil(block);
     let of_block = 4 * width * block;
-    with_scratch(blocks * of_block + (batch + 4) * width, |scratch| {
+    with_scratch(blocks * of_block + (9 * batch + 4) * width, |scratch| {
         let (packed, rest) = scratch.split_at_mut(blocks * of_block);
-        let (carried, zeros) = rest.split_at_mut(batch * width);
+        let (zeros, rest) = rest.split_at_mut(4 * width);
+        let (mut behind, rest) = rest.split_at_mut(4 * batch * width);
+        let (mut here, carried) = rest.split_at_mut(4 * batch * width);
         pack(lstm.operands.weight, block, packed);
         zeros.fill(0.0);
-        let (packed, zeros) = (&*packed, &*zeros);
         let carried = MatMut::new(carried, batch, width, width, 0);
-        let needed = if before.iter().any(Option::is_some) {
-            0
-        } else {
-            1
-        };
-        for after in (needed..=length).rev() {
+        let first = usize::from(before.iter().all(Option::is_none));
+        for after in (first..=length).rev() {
+            let to = MatMut::new(&mut *here, batch, 4 * width, 4 * width, 0);
             lstm.for_each_task(blocks, |task| {
                 simd::dispatch(Back {
                     lstm,
@@ -294,6 +324,8 @@ pub fn backward(
                     arriving,
                     dgates: &dgates,
                     before: &before,
+                    behind: Mat::new(behind, batch, 4 * width, 4 * width, 0),
+                    here: &to,
                     carried: &carried,
                     packed: &packed[task * of_block..(task + 1) * of_block],
                     zeros,
@@ -301,6 +333,7 @@ pub fn backward(
                     from: task * block,
                 });
             });
+            mem::swap(&mut behind, &mut here);
         }
     });
 }
@@ -329,6 +362,9 @@ struct Back<'a> {
     arriving: &'a Arriving<'a>,
     dgates: &'a MatMut<'a>,
     before: &'a [Option<MatMut<'a>>; 2],
+    /// The gradients of the gates of the position `after`, and a place for those of the one before: (batch, 4 · width).
+    behind: Mat<'a>,
+    here: &'a MatMut<'a>,
     /// The gradient that arrives at c from the position `after`: (batch, width).
     carried: &'a MatMut<'a>,
     /// (4 · width, [`VECTORS`] of lanes): the columns of W.
@@ -346,7 +382,10 @@ impl WithSimd for Back<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let LstmDims { batch, width, .. } = self.lstm.dims;
         for b in (0..batch).step_by(ROWS) {
-            let rows = [self.after(b), self.after((b + 1).min(batch - 1))];
+            let rows = [
+                self.gates_after(b),
+                self.gates_after((b + 1).min(batch - 1)),
+            ];
             let mut sums = [[s.splat_f32s(0.0); VECTORS]; ROWS];
             let weights = self.packed.chunks_exact(VECTORS * S::F32_LANES);
             for ((w, a), b) in weights.zip(rows[0]).zip(rows[1]) {
@@ -379,11 +418,9 @@ impl<'a> Back<'a> {
 
     /// The gradients of the gates of the position after.
     #[inline(always)]
-    fn after(&self, b: usize) -> &'a [f32] {
-        let LstmDims { length, width, .. } = self.lstm.dims;
+    fn gates_after(&self, b: usize) -> &'a [f32] {
         match self.goes_on(b) {
-            // SAFETY: no task writes positions after its own.
-            true => unsafe { self.dgates.part(b * length + self.after, 0, 4 * width) },
+            true => self.behind.row(b),
             false => self.zeros,
         }
     }
@@ -435,12 +472,12 @@ impl<'a> Back<'a> {
             s.mul_f32s(s.mul_f32s(dh, through), slope(o)),
         ];
         for (gate, gradient) in gradients.into_iter().enumerate() {
-            // SAFETY: as above.
-            store(
-                s,
-                unsafe { self.dgates.part(at, of(gate).0, of(gate).1) },
-                gradient,
-            );
+            let (from, to) = of(gate);
+            // SAFETY: as above, of this position or row.
+            unsafe {
+                store(s, self.dgates.part(at, from, to), gradient);
+                store(s, self.here.part(b, from, to), gradient);
+            }
         }
         store(s, carried, s.mul_f32s(dc, f));
     }
