@@ -93,12 +93,10 @@ pub fn step(operands: StepOperands<'_>, o: ViewMut<'_>, options: &StepOptions) -
     check_views(&operands, &o.as_view(), &dims)?;
     match o.device() {
         Device::Cpu => {
-            let mut read = operands.read.mat_of::<u32>()?;
-            let before: Vec<u32> = (0..dims.slots).map(|slot| read.row(slot)[0]).collect();
             let step = cpu::Step {
                 dims,
                 token: [operands.q.mat()?, operands.k.mat()?, operands.v.mat()?],
-                read: &before,
+                read: operands.read.as_view().mat_of()?,
                 scale,
                 rope: options.rope,
             };
@@ -108,7 +106,11 @@ pub fn step(operands: StepOperands<'_>, o: ViewMut<'_>, options: &StepOptions) -
                 operands.values.mat()?,
                 o.mat()?,
             );
-            (0..dims.slots).for_each(|slot| read.row(slot)[0] = before[slot].wrapping_add(1));
+            let mut read = operands.read.mat_of::<u32>()?;
+            for slot in 0..dims.slots {
+                let read = &mut read.row(slot)[0];
+                *read = read.wrapping_add(1);
+            }
             Ok(())
         }
         Device::Cuda(_) => cuda::step(&dims, operands, o, scale, options.rope),

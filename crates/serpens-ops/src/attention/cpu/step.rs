@@ -23,8 +23,8 @@ pub struct Step<'a> {
     pub dims: StepDims,
     /// q, k and v of each slot's token: (slots, heads · head), and twice (slots, kv_heads · head).
     pub token: [Mat<'a>; 3],
-    /// (slots): tokens read before.
-    pub read: &'a [u32],
+    /// (slots, 2): tokens read before, and what is a GPU's alone.
+    pub read: Mat<'a, u32>,
     /// What dot products are multiplied by.
     pub scale: f32,
     /// The base of the angles that q and k are turned by.
@@ -44,20 +44,29 @@ impl Step<'_> {
                 "q, k and v"
             );
         }
-        assert_eq!(self.read.len(), dims.slots, "read");
+        assert_eq!(
+            [self.read.rows(), self.read.cols()],
+            [dims.slots, 2],
+            "read"
+        );
         let cached = [dims.slots, dims.capacity * dims.kv_width()];
         assert_eq!([shape(k), shape(v)], [cached; 2], "caches");
         assert_eq!(shape(o), [dims.slots, dims.heads * dims.head], "o");
     }
 
+    /// Tokens that a slot has read before.
+    fn before(&self, slot: usize) -> u32 {
+        self.read.row(slot)[0]
+    }
+
     /// Tokens that a slot's query sees.
     fn seen(&self, slot: usize) -> usize {
-        self.dims.window.min(self.read[slot] as usize + 1)
+        self.dims.window.min(self.before(slot) as usize + 1)
     }
 
     /// The place of the oldest of them in the ring.
     fn first_place(&self, slot: usize) -> usize {
-        (self.read[slot] as usize + 1 - self.seen(slot)) % self.dims.capacity
+        (self.before(slot) as usize + 1 - self.seen(slot)) % self.dims.capacity
     }
 
     /// Columns of the place of a token in the ring.
@@ -154,7 +163,7 @@ fn enter(step: &Step, queries: MatMut, k: &MatMut, v: &MatMut) {
         let frequencies = step.rope.map(|_| &*frequencies);
         let columns = width + 2 * dims.kv_width();
         for_each_task(dims.slots * columns, dims.slots, |slot| {
-            let [from, to] = step.columns(step.read[slot] as usize);
+            let [from, to] = step.columns(step.before(slot) as usize);
             // SAFETY: each task has its own slot.
             let [queries, k, v] = unsafe {
                 [
@@ -169,7 +178,7 @@ fn enter(step: &Step, queries: MatMut, k: &MatMut, v: &MatMut) {
                 simd::dispatch(Enter {
                     rows: [(of_q, queries), (of_k, k)],
                     head: dims.head,
-                    position: f64::from(step.read[slot]),
+                    position: f64::from(step.before(slot)),
                     frequencies,
                     factors,
                 });
