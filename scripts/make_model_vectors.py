@@ -6,6 +6,8 @@ falcon-tiny/   a tiny FalconMamba with random weights, and expected.safetensors:
                every parameter, and a greedy continuation, as transformers computes them in float32.
 peft-tiny/     an adapter of hf-tiny as the PEFT library saves it, and expected.safetensors: input_ids, logits.
 adamw          ten losses of hf-tiny trained by PyTorch's AdamW, printed.
+transformer    ten losses of a tiny Transformer++ (transformers' Llama: RoPE, grouped heads, SwiGLU, RMSNorm, no bias), whose
+               weights follow from their places, trained by PyTorch's AdamW, printed.
 gguf/          tiny files of the architecture `mamba`, and expected.safetensors: input_ids and NAME.logits, which the files'
                own (dequantised) weights give in float64: f32, f16, q8_0, q4_0 (width 32, 2 layers, tied), falcon (the
                same with norms on Δ, B and C), k (width 128, a layer, an own head: Q4_K and Q6_K where the columns allow).
@@ -73,10 +75,42 @@ def peft():
 
 
 def adamw():
-    import torch
     from transformers import MambaForCausalLM
 
-    model = MambaForCausalLM.from_pretrained(f"{OUT}/hf-tiny")
+    ten_steps("adamw", MambaForCausalLM.from_pretrained(f"{OUT}/hf-tiny"))
+
+
+def transformer():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=True, attention_bias=False,
+                         rope_theta=10_000.0, attn_implementation="eager")
+    model = LlamaForCausalLM(config)
+    layers = model.model.layers
+    # In the order and the layout of Serpens: q, k, v of one matrix; z and x of one.
+    groups = [[model.model.embed_tokens]]
+    for layer in layers:
+        a, m = layer.self_attn, layer.mlp
+        groups += [[layer.input_layernorm], [a.q_proj, a.k_proj, a.v_proj], [a.o_proj],
+                   [layer.post_attention_layernorm], [m.gate_proj, m.up_proj], [m.down_proj]]
+    groups.append([model.model.norm])
+    with torch.no_grad():
+        for number, group in enumerate(groups):
+            rows = sum(one.weight.shape[0] for one in group)
+            i = np.arange(rows * (group[0].weight.shape[1] if group[0].weight.ndim > 1 else 1), dtype=np.float64)
+            values = 0.2 * np.sin(1 + 0.7 * number + 1.37 * i + 1e-3 * i * i)
+            values = torch.tensor((values + (group[0].weight.ndim == 1)).astype(np.float32)).reshape(rows, -1)
+            for one in group:
+                part, values = values[: one.weight.shape[0]], values[one.weight.shape[0]:]
+                one.weight.copy_(part.reshape(one.weight.shape))
+    ten_steps("transformer", model)
+
+
+def ten_steps(name, model):
+    import torch
+
     decay = [p for k, p in model.named_parameters() if p.ndim > 1 and not k.endswith("A_log")]
     rest = [p for k, p in model.named_parameters() if p.ndim == 1 or k.endswith("A_log")]
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
@@ -92,7 +126,7 @@ def adamw():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss))
-    print("adamw", losses)
+    print(name, losses)
 
 
 def rms(x, eps, w=1.0):
@@ -200,6 +234,6 @@ def gguf_files():
 
 
 if __name__ == "__main__":
-    makers = {"falcon-tiny": falcon, "peft-tiny": peft, "adamw": adamw, "gguf": gguf_files}
+    makers = {"falcon-tiny": falcon, "peft-tiny": peft, "adamw": adamw, "transformer": transformer, "gguf": gguf_files}
     for name in sys.argv[1:] or makers:
         makers[name]()

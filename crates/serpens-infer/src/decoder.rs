@@ -26,8 +26,8 @@ pub struct Decoder<'a> {
     tokens: Tensor,
     /// The most slots that there may be.
     most: usize,
-    /// Those that are taken, from the first on.
-    taken: usize,
+    /// For each that is taken, from the first on, how many more tokens it can read, where that has an end.
+    left: Vec<Option<usize>>,
     /// Never locked: it is what other threads may not look at meanwhile.
     gpu: Option<Mutex<OnGpu>>,
     /// The logits on the processor, where they are computed elsewhere and were asked for.
@@ -131,7 +131,7 @@ impl<'a> Decoder<'a> {
             tokens,
             team: Team::new(threads),
             most: most.max(1),
-            taken: 0,
+            left: Vec::new(),
             gpu: gpu.transpose()?.map(Mutex::new),
             copied: OnceLock::new(),
             drawable,
@@ -144,12 +144,12 @@ impl<'a> Decoder<'a> {
 
     /// Slots that are taken.
     pub fn taken(&self) -> usize {
-        self.taken
+        self.left.len()
     }
 
     /// Sequences that can still enter.
     pub fn free(&self) -> usize {
-        self.most - self.taken
+        self.most - self.taken()
     }
 
     /// Bytes of what is remembered of each sequence.
@@ -162,16 +162,18 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// The state of another model; no slot that is free; memory.
     pub fn enter(&mut self, row: &StateRow) -> Result<()> {
-        expect_range("Decoder", "the sequences", 0..self.most, self.taken)?;
-        if self.taken == self.slots.count() {
-            let grown = (2 * self.taken).min(self.most);
+        let taken = self.taken();
+        expect_range("Decoder", "the sequences", 0..self.most, taken)?;
+        let left = self.stepper.left(row)?;
+        if taken == self.slots.count() {
+            let grown = (2 * taken).min(self.most);
             let mut slots = self.stepper.slots(self.model, grown, self.states)?;
-            (0..self.taken).try_for_each(|slot| slots.put(slot, &self.slots.row(slot)?))?;
+            (0..taken).try_for_each(|slot| slots.put(slot, &self.slots.row(slot)?))?;
             self.tokens = Tensor::full([grown], 0_u32, self.model.device())?;
             self.slots = slots;
         }
-        self.slots.put(self.taken, row)?;
-        self.taken += 1;
+        self.slots.put(taken, row)?;
+        self.left.push(left);
         Ok(())
     }
 
@@ -180,16 +182,17 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// A slot that is not taken; memory.
     pub fn leave(&mut self, slot: usize) -> Result<StateRow> {
-        expect_range("Decoder", "the slot", 0..self.taken, slot)?;
+        expect_range("Decoder", "the slot", 0..self.taken(), slot)?;
         let row = self.slots.row(slot)?;
-        self.taken -= 1;
-        if slot < self.taken {
-            self.slots.put(slot, &self.slots.row(self.taken)?)?;
+        self.left.swap_remove(slot);
+        let taken = self.taken();
+        if slot < taken {
+            self.slots.put(slot, &self.slots.row(taken)?)?;
         }
         if let Some(gpu) = &mut self.gpu {
             let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
             let sampler = gpu.sampler.as_mut();
-            sampler.map_or(Ok(()), |sampler| sampler.leave(self.taken))?;
+            sampler.map_or(Ok(()), |sampler| sampler.leave(taken))?;
         }
         Ok(row)
     }
@@ -197,8 +200,8 @@ impl<'a> Decoder<'a> {
     /// Reads a token of every sequence.
     ///
     /// # Errors
-    /// More or fewer tokens than sequences, or tokens that the model does not know, before any state has gone on;
-    /// memory.
+    /// More or fewer tokens than sequences, tokens that the model does not know, or a sequence that is as long as its
+    /// caches are ([`serpens_nn::Error::Full`]), before any state has gone on; memory.
     pub fn step(&mut self, tokens: &[u32]) -> Result<()> {
         self.step_and(tokens, false)
     }
@@ -206,11 +209,15 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::step`]; where a GPU draws, and `ahead`, it also begins the step that reads what it draws now.
     /// Until that step is asked for, no sequence enters or leaves, and the logits are not those of the last one.
     pub(crate) fn step_and(&mut self, tokens: &[u32], ahead: bool) -> Result<()> {
-        expect_count("Decoder", "tokens", self.taken, tokens.len())?;
+        expect_count("Decoder", "tokens", self.taken(), tokens.len())?;
         check_ids(tokens, self.model.config().vocab_size)?;
+        if self.left.contains(&Some(0)) {
+            return Err(serpens_nn::Error::Full.into());
+        }
         if tokens.is_empty() {
             return Ok(());
         }
+        self.left.iter_mut().flatten().for_each(|left| *left -= 1);
         let (stepper, slots, on) = (&self.stepper, &mut self.slots, &mut self.tokens);
         let Some(gpu) = &mut self.gpu else {
             on.make_mut::<u32>()?[..tokens.len()].copy_from_slice(tokens);
@@ -225,7 +232,7 @@ impl<'a> Decoder<'a> {
             gpu.queue(on)?;
         }
         self.ahead = false;
-        if ahead && gpu.sampler.is_some() {
+        if ahead && gpu.sampler.is_some() && !self.left.contains(&Some(0)) {
             gpu.queue(on)?;
             self.ahead = true;
         }
@@ -285,7 +292,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// A slot that is not taken.
     pub fn logits(&self, slot: usize) -> Result<&[f32]> {
-        expect_range("Decoder", "the slot", 0..self.taken, slot)?;
+        expect_range("Decoder", "the slot", 0..self.taken(), slot)?;
         let vocabulary = self.model.config().vocab_size;
         let all = match (&self.gpu, self.copied.get()) {
             (None, _) => self.slots.logits(),

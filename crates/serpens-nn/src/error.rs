@@ -107,6 +107,14 @@ pub enum Error {
         /// What is wrong with it.
         fault: PatternFault,
     },
+    /// A sequence with more tokens than attention's caches hold.
+    #[error(
+        "the sequence is longer than attention's cache: raise `context` in its settings, or give it a `window`"
+    )]
+    Full,
+    /// A setting that does not go with another.
+    #[error("{0}")]
+    Uneven(String),
     /// A layer that cannot do this.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -254,7 +262,7 @@ fn bounds(allowed: &RangeInclusive<f64>) -> String {
 impl Error {
     /// Whether a configuration is at fault, which its author can change.
     pub fn is_config(&self) -> bool {
-        use Error::{Config, Memory, NoTarget, Pattern, Precision, States};
+        use Error::{Config, Memory, NoTarget, Pattern, Precision, States, Uneven};
         matches!(
             self,
             Config { .. }
@@ -263,6 +271,7 @@ impl Error {
                 | Pattern { .. }
                 | Precision(_)
                 | States { .. }
+                | Uneven(_)
         )
     }
 

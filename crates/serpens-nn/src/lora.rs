@@ -58,6 +58,16 @@ impl LoraConfig {
     }
 }
 
+/// Whether something is added to a matrix of this module.
+pub(crate) fn is_adapted(module: &impl Module) -> Result<bool> {
+    let mut adapted = false;
+    module.visit("", &mut |_, param| {
+        adapted |= param.lora.is_some();
+        Ok(())
+    })?;
+    Ok(adapted)
+}
+
 /// Whether a parameter of this name is what is added to a matrix.
 pub(crate) fn is_added(name: &str) -> bool {
     name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")

@@ -8,8 +8,8 @@ use rand::{RngExt, SeedableRng};
 use serpens_core::{DType, Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::{RmsNorm, Sequence};
 use serpens_nn::mixers::{
-    Activation, H3Config, MambaConfig, MinGruConfig, Mixer, MixerConfig, MixerSettings, MlpConfig,
-    PlainConfig,
+    Activation, AttentionConfig, GauConfig, H3Config, LstmConfig, MambaConfig, MinGruConfig, Mixer,
+    MixerConfig, MixerSettings, MlpConfig, PlainConfig,
 };
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig, SsmSettings};
 use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
@@ -58,24 +58,62 @@ fn ssms() -> Vec<SsmConfig> {
     ]
 }
 
-/// Mixers, and whether they read packed and reversed sequences.
-fn mixers() -> Vec<(String, Box<dyn Mixer>, bool)> {
+/// Which sequences a mixer reads besides plain ones.
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Plain,
+    /// Packed rows as a whole.
+    Packed,
+    /// Those, also in chunks, and in reverse.
+    All,
+}
+
+fn mixers() -> Vec<(String, Box<dyn Mixer>, Reads)> {
     let mut mixers = Vec::new();
-    let mut add = |config: MixerConfig, selective| {
+    let mut add = |config: MixerConfig, reads| {
         let mixer = config.plan(WIDTH, 1.0).unwrap();
         let mixer = mixer.init(Device::cpu(), 7).unwrap();
-        mixers.push((format!("{config:?}"), mixer, selective));
+        mixers.push((format!("{config:?}"), mixer, reads));
     };
     let gelu = MlpConfig {
         activation: Activation::Gelu,
         bias: true,
         ..MlpConfig::default()
     };
-    add(MlpConfig::default().into(), true);
-    add(gelu.into(), true);
-    add(MinGruConfig::default().into(), true);
+    add(MlpConfig::default().into(), Reads::All);
+    add(gelu.into(), Reads::All);
+    add(MinGruConfig::default().into(), Reads::All);
+    let attention = AttentionConfig {
+        context: 40,
+        ..AttentionConfig::default()
+    };
+    let grouped = AttentionConfig {
+        heads: Some(3),
+        kv_heads: Some(1),
+        window: Some(7),
+        bias: true,
+        ..attention.clone()
+    };
+    let unturned = AttentionConfig {
+        heads: Some(2),
+        rope: false,
+        ..attention.clone()
+    };
+    let gau = GauConfig {
+        heads: Some(3),
+        context: 40,
+        ..GauConfig::default()
+    };
+    for config in [attention, grouped, unturned] {
+        add(config.into(), Reads::Packed);
+    }
+    add(gau.into(), Reads::Packed);
+    add(LstmConfig::default().into(), Reads::Packed);
     for (i, ssm) in ssms().into_iter().enumerate() {
-        let selective = ssm.name() == "S6";
+        let reads = match ssm.name() {
+            "S6" => Reads::All,
+            _ => Reads::Plain,
+        };
         let configs: [MixerConfig; 3] = [
             MambaConfig {
                 d_conv: 1 + i % 4,
@@ -90,7 +128,7 @@ fn mixers() -> Vec<(String, Box<dyn Mixer>, bool)> {
             PlainConfig { ssm, expand: 1 }.into(),
         ];
         for config in configs {
-            add(config, selective);
+            add(config, reads);
         }
     }
     mixers
@@ -210,8 +248,8 @@ proptest! {
         let x = random([1, first + second, WIDTH], seed);
         let starts = Starts::from_lengths(&[first, second]);
         for reverse in [false, true] {
-            for (name, mixer, selective) in mixers() {
-                if !selective { continue; }
+            for (name, mixer, reads) in mixers() {
+                if reads == Reads::Plain || (reverse && reads != Reads::All) { continue; }
                 let packed = Sequence { starts: Some(&starts), reverse, ..Sequence::default() };
                 let together = read(mixer.as_ref(), &x, &packed);
                 for (from, to) in [(0, first), (first, first + second)] {
@@ -236,8 +274,8 @@ proptest! {
             if reverse {
                 chunks.reverse();
             }
-            for (name, mixer, selective) in mixers() {
-                if !selective { continue; }
+            for (name, mixer, reads) in mixers() {
+                if reads != Reads::All { continue; }
                 let read = |chunks: &[_]| read_packed(mixer.as_ref(), [&x, &dy], &starts, reverse, chunks);
                 let row = 0..length;
                 let row = [row];
@@ -258,8 +296,8 @@ proptest! {
         batch in 1..3_usize, length in 1..30_usize, seed in any::<u64>()
     ) {
         let x = random([batch, length, WIDTH], seed);
-        for (name, mixer, selective) in mixers() {
-            if !selective { continue; }
+        for (name, mixer, reads) in mixers() {
+            if reads != Reads::All { continue; }
             let backwards = Sequence { reverse: true, ..Sequence::default() };
             let y = read(mixer.as_ref(), &x, &backwards);
             let turned = read(mixer.as_ref(), &reversed(&x), &Sequence::default());
@@ -326,8 +364,8 @@ fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone
         let refused = stepper.step(&norm, taken, &mut h, &mut wrong, &mut room);
         assert!(matches!(refused, Err(Error::State { .. })), "{name}");
     }
-    // Mamba around a real S6 whose Δ, B and C depend on the token, in five of the variants.
-    assert_eq!(fused, 5);
+    // Mamba around a real S6 whose Δ, B and C depend on the token, in five of the variants; and four with caches.
+    assert_eq!(fused, 9);
 }
 
 #[test]
@@ -355,7 +393,10 @@ fn mixed() -> MambaLmConfig {
         ..H3Config::default()
     };
     let letters: String = MixerConfig::all().map(|one| one.kind().0).iter().collect();
-    let model = MambaLmConfig::new(WIDTH, letters.len() + 1, 11);
+    let model = MambaLmConfig {
+        positions: 512,
+        ..MambaLmConfig::new(WIDTH, letters.len() + 1, 11)
+    };
     model.with_mixer(h3).with_layers(letters)
 }
 

@@ -12,7 +12,8 @@ use serpens_data::{InductionHeads, InductionHeadsConfig};
 use serpens_nn::checkpoint::{self, Checkpoint, Options};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{
-    Activation, H3Config, MambaConfig, MinGruConfig, MixerConfig, MlpConfig, PlainConfig,
+    Activation, AttentionConfig, GauConfig, H3Config, MambaConfig, MinGruConfig, MixerConfig,
+    MlpConfig, PlainConfig,
 };
 use serpens_nn::ssm::{DtRank, S4dConfig, SelectiveSsmConfig};
 use serpens_nn::{LoraConfig, MambaLm, MambaLmConfig, Module, Precision, Recompute, ToInfer};
@@ -100,6 +101,11 @@ fn patterns() -> Vec<Vec<MixerConfig>> {
         vec![MambaConfig::default().into(), H3Config::default().into()],
         vec![MinGruConfig::default().into(), MlpConfig::default().into()],
         vec![MambaConfig::default().into(), gelu.into()],
+        vec![
+            AttentionConfig::default().into(),
+            MlpConfig::default().into(),
+        ],
+        vec![GauConfig::default().into(), MambaConfig::default().into()],
     ]
 }
 

@@ -28,6 +28,12 @@ pub struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
+    /// The length of each sequence of (batch, length) rows.
+    pub(crate) fn lengths_of(&self, batch: usize, length: usize) -> Vec<usize> {
+        self.lengths
+            .map_or_else(|| vec![length; batch], <[usize]>::to_vec)
+    }
+
     /// What `read` makes of the inputs, of which nothing but these is kept: it reads them once more for the gradients.
     pub(crate) fn read_twice<const N: usize>(
         &self,

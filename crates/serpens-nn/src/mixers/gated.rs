@@ -1,12 +1,14 @@
 //! The skeleton of mixers around a state space model: a projection in, a convolution, the model, a gate, a projection
 //! out.
 
-use serpens_core::{Device, Tensor, Var};
+use serpens_core::{Device, Var};
 use serpens_ops::elementwise::{mul, silu};
 
+use super::each::each_sequence;
 use super::fused::FusedMamba;
 use super::{Mixer, MixerState, Stepper};
 use crate::layers::{CausalConv1d, Linear, Sequence};
+use crate::lora::is_adapted;
 use crate::setting::{SIZE, check};
 use crate::ssm::{Ssm, SsmSettings};
 use crate::{Error, Module, Recompute, Result, module};
@@ -105,9 +107,6 @@ impl Mixer for Gated {
     ) -> Result<Var> {
         let inputs = self.in_proj.forward(x)?; // (batch, length, inputs · d_inner)
         let y = match sequence.recompute {
-            _ if let Some(lengths) = sequence.lengths => {
-                self.mix_each(&inputs, lengths, sequence, state)?
-            }
             Recompute::Scan if state.is_none() && sequence.trace.is_none() => {
                 let mixer = self.handle()?;
                 let [y] = sequence.read_twice("mixer", &[&inputs], move |inputs, sequence| {
@@ -115,7 +114,9 @@ impl Mixer for Gated {
                 })?;
                 y
             }
-            _ => self.mix(&inputs, sequence, state)?,
+            _ => each_sequence(&inputs, sequence, state, |inputs, sequence, state| {
+                self.mix(inputs, sequence, state)
+            })?,
         };
         self.out_proj.forward(&y)
     }
@@ -128,11 +129,7 @@ impl Mixer for Gated {
     }
 
     fn fused(&self) -> Result<Option<Box<dyn Stepper>>> {
-        let mut adapted = false;
-        self.visit("", &mut |_, param| {
-            adapted |= param.lora.is_some();
-            Ok(())
-        })?;
+        let adapted = is_adapted(self)?;
         let form = self.form;
         let is_mamba = matches!(form.gate, Gate::SiluOf(1))
             && (form.inputs, form.x, form.factor) == (2, [0, 1], None);
@@ -184,48 +181,6 @@ impl Gated {
             Gate::SiluOfOutput => Ok(silu(&ssm(None)?)?),
             Gate::None => ssm(None),
         }
-    }
-
-    /// [`Gated::mix`] of sequences of these lengths, each with its own place in the state.
-    ///
-    /// # Shapes
-    /// (1, the sum of the lengths, inputs · d_inner) → (1, the same, d_inner)
-    fn mix_each(
-        &self,
-        inputs: &Var,
-        lengths: &[usize],
-        sequence: &Sequence<'_>,
-        state: Option<&mut MixerState>,
-    ) -> Result<Var> {
-        let (rows, width) = (inputs.shape().rows(), inputs.shape().cols());
-        let fits = |state: &Var| state.shape()[0] == lengths.len() && inputs.tape().is_none();
-        let Some(states) = state.filter(|states| states.iter().all(fits)) else {
-            let what = "sequences with lengths are read with a state for each, without gradients";
-            return Err(Error::Unsupported(what));
-        };
-        let flat = inputs.tensor()?.reshape([rows, width])?;
-        let sequence = Sequence {
-            lengths: None,
-            ..*sequence
-        };
-        let (mut from, mut outputs) = (0, Vec::new());
-        let mut own_states: Vec<MixerState> = Vec::new();
-        for (i, &length) in lengths.iter().enumerate() {
-            let own = flat.narrow(from..from + length)?;
-            let own = Var::from(own.reshape([1, length, width])?);
-            let row = states
-                .iter()
-                .map(|all| Ok(all.tensor()?.narrow(i..i + 1)?.into()));
-            own_states.push(row.collect::<Result<_>>()?);
-            let y = self.mix(&own, &sequence, own_states.last_mut())?;
-            outputs.push(y.reshape([length, self.d_inner])?.into_tensor()?);
-            from += length;
-        }
-        for (i, all) in states.iter_mut().enumerate() {
-            let each: Result<Vec<_>, _> = own_states.iter().map(|own| own[i].tensor()).collect();
-            *all = Tensor::concat(&each?)?.into();
-        }
-        Ok(Var::from(Tensor::concat(&outputs)?).reshape([1, rows, self.d_inner])?)
     }
 
     /// The tensors of a state: the convolution's and the state space model's.

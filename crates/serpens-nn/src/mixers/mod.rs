@@ -1,9 +1,15 @@
 //! Mixers: what stands between two normalisations of a model. This file lists their kinds; nothing else asks which
 //! one it has, but for Hugging Face's configuration, which has words for Mamba alone.
 
+mod attention;
+mod bidirectional;
+mod each;
 mod fused;
 mod gated;
+mod gau;
 mod h3;
+mod heads;
+mod lstm;
 mod mamba;
 mod min_gru;
 mod mlp;
@@ -17,8 +23,12 @@ use enum_dispatch::enum_dispatch;
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 
+pub use attention::AttentionConfig;
+pub use bidirectional::{BidirectionalConfig, Merge};
 pub(crate) use fused::aligned;
+pub use gau::GauConfig;
 pub use h3::H3Config;
+pub use lstm::LstmConfig;
 pub use mamba::MambaConfig;
 pub use min_gru::MinGruConfig;
 pub use mlp::{Activation, MlpConfig};
@@ -49,17 +59,28 @@ pub enum MixerConfig {
     Mlp(MlpConfig),
     /// A minimal gated recurrence.
     MinGru(MinGruConfig),
+    /// Causal attention of several heads.
+    Attention(AttentionConfig),
+    /// A gated attention unit.
+    Gau(GauConfig),
+    /// An LSTM, on the processor.
+    Lstm(LstmConfig),
+    /// A mixer that reads whole sequences in both directions, which no language model may.
+    Bidirectional(BidirectionalConfig),
 }
 
 impl MixerConfig {
-    /// Every kind, with its defaults.
-    pub fn all() -> [Self; 5] {
+    /// Every kind that a language model may have, with its defaults.
+    pub fn all() -> [Self; 8] {
         [
             MambaConfig::default().into(),
             H3Config::default().into(),
             PlainConfig::default().into(),
             MlpConfig::default().into(),
             MinGruConfig::default().into(),
+            AttentionConfig::default().into(),
+            GauConfig::default().into(),
+            LstmConfig::default().into(),
         ]
     }
 
@@ -71,6 +92,10 @@ impl MixerConfig {
             Self::Plain(_) => ('P', "plain"),
             Self::Mlp(_) => ('F', "mlp"),
             Self::MinGru(_) => ('G', "min-gru"),
+            Self::Attention(_) => ('A', "attention"),
+            Self::Gau(_) => ('U', "gau"),
+            Self::Lstm(_) => ('L', "lstm"),
+            Self::Bidirectional(_) => ('B', "bidirectional"),
         }
     }
 }
@@ -99,6 +124,11 @@ pub trait MixerSettings {
 
     /// Whether anything of a token reaches later ones.
     fn remembers(&self) -> bool {
+        true
+    }
+
+    /// Whether nothing of a token reaches earlier ones.
+    fn is_causal(&self) -> bool {
         true
     }
 }

@@ -13,9 +13,17 @@ pub trait Stepper: Send + Sync {
     /// Columns of room that a step of it takes.
     fn room(&self) -> usize;
 
-    /// Which tensor of its state may be bf16, if one: that of a selective scan. All others are f32.
+    /// Which tensor of its state may be bf16 instead of f32, if one: that of a selective scan.
     fn narrow_state(&self) -> Option<usize> {
         None
+    }
+
+    /// How many more tokens every sequence of this state can read; none where they have no end.
+    ///
+    /// # Errors
+    /// The state of another mixer.
+    fn left(&self, _state: &[Tensor]) -> Result<Option<usize>> {
+        Ok(None)
     }
 
     /// The whole layer for the first slot, where it is one of those that a GPU's kernel may take many of.

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serpens_core::{DType, Device, Tensor, Var};
 
-use crate::layers::{RmsNorm, Sequence};
+use crate::layers::{Positions, RmsNorm, Sequence};
 use crate::mixers::{Mixer, MixerConfig, MixerSettings, MixerState};
 use crate::setting::{SIZE, check};
 use crate::{Error, Module, Precision, Recompute, Result, module};
@@ -43,6 +43,7 @@ impl Layer {
 /// What a model remembers of the tokens it has read; its size does not depend on how many they were.
 #[derive(Clone)]
 pub struct LmState {
+    /// Of each layer, and behind them how many tokens were read, where positions are learnt.
     pub(super) layers: Vec<MixerState>,
 }
 
@@ -141,11 +142,12 @@ pub(super) fn place(mixers: &[MixerConfig], i: usize) -> String {
 /// [`Backbone::forward`] gives.
 #[derive(Clone, Debug)]
 pub struct Backbone {
+    pub(super) positions: Option<Positions>,
     pub(super) layers: Vec<Layer>,
     pub(super) norm_f: RmsNorm,
 }
 
-module!(Backbone { layers => "layers", norm_f => "norm_f" });
+module!(Backbone { positions => "positions", layers => "layers", norm_f => "norm_f" });
 
 impl Backbone {
     /// `n_layer` layers of width `d_model` without values, with these mixers one after another and again from the
@@ -193,9 +195,18 @@ impl Backbone {
             })
         };
         Ok(Self {
+            positions: None,
             layers: (0..n_layer).map(layer).collect::<Result<_>>()?,
             norm_f: RmsNorm::plan(d_model, norm_eps),
         })
+    }
+
+    /// The same with a vector for each position, which is added to what comes there: sequences then have at most so many.
+    /// They start normal with this standard deviation.
+    pub fn with_positions(mut self, count: usize, std: f32) -> Self {
+        let width = self.norm_f.weight.count();
+        self.positions = Some(Positions::plan(count, width, std));
+        self
     }
 
     /// Where the parameters are.
@@ -211,7 +222,10 @@ impl Backbone {
     /// The state before the first vector of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         let state = |layer: &Layer| layer.mixer.initial_state(batch, self.device());
-        let layers = self.layers.iter().map(state).collect::<Result<_>>()?;
+        let layers = self.layers.iter().map(state);
+        let read = self.positions.as_ref();
+        let read = read.map(|it| Ok(vec![it.initial_state(batch, self.device())?]));
+        let layers = layers.chain(read).collect::<Result<_>>()?;
         Ok(LmState { layers })
     }
 
@@ -230,14 +244,21 @@ impl Backbone {
         state: Option<&mut LmState>,
     ) -> Result<Var> {
         let mut states = state.map(|state| &mut state.layers[..]);
+        let expected = self.layers.len() + usize::from(self.positions.is_some());
         if let Some(states) = &states
-            && states.len() != self.layers.len()
+            && states.len() != expected
         {
             return Err(Error::State {
                 what: "layers",
-                expected: self.layers.len(),
+                expected,
                 found: states.len(),
             });
+        }
+        if let Some(positions) = &self.positions {
+            let read = states
+                .as_mut()
+                .and_then(|states| states.last_mut()?.first_mut());
+            x = positions.forward(&x, sequence, read)?;
         }
         let mut residual: Option<Var> = None;
         let activations = self.precision().activations();

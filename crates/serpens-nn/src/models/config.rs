@@ -30,6 +30,9 @@ pub struct MambaLmConfig {
     /// Standard deviation of the initial embedding.
     #[serde(default = "default_embedding_std")]
     pub embedding_std: f32,
+    /// Rows of a table of learnt positions, which is what sequences have at most; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub positions: usize,
     /// The order of the layers, where `block` does not say it: a letter of each by its kind ([`MixerConfig::kind`]),
     /// again from the first until there are n_layer. Digits repeat the letter or the bracket before them: `MMAM`,
     /// `M5A`, `(MF)6`. A kind is then as `block` has it, or as it is by default.
@@ -42,6 +45,10 @@ pub struct MambaLmConfig {
     /// What is trained in place of the matrices, if anything is; see [`MambaLm::adapt`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn yes() -> bool {
@@ -70,6 +77,7 @@ impl MambaLmConfig {
             tie_embeddings: yes(),
             norm_eps: default_eps(),
             embedding_std: default_embedding_std(),
+            positions: 0,
             layers: None,
             mixers: default_mixers(),
             lora: None,
@@ -158,6 +166,13 @@ impl MambaLmConfig {
         if !mixers.iter().any(|(_, mixer)| mixer.remembers()) {
             let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
             return Err(Error::Unsupported(what));
+        }
+        if !mixers.iter().all(|(_, mixer)| mixer.is_causal()) {
+            let what = "a bidirectional layer sees what a language model is to predict: give it to a backbone with another head";
+            return Err(Error::Unsupported(what));
+        }
+        if self.positions > 0 {
+            backbone = backbone.with_positions(self.positions, self.embedding_std);
         }
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         let mut embeddings = Embedding::plan(tokens, width, self.embedding_std);

@@ -5,13 +5,14 @@ use serpens_ops::elementwise::cast;
 use serpens_ops::mamba_layers::{self, Exchange, MambaLayer};
 
 use super::{MambaLm, StateRow};
-use crate::layers::{Embedding, Linear, RmsNorm};
+use crate::layers::{Embedding, Linear, Positions, RmsNorm};
 use crate::mixers::Stepper;
 use crate::{Error, Result};
 
 /// A language model with its values of now, lowered for steps.
 pub struct LmStepper {
     embeddings: Embedding,
+    positions: Option<Positions>,
     layers: Vec<(RmsNorm, Box<dyn Stepper>)>,
     norm_f: RmsNorm,
     /// The table itself where it serves as head.
@@ -20,7 +21,7 @@ pub struct LmStepper {
 
 /// S places for sequences that are read together: what a model remembers of each, and room for its steps, taken once.
 pub struct LmSlots {
-    /// Of each layer, (S, …) of f32; those of selective scans may be bf16.
+    /// Of each layer, and behind them of learnt positions, (S, …) as its mixer has them; those of selective scans may be bf16.
     states: Vec<Vec<Tensor>>,
     /// The residual stream: (S, d_model) of f32.
     h: Tensor,
@@ -46,6 +47,7 @@ impl MambaLm {
         };
         Ok(LmStepper {
             embeddings: self.embeddings.clone(),
+            positions: self.backbone.positions.clone(),
             layers: layers.collect::<Result<_>>()?,
             norm_f: self.backbone.norm_f.clone(),
             head: self.lm_head.clone().unwrap_or_else(tied),
@@ -82,6 +84,9 @@ impl LmStepper {
         let columns = self.columns();
         let activations = model.precision().activations();
         let mut states: Vec<Vec<Tensor>> = states.collect::<Result<_>>()?;
+        if let Some(positions) = &self.positions {
+            states.push(vec![positions.initial_state(slots, device)?.into_tensor()?]);
+        }
         let layers = self.mamba_layers(&mut states)?;
         let exchange = layers.map_or(Ok(None), |layers| Exchange::new(&layers))?;
         Ok(LmSlots {
@@ -91,6 +96,23 @@ impl LmStepper {
             room: Tensor::zeros([slots, columns], activations, device)?,
             logits: Tensor::zeros([slots, config.vocab_size], DType::F32, device)?,
         })
+    }
+
+    /// How many more tokens the sequence of this state can read: what the layers with caches have room for, if there
+    /// are such. Steps do not ask: beyond it they forget.
+    ///
+    /// # Errors
+    /// The state of another model.
+    pub fn left(&self, row: &StateRow) -> Result<Option<usize>> {
+        let layers = self.layers.iter().zip(&row.layers);
+        let left = layers.map(|((_, mixer), state)| mixer.left(state));
+        let mut left: Vec<_> = left.collect::<Result<_>>()?;
+        if let (Some(positions), Some([read])) =
+            (&self.positions, row.layers.last().map(|it| &it[..]))
+        {
+            left.push(Some(positions.left(read)?));
+        }
+        Ok(left.into_iter().flatten().min())
     }
 
     /// Columns of room that its widest layer takes.
@@ -121,10 +143,16 @@ impl LmStepper {
                 found,
             }),
         };
-        fits("layers", self.layers.len(), at.states.len())?;
+        let layers = self.layers.len() + usize::from(self.positions.is_some());
+        fits("layers", layers, at.states.len())?;
         fits("columns of room", self.columns(), at.room.shape().cols())?;
         expect_range("LmStepper", "the slots", 0..at.count() + 1, slots)?;
         self.embeddings.step(tokens, slots, &mut at.h)?;
+        if let (Some(positions), Some([read])) =
+            (&self.positions, at.states.last_mut().map(|it| &mut it[..]))
+        {
+            positions.step(&mut at.h, read, slots)?;
+        }
         if let Some(exchange) = at.exchange.as_mut().filter(|_| slots == 1)
             && let Some(layers) = self.mamba_layers(&mut at.states)?
         {
@@ -198,7 +226,7 @@ impl LmSlots {
         self.states.iter().flatten().map(bytes).sum::<usize>() / self.count().max(1)
     }
 
-    /// What is remembered of the sequence in a slot, in f32.
+    /// What is remembered of the sequence in a slot, in f32 what is bf16.
     ///
     /// # Errors
     /// A slot that there is not; memory.
@@ -206,7 +234,10 @@ impl LmSlots {
         let layers = self.states.iter().map(|layer| {
             let own = layer.iter().map(|all| {
                 let own = all.narrow(slot..slot + 1)?;
-                Ok(cast(&own.into(), DType::F32)?.into_tensor()?)
+                match all.dtype() {
+                    DType::BF16 => Ok(cast(&own.into(), DType::F32)?.into_tensor()?),
+                    _ => Ok(own),
+                }
             });
             own.collect::<Result<Vec<_>>>()
         });

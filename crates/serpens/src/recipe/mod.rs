@@ -40,10 +40,16 @@ pub const BUILT_IN: [(&str, &str); 6] = toml_files![
 ];
 
 /// The built-in models by name: what `model=NAME` sets of a recipe's `[model]`.
-pub const MODELS: [(&str, &str); 2] = toml_files![
+pub const MODELS: [(&str, &str); 8] = toml_files![
     "../../recipes/models/":
     "mamba-mlp",
+    "mamba-attention",
+    "transformer",
+    "gpt",
+    "gau",
+    "h3-attention",
     "gated-rnn",
+    "lstm",
 ];
 
 /// A training run.

@@ -1,0 +1,113 @@
+//! Mixers that read whole sequences alone, or no longer ones than a cache holds.
+
+use serpens_core::{Device, GradCheckOptions, Tensor, Var, gradcheck};
+use serpens_nn::layers::Sequence;
+use serpens_nn::mixers::{
+    AttentionConfig, BidirectionalConfig, Merge, MinGruConfig, Mixer, MixerSettings,
+};
+use serpens_nn::{Error, MambaLmConfig, Module, Start};
+use serpens_ops::Starts;
+use serpens_ops::elementwise::{scale, sub};
+
+const WIDTH: usize = 6;
+const SHAPE: [usize; 3] = [1, 9, WIDTH];
+
+fn random() -> Var {
+    let normal = Start::Normal { std: 1.0 };
+    normal
+        .draw(SHAPE.into(), "x", 5, Device::cpu())
+        .unwrap()
+        .into()
+}
+
+/// From the last position to the first.
+fn reversed(x: &Var) -> Var {
+    let rows = x.tensor().unwrap().to_vec::<f32>().unwrap();
+    let turned: Vec<f32> = rows.chunks(WIDTH).rev().flatten().copied().collect();
+    Tensor::from_slice(SHAPE, &turned, Device::cpu())
+        .unwrap()
+        .into()
+}
+
+fn assert_close(got: &Var, expected: &Var) {
+    let difference = sub(got, expected).unwrap().into_tensor().unwrap();
+    let difference = difference.to_vec::<f32>().unwrap();
+    let largest = difference.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    assert!(largest < 1e-6, "{largest}");
+}
+
+#[test]
+fn a_bidirectional_mixer_is_both_directions_together_of_whole_sequences_alone() {
+    let of = MinGruConfig::default();
+    let config = |shared, merge| BidirectionalConfig {
+        of: Box::new(of.clone().into()),
+        shared,
+        merge,
+    };
+    let plan = |config: &BidirectionalConfig| {
+        let mixer = config.plan(WIDTH, 1.0).unwrap();
+        mixer.init(Device::cpu(), 7).unwrap()
+    };
+    let x = random();
+    let read =
+        |mixer: Box<dyn Mixer>, x: &Var| mixer.forward(x, &Sequence::default(), None).unwrap();
+    let shared = |merge| plan(&config(true, merge));
+    let sum = read(shared(Merge::Sum), &x);
+    // With the same parameters for both, the reversed sequence gives the reversed outputs.
+    assert_close(&reversed(&read(shared(Merge::Sum), &reversed(&x))), &sum);
+    assert_close(&scale(&read(shared(Merge::Mean), &x), 2.0).unwrap(), &sum);
+    let count = |mixer: &dyn Mixer| mixer.count(|_| true).unwrap();
+    let one = count(shared(Merge::Sum).as_ref());
+    assert_eq!(count(plan(&config(false, Merge::Sum)).as_ref()), 2 * one);
+    let concat = plan(&config(false, Merge::Concat));
+    assert_eq!(count(concat.as_ref()), 2 * one + 2 * WIDTH * WIDTH);
+    let forward = |v: &[Var]| Ok(concat.forward(&v[0], &Sequence::default(), None)?);
+    let inputs = [x.tensor().unwrap().clone()];
+    let check = gradcheck(forward, &inputs, GradCheckOptions::default()).unwrap();
+    assert!(check.ok, "{check:?}");
+    let mut state = concat.initial_state(1, Device::cpu()).unwrap();
+    let refused = concat.forward(&x, &Sequence::default(), Some(&mut state));
+    assert!(matches!(refused, Err(Error::Unsupported(_))));
+    let model = MambaLmConfig::new(WIDTH, 2, 11).with_mixer(config(true, Merge::Sum));
+    assert!(matches!(model.plan(), Err(Error::Unsupported(_))));
+}
+
+#[test]
+fn a_cache_that_is_full_and_settings_that_do_not_fit_are_said() {
+    let config = AttentionConfig {
+        context: 4,
+        ..AttentionConfig::default()
+    };
+    let model = MambaLmConfig::new(WIDTH, 1, 11).with_mixer(config.clone());
+    let model = model.init(Device::cpu(), 3).unwrap();
+    let ids = |count: usize| Tensor::full([1, count], 1_u32, Device::cpu()).unwrap();
+    let mut state = model.initial_state(1).unwrap();
+    model.read(&ids(3), &mut state).unwrap();
+    assert!(matches!(model.read(&ids(2), &mut state), Err(Error::Full)));
+    model.read(&ids(1), &mut state).unwrap();
+    let stepper = model.stepper().unwrap();
+    let row = state.scatter().unwrap().remove(0);
+    assert_eq!(stepper.left(&row).unwrap(), Some(0));
+    let refused = |config: AttentionConfig, width| config.plan(width, 1.0).unwrap_err().to_string();
+    let heads = |heads, kv_heads| AttentionConfig {
+        heads: Some(heads),
+        kv_heads,
+        ..config.clone()
+    };
+    let told = refused(heads(4, None), 6);
+    assert_eq!(told, "heads = 4 does not divide d_model = 6");
+    assert_eq!(
+        refused(heads(6, Some(4)), 12),
+        "kv_heads = 4 does not divide heads = 6"
+    );
+    let odd = refused(heads(2, None), 6);
+    assert_eq!(odd, "a head has 3 columns, and rope turns pairs of them");
+    let starts = Starts::from_lengths(&[1, 2]);
+    let packed = Sequence {
+        starts: Some(&starts),
+        ..Sequence::default()
+    };
+    let mut state = model.initial_state(1).unwrap();
+    let refused = model.forward(&ids(3).into(), &packed, Some(&mut state));
+    assert!(matches!(refused, Err(Error::Unsupported(_))));
+}
