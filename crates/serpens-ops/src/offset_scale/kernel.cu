@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) offset_scale_rows(const __gr
 constexpr int LANES = 32;           // threads that share a row
 constexpr int TURNS = BLOCK / LANES; // rows at work
 
-// The sums over rows of dy · x and of dy, for 32 · VEC columns of dy (grid x): those of every gridDim.y-th group of rows.
+// The sums over rows of dy · x and of dy, for 32 · VEC columns of dy (grid x), over every gridDim.y-th group of rows.
 extern "C" __global__ void __launch_bounds__(BLOCK) offset_scale_sums(const __grid_constant__ OffsetScaleBackwardParams p) {
     __shared__ __align__(16) float sums[2][TURNS][LANES * VEC];
     int lane = threadIdx.x % LANES, turn = threadIdx.x / LANES;

@@ -1,5 +1,5 @@
-//! Heads of the same rows, each by factors and offsets of its own: how a gated attention unit makes its queries and keys
-//! of one projection.
+//! Heads of the same rows, each by factors and offsets of its own: how a gated attention unit makes its queries and
+//! keys of one projection.
 //!
 //! y\[r, h·s + i\] = x\[r, i\] · γ\[h·s + i\] + β\[h·s + i\], s the columns of x.
 //!
