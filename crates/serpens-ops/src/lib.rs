@@ -46,6 +46,7 @@ pub mod lti_kernel;
 pub mod mamba_layers;
 pub mod offset_scale;
 pub mod optimizer;
+pub mod pooling;
 pub mod positions;
 pub mod quantized_linear;
 pub mod reduce;

@@ -29,6 +29,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::mamba_layers::tests::devices::run_all,
     crate::offset_scale::tests::devices::run_all,
     crate::optimizer::tests::devices::run_all,
+    crate::pooling::tests::devices::run_all,
     crate::positions::tests::devices::run_all,
     crate::reduce::tests::devices::run_all,
     crate::rms_norm::tests::devices::run_all,

@@ -38,6 +38,7 @@ operations! {
     mamba_layers: run_all,
     offset_scale: run_all,
     optimizer: run_all,
+    pooling: run_all,
     positions: run_all,
     reduce: run_all,
     rms_norm: run_all,
