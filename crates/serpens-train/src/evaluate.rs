@@ -32,17 +32,19 @@ impl TextTotals {
 }
 
 /// The tokens that `slices` yields, each once, read with carried state: p(token | those of its row before it, from its
-/// document's start on).
+/// document's start on). A model whose sequences have an end ([`MambaLmConfig::context`]) reads each slice by itself.
+///
+/// [`MambaLmConfig::context`]: serpens_nn::MambaLmConfig::context
 ///
 /// # Errors
 /// Text that cannot be read, memory, or a model of fewer tokens; those of `watch`.
 pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Result<TextTotals> {
-    let mut state = model.initial_state(slices.rows())?;
+    let mut state = carried(model, slices.rows())?;
     let (mut tokens, mut done, mut bytes) = (Totals::default(), 0, 0);
     while let Some(slice) = slices.next() {
         watch(done)?;
         let slice = slice?;
-        tokens = tokens.merge(read(model, &slice, 0..slice.length, &mut state)?);
+        tokens = tokens.merge(read(model, &slice, 0..slice.length, state.as_mut())?);
         bytes += slices.text_bytes(&slice);
         done += slice.batch * slice.length;
     }
@@ -50,7 +52,8 @@ pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Resul
 }
 
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a
-/// time and the state is carried on, so that but for the tokens themselves the memory does not depend on the length.
+/// time and the state is carried on, so that but for the tokens themselves the memory does not depend on the length; a
+/// model whose sequences have an end reads each batch as a whole.
 ///
 /// # Errors
 /// Those of the batches and of `watch`; tokens that the model does not know, memory.
@@ -63,15 +66,22 @@ pub fn answers(
     let (mut totals, mut done, chunk) = (Totals::default(), 0, chunk.max(1));
     for batch in batches {
         let batch = batch?;
-        let mut state = model.initial_state(batch.batch)?;
+        let mut state = carried(model, batch.batch)?;
+        let chunk = state.as_ref().map_or(batch.length.max(1), |_| chunk);
         for from in (0..batch.length).step_by(chunk) {
             watch(done)?;
             let to = batch.length.min(from + chunk);
-            totals = totals.merge(read(model, &batch, from..to, &mut state)?);
+            totals = totals.merge(read(model, &batch, from..to, state.as_mut())?);
             done += batch.batch * (to - from);
         }
     }
     Ok(totals)
+}
+
+/// The state to read rows from, where it can be carried on without end.
+fn carried(model: &MambaLm, rows: usize) -> Result<Option<LmState>> {
+    let endless = model.config().context().is_none();
+    Ok(endless.then(|| model.initial_state(rows)).transpose()?)
 }
 
 /// Reads some positions of every row; logits are computed where a target counts only.
@@ -79,7 +89,7 @@ fn read(
     model: &MambaLm,
     batch: &Batch,
     positions: Range<usize>,
-    state: &mut LmState,
+    state: Option<&mut LmState>,
 ) -> Result<Totals> {
     let (shape, device) = ([batch.batch, positions.len()], model.device());
     let cut = |values: &[u32]| {
@@ -94,7 +104,7 @@ fn read(
         starts: starts.as_ref(),
         ..Sequence::default()
     };
-    let hidden = model.hidden(&ids.into(), &sequence, Some(state))?;
+    let hidden = model.hidden(&ids.into(), &sequence, state)?;
     if targets.iter().all(|&target| target == IGNORE) {
         return Ok(Totals::default());
     }

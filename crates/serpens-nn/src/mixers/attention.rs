@@ -65,6 +65,10 @@ impl MixerSettings for AttentionConfig {
             width: d_model,
         }))
     }
+
+    fn context(&self) -> Option<usize> {
+        self.window.is_none().then_some(self.context)
+    }
 }
 
 /// Refuses a setting that does not divide another.

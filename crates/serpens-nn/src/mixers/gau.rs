@@ -62,6 +62,10 @@ impl MixerSettings for GauConfig {
             width,
         }))
     }
+
+    fn context(&self) -> Option<usize> {
+        self.window.is_none().then_some(self.context)
+    }
 }
 
 #[derive(Clone, Debug)]

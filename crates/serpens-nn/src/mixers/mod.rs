@@ -127,6 +127,11 @@ pub trait MixerSettings {
         true
     }
 
+    /// Tokens that a sequence has at most where it is read from a state; none where there is no such number.
+    fn context(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether nothing of a token reaches earlier ones.
     fn is_causal(&self) -> bool {
         true

@@ -131,13 +131,24 @@ impl MambaLmConfig {
         self
     }
 
-    /// What the state space models inside are called; `mixed` where they are not all the same, `none` where there are
-    /// none.
+    /// Tokens that a sequence has at most where it is read from a state: as many as the smallest cache holds, or
+    /// positions were learnt. None where sequences have no end.
+    pub fn context(&self) -> Option<usize> {
+        let mixers = self.layer_mixers().unwrap_or_default();
+        let caches = mixers.iter().filter_map(|mixer| mixer.context());
+        let learnt = (self.positions > 0).then_some(self.positions);
+        caches.chain(learnt).min()
+    }
+
+    /// What the state space models inside are called; `mixed` where they are not all the same. Where there are none,
+    /// the kind of the first mixer that carries something on.
     pub fn ssm_name(&self) -> &'static str {
         let mut mixers = self.layer_mixers().unwrap_or_default();
+        let other = mixers.iter().find(|mixer| mixer.remembers());
+        let other = other.map_or("none", |mixer| mixer.kind().1);
         let ssms = mixers.iter_mut().filter_map(|mixer| mixer.ssm());
         let mut names = ssms.map(|ssm| ssm.name());
-        let first = names.next().unwrap_or("none");
+        let first = names.next().unwrap_or(other);
         match names.all(|name| name == first) {
             true => first,
             false => "mixed",

@@ -62,10 +62,12 @@ pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
     }
 }
 
-/// How well the model in `path` predicts a text, each token from all before it in its document.
+/// How well the model in `path` predicts a text, each token from all before it in its document; of a model whose
+/// sequences have an end, in windows of that length.
 pub(super) fn whole(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<TextTotals> {
     let mut shown = meter("its whole document", corpus);
-    let slices = corpus.slices(Split::Validation, 1, READ_LENGTH)?;
+    let length = model.config().context().unwrap_or(READ_LENGTH);
+    let slices = corpus.slices(Split::Validation, 1, length)?;
     let whole = evaluate::text(model, slices, &mut |done| shown.at(done))?;
     if !whole.tokens.sum.is_finite() {
         return Err(Error::wrong_model(path, WrongModel::NotFinite));

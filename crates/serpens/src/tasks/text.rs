@@ -93,10 +93,14 @@ impl TaskSettings for TextConfig {
             (None, None) => tokens,
             _ => usize::MAX, // models have room for more, up to a round number
         };
-        let held_out = || corpus.slices(Split::Validation, READ_ROWS, READ_LENGTH);
+        let slices = |length| {
+            let slices = corpus.slices(Split::Validation, READ_ROWS, length)?;
+            Ok::<_, Error>(slices.at_most(tests.tokens))
+        };
+        let held_out = || Ok::<_, Error>([slices(READ_LENGTH)?, slices(self.length)?]);
         let held_out = (self.validation > 0.0).then(held_out).transpose()?;
         Ok(Box::new(Text {
-            held_out: held_out.map(|slices| slices.at_most(tests.tokens)),
+            held_out,
             data: data.clone(),
             vocabulary: tokens..=most,
             corpus,
@@ -112,13 +116,15 @@ struct Text {
     vocabulary: RangeInclusive<usize>,
     corpus: Corpus,
     source: CorpusSource,
-    /// What is read of the held-out text, where there is any.
-    held_out: Option<Slices>,
+    /// What is read of the held-out text, where there is any: by models whose sequences have no end, and by others, in
+    /// windows as they are trained on.
+    held_out: Option<[Slices; 2]>,
     prompt: Vec<u32>,
 }
 
 /// How well a model of this name predicts the held-out text.
-fn bits(name: &str, model: &MambaLm, text: &Slices, mode: OutputMode) -> TrainResult<f64> {
+fn bits(name: &str, model: &MambaLm, text: &[Slices; 2], mode: OutputMode) -> TrainResult<f64> {
+    let text = &text[usize::from(model.config().context().is_some())];
     let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.tokens());
     let totals = evaluate::text(model, text.clone(), &mut |done| meter.at(done))?;
     Ok(totals.bits_per_byte())
@@ -143,7 +149,7 @@ impl Text {
             false => String::new(),
         };
         let read = counted(read as u64, self.unit());
-        format!("{read} that training never saw{of}, read in order with carried state.")
+        format!("{read} that training never saw{of}, read in order with carried state; by models with caches in windows as in training.")
     }
 
     /// Text that a model writes.
@@ -238,7 +244,7 @@ impl Task for Text {
             Some(held_out) => (
                 "Held-out text",
                 "Bits per byte on held-out text",
-                self.what_is_read(held_out),
+                self.what_is_read(&held_out[0]),
             ),
             None => (
                 "Training text",
