@@ -149,7 +149,9 @@ impl Text {
             false => String::new(),
         };
         let read = counted(read as u64, self.unit());
-        format!("{read} that training never saw{of}, read in order with carried state; by models with caches in windows as in training.")
+        format!(
+            "{read} that training never saw{of}, read in order with carried state; by models with caches in windows as in training."
+        )
     }
 
     /// Text that a model writes.

@@ -127,7 +127,7 @@ fn decoding_says_what_weights_became_and_refuses_what_it_has_no_use_or_room_for(
         decode(&format!("{option} 12")).is_refused(2, &[option, "nothing that is measured"]);
     }
     decode("--recompute block").is_refused(2, &["--recompute", "nothing that is measured"]);
-    decode("--vocab 300 --batch 4294967295").fails(2, &["--batch", "give at most"]);
+    decode("--vocab 300 --batch 4294967295").fails(2, &["--batch", "128"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde_json::json;
-use serpens_core::{DType, Device, expect_range};
+use serpens_core::{DType, Device};
 use serpens_formats::Encoding;
 use serpens_infer::{
     Batching, Error as InferError, Request, SequenceState, Told, generate, most_slots,
@@ -18,9 +18,10 @@ use super::cases::token;
 use super::limits::memory;
 use super::published::VOCABULARY;
 use super::{Bench, Row, Table, median};
-use crate::Result;
 use crate::machine::check_fits;
 use crate::progress::waiting;
+use crate::refusal::Refusal;
+use crate::{Error, Result};
 
 /// How matrices are held where that is not given.
 const WEIGHTS: [Encoding; 5] = [
@@ -126,8 +127,11 @@ fn decode(
 ) -> Result<Row> {
     let config = model.config();
     let states = bench.shapes.states.unwrap_or(DType::F32);
-    let most = most_slots(bench.clock.device);
-    expect_range("bench decode", "--batch", 1..most + 1, batch)?;
+    let allowed = 1..=most_slots(bench.clock.device) as u64;
+    if !allowed.contains(&(batch as u64)) {
+        let found = batch as u64;
+        return Err(Error::refused("--batch", Refusal::Range { found, allowed }));
+    }
     let slot = model.stepper()?.slots(model, 1, states)?.bytes_per_slot();
     if bench.clock.device == Device::Cpu {
         // Slots are taken one by one there, and those that are left behind are there too while they become more.
