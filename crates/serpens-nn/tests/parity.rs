@@ -394,7 +394,7 @@ fn mixed() -> MambaLmConfig {
     };
     let letters: String = MixerConfig::all().map(|one| one.kind().0).iter().collect();
     let model = MambaLmConfig {
-        positions: 512,
+        positions: 2048,
         ..MambaLmConfig::new(WIDTH, letters.len() + 1, 11)
     };
     model.with_mixer(h3).with_layers(letters)

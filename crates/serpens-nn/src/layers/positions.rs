@@ -49,7 +49,7 @@ impl Positions {
         }
         let shape = x.shape();
         let [batch, length, width] = shape.axes("positions", "x", "(batch, length, d_model)")?;
-        let lengths = sequence.lengths_of(batch, length);
+        let lengths = sequence.lengths_of([batch, length], read.shape()[0])?;
         let flat = x.tensor()?.reshape([batch * length, width])?;
         let mut of_all = read.tensor()?.to_vec::<u32>()?;
         let (mut at, mut outputs) = (0, Vec::new());

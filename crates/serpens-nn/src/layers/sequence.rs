@@ -7,7 +7,7 @@ use serpens_core::tape::recompute;
 use serpens_ops::Starts;
 
 use crate::ssm::SelectionTrace;
-use crate::{Recompute, Result};
+use crate::{Error, Recompute, Result};
 
 /// How a layer is to read a sequence.
 #[derive(Clone, Copy, Default)]
@@ -28,10 +28,24 @@ pub struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
-    /// The length of each sequence of (batch, length) rows.
-    pub(crate) fn lengths_of(&self, batch: usize, length: usize) -> Vec<usize> {
-        self.lengths
-            .map_or_else(|| vec![length; batch], <[usize]>::to_vec)
+    /// The length of each sequence of (batch, length) rows, of which there are states for so many.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where they are not as many.
+    pub(crate) fn lengths_of(
+        &self,
+        [batch, length]: [usize; 2],
+        states: usize,
+    ) -> Result<Vec<usize>> {
+        let lengths = self
+            .lengths
+            .map_or_else(|| vec![length; batch], <[usize]>::to_vec);
+        match lengths.len() == states {
+            true => Ok(lengths),
+            false => Err(Error::Unsupported(
+                "each sequence is read with its own state",
+            )),
+        }
     }
 
     /// What `read` makes of the inputs, of which nothing but these is kept: it reads them once more for the gradients.

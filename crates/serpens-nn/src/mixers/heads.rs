@@ -139,8 +139,8 @@ impl Heads {
         }
         let shape = qkv[0].shape();
         let [batch, length, width] = shape.axes("attention", "q", "(batch, length, columns)")?;
-        let lengths = sequence.lengths_of(batch, length);
         let [read, keys, values] = parts(state)?;
+        let lengths = sequence.lengths_of([batch, length], read.shape()[0])?;
         let mut read = read.tensor()?.to_vec::<u32>()?;
         let of_sequences = read.as_chunks_mut().0;
         for ([read, _], length) in of_sequences.iter().zip(&lengths) {
