@@ -212,7 +212,9 @@ impl<'a> Decoder<'a> {
         expect_count("Decoder", "tokens", self.taken(), tokens.len())?;
         check_ids(tokens, self.model.config().vocab_size)?;
         if self.left.contains(&Some(0)) {
-            return Err(serpens_nn::Error::Full.into());
+            let config = self.model.config();
+            let learnt = config.context() == Some(config.positions);
+            return Err(serpens_nn::Error::Full { learnt }.into());
         }
         if tokens.is_empty() {
             return Ok(());

@@ -36,7 +36,7 @@ const SAMPLE: usize = 256;
 ///   where there is none;
 /// - `recent`: u32 (up to 64), the tokens that the repetition penalty looks at;
 /// - `logits`: f32 (vocabulary), those of the next token; (0) where a token is to be read first;
-/// - `layers.0.0` and so on: f32 (1, …), what each layer remembers, in its own order.
+/// - `layers.0.0` and so on: (1, …), what each layer remembers, in its own order and types; of attention its whole cache.
 #[derive(Clone, Debug)]
 pub struct SequenceState {
     pub(crate) row: StateRow,

@@ -107,12 +107,16 @@ pub enum Error {
         /// What is wrong with it.
         fault: PatternFault,
     },
-    /// A sequence with more tokens than attention's caches hold.
-    #[error(
-        "the sequence is longer than attention's cache: raise `context` in its settings, or give it a `window`"
-    )]
-    Full,
-    /// A setting that does not go with another.
+    /// A sequence with more tokens than attention's caches hold, or than there are learnt positions.
+    #[error("the sequence is longer than {}", match learnt {
+        true => "the model's table of positions (model.positions)",
+        false => "attention's cache: raise `context` in its settings, or give it a `window`",
+    })]
+    Full {
+        /// Whether it is positions that are too few.
+        learnt: bool,
+    },
+    /// A setting, by its name, that does not go with another.
     #[error("{0}")]
     Uneven(String),
     /// A layer that cannot do this.
@@ -277,7 +281,7 @@ impl Error {
 
     /// The same error, of a setting in this table of a recipe.
     pub fn within(mut self, table: &str) -> Self {
-        if let Error::Config { field, .. } = &mut self {
+        if let Error::Config { field, .. } | Error::Uneven(field) = &mut self {
             *field = join(table, field);
         }
         self

@@ -83,7 +83,10 @@ fn a_cache_that_is_full_and_settings_that_do_not_fit_are_said() {
     let ids = |count: usize| Tensor::full([1, count], 1_u32, Device::cpu()).unwrap();
     let mut state = model.initial_state(1).unwrap();
     model.read(&ids(3), &mut state).unwrap();
-    assert!(matches!(model.read(&ids(2), &mut state), Err(Error::Full)));
+    assert!(matches!(
+        model.read(&ids(2), &mut state),
+        Err(Error::Full { learnt: false })
+    ));
     model.read(&ids(1), &mut state).unwrap();
     let stepper = model.stepper().unwrap();
     let row = state.scatter().unwrap().remove(0);
@@ -101,7 +104,7 @@ fn a_cache_that_is_full_and_settings_that_do_not_fit_are_said() {
         "kv_heads = 4 does not divide heads = 6"
     );
     let odd = refused(heads(2, None), 6);
-    assert_eq!(odd, "a head has 3 columns, and rope turns pairs of them");
+    assert_eq!(odd, "rope = true turns pairs of columns, and a head has 3");
     let starts = Starts::from_lengths(&[1, 2]);
     let packed = Sequence {
         starts: Some(&starts),

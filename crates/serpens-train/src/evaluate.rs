@@ -32,9 +32,9 @@ impl TextTotals {
 }
 
 /// The tokens that `slices` yields, each once, read with carried state: p(token | those of its row before it, from its
-/// document's start on). A model whose sequences have an end ([`MambaLmConfig::context`]) reads each slice by itself.
+/// document's start on). A model with caches ([`MambaLmConfig::caches`]) reads each slice by itself.
 ///
-/// [`MambaLmConfig::context`]: serpens_nn::MambaLmConfig::context
+/// [`MambaLmConfig::caches`]: serpens_nn::MambaLmConfig::caches
 ///
 /// # Errors
 /// Text that cannot be read, memory, or a model of fewer tokens; those of `watch`.
@@ -53,7 +53,7 @@ pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Resul
 
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a
 /// time and the state is carried on, so that but for the tokens themselves the memory does not depend on the length; a
-/// model whose sequences have an end reads each batch as a whole.
+/// model with caches reads each batch as a whole.
 ///
 /// # Errors
 /// Those of the batches and of `watch`; tokens that the model does not know, memory.
@@ -78,10 +78,10 @@ pub fn answers(
     Ok(totals)
 }
 
-/// The state to read rows from, where it can be carried on without end.
+/// The state to read rows from, where it can be carried on whatever comes.
 fn carried(model: &MambaLm, rows: usize) -> Result<Option<LmState>> {
-    let endless = model.config().context().is_none();
-    Ok(endless.then(|| model.initial_state(rows)).transpose()?)
+    let carries = !model.config().caches();
+    Ok(carries.then(|| model.initial_state(rows)).transpose()?)
 }
 
 /// Reads some positions of every row; logits are computed where a target counts only.

@@ -28,6 +28,12 @@ pub enum Refusal {
     /// A setting of another model than that which is gone on from.
     #[error("it is not that of {}, which the run goes on from: leave it out", .0.display())]
     OtherModel(PathBuf),
+    /// A second model beside one without a state space model.
+    #[error("the model has no state space model to replace: leave it out with --set twin=none")]
+    NothingToTwin,
+    /// A mixer that no GPU computes.
+    #[error("the model has LSTM layers, which the processor alone computes: take --device cpu")]
+    ProcessorAlone,
     /// A second model beside one that is gone on from.
     #[error("it has no meaning where a model is gone on from: leave it out with --set twin=none")]
     TwinOfInit,

@@ -92,7 +92,7 @@ impl Positions {
     fn check_room(&self, tokens: usize) -> Result<()> {
         match tokens <= self.weight.shape().rows() {
             true => Ok(()),
-            false => Err(Error::Full),
+            false => Err(Error::Full { learnt: true }),
         }
     }
 }

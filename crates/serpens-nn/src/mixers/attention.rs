@@ -11,14 +11,17 @@ use crate::lora::is_adapted;
 use crate::setting::{SIZE, check};
 use crate::{Error, Recompute, Result, module};
 
-/// Columns of a head where their number is not said, as near as the width allows.
-pub(super) const HEAD: usize = 64;
+/// Heads where their number is not said: each of 64 columns or the next larger even number that divides the width.
+pub(super) fn usual_heads(width: usize) -> usize {
+    let even = |heads: &usize| width.is_multiple_of(2 * heads);
+    (1..=width / 64).rev().find(even).unwrap_or(1)
+}
 
 /// Configures attention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttentionConfig {
-    /// Heads of queries, which divide the model's width; one for each 64 columns of it if it is left out.
+    /// Heads of queries, which divide the model's width; one for each 64 columns of it, or more, if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
     /// Heads of keys and values, which divide those of queries; as many if it is left out.
@@ -45,7 +48,7 @@ pub struct AttentionConfig {
 impl MixerSettings for AttentionConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         check("d_model", d_model as f64, SIZE)?;
-        let heads = self.heads.unwrap_or((d_model / HEAD).max(1));
+        let heads = self.heads.unwrap_or_else(|| usual_heads(d_model));
         let kv_heads = self.kv_heads.unwrap_or(heads);
         divides("heads", heads, "d_model", d_model)?;
         divides("kv_heads", kv_heads, "heads", heads)?;
@@ -64,6 +67,14 @@ impl MixerSettings for AttentionConfig {
             heads: heads.plan()?,
             width: d_model,
         }))
+    }
+
+    fn caches(&self) -> bool {
+        true
+    }
+
+    fn reverses(&self) -> bool {
+        false
     }
 
     fn context(&self) -> Option<usize> {

@@ -39,6 +39,10 @@ pub struct BidirectionalConfig {
 
 impl MixerSettings for BidirectionalConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
+        if !self.of.is_causal() || !self.of.reverses() {
+            let what = "a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU";
+            return Err(Error::Unsupported(what));
+        }
         let one = || {
             let mixer = self.of.plan(d_model, output_divisor);
             mixer.map_err(|error| error.within("of"))

@@ -7,7 +7,7 @@ use serpens_ops::elementwise::{add, cast, mul, silu};
 use serpens_ops::offset_scale::offset_scale;
 use smart_default::SmartDefault;
 
-use super::attention::{HEAD, divides};
+use super::attention::{divides, usual_heads};
 use super::heads::{Heads, HeadsPlan};
 use super::{Mixer, MixerSettings, MixerState, Stepper};
 use crate::layers::{Linear, RmsNorm, Sequence};
@@ -23,7 +23,8 @@ pub struct GauConfig {
     /// Inner width over model width.
     #[default = 2]
     pub expand: usize,
-    /// Heads, which divide the inner width; one for each 64 columns of it if it is left out. z has a head's columns.
+    /// Heads, which divide the inner width; one for each 64 columns of it, or more, if it is left out. z has a head's
+    /// columns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
     /// Tokens that a cache holds, as [`AttentionConfig`](super::AttentionConfig) has it.
@@ -39,7 +40,7 @@ impl MixerSettings for GauConfig {
         check("d_model", d_model as f64, SIZE)?;
         check("expand", self.expand as f64, SIZE)?;
         let width = d_model.saturating_mul(self.expand);
-        let count = self.heads.unwrap_or((width / HEAD).max(1));
+        let count = self.heads.unwrap_or_else(|| usual_heads(width));
         divides("heads", count, "the inner width", width)?;
         let head = width / count;
         let columns = width.saturating_mul(2).saturating_add(head);
@@ -61,6 +62,14 @@ impl MixerSettings for GauConfig {
             heads: heads.plan()?,
             width,
         }))
+    }
+
+    fn caches(&self) -> bool {
+        true
+    }
+
+    fn reverses(&self) -> bool {
+        false
     }
 
     fn context(&self) -> Option<usize> {

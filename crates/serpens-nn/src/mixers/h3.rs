@@ -6,7 +6,7 @@ use smart_default::SmartDefault;
 use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
-use crate::ssm::SsmConfig;
+use crate::ssm::{SsmConfig, SsmSettings};
 
 /// Configures an H3 mixer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
@@ -41,5 +41,9 @@ impl MixerSettings for H3Config {
 
     fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
+    }
+
+    fn reverses(&self) -> bool {
+        self.ssm.reverses()
     }
 }

@@ -35,11 +35,11 @@ impl HeadsPlan {
         if let Some(base) = self.rope {
             check("rope_base", base.into(), 1.0..=1e12)?;
             if head % 2 == 1 {
-                let what = format!("a head has {head} columns, and rope turns pairs of them");
+                let what = format!("rope = true turns pairs of columns, and a head has {head}");
                 return Err(Error::Uneven(what));
             }
         }
-        let most = f64::from(1 << 30);
+        let most = f64::from((1 << 30) - 1);
         check("context", self.context as f64, 1.0..=most)?;
         if let Some(window) = self.window {
             check("window", window as f64, 1.0..=most)?;
@@ -188,7 +188,7 @@ impl Heads {
     fn check_room(&self, tokens: usize) -> Result<()> {
         match self.window.is_some() || tokens <= self.capacity {
             true => Ok(()),
-            false => Err(Error::Full),
+            false => Err(Error::Full { learnt: false }),
         }
     }
 

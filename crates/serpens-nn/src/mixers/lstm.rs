@@ -33,6 +33,14 @@ impl MixerSettings for LstmConfig {
             out_proj: Linear::plan_with([width, d_model], false, output_divisor),
         }))
     }
+
+    fn reverses(&self) -> bool {
+        false
+    }
+
+    fn on_gpu(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Clone, Debug)]

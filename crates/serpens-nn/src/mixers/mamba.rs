@@ -6,7 +6,7 @@ use smart_default::SmartDefault;
 use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
-use crate::ssm::SsmConfig;
+use crate::ssm::{SsmConfig, SsmSettings};
 
 /// Configures a Mamba mixer. The defaults are the paper's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
@@ -56,5 +56,9 @@ impl MixerSettings for MambaConfig {
 
     fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
+    }
+
+    fn reverses(&self) -> bool {
+        self.ssm.reverses()
     }
 }

@@ -127,6 +127,21 @@ pub trait MixerSettings {
         true
     }
 
+    /// Whether its state is a cache of tokens, which packed sequences cannot go on with.
+    fn caches(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads sequences in reverse.
+    fn reverses(&self) -> bool {
+        true
+    }
+
+    /// Whether it runs on a GPU.
+    fn on_gpu(&self) -> bool {
+        true
+    }
+
     /// Tokens that a sequence has at most where it is read from a state; none where there is no such number.
     fn context(&self) -> Option<usize> {
         None
@@ -138,8 +153,8 @@ pub trait MixerSettings {
     }
 }
 
-/// What a mixer remembers of the tokens it has read: one tensor per layer over time, in the mixer's order; none where
-/// it looks at each by itself.
+/// What a mixer remembers of the tokens it has read: tensors whose first axis is the batch, in the mixer's order; none
+/// where it looks at each token by itself.
 pub type MixerState = Vec<Var>;
 
 /// A layer that carries information from token to token, or makes more of each. Its clone has parameters of its own.

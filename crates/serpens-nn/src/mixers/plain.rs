@@ -6,7 +6,7 @@ use smart_default::SmartDefault;
 use super::gated::{Form, Gate};
 use super::{Mixer, MixerSettings};
 use crate::Result;
-use crate::ssm::SsmConfig;
+use crate::ssm::{SsmConfig, SsmSettings};
 
 /// Configures a plain mixer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
@@ -38,5 +38,9 @@ impl MixerSettings for PlainConfig {
 
     fn ssm(&mut self) -> Option<&mut SsmConfig> {
         Some(&mut self.ssm)
+    }
+
+    fn reverses(&self) -> bool {
+        self.ssm.reverses()
     }
 }

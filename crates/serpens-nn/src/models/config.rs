@@ -140,6 +140,18 @@ impl MambaLmConfig {
         caches.chain(learnt).min()
     }
 
+    /// Whether a state of it is a cache of tokens, in some layer.
+    pub fn caches(&self) -> bool {
+        let mixers = self.layer_mixers().unwrap_or_default();
+        self.positions > 0 || mixers.iter().any(|mixer| mixer.caches())
+    }
+
+    /// Whether there is a state space model inside.
+    pub fn has_ssm(&self) -> bool {
+        let mut mixers = self.layer_mixers().unwrap_or_default();
+        mixers.iter_mut().any(|mixer| mixer.ssm().is_some())
+    }
+
     /// What the state space models inside are called; `mixed` where they are not all the same. Where there are none,
     /// the kind of the first mixer that carries something on.
     pub fn ssm_name(&self) -> &'static str {
@@ -173,7 +185,6 @@ impl MambaLmConfig {
         check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
         check("n_layer", self.n_layer as f64, LAYERS)?;
         let mixers = self.placed_mixers()?;
-        let mut backbone = Backbone::plan_placed(width, self.n_layer, self.norm_eps, &mixers)?;
         if !mixers.iter().any(|(_, mixer)| mixer.remembers()) {
             let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
             return Err(Error::Unsupported(what));
@@ -182,6 +193,7 @@ impl MambaLmConfig {
             let what = "a bidirectional layer sees what a language model is to predict: give it to a backbone with another head";
             return Err(Error::Unsupported(what));
         }
+        let mut backbone = Backbone::plan_placed(width, self.n_layer, self.norm_eps, &mixers)?;
         if self.positions > 0 {
             backbone = backbone.with_positions(self.positions, self.embedding_std);
         }

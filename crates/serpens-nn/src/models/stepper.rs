@@ -23,6 +23,8 @@ pub struct LmStepper {
 pub struct LmSlots {
     /// Of each layer, and behind them of learnt positions, (S, …) as its mixer has them; those of selective scans may be bf16.
     states: Vec<Vec<Tensor>>,
+    /// Whether states were asked for in bf16.
+    narrow: bool,
     /// The residual stream: (S, d_model) of f32.
     h: Tensor,
     /// What a layer computes on the way: (S, columns) in the type of the activations.
@@ -63,11 +65,12 @@ impl LmStepper {
     /// [`Error::States`] where a layer has none that may be so; memory.
     pub fn slots(&self, model: &MambaLm, slots: usize, states: DType) -> Result<LmSlots> {
         let (device, config) = (model.device(), model.config());
+        let narrow = states == DType::BF16;
         let layers = self.layers.iter().zip(&model.backbone.layers).enumerate();
         let states = layers.map(|(layer, ((_, mixer), planned))| {
-            let narrow = mixer.narrow_state();
+            let of_scan = mixer.narrow_state();
             let tensors = planned.mixer.initial_state(slots, device)?;
-            let may_be = states == DType::BF16 && (narrow.is_some() || tensors.is_empty());
+            let may_be = states == DType::BF16 && (of_scan.is_some() || tensors.is_empty());
             if states != DType::F32 && !may_be {
                 return Err(Error::States { states, layer });
             }
@@ -75,7 +78,7 @@ impl LmStepper {
                 tensors
                     .into_iter()
                     .enumerate()
-                    .map(|(i, state)| match narrow == Some(i) {
+                    .map(|(i, state)| match of_scan == Some(i) {
                         true => Ok(cast(&state, states)?.into_tensor()?),
                         false => Ok(state.into_tensor()?),
                     });
@@ -91,6 +94,7 @@ impl LmStepper {
         let exchange = layers.map_or(Ok(None), |layers| Exchange::new(&layers))?;
         Ok(LmSlots {
             states,
+            narrow,
             exchange,
             h: Tensor::zeros([slots, config.d_model], DType::F32, device)?,
             room: Tensor::zeros([slots, columns], activations, device)?,
@@ -122,7 +126,7 @@ impl LmStepper {
     }
 
     /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On
-    /// the processor it allocates nothing where every mixer has a fused step, and a slot has the same bits among any
+    /// the processor it allocates nothing where every mixer has a fused step but a gated attention unit's, and a slot has the same bits among any
     /// others.
     ///
     /// # Shapes
@@ -226,7 +230,7 @@ impl LmSlots {
         self.states.iter().flatten().map(bytes).sum::<usize>() / self.count().max(1)
     }
 
-    /// What is remembered of the sequence in a slot, in f32 what is bf16.
+    /// What is remembered of the sequence in a slot, in f32 what is bf16 as it was asked for.
     ///
     /// # Errors
     /// A slot that there is not; memory.
@@ -234,9 +238,9 @@ impl LmSlots {
         let layers = self.states.iter().map(|layer| {
             let own = layer.iter().map(|all| {
                 let own = all.narrow(slot..slot + 1)?;
-                match all.dtype() {
-                    DType::BF16 => Ok(cast(&own.into(), DType::F32)?.into_tensor()?),
-                    _ => Ok(own),
+                match self.narrow && all.dtype() == DType::BF16 {
+                    true => Ok(cast(&own.into(), DType::F32)?.into_tensor()?),
+                    false => Ok(own),
                 }
             });
             own.collect::<Result<Vec<_>>>()

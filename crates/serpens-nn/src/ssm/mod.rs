@@ -60,6 +60,11 @@ pub trait SsmSettings {
     /// What it is called.
     fn name(&self) -> &'static str;
 
+    /// Whether it reads sequences in reverse.
+    fn reverses(&self) -> bool {
+        true
+    }
+
     /// The model without values, over `d_inner` channels of a model of width `d_model`.
     ///
     /// # Errors

@@ -37,6 +37,10 @@ impl SsmSettings for S4dConfig {
         "S4D"
     }
 
+    fn reverses(&self) -> bool {
+        false
+    }
+
     fn plan(&self, _d_model: usize, channels: usize) -> Result<Box<dyn Ssm>> {
         self.dt.check()?;
         check("max_lr", self.max_lr.into(), 0.0..=f64::INFINITY)?;

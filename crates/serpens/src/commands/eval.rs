@@ -62,12 +62,11 @@ pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
     }
 }
 
-/// How well the model in `path` predicts a text, each token from all before it in its document; of a model whose
-/// sequences have an end, in windows of that length.
+/// How well the model in `path` predicts a text, each token from all before it in its document; of a model with
+/// caches, in windows of what they hold.
 pub(super) fn whole(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<TextTotals> {
-    let mut shown = meter("its whole document", corpus);
-    let length = model.config().context().unwrap_or(READ_LENGTH);
-    let slices = corpus.slices(Split::Validation, 1, length)?;
+    let mut shown = meter(&reach(model), corpus);
+    let slices = corpus.slices(Split::Validation, 1, window_of(model))?;
     let whole = evaluate::text(model, slices, &mut |done| shown.at(done))?;
     if !whole.tokens.sum.is_finite() {
         return Err(Error::wrong_model(path, WrongModel::NotFinite));
@@ -78,6 +77,19 @@ pub(super) fn whole(model: &MambaLm, path: &Path, corpus: &Corpus) -> Result<Tex
     }
 }
 
+/// What each token is predicted from.
+fn reach(model: &MambaLm) -> String {
+    match model.config().caches() {
+        true => format!("windows of {}", grouped(window_of(model))),
+        false => "its whole document".to_owned(),
+    }
+}
+
+/// Tokens that are read at a time.
+fn window_of(model: &MambaLm) -> usize {
+    model.config().context().unwrap_or(READ_LENGTH)
+}
+
 fn meter(name: &str, corpus: &Corpus) -> Meter {
     Meter::new(OutputMode::Terminal, name.to_owned(), corpus.tokens())
 }
@@ -86,7 +98,7 @@ fn meter(name: &str, corpus: &Corpus) -> Meter {
 fn text(args: &EvalArgs, opened: &Opened, tokenizer: &Tokenizer) -> Result<Told> {
     let (model, corpus) = (&opened.model, corpus(&args.data, tokenizer)?);
     let whole = whole(model, &opened.path, &corpus)?;
-    let mut readings = vec![("whole", "its whole document".to_owned(), whole.tokens)];
+    let mut readings = vec![("whole", reach(model), whole.tokens)];
     if let Some(length) = args.window {
         let name = format!("fixed windows of {}", grouped(length));
         let mut shown = meter(&name, &corpus);

@@ -1,6 +1,8 @@
 //! Everything that can be refused before a run's folder is made.
 
+use serpens_core::Device;
 use serpens_data::Error as DataError;
+use serpens_nn::mixers::MixerSettings;
 use serpens_nn::ssm::SsmSettings;
 use serpens_nn::{MambaLmConfig, Module, Recompute};
 use serpens_train::{Compute, Error as TrainError};
@@ -52,6 +54,7 @@ fn check_origin(recipe: &Recipe) -> Result<()> {
     let wrong = match recipe {
         _ if !goes_on && recipe.model == no_model() => ("model", Refusal::NoModel),
         _ if goes_on && recipe.twin.is_some() => ("twin", Refusal::TwinOfInit),
+        _ if recipe.twin.is_some() && !recipe.model.has_ssm() => ("twin", Refusal::NothingToTwin),
         _ if recipe.model.lora.is_some() => ("model.lora", Refusal::NothingToAdapt),
         _ if !goes_on && recipe.lora.is_some() => ("lora", Refusal::NothingToAdapt),
         _ => return Ok(()),
@@ -102,6 +105,17 @@ fn check_model(
     compute: &Compute,
 ) -> Result<()> {
     let (device, mut plan) = (compute.device, model.plan()?);
+    let [_, length] = recipe.task.settings().largest_batch();
+    if model.positions > 0 && length > model.positions {
+        let (found, allowed) = (model.positions as u64, length as u64..=u64::from(u32::MAX));
+        return Err(Error::refused(
+            "model.positions",
+            Refusal::Range { found, allowed },
+        ));
+    }
+    if device != Device::Cpu && !model.layer_mixers()?.iter().all(MixerSettings::on_gpu) {
+        return Err(Error::refused("--device", Refusal::ProcessorAlone));
+    }
     recipe.train.freeze(&mut plan)?;
     plan.check_memory(TRAINED_BYTES, device)?;
     let size = compute.precision.activations().size() as f64;

@@ -147,7 +147,7 @@ impl Induction {
             header,
             rows: rows.collect(),
             caption: format!(
-                "{} sequences of each length, read in chunks of {} with carried state; the 95 % interval in brackets. \
+                "{} sequences of each length, read in chunks of {} with carried state (as a whole by models with caches); the 95 % interval in brackets. \
                  Chance is {}.",
                 tests.samples,
                 tests.chunk,

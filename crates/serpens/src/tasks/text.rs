@@ -124,7 +124,7 @@ struct Text {
 
 /// How well a model of this name predicts the held-out text.
 fn bits(name: &str, model: &MambaLm, text: &[Slices; 2], mode: OutputMode) -> TrainResult<f64> {
-    let text = &text[usize::from(model.config().context().is_some())];
+    let text = &text[usize::from(model.config().caches())];
     let mut meter = Meter::new(mode, format!("{name}, held-out text"), text.tokens());
     let totals = evaluate::text(model, text.clone(), &mut |done| meter.at(done))?;
     Ok(totals.bits_per_byte())
@@ -157,6 +157,9 @@ impl Text {
     /// Text that a model writes.
     fn written_by(&self, model: &MambaLm) -> Result<Vec<u8>> {
         let tokenizer = self.corpus.tokenizer();
+        // No more than caches hold.
+        let context = model.config().context().unwrap_or(usize::MAX);
+        let most = context.saturating_sub(self.prompt.len());
         let request = Request {
             prompt: self.prompt.clone(),
             sampling: SampleOptions {
@@ -164,11 +167,14 @@ impl Text {
                 top_p: 0.95,
                 ..SampleOptions::default()
             },
-            tokens: SAMPLE_TOKENS,
+            tokens: SAMPLE_TOKENS.min(most),
             ends: tokenizer.end_of_text().to_vec(),
             ..Request::default()
         };
         let mut written = Vec::new();
+        if request.tokens == 0 {
+            return Ok(written);
+        }
         generate(model, [request], Batching::default(), |_, told| {
             if let Told::Token(drawn) = told {
                 written.push(drawn.token);
