@@ -185,7 +185,8 @@ impl MambaLmConfig {
         check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
         check("n_layer", self.n_layer as f64, LAYERS)?;
         let mixers = self.placed_mixers()?;
-        if !mixers.iter().any(|(_, mixer)| mixer.remembers()) {
+        let forgets = |(_, mixer): &(String, MixerConfig)| !mixer.remembers();
+        if !mixers.is_empty() && mixers.iter().all(forgets) {
             let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
             return Err(Error::Unsupported(what));
         }

@@ -160,6 +160,9 @@ impl Text {
         // No more than caches hold.
         let context = model.config().context().unwrap_or(usize::MAX);
         let most = context.saturating_sub(self.prompt.len());
+        if most == 0 {
+            return Ok(Vec::new());
+        }
         let request = Request {
             prompt: self.prompt.clone(),
             sampling: SampleOptions {
@@ -172,9 +175,6 @@ impl Text {
             ..Request::default()
         };
         let mut written = Vec::new();
-        if request.tokens == 0 {
-            return Ok(written);
-        }
         generate(model, [request], Batching::default(), |_, told| {
             if let Told::Token(drawn) = told {
                 written.push(drawn.token);

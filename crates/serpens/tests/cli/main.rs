@@ -1,5 +1,6 @@
 //! The command from outside: what it prints, where, with which exit code, and what it leaves on disk.
 
+mod built_in;
 mod convert;
 mod damage;
 mod devices;

@@ -75,6 +75,10 @@ fn configurations() -> Vec<MambaLmConfig> {
         of_every_kind(),
         base.clone().with_mixer(falcon()),
         MambaLmConfig {
+            positions: 7,
+            ..base.clone()
+        },
+        MambaLmConfig {
             lora: Some(LoraConfig::default()),
             ..base
         },

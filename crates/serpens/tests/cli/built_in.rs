@@ -1,0 +1,138 @@
+//! Models that are built in: `--set model=NAME`.
+
+use std::fs;
+
+use crate::support::TestFolder;
+
+const NAMES: [&str; 8] = [
+    "mamba-mlp",
+    "mamba-attention",
+    "transformer",
+    "gpt",
+    "gau",
+    "h3-attention",
+    "gated-rnn",
+    "lstm",
+];
+
+#[test]
+fn every_one_learns_to_its_report_goes_on_to_the_bit_and_writes_text() {
+    let place = TestFolder::new();
+    let listed = place.run(&["recipes"]).succeeds().stdout;
+    for name in NAMES {
+        assert!(listed.contains(&format!("\n{name} ")), "{listed}");
+        let model = format!("model={name}");
+        let schedule = "train.schedule=constant"; // the same whatever the number of steps
+        let more = [
+            "--set",
+            &model,
+            "--set",
+            "model.d_model=16",
+            "--set",
+            schedule,
+        ];
+        let train = |run: &str, steps: &str| {
+            let own = [
+                "--quiet", "--device", "cpu", "--name", run, "--steps", steps,
+            ];
+            place.train_text(&[&more[..], &own].concat()).succeeds();
+        };
+        let [whole, halves] = ["a", "b"].map(|run| format!("{name}-{run}"));
+        train(&whole, "3");
+        train(&halves, "2");
+        let resumed = ["train", "--quiet", "--resume", &halves, "--steps", "3"];
+        place.run(&resumed).succeeds();
+        let weights =
+            |run: &str| fs::read(place.path(&format!("runs/{run}/model/model.safetensors")));
+        assert!(
+            weights(&whole).unwrap() == weights(&halves).unwrap(),
+            "{name}"
+        );
+        assert!(place.path(&format!("runs/{whole}/report.html")).is_file());
+        let run = format!("runs/{whole}");
+        let start = ["generate", "--model", &run, "--prompt", "the "];
+        let text = place.run(&[&start[..], &["--tokens", "30", "--seed", "2"]].concat());
+        assert!(text.succeeds().stdout.starts_with("the "));
+    }
+}
+
+#[test]
+fn a_sequence_beyond_its_cache_or_its_positions_is_refused_and_a_shorter_sample_is_written() {
+    let place = TestFolder::new();
+    let small = r#"model.block={kind="attention",context=40}"#;
+    let window = r#"model.block={kind="attention",window=5}"#;
+    for (name, settings) in [
+        ("a", [small, "model.positions=0"]),
+        ("b", [window, "model.positions=32"]),
+    ] {
+        let settings = settings.map(|setting| ["--set", setting]).concat();
+        let own = ["--quiet", "--device", "cpu", "--name", name];
+        place.train_text(&[&settings[..], &own].concat()).succeeds();
+    }
+    let long = |model: &str| {
+        let args = [
+            "generate", "--model", model, "--prompt", "the ", "--tokens", "90",
+        ];
+        place.run(&args)
+    };
+    long("runs/a").fails(1, &["longer than attention's cache", "`context`"]);
+    long("runs/b").fails(1, &["longer than", "model.positions"]);
+    let refused = |settings: &[&str], words: &[&str]| {
+        let settings: Vec<&str> = settings.iter().flat_map(|one| ["--set", *one]).collect();
+        place
+            .train_text(&[&settings[..], &["--device", "cpu"]].concat())
+            .fails(2, words);
+    };
+    refused(&["model.positions=3"], &["model.positions", "it is 3"]);
+    refused(
+        &[
+            r#"model.block={kind="attention",heads=3}"#,
+            "model.d_model=16",
+        ],
+        &["model.block.heads = 3 does not divide d_model = 16"],
+    );
+    let twin = [
+        "train",
+        "induction-heads",
+        "--set",
+        "model=transformer",
+        "--device",
+        "cpu",
+    ];
+    place.run(&twin).fails(2, &["twin", "--set twin=none"]);
+}
+
+#[test]
+fn documents_are_evaluated_by_models_with_windows_too() {
+    let place = TestFolder::new();
+    let lines: String = (0..60)
+        .map(|i| format!("{{\"text\": \"line {i} of a text that says little\"}}\n"))
+        .collect();
+    place.write("lines.jsonl", lines);
+    let window = r#"model.block={kind="attention",window=5}"#;
+    let args = [
+        "train",
+        "text",
+        "--data",
+        "lines.jsonl",
+        "--set",
+        window,
+        "--quiet",
+        "--device",
+        "cpu",
+    ];
+    let small = [
+        "--steps",
+        "2",
+        "--name",
+        "w",
+        "--set",
+        "model.d_model=16",
+        "--set",
+        "task.length=16",
+    ];
+    place.run(&[&args[..], &small].concat()).succeeds();
+    let eval = ["eval", "runs/w", "perplexity", "--data", "lines.jsonl"];
+    let told = place.run(&eval).succeeds().stdout;
+    assert!(told.contains("windows of"), "{told}");
+}
