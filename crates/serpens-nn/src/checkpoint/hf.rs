@@ -126,8 +126,8 @@ impl HfConfig {
         };
         // How the weights began is no matter to a trained model; which parameters there are is.
         let all_selective = ssm.selective_dt && ssm.selective_b && ssm.selective_c;
-        let extras = ssm.a_init == AInit::Complex || ssm.zero_order_hold || config.lora.is_some();
-        let extras = extras || config.positions > 0;
+        let of_ssm = ssm.a_init == AInit::Complex || ssm.zero_order_hold;
+        let extras = of_ssm || config.lora.is_some() || config.positions > 0;
         if !all_selective || extras || ssm.dt_rank == DtRank::Fixed(0) {
             return None;
         }

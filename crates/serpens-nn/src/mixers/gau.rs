@@ -2,13 +2,14 @@
 //! factors and offsets make of the few columns of z.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
-use serpens_ops::elementwise::{add, cast, mul, silu};
+use serpens_core::{Device, Tensor, Var};
+use serpens_ops::elementwise::{mul, silu};
 use serpens_ops::offset_scale::offset_scale;
 use smart_default::SmartDefault;
 
 use super::attention::{divides, usual_heads};
 use super::heads::{Heads, HeadsPlan};
+use super::step::add_mixed;
 use super::{Mixer, MixerSettings, MixerState, Stepper};
 use crate::layers::{Linear, RmsNorm, Sequence};
 use crate::setting::{SIZE, check};
@@ -160,13 +161,12 @@ impl Stepper for Gau {
         state: &mut [Tensor],
         _: &mut Tensor,
     ) -> Result<()> {
-        let x = Var::from(h.narrow(0..slots)?);
-        let activations = norm.weight.precision().activations();
-        let [u, q, k, v] = self.inputs(&norm.forward(&x, None, activations)?.y)?;
-        let mut o = Tensor::empty([slots, self.width], q.dtype(), q.device())?;
-        let token = [q.view(), k.view(), v.view()];
-        self.heads.step(token, o.view_mut()?, state)?;
-        let y = self.out_proj.forward(&mul(&u, &o.into())?)?;
-        Ok(h.put(0, add(&cast(&y, DType::F32)?, &x)?.tensor()?)?)
+        add_mixed(norm, slots, h, |x| {
+            let [u, q, k, v] = self.inputs(x)?;
+            let mut o = Tensor::empty([slots, self.width], q.dtype(), q.device())?;
+            let token = [q.view(), k.view(), v.view()];
+            self.heads.step(token, o.view_mut()?, state)?;
+            self.out_proj.forward(&mul(&u, &o.into())?)
+        })
     }
 }

@@ -57,6 +57,19 @@ pub trait Stepper: Send + Sync {
     ) -> Result<()>;
 }
 
+/// h += mix(norm(h)) for one token of each of the first `slots` slots, by operations of the forward pass.
+pub(super) fn add_mixed(
+    norm: &RmsNorm,
+    slots: usize,
+    h: &mut Tensor,
+    mix: impl FnOnce(&Var) -> Result<Var>,
+) -> Result<()> {
+    let x = Var::from(h.narrow(0..slots)?);
+    let activations = norm.weight.precision().activations();
+    let y = mix(&norm.forward(&x, None, activations)?.y)?;
+    Ok(h.put(0, add(&cast(&y, DType::F32)?, &x)?.tensor()?)?)
+}
+
 /// Any mixer, by its forward pass.
 pub(super) struct Whole(Box<dyn Mixer>);
 
@@ -80,12 +93,8 @@ impl Stepper for Whole {
         _: &mut Tensor,
     ) -> Result<()> {
         let taken = |all: &Tensor| Ok(Var::from(all.narrow(0..slots)?));
-        let x = taken(h)?;
-        let activations = norm.weight.precision().activations();
-        let normalised = norm.forward(&x, None, activations)?.y;
         let mut of_slots: MixerState = state.iter().map(taken).collect::<Result<_>>()?;
-        let y = self.0.step(&normalised, &mut of_slots)?;
-        h.put(0, add(&cast(&y, DType::F32)?, &x)?.tensor()?)?;
+        add_mixed(norm, slots, h, |x| self.0.step(x, &mut of_slots))?;
         for (all, moved) in state.iter_mut().zip(of_slots) {
             all.put(0, moved.tensor()?)?;
         }

@@ -21,7 +21,8 @@ pub struct LmStepper {
 
 /// S places for sequences that are read together: what a model remembers of each, and room for its steps, taken once.
 pub struct LmSlots {
-    /// Of each layer, and behind them of learnt positions, (S, …) as its mixer has them; those of selective scans may be bf16.
+    /// Of each layer, and behind them of learnt positions, (S, …) as its mixer has them; those of selective scans may be
+    /// bf16.
     states: Vec<Vec<Tensor>>,
     /// Whether states were asked for in bf16.
     narrow: bool,
@@ -126,8 +127,8 @@ impl LmStepper {
     }
 
     /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On
-    /// the processor it allocates nothing where every mixer has a fused step but a gated attention unit's, and a slot has the same bits among any
-    /// others.
+    /// the processor it allocates nothing where every mixer has a fused step but a gated attention unit's, and a slot
+    /// has the same bits among any others.
     ///
     /// # Shapes
     /// tokens (S) of u32, each below vocab_size
