@@ -109,6 +109,11 @@ function!(Exp |s, [x]| -> 1 to 1 { [simd::exp(s, x)] });
 function!(NegExp |s, [x]| -> 1 to 1 { [s.neg_f32s(simd::exp(s, x))] });
 function!(Log |s, [x]| -> 1 to 1 { [log_lanes(s, x)] });
 function!(LogBackward |s, [dy, x]| -> 2 to 1 { [s.div_f32s(dy, x)] });
+function!(Abs |s, [x]| -> 1 to 1 { [s.abs_f32s(x)] });
+function!(AbsBackward |s, [dy, x]| -> 2 to 1 {
+    let zero = s.splat_f32s(0.0);
+    [s.select_f32s(s.equal_f32s(x, zero), zero, turned(s, dy, x))]
+});
 function!(Sigmoid |s, [x]| -> 1 to 1 { [simd::sigmoid(s, x)] });
 function!(SigmoidBackward |s, [dy, x]| -> 2 to 1 { [s.mul_f32s(dy, sigmoid_slope(s, s.abs_f32s(x)))] });
 function!(Tanh |s, [x]| -> 1 to 1 { [tanh_lanes(s, x)] });
@@ -117,6 +122,29 @@ function!(TanhBackward |s, [dy, x]| -> 2 to 1 {
     let doubled = s.abs_f32s(s.add_f32s(x, x));
     [s.mul_f32s(s.mul_f32s(dy, s.splat_f32s(4.0)), sigmoid_slope(s, doubled))]
 });
+function!(BinaryCrossEntropy |s, [x, t]| -> 2 to 1 {
+    let size = s.abs_f32s(x);
+    let rest = simd::log1p(s, simd::exp(s, s.neg_f32s(size)));
+    [s.mul_add_f32s(missed(s, x, t), size, rest)]
+});
+function!(BinaryCrossEntropyBackward |s, [dy, x, t]| -> 3 to 1 {
+    let small = simd::sigmoid(s, s.neg_f32s(s.abs_f32s(x)));
+    [s.mul_f32s(turned(s, dy, x), s.sub_f32s(missed(s, x, t), small))]
+});
+
+/// dy with the sign turned where x is below 0.
+#[inline(always)]
+fn turned<S: Simd>(s: S, dy: S::f32s, x: S::f32s) -> S::f32s {
+    s.select_f32s(s.less_than_f32s(x, s.splat_f32s(0.0)), s.neg_f32s(dy), dy)
+}
+
+/// How far the target is from the side that x is on: with it max(x, 0) − t·x is one product, which loses nothing where
+/// the target is certain and x agrees, and σ(x) − t the difference to the smaller of σ(x) and σ(−x).
+#[inline(always)]
+fn missed<S: Simd>(s: S, x: S::f32s, t: S::f32s) -> S::f32s {
+    let negative = s.less_than_f32s(x, s.splat_f32s(0.0));
+    s.select_f32s(negative, t, s.sub_f32s(s.splat_f32s(1.0), t))
+}
 
 /// w of the head of this module, and its slope, of an x that is no larger than where σ(−|w|) is 0.
 #[inline(always)]
@@ -266,6 +294,26 @@ pub fn log(x: Mat, y: MatMut) {
 /// dx = dy ⊘ x.
 pub fn log_backward(dy: Mat, x: Mat, dx: MatMut) {
     evaluate(LogBackward, [dy, x], [dx]);
+}
+
+/// y = |x|.
+pub fn abs(x: Mat, y: MatMut) {
+    evaluate(Abs, [x], [y]);
+}
+
+/// dx = dy ⊙ sign(x), 0 where x is 0.
+pub fn abs_backward(dy: Mat, x: Mat, dx: MatMut) {
+    evaluate(AbsBackward, [dy, x], [dx]);
+}
+
+/// y = ln(1 + e^x) − t ⊙ x.
+pub fn binary_cross_entropy(x: Mat, t: Mat, y: MatMut) {
+    evaluate(BinaryCrossEntropy, [x, t], [y]);
+}
+
+/// dx = dy ⊙ (σ(x) − t).
+pub fn binary_cross_entropy_backward(dy: Mat, x: Mat, t: Mat, dx: MatMut) {
+    evaluate(BinaryCrossEntropyBackward, [dy, x, t], [dx]);
 }
 
 /// y = σ(x).

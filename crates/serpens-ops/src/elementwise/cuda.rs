@@ -45,20 +45,24 @@ kernel_params! {
     }
 }
 
-/// Runs the kernel `elementwise_NAME`, by its whole name, on matrices of one shape, type and device.
+/// Runs the kernel `elementwise_NAME`, by its whole name, on matrices of one shape, type and device, but that the last
+/// input has the type `last`.
 pub(super) fn map<const I: usize, const O: usize>(
     entry: &'static str,
     x: [View<'_>; I],
+    last: DType,
     y: [ViewMut<'_>; O],
     scalars: Scalars,
 ) -> Result<()> {
     let dtype = y[0].dtype();
-    let alike = |view: View<'_>| {
-        check::float(entry, "an operand", view.dtype())?;
-        check::dtype(entry, "an operand", dtype, view.dtype())
-    };
-    x.iter().copied().try_for_each(alike)?;
-    y.iter().map(ViewMut::as_view).try_for_each(alike)?;
+    check::float(entry, "an operand", dtype)?;
+    let is = |expected, view: View<'_>| check::dtype(entry, "an operand", expected, view.dtype());
+    for (i, view) in x.iter().enumerate() {
+        is(if i + 1 == I { last } else { dtype }, *view)?;
+    }
+    for view in &y {
+        is(dtype, view.as_view())?;
+    }
     launch(entry, dtype, x, y, scalars)
 }
 

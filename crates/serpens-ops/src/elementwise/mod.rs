@@ -12,16 +12,18 @@
 //! | `exp`            | y = e^x               | dx = dy ⊙ y                               |
 //! | `neg_exp`        | y = −e^x              | dx = dy ⊙ y                               |
 //! | `log`            | y = ln x              | dx = dy ⊘ x                               |
+//! | `abs`            | y = \|x\|              | dx = dy ⊙ sign(x), 0 where x is 0         |
 //! | `sigmoid`        | y = σ(x)              | dx = dy ⊙ σ(x)·σ(−x)                      |
 //! | `tanh`           | y = tanh x            | dx = dy ⊙ cosh(x)⁻²                       |
+//! | `binary_cross_entropy` | y = ln(1 + e^x) − t ⊙ x | dx = dy ⊙ (σ(x) − t)              |
 //! | `dropout`        | y = keep ⊙ x / (1 − rate) | dx = keep ⊙ dy / (1 − rate)           |
 //! | `broadcast_rows` | y\[r, c\] = x\[c\]    | dx\[c\] = Σ_r dy\[r, c\]                  |
 //! | `cast`           | y = x in another type | dx = dy in the type of x                  |
 //!
 //! All matrices are (rows, cols) and may be columns of wider rows; they are f32, on a GPU f32 or bf16, all of a call
 //! alike. σ is the logistic function; w = 2√(2/π)·(x + 0.044715 x³), with which x·σ(w) is GPT-2's approximation of x
-//! times the normal distribution function, ½x·(1 + tanh(w/2)). [`cast`] changes the type. Errors are shapes that differ, and types other than
-//! these.
+//! times the normal distribution function, ½x·(1 + tanh(w/2)). [`cast`] changes the type; the targets t of
+//! [`binary_cross_entropy`] are f32 whatever x is. Errors are shapes that differ, and types other than these.
 
 pub mod cpu;
 pub(crate) mod cuda;
@@ -83,6 +85,21 @@ pub fn silu_mul(a: &Var, z: &Var) -> Result<Var> {
     })
 }
 
+/// −t·ln p − (1 − t)·ln(1 − p) of each value, p = σ(x) the probability and t in 0 ≤ t ≤ 1 the target, which is not
+/// checked: a label, or less than certain of it. However large x is, nothing overflows; where it is infinite, y is ∞ or
+/// NaN.
+///
+/// # Shapes
+/// x and the targets of one shape, targets f32; they get no gradient
+pub fn binary_cross_entropy(x: &Var, targets: &Tensor) -> Result<Var> {
+    let (op, forward) = ("binary_cross_entropy", views::binary_cross_entropy);
+    let targets = targets.clone().into();
+    binary(op, x, &targets, forward, |[x, t], dy, context| {
+        let [dx] = context.overwrite([0])?;
+        views::binary_cross_entropy_backward(dy.view(), x.view(), t.view(), dx)
+    })
+}
+
 /// A function of one operand, whose gradient comes from dy and what is kept: x or y.
 fn unary(
     op: &'static str,
@@ -117,6 +134,11 @@ pub fn gelu(x: &Var) -> Result<Var> {
 /// ln x: −∞ of 0, NaN of what is below.
 pub fn log(x: &Var) -> Result<Var> {
     unary("log", x, views::log, keep_x, views::log_backward)
+}
+
+/// |x|.
+pub fn abs(x: &Var) -> Result<Var> {
+    unary("abs", x, views::abs, keep_x, views::abs_backward)
 }
 
 /// σ(x) = 1 / (1 + e^−x).

@@ -1,14 +1,14 @@
 //! The functions on matrices of any device.
 
-use serpens_core::{Device, Result, View, ViewMut};
+use serpens_core::{DType, Device, Result, View, ViewMut};
 
 use super::scalars::Scalars;
 use super::{cpu, cuda};
 
-/// Declares functions of inputs that give outputs, some with scalars besides, with the kernel of its name on every
-/// device for each.
+/// Declares functions of inputs that give outputs, some with scalars besides or with a last input of a type of its own,
+/// with the kernel of its name on every device for each.
 macro_rules! functions {
-    ($($(#[$doc:meta])* $name:ident($($x:ident),+ $(; $with:ident)? => $y:ident $(, $more:ident)?);)+) => {$(
+    ($($(#[$doc:meta])* $name:ident($($x:ident),+ $(; $with:ident)? => $y:ident $(, $more:ident)?) $($last:expr)?;)+) => {$(
         $(#[$doc])*
         pub(super) fn $name(
             $($x: View<'_>,)+ $y: ViewMut<'_>, $($more: ViewMut<'_>)? $($with: Scalars)?
@@ -17,7 +17,9 @@ macro_rules! functions {
                 Device::Cpu => cpu::$name($($x.mat()?,)+ $y.mat()?, $($more.mat()?)? $($with)?),
                 Device::Cuda(_) => {
                     let entry = concat!("elementwise_", stringify!($name));
-                    cuda::map(entry, [$($x),+], [$y $(, $more)?], [$($with,)? Scalars::default()][0])?;
+                    let last = [$($last,)? $y.dtype()][0];
+                    let scalars = [$($with,)? Scalars::default()][0];
+                    cuda::map(entry, [$($x),+], last, [$y $(, $more)?], scalars)?;
                 }
             }
             Ok(())
@@ -54,6 +56,14 @@ functions! {
     log(x => y);
     /// dx = dy ⊘ x.
     log_backward(dy, x => dx);
+    /// y = |x|.
+    abs(x => y);
+    /// dx = dy ⊙ sign(x).
+    abs_backward(dy, x => dx);
+    /// y = ln(1 + e^x) − t ⊙ x.
+    binary_cross_entropy(x, t => y) DType::F32;
+    /// dx = dy ⊙ (σ(x) − t).
+    binary_cross_entropy_backward(dy, x, t => dx) DType::F32;
     /// y = σ(x).
     sigmoid(x => y);
     /// dx = dy ⊙ σ'(x).

@@ -4,8 +4,8 @@ use serpens_core::{DType, Device, Result, Tape, Tensor, Var};
 
 use super::reference;
 use crate::elementwise::{
-    add, broadcast_rows, cast, dropout, exp, gelu, log, mul, neg_exp, scale, sigmoid, silu,
-    silu_mul, sub, tanh,
+    abs, add, binary_cross_entropy, broadcast_rows, cast, dropout, exp, gelu, log, mul, neg_exp,
+    scale, sigmoid, silu, silu_mul, sub, tanh,
 };
 use crate::shared::tests::real::{Real, zero};
 use crate::shared::tests::{assert_near, cases, read, round, tensor, values};
@@ -50,6 +50,20 @@ fn silu_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
 fn gelu_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
     [reference::gelu(a), dy * reference::gelu_slope(a), zero()]
 }
+fn abs_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
+    let (abs, slope) = reference::abs(a);
+    [abs, dy * slope, zero()]
+}
+/// Of targets |b| / 4.
+fn binary_cross_entropy_of<R: Real>(dy: R, a: R, b: R) -> [R; 3] {
+    let target = reference::abs(b).0 * R::from(0.25);
+    let slope = reference::sigmoid(a) - target;
+    [
+        reference::binary_cross_entropy(a, target),
+        dy * slope,
+        zero(),
+    ]
+}
 fn exp_of<R: Real>(dy: R, a: R, _: R) -> [R; 3] {
     [a.exp(), dy * a.exp(), zero()]
 }
@@ -82,7 +96,7 @@ fn plain_exp(x: f32) -> f32 {
     (x * std::f32::consts::LOG2_E).exp2()
 }
 
-const FUNCTIONS: [Function; 12] = [
+const FUNCTIONS: [Function; 14] = [
     Function {
         name: "add",
         run: add,
@@ -142,6 +156,21 @@ const FUNCTIONS: [Function; 12] = [
         run: |a, _| gelu(a),
         exact: gelu_of,
         plain: gelu_of,
+    },
+    Function {
+        name: "abs",
+        run: |a, _| abs(a),
+        exact: abs_of,
+        plain: abs_of,
+    },
+    Function {
+        name: "binary_cross_entropy",
+        run: |a, b| {
+            let targets = scale(&abs(&cast(&b.detach(), DType::F32)?)?, 0.25)?;
+            binary_cross_entropy(a, targets.tensor()?)
+        },
+        exact: binary_cross_entropy_of,
+        plain: binary_cross_entropy_of,
     },
     Function {
         name: "exp",

@@ -1,10 +1,10 @@
 //! The backward rule against finite differences, through the tape as a user meets it.
 
-use serpens_core::Var;
+use serpens_core::{Device, Tensor, Var};
 
 use crate::elementwise::{
-    add, broadcast_rows, dropout, exp, gelu, log, mul, neg_exp, scale, sigmoid, silu, silu_mul,
-    sub, tanh,
+    abs, add, binary_cross_entropy, broadcast_rows, dropout, exp, gelu, log, mul, neg_exp, scale,
+    sigmoid, silu, silu_mul, sub, tanh,
 };
 use crate::shared::tests::gradcheck::{assert_gradients, tensors};
 
@@ -22,6 +22,11 @@ fn elementwise_functions_have_the_gradients_of_their_definitions() {
     assert_gradients("sub of itself", |v| sub(&v[0], &v[0]), &inputs[..1]);
     assert_gradients("scale", |v| scale(&v[0], -1.7), &inputs[..1]);
     assert_gradients("log", |v| log(&exp(&v[0])?), &inputs[..1]);
+    assert_gradients("abs", |v| abs(&v[0]), &inputs[..1]);
+    let targets = [0.0_f32, 1.0, 0.05, 0.95, 0.5, 0.3];
+    let targets = Tensor::from_slice([2, 3], &targets, Device::cpu()).unwrap();
+    let of_targets = |v: &[Var]| binary_cross_entropy(&v[0], &targets);
+    assert_gradients("binary_cross_entropy", of_targets, &inputs[..1]);
     assert_gradients("sigmoid", |v| sigmoid(&v[0]), &inputs[..1]);
     assert_gradients("tanh", |v| tanh(&v[0]), &inputs[..1]);
     assert_gradients("dropout", |v| dropout(&v[0], 0.5, Some(1)), &inputs[..1]);

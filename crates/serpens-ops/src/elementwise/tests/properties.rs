@@ -39,6 +39,7 @@ proptest! {
         check(cpu::neg_exp, |x| -x.exp(), |x| -x.exp());
         check(cpu::sigmoid, reference::sigmoid, reference::sigmoid);
         check(cpu::tanh, f32::tanh, f64::tanh);
+        check(cpu::abs, f32::abs, f64::abs);
     }
 
     #[test]
@@ -60,6 +61,7 @@ proptest! {
         check(cpu::silu_backward, |dy, x| dy * reference::silu_slope(x), |dy, x| dy * reference::silu_slope(x));
         check(cpu::gelu_backward, |dy, x| dy * reference::gelu_slope(x), |dy, x| dy * reference::gelu_slope(x));
         check(cpu::sigmoid_backward, |dy, x| dy * reference::sigmoid_slope(x), |dy, x| dy * reference::sigmoid_slope(x));
+        check(cpu::abs_backward, |dy, x| dy * reference::abs(x).1, |dy, x| dy * reference::abs(x).1);
         check(cpu::tanh_backward, |dy, x| dy * reference::tanh_slope(x), |dy, x| dy * reference::tanh_slope(x));
     }
 
@@ -76,6 +78,19 @@ proptest! {
         let truth = reference::silu_mul_backward(&exact_dy, &exact_a, &exact_z);
         assert_close(&da.dense(), &plain.0, &truth.0);
         assert_close(&dz.dense(), &plain.1, &truth.1);
+
+        // Of logits a, for which z makes targets from 0 to 1.
+        let targets: Vec<f32> = z.iter().map(|z| z / 4.0 + 0.5).collect();
+        let exact_t: Vec<f64> = exact_z.iter().map(|z| f64::from(*z as f32 / 4.0 + 0.5)).collect();
+        let t = Wide::new(&targets, rows, cols, margin);
+        cpu::binary_cross_entropy(wide[1].mat(), t.mat(), da.mat_mut());
+        cpu::binary_cross_entropy_backward(wide[0].mat(), wide[1].mat(), t.mat(), dz.mat_mut());
+        let all = |f: &dyn Fn(usize) -> f64| (0..len).map(f).collect::<Vec<f64>>();
+        let plainly = |f: &dyn Fn(usize) -> f32| (0..len).map(f).collect::<Vec<f32>>();
+        let plain = plainly(&|i| reference::binary_cross_entropy(a[i], targets[i]));
+        assert_close(&da.dense(), &plain, &all(&|i| reference::binary_cross_entropy(exact_a[i], exact_t[i])));
+        let plain = plainly(&|i| dy[i] * (reference::sigmoid(a[i]) - targets[i]));
+        assert_close(&dz.dense(), &plain, &all(&|i| exact_dy[i] * (reference::sigmoid(exact_a[i]) - exact_t[i])));
 
         cpu::mul_backward(wide[0].mat(), wide[1].mat(), wide[2].mat(), da.mat_mut(), dz.mat_mut());
         for i in 0..len {
@@ -120,7 +135,7 @@ fn conversions_round_to_the_nearest_of_two_the_even_one() {
 }
 
 /// The largest error of a kernel relative to the exact value, over `x`.
-fn worst(kernel: fn(Mat, MatMut), exact: fn(f64) -> f64, x: &[f32]) -> f64 {
+fn worst(kernel: impl Fn(Mat, MatMut), exact: impl Fn(f64) -> f64, x: &[f32]) -> f64 {
     let mut y = vec![f32::NAN; x.len()];
     kernel(Mat::dense(x, x.len()), MatMut::dense(&mut y, x.len()));
     let errors = x.iter().zip(&y).map(|(&x, &y)| {
@@ -153,6 +168,26 @@ fn functions_are_exact_over_their_whole_range() {
         .filter(|x| !(0.9..1.1).contains(x))
         .collect();
     assert!(worst(cpu::log, f64::ln, &positive) < 4e-7);
+    // Of targets that are certain, which the sign of x agrees with or not.
+    let of = |target: f32| {
+        move |x: Mat, y: MatMut| {
+            let targets = vec![target; x.cols()];
+            cpu::binary_cross_entropy(x, Mat::dense(&targets, x.cols()), y);
+        }
+    };
+    let slopes = |target: f32| {
+        move |x: Mat, y: MatMut| {
+            let (ones, targets) = (vec![1.0; x.cols()], vec![target; x.cols()]);
+            let [ones, targets] = [&ones, &targets].map(|values| Mat::dense(values, x.cols()));
+            cpu::binary_cross_entropy_backward(ones, x, targets, y);
+        }
+    };
+    let near: Vec<f32> = (-340..=340).map(|i| i as f32 / 4.0).collect();
+    let loss = |x| reference::binary_cross_entropy(x, 0.0);
+    assert!(worst(of(0.0), loss, &near) < 6e-7);
+    assert!(worst(of(1.0), |x| reference::binary_cross_entropy(-x, 0.0), &near) < 6e-7);
+    assert!(worst(slopes(0.0), reference::sigmoid, &near) < 6e-7);
+    assert!(worst(slopes(1.0), |x| -reference::sigmoid(-x), &near) < 6e-7);
     let slope = |x: f64| reference::sigmoid_slope(x);
     let of_ones = |x: Mat, y: MatMut| {
         let ones = vec![1.0; x.cols()];
@@ -180,6 +215,30 @@ fn functions_at_the_edges_are_their_limits() {
         [0.0, 1.0, -1.0, 1.0, -1.0]
     );
     assert_eq!(of(cpu::sigmoid, &[0.0, INF, -INF]), [0.5, 1.0, 0.0]);
+    assert_eq!(
+        of(cpu::abs, &[-0.0, -INF, -least, 1.0]),
+        [0.0, INF, least, 1.0]
+    );
+    let mut slopes = [f32::NAN; 5];
+    let x = [0.0, -0.0, least, -least, -INF];
+    cpu::abs_backward(
+        Mat::dense(&[3.0; 5], 5),
+        Mat::dense(&x, 5),
+        MatMut::dense(&mut slopes, 5),
+    );
+    assert_eq!(slopes, [0.0, 0.0, 3.0, -3.0, -3.0]);
+    // The logarithm of the impossible is as long as x.
+    let (x, targets) = (
+        [1e38, 1e38, -1e38, -1e38, 1e4, INF],
+        [0.0, 1.0, 0.0, 1.0, 0.25, 0.0],
+    );
+    let (mut y, mut dx) = ([f32::NAN; 6], [f32::NAN; 6]);
+    let [x, targets, ones] = [x, targets, [1.0; 6]];
+    let [x, targets, ones] = [&x, &targets, &ones].map(|values| Mat::dense(values, 6));
+    cpu::binary_cross_entropy(x, targets, MatMut::dense(&mut y, 6));
+    cpu::binary_cross_entropy_backward(ones, x, targets, MatMut::dense(&mut dx, 6));
+    assert_eq!(y, [1e38, 0.0, 0.0, 1e38, 7500.0, INF]);
+    assert_eq!(dx, [1.0, 0.0, 0.0, -1.0, 0.75, 1.0]);
     // Far out x itself, or nothing; GPT-2's own value at 1 between.
     let gelu = of(cpu::gelu, &[0.0, 1.0, 20.0, -20.0, 1e38, -1e38, INF]);
     assert_eq!(gelu[..1], [0.0]);
@@ -193,7 +252,7 @@ fn functions_at_the_edges_are_their_limits() {
         MatMut::dense(&mut slopes, 4),
     );
     assert_eq!(slopes, [1.0, 0.0, 1.0, 0.0]);
-    for kernel in [cpu::log, cpu::tanh, cpu::sigmoid, cpu::gelu] {
+    for kernel in [cpu::log, cpu::tanh, cpu::sigmoid, cpu::gelu, cpu::abs] {
         assert!(of(kernel, &[f32::NAN])[0].is_nan());
     }
     let below = of(cpu::log, &[-1.0, -INF, -least]);

@@ -37,6 +37,25 @@ pub fn gelu_slope<R: Real>(x: R) -> R {
     sigmoid(w) * (one::<R>() + x * sigmoid(-w) * slope)
 }
 
+/// |x| and its slope, 0 where it has none.
+pub fn abs<R: Real>(x: R) -> (R, R) {
+    match x.into() {
+        x64 if x64 < 0.0 => (-x, -one::<R>()),
+        0.0 => (x, zero()),
+        _ => (x, one()),
+    }
+}
+
+/// ln(1 + e^x) − t·x; from 80 on the logarithm is x to the last digit of an f64.
+pub fn binary_cross_entropy<R: Real>(x: R, t: R) -> R {
+    let log = if x > R::from(80.0) {
+        x
+    } else {
+        x.exp().ln_1p()
+    };
+    log - t * x
+}
+
 /// σ'(x) = σ(x)·σ(−x).
 pub fn sigmoid_slope<R: Real>(x: R) -> R {
     sigmoid(x) * sigmoid(-x)
