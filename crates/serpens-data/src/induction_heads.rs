@@ -7,7 +7,7 @@ use smart_default::SmartDefault;
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, IGNORE, Source};
+use crate::source::{Batch, Bounds, IGNORE, Numbers, Source};
 
 const PLACE: &str = "induction heads";
 
@@ -104,11 +104,11 @@ fn check_sizes(batch: usize, length: usize) -> Result<()> {
 }
 
 impl Source for InductionHeads {
-    fn batch(&self, index: u64) -> Result<Batch> {
+    fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
         let mut rng = counter_rng(self.config.seed, Purpose::Training, index);
         let lengths = &self.config.lengths;
         let length = lengths[rng.random_range(0..lengths.len())];
-        Ok(self.draw(&mut rng, self.config.batch, length))
+        Ok(self.draw(&mut rng, self.config.batch, length).into())
     }
 
     fn bounds(&self) -> Bounds {

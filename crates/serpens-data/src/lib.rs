@@ -23,7 +23,8 @@
 //! let task = Arc::new(InductionHeads::new(config)?);
 //! let batch = task.batch(0)?;
 //! assert_eq!(batch.inputs.len(), batch.batch * batch.length);
-//! assert!(batch.targets[batch.length - 1] != IGNORE && batch.targets[0] == IGNORE);
+//! let targets = batch.targets.ids();
+//! assert!(targets[batch.length - 1] != IGNORE && targets[0] == IGNORE);
 //!
 //! // Read ahead, from any place on: the batches are the same either way.
 //! let ahead = Prefetch::new(task.clone(), 2)?;
@@ -40,7 +41,7 @@
 //! let corpus = Corpus::open(pattern, &Tokenizer::bytes())?; // such as "poems/*.txt"
 //! let train = corpus.windows(4, 32, 7)?;
 //! let batch = train.batch(0)?;
-//! assert_eq!(batch.inputs[1..32], batch.targets[..31]);
+//! assert_eq!(batch.inputs.ids()[1..32], batch.targets.ids()[..31]);
 //! let slices = corpus.slices(Split::Validation, 1, 32)?;
 //! let targets: usize = slices.map(|slice| slice.map_or(0, |s| s.targets.len())).sum();
 //! assert_eq!(targets, corpus.tokens() / 10);
@@ -63,5 +64,5 @@ pub use error::{Error, Result};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
 pub use prefetch::Prefetch;
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
-pub use source::{Batch, Bounds, IGNORE, Source};
+pub use source::{Batch, Bounds, IGNORE, Numbers, Source};
 pub use tokenizer::{Tokenizer, TokenizerError};

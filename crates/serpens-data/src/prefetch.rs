@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use crate::error::{Error, Result, check_size, joined};
-use crate::source::{Batch, Bounds, Source};
+use crate::source::{Batch, Bounds, Numbers, Source};
 
 /// What is kept ready lies in memory: more is a mistake.
 const MOST_BATCHES: usize = 1 << 16;
@@ -25,7 +25,7 @@ pub struct Prefetch {
 /// Where the batches from `next` on arrive. Once nobody listens there, the thread that prepares them ends.
 struct Reader {
     next: u64,
-    ready: Receiver<Result<Batch>>,
+    ready: Receiver<Result<Batch<Numbers>>>,
     _thread: Joined,
 }
 
@@ -40,7 +40,7 @@ impl Drop for Joined {
 }
 
 /// Sends batches until one is an error or nobody listens any more.
-fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch>>) {
+fn read_ahead(source: &dyn Source, from: u64, sender: &SyncSender<Result<Batch<Numbers>>>) {
     for index in (from..=u64::MAX).chain(0..) {
         let panicked = |message| Err(Error::Panicked { index, message });
         let batch = caught(|| source.batch(index)).unwrap_or_else(panicked);
@@ -76,7 +76,7 @@ impl Prefetch {
 }
 
 impl Source for Prefetch {
-    fn batch(&self, index: u64) -> Result<Batch> {
+    fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
         let mut place = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reader = match place.take() {
             Some(reader) if reader.next == index => reader,

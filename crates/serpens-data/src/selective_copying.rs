@@ -7,7 +7,7 @@ use smart_default::SmartDefault;
 
 use crate::error::{Result, check_batch, check_size};
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, IGNORE, Source};
+use crate::source::{Batch, Bounds, IGNORE, Numbers, Source};
 
 const PLACE: &str = "selective copying";
 
@@ -102,8 +102,8 @@ impl SelectiveCopying {
 }
 
 impl Source for SelectiveCopying {
-    fn batch(&self, index: u64) -> Result<Batch> {
-        Ok(self.draw(Purpose::Training, index))
+    fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
+        Ok(self.draw(Purpose::Training, index).into())
     }
 
     fn bounds(&self) -> Bounds {

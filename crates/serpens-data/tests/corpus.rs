@@ -241,7 +241,11 @@ fn windows_per_epoch(text: usize, length: usize) -> usize {
 fn starts(source: &CorpusSource, text: &[u8], batches: Range<usize>) -> Vec<usize> {
     let mut found = Vec::new();
     for index in batches {
-        let batch = source.batch(index as u64).expect("endless");
+        let batch = source
+            .batch(index as u64)
+            .expect("endless")
+            .tokens()
+            .expect("ids");
         for (inputs, targets) in batch
             .inputs
             .chunks(batch.length)

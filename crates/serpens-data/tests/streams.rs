@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serpens_data::{
-    Batch, Bounds, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Result,
-    SelectiveCopying, SelectiveCopyingConfig, Source, Tokenizer,
+    Batch, Bounds, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Numbers, Prefetch,
+    Result, SelectiveCopying, SelectiveCopyingConfig, Source, Tokenizer,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
@@ -38,7 +38,7 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
 
 fn take(source: &dyn Source, indices: Range<u64>) -> Vec<Batch> {
     indices
-        .map(|index| source.batch(index).expect("endless"))
+        .map(|index| source.batch(index).expect("endless").tokens().expect("ids"))
         .collect()
 }
 
@@ -164,7 +164,7 @@ impl Drop for Faulty {
 }
 
 impl Source for Faulty {
-    fn batch(&self, index: u64) -> Result<Batch> {
+    fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
         let asked = self
             .asked
             .fetch_add(u64::from(index == 3), Ordering::SeqCst);
@@ -183,7 +183,8 @@ impl Source for Faulty {
             targets: vec![token + 1],
             batch: 1,
             length: 1,
-        })
+        }
+        .into())
     }
 
     fn bounds(&self) -> Bounds {
@@ -200,7 +201,7 @@ fn faulty(fault: Fault) -> Prefetch {
 }
 
 fn token(source: &Prefetch, index: u64) -> u32 {
-    source.batch(index).expect("no fault").inputs[0]
+    source.batch(index).expect("no fault").inputs.ids()[0]
 }
 
 #[test]

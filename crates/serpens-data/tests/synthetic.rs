@@ -75,7 +75,7 @@ proptest! {
         let task = induction(InductionHeadsConfig { vocab, batch, lengths: vec![length], seed });
         let special = task.special();
         for index in 0..3 {
-            let drawn = task.batch(index).expect("endless");
+            let drawn = task.batch(index).expect("endless").tokens().expect("ids");
             prop_assert_eq!((drawn.batch, drawn.length), (batch, length));
             check_induction(&drawn, special);
         }
@@ -88,7 +88,7 @@ proptest! {
         let length = data_tokens + noise;
         let task = copying(SelectiveCopyingConfig { vocab, batch, length, data_tokens, seed });
         for index in 0..3 {
-            let drawn = task.batch(index).expect("endless");
+            let drawn = task.batch(index).expect("endless").tokens().expect("ids");
             prop_assert_eq!((drawn.batch, drawn.length), (batch, length + data_tokens));
             check_copying(&drawn, &task, data_tokens);
         }
@@ -98,7 +98,7 @@ proptest! {
 #[test]
 fn the_defaults_are_the_papers() {
     let task = induction(InductionHeadsConfig::default());
-    let drawn = task.batch(0).expect("endless");
+    let drawn = task.batch(0).expect("endless").tokens().expect("ids");
     assert_eq!(
         (
             task.bounds().inputs,
@@ -110,7 +110,7 @@ fn the_defaults_are_the_papers() {
     );
 
     let task = copying(SelectiveCopyingConfig::default());
-    let drawn = task.batch(0).expect("endless");
+    let drawn = task.batch(0).expect("endless").tokens().expect("ids");
     assert_eq!(
         (task.bounds().inputs, drawn.batch, drawn.length),
         (16, 64, 4096 + 16)
@@ -170,7 +170,11 @@ fn copying_data_stand_at_every_place_equally_often() {
         data_tokens: 3,
         ..Default::default()
     };
-    let drawn = copying(config).batch(0).expect("endless");
+    let drawn = copying(config)
+        .batch(0)
+        .expect("endless")
+        .tokens()
+        .expect("ids");
     let mut places = [0usize; 10];
     for (inputs, _) in rows(&drawn) {
         (0..10)
@@ -204,7 +208,7 @@ fn evaluation_batches_are_never_training_batches() {
     );
     let all: HashSet<Vec<u32>> = evaluation
         .into_iter()
-        .chain((0..20).map(|index| task.batch(index).expect("endless")))
+        .chain((0..20).map(|index| task.batch(index).expect("endless").tokens().expect("ids")))
         .map(|batch| batch.inputs)
         .collect();
     assert_eq!(all.len(), 40, "all forty differ");
@@ -215,5 +219,8 @@ fn evaluation_batches_are_never_training_batches() {
     });
     check_copying(&task.evaluation_batch(0), &task, 16);
     assert_eq!(task.evaluation_batch(1), task.evaluation_batch(1));
-    assert_ne!(task.evaluation_batch(0), task.batch(0).expect("endless"));
+    assert_ne!(
+        Some(task.evaluation_batch(0)),
+        task.batch(0).expect("endless").tokens()
+    );
 }

@@ -161,6 +161,7 @@ fn lines_are_documents_of_bytes_too() {
     let corpus = corpus.with_validation_fraction(0.0).unwrap();
     assert_eq!(corpus.tokens(), 14);
     let batch = corpus.windows(1, 13, 0).unwrap().batch(0).unwrap();
+    let batch = batch.tokens().unwrap();
     let inputs: Vec<u8> = batch.inputs.iter().map(|&id| id as u8).collect();
     assert_eq!(inputs, b"abcdefgabcdef");
     let learnt: Vec<u32> = b"b..ef..b..ef."
@@ -254,6 +255,7 @@ fn windows_say_where_documents_start_and_leave_out_what_is_given() {
     for index in 0..40 {
         let batch = source.batch(index).unwrap();
         assert_eq!(batch, source.batch(index).unwrap());
+        let batch = batch.tokens().unwrap();
         learnt(&batch, &mut seen);
         for (at, id) in batch.inputs.iter().enumerate() {
             let place = order

@@ -81,17 +81,18 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             length,
             ..
         } = task.batch(step)?;
+        let (inputs, targets) = (inputs.ids(), targets.ids());
         let tape = Tape::new();
-        let ids = tape.constant(Tensor::from_slice([batch, length], &inputs, Device::cpu())?);
+        let ids = tape.constant(Tensor::from_slice([batch, length], inputs, Device::cpu())?);
         let logits = model.forward(&ids, &Sequence::default(), None)?;
-        let loss = loss(&logits, &targets)?;
+        let loss = loss(&logits, targets)?;
         gradients.clear(); // their memory stays
         tape.backward(&loss, 1.0, &mut gradients)?;
         let rate = 1e-2 * (1.0 - step as f32 / STEPS as f32);
         let norm = optimizer.step(&mut model, &mut gradients, rate)?;
         if step % 20 == 0 {
             let value = loss.tensor()?.to_vec::<f32>()?[0];
-            let accuracy = 100.0 * accuracy(&logits, &targets)?;
+            let accuracy = 100.0 * accuracy(&logits, targets)?;
             println!(
                 "step {step:3}: loss {value:.4}, right {accuracy:5.1} %, gradient norm {norm:.2}"
             );

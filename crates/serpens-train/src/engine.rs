@@ -5,13 +5,13 @@
 
 use serpens_core::cuda::{self, DevicePtr, Graph};
 use serpens_core::{DType, Device, Gradients, Result as CoreResult, Tape, Tensor};
-use serpens_data::Batch;
+use serpens_data::{Batch, Numbers};
 use serpens_nn::Recompute;
 use serpens_nn::layers::Sequence;
 use serpens_ops::Starts;
 use serpens_ops::cross_entropy::Totals;
 
-use crate::feed::Feed;
+use crate::feed::{Feed, tensors};
 use crate::objective::{Learner, starts};
 use crate::{Objective, Result, TrainedModel};
 
@@ -52,7 +52,7 @@ impl<O: Objective> Engine<O> {
     /// trace.
     pub(crate) fn step(
         &mut self,
-        batches: impl ExactSizeIterator<Item = Result<Batch>>,
+        batches: impl ExactSizeIterator<Item = Result<Batch<Numbers>>>,
         lr: f32,
     ) -> Result<(Vec<Totals>, f64)> {
         let count = batches.len();
@@ -85,15 +85,14 @@ impl<O: Objective> Engine<O> {
     }
 
     /// Whether the last steps had the shape of this batch often enough, on a GPU, to replay a recorded one.
-    fn is_settled(&self, batch: &Batch) -> bool {
-        let shape = [batch.batch, batch.length];
-        let settled = |feed: &Feed| feed.fits(shape) && feed.is_settled();
+    fn is_settled(&self, batch: &Batch<Numbers>) -> bool {
+        let settled = |feed: &Feed| feed.fits(batch) && feed.is_settled();
         // A recorded step would read where the sequences of its own batch start.
         batch.starts.is_none() && self.feed.as_ref().is_some_and(settled)
     }
 
     /// The gradients of one of `count` batches, operation by operation.
-    fn run(&mut self, batch: &Batch, count: usize) -> CoreResult<Tensor> {
+    fn run(&mut self, batch: &Batch<Numbers>, count: usize) -> CoreResult<Tensor> {
         let tokens = self.bring(batch)?;
         let starts = starts(batch, 0..batch.length)?;
         self.compile_ahead(&tokens, starts.as_ref())?;
@@ -101,7 +100,7 @@ impl<O: Objective> Engine<O> {
     }
 
     /// A step that is recorded, where it is not yet, and replayed.
-    fn replay(&mut self, batch: &Batch, lr: f32) -> CoreResult<(Totals, f64)> {
+    fn replay(&mut self, batch: &Batch<Numbers>, lr: f32) -> CoreResult<(Totals, f64)> {
         let tokens = self.bring(batch)?;
         let reads = tokens.each_ref().map(|tensor| tensor.view().ptr());
         let (learner, gradients) = (&mut self.learner, &mut self.gradients);
@@ -134,20 +133,18 @@ impl<O: Objective> Engine<O> {
 
     /// The batch's tokens on the model's device; on a GPU at the addresses of the last batch where the shape is the
     /// same.
-    fn bring(&mut self, batch: &Batch) -> CoreResult<[Tensor; 2]> {
+    fn bring(&mut self, batch: &Batch<Numbers>) -> CoreResult<[Tensor; 2]> {
         let learner = &self.learner;
         let device = learner.model.device();
-        let shape = [batch.batch, batch.length];
         if device == Device::Cpu {
-            let tensor = |ids: &[u32]| Tensor::from_slice(shape, ids, device);
-            return Ok([tensor(&batch.inputs)?, tensor(&batch.targets)?]);
+            return tensors(batch);
         }
         learner.objective.check_batch(&learner.model, batch)?;
         let feed = match self.feed.take() {
-            Some(feed) if feed.fits(shape) => feed,
+            Some(feed) if feed.fits(batch) => feed,
             _ => {
                 self.recorded = None;
-                Feed::new(shape, device)?
+                Feed::new(batch, device)?
             }
         };
         self.feed.insert(feed).bring(batch)

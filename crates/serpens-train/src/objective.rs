@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use serpens_core::{Tensor, Var};
-use serpens_data::{Batch, Bounds, IGNORE};
+use serpens_core::{Device, Tensor, Var};
+use serpens_data::{Batch, Bounds, IGNORE, Numbers};
 use serpens_nn::MambaLm;
 use serpens_nn::layers::Sequence;
 use serpens_ops::Starts;
@@ -32,13 +32,14 @@ pub trait Objective {
     ///
     /// # Errors
     /// The first such id.
-    fn check_batch(&self, model: &Self::Model, batch: &Batch) -> serpens_core::Result<()>;
+    fn check_batch(&self, model: &Self::Model, batch: &Batch<Numbers>) -> serpens_core::Result<()>;
 
     /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend
     /// on shapes only. `sequence` says what is computed again, and where packed sequences start.
     ///
     /// # Shapes
-    /// inputs and targets as the source's batches have them: (batch, length) of u32
+    /// inputs (batch, length) of u32, or (batch, length, channels) of f32; targets (batch, length) where there is one
+    /// for each position, otherwise a vector, as the source's batches have them
     ///
     /// # Errors
     /// What the model's operations fail with.
@@ -49,6 +50,14 @@ pub trait Objective {
         targets: &Tensor,
         sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss>;
+
+    /// Brings what the loss reads besides to the device where it is computed.
+    ///
+    /// # Errors
+    /// Memory.
+    fn to(&mut self, _device: Device) -> serpens_core::Result<()> {
+        Ok(())
+    }
 
     /// How the model's values follow from gradients: as the settings say, where it has no rule of its own.
     fn rule(&self, settings: &OptimizerConfig) -> Box<dyn Rule> {
@@ -84,9 +93,9 @@ impl Objective for NextToken {
         }))
     }
 
-    fn check_batch(&self, model: &MambaLm, batch: &Batch) -> serpens_core::Result<()> {
-        check_ids(&batch.inputs, model.config().vocab_size)?;
-        check_targets(&batch.targets, model.config().vocab_size)
+    fn check_batch(&self, model: &MambaLm, batch: &Batch<Numbers>) -> serpens_core::Result<()> {
+        check_ids(batch.inputs.ids(), model.config().vocab_size)?;
+        check_targets(batch.targets.ids(), model.config().vocab_size)
     }
 
     fn loss(
@@ -106,8 +115,8 @@ impl Objective for NextToken {
 }
 
 /// Where sequences start in these positions of a batch's rows, which go on from what was read before.
-pub(crate) fn starts(
-    batch: &Batch,
+pub(crate) fn starts<N>(
+    batch: &Batch<N>,
     positions: Range<usize>,
 ) -> serpens_core::Result<Option<Starts>> {
     let Some(starts) = &batch.starts else {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use serpens_core::tape::{Backward, BackwardContext, record, tracked};
 use serpens_core::{Device, Tensor, Var};
-use serpens_data::{Batch, Bounds, IGNORE, Source};
+use serpens_data::{Batch, Bounds, IGNORE, Numbers, Source};
 use serpens_formats::safetensors::{read_tensors, write_tensors};
 use serpens_nn::checkpoint::Verify;
 use serpens_nn::layers::{Linear, Sequence};
@@ -32,7 +32,7 @@ struct Counted {
 }
 
 impl Source for Counted {
-    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch<Numbers>> {
         if index == u64::MAX {
             return Err(serpens_data::Error::other(std::fmt::Error));
         }
@@ -57,7 +57,8 @@ impl Source for Counted {
             targets,
             batch: ROWS,
             length: LENGTH,
-        })
+        }
+        .into())
     }
 
     fn bounds(&self) -> Bounds {
@@ -169,7 +170,7 @@ impl Objective for Classify {
         check(model, bounds.targets, bounds)
     }
 
-    fn check_batch(&self, _model: &Reader, _batch: &Batch) -> serpens_core::Result<()> {
+    fn check_batch(&self, _model: &Reader, _batch: &Batch<Numbers>) -> serpens_core::Result<()> {
         Ok(()) // its source makes no others
     }
 
@@ -198,7 +199,7 @@ impl Objective for Estimate {
         check(model, 1, bounds)
     }
 
-    fn check_batch(&self, _model: &Reader, _batch: &Batch) -> serpens_core::Result<()> {
+    fn check_batch(&self, _model: &Reader, _batch: &Batch<Numbers>) -> serpens_core::Result<()> {
         Ok(())
     }
 
@@ -370,7 +371,7 @@ impl Objective for BySigns {
         Estimate.check_source(model, bounds)
     }
 
-    fn check_batch(&self, model: &Reader, batch: &Batch) -> serpens_core::Result<()> {
+    fn check_batch(&self, model: &Reader, batch: &Batch<Numbers>) -> serpens_core::Result<()> {
         Estimate.check_batch(model, batch)
     }
 
@@ -431,7 +432,7 @@ fn the_error_of_a_source_of_a_programs_own_keeps_its_kind() {
     /// Fails at once.
     struct Failing(Box<Counted>);
     impl Source for Failing {
-        fn batch(&self, _index: u64) -> serpens_data::Result<Batch> {
+        fn batch(&self, _index: u64) -> serpens_data::Result<Batch<Numbers>> {
             self.0.batch(u64::MAX)
         }
         fn bounds(&self) -> Bounds {

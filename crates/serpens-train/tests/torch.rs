@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use losses::Losses;
 use serpens_core::{Device, Tensor};
-use serpens_data::{Batch, Bounds, Source};
+use serpens_data::{Batch, Bounds, Numbers, Source};
 use serpens_nn::checkpoint::{self, Verify};
 use serpens_nn::mixers::{AttentionConfig, MlpConfig};
 use serpens_nn::{MambaLm, MambaLmConfig, Module};
@@ -46,17 +46,18 @@ const TRANSFORMER: [f64; 10] = [
 struct Places;
 
 impl Source for Places {
-    fn batch(&self, step: u64) -> serpens_data::Result<Batch> {
+    fn batch(&self, step: u64) -> serpens_data::Result<Batch<Numbers>> {
         let token = |b: usize, t: usize| (7 * step as usize + 11 * b + 5 * t + t * t) as u32 % 96;
         let row =
             |from: usize| (0..2).flat_map(move |b| (from..from + 32).map(move |t| token(b, t)));
         Ok(Batch {
-            inputs: row(0).collect(),
-            targets: row(1).collect(),
+            inputs: row(0).collect::<Vec<u32>>(),
+            targets: row(1).collect::<Vec<u32>>(),
             batch: 2,
             length: 32,
             starts: None,
-        })
+        }
+        .into())
     }
 
     fn bounds(&self) -> Bounds {

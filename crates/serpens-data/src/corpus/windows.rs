@@ -6,7 +6,7 @@ use super::{Corpus, Split};
 use crate::error::{Result, check_batch, check_size};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, counter_rng};
-use crate::source::{Batch, Bounds, Source};
+use crate::source::{Batch, Bounds, Numbers, Source};
 
 const PLACE: &str = "text";
 
@@ -71,14 +71,14 @@ impl CorpusSource {
 }
 
 impl Source for CorpusSource {
-    fn batch(&self, index: u64) -> Result<Batch> {
+    fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
         let first = u128::from(index) * self.batch as u128;
         let mut drawn = Batch::with_room(self.batch, self.length);
         for row in 0..self.batch as u128 {
             let start = self.start(first + row);
             self.corpus.push_row(start, self.length, &mut drawn)?;
         }
-        Ok(drawn)
+        Ok(drawn.into())
     }
 
     fn bounds(&self) -> Bounds {

@@ -113,6 +113,8 @@ fn documents_are_evaluated_and_learnt_as_each_by_itself() {
         .windows(1, corpus.tokens() - 1, 0)
         .unwrap()
         .batch(0)
+        .unwrap()
+        .tokens()
         .unwrap();
     let starts = starts(&batch, 0..batch.length).unwrap();
     let tensor = |ids: &[u32]| Tensor::from_slice([1, batch.length], ids, Device::cpu()).unwrap();

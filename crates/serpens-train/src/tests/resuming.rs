@@ -2,7 +2,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use serpens_data::{Batch, Bounds, Prefetch};
+use serpens_data::{Batch, Bounds, Numbers, Prefetch};
 use serpens_formats::Verify;
 
 use super::*;
@@ -136,7 +136,7 @@ struct Ending {
 }
 
 impl Source for Ending {
-    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch<Numbers>> {
         match self.how {
             _ if index != self.at => {}
             Some(stop) => stop.store(true, Ordering::Relaxed),

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serpens_data::{Batch, Bounds, Source};
+use serpens_data::{Batch, Bounds, Numbers, Source};
 use serpens_nn::Module;
 
 use super::*;
@@ -42,9 +42,9 @@ struct Cut {
 }
 
 impl Source for Cut {
-    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch<Numbers>> {
         let (index, cut) = (index as usize / self.cuts, index as usize % self.cuts);
-        let whole = self.source.batch(index as u64)?;
+        let whole = self.source.batch(index as u64)?.tokens().unwrap();
         let rows = whole.batch / self.cuts;
         let values = cut * rows * whole.length..(cut + 1) * rows * whole.length;
         Ok(Batch {
@@ -53,7 +53,8 @@ impl Source for Cut {
             targets: whole.targets[values].to_vec(),
             batch: rows,
             length: whole.length,
-        })
+        }
+        .into())
     }
 
     fn bounds(&self) -> Bounds {
@@ -189,7 +190,7 @@ fn the_stop_flag_is_looked_at_between_the_batches_of_a_step() {
     /// Sets the flag while its third batch is read.
     struct Stopping(InductionHeads, &'static AtomicBool);
     impl Source for Stopping {
-        fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+        fn batch(&self, index: u64) -> serpens_data::Result<Batch<Numbers>> {
             self.1.store(index == 2, Ordering::Relaxed);
             self.0.batch(index)
         }

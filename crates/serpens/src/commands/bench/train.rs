@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicBool;
 
 use serpens_core::Device;
-use serpens_data::{Batch, Bounds, Source};
+use serpens_data::{Batch, Bounds, Numbers, Source};
 use serpens_nn::{MambaLmConfig, Module, Recompute};
 use serpens_train::{Compute, Event, NextToken, Observer, Run, StepMetrics, TrainConfig, Trainer};
 
@@ -148,17 +148,18 @@ struct Tokens {
 }
 
 impl Source for Tokens {
-    fn batch(&self, index: u64) -> serpens_data::Result<Batch> {
+    fn batch(&self, index: u64) -> serpens_data::Result<Batch<Numbers>> {
         let from = index as usize * self.batch * self.length;
         let to = from + self.batch * self.length;
         let token = |i| token(i, self.vocabulary);
         Ok(Batch {
             starts: None,
-            inputs: (from..to).map(token).collect(),
-            targets: (from + 1..to + 1).map(token).collect(),
+            inputs: (from..to).map(token).collect::<Vec<u32>>(),
+            targets: (from + 1..to + 1).map(token).collect::<Vec<u32>>(),
             batch: self.batch,
             length: self.length,
-        })
+        }
+        .into())
     }
 
     fn bounds(&self) -> Bounds {
