@@ -133,6 +133,12 @@ pub enum Error {
     /// A file that is none of a model.
     #[error("{} is no model file: GGUF's end in .gguf, others have a config.json beside them", .0.display())]
     NoModel(PathBuf),
+    /// A model that answers, where one that writes is asked for.
+    #[error("{}: this model answers with classes, labels or values, and writes nothing", .0.display())]
+    Answers(PathBuf),
+    /// A model that writes, where one that answers is asked for.
+    #[error("{}: this is a language model, without a head that answers", .0.display())]
+    Writes(PathBuf),
     /// A file says of its model what is not so of those computed here.
     #[error("{}: {field} = {found} is of a model that is not computed here", path.display())]
     OtherModel {

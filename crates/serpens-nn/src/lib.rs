@@ -59,7 +59,10 @@ mod start;
 pub use error::{Error, ParameterFault, PatternFault, Result};
 pub use infer::ToInfer;
 pub use lora::LoraConfig;
-pub use models::{Backbone, LmSlots, LmState, LmStepper, MambaLm, MambaLmConfig, StateRow};
+pub use models::{
+    Answer, Backbone, HeadConfig, LmSlots, LmState, LmStepper, MambaLm, MambaLmConfig, Pooling,
+    Predictor, PredictorConfig, StateRow,
+};
 pub use module::{Module, Visit, VisitMut, join};
 pub use param::Param;
 pub use precision::{Precision, Recompute};

@@ -8,7 +8,7 @@ use smart_default::SmartDefault;
 
 use crate::mixers::{MambaConfig, MixerConfig};
 use crate::ssm::{AInit, DtRank, SelectiveSsmConfig, SsmConfig};
-use crate::{MambaLmConfig, Result};
+use crate::{Error, MambaLmConfig, PredictorConfig, Result};
 
 /// What a file says, by its `model_type`.
 #[derive(Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub(super) enum ConfigFile {
     FalconMamba(HfConfig),
     /// Our own, for models that the former cannot describe.
     Serpens { serpens: MambaLmConfig },
+    /// The same of models that answer.
+    SerpensPredictor { predictor: PredictorConfig },
 }
 
 /// The fields of a Hugging Face Mamba configuration that say something about the model; the rest is ignored, and what
@@ -75,7 +77,15 @@ pub(super) fn read(path: &Path) -> Result<MambaLmConfig> {
             hf.into()
         }
         ConfigFile::Serpens { serpens } => serpens,
+        ConfigFile::SerpensPredictor { .. } => return Err(Error::Answers(path.to_owned())),
     })
+}
+
+pub(super) fn read_predictor(path: &Path) -> Result<PredictorConfig> {
+    match json::read(path, "model configuration")? {
+        ConfigFile::SerpensPredictor { predictor } => Ok(predictor),
+        _ => Err(Error::Writes(path.to_owned())),
+    }
 }
 
 impl ConfigFile {

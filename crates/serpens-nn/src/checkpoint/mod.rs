@@ -34,7 +34,9 @@ use self::hf::ConfigFile;
 use self::layout::HUGGING_FACE;
 pub use self::peft::{load_adapter, save_adapter};
 use self::weights::{Incoming, Names, Outgoing};
-use crate::{Error, MambaLm, MambaLmConfig, Module, Param, ParameterFault, Result, ToInfer};
+use crate::{
+    Error, MambaLm, MambaLmConfig, Module, Param, ParameterFault, Predictor, Result, ToInfer,
+};
 
 /// The name of the configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -134,7 +136,9 @@ impl Checkpoint {
     pub fn load(&self, device: Device) -> Result<MambaLm> {
         self.plan.check_memory(4, device)?;
         let mut model = self.plan.clone();
-        model.visit_mut("", &mut |name, param| self.fill(name, param, device))?;
+        model.visit_mut("", &mut |name, param| {
+            self.weights.fill(name, param, device)
+        })?;
         Ok(model)
     }
 
@@ -163,7 +167,7 @@ impl Checkpoint {
                 param.hold(matrix, how.precision);
                 return Ok(());
             }
-            self.fill(name, param, Device::Cpu)?;
+            self.weights.fill(name, param, Device::Cpu)?;
             let narrow = param.narrow(how.device, how.precision, encoding);
             let (file, place) = (&self.weights.path, self.weights.name(name, param));
             let fault = ParameterFault::TooLarge(encoding);
@@ -214,13 +218,6 @@ impl Checkpoint {
             Ok(())
         })?;
         Ok(errors)
-    }
-
-    fn fill(&self, name: &str, param: &mut Param, device: Device) -> Result<()> {
-        match self.weights.value(name, param)? {
-            Some(value) => param.set(value.to(device)?),
-            None => param.fill(name, device, 0),
-        }
     }
 }
 
@@ -303,8 +300,40 @@ pub fn load(path: &Path, device: Device, verify: Verify) -> Result<MambaLm> {
 /// # Errors
 /// [`Error::NoValue`]; what the file system says.
 pub fn save(model: &MambaLm, dir: &Path) -> Result<()> {
+    write(model, &ConfigFile::of(model.config()), dir)
+}
+
+fn write(model: &impl Module, config: &ConfigFile, dir: &Path) -> Result<()> {
     let names = Names(&HUGGING_FACE, String::new());
     let as_it_is = |param: &Param| param.value().cloned();
     let outgoing = Outgoing::new(model, is_kept, &names, |_| Encoding::F32, as_it_is)?;
-    outgoing.write(dir, &ConfigFile::of(model.config()), FILES)
+    outgoing.write(dir, config, FILES)
+}
+
+/// As [`save`], a model that answers: `config.json` has its settings in our own words.
+///
+/// # Errors
+/// Those of [`save`].
+pub fn save_predictor(model: &Predictor, dir: &Path) -> Result<()> {
+    let predictor = model.config().clone();
+    write(model, &ConfigFile::SerpensPredictor { predictor }, dir)
+}
+
+/// Reads what [`save_predictor`] wrote.
+///
+/// # Errors
+/// As [`load`]; [`Error::Writes`] for a language model.
+pub fn load_predictor(dir: &Path, device: Device, verify: Verify) -> Result<Predictor> {
+    let config = hf::read_predictor(&dir.join(CONFIG_FILE))?;
+    let path = dir.join(WEIGHTS_FILE);
+    let weights = Incoming {
+        files: vec![safetensors::open(&path, verify)?],
+        path,
+        names: Names(&HUGGING_FACE, String::new()),
+    };
+    let mut model = config.plan()?;
+    weights.check(&model, is_kept)?;
+    model.check_memory(4, device)?;
+    model.visit_mut("", &mut |name, param| weights.fill(name, param, device))?;
+    Ok(model)
 }

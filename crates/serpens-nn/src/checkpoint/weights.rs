@@ -106,6 +106,14 @@ impl Incoming {
         Ok(file.matrix(&name, device)?)
     }
 
+    /// Gives a parameter of this name its value there, or where there is none that which it starts with.
+    pub(super) fn fill(&self, name: &str, param: &mut Param, device: Device) -> Result<()> {
+        match self.value(name, param)? {
+            Some(value) => param.set(value.to(device)?),
+            None => param.fill(name, device, 0),
+        }
+    }
+
     /// The value of our parameter of this name on the processor, if it is in the files: finite, and A too.
     pub(super) fn value(&self, ours: &str, param: &Param) -> Result<Option<Tensor>> {
         let Place { name, form, .. } = self.names.place(ours, param);

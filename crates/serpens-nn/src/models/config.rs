@@ -180,32 +180,41 @@ impl MambaLmConfig {
     }
 
     fn planned(&self) -> Result<MambaLm> {
-        let (tokens, width) = (self.vocab_size, self.d_model);
-        check("vocab_size", tokens as f64, SIZE)?;
-        check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
-        check("n_layer", self.n_layer as f64, LAYERS)?;
-        let mixers = self.placed_mixers()?;
-        let forgets = |(_, mixer): &(String, MixerConfig)| !mixer.remembers();
-        if !mixers.is_empty() && mixers.iter().all(forgets) {
+        let (mut embeddings, mut backbone) = (self.planned_embedding()?, self.planned_backbone()?);
+        let mixers = self.layer_mixers()?;
+        if !mixers.is_empty() && !mixers.iter().any(|mixer| mixer.remembers()) {
             let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
             return Err(Error::Unsupported(what));
         }
-        if !mixers.iter().all(|(_, mixer)| mixer.is_causal()) {
-            let what = "a bidirectional layer sees what a language model is to predict: give it to a backbone with another head";
+        if !mixers.iter().all(|mixer| mixer.is_causal()) {
+            let what = "a bidirectional layer sees what a language model is to predict: give it to a model with another head";
             return Err(Error::Unsupported(what));
         }
-        let mut backbone = Backbone::plan_placed(width, self.n_layer, self.norm_eps, &mixers)?;
-        if self.positions > 0 {
-            backbone = backbone.with_positions(self.positions, self.embedding_std);
-        }
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
-        let mut embeddings = Embedding::plan(tokens, width, self.embedding_std);
         embeddings.weight.matrix = self.tie_embeddings;
+        let head = || Linear::plan(self.d_model, self.vocab_size);
         Ok(MambaLm {
             embeddings,
             backbone,
-            lm_head: (!self.tie_embeddings).then(|| Linear::plan(width, tokens)),
+            lm_head: (!self.tie_embeddings).then(head),
             config: self.clone(),
+        })
+    }
+
+    pub(super) fn planned_embedding(&self) -> Result<Embedding> {
+        check("vocab_size", self.vocab_size as f64, SIZE)?;
+        check("embedding_std", self.embedding_std.into(), 0.0..=1e3)?;
+        let (tokens, width) = (self.vocab_size, self.d_model);
+        Ok(Embedding::plan(tokens, width, self.embedding_std))
+    }
+
+    pub(super) fn planned_backbone(&self) -> Result<Backbone> {
+        check("n_layer", self.n_layer as f64, LAYERS)?;
+        let (width, mixers) = (self.d_model, self.placed_mixers()?);
+        let backbone = Backbone::plan_placed(width, self.n_layer, self.norm_eps, &mixers)?;
+        Ok(match self.positions {
+            0 => backbone,
+            count => backbone.with_positions(count, self.embedding_std),
         })
     }
 

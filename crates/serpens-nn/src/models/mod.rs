@@ -4,9 +4,11 @@ mod backbone;
 mod config;
 mod lm;
 mod pattern;
+mod predictor;
 mod stepper;
 
 pub use backbone::{Backbone, LmState, StateRow};
 pub use config::MambaLmConfig;
 pub use lm::MambaLm;
+pub use predictor::{Answer, HeadConfig, Pooling, Predictor, PredictorConfig};
 pub use stepper::{LmSlots, LmStepper};
