@@ -171,7 +171,8 @@ pub struct TrainArgs {
     /// The tokenizer of the text: its file or folder, or bytes; otherwise the recipe's, or that of the model of --init.
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<String>,
-    /// Change a field of the recipe, such as train.steps=500; may be repeated.
+    /// Change a field of the recipe, such as train.steps=500, or model.block.attention.heads=4 where there are several
+    /// kinds of layers; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Another seed, another run.

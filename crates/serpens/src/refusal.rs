@@ -155,7 +155,7 @@ pub enum Refusal {
     /// A key that no recipe has, or a name that its key does not take.
     #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
     Unknown {
-        /// `key`, `value` or `model`.
+        /// `key`, `value`, `model` or `kind`.
         what: &'static str,
         /// The key, or the name.
         key: String,

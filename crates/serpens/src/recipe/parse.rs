@@ -83,19 +83,36 @@ fn apply(table: &mut Table, change: &str) -> Result<Recipe, Refusal> {
     })
 }
 
-/// Sets or removes the value at a path of keys joined by dots.
-fn set(mut table: &mut Table, path: &str, value: Option<Value>) -> Result<(), Refusal> {
-    let mut keys = path.split('.');
-    let last = keys.next_back().unwrap_or_default();
-    for key in keys {
-        let below = table.entry(key).or_insert_with(|| Table::new().into());
-        table = below.as_table_mut().ok_or(Refusal::NoTable)?;
-    }
-    match value {
-        Some(value) => table.insert(last.to_owned(), value),
-        None => table.remove(last),
+/// Sets or removes the value at a path of keys joined by dots. Of a list of tables that of a kind is named by it.
+fn set(table: &mut Table, path: &str, value: Option<Value>) -> Result<(), Refusal> {
+    let Some((key, rest)) = path.split_once('.') else {
+        match value {
+            Some(value) => table.insert(path.to_owned(), value),
+            None => table.remove(path),
+        };
+        return Ok(());
     };
-    Ok(())
+    match table.entry(key).or_insert_with(|| Table::new().into()) {
+        Value::Table(below) => set(below, rest, value),
+        Value::Array(list) => {
+            let (kind, rest) = rest.split_once('.').ok_or(Refusal::NoTable)?;
+            let kind_of = |below: &Value| Some(below.get("kind")?.as_str()?.to_owned());
+            let known = list.iter().filter_map(kind_of).collect();
+            let mut of_kind = list
+                .iter_mut()
+                .filter(|below| kind_of(below).as_deref() == Some(kind));
+            match of_kind.next().and_then(Value::as_table_mut) {
+                Some(below) => set(below, rest, value),
+                None => Err(Refusal::Unknown {
+                    what: "kind",
+                    key: kind.to_owned(),
+                    nearest: None,
+                    known,
+                }),
+            }
+        }
+        _ => Err(Refusal::NoTable),
+    }
 }
 
 /// Takes what a built-in model says for what the recipe says of its own; what it leaves open stays as it is.

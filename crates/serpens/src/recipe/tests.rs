@@ -1,4 +1,5 @@
 use serpens_nn::Module;
+use serpens_nn::mixers::MixerConfig;
 
 use super::*;
 
@@ -109,6 +110,26 @@ fn any_field_can_be_set() {
         panic!("another task");
     };
     assert_eq!((task.lengths.as_slice(), task.seed), (&[8, 16][..], 3));
+}
+
+#[test]
+fn a_field_of_one_kind_of_layers_is_reached_by_its_name() {
+    let model = "model=mamba-attention";
+    let recipe = with(&[model, "model.block.attention.window=64"]).unwrap();
+    let windows = recipe.model.mixers.iter().filter_map(|mixer| match mixer {
+        MixerConfig::Attention(attention) => Some(attention.window),
+        _ => None,
+    });
+    assert_eq!(windows.collect::<Vec<_>>(), [Some(64)]);
+    for (change, words) in [
+        ("model.block.h3.expand=2", &["h3", "attention"][..]),
+        ("model.block.attention.widow=64", &["widow", "window"]),
+        ("model.block.window=64", &["table"]),
+    ] {
+        let text = with(&[model, change]).unwrap_err().to_string();
+        let told = words.iter().all(|word| text.contains(word));
+        assert!(told && !text.contains('\n'), "{text}");
+    }
 }
 
 #[test]
