@@ -11,6 +11,9 @@ pub(crate) struct Interval {
     pub(crate) steps: u64,
     pub(crate) batches: usize,
     pub(crate) tokens: usize,
+    /// Σ of the lengths of the sequences that each token stood in.
+    #[serde(default)]
+    pub(crate) lengths: usize,
     /// Sum of the batches' mean losses, in nats.
     pub(crate) loss: f64,
     pub(crate) correct: usize,
@@ -28,6 +31,7 @@ impl Interval {
         self.steps += later.steps;
         self.batches += later.batches;
         self.tokens += later.tokens;
+        self.lengths += later.lengths;
         self.loss += later.loss;
         self.correct += later.correct;
         self.counted += later.counted;

@@ -37,9 +37,8 @@ pub struct Compute {
 /// A model in training.
 pub struct Trainer<O: Objective = NextToken> {
     pub(crate) engine: Engine<O>,
-    /// Tokens in a second with which the model's products would keep the device's matrix units busy; unknown on the
-    /// processor.
-    fastest: Option<f64>,
+    /// Operations a second of the device's matrix units; unknown on the processor.
+    peak: Option<f64>,
     source: Box<dyn Source>,
     pub(crate) state: State,
     /// The last checkpoint read or written.
@@ -137,7 +136,7 @@ impl<O: Objective> Trainer<O> {
             .check_source(&learner.model, source.bounds())?;
         Ok(Self {
             engine: Engine::new(learner, Recompute::None),
-            fastest: None,
+            peak: None,
             source,
             state,
             saved: None,
@@ -172,14 +171,13 @@ impl<O: Objective> Trainer<O> {
         let (mut learner, device) = (self.engine.learner, compute.device);
         learner.model.to(device, compute.precision)?;
         learner.optimizer.to(device)?;
-        let flops = 3.0 * learner.model.flops_per_token()?; // forward, and twice that backward
-        let peak = match device {
+        learner.objective.to(device)?;
+        self.peak = match device {
             Device::Cpu => None,
             Device::Cuda(_) => {
                 cuda::properties(device)?.peak_flops(compute.precision.activations())
             }
         };
-        self.fastest = peak.map(|peak| peak / flops);
         self.engine = Engine::new(learner, compute.recompute);
         Ok(self)
     }
@@ -279,9 +277,12 @@ impl<O: Objective> Trainer<O> {
         if interval.steps == 0 {
             return Ok(());
         }
-        let state = &self.state;
+        let (state, model) = (&self.state, self.model());
         let mut metrics = interval.metrics(state.step, state.config.steps, state.seconds);
-        metrics.mfu = (self.fastest).map(|fastest| metrics.tokens_per_second / fastest);
+        let length = interval.lengths / interval.tokens.max(1);
+        let flops = model.flops_per_token()? + model.attention_flops(length);
+        let flops = 3.0 * flops; // forward, and twice that backward
+        metrics.mfu = (self.peak).map(|peak| metrics.tokens_per_second * flops / peak);
         metrics.memory = self.model().device().memory().high_water;
         run.observer.event(&Event::Stepped(&metrics))
     }
@@ -343,11 +344,13 @@ impl<O: Objective> Trainer<O> {
     pub(crate) fn take_step(&mut self, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         let (done, config) = (self.step(), &self.state.config);
-        let (source, first, mut tokens) = (&self.source, self.state.position.batches, 0);
+        let (source, first) = (&self.source, self.state.position.batches);
+        let (mut tokens, mut lengths) = (0, 0);
         let batches = (0..config.accumulation as usize).map(|i| {
             go_on(stop)?;
             let batch = source.batch(first.wrapping_add(i as u64))?;
-            tokens += batch.inputs.len();
+            tokens += batch.batch * batch.length;
+            lengths += batch.batch * batch.length * batch.length;
             Ok(batch)
         });
         let lr = config.learning_rate(done);
@@ -361,6 +364,7 @@ impl<O: Objective> Trainer<O> {
             steps: 1,
             batches: losses.len(),
             tokens,
+            lengths,
             loss: losses.clone().map(Totals::mean).sum(),
             correct: losses.clone().map(|totals| totals.correct).sum(),
             counted: losses.map(|totals| totals.count).sum(),

@@ -134,6 +134,10 @@ impl Mixer for Attention {
         self.out_proj.forward(&y)
     }
 
+    fn attention_flops(&self, length: usize) -> f64 {
+        self.heads.flops(self.width, length)
+    }
+
     fn kept_per_token(&self, recompute: Recompute) -> usize {
         match recompute {
             Recompute::Layer => 0,

@@ -131,6 +131,10 @@ impl Mixer for Gau {
         self.out_proj.forward(&mul(&u, &y)?)
     }
 
+    fn attention_flops(&self, length: usize) -> f64 {
+        self.heads.flops(self.width, length)
+    }
+
     fn kept_per_token(&self, recompute: Recompute) -> usize {
         match recompute {
             Recompute::Layer => 0,

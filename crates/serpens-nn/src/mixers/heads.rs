@@ -113,6 +113,17 @@ impl Heads {
         Ok(attention(&q, &k, &v, &options)?)
     }
 
+    /// [`super::Mixer::attention_flops`] where queries have so many columns.
+    pub(super) fn flops(&self, columns: usize, length: usize) -> f64 {
+        let (length, most) = (
+            length as f64,
+            self.window.map_or(f64::MAX, |most| most as f64),
+        );
+        let most = length.min(most);
+        let seen = most - most * (most - 1.0) / (2.0 * length.max(1.0)); // the first see fewer
+        4.0 * columns as f64 * seen
+    }
+
     fn options(&self) -> AttentionOptions<'static> {
         AttentionOptions {
             head: self.head,

@@ -176,6 +176,12 @@ pub trait Mixer: Module + Debug + DynClone + Send + Sync {
     /// Values that a training step keeps of each token for the gradients, besides the input; or fewer.
     fn kept_per_token(&self, recompute: Recompute) -> usize;
 
+    /// Operations (multiplications and additions) of a forward pass for each token in products without parameters, of
+    /// queries with the keys that they see and of those weights with values; on average over a sequence of this length.
+    fn attention_flops(&self, _length: usize) -> f64 {
+        0.0
+    }
+
     /// Reads one token of each sequence.
     ///
     /// # Shapes

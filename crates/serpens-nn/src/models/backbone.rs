@@ -278,6 +278,14 @@ impl Backbone {
         Ok(last.y)
     }
 
+    /// Of all its layers; see [`Mixer::attention_flops`].
+    pub fn attention_flops(&self, length: usize) -> f64 {
+        let layers = self.layers.iter();
+        layers
+            .map(|layer| layer.mixer.attention_flops(length))
+            .sum()
+    }
+
     /// Values that a training step keeps of each token for the gradients, or fewer.
     pub(super) fn kept_per_token(&self, recompute: Recompute) -> f64 {
         let inputs = self.norm_f.weight.count() as f64;
