@@ -78,7 +78,7 @@ pub fn backward(logits: &mut [f32], targets: &[u32], vocab: usize, norms: &[[f32
     backward_tree(logits, targets, vocab, norms, scale);
 }
 
-fn assert_shapes(logits: usize, targets: &[u32], vocab: usize, norms: usize) {
+pub(super) fn assert_shapes(logits: usize, targets: &[u32], vocab: usize, norms: usize) {
     let rows = targets.len();
     assert_eq!(logits, rows * vocab, "logits are (rows, vocab)");
     assert_eq!(norms, rows, "one pair for each row");
@@ -86,7 +86,7 @@ fn assert_shapes(logits: usize, targets: &[u32], vocab: usize, norms: usize) {
 }
 
 /// Where to halve `rows`; nothing where they are one block. Depends on the shape only, and so do all results.
-fn split(rows: usize, vocab: usize) -> Option<usize> {
+pub(super) fn split(rows: usize, vocab: usize) -> Option<usize> {
     let block = BLOCK.div_ceil(vocab.max(1));
     (rows > block).then(|| (rows / 2).next_multiple_of(block))
 }

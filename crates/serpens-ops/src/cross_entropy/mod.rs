@@ -21,6 +21,7 @@ pub mod cpu;
 pub(crate) mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod weighted;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,15 +30,16 @@ use serpens_core::tape::{BackwardContext, tracked};
 use serpens_core::{DType, Device, Error, Result, Tensor, Var};
 
 pub use cpu::{IGNORE, Totals};
+pub use weighted::{ClassOptions, weighted_cross_entropy};
 
 use crate::check;
 use crate::record::record;
 
 const OP: &str = "cross_entropy";
 
-/// What [`cross_entropy`] gives.
+/// What [`cross_entropy`] and [`weighted_cross_entropy`] give.
 pub struct CrossEntropy {
-    /// The mean over the counted positions, one value; 0 where none counts.
+    /// The mean over the counted positions, with weights a weighted one: one value, 0 where none counts.
     pub loss: Var,
     /// The sums over the positions as words on the logits' device: see [`CrossEntropy::read`].
     pub totals: Tensor,
@@ -109,16 +111,20 @@ pub fn check_targets(targets: &[u32], vocabulary: usize) -> Result<()> {
 /// Shapes that do not fit; a target that is neither below the vocabulary nor [`IGNORE`], which on a GPU
 /// [`CrossEntropy::read`] tells.
 pub fn cross_entropy(logits: Var, targets: &Tensor) -> Result<CrossEntropy> {
+    check_operands(&logits, targets)?;
+    match logits.device() {
+        Device::Cpu => on_cpu(&logits, targets),
+        Device::Cuda(_) => on_cuda(logits, targets),
+    }
+}
+
+fn check_operands(logits: &Var, targets: &Tensor) -> Result<()> {
     if logits.shape().is_empty() || logits.shape().rows() != targets.len() {
         let expected = format!("{} values, one a row of the logits", logits.shape().rows());
         return Err(Error::shape(OP, "targets", expected, targets.shape()));
     }
     check::range(OP, "the number of targets", 0..1 << 32, targets.len())?;
-    check::device(OP, "targets", logits.device(), targets.device())?;
-    match logits.device() {
-        Device::Cpu => on_cpu(&logits, targets),
-        Device::Cuda(_) => on_cuda(logits, targets),
-    }
+    check::device(OP, "targets", logits.device(), targets.device())
 }
 
 fn on_cpu(logits: &Var, targets: &Tensor) -> Result<CrossEntropy> {

@@ -7,7 +7,7 @@ use serpens_core::tape::{Backward, BackwardContext, record};
 use serpens_core::{DType, Device, Error, Gradients, Result, Tape, Tensor};
 
 use super::reference;
-use crate::cross_entropy::{IGNORE, Totals, cross_entropy};
+use crate::cross_entropy::{IGNORE, Totals, cross_entropy, weighted};
 use crate::shared::tests::{assert_near, cases, f32s, read, round, tensor, values};
 
 /// (rows, vocabulary): rows that a warp, half a block and a whole block share, hardly any of them aligned.
@@ -66,6 +66,7 @@ pub(crate) fn run_all(device: Device, dtype: DType) {
         tape.backward(&result.loss, 1.0, &mut Gradients::new())
             .unwrap();
     }
+    weighted::tests::devices::run_all(device, dtype);
 }
 
 #[test]
