@@ -57,6 +57,7 @@ pub mod selective_scan;
 mod shared;
 pub mod simd;
 pub mod softmax;
+pub mod swap_axes;
 
 use shared::{DeviceStarts, check, fold, record};
 pub use shared::{Layout, Role, Starts, Team};

@@ -37,6 +37,7 @@ pub(super) const OPERATIONS: &[fn(Device, DType)] = &[
     crate::sampling::tests::devices::run_all,
     crate::selective_scan::tests::devices::run_all,
     crate::softmax::tests::devices::run_all,
+    crate::swap_axes::tests::devices::run_all,
 ];
 
 /// Set where a machine without NVRTC must not pass, such as CI.

@@ -46,6 +46,7 @@ operations! {
     sampling: run_all,
     selective_scan: run_small,
     softmax: run_all,
+    swap_axes: run_all,
 }
 
 #[test]

@@ -1,0 +1,4 @@
+pub(crate) mod devices;
+mod gradcheck;
+mod properties;
+mod reference;
