@@ -7,7 +7,7 @@ use serpens_nn::mixers::{
 };
 use serpens_nn::{Error, MambaLmConfig, Module, Start};
 use serpens_ops::Starts;
-use serpens_ops::elementwise::{scale, sub};
+use serpens_ops::elementwise::{add, scale, sub};
 
 const WIDTH: usize = 6;
 const SHAPE: [usize; 3] = [1, 9, WIDTH];
@@ -43,6 +43,7 @@ fn a_bidirectional_mixer_is_both_directions_together_of_whole_sequences_alone() 
         of: Box::new(of.clone().into()),
         shared,
         merge,
+        columns: None,
     };
     let plan = |config: &BidirectionalConfig| {
         let mixer = config.plan(WIDTH, 1.0).unwrap();
@@ -65,11 +66,78 @@ fn a_bidirectional_mixer_is_both_directions_together_of_whole_sequences_alone() 
     let inputs = [x.tensor().unwrap().clone()];
     let check = gradcheck(forward, &inputs, GradCheckOptions::default()).unwrap();
     assert!(check.ok, "{check:?}");
+    // Without sharing, each direction by parameters of its own.
+    let own = plan(&config(false, Merge::Sum));
+    let alone = [0, 1].map(|direction| {
+        let mut mixer = of.plan(WIDTH, 1.0).unwrap();
+        let filled = mixer.visit_mut("", &mut |wanted, param| {
+            let wanted = format!("directions.{direction}.{wanted}");
+            own.visit("", &mut |name, of_both| match name == wanted {
+                true => param.set(of_both.value()?.clone()),
+                false => Ok(()),
+            })
+        });
+        filled.map(|()| mixer).unwrap()
+    });
+    let [forward, reverse] = alone;
+    let back = reversed(&read(reverse, &reversed(&x)));
+    assert_close(&read(own, &x), &add(&read(forward, &x), &back).unwrap());
     let mut state = concat.initial_state(1, Device::cpu()).unwrap();
     let refused = concat.forward(&x, &Sequence::default(), Some(&mut state));
     assert!(matches!(refused, Err(Error::Unsupported(_))));
     let model = MambaLmConfig::new(WIDTH, 2, 11).with_mixer(config(true, Merge::Sum));
     assert!(matches!(model.plan(), Err(Error::Unsupported(_))));
+}
+
+#[test]
+fn an_image_is_read_along_its_rows_and_its_columns_in_both_directions() {
+    let (rows, columns) = (2, 4);
+    let config = |shared, merge, columns| BidirectionalConfig {
+        of: Box::new(MinGruConfig::default().into()),
+        shared,
+        merge,
+        columns,
+    };
+    let plan = |config: BidirectionalConfig| {
+        let mixer = config.plan(WIDTH, 1.0).unwrap();
+        mixer.init(Device::cpu(), 7).unwrap()
+    };
+    let read = |mixer: &dyn Mixer, x: &Var| mixer.forward(x, &Sequence::default(), None).unwrap();
+    let x = random().into_tensor().unwrap().to_vec::<f32>().unwrap();
+    let image = |values: &[f32]| Tensor::from_slice([1, 8, WIDTH], values, Device::cpu()).unwrap();
+    let turned = |x: &Var, [rows, columns]: [usize; 2]| {
+        let x = x.tensor().unwrap().to_vec::<f32>().unwrap();
+        let pixels = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
+        let pixels = pixels.flat_map(|pixel| &x[pixel * WIDTH..][..WIDTH]);
+        Var::from(image(&pixels.copied().collect::<Vec<_>>()))
+    };
+    let x = Var::from(image(&x[..8 * WIDTH]));
+    // Of one seed, with one mixer for all directions: what it gives of the image, and of the image with its axes
+    // exchanged, exchanged back.
+    let two = plan(config(true, Merge::Sum, None));
+    let four = plan(config(true, Merge::Sum, Some(columns)));
+    let down = read(&*two, &turned(&x, [rows, columns]));
+    let down = turned(&down, [columns, rows]);
+    let expected = add(&read(&*two, &x), &down).unwrap();
+    assert_close(&read(&*four, &x), &expected);
+    let mean = plan(config(true, Merge::Mean, Some(columns)));
+    assert_close(&scale(&read(&*mean, &x), 4.0).unwrap(), &expected);
+    let own = plan(config(false, Merge::Concat, Some(columns)));
+    let count = |mixer: &dyn Mixer| mixer.count(|_| true).unwrap();
+    assert_eq!(count(&*own), 4 * (count(&*two) + WIDTH * WIDTH));
+    let forward = |v: &[Var]| Ok(own.forward(&v[0], &Sequence::default(), None)?);
+    let inputs = [x.tensor().unwrap().clone()];
+    let check = gradcheck(forward, &inputs, GradCheckOptions::default()).unwrap();
+    assert!(check.ok, "{check:?}");
+    let uneven = own.forward(&random(), &Sequence::default(), None); // of 9
+    assert!(matches!(uneven, Err(Error::Uneven(_))), "{uneven:?}");
+    let starts = Starts::from_lengths(&[4, 4]);
+    let packed = Sequence {
+        starts: Some(&starts),
+        ..Sequence::default()
+    };
+    let packed = own.forward(&x, &packed, None);
+    assert!(matches!(packed, Err(Error::Unsupported(_))), "{packed:?}");
 }
 
 #[test]

@@ -1,17 +1,19 @@
-//! A mixer that reads whole sequences in both directions: for classification and tagging, where what follows a token is
-//! known.
+//! A mixer that reads whole sequences in both directions, and images in four: for classification and tagging, where
+//! what follows a token is known.
 
 use serde::{Deserialize, Serialize};
 use serpens_core::{Device, Var};
 use serpens_ops::elementwise::{add, scale};
+use serpens_ops::swap_axes::swap_axes;
 use smart_default::SmartDefault;
 
 use super::{MambaConfig, Mixer, MixerConfig, MixerSettings, MixerState};
 use crate::layers::{Linear, Sequence};
+use crate::setting::{SIZE, check};
 use crate::ssm::SsmConfig;
 use crate::{Error, Recompute, Result, module};
 
-/// What becomes of the outputs of both directions.
+/// What becomes of the outputs of all directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Merge {
@@ -20,7 +22,7 @@ pub enum Merge {
     Sum,
     /// Their mean.
     Mean,
-    /// A projection of both side by side to the model's width.
+    /// A projection of all side by side to the model's width.
     Concat,
 }
 
@@ -31,28 +33,39 @@ pub struct BidirectionalConfig {
     /// The mixer of each direction.
     #[default(Box::new(MambaConfig::default().into()))]
     pub of: Box<MixerConfig>,
-    /// Whether both directions have the same parameters.
+    /// Whether all directions have the same parameters.
     pub shared: bool,
     /// How their outputs become one.
     pub merge: Merge,
+    /// Columns of an image whose rows stand one behind the other: it is read along its columns too, in both directions
+    /// (the cross-scan of arXiv 2401.10166). Directions are flags of the scan; rows of its time stand a row apart, so that
+    /// columns are read from one copy with the axes exchanged, and what comes of both is brought back as one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<usize>,
 }
 
 impl MixerSettings for BidirectionalConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         if !self.of.is_causal() || !self.of.reverses() {
-            let what = "a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU";
+            let what = "a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU, mlp";
             return Err(Error::Unsupported(what));
         }
-        let one = || {
+        if let Some(columns) = self.columns {
+            check("columns", columns as f64, SIZE)?;
+        }
+        let directions = if self.columns.is_some() { 4 } else { 2 };
+        let one = |_| {
             let mixer = self.of.plan(d_model, output_divisor);
             mixer.map_err(|error| error.within("of"))
         };
-        let part = || Linear::plan_with([d_model, d_model], false, output_divisor);
+        let mixers = if self.shared { 1 } else { directions };
+        let projection = |_| Linear::plan_with([d_model, d_model], false, output_divisor);
+        let projections = (0..directions).map(projection).collect();
         Ok(Box::new(Bidirectional {
-            forward: one()?,
-            reverse: (!self.shared).then(one).transpose()?,
-            projections: (self.merge == Merge::Concat).then(|| [part(), part()].into()),
-            mean: self.merge == Merge::Mean,
+            mixers: (0..mixers).map(one).collect::<Result<_>>()?,
+            projections: (self.merge == Merge::Concat).then_some(projections),
+            factor: (self.merge == Merge::Mean).then_some(1.0 / directions as f32),
+            columns: self.columns,
         }))
     }
 
@@ -67,15 +80,54 @@ impl MixerSettings for BidirectionalConfig {
 
 #[derive(Clone, Debug)]
 struct Bidirectional {
-    forward: Box<dyn Mixer>,
-    /// That of the other direction, where it has parameters of its own.
-    reverse: Option<Box<dyn Mixer>>,
-    /// Of each direction, if any: the two halves of one matrix, (d_model, d_model) each.
+    /// Of each direction: forward, in reverse, down the columns, up; or one of all.
+    mixers: Vec<Box<dyn Mixer>>,
+    /// Of each direction, if any: the parts of one matrix, (d_model, d_model) each.
     projections: Option<Vec<Linear>>,
-    mean: bool,
+    /// What the sum is multiplied with, if by anything.
+    factor: Option<f32>,
+    columns: Option<usize>,
 }
 
-module!(Bidirectional { forward => "forward", reverse => "reverse", projections => "projections" });
+module!(Bidirectional { mixers => "directions", projections => "projections" });
+
+impl Bidirectional {
+    fn mixer(&self, direction: usize) -> &dyn Mixer {
+        &*self.mixers[direction % self.mixers.len()]
+    }
+
+    /// The sum of two directions, the first of which is this one.
+    fn both(&self, first: usize, x: &Var, sequence: &Sequence<'_>) -> Result<Var> {
+        let along = |direction: usize, sequence: &Sequence<'_>| {
+            let y = self.mixer(direction).forward(x, sequence, None)?;
+            match &self.projections {
+                Some(projections) => projections[direction].forward(&y),
+                None => Ok(y),
+            }
+        };
+        let turned = Sequence {
+            reverse: !sequence.reverse,
+            ..*sequence
+        };
+        Ok(add(&along(first, sequence)?, &along(first + 1, &turned)?)?)
+    }
+
+    /// The sum of both directions along the columns of an image.
+    fn across(&self, columns: usize, x: &Var, sequence: &Sequence<'_>) -> Result<Var> {
+        let length = x.shape()[1];
+        if !length.is_multiple_of(columns) {
+            let what = format!("columns = {columns} does not divide a sequence of {length}");
+            return Err(Error::Uneven(what));
+        }
+        if sequence.starts.is_some() {
+            let what = "an image that is read along its columns is a row of the batch by itself";
+            return Err(Error::Unsupported(what));
+        }
+        let rows = length / columns;
+        let y = self.both(2, &swap_axes(x, [rows, columns])?, sequence)?;
+        Ok(swap_axes(&y, [columns, rows])?)
+    }
+}
 
 impl Mixer for Bidirectional {
     /// None: there is nothing to go on from.
@@ -93,30 +145,19 @@ impl Mixer for Bidirectional {
             let what = "a bidirectional layer reads whole sequences, which cannot be gone on with";
             return Err(Error::Unsupported(what));
         }
-        let turned = Sequence {
-            reverse: !sequence.reverse,
-            ..*sequence
-        };
-        let reverse = self.reverse.as_ref().unwrap_or(&self.forward);
-        let mut both = [
-            self.forward.forward(x, sequence, None)?,
-            reverse.forward(x, &turned, None)?,
-        ];
-        if let Some(projections) = &self.projections {
-            for (y, projection) in both.iter_mut().zip(projections) {
-                *y = projection.forward(y)?;
-            }
+        let mut sum = self.both(0, x, sequence)?;
+        if let Some(columns) = self.columns {
+            sum = add(&sum, &self.across(columns, x, sequence)?)?;
         }
-        let sum = add(&both[0], &both[1])?;
-        match self.mean {
-            true => Ok(scale(&sum, 0.5)?),
-            false => Ok(sum),
+        match self.factor {
+            Some(factor) => Ok(scale(&sum, factor)?),
+            None => Ok(sum),
         }
     }
 
     fn kept_per_token(&self, recompute: Recompute) -> usize {
-        let reverse = self.reverse.as_ref().unwrap_or(&self.forward);
-        let both = [&self.forward, reverse];
-        both.iter().map(|one| one.kept_per_token(recompute)).sum()
+        let directions = if self.columns.is_some() { 4 } else { 2 };
+        let kept = |direction| self.mixer(direction).kept_per_token(recompute);
+        (0..directions).map(kept).sum()
     }
 }
