@@ -136,10 +136,10 @@ impl<O: Objective> Engine<O> {
     fn bring(&mut self, batch: &Batch<Numbers>) -> CoreResult<[Tensor; 2]> {
         let learner = &self.learner;
         let device = learner.model.device();
+        learner.objective.check_batch(&learner.model, batch)?;
         if device == Device::Cpu {
             return tensors(batch);
         }
-        learner.objective.check_batch(&learner.model, batch)?;
         let feed = match self.feed.take() {
             Some(feed) if feed.fits(batch) => feed,
             _ => {

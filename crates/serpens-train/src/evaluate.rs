@@ -1,14 +1,17 @@
-//! How good a language model is.
+//! How good a model is.
 
 use std::ops::Range;
 
 use serpens_core::Tensor;
-use serpens_data::{Batch, IGNORE, Slices};
+use serpens_data::{Batch, IGNORE, Numbers, Slices};
 use serpens_nn::layers::Sequence;
-use serpens_nn::{LmState, MambaLm};
+use serpens_nn::{LmState, MambaLm, Predictor};
 use serpens_ops::cross_entropy::{Totals, cross_entropy};
+use serpens_ops::embedding::check_ids;
 
 use crate::Result;
+use crate::feed::tensors;
+use crate::metrics::Metrics;
 use crate::objective::starts;
 
 /// Told before each window how many positions were read before it. Its error ends the reading, such as
@@ -76,6 +79,34 @@ pub fn answers(
         }
     }
     Ok(totals)
+}
+
+/// How good the answers to these batches are, each read as a whole.
+///
+/// # Errors
+/// Those of the batches and of `watch`; what the model cannot read, memory.
+pub fn predictions(
+    model: &Predictor,
+    batches: impl IntoIterator<Item = serpens_data::Result<Batch<Numbers>>>,
+    watch: &mut Watch<'_>,
+) -> Result<Metrics> {
+    let (mut metrics, mut done) = (Metrics::of(&model.config().head), 0);
+    for batch in batches {
+        watch(done)?;
+        let batch = batch?;
+        check_ids(batch.inputs.ids(), model.config().model.vocab_size)?;
+        let [inputs, _] = tensors(&batch)?;
+        let starts = starts(&batch, 0..batch.length)?;
+        let sequence = Sequence {
+            starts: starts.as_ref(),
+            ..Sequence::default()
+        };
+        let inputs = inputs.to(model.device())?;
+        let outputs = model.forward(&inputs.into(), &sequence, None)?;
+        metrics.add(&outputs.into_tensor()?.to_vec()?, &batch.targets)?;
+        done += batch.batch * batch.length;
+    }
+    Ok(metrics)
 }
 
 /// The state to read rows from, where it can be carried on whatever comes.

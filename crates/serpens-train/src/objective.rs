@@ -27,11 +27,10 @@ pub trait Objective {
     /// The model's setting that is too small for these bounds.
     fn check_source(&self, model: &Self::Model, bounds: Bounds) -> Result<()>;
 
-    /// Refuses a batch with ids that the model does not know. It is asked where the batch goes to a GPU, which does not
-    /// look at ids; the processor's operations do.
+    /// Refuses a batch that the model could not read or answer: a GPU does not look at ids.
     ///
     /// # Errors
-    /// The first such id.
+    /// The first id that the model does not know, or what else it cannot learn from.
     fn check_batch(&self, model: &Self::Model, batch: &Batch<Numbers>) -> serpens_core::Result<()>;
 
     /// How wrong the model is on a batch. It is called for every step, within a recording on a GPU: its work may depend
@@ -50,6 +49,11 @@ pub trait Objective {
         targets: &Tensor,
         sequence: &Sequence<'_>,
     ) -> serpens_core::Result<Loss>;
+
+    /// Settings of the loss in words, which differ where it does: a training is resumed with the same only.
+    fn description(&self) -> String {
+        String::new()
+    }
 
     /// Brings what the loss reads besides to the device where it is computed.
     ///

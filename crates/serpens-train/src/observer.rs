@@ -13,9 +13,9 @@ pub struct StepMetrics {
     pub step: u64,
     /// Steps in all.
     pub steps: u64,
-    /// Mean loss in nats.
+    /// Mean loss: in nats where it is of tokens, classes or labels.
     pub loss: f64,
-    /// Share of the counted targets that had the largest logit.
+    /// Share of the counted targets that had the largest logit; 0 of answers that are no classes.
     pub accuracy: f64,
     /// Learning rate of the last step.
     pub lr: f32,

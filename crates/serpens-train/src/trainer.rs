@@ -94,7 +94,7 @@ impl<O: Objective> Trainer<O> {
             model,
             optimizer: Optimizer::of(rule, config.optimizer),
         };
-        let state = State::new(source.description(), config);
+        let state = State::new(described(&learner.objective, &*source), config);
         Self::at(learner, source, state)
     }
 
@@ -121,7 +121,7 @@ impl<O: Objective> Trainer<O> {
             same("train", &plain(&state.config), &plain(config))?;
             same("", &state.recipe, &plain(recipe))?;
         }
-        state.check_source(&source.description())?;
+        state.check_source(&described(&learner.objective, &*source))?;
         Ok(Self {
             saved,
             passed,
@@ -129,8 +129,9 @@ impl<O: Objective> Trainer<O> {
         })
     }
 
-    fn at(learner: Learner<O>, source: Box<dyn Source>, state: State) -> Result<Self> {
+    fn at(mut learner: Learner<O>, source: Box<dyn Source>, state: State) -> Result<Self> {
         state.config.check()?;
+        learner.objective.to(learner.model.device())?;
         learner
             .objective
             .check_source(&learner.model, source.bounds())?;
@@ -374,6 +375,11 @@ impl<O: Objective> Trainer<O> {
         });
         Ok(())
     }
+}
+
+/// What a run learns from, and how.
+fn described<O: Objective>(objective: &O, source: &dyn Source) -> String {
+    [source.description(), objective.description()].concat()
 }
 
 /// Tells what failed without ending the run.
