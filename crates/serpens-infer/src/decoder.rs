@@ -212,9 +212,7 @@ impl<'a> Decoder<'a> {
         expect_count("Decoder", "tokens", self.taken(), tokens.len())?;
         check_ids(tokens, self.model.config().vocab_size)?;
         if self.left.contains(&Some(0)) {
-            let config = self.model.config();
-            let learnt = config.context() == Some(config.positions);
-            return Err(serpens_nn::Error::Full { learnt }.into());
+            return Err(self.model.config().full().into());
         }
         if tokens.is_empty() {
             return Ok(());
@@ -244,6 +242,11 @@ impl<'a> Decoder<'a> {
             self.drawn = gpu.drawn[awaited].values(padded.len())?;
         }
         Ok(())
+    }
+
+    /// Whether the sequence in this slot can read no more.
+    pub(crate) fn is_full(&self, slot: usize) -> bool {
+        self.left[slot] == Some(0)
     }
 
     /// Whether a GPU has begun a step that was not asked for yet.

@@ -105,6 +105,8 @@ pub enum End {
     Length,
     /// Who listens broke it off.
     Broken,
+    /// The model reads no longer sequence ([`MambaLmConfig::context`](serpens_nn::MambaLmConfig::context)).
+    Full,
 }
 
 /// Draws what is asked for. Prompts are read packed, without padding; then all slots draw a token at a time together.
@@ -158,6 +160,10 @@ pub fn generate<E: From<Error>>(
                 let flow = listener(slot.of, Told::Token(&drawn))?;
                 slot.count(drawn.token, flow);
             }
+        }
+        let places = slots.iter_mut().enumerate();
+        for (_, slot) in places.filter(|(place, _)| decoder.is_full(*place)) {
+            slot.end.get_or_insert(End::Full);
         }
         if !decoder.is_ahead() {
             for (of, end, state) in leave(&mut slots, &mut decoder)? {

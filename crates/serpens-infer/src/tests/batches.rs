@@ -1,7 +1,7 @@
 //! What is drawn does not depend on what is drawn beside it.
 
 use serpens_nn::Precision;
-use serpens_nn::mixers::{H3Config, MambaConfig, PlainConfig};
+use serpens_nn::mixers::{AttentionConfig, H3Config, MambaConfig, PlainConfig};
 use serpens_nn::ssm::S4dConfig;
 
 use super::*;
@@ -163,6 +163,25 @@ fn a_sample_ends_by_its_tokens_its_length_or_its_listener() {
         (ended(&broken[0][0]), broken[0][0].drawn.len()),
         (End::Broken, 4)
     );
+    let bounded = MambaLmConfig::new(24, 1, TOKENS).with_mixer(AttentionConfig {
+        context: 10,
+        ..AttentionConfig::default()
+    });
+    let bounded = bounded.init(Device::cpu(), 1).unwrap();
+    let longer = Request {
+        prompt: ids(2, 7),
+        ..request(5, vec![])
+    };
+    let both = vec![longer.clone(), request(5, vec![])];
+    let both = run(&bounded, both, Batching::default(), usize::MAX).unwrap();
+    // The last that is drawn is not read.
+    let full = &both[0][0];
+    assert_eq!((ended(full), full.drawn.len()), (End::Full, 4));
+    assert_eq!(
+        (ended(&both[1][0]), both[1][0].drawn.len()),
+        (End::Length, 5)
+    );
+    assert_eq!(full.drawn[..], run_one(&bounded, longer).drawn[..]);
     let none = run_one(&model, request(0, vec![]));
     assert_eq!((ended(&none), none.drawn.len()), (End::Length, 0));
     assert_eq!(none.end.unwrap().1.position(), 3);

@@ -140,6 +140,12 @@ impl MambaLmConfig {
         caches.chain(learnt).min()
     }
 
+    /// What is said of a sequence that is longer than that.
+    pub fn full(&self) -> Error {
+        let learnt = self.context() == Some(self.positions);
+        Error::Full { learnt }
+    }
+
     /// Whether a state of it is a cache of tokens, in some layer.
     pub fn caches(&self) -> bool {
         let mixers = self.layer_mixers().unwrap_or_default();

@@ -75,9 +75,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     if !args.json {
         writer.tell_pace();
     }
-    match (&args.save_state, writer.state) {
-        (Some(path), Some(state)) => Ok(state.save(path, &model, Some(&tokenizer))?),
-        _ => Ok(()),
+    if let (Some(path), Some(state)) = (&args.save_state, writer.state) {
+        state.save(path, &model, Some(&tokenizer))?;
+    }
+    match writer.is_full {
+        true => Err(model.config().full().into()),
+        false => Ok(()),
     }
 }
 
@@ -128,6 +131,8 @@ struct Writer<'a> {
     written: usize,
     /// Whether somebody still reads.
     goes_on: bool,
+    /// Whether one ended as the model reads no more.
+    is_full: bool,
     /// Those that have not ended.
     texts: HashMap<Of, Text>,
     /// Those that have ended before one that is to be written first.
@@ -156,6 +161,7 @@ impl<'a> Writer<'a> {
             first: None,
             written: 0,
             goes_on: true,
+            is_full: false,
             texts: HashMap::new(),
             ended: BTreeMap::new(),
             next: Of {
@@ -193,6 +199,7 @@ impl<'a> Writer<'a> {
             }
             Told::End(end, state) => {
                 self.state = Some(state);
+                self.is_full |= end == End::Full;
                 let rest = text.stream.finish();
                 text.text += &rest;
                 if streams {
@@ -249,6 +256,7 @@ impl<'a> Writer<'a> {
                 End::Token => "end of text",
                 End::Length => "length",
                 End::Broken => "stop",
+                End::Full => "full",
             },
         });
         if self.single {

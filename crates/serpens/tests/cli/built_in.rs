@@ -77,6 +77,18 @@ fn a_sequence_beyond_its_cache_or_its_positions_is_refused_and_a_shorter_sample_
     };
     long("runs/a").fails(1, &["longer than attention's cache", "`context`"]);
     long("runs/b").fails(1, &["longer than", "model.positions"]);
+    // Another text beside it is written to its end.
+    let two = place.write("prompts.txt", "the \nthe longest of all these texts\n");
+    let two = two.to_str().unwrap();
+    let args = ["generate", "--model", "runs/a", "--prompts", two];
+    let told = place.run(&[&args[..], &["--tokens", "12", "--json"]].concat());
+    told.fails(1, &["longer than attention's cache"]);
+    let ends: Vec<_> = told
+        .json_lines()
+        .into_iter()
+        .map(|one| one["end"].clone())
+        .collect();
+    assert_eq!(ends, ["length", "full"]);
     let refused = |settings: &[&str], words: &[&str]| {
         let settings: Vec<&str> = settings.iter().flat_map(|one| ["--set", *one]).collect();
         place
