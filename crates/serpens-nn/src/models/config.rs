@@ -7,7 +7,7 @@ use super::backbone::{LAYERS, place};
 use super::{Backbone, MambaLm, pattern};
 use crate::layers::{Embedding, Linear};
 use crate::mixers::{MambaConfig, MixerConfig, MixerSettings};
-use crate::setting::{SIZE, check};
+use crate::setting::{SIZE, check, one_or_many};
 use crate::ssm::{SsmConfig, SsmSettings};
 use crate::{Error, LoraConfig, Module, Result, Start};
 
@@ -256,50 +256,5 @@ impl MambaLmConfig {
     /// Those of [`MambaLmConfig::plan`]; memory.
     pub fn init(&self, device: Device, seed: u64) -> Result<MambaLm> {
         self.plan()?.init(device, seed)
-    }
-}
-
-/// A list that is written as its element where that is the only one.
-mod one_or_many {
-    use std::fmt;
-    use std::marker::PhantomData;
-
-    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-    use serde::de::{MapAccess, SeqAccess, Visitor};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
-        list: &[T],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match list {
-            [one] => one.serialize(serializer),
-            many => many.serialize(serializer),
-        }
-    }
-
-    /// By what is there rather than by trying both, so that errors name what is wrong with the element.
-    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<T>, D::Error> {
-        deserializer.deserialize_any(OneOrMany(PhantomData))
-    }
-
-    struct OneOrMany<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table, or a list of them")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
-            Vec::deserialize(SeqAccessDeserializer::new(list))
-        }
     }
 }
