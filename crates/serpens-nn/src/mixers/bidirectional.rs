@@ -69,8 +69,8 @@ impl MixerSettings for BidirectionalConfig {
         }))
     }
 
-    fn ssm(&mut self) -> Option<&mut SsmConfig> {
-        self.of.ssm()
+    fn ssms(&mut self) -> Vec<&mut SsmConfig> {
+        self.of.ssms()
     }
 
     fn is_causal(&self) -> bool {

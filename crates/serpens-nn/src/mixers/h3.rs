@@ -39,8 +39,8 @@ impl MixerSettings for H3Config {
         FORM.plan(widths, shift, &self.ssm, false, output_divisor)
     }
 
-    fn ssm(&mut self) -> Option<&mut SsmConfig> {
-        Some(&mut self.ssm)
+    fn ssms(&mut self) -> Vec<&mut SsmConfig> {
+        vec![&mut self.ssm]
     }
 
     fn reverses(&self) -> bool {

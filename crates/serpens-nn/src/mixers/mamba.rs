@@ -54,8 +54,8 @@ impl MixerSettings for MambaConfig {
         FORM.plan(widths, conv, &self.ssm, self.proj_bias, output_divisor)
     }
 
-    fn ssm(&mut self) -> Option<&mut SsmConfig> {
-        Some(&mut self.ssm)
+    fn ssms(&mut self) -> Vec<&mut SsmConfig> {
+        vec![&mut self.ssm]
     }
 
     fn reverses(&self) -> bool {

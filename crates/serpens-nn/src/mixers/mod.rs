@@ -117,9 +117,9 @@ pub trait MixerSettings {
         self.plan(d_model, 1.0)?.init(device, seed)
     }
 
-    /// The state space model inside, where there is one, to ask or to replace.
-    fn ssm(&mut self) -> Option<&mut SsmConfig> {
-        None
+    /// The state space models inside, to ask or to replace.
+    fn ssms(&mut self) -> Vec<&mut SsmConfig> {
+        Vec::new()
     }
 
     /// Whether anything of a token reaches later ones.

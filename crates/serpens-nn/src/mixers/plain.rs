@@ -36,8 +36,8 @@ impl MixerSettings for PlainConfig {
         FORM.plan(widths, None, &self.ssm, false, output_divisor)
     }
 
-    fn ssm(&mut self) -> Option<&mut SsmConfig> {
-        Some(&mut self.ssm)
+    fn ssms(&mut self) -> Vec<&mut SsmConfig> {
+        vec![&mut self.ssm]
     }
 
     fn reverses(&self) -> bool {

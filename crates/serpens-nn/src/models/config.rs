@@ -125,7 +125,7 @@ impl MambaLmConfig {
                 }
             }
         }
-        for place in self.mixers.iter_mut().filter_map(|mixer| mixer.ssm()) {
+        for place in self.mixers.iter_mut().flat_map(|mixer| mixer.ssms()) {
             place.clone_from(ssm);
         }
         self
@@ -155,7 +155,7 @@ impl MambaLmConfig {
     /// Whether there is a state space model inside.
     pub fn has_ssm(&self) -> bool {
         let mut mixers = self.layer_mixers().unwrap_or_default();
-        mixers.iter_mut().any(|mixer| mixer.ssm().is_some())
+        mixers.iter_mut().any(|mixer| !mixer.ssms().is_empty())
     }
 
     /// What the state space models inside are called; `mixed` where they are not all the same. Where there are none,
@@ -164,7 +164,7 @@ impl MambaLmConfig {
         let mut mixers = self.layer_mixers().unwrap_or_default();
         let other = mixers.iter().find(|mixer| mixer.remembers());
         let other = other.map_or("none", |mixer| mixer.kind().1);
-        let ssms = mixers.iter_mut().filter_map(|mixer| mixer.ssm());
+        let ssms = mixers.iter_mut().flat_map(|mixer| mixer.ssms());
         let mut names = ssms.map(|ssm| ssm.name());
         let first = names.next().unwrap_or(other);
         match names.all(|name| name == first) {
