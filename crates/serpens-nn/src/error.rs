@@ -52,7 +52,7 @@ pub enum Error {
     /// A state of another model, or of another kind of mixer.
     #[error("the state belongs to another model: it has {found} {what}, this one {expected}")]
     State {
-        /// `layers` or `tensors`.
+        /// What it is counted in.
         what: &'static str,
         /// How many there are to be.
         expected: usize,
@@ -291,6 +291,15 @@ impl Error {
             *field = join(table, field);
         }
         self
+    }
+
+    /// That a state has so many of these in place of others.
+    pub(crate) fn state(what: &'static str, expected: usize, found: usize) -> Self {
+        Error::State {
+            what,
+            expected,
+            found,
+        }
     }
 
     pub(crate) fn other_model(path: &Path, field: &'static str, found: String) -> Self {

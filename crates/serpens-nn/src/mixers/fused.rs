@@ -81,11 +81,7 @@ impl Stepper for FusedMamba {
         let d_inner = self.d_inner;
         let found = state.len();
         let [conv, ssm] = state else {
-            return Err(Error::State {
-                what: "tensors",
-                expected: 2,
-                found,
-            });
+            return Err(Error::state("tensors", 2, found));
         };
         let [conv, ssm] = [conv, ssm].map(|state| {
             let all = state.shape()[0];

@@ -189,11 +189,11 @@ impl Gated {
             (None, _) => Ok([None, None]),
             (Some([conv, ssm]), Some(_)) => Ok([Some(conv), Some(ssm)]),
             (Some([ssm]), None) => Ok([None, Some(ssm)]),
-            (Some(other), conv) => Err(Error::State {
-                what: "tensors",
-                expected: 1 + usize::from(conv.is_some()),
-                found: other.len(),
-            }),
+            (Some(other), conv) => Err(Error::state(
+                "tensors",
+                1 + usize::from(conv.is_some()),
+                other.len(),
+            )),
         }
     }
 }

@@ -251,11 +251,9 @@ impl Heads {
 /// The tensors of a state.
 fn parts<T>(state: &mut [T]) -> Result<&mut [T; 3]> {
     let found = state.len();
-    state.try_into().map_err(|_| Error::State {
-        what: "tensors",
-        expected: 3,
-        found,
-    })
+    state
+        .try_into()
+        .map_err(|_| Error::state("tensors", 3, found))
 }
 
 /// A sequence's keys, or its values: (capacity, columns), the n-th token's in place n mod capacity.

@@ -97,11 +97,7 @@ impl Lstm {
         };
         let found = state.len();
         let [h, c] = &mut state[..] else {
-            return Err(Error::State {
-                what: "tensors",
-                expected: 2,
-                found,
-            });
+            return Err(Error::state("tensors", 2, found));
         };
         let output = lstm(gates, &recurrence, [Some(h), Some(c)], sequence.starts)?;
         (*h, *c) = (output.h, output.c);

@@ -87,11 +87,7 @@ impl Mixer for Mlp {
     ) -> Result<Var> {
         let found = state.as_ref().map_or(0, |state| state.len());
         if found > 0 {
-            return Err(Error::State {
-                what: "tensors",
-                expected: 0,
-                found,
-            });
+            return Err(Error::state("tensors", 0, found));
         }
         let (inputs, activation) = (self.in_proj.forward(x)?, self.activation);
         let y = match sequence.recompute {
