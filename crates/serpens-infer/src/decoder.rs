@@ -9,12 +9,13 @@ use serpens_ops::Team;
 use serpens_ops::embedding::check_ids;
 use serpens_ops::sampling::{DeviceSampler, History, MOST_TOKENS, SampleOptions, token};
 
-use crate::{Batching, Error, Result};
+use crate::{Batching, Result};
 
 /// Sequences in the slots of one model, which read a token each at a time. States are moved on in place, threads stay
 /// awake from layer to layer, and on the processor a step of Mamba allocates nothing. A sequence has the same bits
 /// whichever others are beside it; on a GPU all slots are stepped whether they are taken or not, as there the library
-/// of products chooses how to sum by the number of rows. A model that computes in TF32 is stepped in f32.
+/// of products chooses how to sum by the number of rows; those of pooled layers depend on how many sequences complete a
+/// group. A model that computes in TF32 is stepped in f32.
 pub struct Decoder<'a> {
     model: &'a MambaLm,
     stepper: LmStepper,
@@ -48,11 +49,14 @@ struct OnGpu {
     /// Draws in place of the tokens that were read, and becomes a part of the graph; none for more tokens than it draws
     /// from, where the processor draws.
     sampler: Option<DeviceSampler>,
-    step: Graph,
+    /// Of the tokens that can be drawn, from the first on.
+    drawable: usize,
+    /// Where a step can be recorded.
+    step: Option<Graph>,
 }
 
 impl OnGpu {
-    /// Records a step of all slots, and the draw behind it of one of the first `drawable` tokens.
+    /// Records, where it can be, a step of all slots, and the draw behind it of one of the first `drawable` tokens.
     fn new(
         stepper: &LmStepper,
         slots: &mut LmSlots,
@@ -62,30 +66,49 @@ impl OnGpu {
         let (device, count) = (tokens.device(), slots.count());
         let sampler = || DeviceSampler::new(count, drawable, device);
         let sampler = (drawable <= MOST_TOKENS).then(sampler);
-        let mut sampler = sampler.transpose()?;
-        let mut step = || {
-            stepper.step(tokens, count, slots)?;
-            if let Some(sampler) = &mut sampler {
-                let logits = slots.logits().view().columns(0..drawable);
-                sampler.sample(logits, tokens.view_mut()?)?;
-            }
-            Ok::<_, Error>(())
-        };
-        // What a rehearsal copies means nothing, but every sequence brings its state.
-        compile_ahead(device, &mut step)?;
-        let step = Graph::capture(device, &mut step)?;
         let staging = || Staging::new(device, count * size_of::<u32>());
-        Ok(Self {
+        let mut gpu = Self {
             staging: staging()?,
             drawn: [staging()?, staging()?],
-            sampler,
-            step,
-        })
+            sampler: sampler.transpose()?,
+            drawable,
+            step: None,
+        };
+        if stepper.is_recordable() {
+            let mut step = || gpu.launch(stepper, slots, tokens);
+            // What a rehearsal copies means nothing, but every sequence brings its state.
+            compile_ahead(device, &mut step)?;
+            gpu.step = Some(Graph::capture(device, &mut step)?);
+        }
+        Ok(gpu)
+    }
+
+    /// Launches what a step is of.
+    fn launch(
+        &mut self,
+        stepper: &LmStepper,
+        slots: &mut LmSlots,
+        tokens: &mut Tensor,
+    ) -> Result<()> {
+        stepper.step(tokens, slots.count(), slots)?;
+        if let Some(sampler) = &mut self.sampler {
+            let logits = slots.logits().view().columns(0..self.drawable);
+            sampler.sample(logits, tokens.view_mut()?)?;
+        }
+        Ok(())
     }
 
     /// Queues a step, and the tokens that it draws for the host where it draws.
-    fn queue(&mut self, tokens: &Tensor) -> Result<()> {
-        self.step.replay()?;
+    fn queue(
+        &mut self,
+        stepper: &LmStepper,
+        slots: &mut LmSlots,
+        tokens: &mut Tensor,
+    ) -> Result<()> {
+        match &self.step {
+            Some(graph) => graph.replay()?,
+            None => self.launch(stepper, slots, tokens)?,
+        }
         if self.sampler.is_some() {
             self.drawn.swap(0, 1);
             self.drawn[1].download(tokens)?;
@@ -229,11 +252,11 @@ impl<'a> Decoder<'a> {
         let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !self.ahead {
             gpu.staging.upload(on, &padded)?;
-            gpu.queue(on)?;
+            gpu.queue(stepper, slots, on)?;
         }
         self.ahead = false;
         if ahead && gpu.sampler.is_some() && !self.left.contains(&Some(0)) {
-            gpu.queue(on)?;
+            gpu.queue(stepper, slots, on)?;
             self.ahead = true;
         }
         self.copied = OnceLock::new();

@@ -26,6 +26,11 @@ pub trait Stepper: Send + Sync {
         Ok(None)
     }
 
+    /// Whether a step of it can be a part of a graph: it waits for nothing that a GPU computes.
+    fn is_recordable(&self) -> bool {
+        true
+    }
+
     /// The whole layer for the first slot, where it is one of those that a GPU's kernel may take many of.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ impl LmStepper {
         })
     }
 
+    /// Whether a step can be a part of a graph.
+    pub fn is_recordable(&self) -> bool {
+        self.layers.iter().all(|(_, mixer)| mixer.is_recordable())
+    }
+
     /// How many more tokens the sequence of this state can read: what the layers with caches have room for, if there
     /// are such. Steps do not ask: beyond it they forget.
     ///
@@ -127,8 +132,8 @@ impl LmStepper {
     }
 
     /// Reads a token of each of the first `slots` sequences; then [`LmSlots::logits`] has those of the next ones. On
-    /// the processor it allocates nothing where every mixer has a fused step but a gated attention unit's, and a slot
-    /// has the same bits among any others.
+    /// the processor it allocates nothing where every mixer has a fused step but those of gated attention units and of
+    /// pooled layers, and a slot has the same bits among any others.
     ///
     /// # Shapes
     /// tokens (S) of u32, each below vocab_size
@@ -142,11 +147,7 @@ impl LmStepper {
     pub fn step(&self, tokens: &Tensor, slots: usize, at: &mut LmSlots) -> Result<()> {
         let fits = |what, expected, found| match expected == found {
             true => Ok(()),
-            false => Err(Error::State {
-                what,
-                expected,
-                found,
-            }),
+            false => Err(Error::state(what, expected, found)),
         };
         let layers = self.layers.len() + usize::from(self.positions.is_some());
         fits("layers", layers, at.states.len())?;
@@ -212,11 +213,7 @@ impl LmSlots {
         let count = |layers: &[Vec<Tensor>]| layers.iter().map(Vec::len).sum::<usize>();
         let (expected, found) = (count(&self.states), count(&row.layers));
         if expected != found {
-            return Err(Error::State {
-                what: "tensors",
-                expected,
-                found,
-            });
+            return Err(Error::state("tensors", expected, found));
         }
         let states = self.states.iter_mut().flatten();
         for (all, own) in states.zip(row.layers.iter().flatten()) {
