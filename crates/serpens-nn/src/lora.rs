@@ -88,9 +88,14 @@ impl Lora {
     fn plan(matrix: &Param, rank: usize, scale: f32) -> Self {
         let (outputs, inputs) = (matrix.shape().rows(), matrix.shape().cols());
         let bound = (inputs.max(1) as f32).sqrt().recip();
+        let beside = |shape: [usize; 2], start| {
+            let mut param = Param::new(shape, start).as_matrix();
+            param.every = matrix.every;
+            param
+        };
         Self {
-            a: Param::new([rank, inputs], Start::Uniform { bound }).as_matrix(),
-            b: Param::new([outputs, rank], Start::Constant(0.0)).as_matrix(),
+            a: beside([rank, inputs], Start::Uniform { bound }),
+            b: beside([outputs, rank], Start::Constant(0.0)),
             scale,
         }
     }

@@ -80,9 +80,16 @@ pub trait Module {
     }
 
     /// Operations (multiplications and additions) of a forward pass in matrix products, for each token: every matrix is
-    /// multiplied with it.
+    /// multiplied with it, or with one of [`Param::every`].
     fn flops_per_token(&self) -> Result<f64> {
-        Ok(2.0 * self.count(|param| param.matrix)? as f64)
+        let mut flops = 0.0;
+        self.visit("", &mut |_, param| {
+            if param.matrix {
+                flops += 2.0 * param.count() as f64 / param.every as f64;
+            }
+            Ok(())
+        })?;
+        Ok(flops)
     }
 
     /// Refuses a module whose parameters `device` cannot hold with so many bytes for each value: 4 to have them, 16 to

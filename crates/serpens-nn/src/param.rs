@@ -28,6 +28,8 @@ pub struct Param {
     pub max_lr: f32,
     /// Whether it is an operand of matrix products, which may want it in bf16.
     pub matrix: bool,
+    /// Of how many tokens one makes use of it.
+    pub every: usize,
     /// Whether it is left as it is for now; see [`crate::Module::set_frozen`].
     pub frozen: bool,
     value: Option<Tensor>,
@@ -68,6 +70,7 @@ impl Param {
             decay: true,
             max_lr: f32::INFINITY,
             matrix: false,
+            every: 1,
             frozen: false,
             value: None,
             narrow: None,

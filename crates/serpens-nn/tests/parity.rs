@@ -9,7 +9,7 @@ use serpens_core::{DType, Device, GradCheckOptions, Gradients, Tape, Tensor, Var
 use serpens_nn::layers::{RmsNorm, Sequence};
 use serpens_nn::mixers::{
     Activation, AttentionConfig, GauConfig, H3Config, LstmConfig, MambaConfig, MinGruConfig, Mixer,
-    MixerConfig, MixerSettings, MlpConfig, PlainConfig,
+    MixerConfig, MixerSettings, MlpConfig, PlainConfig, PooledConfig,
 };
 use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig, SsmConfig, SsmSettings};
 use serpens_nn::{Error, LmState, MambaLmConfig, Module, Start, StateRow};
@@ -17,6 +17,8 @@ use serpens_ops::Starts;
 use serpens_ops::elementwise::add;
 
 const WIDTH: usize = 6;
+/// Pooled layers read whole sequences of a multiple of these.
+const POOL: usize = 4;
 
 fn ssms() -> Vec<SsmConfig> {
     let s6 = SelectiveSsmConfig {
@@ -68,6 +70,13 @@ enum Reads {
     All,
 }
 
+fn attention_of(context: usize) -> AttentionConfig {
+    AttentionConfig {
+        context,
+        ..AttentionConfig::default()
+    }
+}
+
 fn mixers() -> Vec<(String, Box<dyn Mixer>, Reads)> {
     let mut mixers = Vec::new();
     let mut add = |config: MixerConfig, reads| {
@@ -83,10 +92,7 @@ fn mixers() -> Vec<(String, Box<dyn Mixer>, Reads)> {
     add(MlpConfig::default().into(), Reads::All);
     add(gelu.into(), Reads::All);
     add(MinGruConfig::default().into(), Reads::All);
-    let attention = AttentionConfig {
-        context: 40,
-        ..AttentionConfig::default()
-    };
+    let attention = attention_of(40);
     let grouped = AttentionConfig {
         heads: Some(3),
         kv_heads: Some(1),
@@ -109,6 +115,19 @@ fn mixers() -> Vec<(String, Box<dyn Mixer>, Reads)> {
     }
     add(gau.into(), Reads::Packed);
     add(LstmConfig::default().into(), Reads::Packed);
+    let inside = PooledConfig {
+        pool: 2,
+        expand: 1,
+        mixers: vec![attention_of(40).into()],
+        ..PooledConfig::default()
+    };
+    let pooled = PooledConfig {
+        pool: 2,
+        n_layer: 2,
+        mixers: vec![MambaConfig::default().into(), inside.into()],
+        ..PooledConfig::default()
+    };
+    add(pooled.into(), Reads::Plain);
     for (i, ssm) in ssms().into_iter().enumerate() {
         let reads = match ssm.name() {
             "S6" => Reads::All,
@@ -222,7 +241,7 @@ proptest! {
         batch in 1..3_usize, length in 2..40_usize, cut in 0.0..1.0_f64, seed in any::<u64>()
     ) {
         let cut = 1 + ((length - 1) as f64 * cut) as usize;
-        let x = random([batch, length, WIDTH], seed);
+        let x = random([batch, length.next_multiple_of(POOL), WIDTH], seed);
         for (name, mixer, _) in mixers() {
             let whole = read(mixer.as_ref(), &x, &Sequence::default());
             let mut state = mixer.initial_state(batch, Device::cpu()).unwrap();
@@ -308,7 +327,7 @@ proptest! {
 
 #[test]
 fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone() {
-    let (slots, taken, length) = (3, 2, 9);
+    let (slots, taken, length) = (3, 2, 3 * POOL);
     let norm = RmsNorm::plan(WIDTH, 1e-5).init(Device::cpu(), 0).unwrap();
     let mut fused = 0;
     for (name, mixer, _) in mixers() {
@@ -364,14 +383,15 @@ fn a_lowered_mixer_adds_what_its_forward_gives_to_the_slots_that_are_taken_alone
         let refused = stepper.step(&norm, taken, &mut h, &mut wrong, &mut room);
         assert!(matches!(refused, Err(Error::State { .. })), "{name}");
     }
-    // Mamba around a real S6 whose Δ, B and C depend on the token, in five of the variants; and four with caches.
-    assert_eq!(fused, 9);
+    // Mamba around a real S6 whose Δ, B and C depend on the token, in five of the variants; four with caches, and a
+    // pooled one.
+    assert_eq!(fused, 10);
 }
 
 #[test]
 fn gradients_of_every_mixer_pass_gradcheck() {
     for (name, mixer, _) in mixers() {
-        let x = random([2, 5, WIDTH], 11);
+        let x = random([2, 2 * POOL, WIDTH], 11);
         let forward = |v: &[Var]| {
             mixer
                 .forward(&v[0], &Sequence::default(), None)
@@ -403,7 +423,7 @@ fn mixed() -> MambaLmConfig {
 #[test]
 fn a_model_of_several_mixers_reads_whole_in_chunks_and_token_by_token_alike() {
     let model = mixed().init(Device::cpu(), 3).unwrap();
-    let (batch, length, cut) = (2, 29, 12);
+    let (batch, length, cut) = (2, 7 * POOL, 13);
     let ids: Vec<u32> = (0..batch * length).map(|i| (i * 7 % 11) as u32).collect();
     let chunk = |from: usize, to: usize| {
         let rows = ids.chunks(length).flat_map(|row| &row[from..to]).copied();
@@ -491,7 +511,7 @@ fn sequences_of_their_own_states_are_read_together_to_the_bits_of_each_by_itself
             let hidden = hidden.into_tensor().unwrap().to_vec::<f32>().unwrap();
             (hidden, state.scatter().unwrap())
         };
-        for lengths in [vec![1, 40, 7, 64], vec![129, 700, 131], vec![1; 5]] {
+        for lengths in [vec![1, 40, 7, 64], vec![520, 700, 531], vec![1; 5]] {
             let fresh = model.initial_state(1).unwrap().scatter().unwrap();
             let ids: Vec<u32> = (0..lengths.iter().sum())
                 .map(|i: usize| (i * 7 % 11) as u32)
@@ -557,7 +577,8 @@ fn mixers_are_written_as_one_or_as_a_list_and_repeat_over_the_layers() {
         Ok(())
     });
     seen.unwrap();
-    assert_eq!(kinds, "MHGM", "those of other kinds are none of these");
+    // Inside the pooled layer are another Mamba and a shift.
+    assert_eq!(kinds, "MHGMHM", "those of other kinds are none of these");
     assert_eq!(mixed().ssm_name(), "mixed");
     let twin = mixed().with_ssm(
         &S4dConfig {

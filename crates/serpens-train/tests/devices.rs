@@ -13,9 +13,9 @@ use serpens_nn::checkpoint::{self, Checkpoint, Options};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{
     Activation, AttentionConfig, GauConfig, H3Config, MambaConfig, MinGruConfig, MixerConfig,
-    MlpConfig, PlainConfig,
+    MlpConfig, PlainConfig, PooledConfig,
 };
-use serpens_nn::ssm::{DtRank, S4dConfig, SelectiveSsmConfig};
+use serpens_nn::ssm::{AInit, DtRank, S4dConfig, SelectiveSsmConfig};
 use serpens_nn::{LoraConfig, MambaLm, MambaLmConfig, Module, Precision, Recompute, ToInfer};
 use serpens_train::{Changes, Compute, NextToken, Run, TrainConfig, Trainer};
 
@@ -76,6 +76,15 @@ fn mamba() -> Vec<MixerConfig> {
     vec![MambaConfig::default().into()]
 }
 
+/// With a complex A.
+fn complex() -> MixerConfig {
+    let ssm = SelectiveSsmConfig {
+        a_init: AInit::Complex,
+        ..SelectiveSsmConfig::default()
+    };
+    MambaConfig::new(ssm).into()
+}
+
 /// With norms on Δ, B and C, as FalconMamba has them.
 fn with_norms() -> SelectiveSsmConfig {
     SelectiveSsmConfig {
@@ -106,6 +115,7 @@ fn patterns() -> Vec<Vec<MixerConfig>> {
             MlpConfig::default().into(),
         ],
         vec![GauConfig::default().into(), MambaConfig::default().into()],
+        vec![complex(), PooledConfig::default().into()],
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Sequences in the slots of a decoder.
 
 use serpens_core::{DType, bf16};
-use serpens_nn::mixers::{H3Config, MambaConfig};
+use serpens_nn::mixers::{H3Config, MambaConfig, PooledConfig};
 use serpens_nn::ssm::SelectiveSsmConfig;
 use serpens_nn::{LoraConfig, Precision, StateRow};
 use serpens_ops::elementwise::cast;
@@ -17,17 +17,31 @@ fn start(model: &MambaLm) -> StateRow {
 fn bits(row: &StateRow) -> Vec<u32> {
     let mut all = Vec::new();
     row.try_map(|_, tensor| {
-        all.extend(
-            tensor
-                .to_vec::<f32>()
-                .unwrap()
-                .into_iter()
-                .map(f32::to_bits),
-        );
+        all.extend(match tensor.dtype() {
+            DType::U32 => tensor.to_vec::<u32>().unwrap(),
+            _ => {
+                let values = tensor.to_vec::<f32>().unwrap();
+                values.into_iter().map(f32::to_bits).collect()
+            }
+        });
         Ok::<_, Error>(tensor.clone())
     })
     .unwrap();
     all
+}
+
+/// Layers over groups of tokens, which sequences complete at different steps.
+fn unet() -> MambaLm {
+    let pooled = PooledConfig {
+        pool: 3,
+        ..PooledConfig::default()
+    };
+    let config = MambaLmConfig {
+        embedding_std: 1.0,
+        ..MambaLmConfig::new(24, 2, TOKENS)
+    };
+    let model = config.with_mixers([pooled.into(), MambaConfig::default().into()]);
+    model.init(Device::cpu(), 6).unwrap()
 }
 
 /// So many slots, with states of this type.
@@ -54,12 +68,13 @@ fn alone(model: &MambaLm, ids: &[u32], states: DType) -> (Vec<Vec<f32>>, StateRo
 
 #[test]
 fn sequences_that_enter_late_and_leave_early_have_the_bits_that_they_have_alone() {
-    let (plain, mut adapted) = (model(6), model(7));
+    let (plain, mut adapted, unet) = (model(6), model(7), unet());
     adapted.adapt(LoraConfig::default(), 3).unwrap(); // read by forward passes
     let cases = [
         (&plain, DType::F32),
         (&plain, DType::BF16),
         (&adapted, DType::F32),
+        (&unet, DType::F32),
     ];
     for (model, states) in cases {
         // A sequence enters at each of these steps and is read for so many.

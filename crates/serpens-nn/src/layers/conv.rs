@@ -36,6 +36,17 @@ impl CausalConv1d {
         })
     }
 
+    /// y_t = x_(t-1), of which nothing is learnt.
+    pub(crate) fn shift(channels: usize) -> Self {
+        let mut weight = Param::new([channels, 1, 2], Start::Row(vec![1.0, 0.0]));
+        weight.trained = false;
+        Self {
+            weight,
+            bias: None,
+            silu: false,
+        }
+    }
+
     /// The state before the first token: zeros (batch, width - 1, channels).
     pub fn initial_state(&self, batch: usize, device: Device) -> Result<Var> {
         let weight = self.weight.shape();

@@ -14,6 +14,7 @@ mod mamba;
 mod min_gru;
 mod mlp;
 mod plain;
+mod pooled;
 mod step;
 
 use std::fmt::Debug;
@@ -33,6 +34,7 @@ pub use mamba::MambaConfig;
 pub use min_gru::MinGruConfig;
 pub use mlp::{Activation, MlpConfig};
 pub use plain::PlainConfig;
+pub use pooled::PooledConfig;
 pub use step::Stepper;
 
 use self::step::Whole;
@@ -65,13 +67,15 @@ pub enum MixerConfig {
     Gau(GauConfig),
     /// An LSTM, on the processor.
     Lstm(LstmConfig),
+    /// A stage of layers over fewer and wider steps.
+    Pooled(PooledConfig),
     /// A mixer that reads whole sequences in both directions, which no language model may.
     Bidirectional(BidirectionalConfig),
 }
 
 impl MixerConfig {
     /// Every kind that a language model may have, with its defaults.
-    pub fn all() -> [Self; 8] {
+    pub fn all() -> [Self; 9] {
         [
             MambaConfig::default().into(),
             H3Config::default().into(),
@@ -81,6 +85,7 @@ impl MixerConfig {
             AttentionConfig::default().into(),
             GauConfig::default().into(),
             LstmConfig::default().into(),
+            PooledConfig::default().into(),
         ]
     }
 
@@ -95,6 +100,7 @@ impl MixerConfig {
             Self::Attention(_) => ('A', "attention"),
             Self::Gau(_) => ('U', "gau"),
             Self::Lstm(_) => ('L', "lstm"),
+            Self::Pooled(_) => ('S', "pooled"),
             Self::Bidirectional(_) => ('B', "bidirectional"),
         }
     }
@@ -150,6 +156,16 @@ pub trait MixerSettings {
     /// Whether nothing of a token reaches earlier ones.
     fn is_causal(&self) -> bool {
         true
+    }
+
+    /// Layers that a plan of it makes, with those inside, be they more than can be counted.
+    fn layers(&self) -> f64 {
+        1.0
+    }
+
+    /// What the length of a whole sequence that is trained on is a multiple of.
+    fn multiple(&self) -> usize {
+        1
     }
 }
 

@@ -44,7 +44,7 @@ impl Layer {
 #[derive(Clone)]
 pub struct LmState {
     /// Of each layer, and behind them how many tokens were read, where positions are learnt.
-    pub(super) layers: Vec<MixerState>,
+    pub(crate) layers: Vec<MixerState>,
 }
 
 impl LmState {
@@ -83,11 +83,7 @@ impl LmState {
         };
         let tensors = |state: &StateRow| state.layers.iter().map(Vec::len).sum();
         if let Some(other) = others.iter().find(|other| tensors(other) != tensors(first)) {
-            return Err(Error::State {
-                what: "tensors",
-                expected: tensors(first),
-                found: tensors(other),
-            });
+            return Err(Error::state("tensors", tensors(first), tensors(other)));
         }
         let layer = |(layer, of_first): (usize, &Vec<Tensor>)| {
             let joined = (0..of_first.len()).map(|i| {
@@ -135,6 +131,17 @@ pub(super) fn place(mixers: &[MixerConfig], i: usize) -> String {
         1 => "block".to_owned(),
         _ => format!("block[{i}]"),
     }
+}
+
+/// As many layers of these mixers, one after another and again from the first, with all that are inside them.
+pub(crate) fn layers_of<'a>(
+    mixers: impl ExactSizeIterator<Item = &'a MixerConfig>,
+    n_layer: usize,
+) -> f64 {
+    let count = mixers.len().max(1);
+    let times = |i: usize| n_layer / count + usize::from(i < n_layer % count);
+    let mixers = mixers.enumerate();
+    mixers.map(|(i, one)| times(i) as f64 * one.layers()).sum()
 }
 
 /// (RMSNorm → mixer, added to the residual stream) × n_layer → RMSNorm, over vectors from wherever they come: a table
@@ -185,6 +192,8 @@ impl Backbone {
             count as f64,
             1.0..=n_layer as f64,
         )?;
+        let all = layers_of(mixers.iter().map(|(_, one)| one), n_layer);
+        check("n_layer (with those inside)", all, LAYERS)?;
         let divisor = (n_layer as f32).sqrt();
         let layer = |i: usize| {
             let (place, mixer) = &mixers[i % count];
@@ -207,6 +216,11 @@ impl Backbone {
         let width = self.norm_f.weight.count();
         self.positions = Some(Positions::plan(count, width, std));
         self
+    }
+
+    /// The mixers of its layers.
+    pub(crate) fn mixers(&self) -> impl Iterator<Item = &Box<dyn Mixer>> {
+        self.layers.iter().map(|layer| &layer.mixer)
     }
 
     /// Where the parameters are.
@@ -248,11 +262,7 @@ impl Backbone {
         if let Some(states) = &states
             && states.len() != expected
         {
-            return Err(Error::State {
-                what: "layers",
-                expected,
-                found: states.len(),
-            });
+            return Err(Error::state("layers", expected, states.len()));
         }
         if let Some(positions) = &self.positions {
             let read = states
@@ -287,7 +297,7 @@ impl Backbone {
     }
 
     /// Values that a training step keeps of each token for the gradients, or fewer.
-    pub(super) fn kept_per_token(&self, recompute: Recompute) -> f64 {
+    pub(crate) fn kept_per_token(&self, recompute: Recompute) -> f64 {
         let inputs = self.norm_f.weight.count() as f64;
         let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
         self.layers.iter().map(kept).sum()

@@ -7,6 +7,7 @@ mod pattern;
 mod predictor;
 mod stepper;
 
+pub(crate) use backbone::layers_of;
 pub use backbone::{Backbone, LmState, StateRow};
 pub use config::MambaLmConfig;
 pub use lm::MambaLm;
