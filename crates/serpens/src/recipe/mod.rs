@@ -40,7 +40,7 @@ pub const BUILT_IN: [(&str, &str); 6] = toml_files![
 ];
 
 /// The built-in models by name: what `model=NAME` sets of a recipe's `[model]`.
-pub const MODELS: [(&str, &str); 8] = toml_files![
+pub const MODELS: [(&str, &str); 9] = toml_files![
     "../../recipes/models/":
     "mamba-mlp",
     "mamba-attention",
@@ -50,6 +50,7 @@ pub const MODELS: [(&str, &str); 8] = toml_files![
     "h3-attention",
     "gated-rnn",
     "lstm",
+    "unet",
 ];
 
 /// A training run.

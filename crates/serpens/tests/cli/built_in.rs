@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::TestFolder;
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "mamba-mlp",
     "mamba-attention",
     "transformer",
@@ -13,6 +13,7 @@ const NAMES: [&str; 8] = [
     "h3-attention",
     "gated-rnn",
     "lstm",
+    "unet",
 ];
 
 #[test]
