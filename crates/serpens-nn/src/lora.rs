@@ -21,7 +21,8 @@ pub struct LoraConfig {
     /// What is added is multiplied with alpha / r.
     #[default = 16.0]
     pub alpha: f32,
-    /// The layers whose matrices are adapted, by the last words of their names.
+    /// The layers whose matrices are adapted, by the last words of their names; as by default, those of these that the
+    /// model has.
     #[default(["in_proj", "x_proj", "dt_proj", "out_proj"].map(str::to_owned).to_vec())]
     pub targets: Vec<String>,
 }
@@ -39,14 +40,19 @@ impl LoraConfig {
             param.matrix && layer_of(name).rsplit('.').next() == Some(target)
         };
         // Before anything is changed.
+        let mut missing = Vec::new();
         for target in &self.targets {
             let mut any = false;
             model.visit("", &mut |name, param| {
                 any |= is_of(target, name, param);
                 Ok(())
             })?;
-            any.then_some(())
-                .ok_or_else(|| Error::NoTarget(target.clone()))?;
+            missing.extend((!any).then(|| target.clone()));
+        }
+        let may_miss =
+            self.targets == Self::default().targets && missing.len() < self.targets.len();
+        if let Some(target) = missing.pop().filter(|_| !may_miss) {
+            return Err(Error::NoTarget(target));
         }
         let scale = self.alpha / self.rank as f32;
         model.visit_mut("", &mut |name, param| {

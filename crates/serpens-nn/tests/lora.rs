@@ -2,6 +2,7 @@
 
 use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::Sequence;
+use serpens_nn::mixers::AttentionConfig;
 use serpens_nn::{Error, LmState, LoraConfig, MambaLm, MambaLmConfig, Module, Recompute, Start};
 use serpens_ops::Starts;
 
@@ -212,6 +213,24 @@ fn what_was_added_before_is_kept_in_the_matrices_when_something_else_is_added() 
     assert_close("twice adapted", &logits(&model, 0, LENGTH, None), &whole);
     let trained = model.count(|param| param.trained && !param.frozen).unwrap();
     assert_eq!(trained, 2 * 2 * (8 + 16));
+}
+
+#[test]
+fn by_default_the_matrices_are_adapted_that_a_model_has() {
+    let attention = MambaLmConfig::new(8, 1, 12).with_mixer(AttentionConfig::default());
+    let mut model = attention.init(Device::cpu(), 3).unwrap();
+    model.adapt(LoraConfig::default(), 0).unwrap();
+    let mut trained = Vec::new();
+    let visited = model.visit("", &mut |name, param| {
+        trained.extend((!param.frozen).then(|| name.to_owned()));
+        Ok(())
+    });
+    visited.unwrap();
+    assert_eq!(
+        trained.len(),
+        4,
+        "two factors each of two projections: {trained:?}"
+    );
 }
 
 #[test]
