@@ -1,7 +1,7 @@
 //! What a program does with whole models: clone them, keep parts as they are, give them vectors instead of tokens.
 
 use serpens_core::{DType, Device, Gradients, ParamId, Tape, Tensor, Var};
-use serpens_nn::layers::{Linear, Sequence};
+use serpens_nn::layers::{Linear, Sequence, Trace};
 use serpens_nn::mixers::{Activation, MambaConfig, Mixer, MixerSettings, MlpConfig};
 use serpens_nn::{
     Backbone, Error, MambaLm, MambaLmConfig, Module, Recompute, Result, Start, module,
@@ -302,9 +302,17 @@ fn a_trace_in_chunks_is_that_of_one_reading() {
     let chunks = ids.chunks(512).map(|ids| model.trace(ids, &mut state));
     let chunks: Vec<_> = chunks.collect::<Result<_, _>>().unwrap();
     assert_eq!(whole.len(), 2);
-    for (layer, whole) in whole.iter().enumerate() {
-        let deltas = chunks.iter().flat_map(|chunk| &chunk[layer].delta);
-        assert!(whole.delta.iter().eq(deltas) && whole.a == chunks[0][layer].a);
+    for (layer, (number, whole)) in whole.iter().enumerate() {
+        let selection = |trace: &Trace| {
+            let Trace::Selection(selection) = trace.clone();
+            selection
+        };
+        let whole = selection(whole);
+        let chunks = chunks.iter().map(|chunk| selection(&chunk[layer].1));
+        let chunks: Vec<_> = chunks.collect();
+        let deltas = chunks.iter().flat_map(|chunk| &chunk.delta);
+        assert!(whole.delta.iter().eq(deltas) && whole.a == chunks[0].a);
+        assert_eq!(*number, layer);
         assert_eq!(whole.delta.len(), 5000 * whole.channels);
     }
 }

@@ -1,13 +1,13 @@
 //! The report of a run: one HTML file that stands alone.
 //!
-//! A [`Report`] holds plain data: curves, tables, selection maps, samples and what is needed to repeat the run.
+//! A [`Report`] holds plain data: curves, tables, token maps, samples and what is needed to repeat the run.
 //! [`Report::to_html`] turns it into a page without scripts, fonts or links to elsewhere; figures are inline SVG and
-//! follow the reader's light or dark mode. [`LineChart`] and [`SelectionFigure`] also draw themselves as SVG files of
-//! their own, for a README or a paper, and a [`SelectionMap`] prints to a terminal. All of it is kept with serde and
+//! follow the reader's light or dark mode. [`LineChart`] and [`TokenFigure`] also draw themselves as SVG files of
+//! their own, for a README or a paper, and a [`TokenMap`] prints to a terminal. All of it is kept with serde and
 //! drawn again, whatever a file says.
 //!
 //! ```
-//! use serpens_report::{Form, LayerSelection, LineChart, Report, SelectionMap, Series, Share};
+//! use serpens_report::{Form, LayerSelection, LineChart, Report, TokenMap, Series, Share};
 //!
 //! // Of 32 sequences of each length so many were answered rightly.
 //! let shares = [(64.0, 32), (128.0, 31), (256.0, 17)].map(|(x, right)| (x, Share { right, of: 32 }));
@@ -26,7 +26,7 @@
 //! };
 //! assert!(chart.to_svg(Form::Paper(3.3)).contains("width=\"3.3in\""));
 //!
-//! let map = SelectionMap {
+//! let map = TokenMap {
 //!     tokens: ["a", "key", "here"].map(String::from).to_vec(),
 //!     layers: vec![LayerSelection {
 //!         name: "layer 1".into(),
@@ -34,7 +34,7 @@
 //!         delta: vec![0.01, 0.02, 2.0, 0.5, 0.02, 0.01], // (length, channels)
 //!         ..LayerSelection::default()
 //!     }],
-//!     ..SelectionMap::default()
+//!     ..TokenMap::default()
 //! };
 //! println!("{}", map.to_text(80, true));
 //! assert!(map.to_text(80, false).contains("mean Δ from 0.015 ▁ to 1.2 █"));
@@ -67,7 +67,7 @@ use serde::{Deserialize, Serialize};
 
 pub use axis::Scale;
 pub use line_chart::{LineChart, Series};
-pub use selection::{LayerSelection, SelectionFigure, SelectionMap};
+pub use selection::{LayerSelection, TokenFigure, TokenMap};
 pub use share::Share;
 pub use svg::Form;
 pub use text::{grouped, wrap};
@@ -85,8 +85,8 @@ pub struct Report {
     pub figures: Vec<LineChart>,
     /// Tables of results.
     pub tables: Vec<Table>,
-    /// What the selective layers did with example sequences.
-    pub maps: Vec<SelectionFigure>,
+    /// What layers did with the tokens of example sequences.
+    pub maps: Vec<TokenFigure>,
     /// Preformatted texts, each with a heading: samples, logs.
     pub texts: Vec<(String, String)>,
     /// The exact command that repeats the run.

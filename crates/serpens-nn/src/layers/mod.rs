@@ -12,4 +12,4 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use positions::Positions;
-pub use sequence::Sequence;
+pub use sequence::{Sequence, Trace};

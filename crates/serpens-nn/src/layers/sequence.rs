@@ -23,11 +23,27 @@ pub struct Sequence<'a> {
     pub reverse: bool,
     /// What is computed again for the gradients, where the sequence is read without a state.
     pub recompute: Recompute,
-    /// Collects what each selective layer did with each token.
-    pub trace: Option<&'a RefCell<Vec<SelectionTrace>>>,
+    /// Collects what layers did with each token, with their numbers from 0.
+    pub trace: Option<&'a RefCell<Vec<(usize, Trace)>>>,
+}
+
+/// What a layer did with the tokens of a sequence, or of a chunk of one.
+#[derive(Clone, Debug)]
+pub enum Trace {
+    /// Of a selective state space model.
+    Selection(SelectionTrace),
 }
 
 impl Sequence<'_> {
+    /// Keeps what a layer did, where that is asked for.
+    pub(crate) fn tell(&self, trace: impl FnOnce() -> Result<Trace>) -> Result<()> {
+        if let Some(traces) = self.trace {
+            let trace = trace()?;
+            traces.borrow_mut().push((0, trace)); // the model tells which
+        }
+        Ok(())
+    }
+
     /// The length of each sequence of (batch, length) rows, of which there are states for so many.
     ///
     /// # Errors

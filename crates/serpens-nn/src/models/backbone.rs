@@ -278,9 +278,7 @@ impl Backbone {
             let [y, h] = layer.forward(&x, residual.as_ref(), activations, sequence, state)?;
             if let Some(traces) = sequence.trace {
                 let mut traces = traces.borrow_mut();
-                traces[traced..]
-                    .iter_mut()
-                    .for_each(|trace| trace.layer = i);
+                traces[traced..].iter_mut().for_each(|trace| trace.0 = i);
             }
             (x, residual) = (y, Some(h));
         }

@@ -6,9 +6,8 @@ use serpens_core::{Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
 
 use super::{Backbone, LmState, MambaLmConfig};
-use crate::layers::{Embedding, Linear, Sequence};
+use crate::layers::{Embedding, Linear, Sequence, Trace};
 use crate::lora::is_added;
-use crate::ssm::SelectionTrace;
 use crate::{LoraConfig, Module, Precision, Recompute, Result, module};
 
 /// Embedding → [`Backbone`] → head.
@@ -171,12 +170,13 @@ impl MambaLm {
         (1..passes).try_fold(read(0)?, |_, pass| read(pass))
     }
 
-    /// What each selective layer does with the tokens of one sequence, or of a chunk of one that goes on from `state`.
+    /// What layers do with the tokens of one sequence, or of a chunk of one that goes on from `state`, with their numbers
+    /// from 0.
     ///
     /// # Errors
     /// A model that is not on the processor, where traces are taken; tokens that it does not know,
     /// [`crate::Error::State`], memory.
-    pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<SelectionTrace>> {
+    pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<(usize, Trace)>> {
         let traces = RefCell::default();
         let sequence = Sequence {
             trace: Some(&traces),

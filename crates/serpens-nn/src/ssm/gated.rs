@@ -51,10 +51,7 @@ impl Ssm for GatedRecurrence {
             |shape, value: f32| Ok::<Var, crate::Error>(Tensor::full(shape, value, device)?.into());
         let a = constant([d_inner, 1].into(), -1.0)?;
         let ones = cast(&constant(x.shape().with_cols(1), 1.0)?, x.dtype())?;
-        if let Some(traces) = sequence.trace {
-            let trace = trace(&delta, &self.bias, vec![-1.0; d_inner])?;
-            traces.borrow_mut().push(trace);
-        }
+        sequence.tell(|| trace(&delta, &self.bias, vec![-1.0; d_inner]))?;
         let output = selective_scan(
             &ScanOperands {
                 u: &u,

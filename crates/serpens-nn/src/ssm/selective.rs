@@ -11,7 +11,7 @@ use smart_default::SmartDefault;
 
 use super::diagonal::{AInit, plan_a, zero_state};
 use super::{SelectiveStep, Ssm, SsmSettings};
-use crate::layers::{Linear, RmsNorm, Sequence};
+use crate::layers::{Linear, RmsNorm, Sequence, Trace};
 use crate::setting::check;
 use crate::{Error, Param, Result, Start, StepSize, module};
 
@@ -182,13 +182,11 @@ impl Ssm for SelectiveSsm {
         let a = neg_exp(&self.a_log.var()?.on(x))?;
         let a_imag = self.a_imag.as_ref().map(Param::var).transpose()?;
         let (d, bias) = (self.d.var()?, self.dt_bias.var()?);
-        if let Some(trace) = sequence.trace {
+        sequence.tell(|| {
             let a_log = self.a_log.value()?.as_slice::<f32>()?;
             let a = a_log.iter().map(|log| -log.exp()).collect();
-            trace
-                .borrow_mut()
-                .push(self::trace(&delta, &self.dt_bias, a)?);
-        }
+            trace(&delta, &self.dt_bias, a)
+        })?;
         let output = selective_scan(
             &ScanOperands {
                 u: x,
@@ -248,20 +246,19 @@ impl SelectiveSsm {
 }
 
 /// What step sizes softplus(delta + bias) do with the Re A of every channel, row by row.
-pub(super) fn trace(delta: &Var, bias: &Param, a: Vec<f32>) -> Result<SelectionTrace> {
+pub(super) fn trace(delta: &Var, bias: &Param, a: Vec<f32>) -> Result<Trace> {
     let bias = bias.value()?.as_slice::<f32>()?;
     let mat = delta.mat()?;
     let row = |i| mat.row(i).iter().zip(bias).map(|(raw, bias)| raw + bias);
     let steps: Vec<f32> = (0..mat.rows()).flat_map(row).collect();
     let mut delta = vec![0.0; steps.len()];
     simd::map(Softplus, &steps, &mut delta);
-    Ok(SelectionTrace {
-        layer: 0, // the model tells which
+    Ok(Trace::Selection(SelectionTrace {
         delta,
         channels: bias.len(),
         d_state: a.len() / bias.len(),
         a,
-    })
+    }))
 }
 
 /// One of the vectors that x_proj makes of each token, normalised where there is a norm for it.
@@ -286,8 +283,6 @@ impl simd::Elementwise for Softplus {
 /// What a selective layer did with each token of a batch.
 #[derive(Clone, Debug)]
 pub struct SelectionTrace {
-    /// The layer of the model, from 0.
-    pub layer: usize,
     /// Step sizes Δ after softplus: (batch · length, channels).
     pub delta: Vec<f32>,
     /// Re A: (channels, N).

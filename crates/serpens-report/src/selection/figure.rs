@@ -1,4 +1,4 @@
-//! The selection map as a figure: panels over a common axis of tokens.
+//! The token map as a figure: panels over a common axis of tokens.
 
 use std::ops::Range;
 
@@ -19,9 +19,9 @@ const LEAST_CELL: f64 = 13.0;
 /// Letters of a token at most, where they stand upright on end.
 const TOKEN_LETTERS: usize = 14;
 
-/// What is drawn of a [`super::SelectionMap`], small enough to keep: its channels in at most 48 bands.
+/// What is drawn of a [`super::TokenMap`], small enough to keep: its channels in at most 48 bands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SelectionFigure {
+pub struct TokenFigure {
     /// Heading.
     pub title: String,
     /// What the reader should see in it.
@@ -33,7 +33,7 @@ pub struct SelectionFigure {
 
 /// What all layers share: the axis of tokens.
 pub(super) struct Frame<'a> {
-    figure: &'a SelectionFigure,
+    figure: &'a TokenFigure,
     pub inks: &'a Inks,
     pub columns: Vec<Range<usize>>,
     pub cell: f64,
@@ -84,7 +84,7 @@ impl Frame<'_> {
     }
 }
 
-impl SelectionFigure {
+impl TokenFigure {
     /// The figure as an SVG file of its own. Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale
     /// from the layer's smallest to its largest, and what is kept at the end.
     pub fn to_svg(&self, form: Form) -> String {

@@ -1,4 +1,4 @@
-//! One layer of a selection map: bars of the mean Δ, a heat map of Δ and one of what is kept.
+//! One layer of a token map: bars of the mean Δ, a heat map of Δ and one of what is kept.
 
 use serde::{Deserialize, Serialize};
 

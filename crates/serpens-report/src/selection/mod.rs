@@ -1,4 +1,4 @@
-//! Selection maps: what a selective SSM does with each token, layer by layer.
+//! Token maps: what a model does with each token, layer by layer.
 //!
 //! A selective SSM keeps `h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t`: a large step Δ_t lets token t in and the past go,
 //! a small one passes the token by. The map shows Δ over tokens and channels, and how much of what was written at t
@@ -11,11 +11,11 @@ mod terminal;
 
 use serde::Serialize;
 
-pub use figure::SelectionFigure;
+pub use figure::TokenFigure;
 
 /// The steps of the layers over one sequence of L tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SelectionMap {
+pub struct TokenMap {
     /// Heading.
     pub title: String,
     /// The text of each token, as it is: white space is made visible here. // (length)
@@ -42,14 +42,14 @@ pub struct LayerSelection {
     pub retention: Vec<f32>,
 }
 
-impl SelectionMap {
+impl TokenMap {
     /// What a figure shows of the map. Channels stand in order of how much they select, the standard deviation of ln Δ
     /// over the tokens, in at most 48 bands of as many channels each; more than 256 tokens are taken in groups. Bands
     /// and groups show means.
-    pub fn figure(&self) -> SelectionFigure {
+    pub fn figure(&self) -> TokenFigure {
         let tokens = self.tokens.len();
         let layers = self.layers.iter();
-        SelectionFigure {
+        TokenFigure {
             title: self.title.clone(),
             caption: self.caption.clone(),
             tokens: self.tokens.clone(),

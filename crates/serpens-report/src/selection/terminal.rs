@@ -1,6 +1,6 @@
-//! The selection map in a terminal.
+//! The token map in a terminal.
 
-use super::{LayerSelection, SelectionMap};
+use super::{LayerSelection, TokenMap};
 use crate::text::{display_width, fill_lines, printable, rounded, truncate};
 use crate::theme::STEP;
 
@@ -23,7 +23,7 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
     }
 }
 
-impl SelectionMap {
+impl TokenMap {
     /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
     /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest, or over a factor of
     /// ten. `colour` adds ANSI colours of 24 bits.

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{LayerSelection, LineChart, Report, Scale, SelectionMap, Series, Table};
+use crate::{LayerSelection, LineChart, Report, Scale, Series, Table, TokenMap};
 
 /// Two layers that read a sequence: the channels let `strength` of the tokens in, each to its own degree, and pass by
 /// the rest. // strength: (length)
@@ -43,7 +43,7 @@ fn layer(name: &str, strength: &[f32], channels: usize, seed: u64) -> LayerSelec
 }
 
 /// Induction heads over `length` tokens: the special token `#`, the token after it, and `#` again at the end.
-pub(crate) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
+pub(crate) fn induction_heads(length: usize, channels: usize) -> TokenMap {
     let letters: Vec<String> = "abcdefghijklmno".chars().map(String::from).collect();
     let at = length / 3;
     let mut tokens: Vec<String> = (0..length)
@@ -63,7 +63,7 @@ pub(crate) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
         };
         (0..length).map(of).collect()
     };
-    SelectionMap {
+    TokenMap {
         title: format!("Induction heads, {length} tokens"),
         highlight: (0..length).map(marked).collect(),
         tokens,
@@ -78,7 +78,7 @@ pub(crate) fn induction_heads(length: usize, channels: usize) -> SelectionMap {
 }
 
 /// A prompt in words.
-pub(crate) fn prompt() -> SelectionMap {
+pub(crate) fn prompt() -> TokenMap {
     let tokens: Vec<String> = "The| snake| ate| the| key| to| the| library|.|\n|So| when| the| librarian| came| back| \
                                she| asked|,| \"|Where| is| the| <|key|>|?\"| And| the| snake|,| internationally| \
                                known|,| said| nothing"
@@ -104,7 +104,7 @@ pub(crate) fn prompt() -> SelectionMap {
         }
     };
     let strength: Vec<f32> = tokens.iter().map(weight).collect();
-    SelectionMap {
+    TokenMap {
         title: "A prompt".into(),
         layers: vec![
             layer("Layer 1", &strength, 768, 3),
@@ -112,7 +112,7 @@ pub(crate) fn prompt() -> SelectionMap {
         ],
         tokens,
         caption: "Nouns are taken in, function words are passed by.".into(),
-        ..SelectionMap::default()
+        ..TokenMap::default()
     }
 }
 

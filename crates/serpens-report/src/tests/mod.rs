@@ -92,8 +92,8 @@ fn an_empty_report_is_balanced() {
         ],
         tables: vec![Table::default()],
         maps: vec![
-            SelectionFigure::default(),
-            SelectionMap {
+            TokenFigure::default(),
+            TokenMap {
                 layers: vec![LayerSelection::default()],
                 ..fixtures::prompt()
             }
@@ -265,11 +265,11 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
             channels: 2,
             ..LayerSelection::default()
         };
-        let map = SelectionMap {
+        let map = TokenMap {
             title,
             tokens,
             layers: vec![layer],
-            ..SelectionMap::default()
+            ..TokenMap::default()
         };
         let plain = map.to_text(width, false);
         assert!(

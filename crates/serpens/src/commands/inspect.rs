@@ -9,7 +9,7 @@ use serpens_core::files::{Accept, FileError, write_bytes};
 use serpens_data::{InductionHeadsConfig, Tokenizer};
 use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
-use serpens_report::{Form, Report, SelectionMap, wrap};
+use serpens_report::{Form, Report, TokenMap, wrap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -20,7 +20,7 @@ use crate::recipe::Recipe;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::RunFolder;
 use crate::tasks::TaskConfig;
-use crate::tasks::selection::{Sample, check_length, selection_map};
+use crate::tasks::selection::{Sample, check_length, token_map};
 use crate::{Error, Result};
 
 /// Columns of the figure in letters at most.
@@ -54,7 +54,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     };
     let title = format!("Selection map of {}", args.model.place.path.display());
     let title = harmless(&title).into_owned();
-    let Some(map) = selection_map(model, &sample, title, OutputMode::Terminal)? else {
+    let Some(map) = token_map(model, &sample, title, OutputMode::Terminal)? else {
         return Err(Error::wrong_model(dir, WrongModel::NotSelective));
     };
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
@@ -92,7 +92,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 }
 
 /// The figure in letters, and how many tokens it leaves out.
-fn in_letters_of(map: &SelectionMap, left_out: usize, columns: usize) -> String {
+fn in_letters_of(map: &TokenMap, left_out: usize, columns: usize) -> String {
     let more = counted(left_out as u64, "token");
     let more = format!("… {more} more: --out FILE draws all");
     let more = (left_out > 0).then_some(&more[..]);
@@ -176,7 +176,7 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
 }
 
 /// How a file is drawn, by the ending of its name.
-fn drawing(path: &Path) -> Result<fn(&SelectionMap) -> String> {
+fn drawing(path: &Path) -> Result<fn(&TokenMap) -> String> {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("svg") => Ok(|map| map.figure().to_svg(Form::Page)),
         Some("html") => Ok(page),
@@ -184,7 +184,7 @@ fn drawing(path: &Path) -> Result<fn(&SelectionMap) -> String> {
     }
 }
 
-fn page(map: &SelectionMap) -> String {
+fn page(map: &TokenMap) -> String {
     Report {
         title: map.title.clone(),
         date: machine::now(),
@@ -210,10 +210,10 @@ mod tests {
             channels: 1,
             ..LayerSelection::default()
         };
-        let map = SelectionMap {
+        let map = TokenMap {
             tokens,
             layers: vec![layer],
-            ..SelectionMap::default()
+            ..TokenMap::default()
         };
         for columns in [40, 80, 96] {
             let text = in_letters_of(&map, 1_999_700, columns);

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::machine;
 use crate::output::{duration, shell_word};
 use crate::tasks::Results;
-use crate::tasks::selection::{Sample, selection_map};
+use crate::tasks::selection::{Sample, token_map};
 use crate::tasks::trained::{Trained, chart, series};
 
 /// Bytes of a text whose selection is shown: no more than fit the page, and can be read where it is printed.
@@ -45,9 +45,7 @@ impl Run {
         if let Some(sample) = sample {
             for Trained { name, model, .. } in trained {
                 let title = format!("What {name} selects");
-                maps.extend(
-                    selection_map(model, &sample, title, self.mode)?.map(|map| map.figure()),
-                );
+                maps.extend(token_map(model, &sample, title, self.mode)?.map(|map| map.figure()));
             }
         }
         let shown = texts.into_iter();

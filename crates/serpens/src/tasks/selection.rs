@@ -1,10 +1,11 @@
-//! From a model and a sequence to its selection map.
+//! From a model and a sequence to its token map.
 
 use serpens_core::Device;
 use serpens_data::Tokenizer;
+use serpens_nn::layers::Trace;
 use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
-use serpens_report::{LayerSelection, SelectionMap};
+use serpens_report::{LayerSelection, TokenMap};
 
 use super::READ_LENGTH;
 use crate::output::OutputMode;
@@ -52,12 +53,12 @@ impl Sample {
 }
 
 /// What the model's selective layers do with a sequence; `None` where it has none.
-pub(crate) fn selection_map(
+pub(crate) fn token_map(
     model: &MambaLm,
     sample: &Sample,
     title: String,
     mode: OutputMode,
-) -> Result<Option<SelectionMap>> {
+) -> Result<Option<TokenMap>> {
     check_length(model, sample.ids.len())?;
     // Traces are taken on the processor.
     let mut model = model.clone();
@@ -69,10 +70,10 @@ pub(crate) fn selection_map(
     let mixers = model.config().layer_mixers()?;
     let kind = |layer: usize| mixers[layer % mixers.len()].kind();
     let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
-    let layer = |trace: SelectionTrace| {
-        let mut name = format!("layer {}", trace.layer + 1);
+    let layer = |(number, trace): (usize, SelectionTrace)| {
+        let mut name = format!("layer {}", number + 1);
         if !alike {
-            name = format!("{name}, {}", kind(trace.layer).1);
+            name = format!("{name}, {}", kind(number).1);
         }
         Ok(LayerSelection {
             retention: retention(&name, &trace, mode)?,
@@ -82,7 +83,7 @@ pub(crate) fn selection_map(
         })
     };
     let layers = traces.into_iter().map(layer);
-    Ok(Some(SelectionMap {
+    Ok(Some(TokenMap {
         title,
         tokens: sample.names.clone(),
         highlight: sample.highlight.clone(),
@@ -102,16 +103,17 @@ pub(crate) fn check_length(model: &MambaLm, tokens: usize) -> Result<()> {
 }
 
 /// What each layer does with all tokens.
-fn traced(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<SelectionTrace>> {
+fn traced(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<(usize, SelectionTrace)>> {
     let mut meter = Meter::new(mode, "reading".into(), ids.len());
     let mut state = model.initial_state(1)?;
-    let mut whole: Vec<SelectionTrace> = Vec::new();
+    let mut whole: Vec<(usize, SelectionTrace)> = Vec::new();
     for (chunk, ids) in ids.chunks(READ_LENGTH).enumerate() {
         meter.at(chunk * READ_LENGTH)?;
-        for (i, next) in model.trace(ids, &mut state)?.into_iter().enumerate() {
+        for (i, (number, trace)) in model.trace(ids, &mut state)?.into_iter().enumerate() {
+            let Trace::Selection(next) = trace;
             match whole.get_mut(i) {
-                Some(layer) => layer.delta.extend(next.delta),
-                None => whole.push(next),
+                Some((_, layer)) => layer.delta.extend(next.delta),
+                None => whole.push((number, next)),
             }
         }
     }
@@ -156,7 +158,6 @@ mod tests {
         let (delta, a) = (vec![0.5, 40.0, 0.25, f32::NAN, 2.0, 0.1], vec![-1.0, -2.0]);
         let (channels, d_state) = (2, 1);
         let trace = SelectionTrace {
-            layer: 0,
             delta,
             a,
             channels,
@@ -173,7 +174,6 @@ mod tests {
         ];
         assert_eq!(format!("{kept:?}"), format!("{expected:?}"));
         let far = SelectionTrace {
-            layer: 0,
             delta: vec![1.0, 104.9],
             a: vec![-1.0, -1.001],
             channels: 1,
@@ -194,7 +194,7 @@ mod tests {
             let model = MambaLmConfig::new(16, 4, 256).with_layers(pattern);
             let model = model.init(Device::Cpu, 0).unwrap();
             let (sample, title) = (Sample::ids(vec![1, 2, 3]), "a title".to_owned());
-            let map = selection_map(&model, &sample, title, OutputMode::Quiet).unwrap();
+            let map = token_map(&model, &sample, title, OutputMode::Quiet).unwrap();
             let layers = map.unwrap().layers;
             let found: Vec<&str> = layers.iter().map(|layer| &*layer.name).collect();
             assert_eq!(found, names);

@@ -13,7 +13,7 @@ use serpens::formats::{Encoding, Planned, gguf, pytorch};
 use serpens::nn::checkpoint::{self, CONFIG_FILE, Checkpoint, Options, Verify};
 use serpens::nn::{MambaLmConfig, Module};
 use serpens::recipe::Recipe;
-use serpens_report::{LayerSelection, LineChart, Report, SelectionMap, Series};
+use serpens_report::{LayerSelection, LineChart, Report, Series, TokenMap};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -201,12 +201,12 @@ pub fn report(bytes: &[u8]) {
         channels: bytes.first().map_or(0, |&byte| usize::from(byte % 9)),
         retention: numbers.iter().map(|&x| 1.0 / x as f32).collect(),
     };
-    let map = SelectionMap {
+    let map = TokenMap {
         title: text(6),
         tokens: texts.clone(),
         highlight: bytes.iter().map(|byte| byte % 2 == 1).collect(),
         layers: vec![layer.clone(), layer],
-        ..SelectionMap::default()
+        ..TokenMap::default()
     };
     let report = Report {
         title: text(7),
