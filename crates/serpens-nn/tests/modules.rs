@@ -303,9 +303,9 @@ fn a_trace_in_chunks_is_that_of_one_reading() {
     let chunks: Vec<_> = chunks.collect::<Result<_, _>>().unwrap();
     assert_eq!(whole.len(), 2);
     for (layer, (number, whole)) in whole.iter().enumerate() {
-        let selection = |trace: &Trace| {
-            let Trace::Selection(selection) = trace.clone();
-            selection
+        let selection = |trace: &Trace| match trace.clone() {
+            Trace::Selection(selection) => selection,
+            Trace::Attention(_) => panic!("no layer attends"),
         };
         let whole = selection(whole);
         let chunks = chunks.iter().map(|chunk| selection(&chunk[layer].1));

@@ -6,6 +6,7 @@ use serpens_core::Var;
 use serpens_core::tape::recompute;
 use serpens_ops::Starts;
 
+use crate::mixers::AttentionTrace;
 use crate::ssm::SelectionTrace;
 use crate::{Error, Recompute, Result};
 
@@ -32,6 +33,8 @@ pub struct Sequence<'a> {
 pub enum Trace {
     /// Of a selective state space model.
     Selection(SelectionTrace),
+    /// Of attention, one for each sequence, which are read from a state.
+    Attention(AttentionTrace),
 }
 
 impl Sequence<'_> {

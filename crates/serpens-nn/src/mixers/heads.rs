@@ -7,8 +7,8 @@ use serpens_ops::attention::{AttentionOptions, StepOperands, StepOptions, attent
 use serpens_ops::elementwise::{cast, scale};
 use serpens_ops::rope::{RopeOptions, rope};
 
-use super::MixerState;
-use crate::layers::Sequence;
+use super::{AttentionTrace, MixerState};
+use crate::layers::{Sequence, Trace};
 use crate::setting::check;
 use crate::{Error, Result};
 
@@ -105,6 +105,10 @@ impl Heads {
             let what = "sequences with lengths are read with a state for each, without gradients";
             return Err(Error::Unsupported(what));
         }
+        if sequence.trace.is_some() {
+            let what = "attention is traced where a sequence is read from a state";
+            return Err(Error::Unsupported(what));
+        }
         let options = AttentionOptions {
             starts: sequence.starts,
             ..self.options()
@@ -181,6 +185,7 @@ impl Heads {
                 moved.push(cache.rows);
             }
             let ([k, v], q) = (joined, self.turned(own(0)?, from)?);
+            sequence.tell(|| self.trace(&q, &k, from))?;
             let y = attention(&q, &k, &v, &self.options())?;
             outputs.push(y.into_tensor()?.reshape([length, width])?);
             *read += length as u32;
@@ -193,6 +198,18 @@ impl Heads {
         let read = Tensor::from_slice([read.len() / 2, 2], &read, qkv[0].device())?;
         *state = vec![read.into(), keys?.into(), values?.into()];
         Ok(Var::from(Tensor::concat(&outputs)?).reshape(shape)?)
+    }
+
+    /// What queries from `from` on give to the keys up to theirs.
+    fn trace(&self, q: &Var, k: &Var, from: usize) -> Result<Trace> {
+        let flat = |x: &Var| x.tensor()?.reshape([x.shape().rows(), x.shape().cols()]);
+        Ok(Trace::Attention(AttentionTrace {
+            first: from,
+            window: self.window,
+            head: self.head,
+            queries: flat(q)?,
+            keys: flat(k)?,
+        }))
     }
 
     /// Refuses a sequence of so many tokens that its cache does not hold.

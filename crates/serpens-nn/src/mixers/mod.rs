@@ -16,6 +16,7 @@ mod mlp;
 mod plain;
 mod pooled;
 mod step;
+mod trace;
 
 use std::fmt::Debug;
 
@@ -36,6 +37,7 @@ pub use mlp::{Activation, MlpConfig};
 pub use plain::PlainConfig;
 pub use pooled::PooledConfig;
 pub use step::Stepper;
+pub use trace::AttentionTrace;
 
 use self::step::Whole;
 use crate::layers::Sequence;

@@ -109,8 +109,12 @@ fn traced(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<(usize, 
     let mut whole: Vec<(usize, SelectionTrace)> = Vec::new();
     for (chunk, ids) in ids.chunks(READ_LENGTH).enumerate() {
         meter.at(chunk * READ_LENGTH)?;
-        for (i, (number, trace)) in model.trace(ids, &mut state)?.into_iter().enumerate() {
-            let Trace::Selection(next) = trace;
+        let traces = model.trace(ids, &mut state)?.into_iter();
+        let selections = traces.filter_map(|(number, trace)| match trace {
+            Trace::Selection(selection) => Some((number, selection)),
+            Trace::Attention(_) => None,
+        });
+        for (i, (number, next)) in selections.enumerate() {
             match whole.get_mut(i) {
                 Some((_, layer)) => layer.delta.extend(next.delta),
                 None => whole.push((number, next)),
