@@ -7,7 +7,7 @@
 //! drawn again, whatever a file says.
 //!
 //! ```
-//! use serpens_report::{Form, LayerSelection, LineChart, Report, TokenMap, Series, Share};
+//! use serpens_report::{Form, LayerMap, LayerSelection, LineChart, Report, TokenMap, Series, Share};
 //!
 //! // Of 32 sequences of each length so many were answered rightly.
 //! let shares = [(64.0, 32), (128.0, 31), (256.0, 17)].map(|(x, right)| (x, Share { right, of: 32 }));
@@ -28,12 +28,12 @@
 //!
 //! let map = TokenMap {
 //!     tokens: ["a", "key", "here"].map(String::from).to_vec(),
-//!     layers: vec![LayerSelection {
+//!     layers: vec![LayerMap::Selection(LayerSelection {
 //!         name: "layer 1".into(),
 //!         channels: 2,
 //!         delta: vec![0.01, 0.02, 2.0, 0.5, 0.02, 0.01], // (length, channels)
 //!         ..LayerSelection::default()
-//!     }],
+//!     })],
 //!     ..TokenMap::default()
 //! };
 //! println!("{}", map.to_text(80, true));
@@ -67,7 +67,7 @@ use serde::{Deserialize, Serialize};
 
 pub use axis::Scale;
 pub use line_chart::{LineChart, Series};
-pub use selection::{LayerSelection, TokenFigure, TokenMap};
+pub use selection::{LayerAttention, LayerMap, LayerSelection, TokenFigure, TokenMap};
 pub use share::Share;
 pub use svg::Form;
 pub use text::{grouped, wrap};

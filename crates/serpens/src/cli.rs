@@ -94,7 +94,7 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Write a model as GGUF in fewer bits, and say what that changed.
     Quantize(QuantizeArgs),
-    /// Draw what a model's selective layers do with each token.
+    /// Draw what a model's layers do with each token: what they select, what they attend to.
     Inspect(InspectArgs),
     /// Measure the scan, training, prompt reading and decoding beside this machine's limits.
     Bench(BenchArgs),

@@ -334,9 +334,9 @@ pub enum WrongModel {
         "it holds no model, as it has neither config.json nor model/config.json; give the folder of a finished run"
     )]
     NoConfig,
-    /// It selects nothing.
-    #[error("it has no selective layers: a time-invariant model treats every token alike")]
-    NotSelective,
+    /// It neither selects nor attends.
+    #[error("it has no selective layers and no attention, and what other layers do is not drawn")]
+    NoMap,
     /// It computes nothing.
     #[error(
         "its layers give values that are no numbers: its training diverged, or the file is damaged"

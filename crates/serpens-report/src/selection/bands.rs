@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::LayerSelection;
 use super::layer::LayerFigure;
+use super::{LayerMap, LayerSelection};
 
 /// Rows of a heat map at most.
 const MOST_BANDS: usize = 48;
 /// Columns of a heat map at most.
-const MOST_COLUMNS: usize = 256;
+pub(super) const MOST_COLUMNS: usize = 256;
 
 /// The value at (token, channel); not a number if it is missing.
 pub(super) fn value(values: &[f32], channels: usize, token: usize, channel: usize) -> f64 {
@@ -24,9 +24,14 @@ pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / count as f64)
 }
 
-/// `items` in as few equal groups as `most` allows; the last may be smaller.
-fn groups(items: usize, most: usize) -> Vec<Range<usize>> {
-    let size = items.div_ceil(most).max(1);
+/// How many stand in a group where there are as few equal ones as `most` allows.
+pub(super) fn group(items: usize, most: usize) -> usize {
+    items.div_ceil(most).max(1)
+}
+
+/// `items` in such groups; the last may be smaller.
+pub(super) fn groups(items: usize, most: usize) -> Vec<Range<usize>> {
+    let size = group(items, most);
     let starts = (0..items).step_by(size);
     starts.map(|from| from..items.min(from + size)).collect()
 }
@@ -40,17 +45,35 @@ pub(super) fn columns(tokens: usize) -> Vec<Range<usize>> {
 pub(super) type Grid = Vec<Vec<Option<f32>>>;
 
 /// What is drawn of a layer.
-pub(super) fn pooled(layer: &LayerSelection, tokens: usize) -> LayerFigure {
-    let order = by_selectivity(layer, tokens);
-    let means = layer.mean_deltas(tokens);
+pub(super) fn pooled(layer: &LayerMap, tokens: usize) -> LayerFigure {
+    let bars = layer.bars(tokens);
     let columns = columns(tokens).into_iter();
-    let bar = |column: Range<usize>| mean(means[column].iter().flatten().copied());
-    LayerFigure {
-        name: layer.name.clone(),
-        channels: layer.channels,
+    let bar = |column: Range<usize>| mean(bars[column].iter().flatten().copied());
+    let figure = LayerFigure {
+        name: layer.name().to_owned(),
         means: columns.map(|column| Some(bar(column)? as f32)).collect(),
-        delta: pool(&layer.delta, layer.channels, &order, tokens),
-        retention: pool(&layer.retention, layer.channels, &order, tokens),
+        ..LayerFigure::default()
+    };
+    match layer {
+        LayerMap::Selection(layer) => {
+            let order = by_selectivity(layer, tokens);
+            LayerFigure {
+                channels: layer.channels,
+                delta: pool(&layer.delta, layer.channels, &order, tokens),
+                retention: pool(&layer.retention, layer.channels, &order, tokens),
+                ..figure
+            }
+        }
+        LayerMap::Attention(layer) => {
+            // Of what lies beyond the window nothing is given.
+            let given = |weight: &f32| Some(*weight).filter(|weight| *weight > 0.0);
+            let row = |row: &Vec<f32>| row.iter().map(given).collect();
+            LayerFigure {
+                heads: layer.heads,
+                weights: layer.weights.iter().map(row).collect(),
+                ..figure
+            }
+        }
     }
 }
 

@@ -19,7 +19,8 @@ const LEAST_CELL: f64 = 13.0;
 /// Letters of a token at most, where they stand upright on end.
 const TOKEN_LETTERS: usize = 14;
 
-/// What is drawn of a [`super::TokenMap`], small enough to keep: its channels in at most 48 bands.
+/// What is drawn of a [`super::TokenMap`], small enough to keep: channels in at most 48 bands, weights
+/// of attention in at most 128 rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenFigure {
     /// Heading.
@@ -86,7 +87,8 @@ impl Frame<'_> {
 
 impl TokenFigure {
     /// The figure as an SVG file of its own. Per layer: the mean Δ of each token, Δ by channel on a logarithmic scale
-    /// from the layer's smallest to its largest, and what is kept at the end.
+    /// from the layer's smallest to its largest, and what is kept at the end; of attention, what each token gets in
+    /// all, and the weights of queries (rows) over keys (columns).
     pub fn to_svg(&self, form: Form) -> String {
         let drawing = self.draw(form.width(), &LIGHT, false);
         drawing.into_file(form, &self.title, &self.caption)

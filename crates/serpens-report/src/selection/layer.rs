@@ -1,9 +1,11 @@
-//! One layer of a token map: bars of the mean Δ, a heat map of Δ and one of what is kept.
+//! One layer of a token map: bars of the mean Δ, a heat map of Δ and one of what is kept; or, of attention, bars of
+//! what each token gets and a heat map of who gives to whom.
 
 use serde::{Deserialize, Serialize};
 
 use super::bands::{Grid, mean};
 use super::figure::{Frame, LEFT};
+use super::{STEP_SIZE, WEIGHT};
 use crate::axis::{Axis, Scale};
 use crate::svg::{BOLD, Drawing, END, Face, LETTER, MIDDLE, short, text_width};
 use crate::text::{escape, number, rounded, truncate, wrap};
@@ -22,10 +24,16 @@ const SHADES: usize = 64;
 pub(super) struct LayerFigure {
     pub name: String,
     pub channels: usize,
-    /// The mean Δ over the channels. // (columns)
+    /// Of attention; 0 of a layer that selects by Δ.
+    #[serde(default)]
+    pub heads: usize,
+    /// The mean Δ over the channels, or what a token gets of attention in all. // (columns)
     pub means: Vec<Option<f32>>,
     pub delta: Grid,
     pub retention: Grid,
+    /// Queries from the first on, each with as many keys as it sees.
+    #[serde(default)]
+    pub weights: Grid,
 }
 
 impl LayerFigure {
@@ -42,20 +50,8 @@ impl LayerFigure {
         let first = y + 8.0;
         self.strip(drawing, frame, first);
         y = first + STRIP_HEIGHT + 4.0;
-        let channels = number(self.channels as f64, 0) + " channels";
-        let panel = Panel {
-            name: "step size Δ (log)",
-            palette: &STEP,
-            range: Range::of_steps(&self.delta),
-        };
-        y = panel.draw(drawing, frame, &self.delta, &channels, y);
-        if !self.retention.is_empty() {
-            let panel = Panel {
-                name: "kept at the end",
-                palette: &MEMORY,
-                range: Range::new(0.0, 1.0, false),
-            };
-            y = panel.draw(drawing, frame, &self.retention, &channels, y);
+        for (panel, grid) in self.panels(frame) {
+            y = panel.draw(drawing, frame, grid, y);
         }
         if frame.scrolls {
             self.tooltips(drawing, frame, first, y);
@@ -63,7 +59,42 @@ impl LayerFigure {
         y
     }
 
-    /// The mean Δ of a column, where it is known.
+    /// The heat maps.
+    fn panels(&self, frame: &Frame) -> Vec<(Panel<'static>, &Grid)> {
+        if self.heads > 0 {
+            let of = if self.heads == 1 { "head" } else { "heads" };
+            let panel = Panel {
+                name: "weight (log)",
+                palette: &STEP,
+                range: Range::of(&self.weights),
+                height: frame.width().min(2.0 * MAP_HEIGHT),
+                rows: [format!("{} {of}", self.heads), "← later queries".to_owned()],
+            };
+            return vec![(panel, &self.weights)];
+        }
+        let channels = number(self.channels as f64, 0) + " channels";
+        let panel = |name, palette, range| Panel {
+            name,
+            palette,
+            range,
+            height: MAP_HEIGHT,
+            rows: [channels.clone(), "more selective →".to_owned()],
+        };
+        let steps = panel("step size Δ (log)", &STEP, Range::of(&self.delta));
+        let kept = panel("kept at the end", &MEMORY, Range::new(0.0, 1.0, false));
+        let kept = Some((kept, &self.retention)).filter(|(_, grid)| !grid.is_empty());
+        [(steps, &self.delta)].into_iter().chain(kept).collect()
+    }
+
+    /// What the bars are, in short and in addition.
+    fn unit(&self) -> (&'static str, &'static str) {
+        match self.heads {
+            0 => (STEP_SIZE, "over the channels"),
+            _ => (WEIGHT, "from the tokens that see it, 1 on average"),
+        }
+    }
+
+    /// The bar of a column, where it is known.
     fn bar(&self, column: usize) -> Option<f64> {
         let mean = f64::from((*self.means.get(column)?)?);
         Some(mean).filter(|mean| mean.is_finite())
@@ -71,16 +102,17 @@ impl LayerFigure {
 
     fn about_bars(&self, frame: &Frame) -> String {
         let bars = (0..frame.columns.len()).filter_map(|column| Some((column, self.bar(column)?)));
+        let (unit, more) = self.unit();
         match bars.max_by(|(_, a), (_, b)| a.total_cmp(b)) {
             Some((column, largest)) => {
                 let (largest, place) = (rounded(largest), frame.name_of(column));
-                format!("mean Δ over the channels, at most {largest}: {place}")
+                format!("{unit} {more}, at most {largest}: {place}")
             }
-            None => "no Δ".to_string(),
+            None => "no values".to_string(),
         }
     }
 
-    /// Bars of the mean Δ per token, from zero.
+    /// Bars of the mean per token, from zero.
     fn strip(&self, drawing: &mut Drawing, frame: &Frame, top: f64) {
         let columns = 0..frame.columns.len();
         let values = columns.clone().filter_map(|column| self.bar(column));
@@ -115,7 +147,7 @@ impl LayerFigure {
             let kept = mean(kept.map(f64::from));
             let kept = kept.map(|kept| format!(", {:.0} % kept", 100.0 * kept));
             let step = self.bar(column).map(rounded);
-            let step = step.map(|mean| format!(": mean Δ {mean}"));
+            let step = step.map(|mean| format!(": {} {mean}", self.unit().0));
             let facts = [Some(frame.name_of(column)), step, kept];
             let facts = escape(&facts.into_iter().flatten().collect::<String>());
             drawing.shapes += &format!(
@@ -138,13 +170,13 @@ impl Range {
         Self { low, high, is_log }
     }
 
-    /// At most four decades down from the largest step, as below all look alike, and one decade at least, as what
+    /// At most four decades down from the largest value, as below all look alike, and one decade at least, as what
     /// hardly varies must not look as if it did.
-    fn of_steps(grid: &Grid) -> Self {
-        let steps = || grid.iter().flatten().flatten().map(|step| f64::from(*step));
-        let steps = || steps().filter(|step| *step > 0.0 && step.is_finite());
-        let high = steps().fold(0.0, f64::max);
-        let low = steps().fold(high, f64::min).max(high * 1e-4);
+    fn of(grid: &Grid) -> Self {
+        let all = || grid.iter().flatten().flatten().map(|v| f64::from(*v));
+        let values = || all().filter(|value| *value > 0.0 && value.is_finite());
+        let high = values().fold(0.0, f64::max);
+        let low = values().fold(high, f64::min).max(high * 1e-4);
         if high == 0.0 {
             return Self::new(0.1, 1.0, true);
         }
@@ -167,27 +199,34 @@ struct Panel<'a> {
     name: &'a str,
     palette: &'a Palette,
     range: Range,
+    height: f64,
+    /// What the rows are, and their order.
+    rows: [String; 2],
 }
 
 impl Panel<'_> {
     /// From `top` down; returns where it ends.
-    fn draw(&self, drawing: &mut Drawing, frame: &Frame, grid: &Grid, rows: &str, top: f64) -> f64 {
+    fn draw(&self, drawing: &mut Drawing, frame: &Frame, grid: &Grid, top: f64) -> f64 {
         self.key(drawing, frame, top + 16.0);
         let top = top + KEY_HEIGHT;
-        drawing.rect(LEFT, top, frame.width(), MAP_HEIGHT, frame.inks.empty);
-        for (line, x) in [(rows, LEFT - 24.0), ("more selective →", LEFT - 10.0)] {
-            drawing.upward(x, top + MAP_HEIGHT / 2.0, &frame.note().with(MIDDLE), line);
+        drawing.rect(LEFT, top, frame.width(), self.height, frame.inks.empty);
+        for (line, x) in self.rows.iter().zip([LEFT - 24.0, LEFT - 10.0]) {
+            let middle = top + self.height / 2.0;
+            drawing.upward(x, middle, &frame.note().with(MIDDLE), line);
         }
-        let row_height = MAP_HEIGHT / grid.len().max(1) as f64;
+        let row_height = self.height / grid.len().max(1) as f64;
         // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a
-        // file, whose reader may blend all the same, neighbours overlap.
-        let overlap = if frame.scrolls { 0.0 } else { 0.1 };
+        // file, whose reader may blend all the same, neighbours overlap, by no more than is not seen.
+        let overlap = |size: f64| match frame.scrolls {
+            true => 0.0,
+            false => (0.3 / size).min(0.1),
+        };
         let [x, y] = [LEFT, top + row_height / 2.0].map(short);
-        let (width, thickness) = (frame.cell, 1.0 + overlap);
+        let (width, thickness) = (frame.cell, short(1.0 + overlap(row_height)));
         drawing.shapes += &format!(
             "<g transform=\"translate({x} {y}) scale({width:.4} {row_height:.4})\" stroke-width=\"{thickness}\" fill=\"none\" shape-rendering=\"crispEdges\">\n"
         );
-        let runs = self.runs(grid, frame.columns.len(), overlap);
+        let runs = self.runs(grid, frame.columns.len(), overlap(frame.cell));
         for (index, path) in runs.iter().enumerate() {
             if !path.is_empty() {
                 let colour = self.colour(index);
@@ -195,7 +234,7 @@ impl Panel<'_> {
             }
         }
         drawing.shapes += "</g>\n";
-        top + MAP_HEIGHT
+        top + self.height
     }
 
     fn colour(&self, shade: usize) -> String {
@@ -247,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_hardly_varies_is_drawn_in_neighbouring_colours() {
-        let steps = Range::of_steps(&vec![vec![Some(0.02), None, Some(0.022)]]);
+        let steps = Range::of(&vec![vec![Some(0.02), None, Some(0.022)]]);
         assert!((steps.high / steps.low - 10.0).abs() < 1e-6);
         let places = [0.02, 0.022].map(|step| steps.place(step).unwrap());
         assert!(0.4 < places[0] && places[0] < 0.5 && 0.5 < places[1] && places[1] < 0.6);
@@ -256,11 +295,11 @@ mod tests {
     #[test]
     fn colours_span_the_layers_own_steps() {
         let grid = vec![vec![Some(0.25), Some(f32::INFINITY)], vec![Some(16.0)]];
-        let steps = Range::of_steps(&grid);
+        let steps = Range::of(&grid);
         assert_eq!((steps.low, steps.high), (0.25, 16.0));
         let places = [0.25, 2.0, 16.0, f64::INFINITY].map(|step| steps.place(step));
         assert_eq!(places, [Some(0.0), Some(0.5), Some(1.0), None]);
-        let wide = Range::of_steps(&vec![vec![Some(1e-9), Some(0.0), Some(2.0)]]);
+        let wide = Range::of(&vec![vec![Some(1e-9), Some(0.0), Some(2.0)]]);
         assert!((wide.high / wide.low - 1e4).abs() < 1e-6);
     }
 }

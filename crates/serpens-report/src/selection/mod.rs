@@ -2,8 +2,10 @@
 //!
 //! A selective SSM keeps `h_t = exp(Δ_t A) ⊙ h_(t-1) + Δ_t B_t x_t`: a large step Δ_t lets token t in and the past go,
 //! a small one passes the token by. The map shows Δ over tokens and channels, and how much of what was written at t
-//! is still in the state at the end.
+//! is still in the state at the end. Attention has each token share 1 among itself and those before it: the map shows
+//! these weights, and what each token gets of them.
 
+mod attention;
 mod bands;
 mod figure;
 mod layer;
@@ -11,9 +13,14 @@ mod terminal;
 
 use serde::Serialize;
 
+pub use attention::LayerAttention;
 pub use figure::TokenFigure;
 
-/// The steps of the layers over one sequence of L tokens.
+/// What the bars of selective layers are, and those of attention.
+const STEP_SIZE: &str = "mean Δ";
+const WEIGHT: &str = "weight in all";
+
+/// What the layers do with one sequence of L tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TokenMap {
     /// Heading.
@@ -23,9 +30,19 @@ pub struct TokenMap {
     /// Tokens that carry data, marked in the figure; may be empty. // (length)
     pub highlight: Vec<bool>,
     /// The layers, first to last.
-    pub layers: Vec<LayerSelection>,
+    pub layers: Vec<LayerMap>,
     /// What the reader should see in it.
     pub caption: String,
+}
+
+/// What one layer does; as JSON the fields of either kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum LayerMap {
+    /// A layer that selects by step sizes.
+    Selection(LayerSelection),
+    /// A layer of attention.
+    Attention(LayerAttention),
 }
 
 /// The steps of one layer. Values that are missing or not finite are drawn as gaps.
@@ -45,7 +62,7 @@ pub struct LayerSelection {
 impl TokenMap {
     /// What a figure shows of the map. Channels stand in order of how much they select, the standard deviation of ln Δ
     /// over the tokens, in at most 48 bands of as many channels each; more than 256 tokens are taken in groups. Bands
-    /// and groups show means.
+    /// and groups show means; of attention the groups of [`LayerAttention`].
     pub fn figure(&self) -> TokenFigure {
         let tokens = self.tokens.len();
         let layers = self.layers.iter();
@@ -60,6 +77,35 @@ impl TokenMap {
 
     fn is_highlighted(&self, token: usize) -> bool {
         self.highlight.get(token).copied().unwrap_or(false)
+    }
+}
+
+impl LayerMap {
+    /// Name of the layer.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Selection(layer) => &layer.name,
+            Self::Attention(layer) => &layer.name,
+        }
+    }
+
+    /// What the bars of its tokens are.
+    fn unit(&self) -> &'static str {
+        match self {
+            Self::Selection(_) => STEP_SIZE,
+            Self::Attention(_) => WEIGHT,
+        }
+    }
+
+    /// The bar of each token; none where no finite value is known.
+    fn bars(&self, tokens: usize) -> Vec<Option<f64>> {
+        match self {
+            Self::Selection(layer) => layer.mean_deltas(tokens),
+            Self::Attention(layer) => {
+                let bar = |token| [bands::value(&layer.received, 1, token, 0)].into_iter();
+                (0..tokens).map(|token| bands::mean(bar(token))).collect()
+            }
+        }
     }
 }
 

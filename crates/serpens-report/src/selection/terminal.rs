@@ -1,12 +1,12 @@
 //! The token map in a terminal.
 
-use super::{LayerSelection, TokenMap};
+use super::{LayerMap, TokenMap};
 use crate::text::{display_width, fill_lines, printable, rounded, truncate};
 use crate::theme::STEP;
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LEAST_WIDTH: usize = 24;
-/// From the lowest to the highest block, Δ grows at least by this factor: what hardly varies must not look as if it
+/// From the lowest to the highest block, values grow at least by this factor: what hardly varies must not look as if it
 /// did.
 const LEAST_RANGE: f64 = 10.0;
 const RESET: &str = "\x1b[0m";
@@ -25,8 +25,8 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
 
 impl TokenMap {
     /// The map for a terminal of `width` columns (at least 24 are used): the tokens, and under them the mean Δ of each
-    /// layer as block characters, on a logarithmic scale from the layer's smallest to its largest, or over a factor of
-    /// ten. `colour` adds ANSI colours of 24 bits.
+    /// layer, or what each token gets of attention in all, as block characters, on a logarithmic scale from the layer's
+    /// smallest to its largest, or over a factor of ten. `colour` adds ANSI colours of 24 bits.
     pub fn to_text(&self, width: usize, colour: bool) -> String {
         let width = width.max(LEAST_WIDTH);
         let levels = |layer| Levels::of(layer, self.tokens.len());
@@ -80,21 +80,23 @@ fn printable_line(text: &str) -> String {
     text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }
 
-/// The mean step of each token of a layer, and the range they are in.
+/// The bar of each token of a layer, and the range they are in.
 struct Levels {
     name: String,
+    unit: &'static str,
     means: Vec<Option<f64>>,
     low: f64,
     high: f64,
 }
 
 impl Levels {
-    fn of(layer: &LayerSelection, tokens: usize) -> Self {
-        let means = layer.mean_deltas(tokens).into_iter();
-        let means: Vec<Option<f64>> = means.map(|mean| mean.filter(|step| *step > 0.0)).collect();
+    fn of(layer: &LayerMap, tokens: usize) -> Self {
+        let means = layer.bars(tokens).into_iter();
+        let means: Vec<Option<f64>> = means.map(|mean| mean.filter(|mean| *mean > 0.0)).collect();
         let known = || means.iter().flatten().copied();
         Levels {
-            name: printable_line(&layer.name),
+            name: printable_line(layer.name()),
+            unit: layer.unit(),
             low: known().fold(f64::INFINITY, f64::min),
             high: known().fold(0.0, f64::max),
             means,
@@ -103,10 +105,11 @@ impl Levels {
 
     fn legend(&self) -> String {
         if self.low > self.high {
-            return "no Δ".to_string();
+            return "no values".to_string();
         }
-        let end = |step| format!("{} {}", rounded(step), self.block_of(step).0);
-        format!("mean Δ from {} to {}", end(self.low), end(self.high))
+        let end = |mean| format!("{} {}", rounded(mean), self.block_of(mean).0);
+        let [low, high] = [self.low, self.high].map(end);
+        format!("{} from {low} to {high}", self.unit)
     }
 
     /// The block of a token and its colour.

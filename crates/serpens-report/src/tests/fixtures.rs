@@ -3,11 +3,13 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{LayerSelection, LineChart, Report, Scale, Series, Table, TokenMap};
+use crate::{
+    LayerAttention, LayerMap, LayerSelection, LineChart, Report, Scale, Series, Table, TokenMap,
+};
 
 /// Two layers that read a sequence: the channels let `strength` of the tokens in, each to its own degree, and pass by
 /// the rest. // strength: (length)
-fn layer(name: &str, strength: &[f32], channels: usize, seed: u64) -> LayerSelection {
+fn layer(name: &str, strength: &[f32], channels: usize, seed: u64) -> LayerMap {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut unit = || rng.random::<f32>();
     let (mut base, mut gain) = (Vec::new(), Vec::new());
@@ -34,12 +36,39 @@ fn layer(name: &str, strength: &[f32], channels: usize, seed: u64) -> LayerSelec
             ahead[c] += delta[t * channels + c];
         }
     }
-    LayerSelection {
+    LayerMap::Selection(LayerSelection {
         name: name.into(),
         delta,
         channels,
         retention,
+    })
+}
+
+/// The steps of a layer that selects by them.
+pub(crate) fn steps(layer: &mut LayerMap) -> &mut LayerSelection {
+    match layer {
+        LayerMap::Selection(layer) => layer,
+        LayerMap::Attention(_) => panic!("it has no steps"),
     }
+}
+
+/// A layer of attention between the others of [`induction_heads`]: two heads, of which one looks at the token before,
+/// the other at what follows an earlier one of the same kind, or at the first.
+pub(crate) fn hybrid(length: usize) -> TokenMap {
+    let mut map = induction_heads(length, 64);
+    let mut layer = LayerAttention::new("Layer 2, attention".into(), 2, length);
+    for query in 0..length {
+        let same = |key: &usize| map.tokens[*key] == map.tokens[query];
+        let found = (0..query).rev().find(same).map_or(0, |key| key + 1);
+        for sharp in [query.saturating_sub(1), found] {
+            let rest = 0.2 / (query + 1) as f32;
+            let mut weights = vec![rest; query + 1];
+            weights[sharp] += 0.8;
+            layer.add(query, 0, &weights);
+        }
+    }
+    map.layers.insert(1, LayerMap::Attention(layer));
+    map
 }
 
 /// Induction heads over `length` tokens: the special token `#`, the token after it, and `#` again at the end.
@@ -214,7 +243,7 @@ pub(crate) fn report() -> Report {
         date: "2025-06-01 14:03 UTC".into(),
         figures: figures(),
         tables: vec![table()],
-        maps: vec![induction_heads(64, 128).figure(), prompt().figure()],
+        maps: vec![induction_heads(64, 128).figure(), prompt().figure(), hybrid(40).figure()],
         texts: vec![("Sample".into(), "prompt  a b # c d e … #\nanswer  c   (p = 0.9998)\n<b>not bold</b>".into())],
         command: "serpens train --task induction-heads --layers 2 --width 64 --steps 20000 --seed 1".into(),
         machine: vec![

@@ -94,7 +94,10 @@ fn an_empty_report_is_balanced() {
         maps: vec![
             TokenFigure::default(),
             TokenMap {
-                layers: vec![LayerSelection::default()],
+                layers: vec![
+                    LayerMap::Selection(LayerSelection::default()),
+                    LayerMap::Attention(LayerAttention::default()),
+                ],
                 ..fixtures::prompt()
             }
             .figure(),
@@ -133,8 +136,10 @@ fn text_from_outside_never_becomes_markup() {
         table.rows[0][0],
     ) = (evil.clone(), evil.clone(), evil.clone(), evil.clone());
     let mut map = fixtures::prompt();
-    (map.title, map.caption, map.layers[0].name, map.tokens[0]) =
-        (evil.clone(), evil.clone(), evil.clone(), evil.clone());
+    (map.title, map.caption, map.tokens[0]) = (evil.clone(), evil.clone(), evil.clone());
+    fixtures::steps(&mut map.layers[0]).name = evil.clone();
+    let attention = LayerAttention::new(evil.clone(), 1, map.tokens.len());
+    map.layers.push(LayerMap::Attention(attention));
     report.maps = vec![map.figure()];
     report.texts = vec![(evil.clone(), evil.clone())];
     report.machine = vec![(evil.clone(), evil)];
@@ -192,18 +197,22 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
 #[test]
 fn a_map_of_hostile_numbers_draws_and_prints() {
     let mut map = fixtures::prompt();
-    map.layers[0].delta = hostile_numbers()
-        .into_iter()
-        .cycle()
-        .take(36 * 768)
-        .collect();
-    map.layers[0].retention.truncate(1000);
-    map.layers[1].delta = vec![f32::NAN; 36 * 768];
+    let hostile = || hostile_numbers().into_iter().cycle();
+    let layer = fixtures::steps(&mut map.layers[0]);
+    layer.delta = hostile().take(36 * 768).collect();
+    layer.retention.truncate(1000);
+    fixtures::steps(&mut map.layers[1]).delta = vec![f32::NAN; 36 * 768];
+    for weights in [hostile().take(36).collect(), vec![f32::NAN; 36]] {
+        let mut layer = LayerAttention::new("attention".into(), 1, 36);
+        (0..36).for_each(|query| layer.add(query, 0, &weights));
+        map.layers.push(LayerMap::Attention(layer));
+    }
     let svg = map.figure().to_svg(Form::Page);
     unbalanced(&svg).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("inf\""));
     let text = map.to_text(80, false);
-    assert!(!text.contains("NaN") && text.contains("no Δ"), "{text}");
+    assert_eq!(text.matches("no values").count(), 2, "{text}");
+    assert!(!text.contains("NaN"), "{text}");
 }
 
 #[test]
@@ -216,6 +225,13 @@ fn the_largest_map_stays_under_300_kilobytes_a_layer() {
         .to_svg(Form::Page)
         .len();
     assert!(long < 300_000 * 2, "{long}");
+    for length in [255, 256, 4000] {
+        let mut map = fixtures::hybrid(length);
+        map.layers.drain(..1);
+        map.layers.truncate(1);
+        let bytes = map.figure().to_svg(Form::Page).len();
+        assert!(bytes < 300_000, "{bytes}");
+    }
 }
 
 #[test]
@@ -232,6 +248,67 @@ fn a_map_says_where_its_selective_tokens_are() {
         .filter(|&t| matches!(blocks[t], '▅' | '▆' | '▇' | '█'))
         .collect();
     assert_eq!(high, [21, 22, 63]);
+}
+
+#[test]
+fn attention_is_drawn_between_the_layers_that_select() {
+    let map = fixtures::hybrid(40);
+    let svg = map.figure().to_svg(Form::Page);
+    let places =
+        ["Layer 1<", "Layer 2, attention<", "Layer 2<"].map(|name| svg.find(name).unwrap());
+    assert!(places.is_sorted() && places[0] < places[1]);
+    let panel = &svg[places[1]..places[2]];
+    for words in [
+        "2 heads",
+        "← later queries",
+        "weight in all from the tokens",
+    ] {
+        assert!(
+            panel.contains(words) && !svg[..places[1]].contains(words),
+            "{words}"
+        );
+    }
+    // Each query's row, from the left up to itself.
+    let cells = |path: &str| -> Vec<[f64; 3]> {
+        let runs = path.split('M').skip(1);
+        let run = |run: &str| {
+            let numbers: Vec<f64> = run
+                .split([' ', 'h'])
+                .map(|number| number.parse().unwrap())
+                .collect();
+            numbers.try_into().unwrap()
+        };
+        runs.map(run).collect()
+    };
+    let mut ends = vec![0.0_f64; 40];
+    let paths = panel.split("<path stroke=").skip(1);
+    for path in paths.map(|path| {
+        path.split("d=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+    }) {
+        for [column, row, length] in cells(path) {
+            ends[row as usize] = ends[row as usize].max(column + length.floor());
+        }
+    }
+    assert!(
+        ends.iter()
+            .zip(1..)
+            .all(|(end, token)| *end == f64::from(token)),
+        "{ends:?}"
+    );
+    let text = map.to_text(100, false);
+    let legends: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .take(3)
+        .map(|line| line.split(" from ").next().unwrap())
+        .collect();
+    assert_eq!(legends[1], "Layer 2, attention weight in all");
+    assert!(legends[0].starts_with("Layer 1 ") && legends[0].ends_with("mean Δ"));
 }
 
 #[test]
@@ -259,12 +336,12 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
         let length = word(9).len();
         let tokens: Vec<String> = (0..length).map(|_| word(6)).collect();
         let width = rng.random_range(0..120);
-        let layer = LayerSelection {
+        let layer = LayerMap::Selection(LayerSelection {
             name,
             delta: (0..length * 2).map(|i| 0.01 + (i % 5) as f32).collect(),
             channels: 2,
             ..LayerSelection::default()
-        };
+        });
         let map = TokenMap {
             title,
             tokens,
@@ -304,6 +381,9 @@ fn a_hostile_report_is_drawn() {
         layer["means"] = serde_json::json!(vec![1e300; 500]);
         layer["channels"] = serde_json::json!(u64::MAX);
     }
+    let attention = &mut kept["maps"][2]["layers"][1];
+    attention["weights"] = hostile;
+    attention["heads"] = serde_json::json!(u64::MAX);
     kept["maps"][1]["layers"][0]["means"] = serde_json::json!([]);
     kept["maps"][1]["tokens"] = serde_json::json!(vec!["\u{202e}<x>"; 3000]);
     kept["maps"][1]["highlight"] = serde_json::json!(vec![true; 5000]);

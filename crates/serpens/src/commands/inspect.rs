@@ -9,7 +9,7 @@ use serpens_core::files::{Accept, FileError, write_bytes};
 use serpens_data::{InductionHeadsConfig, Tokenizer};
 use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
-use serpens_report::{Form, Report, TokenMap, wrap};
+use serpens_report::{Form, LayerMap, Report, TokenMap, wrap};
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -29,10 +29,16 @@ const MOST_COLUMNS: usize = 96;
 /// Tokens of a prompt in letters at most.
 const MOST_IN_LETTERS: usize = 1024;
 
-/// What the figure in letters shows, and what it leaves out.
-const LEGEND: [&str; 2] = [
-    "The bars are step sizes Δ, averaged over channels: a large one takes the token in, a small one passes it by.",
-    "--out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.",
+/// What the figure in letters shows of layers that select, and what it leaves out; and of those that attend.
+const LEGENDS: [[&str; 2]; 2] = [
+    [
+        "The bars are step sizes Δ, averaged over channels: a large one takes the token in, a small one passes it by.",
+        "--out FILE.svg or FILE.html draws every channel, and how much of each token is still kept at the end.",
+    ],
+    [
+        "The bars of attention are the weight that a token gets in all from itself and later ones, 1 on average over the tokens.",
+        "--out FILE.svg or FILE.html draws what each token gives to each before it.",
+    ],
 ];
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -52,14 +58,17 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         }
         None => (sample_of_task(model, dir)?, 0),
     };
-    let title = format!("Selection map of {}", args.model.place.path.display());
+    let title = format!("Token map of {}", args.model.place.path.display());
     let title = harmless(&title).into_owned();
     let Some(map) = token_map(model, &sample, title, OutputMode::Terminal)? else {
-        return Err(Error::wrong_model(dir, WrongModel::NotSelective));
+        return Err(Error::wrong_model(dir, WrongModel::NoMap));
     };
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
-    let mut layers = map.layers.iter();
-    if !layers.all(|layer| finite(&layer.delta) && finite(&layer.retention)) {
+    let known = |layer: &LayerMap| match layer {
+        LayerMap::Selection(layer) => finite(&layer.delta) && finite(&layer.retention),
+        LayerMap::Attention(layer) => finite(&layer.received),
+    };
+    if !map.layers.iter().all(known) {
         return Err(Error::wrong_model(dir, WrongModel::NotFinite));
     }
     match args.out.as_deref().zip(draw) {
@@ -96,7 +105,12 @@ fn in_letters_of(map: &TokenMap, left_out: usize, columns: usize) -> String {
     let more = counted(left_out as u64, "token");
     let more = format!("… {more} more: --out FILE draws all");
     let more = (left_out > 0).then_some(&more[..]);
-    let below = more.into_iter().chain(LEGEND);
+    let attends = |layer: &LayerMap| matches!(layer, LayerMap::Attention(_));
+    let there = [false, true].map(|one| map.layers.iter().any(|layer| attends(layer) == one));
+    let legends = LEGENDS.iter().zip(there).filter(|(_, there)| *there);
+    let below = more
+        .into_iter()
+        .chain(legends.flat_map(|(legend, _)| *legend));
     let below: Vec<String> = below.flat_map(|text| wrap(text, columns)).collect();
     format!("{}\n{}", map.to_text(columns, colour()), below.join("\n"))
 }
@@ -204,12 +218,12 @@ mod tests {
     #[test]
     fn the_figure_in_letters_is_as_wide_as_the_terminal_and_says_what_it_leaves_out() {
         let tokens = vec!["a".to_owned(); 300];
-        let layer = LayerSelection {
+        let layer = LayerMap::Selection(LayerSelection {
             name: "layer 1".into(),
             delta: vec![0.5; 300],
             channels: 1,
             ..LayerSelection::default()
-        };
+        });
         let map = TokenMap {
             tokens,
             layers: vec![layer],

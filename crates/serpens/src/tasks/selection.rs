@@ -1,11 +1,14 @@
 //! From a model and a sequence to its token map.
 
+use std::collections::BTreeMap;
+
 use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_nn::layers::Trace;
+use serpens_nn::mixers::AttentionTrace;
 use serpens_nn::ssm::SelectionTrace;
 use serpens_nn::{MambaLm, Module, Precision, Recompute};
-use serpens_report::{LayerSelection, TokenMap};
+use serpens_report::{LayerAttention, LayerMap, LayerSelection, TokenMap};
 
 use super::READ_LENGTH;
 use crate::output::OutputMode;
@@ -14,6 +17,9 @@ use crate::{Result, machine};
 
 /// exp of less is 0.
 const NOTHING: f32 = -105.0;
+
+/// Queries whose weights are computed together.
+const QUERIES: usize = 64;
 
 /// A sequence to look at.
 pub(crate) struct Sample {
@@ -52,7 +58,7 @@ impl Sample {
     }
 }
 
-/// What the model's selective layers do with a sequence; `None` where it has none.
+/// What the model's layers do with a sequence, those that select and those that attend; `None` where it has neither.
 pub(crate) fn token_map(
     model: &MambaLm,
     sample: &Sample,
@@ -63,36 +69,28 @@ pub(crate) fn token_map(
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let traces = traced(&model, &sample.ids, mode)?;
-    if traces.is_empty() {
-        return Ok(None);
-    }
-    let mixers = model.config().layer_mixers()?;
-    let kind = |layer: usize| mixers[layer % mixers.len()].kind();
-    let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
-    let layer = |(number, trace): (usize, SelectionTrace)| {
-        let mut name = format!("layer {}", number + 1);
-        if !alike {
-            name = format!("{name}, {}", kind(number).1);
-        }
-        Ok(LayerSelection {
-            retention: retention(&name, &trace, mode)?,
-            name,
-            delta: trace.delta,
-            channels: trace.channels,
-        })
-    };
-    let layers = traces.into_iter().map(layer);
-    Ok(Some(TokenMap {
+    let layers = layers(&model, &sample.ids, mode)?;
+    let selects = |layer: &LayerMap| matches!(layer, LayerMap::Selection(_));
+    let about = &sample.about;
+    let selection = format!(
+        "For each token of {about}: the step size Δ of every channel (large: the token enters the state; small: it is passed by), \
+         and how much of what entered is still there at the end, exp(A · the sum of all later Δ), averaged over the states."
+    );
+    let attention = format!(
+        "In layers of attention each token of {about} (a row, later ones below) shares 1 among itself and those before it (columns), \
+         averaged over the heads; the bars are what a token gets in all, from itself and later ones."
+    );
+    let captions = [
+        Some(selection).filter(|_| layers.iter().any(selects)),
+        Some(attention).filter(|_| !layers.iter().all(selects)),
+    ];
+    let captions: Vec<String> = captions.into_iter().flatten().collect();
+    Ok((!layers.is_empty()).then(|| TokenMap {
         title,
         tokens: sample.names.clone(),
         highlight: sample.highlight.clone(),
-        layers: layers.collect::<Result<_>>()?,
-        caption: format!(
-            "For each token of {}: the step size Δ of every channel (large: the token enters the state; small: it is passed by), \
-             and how much of what entered is still there at the end, exp(A · the sum of all later Δ), averaged over the states.",
-            sample.about
-        ),
+        layers,
+        caption: captions.join(" "),
     }))
 }
 
@@ -102,26 +100,81 @@ pub(crate) fn check_length(model: &MambaLm, tokens: usize) -> Result<()> {
     machine::check_fits("the prompt", tokens as f64, each, Device::Cpu)
 }
 
-/// What each layer does with all tokens.
-fn traced(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<(usize, SelectionTrace)>> {
+/// What the layers do with all tokens, in their order.
+fn layers(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<LayerMap>> {
+    let mixers = model.config().layer_mixers()?;
+    let kind = |layer: usize| mixers[layer % mixers.len()].kind();
+    let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
+    let name = |layer: usize| match alike {
+        true => format!("layer {}", layer + 1),
+        false => format!("layer {}, {}", layer + 1, kind(layer).1),
+    };
+    let (selections, attentions) = traced(model, ids, name, mode)?;
+    let selection = |(layer, trace): (usize, SelectionTrace)| {
+        let name = name(layer);
+        let map = LayerSelection {
+            retention: retention(&name, &trace, mode)?,
+            name,
+            delta: trace.delta,
+            channels: trace.channels,
+        };
+        Ok((layer, LayerMap::Selection(map)))
+    };
+    let selections: Result<Vec<_>> = selections.into_iter().map(selection).collect();
+    let attentions = attentions.into_iter();
+    let attentions = attentions.map(|(layer, map)| (layer, LayerMap::Attention(map)));
+    let layers: BTreeMap<usize, LayerMap> = attentions.chain(selections?).collect();
+    Ok(layers.into_values().collect())
+}
+
+/// What is known of layers once all tokens are read, by their numbers.
+type Traced = (
+    BTreeMap<usize, SelectionTrace>,
+    BTreeMap<usize, LayerAttention>,
+);
+
+/// Has the model read all tokens. The weights of attention are summed up on the way, as all of them may fit no memory.
+fn traced(
+    model: &MambaLm,
+    ids: &[u32],
+    name: impl Fn(usize) -> String,
+    mode: OutputMode,
+) -> Result<Traced> {
     let mut meter = Meter::new(mode, "reading".into(), ids.len());
     let mut state = model.initial_state(1)?;
-    let mut whole: Vec<(usize, SelectionTrace)> = Vec::new();
-    for (chunk, ids) in ids.chunks(READ_LENGTH).enumerate() {
+    let (mut selections, mut attentions) = Traced::default();
+    for (chunk, chunk_ids) in ids.chunks(READ_LENGTH).enumerate() {
         meter.at(chunk * READ_LENGTH)?;
-        let traces = model.trace(ids, &mut state)?.into_iter();
-        let selections = traces.filter_map(|(number, trace)| match trace {
-            Trace::Selection(selection) => Some((number, selection)),
-            Trace::Attention(_) => None,
-        });
-        for (i, (number, next)) in selections.enumerate() {
-            match whole.get_mut(i) {
-                Some((_, layer)) => layer.delta.extend(next.delta),
-                None => whole.push((number, next)),
+        for (layer, trace) in model.trace(chunk_ids, &mut state)? {
+            match (trace, selections.get_mut(&layer)) {
+                (Trace::Selection(next), Some(whole)) => whole.delta.extend(next.delta),
+                (Trace::Selection(first), None) => {
+                    selections.insert(layer, first);
+                }
+                (Trace::Attention(next), _) => {
+                    let whole = attentions.entry(layer).or_insert_with(|| {
+                        LayerAttention::new(name(layer), next.heads(), ids.len())
+                    });
+                    attend(whole, &next)?;
+                }
             }
         }
     }
-    Ok(whole)
+    Ok((selections, attentions))
+}
+
+/// Adds what the tokens of a chunk look at.
+fn attend(whole: &mut LayerAttention, trace: &AttentionTrace) -> Result<()> {
+    let starts = (0..trace.queries()).step_by(QUERIES);
+    for (from, head) in starts.flat_map(|from| (0..trace.heads()).map(move |head| (from, head))) {
+        let rows = from..trace.queries().min(from + QUERIES);
+        let weights = trace.weights(head, rows.clone())?;
+        let each = weights.as_slice::<f32>()?.chunks(weights.shape().cols());
+        for (row, weights) in rows.zip(each) {
+            whole.add(trace.first + row, trace.first_key(), weights);
+        }
+    }
+    Ok(())
 }
 
 /// exp(A Σ_(s > t) Δ_s) averaged over the states: (length, channels).
@@ -200,9 +253,12 @@ mod tests {
             let (sample, title) = (Sample::ids(vec![1, 2, 3]), "a title".to_owned());
             let map = token_map(&model, &sample, title, OutputMode::Quiet).unwrap();
             let layers = map.unwrap().layers;
-            let found: Vec<&str> = layers.iter().map(|layer| &*layer.name).collect();
+            let found: Vec<&str> = layers.iter().map(LayerMap::name).collect();
             assert_eq!(found, names);
             for layer in &layers {
+                let LayerMap::Selection(layer) = layer else {
+                    panic!("{} attends", names[0]);
+                };
                 assert_eq!((layer.channels, layer.delta.len()), (32, 3 * 32));
                 assert!(
                     layer

@@ -149,3 +149,74 @@ fn documents_are_evaluated_by_models_with_windows_too() {
     let told = place.run(&eval).succeeds().stdout;
     assert!(told.contains("windows of"), "{told}");
 }
+
+/// That a layer's weights are shares, and that what is given is received.
+fn hold_weights(layer: &serde_json::Value, tokens: usize) {
+    let numbers = |values: &serde_json::Value| -> Vec<f64> {
+        let values = values.as_array().unwrap().iter();
+        values.map(|value| value.as_f64().unwrap()).collect()
+    };
+    let rows = layer["weights"].as_array().unwrap();
+    let rows: Vec<Vec<f64>> = rows.iter().map(numbers).collect();
+    let received = numbers(&layer["received"]);
+    assert_eq!((rows.len(), received.len()), (tokens, tokens));
+    for (query, row) in rows.iter().enumerate() {
+        assert_eq!(row.len(), query + 1);
+        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+    }
+    for (key, received) in received.iter().enumerate() {
+        let given: f64 = rows[key..].iter().map(|row| row[key]).sum();
+        assert!((given - received).abs() < 1e-5, "{key}: {given}");
+    }
+}
+
+#[test]
+fn layers_that_attend_are_inspected_beside_those_that_select() {
+    let place = TestFolder::new();
+    let prompt = "the fox";
+    for (name, settings) in [
+        ("hybrid", ["model.layers=FAUML", "model.n_layer=5"]),
+        ("transformer", ["model=transformer", "model.d_model=16"]),
+        ("lstm", ["model=lstm", "model.d_model=16"]),
+    ] {
+        let settings = settings.map(|setting| ["--set", setting]).concat();
+        let own = ["--quiet", "--device", "cpu", "--name", name];
+        place.train_text(&[&settings[..], &own].concat()).succeeds();
+        assert!(place.path(&format!("runs/{name}/report.html")).is_file());
+    }
+    let inspect = |model: &str, more: &[&str]| {
+        let start = ["inspect", "--model", model, "--prompt", prompt];
+        place.run(&[&start[..], more].concat())
+    };
+    let layers =
+        |model: &str| inspect(model, &["--json"]).succeeds().json_lines()[0]["layers"].clone();
+    let names = |layers: &serde_json::Value| -> Vec<String> {
+        let layers = layers.as_array().unwrap().iter();
+        layers
+            .map(|layer| layer["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let hybrid = layers("hybrid");
+    assert_eq!(
+        names(&hybrid),
+        ["layer 2, attention", "layer 3, gau", "layer 4, mamba"]
+    );
+    let alone = layers("transformer");
+    assert_eq!(names(&alone), ["layer 1, attention", "layer 3, attention"]);
+    assert!(hybrid[2]["delta"].is_array() && hybrid[2]["weights"].is_null());
+    for layer in [&hybrid[0], &hybrid[1], &alone[1]] {
+        hold_weights(layer, prompt.len());
+    }
+    let (of_steps, of_weights) = ("The bars are step sizes", "The bars of attention");
+    for (model, selects) in [("hybrid", true), ("transformer", false)] {
+        let text = inspect(model, &[]).succeeds().stdout;
+        assert!(
+            text.contains(of_weights) && text.contains(of_steps) == selects,
+            "{text}"
+        );
+        inspect(model, &["--out", "x.svg"]).succeeds();
+        let svg = fs::read_to_string(place.path("x.svg")).unwrap();
+        assert!(svg.contains("later queries") && svg.contains("step size Δ") == selects);
+    }
+    inspect("lstm", &[]).is_refused(1, &["no selective layers and no attention"]);
+}

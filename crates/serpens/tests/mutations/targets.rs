@@ -13,7 +13,9 @@ use serpens::formats::{Encoding, Planned, gguf, pytorch};
 use serpens::nn::checkpoint::{self, CONFIG_FILE, Checkpoint, Options, Verify};
 use serpens::nn::{MambaLmConfig, Module};
 use serpens::recipe::Recipe;
-use serpens_report::{LayerSelection, LineChart, Report, Series, TokenMap};
+use serpens_report::{
+    LayerAttention, LayerMap, LayerSelection, LineChart, Report, Series, TokenMap,
+};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -201,11 +203,19 @@ pub fn report(bytes: &[u8]) {
         channels: bytes.first().map_or(0, |&byte| usize::from(byte % 9)),
         retention: numbers.iter().map(|&x| 1.0 / x as f32).collect(),
     };
+    let attention = LayerAttention {
+        name: text(5),
+        heads: numbers.len(),
+        received: numbers.iter().map(|&x| x as f32).collect(),
+        weights: (0..4)
+            .map(|i| numbers.iter().skip(i).map(|&x| x as f32).collect())
+            .collect(),
+    };
     let map = TokenMap {
         title: text(6),
         tokens: texts.clone(),
         highlight: bytes.iter().map(|byte| byte % 2 == 1).collect(),
-        layers: vec![layer.clone(), layer],
+        layers: vec![LayerMap::Selection(layer), LayerMap::Attention(attention)],
         ..TokenMap::default()
     };
     let report = Report {
