@@ -14,8 +14,8 @@ use crate::{Batching, Result};
 /// Sequences in the slots of one model, which read a token each at a time. States are moved on in place, threads stay
 /// awake from layer to layer, and on the processor a step of Mamba allocates nothing. A sequence has the same bits
 /// whichever others are beside it; on a GPU all slots are stepped whether they are taken or not, as there the library
-/// of products chooses how to sum by the number of rows; those of pooled layers depend on how many sequences complete a
-/// group. A model that computes in TF32 is stepped in f32.
+/// of products chooses how to sum by the number of rows. With pooled layers those alone are stepped that are taken, and
+/// there the bits depend on how many they are. A model that computes in TF32 is stepped in f32.
 pub struct Decoder<'a> {
     model: &'a MambaLm,
     stepper: LmStepper,
@@ -75,7 +75,7 @@ impl OnGpu {
             step: None,
         };
         if stepper.is_recordable() {
-            let mut step = || gpu.launch(stepper, slots, tokens);
+            let mut step = || gpu.launch(stepper, slots, tokens, count);
             // What a rehearsal copies means nothing, but every sequence brings its state.
             compile_ahead(device, &mut step)?;
             gpu.step = Some(Graph::capture(device, &mut step)?);
@@ -83,14 +83,15 @@ impl OnGpu {
         Ok(gpu)
     }
 
-    /// Launches what a step is of.
+    /// Launches what a step of the first slots is of.
     fn launch(
         &mut self,
         stepper: &LmStepper,
         slots: &mut LmSlots,
         tokens: &mut Tensor,
+        taken: usize,
     ) -> Result<()> {
-        stepper.step(tokens, slots.count(), slots)?;
+        stepper.step(tokens, taken, slots)?;
         if let Some(sampler) = &mut self.sampler {
             let logits = slots.logits().view().columns(0..self.drawable);
             sampler.sample(logits, tokens.view_mut()?)?;
@@ -104,10 +105,12 @@ impl OnGpu {
         stepper: &LmStepper,
         slots: &mut LmSlots,
         tokens: &mut Tensor,
+        taken: usize,
     ) -> Result<()> {
         match &self.step {
             Some(graph) => graph.replay()?,
-            None => self.launch(stepper, slots, tokens)?,
+            // What nobody has taken may be beyond what caches hold.
+            None => self.launch(stepper, slots, tokens, taken)?,
         }
         if self.sampler.is_some() {
             self.drawn.swap(0, 1);
@@ -252,11 +255,11 @@ impl<'a> Decoder<'a> {
         let gpu = gpu.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !self.ahead {
             gpu.staging.upload(on, &padded)?;
-            gpu.queue(stepper, slots, on)?;
+            gpu.queue(stepper, slots, on, tokens.len())?;
         }
         self.ahead = false;
         if ahead && gpu.sampler.is_some() && !self.left.contains(&Some(0)) {
-            gpu.queue(stepper, slots, on)?;
+            gpu.queue(stepper, slots, on, tokens.len())?;
             self.ahead = true;
         }
         self.copied = OnceLock::new();

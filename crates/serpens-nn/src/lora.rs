@@ -51,7 +51,7 @@ impl LoraConfig {
         }
         let may_miss =
             self.targets == Self::default().targets && missing.len() < self.targets.len();
-        if let Some(target) = missing.pop().filter(|_| !may_miss) {
+        if let Some(target) = missing.into_iter().next().filter(|_| !may_miss) {
             return Err(Error::NoTarget(target));
         }
         let scale = self.alpha / self.rank as f32;

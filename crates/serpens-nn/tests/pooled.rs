@@ -1,6 +1,6 @@
 //! Stages of fewer and wider steps.
 
-use serpens_core::{Device, Error as CoreError, Gradients, Tape, Tensor, Var};
+use serpens_core::{Device, GradCheckOptions, Gradients, Tape, Tensor, Var, gradcheck};
 use serpens_nn::layers::Sequence;
 use serpens_nn::mixers::{
     BidirectionalConfig, MambaConfig, Mixer, MixerConfig, MixerSettings, MixerState, MlpConfig,
@@ -162,32 +162,58 @@ fn an_input_reaches_only_outputs_behind_its_group() {
 }
 
 #[test]
-fn packed_rows_are_trained_on_where_groups_start_and_refused_elsewhere() {
+fn packed_sequences_of_any_length_are_each_read_as_by_itself_whole_and_in_chunks() {
     let mixer = mixer();
-    let x = random([1, 3 * ALL, WIDTH], 3);
-    let on_tape = |starts: &Starts| {
+    // Two rows, in which sequences start amid the groups of both stages.
+    let lengths = [[1, POOL, ALL + 2, 2 * ALL - 1], [ALL, 3, 1, 2 * ALL + 1]];
+    let length: usize = lengths[0].iter().sum();
+    let x = random([2, length, WIDTH], 3);
+    let mut ids = Vec::new();
+    for row in lengths {
+        for (id, count) in row.into_iter().enumerate() {
+            ids.extend(std::iter::repeat_n(id as u32, count));
+        }
+    }
+    assert_eq!(ids.len(), 2 * length);
+    let starts = Starts::from_sequence_ids(&ids, 2).unwrap();
+    let (mut apart, mut at) = (Vec::new(), 0);
+    for count in lengths.concat() {
+        let own = cut(&x, at, at + count);
+        apart.extend(values(&read(mixer.as_ref(), own, None)));
+        at += count;
+    }
+    let packed = |x: &Var, starts: &Starts, state: Option<&mut MixerState>| {
         let sequence = Sequence {
             starts: Some(starts),
             ..Sequence::default()
         };
-        let y = mixer.forward(&Tape::new().leaf(x.clone()), &sequence, None)?;
-        Ok::<_, Error>(values(y.tensor()?))
+        mixer.forward(x, &sequence, state)
     };
-    let together = on_tape(&Starts::from_lengths(&[ALL, 2 * ALL])).unwrap();
-    let mut apart = values(&read(mixer.as_ref(), cut(&x, 0, ALL), None));
-    apart.extend(values(&read(mixer.as_ref(), cut(&x, ALL, 3 * ALL), None)));
-    assert_close(&together, &apart);
-    // Where a group starts, but none of the stage inside.
-    for first in [1, POOL, ALL + 2] {
-        let refused = on_tape(&Starts::from_lengths(&[first, 3 * ALL - first]));
-        let expected = CoreError::Multiple {
-            op: "Starts::pooled",
-            what: "where a sequence starts",
-            expected: ALL,
-            got: first,
-        };
-        assert_eq!(refused.unwrap_err().to_string(), expected.to_string());
+    let y = packed(&Tape::new().leaf(x.clone()), &starts, None).unwrap();
+    assert_close(&values(y.tensor().unwrap()), &apart);
+    let check = gradcheck(
+        |x: &[Var]| Ok(packed(&x[0], &starts, None)?),
+        std::slice::from_ref(&x),
+        GradCheckOptions::default(),
+    );
+    let check = check.unwrap();
+    assert!(check.ok, "{check:?}");
+    let mut state = mixer.initial_state(2, Device::cpu()).unwrap();
+    let mut parts = [Vec::new(), Vec::new()];
+    for (from, to) in [(0, 5), (5, 6), (6, 6 + ALL), (6 + ALL, length)] {
+        let rows: Vec<f32> = [0, length]
+            .iter()
+            .flat_map(|row| values(&cut(&x, row + from, row + to)))
+            .collect();
+        let chunk = Tensor::from_slice([2, to - from, WIDTH], &rows, Device::cpu()).unwrap();
+        let starts = starts.chunk(from..to).unwrap();
+        let y = packed(&chunk.into(), &starts, Some(&mut state)).unwrap();
+        let y = values(y.tensor().unwrap());
+        for (part, y) in parts.iter_mut().zip(y.chunks((to - from) * WIDTH)) {
+            part.extend_from_slice(y);
+        }
     }
+    assert_close(&parts.concat(), &apart);
 }
 
 #[test]
@@ -201,12 +227,19 @@ fn a_length_that_pooling_does_not_divide_is_read_and_not_trained_on() {
         told.to_string(),
         "pool (with those inside) = 6 does not divide length = 8 of what is trained on"
     );
-    let y = read(mixer.as_ref(), x.clone(), None);
-    let mut state = mixer.initial_state(2, Device::cpu()).unwrap();
-    assert_eq!(
-        values(&y),
-        values(&read(mixer.as_ref(), x.clone(), Some(&mut state)))
+    // Without gradients, as the beginning of one that it divides.
+    let y = values(&read(mixer.as_ref(), cut(&x, 0, ALL + 2), None));
+    let whole =
+        Tensor::concat(&[&x, &x].map(|x| cut(x, 0, ALL + 2).reshape([ALL + 2, WIDTH]).unwrap()));
+    let whole = cut(
+        &whole.unwrap().reshape([1, 2 * ALL + 4, WIDTH]).unwrap(),
+        0,
+        2 * ALL,
     );
+    let whole = mixer.forward(&Tape::new().leaf(whole), &Sequence::default(), None);
+    let whole = values(whole.unwrap().tensor().unwrap());
+    assert_close(&y, &whole[..y.len()]);
+    let mut state = mixer.initial_state(2, Device::cpu()).unwrap();
     let unsupported = |result: Result<Var>| matches!(result, Err(Error::Unsupported(_)));
     let reverse = Sequence {
         reverse: true,
@@ -220,12 +253,6 @@ fn a_length_that_pooling_does_not_divide_is_read_and_not_trained_on() {
     let x = Var::from(x);
     assert!(unsupported(mixer.forward(&x, &reverse, None)));
     assert!(unsupported(mixer.forward(&two, &lengths, None)));
-    let starts = Starts::from_lengths(&[2 * ALL + 4]).chunk(0..8).unwrap();
-    let packed = Sequence {
-        starts: Some(&starts),
-        ..Sequence::default()
-    };
-    assert!(unsupported(mixer.forward(&x, &packed, Some(&mut state))));
     let on_tape = Tape::new().leaf(x.into_tensor().unwrap());
     assert!(unsupported(mixer.forward(
         &on_tape,
@@ -388,17 +415,41 @@ fn matrices_are_counted_for_the_tokens_that_use_them_and_models_inside_are_repla
     let lora = LoraConfig::default();
     model.lora = Some(lora);
     let adapted = model.plan().unwrap();
+    let mut added = [0, 0];
     let visited = adapted.visit("", &mut |name, param| {
-        let is_added = name.contains("lora_") && !name.contains("mixer.inner.layers.1.mixer.inner");
-        assert!(!is_added || param.every == POOL, "{name}");
+        if name.contains("lora_") {
+            let inside = name.contains("mixer.inner.layers.1.mixer.inner");
+            assert_eq!(param.every, if inside { ALL } else { POOL }, "{name}");
+            added[usize::from(inside)] += 1;
+        }
         Ok(())
     });
     visited.unwrap();
+    assert_eq!(added, [8, 8], "two factors of four matrices in each");
     assert_eq!(model.ssm_name(), "S6");
     let s4d = serpens_nn::ssm::S4dConfig::default().into();
     let twin = model.with_ssm(&s4d);
     assert_eq!(twin.ssm_name(), "S4D");
     assert_eq!(twin.mixers[0].clone().ssms().len(), 2);
+}
+
+#[test]
+fn the_state_of_another_stage_is_refused() {
+    let (mixer, x) = (mixer(), Var::from(random([1, 2, WIDTH], 3)));
+    let state = || mixer.initial_state(1, Device::cpu()).unwrap();
+    let other = PooledConfig {
+        pool: POOL + 1,
+        ..config()
+    };
+    let other = other.plan(WIDTH, 1.0).unwrap();
+    let (mut fewer, mut more) = (state(), state());
+    fewer.pop();
+    more.push(x.clone());
+    let others = other.initial_state(1, Device::cpu()).unwrap();
+    for mut wrong in [fewer, more, others, MixerState::new()] {
+        let refused = mixer.forward(&x, &Sequence::default(), Some(&mut wrong));
+        assert!(refused.is_err());
+    }
 }
 
 #[test]

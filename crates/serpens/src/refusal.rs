@@ -175,6 +175,16 @@ pub enum Refusal {
         /// The one that was given.
         path: String,
     },
+    /// Sequences that stages of a U-Net do not divide into groups.
+    #[error(
+        "it is {length}, and the model's stages (pool, with those inside) take multiples of {multiple}"
+    )]
+    Uneven {
+        /// Tokens of the longest.
+        length: usize,
+        /// What would be possible.
+        multiple: usize,
+    },
     /// A change of a recipe without `=`.
     #[error("expected KEY=VALUE, such as train.steps=500")]
     NoValue,
@@ -335,7 +345,9 @@ pub enum WrongModel {
     )]
     NoConfig,
     /// It neither selects nor attends.
-    #[error("it has no selective layers and no attention, and what other layers do is not drawn")]
+    #[error(
+        "none of its layers is drawn: neither one that selects nor one of attention, or inside a stage of groups of tokens"
+    )]
     NoMap,
     /// It computes nothing.
     #[error(

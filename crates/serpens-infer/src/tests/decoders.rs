@@ -317,7 +317,7 @@ fn a_gpu_has_the_logits_of_the_processor_however_many_slots_there_are() {
     let mixed = MambaLmConfig::new(256, 2, TOKENS).with_mixers([inner(8), inner(16)]);
     let mixed = mixed.init(Device::cpu(), 8).unwrap();
     // Of multiples of 256, one sequence in bf16 has a kernel for all layers where the card has one and they are alike.
-    for model in [model(5), wide(192), wide(256), wide(768), mixed] {
+    for model in [model(5), wide(192), wide(256), wide(768), mixed, unet()] {
         let text = ids(4, 40);
         let expected = alone(&model, &text, DType::F32).0;
         for precision in [Precision::F32, Precision::Bf16] {

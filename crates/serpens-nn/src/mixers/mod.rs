@@ -36,6 +36,7 @@ pub use min_gru::MinGruConfig;
 pub use mlp::{Activation, MlpConfig};
 pub use plain::PlainConfig;
 pub use pooled::PooledConfig;
+pub(crate) use pooled::least_multiple;
 pub use step::Stepper;
 pub use trace::AttentionTrace;
 

@@ -4,7 +4,7 @@
 //! U-Net's skip. Source: K. Goel and others, "It's Raw! Audio Generation with State-Space Models", arXiv 2202.09729.
 
 use serde::{Deserialize, Serialize};
-use serpens_core::{DType, Device, Tensor, Var};
+use serpens_core::{DType, Device, Shape, Tensor, Var};
 use serpens_ops::Starts;
 use serpens_ops::elementwise::cast;
 use serpens_ops::embedding::embedding;
@@ -21,9 +21,9 @@ use crate::{Error, Module, Recompute, Result, module};
 /// Steps that become one at most, through all stages inside each other, of which there can be no more than 16 so.
 const MOST_POOLED: usize = 1 << 16;
 
-/// Configures a stage of a U-Net. What is trained on has a multiple of `pool` tokens, times those of the stages inside,
-/// and packed sequences start at such; from a state any number is read, of sequences that are not packed. On a GPU steps
-/// are queued one by one, as the processor looks who has completed a group.
+/// Configures a stage of a U-Net. What is trained on has a multiple of `pool` tokens, times those of the stages inside;
+/// packed sequences, and what is read from a state, may be of any length. On a GPU steps are queued one by one, as the
+/// processor looks who has completed a group, and all states are of f32.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct PooledConfig {
@@ -55,16 +55,20 @@ impl MixerSettings for PooledConfig {
         check("expand", self.expand as f64, SIZE)?;
         // What exceeds the address space is told when memory is asked for.
         let [group, width] = [pool, self.expand].map(|times| d_model.saturating_mul(times));
+        let inner = Backbone::plan(width, self.n_layer, self.norm_eps, &self.mixers)?;
+        let counts = inner.mixers();
+        let counts = counts.map(|mixer| Ok(mixer.initial_state(0, Device::Cpu)?.len()));
         let mut pooled = Pooled {
+            counts: counts.collect::<Result<_>>()?,
             down: Linear::plan(group, width),
-            inner: Backbone::plan(width, self.n_layer, self.norm_eps, &self.mixers)?,
+            inner,
             shift: CausalConv1d::shift(width),
             up: Linear::plan_with([width, group], false, output_divisor),
             pool,
             multiple,
         };
         pooled.visit_mut("", &mut |_, param| {
-            param.every *= pool;
+            param.every = param.every.saturating_mul(pool);
             Ok(())
         })?;
         Ok(Box::new(pooled))
@@ -100,19 +104,25 @@ impl MixerSettings for PooledConfig {
     }
 
     fn multiple(&self) -> usize {
-        // The least common one of those inside; all beyond the most are alike.
-        let least = |all: usize, one: usize| {
-            let common = (all..).step_by(all).find(|all| all.is_multiple_of(one));
-            common.unwrap_or(one).min(MOST_POOLED + 1)
-        };
-        let inside = self.mixers.iter().map(|one| one.multiple()).fold(1, least);
+        let inside = least_multiple(&self.mixers);
         inside.saturating_mul(self.pool.max(1)).min(MOST_POOLED + 1)
     }
 }
 
+/// The least common one of [`MixerSettings::multiple`]; all beyond the most are alike.
+pub(crate) fn least_multiple(mixers: &[MixerConfig]) -> usize {
+    let least = |all: usize, one: usize| {
+        let common = (all..).step_by(all).find(|all| all.is_multiple_of(one));
+        common.unwrap_or(one).min(MOST_POOLED + 1)
+    };
+    mixers.iter().map(|one| one.multiple()).fold(1, least)
+}
+
 /// Tokens up to the last that completes no group beyond these.
 fn tokens_in(groups: usize, pool: usize) -> usize {
-    groups.saturating_mul(pool).saturating_add(pool - 1)
+    groups
+        .saturating_mul(pool)
+        .saturating_add(pool.saturating_sub(1))
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +134,8 @@ struct Pooled {
     pool: usize,
     /// What whole sequences have a multiple of.
     multiple: usize,
+    /// Numbers of tensors in the states of the layers.
+    counts: Vec<usize>,
 }
 
 module!(Pooled { down => "down", inner => "inner", shift => "shift", up => "up" });
@@ -156,7 +168,7 @@ impl Mixer for Pooled {
                 "a pooled layer is read forward, and several sequences with a state for each";
             return Err(Error::Unsupported(what));
         }
-        let uneven = !length.is_multiple_of(multiple);
+        let uneven = !length.is_multiple_of(multiple) && sequence.starts.is_none();
         let from_none = state.is_none() && uneven && x.tape().is_none();
         let mut none = from_none
             .then(|| self.initial_state(batch, x.device()))
@@ -169,20 +181,11 @@ impl Mixer for Pooled {
                 "pool (with those inside) = {multiple} does not divide length = {length} of what is trained on"
             )));
         }
-        let pooled = |starts: &Starts| {
-            starts.pooled(multiple)?; // as the stages inside want it
-            starts.pooled(pool)
-        };
-        let starts = sequence.starts.map(pooled).transpose()?;
-        let groups = Sequence {
-            starts: starts.as_ref(),
-            trace: None, // whose steps are tokens
-            ..*sequence
-        };
+        if let Some(starts) = sequence.starts {
+            return self.packed(x, starts, sequence);
+        }
         let x = x.reshape([batch, length / pool, width * pool])?;
-        let h = self.inner.forward(self.lowered(&x)?, &groups, None)?;
-        let y = self.up.forward(&self.shift.forward(&h, &groups, None)?)?;
-        Ok(y.reshape(shape)?)
+        Ok(self.whole(&x, sequence)?.reshape(shape)?)
     }
 
     fn kept_per_token(&self, recompute: Recompute) -> usize {
@@ -212,11 +215,11 @@ impl Stepper for Pooled {
         let phases = state.first().map_or(Ok(vec![]), Tensor::to_vec::<u32>)?;
         let mut inner = state.iter().skip(3).cloned();
         let (mixers, mut least) = (self.inner.mixers(), None::<usize>);
-        for (mixer, count) in mixers.zip(self.counts()?) {
-            let own: Vec<Tensor> = inner.by_ref().take(count).collect();
+        for (mixer, count) in mixers.zip(&self.counts) {
+            let own: Vec<Tensor> = inner.by_ref().take(*count).collect();
             least = least.into_iter().chain(mixer.stepper()?.left(&own)?).min();
         }
-        let read = phases.into_iter().max().unwrap_or(0) as usize;
+        let read = phases.into_iter().max().unwrap_or(0) as usize % self.pool;
         Ok(least.map(|groups| tokens_in(groups, self.pool).saturating_sub(read)))
     }
 
@@ -245,19 +248,59 @@ impl Pooled {
         Ok(cast(&self.down.forward(x)?, DType::F32)?)
     }
 
-    /// Numbers of tensors in the states of the layers.
-    fn counts(&self) -> Result<Vec<usize>> {
-        let mixers = self.inner.mixers();
-        let counts = mixers.map(|mixer| Ok(mixer.initial_state(0, Device::Cpu)?.len()));
-        counts.collect()
+    /// What whole groups give those behind them.
+    ///
+    /// # Shapes
+    /// (batch, groups, pool · d_model) → the same
+    fn whole(&self, x: &Var, sequence: &Sequence<'_>) -> Result<Var> {
+        let sequence = Sequence {
+            trace: None, // whose steps are tokens
+            ..*sequence
+        };
+        let h = self.inner.forward(self.lowered(x)?, &sequence, None)?;
+        self.up.forward(&self.shift.forward(&h, &sequence, None)?)
     }
 
-    /// Reads on from a state, any number of steps.
+    /// Whole packed sequences, each filled up to whole groups, of all rows in one. What fills stands behind all that is
+    /// put out.
+    fn packed(&self, x: &Var, starts: &Starts, sequence: &Sequence<'_>) -> Result<Var> {
+        let (shape, pool, width) = (x.shape(), self.pool, x.shape().cols());
+        let [mut filled, mut back, mut groups] = [const { Vec::new() }; 3];
+        let mut at = 0;
+        for length in lengths_between(starts, [shape[0], shape[1]])?.concat() {
+            back.extend((filled.len()..).take(length));
+            let rows = (at..).take(length.next_multiple_of(pool));
+            filled.extend(rows.map(|row| row.min(at + length - 1)));
+            groups.push(length.div_ceil(pool));
+            at += length;
+        }
+        let rows_of = |x: Var, rows: &[usize]| {
+            let table = cast(&x.reshape([x.shape().rows(), width])?, DType::F32)?;
+            let rows = embedding(&ids(rows, x.device())?, &table)?;
+            Ok::<_, Error>(cast(&rows, x.dtype())?)
+        };
+        let x = rows_of(x.clone(), &filled)?;
+        let starts = Starts::from_lengths(&groups);
+        let sequence = Sequence {
+            starts: Some(&starts),
+            ..*sequence
+        };
+        let y = self.whole(
+            &x.reshape([1, filled.len() / pool, width * pool])?,
+            &sequence,
+        )?;
+        let y = rows_of(y.reshape([filled.len(), width])?, &back)?;
+        Ok(y.reshape(shape)?)
+    }
+
+    /// Reads on from a state, any number of steps, of packed sequences too.
     fn go_on(&self, x: &Var, sequence: &Sequence<'_>, state: &mut MixerState) -> Result<Var> {
-        if sequence.starts.is_some() || x.tape().is_some() {
-            let what =
-                "a pooled layer that goes on reads no packed sequences, and has no gradients";
+        if x.tape().is_some() {
+            let what = "a pooled layer that goes on from a state has no gradients";
             return Err(Error::Unsupported(what));
+        }
+        if let Some(starts) = sequence.starts.filter(|_| x.shape().count() > 0) {
+            return self.go_on_packed(x, starts, state);
         }
         let own = state.iter().map(|var| Ok(var.tensor()?.clone()));
         let mut own: Vec<Tensor> = own.collect::<Result<_>>()?;
@@ -269,17 +312,69 @@ impl Pooled {
         Ok(y.reshape(shape)?)
     }
 
-    /// The same of sequences of these lengths one behind the other, in place; with `apart` to the bits that each has by
-    /// itself.
+    /// The same where rows are cut at starts, behind which there is nothing to go on from: the last sequence of each row
+    /// leaves its state.
+    fn go_on_packed(&self, x: &Var, starts: &Starts, state: &mut MixerState) -> Result<Var> {
+        let [batch, length] = [x.shape()[0], x.shape()[1]];
+        let rows = lengths_between(starts, [batch, length])?;
+        let flags = starts.flags("pooled", batch, length, false)?;
+        let goes_on = |row: usize, i: usize| i == 0 && !flags[row * length];
+        let none = self.initial_state(1, x.device())?;
+        let mut own = MixerState::new();
+        for (all, none) in state.iter().zip(&none) {
+            let mut each = Vec::new();
+            for (row, lengths) in rows.iter().enumerate() {
+                for i in 0..lengths.len() {
+                    each.push(match goes_on(row, i) {
+                        true => all.tensor()?.narrow(row..row + 1)?,
+                        false => cast(none, all.dtype())?.into_tensor()?,
+                    });
+                }
+            }
+            own.push(Tensor::concat(&each)?.into());
+        }
+        let sequence = Sequence {
+            lengths: Some(&rows.concat()),
+            ..Sequence::default()
+        };
+        let y = self.go_on(
+            &x.reshape([1, batch * length, x.shape().cols()])?,
+            &sequence,
+            &mut own,
+        )?;
+        let ends = rows.iter().scan(0, |end, lengths| {
+            *end += lengths.len();
+            Some(*end)
+        });
+        for (all, own) in state.iter_mut().zip(&own) {
+            let last = ends.clone().map(|end| own.tensor()?.narrow(end - 1..end));
+            *all = Tensor::concat(&last.collect::<Result<Vec<_>, _>>()?)?.into();
+        }
+        Ok(y.reshape(x.shape())?)
+    }
+
+    /// What is read of sequences of these lengths one behind the other, in place; with `apart` to the bits that each has
+    /// by itself.
     ///
     /// # Shapes
     /// (rows, d_model) → the same
     fn read(&self, x: &Var, lengths: &[usize], apart: bool, state: &mut [Tensor]) -> Result<Var> {
-        let found = state.len();
+        let (expected, found) = (3 + self.counts.iter().sum::<usize>(), state.len());
         let [phases, inputs, outputs, inner @ ..] = state else {
-            return Err(Error::state("tensors before those of its layers", 3, found));
+            return Err(Error::state("tensors", expected, found));
         };
+        if expected != found {
+            return Err(Error::state("tensors", expected, found));
+        }
         let (shape, pool, width) = (inputs.shape(), self.pool, x.shape().cols());
+        let held = [lengths.len(), pool, width];
+        if [inputs.shape(), outputs.shape()] != [held, held].map(|shape| Shape::new(&shape)) {
+            return Err(Error::state(
+                "steps of a group",
+                pool,
+                shape.rows() / lengths.len().max(1),
+            ));
+        }
         let mut of_phases = phases.to_vec::<u32>()?;
         // Rows of what awaited its group, what comes and zeros: those of complete groups and those that wait then. Of
         // the outputs of groups in the making and what complete ones give: those that are put out and those that wait.
@@ -332,8 +427,9 @@ impl Pooled {
             let each = due.iter().map(|&i| all.narrow(i..i + 1));
             Ok(Tensor::concat(&each.collect::<Result<Vec<_>, _>>()?)?.into())
         };
-        let (mut own, counts) = (inner.iter().map(of_due), self.counts()?.into_iter());
-        let layers = counts.map(|count| own.by_ref().take(count).collect());
+        let mut own = inner.iter().map(of_due);
+        let layers = self.counts.iter();
+        let layers = layers.map(|count| own.by_ref().take(*count).collect());
         let layers = layers.collect::<Result<_>>()?;
         let mut states = LmState { layers };
         let alike = !apart && groups.iter().all(|count| *count == groups[0]);
@@ -359,7 +455,21 @@ impl Pooled {
 
 /// These rows of a table.
 fn rows_at(table: &Var, rows: &[usize]) -> Result<Tensor> {
+    Ok(embedding(&ids(rows, table.device())?, table)?.into_tensor()?)
+}
+
+fn ids(rows: &[usize], device: Device) -> Result<Var> {
     let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-    let rows = Tensor::from_slice([rows.len()], &rows, table.device())?;
-    Ok(embedding(&rows.into(), table)?.into_tensor()?)
+    Ok(Tensor::from_slice([rows.len()], &rows, device)?.into())
+}
+
+/// Lengths of the sequences in each row, which begins with one or goes on with it.
+fn lengths_between(starts: &Starts, [batch, length]: [usize; 2]) -> Result<Vec<Vec<usize>>> {
+    let flags = starts.flags("pooled", batch, length, false)?;
+    let rows = flags.chunks(length.max(1)).map(|row| {
+        let begins = (0..length).filter(|&t| t == 0 || row[t]);
+        let ends = begins.clone().skip(1).chain([length]);
+        begins.zip(ends).map(|(begin, end)| end - begin).collect()
+    });
+    Ok(rows.collect())
 }

@@ -41,10 +41,10 @@ impl AttentionTrace {
     /// of the last of them; 0 where a query does not see the key.
     ///
     /// # Shapes
-    /// (rows, keys)
+    /// (rows, keys) of f32
     ///
     /// # Errors
-    /// Values that are not f32 on the processor, where traces are taken; memory.
+    /// A head or queries that there are not; values that are not f32 on the processor, where traces are taken; memory.
     pub fn weights(&self, head: usize, rows: Range<usize>) -> Result<Tensor> {
         let columns = |head: usize| head * self.head..(head + 1) * self.head;
         let shared_by = self.queries.shape().cols() / self.keys.shape().cols();

@@ -6,7 +6,7 @@ use serpens_core::Device;
 use super::backbone::{LAYERS, place};
 use super::{Backbone, MambaLm, pattern};
 use crate::layers::{Embedding, Linear};
-use crate::mixers::{MambaConfig, MixerConfig, MixerSettings};
+use crate::mixers::{MambaConfig, MixerConfig, MixerSettings, least_multiple};
 use crate::setting::{SIZE, check, one_or_many};
 use crate::ssm::{SsmConfig, SsmSettings};
 use crate::{Error, LoraConfig, Module, Result, Start};
@@ -144,6 +144,11 @@ impl MambaLmConfig {
     pub fn full(&self) -> Error {
         let learnt = self.context() == Some(self.positions);
         Error::Full { learnt }
+    }
+
+    /// What the lengths of whole sequences that it is trained on are multiples of, where they are not packed.
+    pub fn multiple(&self) -> usize {
+        least_multiple(&self.layer_mixers().unwrap_or_default())
     }
 
     /// Whether a state of it is a cache of tokens, in some layer.

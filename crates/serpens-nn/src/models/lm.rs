@@ -8,7 +8,7 @@ use serpens_ops::embedding::check_ids;
 use super::{Backbone, LmState, MambaLmConfig};
 use crate::layers::{Embedding, Linear, Sequence, Trace};
 use crate::lora::is_added;
-use crate::{LoraConfig, Module, Precision, Recompute, Result, module};
+use crate::{Error, LoraConfig, Module, Precision, Recompute, Result, module};
 
 /// Embedding → [`Backbone`] → head.
 #[derive(Clone, Debug)]
@@ -170,13 +170,16 @@ impl MambaLm {
         (1..passes).try_fold(read(0)?, |_, pass| read(pass))
     }
 
-    /// What layers do with the tokens of one sequence, or of a chunk of one that goes on from `state`, with their numbers
-    /// from 0.
+    /// What layers do with the tokens of one sequence, or of a chunk of one that goes on from `state`, with their
+    /// numbers from 0.
     ///
     /// # Errors
     /// A model that is not on the processor, where traces are taken; tokens that it does not know,
     /// [`crate::Error::State`], memory.
     pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<(usize, Trace)>> {
+        if self.device() != Device::Cpu {
+            return Err(Error::Unsupported("traces are taken on the processor"));
+        }
         let traces = RefCell::default();
         let sequence = Sequence {
             trace: Some(&traces),

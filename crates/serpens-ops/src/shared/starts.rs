@@ -74,28 +74,6 @@ impl Starts {
         })
     }
 
-    /// Those of groups of so many positions each, in which sequences start as wholes.
-    ///
-    /// # Errors
-    /// [`Error::Multiple`] for a sequence that starts amid a group, or ends there.
-    pub fn pooled(&self, group: usize) -> Result<Self> {
-        let mut flags = Vec::new();
-        for (i, &flag) in self.flags.iter().enumerate() {
-            let at = i % (self.length + 1);
-            if flag || at == self.length {
-                check::multiple("Starts::pooled", "where a sequence starts", group, at)?;
-            }
-            if at.is_multiple_of(group) {
-                flags.push(flag);
-            }
-        }
-        Ok(Self {
-            flags,
-            length: self.length / group,
-            ..*self
-        })
-    }
-
     /// Whether a sequence starts at each position, row by row; in reverse, where time runs from the last position to
     /// the first, whether it ends there.
     ///

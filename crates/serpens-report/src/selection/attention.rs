@@ -47,10 +47,17 @@ impl LayerAttention {
         let tokens = self.received.len();
         let (keys, queries) = (group(tokens, MOST_COLUMNS), group(tokens, MOST_ROWS));
         let row = &mut self.weights[query / queries];
-        let rows = min(queries, tokens - query / queries * queries) * self.heads;
-        for (key, weight) in (first..=query).zip(weights) {
-            self.received[key] += weight / self.heads as f32;
-            row[key / keys] += weight / rows as f32;
+        let rows = min(queries, tokens - query / queries * queries);
+        let of_head = 1.0 / self.heads as f32;
+        let of_row = of_head / rows as f32;
+        let (mut key, mut rest) = (first, &weights[..weights.len().min(query + 1 - first)]);
+        while !rest.is_empty() {
+            let (group, behind) = rest.split_at(rest.len().min(keys - key % keys));
+            for (received, weight) in self.received[key..].iter_mut().zip(group) {
+                *received += weight * of_head;
+            }
+            row[key / keys] += group.iter().sum::<f32>() * of_row;
+            (key, rest) = (key + group.len(), behind);
         }
     }
 }

@@ -113,6 +113,11 @@ fn check_model(
             Refusal::Range { found, allowed },
         ));
     }
+    let multiple = model.multiple();
+    if !length.is_multiple_of(multiple) {
+        let wrong = Refusal::Uneven { length, multiple };
+        return Err(Error::refused("task.length", wrong));
+    }
     if device != Device::Cpu && !model.layer_mixers()?.iter().all(MixerSettings::on_gpu) {
         return Err(Error::refused("--device", Refusal::ProcessorAlone));
     }

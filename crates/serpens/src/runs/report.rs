@@ -44,7 +44,12 @@ impl Run {
         let mut maps = Vec::new();
         if let Some(sample) = sample {
             for Trained { name, model, .. } in trained {
-                let title = format!("What {name} selects");
+                let does = if model.config().has_ssm() {
+                    "selects"
+                } else {
+                    "attends to"
+                };
+                let title = format!("What {name} {does}");
                 maps.extend(token_map(model, &sample, title, self.mode)?.map(|map| map.figure()));
             }
         }

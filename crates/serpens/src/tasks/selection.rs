@@ -80,9 +80,11 @@ pub(crate) fn token_map(
         "In layers of attention each token of {about} (a row, later ones below) shares 1 among itself and those before it (columns), \
          averaged over the heads; the bars are what a token gets in all, from itself and later ones."
     );
+    let stages = "What layers do inside stages of groups of tokens is not drawn.".to_owned();
     let captions = [
         Some(selection).filter(|_| layers.iter().any(selects)),
         Some(attention).filter(|_| !layers.iter().all(selects)),
+        Some(stages).filter(|_| model.config().multiple() > 1),
     ];
     let captions: Vec<String> = captions.into_iter().flatten().collect();
     Ok((!layers.is_empty()).then(|| TokenMap {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::TestFolder;
+use crate::support::{TestFolder, with_settings};
 
 const NAMES: [&str; 9] = [
     "mamba-mlp",
@@ -55,6 +55,41 @@ fn every_one_learns_to_its_report_goes_on_to_the_bit_and_writes_text() {
         let text = place.run(&[&start[..], &["--tokens", "30", "--seed", "2"]].concat());
         assert!(text.succeeds().stdout.starts_with("the "));
     }
+}
+
+#[test]
+fn a_unet_reads_documents_of_any_length_and_says_which_windows_it_trains_on() {
+    let place = TestFolder::new();
+    let line = |i: usize| format!("{{\"text\": \"{}\"}}\n", "abcdefg".repeat(1 + i % 7));
+    place.write("lines.jsonl", (0..60).map(line).collect::<String>());
+    let small = [
+        "model=unet",
+        "model.d_model=16",
+        "task.batch=2",
+        "train.steps=3",
+    ];
+    let train = |length: &str| {
+        let length = format!("task.length={length}");
+        let settings = [&small[..], &[&length]].concat();
+        let own = ["--quiet", "--device", "cpu", "--name", "u"];
+        place.run(&with_settings(
+            &["train", "text", "--data", "lines.jsonl"],
+            &settings,
+            &own,
+        ))
+    };
+    train("40").fails(2, &["task.length", "it is 40", "multiples of 16"]);
+    train("48").succeeds(); // with held-out documents, read with carried state
+    let eval = [
+        "eval",
+        "runs/u",
+        "perplexity",
+        "--data",
+        "lines.jsonl",
+        "--device",
+        "cpu",
+    ];
+    place.run(&eval).succeeds();
 }
 
 #[test]
