@@ -36,6 +36,8 @@ enum Task {
     Present,
     /// Which token came one before, at each position?
     Before,
+    /// Are there more tokens of the outer pair than of the inner, which is the same on both strands?
+    Strands,
     /// How does a wave go on, at each position?
     Wave,
 }
@@ -46,13 +48,17 @@ impl Task {
             Self::Most => (Answer::Class, 3, Some(Pooling::Mean)),
             Self::Present => (Answer::Labels, TOKENS, Some(Pooling::Attention)),
             Self::Before => (Answer::Class, TOKENS, None),
+            Self::Strands => (Answer::Class, 2, Some(Pooling::Attention)),
             Self::Wave => (Answer::Values, 2, None),
         };
         HeadConfig {
             answer,
             outputs,
             pooling,
-            complement: Vec::new(),
+            complement: match self {
+                Self::Strands => vec![3, 2, 1, 0],
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -60,7 +66,10 @@ impl Task {
         let model = MambaLmConfig::new(16, 1, TOKENS);
         let config = PredictorConfig {
             model: match self {
-                Self::Most => model.with_mixer(BidirectionalConfig::default()),
+                Self::Most => model.with_mixer(BidirectionalConfig {
+                    columns: Some(4),
+                    ..BidirectionalConfig::default()
+                }),
                 _ => model,
             },
             channels: if self == Self::Wave { 2 } else { 0 },
@@ -80,6 +89,10 @@ impl Task {
             ),
             Self::Present => {
                 labels.extend((0..TOKENS as u32).map(|token| u32::from(count(token) > 0)))
+            }
+            Self::Strands => {
+                let outer = count(0) + count(3);
+                classes.push(u32::from(2 * outer > ids.len()));
             }
             _ => {
                 classes.push(IGNORE);
@@ -198,6 +211,8 @@ fn classes_labels_tags_and_values_are_learnt() {
         figure(&present, "f1") > 0.95 && figure(&present, "accuracy") > 0.95,
         "{present:?}"
     );
+    let strands = figures(Task::Strands, Predict::default(), 200);
+    assert!(figure(&strands, "accuracy") > 0.9, "{strands:?}");
     let before = figures(Task::Before, Predict::default(), 60);
     assert!(
         figure(&before, "accuracy") > 0.99 && figure(&before, "f1") > 0.99,
@@ -264,6 +279,7 @@ fn answers_are_learnt_on_a_gpu_as_on_the_processor() {
                 .smoothed(0.1)
                 .unwrap(),
         ),
+        (Task::Strands, plain()),
         (Task::Wave, plain()),
         (Task::Wave, plain().by(Deviation::Absolute)),
     ];

@@ -346,7 +346,7 @@ pub enum WrongModel {
     NoConfig,
     /// It neither selects nor attends.
     #[error(
-        "none of its layers is drawn: neither one that selects nor one of attention, or inside a stage of groups of tokens"
+        "it has no selective layers and no attention outside of stages, and what other layers do is not drawn"
     )]
     NoMap,
     /// It computes nothing.
