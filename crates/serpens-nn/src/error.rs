@@ -109,10 +109,12 @@ pub enum Error {
     },
     /// A sequence with more tokens than attention's caches hold, or than there are learnt positions.
     #[error("the sequence is longer than {}", match learnt {
-        true => "the model's table of positions (model.positions)",
-        false => "attention's cache: raise `context` in its settings, or give it a `window`",
+        true => format!("the model's table of {tokens} positions (model.positions)"),
+        false => format!("attention's cache of {tokens} tokens: raise `context` in the model's config.json, or train with a `window`"),
     })]
     Full {
+        /// How many tokens it may have.
+        tokens: usize,
         /// Whether it is positions that are too few.
         learnt: bool,
     },

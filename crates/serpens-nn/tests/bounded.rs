@@ -86,7 +86,7 @@ fn a_bidirectional_mixer_is_both_directions_together_of_whole_sequences_alone() 
     let refused = concat.forward(&x, &Sequence::default(), Some(&mut state));
     assert!(matches!(refused, Err(Error::Unsupported(_))));
     let model = MambaLmConfig::new(WIDTH, 2, 11).with_mixer(config(true, Merge::Sum));
-    assert!(matches!(model.plan(), Err(Error::Unsupported(_))));
+    assert!(matches!(model.plan(), Err(Error::Uneven(_))));
 }
 
 #[test]
@@ -153,7 +153,10 @@ fn a_cache_that_is_full_and_settings_that_do_not_fit_are_said() {
     model.read(&ids(3), &mut state).unwrap();
     assert!(matches!(
         model.read(&ids(2), &mut state),
-        Err(Error::Full { learnt: false })
+        Err(Error::Full {
+            tokens: 4,
+            learnt: false
+        })
     ));
     model.read(&ids(1), &mut state).unwrap();
     let stepper = model.stepper().unwrap();

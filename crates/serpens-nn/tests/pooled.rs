@@ -373,7 +373,7 @@ fn settings_that_make_no_stage_are_named_where_they_stand() {
         ..PooledConfig::default()
     };
     let model = base.clone().with_mixer(config(both.clone().into()));
-    assert!(matches!(model.plan(), Err(Error::Unsupported(_))));
+    assert!(matches!(model.plan(), Err(Error::Uneven(_))));
     // A backbone with another head may see both directions.
     assert!(Backbone::plan(8, 1, 1e-5, &[config(both.into()).into()]).is_ok());
     // What a group gives is of the groups before.
@@ -470,5 +470,11 @@ fn a_cache_inside_ends_a_sequence_after_as_many_groups() {
     let row = state.scatter().unwrap().remove(0);
     assert_eq!(stepper.left(&row).unwrap(), Some(0));
     let full = model.step(&token, &mut state);
-    assert!(matches!(full, Err(Error::Full { learnt: false })));
+    assert!(matches!(
+        full,
+        Err(Error::Full {
+            tokens: 2,
+            learnt: false
+        })
+    ));
 }

@@ -172,7 +172,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<String>,
     /// Change a field of the recipe, such as train.steps=500, or model.block.attention.heads=4 where there are several
-    /// kinds of layers; may be repeated.
+    /// kinds of layers; may be repeated, in the order in which it is done: model=NAME first, then changes of it.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Another seed, another run.
@@ -494,7 +494,7 @@ pub enum FigureFormat {
 /// What `serpens recipes` does.
 #[derive(Debug, Subcommand)]
 pub enum RecipesAction {
-    /// Print a recipe or a model; redirect it to a file to change it.
+    /// Print a recipe, to be changed in a file for --recipe, or what a built-in model sets of its [model].
     Show {
         /// Its name; without it they are listed.
         #[arg(value_parser = PossibleValuesParser::new(recipe::shown().map(|(name, _)| name)))]

@@ -155,7 +155,7 @@ pub enum Refusal {
     /// A key that no recipe has, or a name that its key does not take.
     #[error("unknown {what} {key:?}; {}", advice(nearest.as_deref(), known))]
     Unknown {
-        /// `key`, `value`, `model` or `kind`.
+        /// `key`, `value` or `model`.
         what: &'static str,
         /// The key, or the name.
         key: String,
@@ -188,6 +188,9 @@ pub enum Refusal {
     /// A change of a recipe without `=`.
     #[error("expected KEY=VALUE, such as train.steps=500")]
     NoValue,
+    /// A key of a list of layers, without their kind.
+    #[error("there are layers of several kinds: name theirs too, as model.block.KIND.KEY")]
+    NoKind,
     /// A key below one that has none.
     #[error("the key leads through a value that is not a table")]
     NoTable,

@@ -92,7 +92,10 @@ impl Positions {
     fn check_room(&self, tokens: usize) -> Result<()> {
         match tokens <= self.weight.shape().rows() {
             true => Ok(()),
-            false => Err(Error::Full { learnt: true }),
+            false => Err(Error::Full {
+                tokens: self.weight.shape().rows(),
+                learnt: true,
+            }),
         }
     }
 }

@@ -48,7 +48,7 @@ impl MixerSettings for BidirectionalConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         if !self.of.is_causal() || !self.of.reverses() {
             let what = "a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU, mlp";
-            return Err(Error::Unsupported(what));
+            return Err(Error::Uneven(what.to_owned()));
         }
         if let Some(columns) = self.columns {
             check("columns", columns as f64, SIZE)?;

@@ -216,7 +216,10 @@ impl Heads {
     fn check_room(&self, tokens: usize) -> Result<()> {
         match self.window.is_some() || tokens <= self.capacity {
             true => Ok(()),
-            false => Err(Error::Full { learnt: false }),
+            false => Err(Error::Full {
+                tokens: self.capacity,
+                learnt: false,
+            }),
         }
     }
 

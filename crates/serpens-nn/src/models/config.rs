@@ -142,8 +142,9 @@ impl MambaLmConfig {
 
     /// What is said of a sequence that is longer than that.
     pub fn full(&self) -> Error {
-        let learnt = self.context() == Some(self.positions);
-        Error::Full { learnt }
+        let tokens = self.context().unwrap_or(usize::MAX);
+        let learnt = tokens == self.positions;
+        Error::Full { tokens, learnt }
     }
 
     /// What the lengths of whole sequences that it is trained on are multiples of, where they are not packed.
@@ -195,11 +196,11 @@ impl MambaLmConfig {
         let mixers = self.layer_mixers()?;
         if !mixers.is_empty() && !mixers.iter().any(|mixer| mixer.remembers()) {
             let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
-            return Err(Error::Unsupported(what));
+            return Err(Error::Uneven(what.to_owned()));
         }
         if !mixers.iter().all(|mixer| mixer.is_causal()) {
             let what = "a bidirectional layer sees what a language model is to predict: give it to a model with another head";
-            return Err(Error::Unsupported(what));
+            return Err(Error::Uneven(what.to_owned()));
         }
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
         embeddings.weight.matrix = self.tie_embeddings;

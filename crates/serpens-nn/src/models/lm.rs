@@ -101,6 +101,20 @@ impl MambaLm {
         (tokens / batch.max(1)).max(64)
     }
 
+    /// Bytes of the state of a sequence.
+    ///
+    /// # Errors
+    /// None of a plan.
+    pub fn state_bytes(&self) -> Result<f64> {
+        let none = self.initial_state(0)?; // of no sequence, in their shapes
+        let bytes = |var: &Var| {
+            let shape = var.shape();
+            let values = shape.iter().skip(1).map(|&n| n as f64);
+            values.product::<f64>() * var.dtype().size() as f64
+        };
+        Ok(none.layers.iter().flatten().map(bytes).sum())
+    }
+
     /// The state before the first token of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         self.backbone.initial_state(batch)

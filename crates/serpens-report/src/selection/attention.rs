@@ -18,6 +18,8 @@ pub struct LayerAttention {
     pub name: String,
     /// Number of heads.
     pub heads: usize,
+    /// Tokens of a group of queries, and of one of keys.
+    pub groups: [usize; 2],
     /// What each token gets as a key in all, from itself and later ones: 1 on average over the tokens, as each has 1 to
     /// give. A mean over those that see it would make the last tokens large, which have only near ones. // (length)
     pub received: Vec<f32>,
@@ -34,6 +36,7 @@ impl LayerAttention {
         Self {
             name,
             heads,
+            groups: [group(tokens, MOST_ROWS), keys],
             received: vec![0.0; tokens],
             weights: groups(tokens, MOST_ROWS).into_iter().map(row).collect(),
         }
@@ -44,8 +47,7 @@ impl LayerAttention {
     /// # Panics
     /// If there is no such token.
     pub fn add(&mut self, query: usize, first: usize, weights: &[f32]) {
-        let tokens = self.received.len();
-        let (keys, queries) = (group(tokens, MOST_COLUMNS), group(tokens, MOST_ROWS));
+        let (tokens, [queries, keys]) = (self.received.len(), self.groups);
         let row = &mut self.weights[query / queries];
         let rows = min(queries, tokens - query / queries * queries);
         let of_head = 1.0 / self.heads as f32;

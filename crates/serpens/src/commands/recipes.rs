@@ -9,7 +9,7 @@ pub(super) fn run(action: Option<RecipesAction>) -> Result<()> {
     match action {
         None | Some(RecipesAction::Show { name: None }) => {
             list(&BUILT_IN)?;
-            say("\nModels, for any of these with --set model=NAME:")?;
+            say("\nModels that take the place of a recipe's, with --set model=NAME:")?;
             list(&MODELS)
         }
         Some(RecipesAction::Show { name: Some(name) }) => {

@@ -3,6 +3,8 @@
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use serpens_nn::mixers::MixerConfig;
+
 use super::{BUILT_IN, MODELS, Recipe};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -92,27 +94,36 @@ fn set(table: &mut Table, path: &str, value: Option<Value>) -> Result<(), Refusa
         };
         return Ok(());
     };
-    match table.entry(key).or_insert_with(|| Table::new().into()) {
+    // Letters bring in kinds that are not among the tables.
+    let by_letters = table.contains_key("layers");
+    let below = table.entry(key).or_insert_with(|| Table::new().into());
+    let kinds = MixerConfig::all().map(|mixer| mixer.kind().1);
+    let kind = rest.split_once('.').map(|(kind, _)| kind);
+    if by_letters && below.is_table() && kind.is_some_and(|kind| kinds.contains(&kind)) {
+        *below = Value::Array(vec![below.clone()]);
+    }
+    match below {
         Value::Table(below) => set(below, rest, value),
-        Value::Array(list) => {
-            let (kind, rest) = rest.split_once('.').ok_or(Refusal::NoTable)?;
-            let kind_of = |below: &Value| Some(below.get("kind")?.as_str()?.to_owned());
-            let known = list.iter().filter_map(kind_of).collect();
-            let mut of_kind = list
-                .iter_mut()
-                .filter(|below| kind_of(below).as_deref() == Some(kind));
-            match of_kind.next().and_then(Value::as_table_mut) {
-                Some(below) => set(below, rest, value),
-                None => Err(Refusal::Unknown {
-                    what: "kind",
-                    key: kind.to_owned(),
-                    nearest: None,
-                    known,
-                }),
-            }
-        }
+        Value::Array(list) => set_of_kind(list, by_letters, rest, value),
         _ => Err(Refusal::NoTable),
     }
+}
+
+/// The same below the table of a kind, which is named first; a new one where there is none and there may be.
+fn set_of_kind(
+    list: &mut Vec<Value>,
+    may_be_new: bool,
+    path: &str,
+    value: Option<Value>,
+) -> Result<(), Refusal> {
+    let (kind, rest) = path.split_once('.').ok_or(Refusal::NoKind)?;
+    let is_of = |below: &Value| below.get("kind").and_then(Value::as_str) == Some(kind);
+    if may_be_new && !list.iter().any(is_of) {
+        list.push(Table::from_iter([("kind".to_owned(), kind.into())]).into());
+    }
+    let below = list.iter_mut().find(|below| is_of(below));
+    let below = below.and_then(Value::as_table_mut);
+    set(below.ok_or(Refusal::NoKind)?, rest, value)
 }
 
 /// Takes what a built-in model says for what the recipe says of its own; what it leaves open stays as it is.
@@ -129,7 +140,9 @@ fn set_model(table: &mut Table, name: &str) -> Result<(), Refusal> {
     let built_in: Table = text.parse().expect("a built-in model is a table");
     let model = table.entry("model").or_insert_with(|| Table::new().into());
     let model = model.as_table_mut().ok_or(Refusal::NoTable)?;
-    model.remove("block"); // of other layers
+    for other in ["block", "layers", "positions"] {
+        model.remove(other);
+    }
     model.extend(built_in);
     Ok(())
 }

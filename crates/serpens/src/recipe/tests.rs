@@ -121,10 +121,23 @@ fn a_field_of_one_kind_of_layers_is_reached_by_its_name() {
         _ => None,
     });
     assert_eq!(windows.collect::<Vec<_>>(), [Some(64)]);
+    // A kind that letters bring in, whatever the recipe has.
+    let letters = ["model.layers=MA", "model.block.attention.heads=2"];
+    let recipe = with(&letters).unwrap();
+    let heads = recipe.model.mixers.iter().filter_map(|mixer| match mixer {
+        MixerConfig::Attention(attention) => Some(attention.heads),
+        _ => None,
+    });
+    assert_eq!(heads.collect::<Vec<_>>(), [Some(2)]);
+    let other = with(&["model=gpt", "model=transformer"]).unwrap();
+    assert_eq!(other.model.positions, 0, "nothing of the first is left");
     for (change, words) in [
-        ("model.block.h3.expand=2", &["h3", "attention"][..]),
+        (
+            "model.block.nothing.expand=2",
+            &["nothing", "attention"][..],
+        ),
         ("model.block.attention.widow=64", &["widow", "window"]),
-        ("model.block.window=64", &["table"]),
+        ("model.block.window=64", &["KIND"]),
     ] {
         let text = with(&[model, change]).unwrap_err().to_string();
         let told = words.iter().all(|word| text.contains(word));

@@ -106,7 +106,10 @@ fn check_model(
 ) -> Result<()> {
     let (device, mut plan) = (compute.device, model.plan()?);
     let [_, length] = recipe.task.settings().largest_batch();
-    if model.positions > 0 && length > model.positions {
+    let tests = &recipe.evaluate;
+    let longest = tests.lengths.iter().max().copied().unwrap_or_default();
+    if model.positions > 0 && length.max(longest) > model.positions {
+        let length = length.max(longest);
         let (found, allowed) = (model.positions as u64, length as u64..=u64::from(u32::MAX));
         return Err(Error::refused(
             "model.positions",
@@ -123,11 +126,13 @@ fn check_model(
     }
     recipe.train.freeze(&mut plan)?;
     plan.check_memory(TRAINED_BYTES, device)?;
+    // What is written at the end is read from a state, whose caches are there at once.
+    let held = model.context().unwrap_or(1) as f64;
+    let each = plan.state_bytes()? / held;
+    machine::check_fits("model.block (context)", held, each, device)?;
     let size = compute.precision.activations().size() as f64;
     let kept = |recompute| size * plan.kept_per_token(recompute);
     machine::check_fits("task.batch", tokens, kept(compute.recompute), device)?;
-    let tests = &recipe.evaluate;
-    let longest = tests.lengths.iter().max().copied().unwrap_or_default();
     let read = tests.rows.min(tests.samples) as f64 * tests.chunk.min(longest) as f64;
     // Of what is read only, there are a layer's values at once.
     let each = kept(Recompute::None) / model.n_layer as f64;

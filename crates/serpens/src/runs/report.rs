@@ -43,7 +43,11 @@ impl Run {
         };
         let mut maps = Vec::new();
         if let Some(sample) = sample {
-            for Trained { name, model, .. } in trained {
+            let fits = |one: &&Trained| {
+                let context = one.model.config().context();
+                context.is_none_or(|most| sample.ids.len() <= most)
+            };
+            for Trained { name, model, .. } in trained.iter().filter(fits) {
                 let does = if model.config().has_ssm() {
                     "selects"
                 } else {

@@ -139,7 +139,7 @@ impl Text {
         }
     }
 
-    fn what_is_read(&self, held_out: &Slices) -> String {
+    fn what_is_read(&self, held_out: &Slices, trained: &[Trained]) -> String {
         let (read, all) = (
             held_out.tokens(),
             self.corpus.split_tokens(Split::Validation),
@@ -149,9 +149,12 @@ impl Text {
             false => String::new(),
         };
         let read = counted(read as u64, self.unit());
-        format!(
-            "{read} that training never saw{of}, read in order with carried state; by models with caches in windows as in training."
-        )
+        let caches = trained.iter().any(|it| it.model.config().caches());
+        let how = match caches {
+            true => "in windows as long as in training",
+            false => "in order with carried state",
+        };
+        format!("{read} that training never saw{of}, read {how}.")
     }
 
     /// Text that a model writes.
@@ -252,7 +255,7 @@ impl Task for Text {
             Some(held_out) => (
                 "Held-out text",
                 "Bits per byte on held-out text",
-                self.what_is_read(&held_out[0]),
+                self.what_is_read(&held_out[0], trained),
             ),
             None => (
                 "Training text",

@@ -139,6 +139,8 @@ fn a_sequence_beyond_its_cache_or_its_positions_is_refused_and_a_shorter_sample_
         ],
         &["model.block.heads = 3 does not divide d_model = 16"],
     );
+    let huge = r#"model.block={kind="attention",context=1073741823}"#;
+    refused(&["model.d_model=1024", huge], &["context", "1,073,741,823"]);
     let twin = [
         "train",
         "induction-heads",

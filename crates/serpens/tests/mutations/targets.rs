@@ -204,6 +204,7 @@ pub fn report(bytes: &[u8]) {
         retention: numbers.iter().map(|&x| 1.0 / x as f32).collect(),
     };
     let attention = LayerAttention {
+        groups: [1, 1],
         name: text(5),
         heads: numbers.len(),
         received: numbers.iter().map(|&x| x as f32).collect(),
