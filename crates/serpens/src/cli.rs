@@ -494,7 +494,7 @@ pub enum FigureFormat {
 /// What `serpens recipes` does.
 #[derive(Debug, Subcommand)]
 pub enum RecipesAction {
-    /// Print a recipe, to be changed in a file for --recipe, or what a built-in model sets of its [model].
+    /// Print a recipe, to be changed in a file for --recipe, or what a built-in model sets of its model.
     Show {
         /// Its name; without it they are listed.
         #[arg(value_parser = PossibleValuesParser::new(recipe::shown().map(|(name, _)| name)))]
