@@ -47,7 +47,7 @@ pub struct BidirectionalConfig {
 impl MixerSettings for BidirectionalConfig {
     fn plan(&self, d_model: usize, output_divisor: f32) -> Result<Box<dyn Mixer>> {
         if !self.of.is_causal() || !self.of.reverses() {
-            let what = "a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU, mlp";
+            let what = "of: a bidirectional layer is of mixers that are read in either direction: Mamba, H3 and plain ones around S6, minGRU, mlp";
             return Err(Error::Uneven(what.to_owned()));
         }
         if let Some(columns) = self.columns {

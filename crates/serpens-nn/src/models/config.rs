@@ -195,11 +195,11 @@ impl MambaLmConfig {
         let (mut embeddings, mut backbone) = (self.planned_embedding()?, self.planned_backbone()?);
         let mixers = self.layer_mixers()?;
         if !mixers.is_empty() && !mixers.iter().any(|mixer| mixer.remembers()) {
-            let what = "layers of mlp alone see no token but the last: have a layer of another kind among them";
+            let what = "block: layers of mlp alone see no token but the last: have a layer of another kind among them";
             return Err(Error::Uneven(what.to_owned()));
         }
         if !mixers.iter().all(|mixer| mixer.is_causal()) {
-            let what = "a bidirectional layer sees what a language model is to predict: give it to a model with another head";
+            let what = "block: a bidirectional layer sees what a language model is to predict: give it to a model with another head";
             return Err(Error::Uneven(what.to_owned()));
         }
         backbone.norm_f.weight.start = Start::Constant(self.norm_f_start());
