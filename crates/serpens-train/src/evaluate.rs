@@ -10,7 +10,7 @@ use serpens_ops::cross_entropy::{Totals, cross_entropy};
 use serpens_ops::embedding::check_ids;
 
 use crate::Result;
-use crate::feed::tensors;
+use crate::feed::inputs;
 use crate::metrics::Metrics;
 use crate::objective::starts;
 
@@ -95,13 +95,12 @@ pub fn predictions(
         watch(done)?;
         let batch = batch?;
         check_ids(batch.inputs.ids(), model.config().model.vocab_size)?;
-        let [inputs, _] = tensors(&batch)?;
         let starts = starts(&batch, 0..batch.length)?;
         let sequence = Sequence {
             starts: starts.as_ref(),
             ..Sequence::default()
         };
-        let inputs = inputs.to(model.device())?;
+        let inputs = inputs(&batch)?.to(model.device())?;
         let outputs = model.forward(&inputs.into(), &sequence, None)?;
         metrics.add(&outputs.into_tensor()?.to_vec()?, &batch.targets)?;
         done += batch.batch * batch.length;

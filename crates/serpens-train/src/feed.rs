@@ -58,15 +58,21 @@ impl Feed {
 
 /// The inputs and the targets on the processor.
 pub(crate) fn tensors(batch: &Batch<Numbers>) -> Result<[Tensor; 2]> {
-    let tensor = |numbers: &Numbers, (shape, _)| match numbers {
+    let [_, targets] = forms(batch);
+    Ok([inputs(batch)?, tensor(&batch.targets, targets)?])
+}
+
+/// The inputs alone.
+pub(crate) fn inputs(batch: &Batch<Numbers>) -> Result<Tensor> {
+    let [inputs, _] = forms(batch);
+    tensor(&batch.inputs, inputs)
+}
+
+fn tensor(numbers: &Numbers, (shape, _): (Shape, DType)) -> Result<Tensor> {
+    match numbers {
         Numbers::Ids(ids) => Tensor::from_slice(shape, ids, Device::Cpu),
         Numbers::Values(values) => Tensor::from_slice(shape, values, Device::Cpu),
-    };
-    let [inputs, targets] = forms(batch);
-    Ok([
-        tensor(&batch.inputs, inputs)?,
-        tensor(&batch.targets, targets)?,
-    ])
+    }
 }
 
 /// Shapes and types of the inputs, which may have several channels, and of the targets: one for each position, or

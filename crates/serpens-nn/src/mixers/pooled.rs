@@ -267,7 +267,8 @@ impl Pooled {
         let (shape, pool, width) = (x.shape(), self.pool, x.shape().cols());
         let [mut filled, mut back, mut groups] = [const { Vec::new() }; 3];
         let mut at = 0;
-        for length in lengths_between(starts, [shape[0], shape[1]])?.concat() {
+        let flags = starts.flags("pooled", shape[0], shape[1], false)?;
+        for length in lengths_between(&flags, shape[1]).concat() {
             back.extend((filled.len()..).take(length));
             let rows = (at..).take(length.next_multiple_of(pool));
             filled.extend(rows.map(|row| row.min(at + length - 1)));
@@ -316,8 +317,8 @@ impl Pooled {
     /// leaves its state.
     fn go_on_packed(&self, x: &Var, starts: &Starts, state: &mut MixerState) -> Result<Var> {
         let [batch, length] = [x.shape()[0], x.shape()[1]];
-        let rows = lengths_between(starts, [batch, length])?;
         let flags = starts.flags("pooled", batch, length, false)?;
+        let rows = lengths_between(&flags, length);
         let goes_on = |row: usize, i: usize| i == 0 && !flags[row * length];
         let none = self.initial_state(1, x.device())?;
         let mut own = MixerState::new();
@@ -463,13 +464,12 @@ fn ids(rows: &[usize], device: Device) -> Result<Var> {
     Ok(Tensor::from_slice([rows.len()], &rows, device)?.into())
 }
 
-/// Lengths of the sequences in each row, which begins with one or goes on with it.
-fn lengths_between(starts: &Starts, [batch, length]: [usize; 2]) -> Result<Vec<Vec<usize>>> {
-    let flags = starts.flags("pooled", batch, length, false)?;
+/// Lengths of the sequences in each row of so many flags of starts, which begins with one or goes on with it.
+fn lengths_between(flags: &[bool], length: usize) -> Vec<Vec<usize>> {
     let rows = flags.chunks(length.max(1)).map(|row| {
         let begins = (0..length).filter(|&t| t == 0 || row[t]);
         let ends = begins.clone().skip(1).chain([length]);
         begins.zip(ends).map(|(begin, end)| end - begin).collect()
     });
-    Ok(rows.collect())
+    rows.collect()
 }
