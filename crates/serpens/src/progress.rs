@@ -12,7 +12,6 @@ use serpens_train::{Event, Observer, StepMetrics, go_on};
 
 use crate::output::{BARS, OutputMode, counted, duration, figure, fitting, tell};
 use crate::stop::STOP;
-use crate::tasks::Task;
 
 /// Seconds between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -99,8 +98,8 @@ pub(crate) fn waiting<T>(name: &str, work: impl FnOnce() -> T) -> T {
 pub(crate) struct Progress<'a> {
     mode: OutputMode,
     name: &'a str,
-    /// Says how good its steps are.
-    task: &'a dyn Task,
+    /// Says how good steps are.
+    quality: &'a dyn Fn(&StepMetrics) -> String,
     device: Device,
     /// Hidden until the training has started, and where standard error is no terminal.
     bar: ProgressBar,
@@ -110,11 +109,16 @@ pub(crate) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) fn new(mode: OutputMode, name: &'a str, task: &'a dyn Task, device: Device) -> Self {
+    pub(crate) fn new(
+        mode: OutputMode,
+        name: &'a str,
+        quality: &'a dyn Fn(&StepMetrics) -> String,
+        device: Device,
+    ) -> Self {
         Self {
             mode,
             name,
-            task,
+            quality,
             device,
             bar: ProgressBar::hidden(),
             last_line: None,
@@ -146,7 +150,7 @@ impl<'a> Progress<'a> {
         };
         let pace = format!("{:.1}k tokens/s", metrics.tokens_per_second / 1e3);
         // A narrow terminal has room for the first of them.
-        let mut figures = vec![self.task.quality(metrics), time, pace];
+        let mut figures = vec![(self.quality)(metrics), time, pace];
         if self.device != Device::Cpu {
             let mfu = metrics.mfu.map(|mfu| format!("MFU {:.1} %", 100.0 * mfu));
             figures.extend(mfu);

@@ -1,10 +1,11 @@
 //! What stands between an embedding and a head: layers of a normalisation and a mixer, and a last normalisation.
 
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
 
 use serpens_core::{DType, Device, Tensor, Var};
 
-use crate::layers::{Positions, RmsNorm, Sequence};
+use crate::layers::{Positions, RmsNorm, Sequence, Trace};
 use crate::mixers::{Mixer, MixerConfig, MixerSettings, MixerState};
 use crate::setting::{SIZE, check};
 use crate::{Error, Module, Precision, Recompute, Result, module};
@@ -294,8 +295,44 @@ impl Backbone {
             .sum()
     }
 
+    /// Bytes of the state of a sequence.
+    ///
+    /// # Errors
+    /// None of a plan.
+    pub fn state_bytes(&self) -> Result<f64> {
+        let none = self.initial_state(0)?; // of no sequence, in their shapes
+        let bytes = |var: &Var| {
+            let shape = var.shape();
+            let values = shape.iter().skip(1).map(|&n| n as f64);
+            values.product::<f64>() * var.dtype().size() as f64
+        };
+        Ok(none.layers.iter().flatten().map(bytes).sum())
+    }
+
+    /// What layers do with the tokens of one sequence, or of a chunk of one that goes on from `state`, with their
+    /// numbers from 0.
+    ///
+    /// # Shapes
+    /// x (1, length, d_model)
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] elsewhere than on the processor, where traces are taken, and of attention without a state;
+    /// [`Error::State`], memory.
+    pub fn trace(&self, x: Var, state: Option<&mut LmState>) -> Result<Vec<(usize, Trace)>> {
+        if self.device() != Device::Cpu {
+            return Err(Error::Unsupported("traces are taken on the processor"));
+        }
+        let traces = RefCell::default();
+        let sequence = Sequence {
+            trace: Some(&traces),
+            ..Sequence::default()
+        };
+        self.forward(x, &sequence, state)?;
+        Ok(traces.into_inner())
+    }
+
     /// Values that a training step keeps of each token for the gradients, or fewer.
-    pub(crate) fn kept_per_token(&self, recompute: Recompute) -> f64 {
+    pub fn kept_per_token(&self, recompute: Recompute) -> f64 {
         let inputs = self.norm_f.weight.count() as f64;
         let kept = |layer: &Layer| inputs + layer.mixer.kept_per_token(recompute) as f64;
         self.layers.iter().map(kept).sum()

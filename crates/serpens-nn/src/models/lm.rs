@@ -1,14 +1,12 @@
 //! The language model: embedding, backbone, head.
 
-use std::cell::RefCell;
-
 use serpens_core::{Device, Tensor, Var};
 use serpens_ops::embedding::check_ids;
 
 use super::{Backbone, LmState, MambaLmConfig};
 use crate::layers::{Embedding, Linear, Sequence, Trace};
 use crate::lora::is_added;
-use crate::{Error, LoraConfig, Module, Precision, Recompute, Result, module};
+use crate::{LoraConfig, Module, Precision, Recompute, Result, module};
 
 /// Embedding → [`Backbone`] → head.
 #[derive(Clone, Debug)]
@@ -101,20 +99,6 @@ impl MambaLm {
         (tokens / batch.max(1)).max(64)
     }
 
-    /// Bytes of the state of a sequence.
-    ///
-    /// # Errors
-    /// None of a plan.
-    pub fn state_bytes(&self) -> Result<f64> {
-        let none = self.initial_state(0)?; // of no sequence, in their shapes
-        let bytes = |var: &Var| {
-            let shape = var.shape();
-            let values = shape.iter().skip(1).map(|&n| n as f64);
-            values.product::<f64>() * var.dtype().size() as f64
-        };
-        Ok(none.layers.iter().flatten().map(bytes).sum())
-    }
-
     /// The state before the first token of each of `batch` sequences.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         self.backbone.initial_state(batch)
@@ -191,17 +175,9 @@ impl MambaLm {
     /// A model that is not on the processor, where traces are taken; tokens that it does not know,
     /// [`crate::Error::State`], memory.
     pub fn trace(&self, ids: &[u32], state: &mut LmState) -> Result<Vec<(usize, Trace)>> {
-        if self.device() != Device::Cpu {
-            return Err(Error::Unsupported("traces are taken on the processor"));
-        }
-        let traces = RefCell::default();
-        let sequence = Sequence {
-            trace: Some(&traces),
-            ..Sequence::default()
-        };
         let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
-        self.hidden(&ids.into(), &sequence, Some(state))?;
-        Ok(traces.into_inner())
+        let x = self.embeddings.forward(&ids.to(self.device())?.into())?;
+        self.backbone.trace(x, Some(state))
     }
 
     /// Reads one token of each sequence and gives the logits of the next.

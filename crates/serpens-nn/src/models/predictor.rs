@@ -9,7 +9,7 @@ use serpens_ops::embedding::embedding;
 use serpens_ops::pooling::{self, PoolingOptions, pooling};
 
 use super::{Backbone, LmState, MambaLm, MambaLmConfig};
-use crate::layers::{Embedding, Linear, Sequence};
+use crate::layers::{Embedding, Linear, Sequence, Trace};
 use crate::mixers::MixerSettings;
 use crate::setting::{SIZE, check};
 use crate::{Error, Module, Result, Visit, VisitMut, join, module};
@@ -236,6 +236,17 @@ impl Predictor {
     /// Memory.
     pub fn initial_state(&self, batch: usize) -> Result<LmState> {
         self.backbone.initial_state(batch)
+    }
+
+    /// What layers do with a sequence in its own order; see [`Backbone::trace`].
+    ///
+    /// # Shapes
+    /// x (1, length) of u32, or (1, length, channels) of f32
+    ///
+    /// # Errors
+    /// Those of [`Backbone::trace`].
+    pub fn trace(&self, x: &Var, state: Option<&mut LmState>) -> Result<Vec<(usize, Trace)>> {
+        self.backbone.trace(self.read(x)?, state)
     }
 
     /// The outputs: logits of classes or labels, or values. With `state`, where each position is answered, the sequence

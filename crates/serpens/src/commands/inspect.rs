@@ -10,6 +10,7 @@ use serpens_data::{InductionHeadsConfig, Tokenizer};
 use serpens_infer::encode_prompt;
 use serpens_nn::MambaLm;
 use serpens_report::{Form, LayerMap, Report, TokenMap, wrap};
+use serpens_train::NextToken;
 
 use crate::cli::InspectArgs;
 use crate::machine;
@@ -60,7 +61,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     };
     let title = format!("Token map of {}", args.model.place.path.display());
     let title = harmless(&title).into_owned();
-    let Some(map) = token_map(model, &sample, title, OutputMode::Terminal)? else {
+    let Some(map) = token_map::<NextToken>(model, &sample, title, OutputMode::Terminal)? else {
         return Err(Error::wrong_model(dir, WrongModel::NoMap));
     };
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
@@ -158,7 +159,7 @@ fn sample_of_prompt(
     }
     let left_out = ids.len().saturating_sub(most);
     ids.truncate(most);
-    check_length(model, ids.len())?;
+    check_length::<NextToken>(model, ids.len())?;
     let sample = match tokenizer {
         Some(tokenizer) => Sample::text(tokenizer, ids),
         None => Sample::ids(ids),

@@ -12,7 +12,8 @@ use crate::output::OutputMode;
 use crate::recipe::{Recipe, built_in, located};
 use crate::refusal::Refusal;
 use crate::runs::models::{ModelPlace, Opened};
-use crate::runs::{Run, RunFolder, check};
+use crate::runs::{Run, RunFolder, Setup, check};
+use crate::tasks::OpenTask;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
@@ -34,24 +35,25 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         None => {
             let name = args.name.as_deref();
             let folder = RunFolder::create(&args.out, name, recipe.task.name())?;
-            folder.keep_tokenizer(&*task, &mut recipe)?;
+            folder.keep_tokenizer(task.tokenizer(), &mut recipe)?;
             folder
         }
     };
-    let changes = Changes {
-        steps: Some(recipe.train.steps),
-        lr: args.lr,
-        verify: args.verify,
-    };
-    Run {
+    let setup = Setup {
+        changes: Changes {
+            steps: Some(recipe.train.steps),
+            lr: args.lr,
+            verify: args.verify,
+        },
         recipe,
-        task,
         folder,
         compute,
         mode,
-        changes,
+    };
+    match task {
+        OpenTask::Writes(task) => Run { task, setup }.go(init),
+        OpenTask::Answers(task) => Run { task, setup }.go(init),
     }
-    .go(init)
 }
 
 /// The recipe, and the model that is gone on from, unless a checkpoint is.
@@ -64,15 +66,15 @@ fn begin(args: &TrainArgs, resumed: Option<&RunFolder>) -> Result<(Recipe, Optio
     let mut init = args.init.as_ref().map(load).transpose()?;
     let mut recipe = read(args, resumed, init.as_ref())?;
     if let Some(data) = &args.data {
-        recipe.text("--data")?.data = Some(data.clone());
+        *recipe.asked("--data", |task| task.data())? = Some(data.clone());
     }
     if let Some(tokenizer) = &args.tokenizer {
-        recipe.text("--tokenizer")?.tokenizer = Some(tokenizer.clone());
+        recipe.asked("--tokenizer", |task| task.tokenizer())?.path = Some(tokenizer.clone());
     }
     recipe.locate_text();
     let kept = resumed.and_then(RunFolder::tokenizer);
-    if let (Some(kept), Some(text)) = (kept, recipe.task.settings_mut().text()) {
-        text.tokenizer = text.tokenizer.take().map(|_| located(&kept));
+    if let (Some(kept), Some(setting)) = (kept, recipe.task.settings_mut().tokenizer()) {
+        setting.path = setting.path.take().map(|_| located(&kept));
     }
     recipe.init = args.init.clone().or(recipe.init);
     let begun = match resumed {

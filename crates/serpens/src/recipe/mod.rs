@@ -14,7 +14,7 @@ use serpens_train::TrainConfig;
 
 use crate::refusal::Refusal;
 use crate::runs::models::ModelPlace;
-use crate::tasks::{TaskConfig, TestConfig, TextConfig};
+use crate::tasks::{TaskConfig, TaskSettings, TestConfig};
 use crate::{Error, Result};
 
 pub(crate) use parse::from_toml;
@@ -130,18 +130,22 @@ impl Recipe {
         Self::read(&origin, &text, changes)
     }
 
-    /// The settings of a task that reads a text, for this option.
+    /// A setting of tasks that read data of a user's own, for this option.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the task reads none.
-    pub(crate) fn text(&mut self, option: &str) -> Result<&mut TextConfig> {
+    /// [`Error::Refused`] where the task has none.
+    pub(crate) fn asked<'a, T>(
+        &'a mut self,
+        option: &str,
+        setting: impl Fn(&'a mut dyn TaskSettings) -> Option<&'a mut T>,
+    ) -> Result<&'a mut T> {
         let refused = Error::refused(option, Refusal::NoTextTask(self.task.name()));
-        self.task.settings_mut().text().ok_or(refused)
+        setting(self.task.settings_mut()).ok_or(refused)
     }
 
     /// Says where the task's text lies from the root on, so that the run can be gone on with from anywhere.
     pub(crate) fn locate_text(&mut self) {
-        let text = (self.task.settings_mut().text()).and_then(|task| task.data.as_mut());
+        let text = self.task.settings_mut().data().and_then(Option::as_mut);
         // A folder's name must not become a part of a pattern.
         let here = std::env::current_dir().unwrap_or_default();
         let plain = !here.to_string_lossy().contains(['*', '?', '[']);

@@ -11,20 +11,30 @@ use toml::Table;
 use crate::output::OutputMode;
 use crate::recipe::{Recipe, no_model};
 use crate::refusal::Refusal;
-use crate::tasks::{Task, TaskConfig};
+use crate::tasks::kind::Kind;
+use crate::tasks::{OpenTask, Task, TaskConfig};
 use crate::{Error, Result, machine};
 
 /// Bytes of a trained value: itself, its gradient and two moments, in f32.
 const TRAINED_BYTES: u64 = 16;
 
 /// The recipe's task, opened, where the recipe can be trained.
-pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>> {
+pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<OpenTask> {
     recipe.train.check()?;
     let (settings, tests) = (recipe.task.settings(), &recipe.evaluate);
     check_ranges(recipe)?;
     check_origin(recipe)?;
     let task = settings.open(recipe.seed, tests);
     let task = task.map_err(|error| named(&recipe.task, error))?;
+    match &task {
+        OpenTask::Writes(task) => check_task(&**task, recipe, compute)?,
+        OpenTask::Answers(task) => check_task(&**task, recipe, compute)?,
+    }
+    Ok(task)
+}
+
+/// Refuses models that the task or the machine has no place for.
+fn check_task<O: Kind>(task: &dyn Task<O>, recipe: &Recipe, compute: &Compute) -> Result<()> {
     if recipe.train.best.is_some() && task.validation("", OutputMode::Quiet).is_none() {
         return Err(TrainError::NoEvaluation.into());
     }
@@ -33,6 +43,7 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
         let wrong = Refusal::Vocabulary { found, allowed };
         return Err(Error::refused("model.vocab_size", wrong));
     }
+    let settings = recipe.task.settings();
     let tokens: f64 = settings.largest_batch().iter().map(|&n| n as f64).product();
     if let Some(twin) = &recipe.twin {
         twin.plan(1, 1).map_err(|error| error.within("twin"))?;
@@ -43,9 +54,9 @@ pub(crate) fn check(recipe: &Recipe, compute: &Compute) -> Result<Box<dyn Task>>
         ..recipe.model.clone()
     };
     for model in recipe.twin_model().iter().chain([&trained]) {
-        check_model(model, tokens, recipe, compute)?;
+        check_model::<O>(model, task.head(), tokens, recipe, compute)?;
     }
-    Ok(task)
+    Ok(())
 }
 
 /// Refuses what cannot be where a model is gone on from, or is not.
@@ -98,13 +109,14 @@ fn named(task: &TaskConfig, error: Error) -> Error {
 }
 
 /// Refuses models and batches that cannot be held in memory, and what would be frozen of a model but is not in it.
-fn check_model(
+fn check_model<O: Kind>(
     model: &MambaLmConfig,
+    head: O::Head,
     tokens: f64,
     recipe: &Recipe,
     compute: &Compute,
 ) -> Result<()> {
-    let (device, mut plan) = (compute.device, model.plan()?);
+    let (device, mut plan) = (compute.device, O::plan(model, head)?);
     let [_, length] = recipe.task.settings().largest_batch();
     let tests = &recipe.evaluate;
     let longest = tests.lengths.iter().max().copied().unwrap_or_default();
@@ -128,10 +140,11 @@ fn check_model(
     plan.check_memory(TRAINED_BYTES, device)?;
     // What is written at the end is read from a state, whose caches are there at once.
     let held = model.context().unwrap_or(1) as f64;
-    let each = plan.state_bytes()? / held;
+    let each = O::backbone(&plan).state_bytes()? / held;
     machine::check_fits("model.block (context)", held, each, device)?;
     let size = compute.precision.activations().size() as f64;
-    let kept = |recompute| size * plan.kept_per_token(recompute);
+    let outputs = O::outputs(&plan) as f64;
+    let kept = |recompute| size * (outputs + O::backbone(&plan).kept_per_token(recompute));
     machine::check_fits("task.batch", tokens, kept(compute.recompute), device)?;
     let read = tests.rows.min(tests.samples) as f64 * tests.chunk.min(longest) as f64;
     // Of what is read only, there are a layer's values at once.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serpens_core::files::{
     Accept, FileError, is_temporary, make_folders, read_text, remove_temporary, write_bytes,
 };
+use serpens_data::Tokenizer;
 use serpens_report::{Form, Report};
 use serpens_train::{Error as TrainError, Lock};
 
 use crate::output::tell;
 use crate::recipe::{Recipe, located};
 use crate::refusal::Refusal;
-use crate::tasks::Task;
 use crate::{Error, Result};
 
 /// A recipe for the same run.
@@ -105,17 +105,23 @@ impl RunFolder {
     }
 
     /// Keeps the tokenizer of a recipe's task, and has the recipe find it here; bytes need no file.
-    pub(crate) fn keep_tokenizer(&self, task: &dyn Task, recipe: &mut Recipe) -> Result<()> {
+    pub(crate) fn keep_tokenizer(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        recipe: &mut Recipe,
+    ) -> Result<()> {
         if let Some(left) = self.tokenizer() {
             // Of a run that ended before it had begun.
             fs::remove_dir_all(&left).map_err(FileError::of("remove", &left))?;
         }
-        let tokenizer = task.tokenizer().filter(|tokenizer| !tokenizer.is_bytes());
-        if let (Some(tokenizer), Some(text)) = (tokenizer, recipe.task.settings_mut().text()) {
+        let tokenizer = tokenizer.filter(|tokenizer| !tokenizer.is_bytes());
+        if let (Some(tokenizer), Some(setting)) =
+            (tokenizer, recipe.task.settings_mut().tokenizer())
+        {
             let dir = self.path.join(TOKENIZER);
             make_folders(&dir)?;
             tokenizer.save(&dir)?;
-            text.tokenizer = Some(located(&dir));
+            setting.path = Some(located(&dir));
         }
         Ok(())
     }

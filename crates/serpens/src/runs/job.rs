@@ -7,8 +7,8 @@ use serpens_core::files::make_folders;
 use serpens_data::Prefetch;
 use serpens_nn::{MambaLm, MambaLmConfig, Module, checkpoint};
 use serpens_train::{
-    CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, NextToken,
-    Observer, Trainer,
+    CHECKPOINTS_DIR, Error as TrainError, Evaluate, Evaluation, Event, JsonLines, Observer,
+    StepMetrics, TrainedModel, Trainer,
 };
 
 use super::Run;
@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::refusal::Refusal;
 use crate::stop::STOP;
 use crate::tasks::TaskConfig;
+use crate::tasks::kind::Kind;
 use crate::tasks::trained::Trained;
 use crate::{Error, Result};
 
@@ -28,35 +29,41 @@ const MODEL: &str = "model";
 pub(super) const ADAPTER: &str = "adapter";
 
 /// A model of a run to train.
-pub(super) struct Job<'a> {
-    run: &'a Run,
+pub(super) struct Job<'a, O: Kind> {
+    run: &'a Run<O>,
     name: &'static str,
     model: MambaLmConfig,
     /// The model's own folder.
     dir: PathBuf,
     /// A trainer at the checkpoint that is gone on from, where there is one.
-    saved: Option<Trainer>,
+    saved: Option<Trainer<O>>,
     /// The model that it begins with, where that is not drawn.
     init: Option<MambaLm>,
 }
 
-fn source(run: &Run) -> Result<Box<Prefetch>> {
+fn source<O: Kind>(run: &Run<O>) -> Result<Box<Prefetch>> {
     Ok(Box::new(Prefetch::new(run.task.source(), AHEAD)?))
 }
 
-impl<'a> Job<'a> {
+impl<'a, O: Kind> Job<'a, O> {
     /// The model by itself, which begins as `init`, or beside its twin, with the changes that were asked for.
     ///
     /// # Errors
     /// What refuses to go on otherwise than it began.
-    pub(super) fn all(run: &'a Run, mut init: Option<MambaLm>) -> Result<Vec<Self>> {
+    pub(super) fn all(run: &'a Run<O>, mut init: Option<MambaLm>) -> Result<Vec<Self>> {
         let dir = &run.folder.path;
         let twin = run.recipe.twin_model();
         let twin = twin.map(|twin| (twin, dir.join("twin")));
         let models = [(run.recipe.model.clone(), dir.clone())];
         let jobs = models.into_iter().chain(twin).map(|(model, dir)| {
             let expected = Some((&run.recipe.train, &run.identity()));
-            let resumed = Trainer::resume(NextToken, &dir, source(run)?, run.changes, expected);
+            let resumed = Trainer::resume(
+                run.task.objective(),
+                &dir,
+                source(run)?,
+                run.changes,
+                expected,
+            );
             Ok(Self {
                 run,
                 name: model.ssm_name(),
@@ -84,7 +91,7 @@ impl<'a> Job<'a> {
     }
 
     /// Trains the model from where it was saved, unless that was its end; saves it as `model/`.
-    pub(super) fn train(mut self) -> Result<Trained> {
+    pub(super) fn train(mut self) -> Result<Trained<O::Model>> {
         self.run.folder.lock().check()?;
         make_folders(&self.dir)?;
         let (model, metrics) = (self.dir.join(MODEL), self.dir.join("metrics.jsonl"));
@@ -99,12 +106,13 @@ impl<'a> Job<'a> {
             lines.broken(),
         ];
         let (run, device) = (self.run, self.run.compute.device);
-        let mut progress = Progress::new(run.mode, self.name, &*run.task, device);
+        let quality = |metrics: &StepMetrics| run.task.quality(metrics);
+        let mut progress = Progress::new(run.mode, self.name, &quality, device);
         for warning in warnings.iter().flatten() {
             progress.event(&Event::Warned(warning))?;
         }
         // One that is not whole is saved again.
-        let saved = || load(&model, run.changes.verify).ok();
+        let saved = || load::<O::Model>(&model, run.changes.verify).ok();
         let done = trainer.is_finished().then(saved).flatten();
         let (model, evaluation) = match done {
             Some(model) => (self.placed(model)?, None),
@@ -118,39 +126,49 @@ impl<'a> Job<'a> {
     }
 
     /// Saves the model last: where it is whole, everything is there.
-    fn save(&self, trained: &MambaLm, model: &Path) -> Result<()> {
+    fn save(&self, trained: &O::Model, model: &Path) -> Result<()> {
         make_folders(model)?;
         if let Some(tokenizer) = self.run.task.tokenizer() {
             tokenizer.save(model)?;
         }
-        if let (Some(init), Some(_)) = (&self.run.recipe.init, &trained.config().lora) {
+        if let (Some(init), Some(adapted)) = (&self.run.recipe.init, O::adapted(trained)) {
             let base = init.path.to_string_lossy().into_owned();
-            checkpoint::save_adapter(trained, &self.dir.join(ADAPTER), Some(base))?;
+            checkpoint::save_adapter(adapted, &self.dir.join(ADAPTER), Some(base))?;
         }
-        Ok(checkpoint::save(trained, model)?)
+        Ok(trained.save(model)?)
     }
 
     /// A trainer where the run computes, which goes on from what was saved, or begins.
-    fn trainer(&mut self) -> Result<Trainer> {
+    fn trainer(&mut self) -> Result<Trainer<O>> {
         let (run, recipe) = (self.run, &self.run.recipe);
         let trainer = match self.saved.take() {
             Some(trainer) => trainer,
             None => {
-                let mut model = match self.init.take() {
-                    Some(model) => model,
-                    None => self.model.init(Device::cpu(), recipe.seed)?,
+                let model = match self.init.take() {
+                    Some(mut model) => {
+                        if let Some(lora) = &recipe.lora {
+                            model.adapt(lora.clone(), recipe.seed)?;
+                        }
+                        O::of(model, run.task.head(), recipe.seed)?
+                    }
+                    None => {
+                        let plan = O::plan(&self.model, run.task.head())?;
+                        plan.init(Device::cpu(), recipe.seed)?
+                    }
                 };
-                if let Some(lora) = &recipe.lora {
-                    model.adapt(lora.clone(), recipe.seed)?;
-                }
-                Trainer::new(NextToken, model, source(run)?, recipe.train.clone())?
+                Trainer::new(
+                    run.task.objective(),
+                    model,
+                    source(run)?,
+                    recipe.train.clone(),
+                )?
             }
         };
         Ok(trainer.with_recipe(&run.identity()).on(run.compute)?)
     }
 
     /// The model where the run computes.
-    fn placed(&self, mut model: MambaLm) -> Result<MambaLm> {
+    fn placed(&self, mut model: O::Model) -> Result<O::Model> {
         let compute = self.run.compute;
         model.to(compute.device, compute.precision)?;
         Ok(model)
@@ -159,10 +177,10 @@ impl<'a> Job<'a> {
     /// The trained model, and its evaluation after the last step.
     fn train_to_the_end(
         &self,
-        mut trainer: Trainer,
+        mut trainer: Trainer<O>,
         progress: Progress<'_>,
         lines: JsonLines,
-    ) -> Result<(MambaLm, Option<Evaluation>)> {
+    ) -> Result<(O::Model, Option<Evaluation>)> {
         let (run, task) = (self.run, &*self.run.task);
         let mut heard_by = (progress, (run.folder.lock(), lines));
         let mut validation = task.validation(self.name, run.mode);
@@ -182,7 +200,7 @@ impl<'a> Job<'a> {
         let Some(path) = outcome.best else {
             return Ok(last);
         };
-        let best = checkpoint::load(&path, Device::cpu(), run.changes.verify);
+        let best = O::Model::load(&path, run.changes.verify);
         match best.map_err(TrainError::from) {
             Err(error) if error.is_damage() => {
                 let source = Box::new(error);

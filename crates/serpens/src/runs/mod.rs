@@ -6,6 +6,8 @@ mod job;
 pub(crate) mod models;
 mod report;
 
+use std::ops::Deref;
+
 use serde_json::Value;
 use serpens_core::files::write_bytes;
 use serpens_nn::MambaLm;
@@ -14,6 +16,7 @@ use serpens_train::{Changes, Compute, Error as TrainError};
 use crate::output::{OutputMode, one_line, say, tell};
 use crate::recipe::Recipe;
 use crate::stop;
+use crate::tasks::kind::Kind;
 use crate::tasks::trained::Trained;
 use crate::tasks::{Results, Task};
 use crate::{Error, Result};
@@ -27,10 +30,15 @@ pub(crate) use folder::RunFolder;
 pub(crate) const RUNS: &str = "runs";
 
 /// A run that has been checked and has its folder.
-pub(crate) struct Run {
-    pub(crate) recipe: Recipe,
+pub(crate) struct Run<O: Kind> {
     /// The recipe's task.
-    pub(crate) task: Box<dyn Task>,
+    pub(crate) task: Box<dyn Task<O>>,
+    pub(crate) setup: Setup,
+}
+
+/// What there is of a run beside its task.
+pub(crate) struct Setup {
+    pub(crate) recipe: Recipe,
     pub(crate) folder: RunFolder,
     /// Where and how.
     pub(crate) compute: Compute,
@@ -39,7 +47,15 @@ pub(crate) struct Run {
     pub(crate) changes: Changes,
 }
 
-impl Run {
+impl<O: Kind> Deref for Run<O> {
+    type Target = Setup;
+
+    fn deref(&self) -> &Setup {
+        &self.setup
+    }
+}
+
+impl<O: Kind> Run<O> {
     /// Trains what is not trained yet, `init` where it is a model to go on from, tests it, and writes the report.
     pub(crate) fn go(&self, init: Option<MambaLm>) -> Result<()> {
         stop::listen();
@@ -59,7 +75,7 @@ impl Run {
     }
 
     /// Tests what was trained, and writes the report.
-    fn conclude(&self, trained: &[Trained]) -> Result<()> {
+    fn conclude(&self, trained: &[Trained<O::Model>]) -> Result<()> {
         let results = self.task.test(trained, self.mode)?;
         self.folder.lock().check()?;
         // One that was made when its lines of metrics were still there says more.
@@ -140,8 +156,8 @@ impl Run {
                 }
                 say(&results.to_text())?;
                 say(&one_line(&format!("model   {}", model.display())))?;
-                if self.recipe.lora.is_some() {
-                    let adapter = path(job::ADAPTER);
+                let adapter = path(job::ADAPTER);
+                if adapter.exists() {
                     say(&one_line(&format!("adapter {}", adapter.display())))?;
                 }
                 say(&one_line(&format!("report  {}", report.display())))

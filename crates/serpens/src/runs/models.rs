@@ -9,6 +9,7 @@ use serpens_core::Device;
 use serpens_data::Tokenizer;
 use serpens_nn::checkpoint::{self, Checkpoint, Format, Options, Verify};
 use serpens_nn::{MambaLm, ToInfer, join};
+use serpens_train::TrainedModel;
 use toml::Value;
 
 use super::{RUNS, RunFolder};
@@ -187,9 +188,9 @@ impl Opened {
             place.path = located(&self.path).into();
             place.adapter = place.adapter.take().map(|path| located(&path).into());
         }
-        if let Some(text) = recipe.task.settings_mut().text() {
-            let given = text.tokenizer.as_ref().map(Path::new);
-            text.opened = Some(self.needed_tokenizer(given)?);
+        if let Some(setting) = recipe.task.settings_mut().tokenizer() {
+            let given = setting.path.as_ref().map(Path::new);
+            setting.opened = Some(self.needed_tokenizer(given)?);
         }
         Ok(())
     }
@@ -266,8 +267,8 @@ fn why_no_model(path: &Path) -> WrongModel {
 }
 
 /// Reads the model in this folder.
-pub(crate) fn load(dir: &Path, verify: Verify) -> Result<MambaLm> {
-    checkpoint::load(dir, Device::cpu(), verify).map_err(|error| wrong(dir, error))
+pub(crate) fn load<M: TrainedModel>(dir: &Path, verify: Verify) -> Result<M> {
+    M::load(dir, verify).map_err(|error| wrong(dir, error))
 }
 
 /// The error of reading the model there.

@@ -9,14 +9,19 @@ use crate::Result;
 use crate::machine;
 use crate::output::{duration, shell_word};
 use crate::tasks::Results;
+use crate::tasks::kind::Kind;
 use crate::tasks::selection::{Sample, token_map};
 use crate::tasks::trained::{Trained, chart, series};
 
 /// Bytes of a text whose selection is shown: no more than fit the page, and can be read where it is printed.
 const SHOWN: usize = 64;
 
-impl Run {
-    pub(super) fn report(&self, trained: &[Trained], results: &Results) -> Result<Report> {
+impl<O: Kind> Run<O> {
+    pub(super) fn report(
+        &self,
+        trained: &[Trained<O::Model>],
+        results: &Results,
+    ) -> Result<Report> {
         let mut figures: Vec<LineChart> = results.figure.clone().into_iter().collect();
         figures.extend(self.task.curves(trained));
         let norm = series(trained, |line| line.grad_norm);
@@ -43,18 +48,20 @@ impl Run {
         };
         let mut maps = Vec::new();
         if let Some(sample) = sample {
-            let fits = |one: &&Trained| {
-                let context = one.model.config().context();
+            let fits = |one: &&Trained<O::Model>| {
+                let context = O::config(&one.model).context();
                 context.is_none_or(|most| sample.ids.len() <= most)
             };
             for Trained { name, model, .. } in trained.iter().filter(fits) {
-                let does = if model.config().has_ssm() {
+                let does = if O::config(model).has_ssm() {
                     "selects"
                 } else {
                     "attends to"
                 };
                 let title = format!("What {name} {does}");
-                maps.extend(token_map(model, &sample, title, self.mode)?.map(|map| map.figure()));
+                maps.extend(
+                    token_map::<O>(model, &sample, title, self.mode)?.map(|map| map.figure()),
+                );
             }
         }
         let shown = texts.into_iter();
@@ -85,7 +92,7 @@ impl Run {
     }
 
     /// Where it was computed, and how long that took.
-    fn facts(&self, trained: &[Trained]) -> Vec<(String, String)> {
+    fn facts(&self, trained: &[Trained<O::Model>]) -> Vec<(String, String)> {
         let mut facts = machine::facts();
         let (device, precision) = (self.compute.device, self.compute.precision);
         facts.push(("computed".into(), format!("on {device} in {precision}")));

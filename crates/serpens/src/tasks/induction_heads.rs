@@ -10,7 +10,7 @@ use serpens_train::evaluate;
 use super::results::{Results, percent, share};
 use super::selection::Sample;
 use super::trained::{Trained, chart};
-use super::{Task, TaskSettings, TestConfig};
+use super::{OpenTask, Task, TaskSettings, TestConfig};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::{Error, Result, machine};
@@ -48,7 +48,7 @@ impl TaskSettings for InductionHeadsConfig {
         }))
     }
 
-    fn open(&self, _seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
+    fn open(&self, _seed: u64, tests: &TestConfig) -> Result<OpenTask> {
         let data = InductionHeads::new(self.clone())?;
         if !tests.lengths.is_empty() {
             let tested = InductionHeads::new(InductionHeadsConfig {
@@ -61,12 +61,12 @@ impl TaskSettings for InductionHeadsConfig {
             // Ids and targets of a batch are there at once.
             machine::check_fits("evaluate.lengths", tokens, 8.0, Device::Cpu)?;
         }
-        Ok(Box::new(Induction {
+        Ok(OpenTask::Writes(Box::new(Induction {
             data,
             longest: longest(&self.lengths),
             chance: 1.0 / (self.vocab - 1) as f64,
             tests: tests.clone(),
-        }))
+        })))
     }
 }
 
@@ -84,6 +84,8 @@ struct Induction {
 }
 
 impl Task for Induction {
+    fn head(&self) {}
+
     fn source(&self) -> Arc<dyn Source> {
         Arc::new(self.data.clone())
     }

@@ -1,6 +1,7 @@
 //! What can be trained: a file for each task, and the one list of them.
 
 mod induction_heads;
+pub(crate) mod kind;
 mod results;
 pub(crate) mod selection;
 mod selective_copying;
@@ -12,18 +13,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serpens_data::{Source, Tokenizer};
-use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Scale};
-use serpens_train::{Evaluate, StepMetrics};
+use serpens_train::{Evaluate, NextToken, Objective, Predict, StepMetrics};
 use smart_default::SmartDefault;
 
 use crate::Result;
 use crate::output::{OutputMode, significant};
+use kind::Kind;
 use selection::Sample;
 use trained::{Trained, chart, series};
 
 pub(crate) use results::Results;
-pub(crate) use text::TextConfig;
+pub(crate) use text::TokenizerSetting;
 
 /// Positions that a model reads at a time, with carried state, where the recipe does not say.
 pub(crate) const READ_LENGTH: usize = 512;
@@ -67,7 +68,7 @@ tasks! {
     /// Repeat the data, leave out the noise.
     "selective-copying" => SelectiveCopying(selective_copying::SelectiveCopyingConfig),
     /// Predict the next token of a text.
-    "text" => Text(TextConfig),
+    "text" => Text(text::TextConfig),
 }
 
 /// How a model is tested: a table of the recipe in which each task finds what it reads.
@@ -95,8 +96,13 @@ pub(crate) trait TaskSettings {
     /// Takes over the run's seed, where the settings keep one.
     fn set_seed(&mut self, _seed: u64) {}
 
-    /// The settings of the task that reads a text; `None` for tasks that read none.
-    fn text(&mut self) -> Option<&mut TextConfig> {
+    /// Where the data of a user's own are; `None` for tasks that read none.
+    fn data(&mut self) -> Option<&mut Option<String>> {
+        None
+    }
+
+    /// What makes tokens of them; `None` where none are made of text.
+    fn tokenizer(&mut self) -> Option<&mut TokenizerSetting> {
         None
     }
 
@@ -112,14 +118,40 @@ pub(crate) trait TaskSettings {
     ///
     /// # Errors
     /// What the data fail with, and settings that the task is not defined for.
-    fn open(&self, seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>>;
+    fn open(&self, seed: u64, tests: &TestConfig) -> Result<OpenTask>;
+}
+
+/// A task with its data, by what it trains.
+pub(crate) enum OpenTask {
+    /// Models that write.
+    Writes(Box<dyn Task>),
+    /// Models that answer.
+    Answers(Box<dyn Task<Predict>>),
+}
+
+impl OpenTask {
+    /// What makes tokens of text, where they are of one.
+    pub(crate) fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Self::Writes(task) => task.tokenizer(),
+            Self::Answers(task) => task.tokenizer(),
+        }
+    }
 }
 
 /// How a task tells how good a model is while it is trained.
-pub(crate) type Validation<'a> = Box<Evaluate<'a, MambaLm>>;
+pub(crate) type Validation<'a, O> = Box<Evaluate<'a, <O as Objective>::Model>>;
 
 /// A task with its data.
-pub(crate) trait Task {
+pub(crate) trait Task<O: Kind = NextToken> {
+    /// What stands around the layers of its models.
+    fn head(&self) -> O::Head;
+
+    /// What its models are trained to do.
+    fn objective(&self) -> O {
+        O::default()
+    }
+
     /// The training batches.
     fn source(&self) -> Arc<dyn Source>;
 
@@ -139,7 +171,7 @@ pub(crate) trait Task {
     }
 
     /// What tells how good a model of this name is while it is trained, if anything does.
-    fn validation(&self, _name: &'static str, _mode: OutputMode) -> Option<Validation<'_>> {
+    fn validation(&self, _name: &'static str, _mode: OutputMode) -> Option<Validation<'_, O>> {
         None
     }
 
@@ -150,7 +182,7 @@ pub(crate) trait Task {
     }
 
     /// How good the models became while they were trained.
-    fn curves(&self, trained: &[Trained]) -> Vec<LineChart> {
+    fn curves(&self, trained: &[Trained<O::Model>]) -> Vec<LineChart> {
         let accuracy = series(trained, |line| line.accuracy);
         let loss = series(trained, |line| line.loss);
         vec![
@@ -166,10 +198,10 @@ pub(crate) trait Task {
     }
 
     /// Tests every model of a run.
-    fn test(&self, trained: &[Trained], mode: OutputMode) -> Result<Results>;
+    fn test(&self, trained: &[Trained<O::Model>], mode: OutputMode) -> Result<Results>;
 
     /// Texts for the report, as models wrote them, with their headings.
-    fn texts(&self, _trained: &[Trained]) -> Result<Vec<(String, Vec<u8>)>> {
+    fn texts(&self, _trained: &[Trained<O::Model>]) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(Vec::new())
     }
 }

@@ -17,11 +17,11 @@ pub(crate) struct Results {
 
 impl Results {
     /// A figure of each model, which `test` finds out. The table has no rows yet.
-    pub(super) fn one_each(
-        trained: &[Trained],
+    pub(super) fn one_each<M>(
+        trained: &[Trained<M>],
         mut table: Table,
         outcome: &str,
-        test: impl Fn(&Trained) -> Result<String>,
+        test: impl Fn(&Trained<M>) -> Result<String>,
     ) -> Result<Self> {
         for model in trained {
             let row = vec![model.name.to_owned(), test(model)?];

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serpens_core::Device;
+use serpens_core::{Device, Tensor};
 use serpens_data::Tokenizer;
 use serpens_nn::layers::Trace;
 use serpens_nn::mixers::AttentionTrace;
 use serpens_nn::ssm::SelectionTrace;
-use serpens_nn::{MambaLm, Module, Precision, Recompute};
+use serpens_nn::{Module, Precision, Recompute};
 use serpens_report::{LayerAttention, LayerMap, LayerSelection, TokenMap};
 
 use super::READ_LENGTH;
+use super::kind::{Kind, is_causal};
 use crate::output::OutputMode;
 use crate::progress::Meter;
 use crate::{Result, machine};
@@ -59,17 +60,17 @@ impl Sample {
 }
 
 /// What the model's layers do with a sequence, those that select and those that attend; `None` where it has neither.
-pub(crate) fn token_map(
-    model: &MambaLm,
+pub(crate) fn token_map<O: Kind>(
+    model: &O::Model,
     sample: &Sample,
     title: String,
     mode: OutputMode,
 ) -> Result<Option<TokenMap>> {
-    check_length(model, sample.ids.len())?;
+    check_length::<O>(model, sample.ids.len())?;
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let layers = layers(&model, &sample.ids, mode)?;
+    let layers = layers::<O>(&model, &sample.ids, mode)?;
     let selects = |layer: &LayerMap| matches!(layer, LayerMap::Selection(_));
     let about = &sample.about;
     let selection = format!(
@@ -84,7 +85,7 @@ pub(crate) fn token_map(
     let captions = [
         Some(selection).filter(|_| layers.iter().any(selects)),
         Some(attention).filter(|_| !layers.iter().all(selects)),
-        Some(stages).filter(|_| model.config().multiple() > 1),
+        Some(stages).filter(|_| O::config(&model).multiple() > 1),
     ];
     let captions: Vec<String> = captions.into_iter().flatten().collect();
     Ok((!layers.is_empty()).then(|| TokenMap {
@@ -97,21 +98,22 @@ pub(crate) fn token_map(
 }
 
 /// Refuses a sequence whose map would not fit the memory.
-pub(crate) fn check_length(model: &MambaLm, tokens: usize) -> Result<()> {
-    let each = 4.0 * model.kept_per_token(Recompute::None);
+pub(crate) fn check_length<O: Kind>(model: &O::Model, tokens: usize) -> Result<()> {
+    let values = O::backbone(model).kept_per_token(Recompute::None) + O::outputs(model) as f64;
+    let each = 4.0 * values;
     machine::check_fits("the prompt", tokens as f64, each, Device::Cpu)
 }
 
 /// What the layers do with all tokens, in their order.
-fn layers(model: &MambaLm, ids: &[u32], mode: OutputMode) -> Result<Vec<LayerMap>> {
-    let mixers = model.config().layer_mixers()?;
+fn layers<O: Kind>(model: &O::Model, ids: &[u32], mode: OutputMode) -> Result<Vec<LayerMap>> {
+    let mixers = O::config(model).layer_mixers()?;
     let kind = |layer: usize| mixers[layer % mixers.len()].kind();
     let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
     let name = |layer: usize| match alike {
         true => format!("layer {}", layer + 1),
         false => format!("layer {}, {}", layer + 1, kind(layer).1),
     };
-    let (selections, attentions) = traced(model, ids, name, mode)?;
+    let (selections, attentions) = traced::<O>(model, ids, name, mode)?;
     let selection = |(layer, trace): (usize, SelectionTrace)| {
         let name = name(layer);
         let map = LayerSelection {
@@ -136,18 +138,23 @@ type Traced = (
 );
 
 /// Has the model read all tokens. The weights of attention are summed up on the way, as all of them may fit no memory.
-fn traced(
-    model: &MambaLm,
+fn traced<O: Kind>(
+    model: &O::Model,
     ids: &[u32],
     name: impl Fn(usize) -> String,
     mode: OutputMode,
 ) -> Result<Traced> {
     let mut meter = Meter::new(mode, "reading".into(), ids.len());
-    let mut state = model.initial_state(1)?;
+    let causal = is_causal(O::config(model))?;
+    let mut state = causal
+        .then(|| O::backbone(model).initial_state(1))
+        .transpose()?;
+    let chunk = if causal { READ_LENGTH } else { ids.len() };
     let (mut selections, mut attentions) = Traced::default();
-    for (chunk, chunk_ids) in ids.chunks(READ_LENGTH).enumerate() {
-        meter.at(chunk * READ_LENGTH)?;
-        for (layer, trace) in model.trace(chunk_ids, &mut state)? {
+    for (number, ids) in ids.chunks(chunk.max(1)).enumerate() {
+        meter.at(number * chunk)?;
+        let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
+        for (layer, trace) in O::trace(model, &ids, state.as_mut())? {
             match (trace, selections.get_mut(&layer)) {
                 (Trace::Selection(next), Some(whole)) => whole.delta.extend(next.delta),
                 (Trace::Selection(first), None) => {
@@ -211,6 +218,7 @@ mod tests {
     use crate::Error;
     use crate::refusal::Refusal;
     use serpens_nn::MambaLmConfig;
+    use serpens_train::NextToken;
 
     #[test]
     fn what_is_kept_is_as_defined_also_where_nothing_is() {
@@ -253,7 +261,7 @@ mod tests {
             let model = MambaLmConfig::new(16, 4, 256).with_layers(pattern);
             let model = model.init(Device::Cpu, 0).unwrap();
             let (sample, title) = (Sample::ids(vec![1, 2, 3]), "a title".to_owned());
-            let map = token_map(&model, &sample, title, OutputMode::Quiet).unwrap();
+            let map = token_map::<NextToken>(&model, &sample, title, OutputMode::Quiet).unwrap();
             let layers = map.unwrap().layers;
             let found: Vec<&str> = layers.iter().map(LayerMap::name).collect();
             assert_eq!(found, names);
@@ -275,7 +283,8 @@ mod tests {
     #[test]
     fn a_prompt_beyond_the_memory_is_refused_with_one_that_fits() {
         let model = MambaLmConfig::new(16, 1, 256).init(Device::Cpu, 0).unwrap();
-        let Err(Error::Refused { source, .. }) = check_length(&model, usize::MAX) else {
+        let Err(Error::Refused { source, .. }) = check_length::<NextToken>(&model, usize::MAX)
+        else {
             panic!("no memory holds so many");
         };
         let told = source.to_string();
@@ -286,7 +295,7 @@ mod tests {
             told.contains(&format!("is {:.1}", memory as f64 / 1e9)),
             "{told}"
         );
-        assert!(most > 0 && check_length(&model, most as usize).is_ok());
-        assert!(check_length(&model, most as usize + 2).is_err());
+        assert!(most > 0 && check_length::<NextToken>(&model, most as usize).is_ok());
+        assert!(check_length::<NextToken>(&model, most as usize + 2).is_err());
     }
 }

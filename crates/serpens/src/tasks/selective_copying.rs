@@ -9,7 +9,7 @@ use serpens_train::evaluate;
 use super::results::{Results, share};
 use super::selection::Sample;
 use super::trained::Trained;
-use super::{READ_LENGTH, Task, TaskSettings, TestConfig};
+use super::{OpenTask, READ_LENGTH, Task, TaskSettings, TestConfig};
 use crate::Result;
 use crate::output::OutputMode;
 use crate::progress::Meter;
@@ -45,12 +45,12 @@ impl TaskSettings for SelectiveCopyingConfig {
         }))
     }
 
-    fn open(&self, _seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
-        Ok(Box::new(Copying {
+    fn open(&self, _seed: u64, tests: &TestConfig) -> Result<OpenTask> {
+        Ok(OpenTask::Writes(Box::new(Copying {
             data: SelectiveCopying::new(self.clone())?,
             batches: tests.samples as u64,
             read: self.largest_batch().iter().product(),
-        }))
+        })))
     }
 }
 
@@ -63,6 +63,8 @@ struct Copying {
 }
 
 impl Task for Copying {
+    fn head(&self) {}
+
     fn source(&self) -> Arc<dyn Source> {
         Arc::new(self.data.clone())
     }

@@ -10,11 +10,11 @@ use serpens_data::{Corpus, CorpusSource, Slices, Source, Split, Tokenizer};
 use serpens_infer::{Batching, Request, SampleOptions, Told, encode_prompt, generate};
 use serpens_nn::MambaLm;
 use serpens_report::{LineChart, Series, Table, grouped};
-use serpens_train::{Evaluation, Result as TrainResult, StepMetrics, evaluate, go_on};
+use serpens_train::{Evaluation, NextToken, Result as TrainResult, StepMetrics, evaluate, go_on};
 use smart_default::SmartDefault;
 
 use super::trained::{Trained, chart, series};
-use super::{READ_LENGTH, Results, Task, TaskSettings, TestConfig, Validation};
+use super::{OpenTask, READ_LENGTH, Results, Task, TaskSettings, TestConfig, Validation};
 use crate::output::{OutputMode, counted, figure};
 use crate::progress::Meter;
 use crate::refusal::Refusal;
@@ -34,12 +34,9 @@ const BITS: &str = "bits_per_byte";
 pub struct TextConfig {
     /// A file, a folder or a glob: text, or a token file.
     pub data: Option<String>,
-    /// A tokenizer's file or folder; tokens are the model's that is gone on from where none is named, otherwise bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<String>,
-    /// The same, where it was opened with the model that is gone on from.
-    #[serde(skip)]
-    pub(crate) opened: Option<Tokenizer>,
+    /// What makes tokens.
+    #[serde(skip_serializing_if = "TokenizerSetting::is_bytes")]
+    pub tokenizer: TokenizerSetting,
     /// Rows of a batch.
     #[default = 8]
     pub batch: usize,
@@ -54,34 +51,64 @@ pub struct TextConfig {
     pub prompt: String,
 }
 
-impl TextConfig {
-    fn tokenizer(&self) -> Result<Tokenizer> {
-        if let Some(tokenizer) = &self.opened {
-            return Ok(tokenizer.clone());
+/// A tokenizer's file or folder; tokens are the model's that is gone on from where none is named, otherwise bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenizerSetting {
+    /// The file or folder.
+    pub path: Option<String>,
+    /// The same, where it was opened with the model that is gone on from.
+    #[serde(skip)]
+    pub(crate) opened: Option<Tokenizer>,
+}
+
+impl TokenizerSetting {
+    fn is_bytes(&self) -> bool {
+        self.path.is_none()
+    }
+
+    pub(super) fn open(&self) -> Result<Tokenizer> {
+        match (&self.opened, &self.path) {
+            (Some(tokenizer), _) => Ok(tokenizer.clone()),
+            (None, None) => Ok(Tokenizer::bytes()),
+            (None, Some(path)) => {
+                let opened = Tokenizer::open(Path::new(path));
+                opened.map_err(|error| Error::refused("task.tokenizer", error))
+            }
         }
-        let Some(path) = &self.tokenizer else {
-            return Ok(Tokenizer::bytes());
-        };
-        let opened = Tokenizer::open(Path::new(path));
-        opened.map_err(|error| Error::refused("task.tokenizer", error))
+    }
+
+    /// The sizes that a model's vocabulary may have.
+    pub(super) fn vocabulary(&self, tokens: usize) -> RangeInclusive<usize> {
+        match self {
+            Self {
+                path: None,
+                opened: None,
+            } => tokens..=tokens,
+            _ => tokens..=usize::MAX, // models have room for more, up to a round number
+        }
     }
 }
 
 impl TaskSettings for TextConfig {
-    fn text(&mut self) -> Option<&mut TextConfig> {
-        Some(self)
+    fn data(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.data)
+    }
+
+    fn tokenizer(&mut self) -> Option<&mut TokenizerSetting> {
+        Some(&mut self.tokenizer)
     }
 
     fn largest_batch(&self) -> [usize; 2] {
         [self.batch, self.length]
     }
 
-    fn open(&self, seed: u64, tests: &TestConfig) -> Result<Box<dyn Task>> {
+    fn open(&self, seed: u64, tests: &TestConfig) -> Result<OpenTask> {
         let Some(data) = &self.data else {
             return Err(Error::refused("--data", Refusal::NoText));
         };
-        let corpus =
-            Corpus::open(data, &self.tokenizer()?)?.with_validation_fraction(self.validation)?;
+        let corpus = Corpus::open(data, &self.tokenizer.open()?)?
+            .with_validation_fraction(self.validation)?;
         let source = corpus.windows(self.batch, self.length, seed)?;
         let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)
             .map_err(|error| Error::refused("task.prompt", error))?;
@@ -89,24 +116,20 @@ impl TaskSettings for TextConfig {
             return Err(Error::refused("task.prompt", Refusal::Empty));
         }
         let tokens = corpus.tokenizer().vocab_size();
-        let most = match (&self.tokenizer, &self.opened) {
-            (None, None) => tokens,
-            _ => usize::MAX, // models have room for more, up to a round number
-        };
         let slices = |length| {
             let slices = corpus.slices(Split::Validation, READ_ROWS, length)?;
             Ok::<_, Error>(slices.at_most(tests.tokens))
         };
         let held_out = || Ok::<_, Error>([slices(READ_LENGTH)?, slices(self.length)?]);
         let held_out = (self.validation > 0.0).then(held_out).transpose()?;
-        Ok(Box::new(Text {
+        Ok(OpenTask::Writes(Box::new(Text {
             held_out,
             data: data.clone(),
-            vocabulary: tokens..=most,
+            vocabulary: self.tokenizer.vocabulary(tokens),
             corpus,
             source,
             prompt,
-        }))
+        })))
     }
 }
 
@@ -190,6 +213,8 @@ impl Text {
 }
 
 impl Task for Text {
+    fn head(&self) {}
+
     fn source(&self) -> Arc<dyn Source> {
         Arc::new(self.source.clone())
     }
@@ -216,7 +241,11 @@ impl Task for Text {
         Some(self.corpus.tokenizer())
     }
 
-    fn validation(&self, name: &'static str, mode: OutputMode) -> Option<Validation<'_>> {
+    fn validation(
+        &self,
+        name: &'static str,
+        mode: OutputMode,
+    ) -> Option<Validation<'_, NextToken>> {
         let held_out = self.held_out.as_ref()?;
         Some(Box::new(move |model| {
             let bits = bits(name, model, held_out, mode)?;

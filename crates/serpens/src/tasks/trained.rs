@@ -12,9 +12,9 @@ use serpens_train::{Evaluation, StepMetrics};
 use crate::Result;
 
 /// A trained model and the story of its training.
-pub(crate) struct Trained {
+pub(crate) struct Trained<M = MambaLm> {
     pub(crate) name: &'static str,
-    pub(crate) model: MambaLm,
+    pub(crate) model: M,
     /// Of the model as it is, where its training ended now.
     pub(crate) evaluation: Option<Evaluation>,
     pub(crate) steps: Vec<StepMetrics>,
@@ -28,11 +28,11 @@ pub(crate) struct EvaluationLine {
     pub(crate) evaluation: BTreeMap<String, f64>,
 }
 
-impl Trained {
+impl<M> Trained<M> {
     /// The model with what its file of metrics tells.
     pub(crate) fn new(
         name: &'static str,
-        model: MambaLm,
+        model: M,
         evaluation: Option<Evaluation>,
         metrics: &Path,
     ) -> Result<Self> {
@@ -62,8 +62,11 @@ fn lines<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Vec<T> {
 }
 
 /// A value of every step, for each model.
-pub(crate) fn series(trained: &[Trained], value: impl Fn(&StepMetrics) -> f64) -> Vec<Series> {
-    let of = |model: &Trained| Series {
+pub(crate) fn series<M>(
+    trained: &[Trained<M>],
+    value: impl Fn(&StepMetrics) -> f64,
+) -> Vec<Series> {
+    let of = |model: &Trained<M>| Series {
         name: model.name.to_owned(),
         points: (model.steps.iter())
             .map(|line| (line.step as f64, value(line)))
