@@ -3,7 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::axis::{Axis, Scale};
-use crate::svg::{Drawing, END, Face, Form, MIDDLE, ROUND, segment, short, text_width};
+use crate::plot::Plot;
+use crate::svg::{Drawing, Face, Form, ROUND, segment, short, text_width};
 use crate::text::truncate;
 use crate::theme::{Inks, LIGHT};
 
@@ -32,6 +33,9 @@ pub struct LineChart {
     pub series: Vec<Series>,
     /// Levels to compare with, e.g. what guessing gives: (name, y).
     pub reference_lines: Vec<(String, f64)>,
+    /// Places where something changes, e.g. where a forecast begins: (name, x).
+    #[serde(default)]
+    pub marks: Vec<(String, f64)>,
     /// What the reader should see in it.
     pub caption: String,
 }
@@ -44,7 +48,8 @@ pub struct Series {
     /// (x, y) in the order of x.
     #[serde(deserialize_with = "or_nan")]
     pub points: Vec<(f64, f64)>,
-    /// The ends of each point's interval on the y axis, as [`crate::Share::interval`] gives; may be empty.
+    /// The ends of each point's interval on the y axis, as [`crate::Share::interval`] gives; may be empty. Bars
+    /// where points have markers (up to 40 points), else a band.
     #[serde(deserialize_with = "or_nan")]
     pub intervals: Vec<(f64, f64)>,
 }
@@ -72,39 +77,17 @@ impl Series {
         let bars = self.points.iter().zip(&self.intervals);
         bars.filter_map(bar).collect()
     }
-}
 
-/// The rectangle of the plot and its axes.
-struct Plot {
-    left: f64,
-    top: f64,
-    width: f64,
-    height: f64,
-    x: Axis,
-    y: Axis,
-}
-
-impl Plot {
-    /// Where a point is drawn. Values far outside are held near the frame, which hides what is beyond it.
-    fn locate(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
-        let (x, y) = (self.x.place(x)?, self.y.place(y)?);
-        Some((self.x_at(x.clamp(-9.0, 9.0)), self.y_at(y.clamp(-9.0, 9.0))))
-    }
-
-    fn x_at(&self, place: f64) -> f64 {
-        self.left + place * self.width
-    }
-
-    fn y_at(&self, place: f64) -> f64 {
-        self.top + (1.0 - place) * self.height
-    }
-
-    fn right(&self) -> f64 {
-        self.left + self.width
-    }
-
-    fn bottom(&self) -> f64 {
-        self.top + self.height
+    /// The outline of all intervals: their high ends, and back along the low ones.
+    fn interval_band(&self, plot: &Plot) -> String {
+        let pairs = || self.points.iter().zip(&self.intervals);
+        let known = || pairs().filter(|(_, (low, high))| low.is_finite() && high.is_finite());
+        let low: Vec<_> = known().map(|(point, ends)| (point.0, ends.0)).collect();
+        let high: Vec<_> = known().map(|(point, ends)| (point.0, ends.1)).collect();
+        let [low, high] = [low, high].map(|ends| thin(&ends, MOST_POINTS));
+        let outline = high.into_iter().chain(low.into_iter().rev());
+        let places: Vec<_> = outline.map(|point| plot.locate(point)).collect();
+        polyline(&places)
     }
 }
 
@@ -119,7 +102,7 @@ impl LineChart {
         let mut drawing = Drawing::new(width);
         let legend = self.legend(&mut drawing, inks);
         let plot = self.lay_out(width, legend);
-        self.frame(&mut drawing, &plot, inks);
+        plot.frame(&mut drawing, inks, [&self.x_label, &self.y_label]);
         self.references(&mut drawing, &plot, inks);
         self.curves(&mut drawing, &plot, inks);
         drawing.height = plot.bottom() + 40.0;
@@ -128,19 +111,11 @@ impl LineChart {
 
     fn lay_out(&self, width: f64, legend: f64) -> Plot {
         let y = self.y_axis();
-        let left = y.label_width().max(14.0) + 10.0;
-        let plot_width = width - left - 22.0;
-        let x_axis = |most| Axis::over(self.x_scale, self.points().map(|p| p.0), most, false, 1.0);
-        // Wide labels leave room for fewer ticks.
-        let most = (plot_width / (x_axis(10).label_width() + 18.0)) as usize;
-        Plot {
-            left,
-            top: legend + 24.0,
-            width: plot_width,
-            height: (width * 0.46).clamp(190.0, 420.0),
-            x: x_axis(most.clamp(2, 10)),
-            y,
-        }
+        let corner = (Plot::left_of(y.label_width()), legend + 24.0);
+        let marks = || self.marks.iter().map(|mark| mark.1);
+        let xs = || self.points().map(|point| point.0).chain(marks());
+        let x = |most| Axis::over(self.x_scale, xs(), most, false, 1.0);
+        Plot::new(width, corner, (width * 0.46).clamp(190.0, 420.0), x, y)
     }
 
     fn points(&self) -> impl Iterator<Item = (f64, f64)> {
@@ -158,28 +133,32 @@ impl LineChart {
             Some((low, high)) => Axis::over(scale, [low, high].into_iter(), 6, false, factor),
             None => {
                 let levels = self.reference_lines.iter().map(|(_, y)| *y);
-                let ys = self.points().map(|p| p.1).chain(levels);
+                let intervals = self.series.iter().flat_map(|it| &it.intervals);
+                let ends = intervals.flat_map(|(low, high)| [*low, *high]);
+                let ys = self.points().map(|p| p.1).chain(levels).chain(ends);
                 Axis::over(scale, ys, 7, true, factor)
             }
         }
     }
 
-    /// Names the curves, and the levels to compare with, in rows on top; returns the height that this took. A lone
+    /// Names the curves, and the lines to compare with, in rows on top; returns the height that this took. A lone
     /// curve is named by the y axis.
     fn legend(&self, drawing: &mut Drawing, inks: &Inks) -> f64 {
         let is_lone = self.series.len() == 1;
         let named = self.series.iter().enumerate().filter(|_| !is_lone);
-        let curves = named.map(|(i, it)| (&it.name, Style::of(i, inks), it.has_markers()));
-        let levels = self.reference_lines.iter().enumerate();
-        let levels = levels.map(|(i, (name, _))| (name, Style::of_level(i, inks), false));
+        let curves = named.map(|(i, it)| (&it.name, Style::of(i, inks), it.has_markers(), "h24"));
+        let levels = self.reference_lines.iter().map(|(name, _)| (name, "h24"));
+        let marks = self.marks.iter().map(|(name, _)| (name, "m12 5v-14"));
+        let lines = levels.chain(marks).enumerate();
+        let lines = lines.map(|(i, (name, sample))| (name, Style::of_line(i, inks), false, sample));
         let (mut x, mut y) = (2.0, 14.0);
-        for (name, style, has_markers) in curves.chain(levels) {
+        for (name, style, has_markers, sample) in curves.chain(lines) {
             let name = truncate(name, 36);
             let width = 31.0 + text_width(&name) + 14.0;
             if x > 2.0 && x + width > drawing.width {
                 (x, y) = (2.0, y + 18.0);
             }
-            let sample = format!("M{} {}h24", short(x), short(y - 4.0));
+            let sample = format!("M{} {}{sample}", short(x), short(y - 4.0));
             drawing.stroke(&sample, style.colour, style.width, &[ROUND, style.dash]);
             if has_markers {
                 drawing.fill(&style.marker((x + 12.0, y - 4.0)), style.colour);
@@ -190,33 +169,19 @@ impl LineChart {
         if x > 2.0 { y + 10.0 } else { 0.0 }
     }
 
-    fn frame(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
-        let label = Face::new(inks.muted);
-        let (left, right, bottom) = (plot.left, plot.right(), plot.bottom());
-        let (middle, end) = (label.with(MIDDLE), label.with(END));
-        drawing.text(0.0, plot.top - 12.0, &label, &self.y_label);
-        for (place, text) in &plot.y.ticks {
-            let y = plot.y_at(*place);
-            drawing.line((left, y), (right, y), inks.grid);
-            drawing.text(left - 7.0, y + 4.0, &end, text);
-        }
-        drawing.line((left, bottom), (right, bottom), inks.muted);
-        for (place, text) in &plot.x.ticks {
-            let x = plot.x_at(*place);
-            drawing.line((x, bottom), (x, bottom + 4.0), inks.muted);
-            drawing.text(x, bottom + 17.0, &middle, text);
-        }
-        let centre = left + plot.width / 2.0;
-        drawing.text(centre, bottom + 34.0, &middle, &self.x_label);
-    }
-
     fn references(&self, drawing: &mut Drawing, plot: &Plot, inks: &Inks) {
-        for (index, (_, level)) in self.reference_lines.iter().enumerate() {
-            if let Some(place) = plot.y.place_on(*level) {
-                let (style, y) = (Style::of_level(index, inks), plot.y_at(place));
-                let line = segment((plot.left, y), (plot.right(), y));
-                drawing.stroke(&line, style.colour, style.width, &[style.dash]);
-            }
+        let levels = self.reference_lines.iter().map(|(_, level)| {
+            let y = plot.y_at(plot.y.place_on(*level)?);
+            Some(segment((plot.left, y), (plot.right(), y)))
+        });
+        let marks = self.marks.iter().map(|(_, mark)| {
+            let x = plot.x_at(plot.x.place_on(*mark)?);
+            Some(segment((x, plot.top), (x, plot.bottom())))
+        });
+        for (index, line) in levels.chain(marks).enumerate() {
+            let style = Style::of_line(index, inks);
+            let line = line.unwrap_or_default();
+            drawing.stroke(&line, style.colour, style.width, &[style.dash]);
         }
     }
 
@@ -231,6 +196,11 @@ impl LineChart {
             let style = Style::of(index, inks);
             let points = thin(&series.points, MOST_POINTS).into_iter();
             let places: Vec<_> = points.map(|point| plot.locate(point)).collect();
+            if !series.has_markers() && !series.intervals.is_empty() {
+                let (band, colour) = (series.interval_band(plot), style.colour);
+                drawing.shapes +=
+                    &format!("<path d=\"{band}\" fill=\"{colour}\" fill-opacity=\"0.2\"/>\n");
+            }
             let (path, dash) = (polyline(&places), [ROUND, style.dash]);
             drawing.stroke(&path, style.colour, 1.5, &dash);
             if series.has_markers() {
@@ -287,8 +257,8 @@ impl Style {
         }
     }
 
-    /// A level to compare with: thin and dashed.
-    fn of_level(index: usize, inks: &Inks) -> Self {
+    /// A line to compare with: thin and dashed.
+    fn of_line(index: usize, inks: &Inks) -> Self {
         Style {
             colour: inks.muted,
             width: 1.2,

@@ -2,7 +2,7 @@
 
 use crate::text::escape;
 use crate::theme::{DARK, LIGHT, PAGE};
-use crate::{Form, Report, Table};
+use crate::{Figure, Form, Report, Table};
 
 const STYLE: &str = include_str!("page.css");
 /// Width at which charts are drawn; the page scales them.
@@ -14,9 +14,14 @@ const MAP_WIDTH: f64 = 1000.0;
 impl Report {
     /// The figures as SVG files, each with a name made of its title.
     pub fn to_files(&self, form: Form) -> Vec<(String, String)> {
-        let charts = self.figures.iter();
-        let charts = charts.map(|chart| (&chart.title, chart.to_svg(form)));
-        let maps = self.maps.iter().map(|map| (&map.title, map.to_svg(form)));
+        let charts = self.figures.iter().map(|chart| {
+            let (title, caption, drawing) = chart.draw(form.width(), &LIGHT);
+            (title, drawing.into_file(form, title, caption))
+        });
+        let maps = self
+            .maps
+            .iter()
+            .map(|map| (map.title.as_str(), map.to_svg(form)));
         let sign = |c: char| !c.is_alphanumeric();
         let files = charts.chain(maps);
         let files = files.map(|(title, svg)| (title.to_lowercase().replace(sign, "-"), svg));
@@ -27,8 +32,16 @@ impl Report {
     pub fn to_html(&self) -> String {
         let title = escape(&self.title);
         let charts = self.figures.iter().map(|chart| {
-            let drawn = chart.draw(CHART_WIDTH, &PAGE).inline(&chart.title);
-            figure(&chart.title, &drawn, &chart.caption)
+            let broad = matches!(chart, Figure::Confusion(matrix) if matrix.is_broad());
+            let width = if broad { MAP_WIDTH } else { CHART_WIDTH };
+            let (title, caption, drawing) = chart.draw(width, &PAGE);
+            let drawn = drawing.inline(title);
+            let drawn = match chart {
+                Figure::Sound(sound) => drawn + &sound.player(),
+                _ if broad => format!("<div class=\"wide\">{drawn}</div>\n"),
+                _ => drawn,
+            };
+            figure(title, &drawn, caption)
         });
         let maps = self.maps.iter().map(|map| {
             let drawn = map.draw(MAP_WIDTH, &PAGE, true).inline(&map.title);

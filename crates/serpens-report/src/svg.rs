@@ -1,7 +1,7 @@
 //! A small writer of SVG: the few shapes that the figures need, numbers kept short and always finite.
 
 use crate::text::{display_width, escape, trimmed, wrap};
-use crate::theme::{DARK, LIGHT};
+use crate::theme::{DARK, Inks, LIGHT};
 
 const XMLNS: &str = r#" xmlns="http://www.w3.org/2000/svg""#;
 const SANS: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif";
@@ -77,6 +77,14 @@ impl Drawing {
         }
     }
 
+    /// A figure of no data says so.
+    pub(super) fn without_data(width: f64, inks: &Inks) -> Self {
+        let mut drawing = Self::new(width);
+        drawing.text(0.0, 14.0, &Face::new(inks.muted), "Nothing was recorded.");
+        drawing.height = 20.0;
+        drawing
+    }
+
     pub(super) fn rect(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
         let [x, y, width, height] = [x, y, width, height].map(short);
         self.shapes += &format!(
@@ -96,6 +104,9 @@ impl Drawing {
 
     /// A path that is drawn as a line, with more attributes.
     pub(super) fn stroke(&mut self, d: &str, stroke: &str, width: f64, more: &[&str]) {
+        if d.is_empty() {
+            return;
+        }
         let (width, more) = (short(width), more.concat());
         self.shapes += &format!(
             "<path d=\"{d}\" stroke=\"{stroke}\" stroke-width=\"{width}\" fill=\"none\"{more}/>\n"

@@ -129,6 +129,7 @@ fn gamma(v: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confusion::MOST_INK;
 
     fn luminance([r, g, b]: [u8; 3]) -> f64 {
         let linear = |v: u8| {
@@ -173,6 +174,15 @@ mod tests {
                     .iter()
                     .all(|colour| contrast(colour, inks.paper) > 4.0)
             );
+            // The darkest cell of a confusion matrix, with its count.
+            let (paper, cell) = (parse(inks.paper), parse(inks.s0));
+            let mixed: [u8; 3] = std::array::from_fn(|i| {
+                let [paper, cell] = [paper, cell].map(|colour| f64::from(colour[i]));
+                (paper + MOST_INK * (cell - paper)).round() as u8
+            });
+            let [r, g, b] = mixed;
+            let mixed = format!("#{r:02x}{g:02x}{b:02x}");
+            assert!(contrast(inks.ink, &mixed) > 4.5, "{mixed}");
         }
     }
 }

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::bands::{MOST_COLUMNS, group, groups};
+use super::bands::MOST_COLUMNS;
+use crate::groups::{group, groups};
 
 /// Rows of a heat map of weights at most.
 const MOST_ROWS: usize = 128;

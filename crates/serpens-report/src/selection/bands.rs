@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::layer::LayerFigure;
 use super::{LayerMap, LayerSelection};
+use crate::groups::{groups, mean};
 
 /// Rows of a heat map at most.
 const MOST_BANDS: usize = 48;
@@ -14,26 +15,6 @@ pub(super) const MOST_COLUMNS: usize = 256;
 pub(super) fn value(values: &[f32], channels: usize, token: usize, channel: usize) -> f64 {
     let index = token.saturating_mul(channels).saturating_add(channel);
     values.get(index).map_or(f64::NAN, |v| f64::from(*v))
-}
-
-/// The mean of the values that are finite.
-pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values
-        .filter(|v| v.is_finite())
-        .fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
-    (count > 0).then(|| sum / count as f64)
-}
-
-/// How many stand in a group where there are as few equal ones as `most` allows.
-pub(super) fn group(items: usize, most: usize) -> usize {
-    items.div_ceil(most).max(1)
-}
-
-/// `items` in such groups; the last may be smaller.
-pub(super) fn groups(items: usize, most: usize) -> Vec<Range<usize>> {
-    let size = group(items, most);
-    let starts = (0..items).step_by(size);
-    starts.map(|from| from..items.min(from + size)).collect()
 }
 
 /// The tokens in the columns of a heat map.

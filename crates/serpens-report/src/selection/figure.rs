@@ -96,13 +96,11 @@ impl TokenFigure {
 
     /// The figure, `room` pixels wide, or wider if it `scrolls` and has many tokens.
     pub(crate) fn draw(&self, room: f64, inks: &Inks, scrolls: bool) -> Drawing {
-        let mut drawing = Drawing::new(room);
         let tokens = self.tokens.len();
         if tokens == 0 || self.layers.is_empty() {
-            drawing.text(0.0, 14.0, &Face::new(inks.muted), "Nothing was recorded.");
-            drawing.height = 20.0;
-            return drawing;
+            return Drawing::without_data(room, inks);
         }
+        let mut drawing = Drawing::new(room);
         let columns = columns(tokens);
         let least = if scrolls { LEAST_CELL } else { 0.0 };
         let fitting = (room - LEFT - RIGHT) / columns.len() as f64;

@@ -3,11 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bands::{Grid, mean};
+use super::bands::Grid;
 use super::figure::{Frame, LEFT};
 use super::{STEP_SIZE, WEIGHT};
 use crate::axis::{Axis, Scale};
-use crate::svg::{BOLD, Drawing, END, Face, LETTER, MIDDLE, short, text_width};
+use crate::groups::mean;
+use crate::heat::{self, Cells};
+use crate::svg::{BOLD, Drawing, END, Face, MIDDLE, short, text_width};
 use crate::text::{escape, number, rounded, truncate, wrap};
 use crate::theme::{MEMORY, Palette, STEP};
 
@@ -16,8 +18,6 @@ const STRIP_HEIGHT: f64 = 46.0;
 const MAP_HEIGHT: f64 = 144.0;
 /// The line of a heat map's name and colours.
 const KEY_HEIGHT: f64 = 23.0;
-/// Colours of a heat map; neighbours differ by less than the eye sees.
-const SHADES: usize = 64;
 
 /// What is drawn of a layer: in columns of one token each, or of a group of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -207,76 +207,33 @@ struct Panel<'a> {
 impl Panel<'_> {
     /// From `top` down; returns where it ends.
     fn draw(&self, drawing: &mut Drawing, frame: &Frame, grid: &Grid, top: f64) -> f64 {
-        self.key(drawing, frame, top + 16.0);
+        let [low, high] = [self.range.low, self.range.high].map(rounded);
+        let (at, texts) = ((LEFT, top + 16.0), [self.name, &low, &high]);
+        heat::key(drawing, at, &frame.note(), self.palette, texts);
         let top = top + KEY_HEIGHT;
         drawing.rect(LEFT, top, frame.width(), self.height, frame.inks.empty);
         for (line, x) in self.rows.iter().zip([LEFT - 24.0, LEFT - 10.0]) {
             let middle = top + self.height / 2.0;
             drawing.upward(x, middle, &frame.note().with(MIDDLE), line);
         }
-        let row_height = self.height / grid.len().max(1) as f64;
-        // Blended edges would show the background between neighbours as a fine net: on a page they are crisp; in a
-        // file, whose reader may blend all the same, neighbours overlap, by no more than is not seen.
+        let size = (frame.cell, self.height / grid.len().max(1) as f64);
+        // On a page edges are crisp; in a file, whose reader may blend them all the same, neighbours overlap, by no
+        // more than is not seen.
         let overlap = |size: f64| match frame.scrolls {
             true => 0.0,
             false => (0.3 / size).min(0.1),
         };
-        let [x, y] = [LEFT, top + row_height / 2.0].map(short);
-        let (width, thickness) = (frame.cell, short(1.0 + overlap(row_height)));
-        drawing.shapes += &format!(
-            "<g transform=\"translate({x} {y}) scale({width:.4} {row_height:.4})\" stroke-width=\"{thickness}\" fill=\"none\" shape-rendering=\"crispEdges\">\n"
-        );
-        let runs = self.runs(grid, frame.columns.len(), overlap(frame.cell));
-        for (index, path) in runs.iter().enumerate() {
-            if !path.is_empty() {
-                let colour = self.colour(index);
-                drawing.shapes += &format!("<path stroke=\"{colour}\" d=\"{path}\"/>\n");
-            }
-        }
-        drawing.shapes += "</g>\n";
-        top + self.height
-    }
-
-    fn colour(&self, shade: usize) -> String {
-        self.palette.hex(shade as f64 / (SHADES - 1) as f64)
-    }
-
-    /// The name, and the colours between the values of their ends.
-    fn key(&self, drawing: &mut Drawing, frame: &Frame, baseline: f64) {
-        let mut x = LEFT;
-        let [low, high] = [self.range.low, self.range.high].map(rounded);
-        for text in [self.name, &low] {
-            drawing.text(x, baseline, &frame.note(), text);
-            x += text_width(text) + 12.0;
-        }
-        drawing.shapes += "<g shape-rendering=\"crispEdges\">\n";
-        for shade in 0..SHADES {
-            let (x, colour) = (x - 6.0 + shade as f64, self.colour(shade));
-            drawing.rect(x, baseline - LETTER + 2.0, 1.5, LETTER - 2.0, &colour);
-        }
-        drawing.shapes += "</g>\n";
-        drawing.text(x + SHADES as f64, baseline, &frame.note(), &high);
-    }
-
-    /// For each shade, the cells of that shade as horizontal lines one row thick; neighbours in a row are one line.
-    fn runs(&self, grid: &Grid, columns: usize, overlap: f64) -> Vec<String> {
-        let shade = |value: &Option<f32>| {
-            let place = self.range.place(f64::from((*value)?))?;
-            Some((place * (SHADES - 1) as f64).round() as usize)
+        let cells = Cells {
+            origin: (LEFT, top),
+            size,
+            overlap: (overlap(size.0), overlap(size.1)),
         };
-        let mut paths = vec![String::new(); SHADES];
-        for (band, cells) in grid.iter().enumerate() {
-            let shades: Vec<_> = cells.iter().take(columns).map(shade).collect();
-            let mut start = 0;
-            for run in shades.chunk_by(|a, b| a == b) {
-                if let Some(shade) = run[0] {
-                    let length = short(run.len() as f64 + overlap);
-                    paths[shade] += &format!("M{start} {band}h{length}");
-                }
-                start += run.len();
-            }
-        }
-        paths
+        let place = |value: &Option<f32>| self.range.place(f64::from((*value)?));
+        let columns = frame.columns.len();
+        let rows = grid.iter().map(|row| row.iter().take(columns).map(place));
+        let stroke = |place| format!("stroke=\"{}\"", self.palette.hex(place));
+        cells.draw(drawing, rows, stroke);
+        top + self.height
     }
 }
 

@@ -13,6 +13,8 @@ mod terminal;
 
 use serde::Serialize;
 
+use crate::groups::mean;
+
 pub use attention::LayerAttention;
 pub use figure::TokenFigure;
 
@@ -103,7 +105,7 @@ impl LayerMap {
             Self::Selection(layer) => layer.mean_deltas(tokens),
             Self::Attention(layer) => {
                 let bar = |token| [bands::value(&layer.received, 1, token, 0)].into_iter();
-                (0..tokens).map(|token| bands::mean(bar(token))).collect()
+                (0..tokens).map(|token| mean(bar(token))).collect()
             }
         }
     }
@@ -120,7 +122,7 @@ impl LayerSelection {
         let channels = 0..self.known_channels(tokens);
         let at = |token| {
             let steps = channels.clone();
-            bands::mean(steps.map(|c| bands::value(&self.delta, self.channels, token, c)))
+            mean(steps.map(|c| bands::value(&self.delta, self.channels, token, c)))
         };
         (0..tokens).map(at).collect()
     }

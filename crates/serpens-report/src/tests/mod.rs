@@ -1,5 +1,6 @@
 //! Tests of the page and of the maps as a whole.
 
+mod figures;
 mod fixtures;
 
 use rand::{RngExt, SeedableRng};
@@ -84,11 +85,14 @@ fn an_empty_report_is_balanced() {
     unbalanced(&Report::default().to_html()).unwrap();
     let hollow = Report {
         figures: vec![
-            LineChart::default(),
+            LineChart::default().into(),
             LineChart {
                 series: vec![Series::default(); 9],
                 ..LineChart::default()
-            },
+            }
+            .into(),
+            ConfusionMatrix::default().into(),
+            Sound::default().into(),
         ],
         tables: vec![Table::default()],
         maps: vec![
@@ -122,12 +126,19 @@ fn text_from_outside_never_becomes_markup() {
     ] {
         *text = evil.clone();
     }
-    for chart in &mut report.figures {
+    let mut charts = fixtures::charts();
+    for chart in &mut charts {
         (chart.title, chart.x_label, chart.y_label, chart.caption) =
             (evil.clone(), evil.clone(), evil.clone(), evil.clone());
         chart.series[0].name = evil.clone();
         chart.reference_lines[0].0 = evil.clone();
+        chart.marks = vec![(evil.clone(), 100.0)];
     }
+    report.figures = charts.into_iter().map(Figure::from).collect();
+    let (mut matrix, mut sound) = (fixtures::matrix(10, 50), fixtures::sound());
+    (matrix.title, matrix.caption, matrix.classes[0]) = (evil.clone(), evil.clone(), evil.clone());
+    (sound.title, sound.caption) = (evil.clone(), evil.clone());
+    report.figures.extend([matrix.into(), sound.into()]);
     let table = &mut report.tables[0];
     (
         table.title,
@@ -178,12 +189,14 @@ fn numbers_that_are_not_finite_leave_no_trace_in_the_figures() {
                 },
                 Series::default(),
             ];
-            let reference_lines = hostile.iter().map(|y| ("level".to_string(), *y)).collect();
+            let reference_lines: Vec<_> =
+                hostile.iter().map(|y| ("level".to_string(), *y)).collect();
             let chart = LineChart {
                 x_scale,
                 y_scale,
                 y_range,
                 series,
+                marks: reference_lines.clone(),
                 reference_lines,
                 ..LineChart::default()
             };
@@ -363,7 +376,9 @@ fn a_printed_map_keeps_to_its_width_whatever_its_tokens() {
 #[test]
 fn a_report_that_was_kept_is_drawn_the_same() {
     let mut report = fixtures::report();
-    report.figures[0].series[0].points[3].1 = f64::NAN;
+    let mut chart = fixtures::charts().remove(0);
+    chart.series[0].points[3].1 = f64::NAN;
+    report.figures[0] = chart.into();
     let kept = serde_json::to_string(&report).unwrap();
     let again: Report = serde_json::from_str(&kept).unwrap();
     assert!(report.to_html() == again.to_html());
@@ -381,6 +396,14 @@ fn a_hostile_report_is_drawn() {
         layer["means"] = serde_json::json!(vec![1e300; 500]);
         layer["channels"] = serde_json::json!(u64::MAX);
     }
+    let figures = &mut kept["figures"];
+    figures[2]["counts"] = serde_json::json!([[u64::MAX, 0], [], vec![u64::MAX; 500]]);
+    let sound = &mut figures[3];
+    sound["waveform"]["seconds"] = serde_json::json!(-1e300);
+    sound["waveform"]["wav"] = serde_json::json!("\"><script>");
+    sound["spectrogram"] = serde_json::json!(
+        {"seconds": 1e308, "top": -1e300, "decibels": [1e300, -1e300], "png": "\"/><script>"}
+    );
     let attention = &mut kept["maps"][2]["layers"][1];
     attention["weights"] = hostile;
     attention["heads"] = serde_json::json!(u64::MAX);
@@ -392,10 +415,9 @@ fn a_hostile_report_is_drawn() {
     let drawn = files.concat().into_iter().map(|(_, svg)| svg);
     for svg in drawn.chain([report.to_html()]) {
         unbalanced(&svg).unwrap();
-        assert!(
-            !svg.contains("NaN") && !svg.contains("inf\"") && !svg.contains(">inf"),
-            "{svg}"
-        );
+        for forbidden in ["NaN", "inf\"", ">inf", "<script"] {
+            assert!(!svg.contains(forbidden), "{forbidden}: {svg}");
+        }
     }
 }
 
@@ -413,7 +435,7 @@ fn a_file_follows_a_dark_page_and_a_paper_stays_white() {
         for ink in ["#1b1f24", "#5d6670"] {
             assert!(page.contains(&format!("[fill=\"{ink}\"]")), "{ink}");
         }
-        assert!(!paper.contains(&report.figures[0].caption) && !paper.contains("#ffffff"));
+        assert!(!paper.contains(&fixtures::charts()[0].caption) && !paper.contains("#ffffff"));
     }
 }
 

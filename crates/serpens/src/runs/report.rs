@@ -71,7 +71,7 @@ impl<O: Kind> Run<O> {
             title: format!("{}: {path}", self.recipe.task.name()),
             summary: results.sentence.clone(),
             date: machine::now(),
-            figures,
+            figures: figures.into_iter().map(Into::into).collect(),
             tables: vec![results.table.clone()],
             maps,
             texts: shown.collect(),

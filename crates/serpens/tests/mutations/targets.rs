@@ -221,7 +221,7 @@ pub fn report(bytes: &[u8]) {
     };
     let report = Report {
         title: text(7),
-        figures: vec![chart],
+        figures: vec![chart.into()],
         maps: vec![map.figure()],
         texts: vec![(text(8), text(9))],
         ..Report::default()
