@@ -37,11 +37,6 @@ pub enum Error {
         /// What the parser said.
         source: glob::PatternError,
     },
-    /// A text that is too large to be encoded in memory.
-    #[error(
-        "`{0}` has more text than is encoded at a time (256 MiB): make a token file of it with `serpens tokenize`, and give that"
-    )]
-    TooLarge(String),
     /// A document that its tokenizer cannot read in blocks is too large for the memory.
     #[error("`{}` has a document of more than 256 MiB, which this tokenizer cannot read in blocks: cut it", .0.display())]
     LongDocument(PathBuf),
@@ -58,6 +53,32 @@ pub enum Error {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// What a file holds is not what is read of it.
+    #[error("`{}`{place}: {wrong}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, as `, line 7`.
+        place: String,
+        /// What is wrong there, and what to do.
+        wrong: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is no place of labels.
+    #[error(
+        "labels: `{0}` is none of folder, file, a table that ends in .csv or .tsv, and a pattern with {{label}} such as {{label}}_{{group}}_*.wav"
+    )]
+    Labels(String),
+    /// Fewer classes than can be told apart, or more than there are likely to be.
+    #[error(
+        "there are {0} classes{1}: say where the labels are, with --labels folder, file, TABLE.csv or a pattern such as {{label}}_*"
+    )]
+    Classes(usize, String),
+    /// A group to hold out that there is not.
+    #[error("there is no group `{0}` to hold out: there are {1}, …")]
+    NoGroup(String, String),
+    /// A class of which everything is held out.
+    #[error("all of the class `{0}` is held out: hold out less, or give more files of it")]
+    NothingToLearn(String),
     /// A token file that another tokenizer made.
     #[error("`{}` was made with another tokenizer: give that one, or make the file anew with `serpens tokenize`", .0.display())]
     OtherTokenizer(PathBuf),
@@ -142,6 +163,21 @@ impl Error {
         move |source| Error::Tokenizer {
             path: path.to_owned(),
             source,
+        }
+    }
+}
+
+impl Error {
+    /// What is wrong at a place (`, line 7`, or nothing) of this file.
+    pub(crate) fn of_content(
+        path: &Path,
+        place: impl Into<String>,
+        wrong: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Error::Content {
+            path: path.to_owned(),
+            place: place.into(),
+            wrong: wrong.into(),
         }
     }
 }

@@ -13,8 +13,8 @@
 //! use std::sync::Arc;
 //!
 //! use serpens_data::{
-//!     Corpus, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source, Split,
-//!     Tokenizer,
+//!     Content, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Prefetch, Source,
+//!     Split, Tokenizer,
 //! };
 //!
 //! # fn main() -> serpens_data::Result<()> {
@@ -38,7 +38,8 @@
 //! # std::fs::write(folder.path().join("poem.txt"), poem).expect("a file");
 //! # let pattern = format!("{}/*.txt", folder.path().display());
 //! # let pattern = pattern.as_str();
-//! let corpus = Corpus::open(pattern, &Tokenizer::bytes())?; // such as "poems/*.txt"
+//! let (bytes, go_on) = (Tokenizer::bytes(), &mut |_, _| Ok::<_, Error>(()));
+//! let corpus = Corpus::open(pattern, &Content::Text, &bytes, &[], go_on)?; // such as "poems/*.txt"
 //! let train = corpus.windows(4, 32, 7)?;
 //! let batch = train.batch(0)?;
 //! assert_eq!(batch.inputs.ids()[1..32], batch.targets.ids()[..31]);
@@ -49,20 +50,39 @@
 //! # }
 //! ```
 
+pub mod baseline;
+mod content;
 mod corpus;
 mod error;
+mod files;
 mod induction_heads;
+mod labelled;
+mod labels;
 mod permutation;
 mod prefetch;
 mod random;
+mod records;
 mod selective_copying;
+mod series;
 mod source;
+mod spectrum;
+mod store;
 mod tokenizer;
+mod unpack;
 
+pub use content::{
+    Ambiguity, AudioConfig, AudioForm, Colours, Content, DnaConfig, Gaps, ImageConfig, LowerCase,
+    TableConfig, columns, from_mu_law, idx_labels, mu_law, write_wav,
+};
 pub use corpus::{Corpus, CorpusSource, Counts, Slices, Split, tokenize};
 pub use error::{Error, Result};
 pub use induction_heads::{InductionHeads, InductionHeadsConfig};
+pub use labelled::{LabelledRecords, LabelledSource, Window, windows};
+pub use labels::Labels;
 pub use prefetch::Prefetch;
+pub use records::{Record, Records, Watch};
 pub use selective_copying::{SelectiveCopying, SelectiveCopyingConfig};
+pub use series::{Series, SeriesSource, scaled};
 pub use source::{Batch, Bounds, IGNORE, Numbers, Source};
+pub use spectrum::spectrogram;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -9,6 +9,7 @@ pub(crate) enum Purpose {
     Training = 1,
     Evaluation = 2,
     EpochOrder = 3,
+    Strand = 4,
 }
 
 /// A generator for one index: seed and purpose are ChaCha's key, the index is its stream.

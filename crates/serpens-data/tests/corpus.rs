@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use proptest::prelude::*;
-use serpens_data::{Batch, Corpus, CorpusSource, Error, IGNORE, Source, Split, Tokenizer};
+use serpens_data::{Batch, Content, Corpus, CorpusSource, Error, IGNORE, Source, Split, Tokenizer};
 use tempfile::TempDir;
 
 /// Files with the given names and contents.
@@ -23,7 +23,9 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
 }
 
 fn open(path: &Path) -> Corpus {
-    Corpus::open(path.to_str().expect("a plain path"), &Tokenizer::bytes()).expect("it is there")
+    let (path, bytes) = (path.to_str().expect("a plain path"), Tokenizer::bytes());
+    let go_on = &mut |_, _| Ok::<_, Error>(());
+    Corpus::open(path, &Content::Text, &bytes, &[], go_on).expect("it is there")
 }
 
 /// A corpus of `bytes` bytes in which any four in a row are found at one place only: big-endian counters.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serpens_data::{
-    Corpus, Error, InductionHeads, InductionHeadsConfig, Prefetch, SelectiveCopying,
+    Content, Corpus, Error, InductionHeads, InductionHeadsConfig, Prefetch, SelectiveCopying,
     SelectiveCopyingConfig, Split, Tokenizer,
 };
 use tempfile::TempDir;
@@ -14,8 +14,13 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
+fn open_pattern(pattern: &str) -> Result<Corpus, Error> {
+    let (bytes, go_on) = (Tokenizer::bytes(), &mut |_, _| Ok(()));
+    Corpus::open(pattern, &Content::Text, &bytes, &[], go_on)
+}
+
 fn open(path: &Path) -> Result<Corpus, Error> {
-    Corpus::open(path.to_str().expect("a plain path"), &Tokenizer::bytes())
+    open_pattern(path.to_str().expect("a plain path"))
 }
 
 /// The error's text, which must be one line and name every one of `parts`.
@@ -77,7 +82,7 @@ fn a_glob_that_matches_nothing_is_quoted() {
 
 #[test]
 fn a_malformed_glob_is_quoted() {
-    let error = Corpus::open("texts/[a-", &Tokenizer::bytes()).expect_err("the bracket is open");
+    let error = open_pattern("texts/[a-").expect_err("the bracket is open");
     assert!(matches!(error, Error::MalformedGlob { .. }));
     line(&error, &["texts/[a-", "malformed"]);
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serpens_data::{
-    Batch, Bounds, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Numbers, Prefetch,
-    Result, SelectiveCopying, SelectiveCopyingConfig, Source, Tokenizer,
+    Batch, Bounds, Content, Corpus, Error, IGNORE, InductionHeads, InductionHeadsConfig, Numbers,
+    Prefetch, Result, SelectiveCopying, SelectiveCopyingConfig, Source, Tokenizer,
 };
 
 /// One source of each kind. The text makes short epochs, so that batches run over their borders.
@@ -16,8 +16,9 @@ fn sources(seed: u64) -> Vec<Arc<dyn Source>> {
     let file = folder.path().join("text");
     let text: Vec<u8> = (0..1000u32).map(|i| (i * i % 251) as u8).collect();
     std::fs::write(&file, text).expect("a file");
-    let corpus = Corpus::open(file.to_str().expect("a plain path"), &Tokenizer::bytes())
-        .expect("it is there");
+    let (file, bytes) = (file.to_str().expect("a plain path"), Tokenizer::bytes());
+    let go_on = &mut |_, _| Ok::<_, Error>(());
+    let corpus = Corpus::open(file, &Content::Text, &bytes, &[], go_on).expect("it is there");
     let induction = InductionHeadsConfig {
         lengths: vec![16, 64, 256],
         seed,

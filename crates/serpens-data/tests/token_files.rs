@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serpens_data::{
-    Batch, Corpus, Counts, Error, IGNORE, Result, Source, Split, Tokenizer, TokenizerError,
-    tokenize,
+    Batch, Content, Corpus, Counts, Error, IGNORE, Result, Source, Split, Tokenizer,
+    TokenizerError, tokenize,
 };
 use tempfile::TempDir;
 
@@ -29,23 +29,38 @@ fn text(name: &str, content: impl AsRef<[u8]>) -> (TempDir, String) {
 
 fn encode(path: &str, tokenizer: &Tokenizer) -> Result<(PathBuf, Counts)> {
     let out = PathBuf::from(format!("{path}.tokens"));
-    let counts = tokenize(&[path.to_owned()], tokenizer, &out, &mut |done, all| {
-        assert!(done <= all);
-        Ok::<_, Error>(())
-    })?;
+    let counts = tokenize(
+        &[path.to_owned()],
+        &Content::Text,
+        tokenizer,
+        &out,
+        &mut |done, all| {
+            assert!(done <= all);
+            Ok::<_, Error>(())
+        },
+    )?;
     Ok((out, counts))
 }
 
 fn words(file: &Path) -> Vec<u32> {
     let bytes = fs::read(file).unwrap();
-    let words = bytes[64..].chunks(4);
-    words
-        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    let width = bytes[48] as usize;
+    let flags = 8 * width as u32 - 2;
+    let words = bytes[64..].chunks(width).map(|word| {
+        let mut long = [0; 4];
+        long[..width].copy_from_slice(word);
+        let word = u32::from_le_bytes(long);
+        word >> flags << 30 | word & ((1 << flags) - 1)
+    });
+    words.collect()
+}
+
+fn open_pattern(pattern: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
+    Corpus::open(pattern, &Content::Text, tokenizer, &[], &mut |_, _| Ok(()))
 }
 
 fn open(path: &Path, tokenizer: &Tokenizer) -> Result<Corpus> {
-    Corpus::open(path.to_str().unwrap(), tokenizer)
+    open_pattern(path.to_str().unwrap(), tokenizer)
 }
 
 const LINES: &str = r#"{"text": "ab"}
@@ -85,7 +100,7 @@ fn the_file_is_as_its_description_says() {
         .map(|number| u64::from_le_bytes(number.try_into().unwrap()));
     assert_eq!(
         numbers.collect::<Vec<_>>(),
-        [bytes.fingerprint(), 7, 4, 7, 0, 0]
+        [bytes.fingerprint(), 7, 4, 7, 2, 0]
     );
 
     let llama = tokenizer("byte-fallback");
@@ -157,7 +172,7 @@ fn a_long_file_has_the_tokens_of_its_text_whatever_the_number_of_threads() {
 #[test]
 fn lines_are_documents_of_bytes_too() {
     let (_folder, path) = text("data.jsonl", LINES.repeat(2));
-    let corpus = Corpus::open(&path, &Tokenizer::bytes()).unwrap();
+    let corpus = open_pattern(&path, &Tokenizer::bytes()).unwrap();
     let corpus = corpus.with_validation_fraction(0.0).unwrap();
     assert_eq!(corpus.tokens(), 14);
     let batch = corpus.windows(1, 13, 0).unwrap().batch(0).unwrap();
@@ -191,6 +206,7 @@ fn texts_are_read_as_their_token_file_is() {
     let out = folder.path().join("all.tokens");
     tokenize(
         std::slice::from_ref(&pattern),
+        &Content::Text,
         &tokenizer,
         &out,
         &mut |_, _| Ok::<_, Error>(()),
@@ -198,7 +214,7 @@ fn texts_are_read_as_their_token_file_is() {
     .unwrap();
     let made = open(&out, &tokenizer).unwrap();
     fs::rename(&out, folder.path().join(".hidden")).unwrap();
-    let texts = Corpus::open(&pattern, &tokenizer).unwrap();
+    let texts = open_pattern(&pattern, &tokenizer).unwrap();
     assert_eq!(
         (texts.files(), made.files(), texts.tokens()),
         (3, 1, made.tokens())
@@ -324,6 +340,7 @@ fn a_text_that_is_read_is_not_written_over() {
     for from in [&path[..], folder.path().to_str().unwrap()] {
         let made = tokenize(
             &[from.to_owned()],
+            &Content::Text,
             &Tokenizer::bytes(),
             &out,
             &mut |_, _| Ok::<_, Error>(()),
@@ -367,16 +384,20 @@ fn what_cannot_be_encoded_is_refused_and_leaves_no_file() {
     assert!(matches!(refused("blank.jsonl", b"\n\n"), Error::NoText(_)));
     let (folder, path) = text("data.txt", vec![b'a'; 9 << 20]);
     let (out, bytes) = (folder.path().join("out"), Tokenizer::bytes());
-    let stopped = tokenize(&[path], &bytes, &out, &mut |done, _| {
+    let stopped = tokenize(&[path], &Content::Text, &bytes, &out, &mut |done, _| {
         assert!(done < 9 << 20);
         Err(Error::other("stop"))
     });
     assert!(matches!(stopped, Err(Error::Other(_))));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     let pattern = [folder.path().join("data.txt").display().to_string()];
-    let folder_of = tokenize(&pattern, &bytes, folder.path(), &mut |_, _| {
-        Ok::<_, Error>(())
-    });
+    let folder_of = tokenize(
+        &pattern,
+        &Content::Text,
+        &bytes,
+        folder.path(),
+        &mut |_, _| Ok::<_, Error>(()),
+    );
     assert!(matches!(folder_of, Err(Error::File(_))));
 }
 

@@ -54,6 +54,36 @@ pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Resul
     Ok(TextTotals { tokens, bytes })
 }
 
+/// How well tokens are predicted behind so much context: of windows that are each read from no state, for every power
+/// of two 2^k up to their length, the targets at positions 2^k - 1 to 2^(k + 1) - 2, which know 2^k to 2^(k + 1) - 1
+/// tokens.
+///
+/// # Errors
+/// Those of the windows and of `watch`; tokens that the model does not know, memory.
+pub fn by_context(
+    model: &MambaLm,
+    windows: impl IntoIterator<Item = serpens_data::Result<Batch>>,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<(usize, Totals)>> {
+    let (mut all, mut done) = (Vec::new(), 0);
+    for window in windows {
+        let window = window?;
+        let mut state = model.initial_state(window.batch)?;
+        let octaves = (0..).map(|k| (1_usize << k) - 1..(2 << k) - 1);
+        let octaves = octaves.take_while(|octave| octave.end <= window.length);
+        for (k, octave) in octaves.enumerate() {
+            watch(done)?;
+            done += window.batch * octave.len();
+            if all.len() == k {
+                all.push((1 << k, Totals::default()));
+            }
+            let read = read(model, &window, octave, Some(&mut state))?;
+            all[k].1 = all[k].1.merge(read);
+        }
+    }
+    Ok(all)
+}
+
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a
 /// time and the state is carried on, so that but for the tokens themselves the memory does not depend on the length; a
 /// model with caches reads each batch as a whole.
@@ -94,18 +124,54 @@ pub fn predictions(
     for batch in batches {
         watch(done)?;
         let batch = batch?;
-        check_ids(batch.inputs.ids(), model.config().model.vocab_size)?;
-        let starts = starts(&batch, 0..batch.length)?;
-        let sequence = Sequence {
-            starts: starts.as_ref(),
-            ..Sequence::default()
-        };
-        let inputs = inputs(&batch)?.to(model.device())?;
-        let outputs = model.forward(&inputs.into(), &sequence, None)?;
-        metrics.add(&outputs.into_tensor()?.to_vec()?, &batch.targets)?;
+        metrics.add(&outputs(model, &batch)?, &batch.targets)?;
         done += batch.batch * batch.length;
     }
     Ok(metrics)
+}
+
+/// What a model answers to a batch, read as a whole: its outputs, as [`Predictor::forward`] has them.
+///
+/// # Errors
+/// What the model cannot read, memory.
+pub fn outputs(model: &Predictor, batch: &Batch<Numbers>) -> Result<Vec<f32>> {
+    check_ids(batch.inputs.ids(), model.config().model.vocab_size)?;
+    let starts = starts(batch, 0..batch.length)?;
+    let sequence = Sequence {
+        starts: starts.as_ref(),
+        ..Sequence::default()
+    };
+    let inputs = inputs(batch)?.to(model.device())?;
+    let outputs = model.forward(&inputs.into(), &sequence, None)?;
+    Ok(outputs.into_tensor()?.to_vec()?)
+}
+
+/// The rows that come behind windows, of a model that learnt to tell `x[t + h] − x[t]` ([`serpens_data::Series`]): what it
+/// answers at the last row of each, and that row. // (windows, length, channels) → (windows, horizon, channels)
+///
+/// # Errors
+/// As those of [`outputs`].
+pub fn forecast(
+    model: &Predictor,
+    rows: &[f32],
+    [windows, length, channels]: [usize; 3],
+) -> Result<Vec<f32>> {
+    let batch = Batch {
+        inputs: Numbers::Values(rows.to_vec()),
+        targets: Numbers::Values(Vec::new()),
+        starts: None,
+        batch: windows,
+        length,
+    };
+    let (outputs, width) = (outputs(model, &batch)?, model.config().head.outputs);
+    let windows = rows.chunks(length * channels);
+    let told = windows.zip(outputs.chunks(length * width));
+    let told = told.flat_map(|(rows, outputs)| {
+        let now = rows[(length - 1) * channels..].iter().cycle();
+        let changes = &outputs[(length - 1) * width..];
+        now.zip(changes).map(|(now, change)| now + change)
+    });
+    Ok(told.collect())
 }
 
 /// The state to read rows from, where it can be carried on whatever comes.

@@ -62,6 +62,14 @@ impl Slices {
         self
     }
 
+    /// The same reading with the last `most` targets of each row at most.
+    pub fn last_of(mut self, most: usize) -> Self {
+        for row in &mut self.rows {
+            row.start = row.start.max(row.end.saturating_sub(most));
+        }
+        self
+    }
+
     /// Bytes of text that a batch's targets stand for.
     pub fn text_bytes(&self, batch: &Batch) -> usize {
         let counted = batch.targets.iter().filter(|&&target| target != IGNORE);
@@ -80,7 +88,8 @@ impl Slices {
         for row in &mut self.rows {
             let end = batch.inputs.len() + length;
             if let real @ 1.. = row.len().min(length) {
-                self.corpus.push_row(row.start - 1, real, &mut batch)?;
+                self.corpus
+                    .push_row(row.start - 1, real, None, &mut batch)?;
                 row.start += real;
             }
             batch.inputs.resize(end, 0);

@@ -3,6 +3,7 @@
 use rand::RngExt;
 
 use super::{Corpus, Split};
+use crate::TokenizerError;
 use crate::error::{Result, check_batch, check_size};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, counter_rng};
@@ -20,6 +21,8 @@ const PLACE: &str = "text";
 /// Where the tokens are those of documents, a window is whatever lies there: the end of one, some whole, the beginning
 /// of another. [`Batch::starts`] says where they begin; what a document begins with is no target.
 ///
+/// With [`reverse_complement`](Self::reverse_complement) half of them are read from the other strand.
+///
 /// Offset and order are functions of (seed, epoch): a Feistel network gives the window of any index in constant
 /// time, so moving to any position costs the same.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct CorpusSource {
     windows: u64,
     largest_offset: usize,
     fingerprint: u64,
+    /// Of each token its reverse complement, where both strands are read.
+    complement: Option<Vec<u32>>,
 }
 
 impl Corpus {
@@ -54,11 +59,35 @@ impl Corpus {
             windows: windows as u64,
             largest_offset: (available - 1 - windows * length).min(length - 1),
             fingerprint: self.fingerprint()?,
+            complement: None,
         })
     }
 }
 
 impl CorpusSource {
+    /// The same windows of both strands of DNA: each is with probability 1/2, by a function of the seed and its number
+    /// alone, its reverse complement. Then its tokens are those of the other strand in their order, documents start
+    /// where there they end, and tokens that are not to be learnt stay so.
+    ///
+    /// # Errors
+    /// [`Tokens`](crate::Error::Tokens) where a token has no reverse complement ([`Tokenizer::complement`]).
+    ///
+    /// [`Tokenizer::complement`]: crate::Tokenizer::complement
+    pub fn reverse_complement(self) -> Result<Self> {
+        let complement = self.corpus.tokenizer.complement();
+        Ok(Self {
+            complement: Some(complement.ok_or(TokenizerError::NoComplement)?),
+            ..self
+        })
+    }
+
+    /// The reverse complements of tokens if the `number`-th window since the beginning is of the other strand.
+    fn strand(&self, number: u128) -> Option<&[u32]> {
+        let complement = self.complement.as_deref()?;
+        let mut rng = counter_rng(self.seed, Purpose::Strand, number as u64);
+        rng.random::<bool>().then_some(complement)
+    }
+
     /// The place in the text where the `number`-th window since the beginning of the stream starts.
     fn start(&self, number: u128) -> usize {
         let windows = u128::from(self.windows);
@@ -75,8 +104,9 @@ impl Source for CorpusSource {
         let first = u128::from(index) * self.batch as u128;
         let mut drawn = Batch::with_room(self.batch, self.length);
         for row in 0..self.batch as u128 {
-            let start = self.start(first + row);
-            self.corpus.push_row(start, self.length, &mut drawn)?;
+            let (start, strand) = (self.start(first + row), self.strand(first + row));
+            self.corpus
+                .push_row(start, self.length, strand, &mut drawn)?;
         }
         Ok(drawn.into())
     }
@@ -92,8 +122,9 @@ impl Source for CorpusSource {
         };
         let (batch, length, seed) = (self.batch, self.length, self.seed);
         let (available, text) = (self.corpus.split_tokens(Split::Train), self.fingerprint);
+        let strands = self.complement.as_ref().map_or("", |_| ", both strands");
         format!(
-            "{tokens}, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}"
+            "{tokens}, {available} of text {text:016x}, batch {batch}, length {length}, seed {seed}{strands}"
         )
     }
 }

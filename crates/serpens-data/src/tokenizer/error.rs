@@ -35,6 +35,11 @@ pub enum TokenizerError {
     /// A character that a table of symbols has no symbol for.
     #[error("it has no symbol for {0:?}: leave it out, or say in symbols.json what is unknown")]
     NoSymbol(char),
+    /// There are tokens without a reverse complement.
+    #[error(
+        "it has tokens that are no nucleotides, which have no reverse complement: leave that out, or give a tokenizer of DNA"
+    )]
+    NoComplement,
 }
 
 impl TokenizerError {

@@ -65,7 +65,8 @@ impl Tokenizer {
     /// ```
     ///
     /// Of several symbols that a text goes on with, the longest is taken. All but `symbols` may be left out: then all
-    /// are text, a character that begins none is refused, none is passed over, and nothing begins or ends a text.
+    /// are text, a character that begins none is refused, none is passed over, and nothing begins or ends a text. With
+    /// `"fold": true` upper and lower case of ASCII are the same, and text comes out as the symbols are written.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] and [`Error::File`], which name the file.

@@ -1,5 +1,6 @@
 //! Between text and tokens.
 
+mod dna;
 mod error;
 mod files;
 mod json;
@@ -16,6 +17,8 @@ use twox_hash::XxHash3_64;
 pub use error::TokenizerError;
 
 use symbols::Symbols;
+
+use crate::Content;
 
 type Result<T, E = TokenizerError> = std::result::Result<T, E>;
 
@@ -85,6 +88,18 @@ impl Tokenizer {
             text: "bytes".into(),
             ..Loaded::default()
         }))
+    }
+
+    /// What makes tokens of files of this content, where a user has no choice: a table of nucleotides for DNA, otherwise
+    /// bytes.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::dna`].
+    pub fn of(content: &Content) -> crate::Result<Self> {
+        match content {
+            Content::Dna(config) => Self::dna(config),
+            _ => Ok(Self::bytes()),
+        }
     }
 
     /// Whether tokens are bytes.
@@ -163,13 +178,15 @@ impl Tokenizer {
     /// [`TokenizerError::NotText`] (never of bytes), [`TokenizerError::NoSymbol`], and
     /// [`TokenizerError::Broken`] where a tokenizer turns out to be.
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
+        let not_text = |error: std::str::Utf8Error| TokenizerError::NotText(error.valid_up_to());
+        let read = |text| std::str::from_utf8(text).map_err(not_text);
         let encode: &(dyn Fn(&str) -> Result<Vec<u32>> + Sync) = match &self.0.kind {
             Kind::Bytes => return Ok(text.iter().copied().map(u32::from).collect()),
             Kind::Json(inner) => &|text| json::encode(inner, text),
+            Kind::Symbols(symbols) if symbols.are_quick() => return symbols.encode(read(text)?),
             Kind::Symbols(symbols) => &|text| symbols.encode(text),
         };
-        let not_text = |error: std::str::Utf8Error| TokenizerError::NotText(error.valid_up_to());
-        let mut rest = std::str::from_utf8(text).map_err(not_text)?;
+        let mut rest = read(text)?;
         let mut blocks = Vec::new();
         while let Some(cut) = (BLOCK..rest.len()).find(|&at| self.may_cut(rest.as_bytes(), at)) {
             let (block, later) = rest.split_at(cut);
@@ -188,9 +205,12 @@ impl Tokenizer {
         self.is_bytes() || (self.0.cuts_lines && between())
     }
 
-    /// The last place where a text that goes on may be cut.
+    /// A late place where a text that goes on may be cut.
     pub(crate) fn last_cut(&self, text: &[u8]) -> Option<usize> {
-        (1..text.len()).rev().find(|&at| self.may_cut(text, at))
+        match &self.0.kind {
+            Kind::Symbols(symbols) => symbols.last_cut(text),
+            _ => (1..text.len()).rev().find(|&at| self.may_cut(text, at)),
+        }
     }
 
     /// A whole text's bytes. Special tokens give none.

@@ -1,7 +1,7 @@
 use serpens_core::Tensor;
 use serpens_data::{
-    Corpus, Error as DataError, IGNORE, SelectiveCopying, SelectiveCopyingConfig, Source, Split,
-    Tokenizer, tokenize,
+    Content, Corpus, Error as DataError, IGNORE, SelectiveCopying, SelectiveCopyingConfig, Source,
+    Split, Tokenizer, tokenize,
 };
 use serpens_nn::layers::Sequence;
 
@@ -10,13 +10,19 @@ use crate::Error;
 use crate::evaluate::{self, answers};
 use crate::objective::{Objective, starts};
 
+fn open(path: &Path) -> Corpus {
+    let (path, bytes) = (path.to_str().unwrap(), Tokenizer::bytes());
+    let go_on = &mut |_, _| Ok::<_, DataError>(());
+    Corpus::open(path, &Content::Text, &bytes, &[], go_on).unwrap()
+}
+
 #[test]
 fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("text");
     let text = "it was a bright cold day in April, ".repeat(20);
     std::fs::write(&path, &text).unwrap();
-    let corpus = Corpus::open(path.to_str().unwrap(), &Tokenizer::bytes()).unwrap();
+    let corpus = open(&path);
     let model = model(256);
     // Every byte of the part is predicted from all before it, with f64 sums over the logits.
     let count = corpus.split_tokens(Split::Validation);
@@ -58,8 +64,8 @@ fn documents(lines: &str) -> (tempfile::TempDir, Corpus) {
     std::fs::write(&lines_at, lines).unwrap();
     let pattern = [lines_at.to_str().unwrap().to_owned()];
     let (bytes, go_on) = (Tokenizer::bytes(), &mut |_, _| Ok::<_, DataError>(()));
-    tokenize(&pattern, &bytes, &file, go_on).unwrap();
-    let corpus = Corpus::open(file.to_str().unwrap(), &bytes).unwrap();
+    tokenize(&pattern, &Content::Text, &bytes, &file, go_on).unwrap();
+    let corpus = open(&file);
     (dir, corpus)
 }
 

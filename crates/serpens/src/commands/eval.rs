@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use serpens_core::files::{check_writable, is_same, write_bytes};
-use serpens_data::{Corpus, Split, Tokenizer};
+use serpens_data::{Content, Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
 use serpens_nn::MambaLm;
 use serpens_report::grouped;
@@ -55,7 +55,9 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
 
 /// The text in `data`, to be evaluated.
 pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
-    let corpus = Corpus::open(data, tokenizer)?.with_validation_fraction(1.0)?;
+    let go_on = &mut |_, _| Ok::<_, Error>(());
+    let corpus =
+        Corpus::open(data, &Content::Text, tokenizer, &[], go_on)?.with_validation_fraction(1.0)?;
     match corpus.tokens() {
         0 | 1 => Err(Error::refused("--data", Refusal::NothingToPredict)),
         _ => Ok(corpus),

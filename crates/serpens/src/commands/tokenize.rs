@@ -1,6 +1,6 @@
 //! `serpens tokenize`.
 
-use serpens_data::{Tokenizer, tokenize};
+use serpens_data::{Content, Tokenizer, tokenize};
 
 use crate::cli::TokenizeArgs;
 use crate::output::{OutputMode, counted, say, tell};
@@ -12,11 +12,17 @@ pub(super) fn run(args: &TokenizeArgs) -> Result<()> {
     let tokenizer = tokenizer.map_err(|error| Error::refused("--tokenizer", error))?;
     stop::listen();
     let mut meter = None;
-    let counts = tokenize(&args.files, &tokenizer, &args.out, &mut |done, all| {
-        let name = "bytes encoded".to_owned();
-        let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
-        Ok::<_, Error>(meter.at(done)?)
-    })?;
+    let counts = tokenize(
+        &args.files,
+        &Content::Text,
+        &tokenizer,
+        &args.out,
+        &mut |done, all| {
+            let name = "bytes encoded".to_owned();
+            let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
+            Ok::<_, Error>(meter.at(done)?)
+        },
+    )?;
     drop(meter);
     if args.json {
         let mut value = serde_json::json!(counts);

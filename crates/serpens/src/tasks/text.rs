@@ -107,8 +107,14 @@ impl TaskSettings for TextConfig {
         let Some(data) = &self.data else {
             return Err(Error::refused("--data", Refusal::NoText));
         };
-        let corpus = Corpus::open(data, &self.tokenizer.open()?)?
-            .with_validation_fraction(self.validation)?;
+        let corpus = Corpus::open::<Error>(
+            data,
+            &serpens_data::Content::Text,
+            &self.tokenizer.open()?,
+            &[],
+            &mut |_, _| Ok(()),
+        )?
+        .with_validation_fraction(self.validation)?;
         let source = corpus.windows(self.batch, self.length, seed)?;
         let prompt = encode_prompt(corpus.tokenizer(), self.prompt.as_bytes(), false)
             .map_err(|error| Error::refused("task.prompt", error))?;
