@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use glob::Pattern;
 use serpens_core::DType;
+use serpens_data::Labels;
 use serpens_formats::Encoding;
 use serpens_infer::SampleOptions;
 use serpens_nn::checkpoint::{Format, Verify};
@@ -86,6 +87,14 @@ pub enum Command {
     Train(TrainArgs),
     /// Make a token file of texts, for train: text of any size, encoded once.
     Tokenize(TokenizeArgs),
+    /// Look at data before anything is learnt from them.
+    Data {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: DataAction,
+    },
+    /// Tell what a model answers to new files: classes with their probabilities, or the rows that come next.
+    Predict(PredictArgs),
     /// Continue texts.
     Generate(GenerateArgs),
     /// Measure how well a model predicts a text, or answers the questions of tasks.
@@ -165,12 +174,19 @@ pub struct TrainArgs {
     /// The model to go on from; its sizes take the place of the recipe's.
     #[command(flatten)]
     pub init: Option<ModelPlace>,
-    /// Text to learn from: a file, a folder or a glob; or a token file.
+    /// What to learn from: a file, a folder or a glob; or a token file.
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
     /// The tokenizer of the text: its file or folder, or bytes; otherwise the recipe's, or that of the model of --init.
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<String>,
+    /// The order of the Markov model with back-off to compare with, for text, dna and audio; 0 for none.
+    #[arg(long, value_name = "ORDER", value_parser = whole::<usize>(0..=32))]
+    pub baseline: Option<usize>,
+    /// Where classify finds labels: folder, file, a table TABLE.csv with the columns name and label, or a pattern of
+    /// files' names such as {label}_{group}_*; otherwise folders where there are such, or files.
+    #[arg(long, value_name = "LABELS")]
+    pub labels: Option<Labels>,
     /// Change a field of the recipe, such as train.steps=500, or model.block.attention.heads=4 where there are several
     /// kinds of layers; may be repeated, in the order in which it is done: model=NAME first, then changes of it.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -191,7 +207,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", default_value = RUNS)]
     pub out: PathBuf,
     /// Go on with an interrupted run: its folder, or its name below --out.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed", "tokenizer"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "recipe_name", "name", "set", "seed", "tokenizer", "labels", "baseline"])]
     pub resume: Option<PathBuf>,
     /// Take its files as they are, though their digests say that they are damaged.
     #[arg(long = "no-verify", action = ArgAction::SetTrue, value_parser = verify(), requires = "begun")]
@@ -208,6 +224,52 @@ pub struct TrainArgs {
     /// Only the result.
     #[arg(long, conflicts_with = "json")]
     pub quiet: bool,
+}
+
+/// What `serpens data` does.
+#[derive(Debug, Subcommand)]
+pub enum DataAction {
+    /// Say what kind of data files hold, how much, of what lengths and classes, and show the first records.
+    Look(LookArgs),
+}
+
+/// Arguments of `serpens data look`.
+#[derive(Debug, Args)]
+pub struct LookArgs {
+    /// A file, a folder or a glob: text, DNA (FASTA, FASTQ), sound (WAV, FLAC), images (PNG, JPEG, IDX) or tables (CSV).
+    #[arg(value_name = "PATH")]
+    pub data: String,
+    /// Where the labels are; see train.
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub labels: Labels,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `serpens predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// The run of train classify or train forecast: its folder, or its name below runs.
+    #[arg(long, value_name = "RUN")]
+    pub model: PathBuf,
+    /// The files: one, a folder or a glob.
+    #[arg(long, value_name = "PATH")]
+    pub data: String,
+    /// The file to write, in place of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The device and its types.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// A line of JSON for each answer in place of CSV.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `serpens tokenize`.
@@ -253,6 +315,10 @@ pub struct GenerateArgs {
     /// Write the state at the end to this file, to go on from it later; with --tokens 0 that behind the prompt.
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
+    /// Of a model of sound, the WAV file to write: the prompt, a WAV or FLAC file if --prompt-file names one, and what
+    /// follows.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts", "samples", "state", "save_state", "stop", "json"])]
+    pub wav: Option<PathBuf>,
     /// Texts for each prompt, each with the seed after the one before it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(1..=65_536))]
     pub samples: usize,

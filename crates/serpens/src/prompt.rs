@@ -50,6 +50,11 @@ impl PromptArgs {
 }
 
 impl PromptsArgs {
+    /// The file of the one prompt, where it is in a file.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.one.prompt_file.as_deref()
+    }
+
     /// The prompts; an end of line where none is given, and nothing is gone on from.
     pub(crate) fn read(&self, goes_on: bool) -> Result<Vec<Vec<u8>>> {
         const OPTION: &str = "--prompts";

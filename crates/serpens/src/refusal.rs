@@ -16,11 +16,37 @@ use crate::recipe::names;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The task needs a text.
-    #[error("the text task reads a text: give a file, a folder or a glob")]
-    NoText,
-    /// The task has no use for a text.
-    #[error("the {0} task reads no text; serpens train text --data PATH learns one")]
+    /// The task needs data.
+    #[error("the {0} task reads data of yours: give a file, a folder or a glob")]
+    NoData(&'static str),
+    /// Values, where tokens are to be predicted.
+    #[error(
+        "values are classified or forecast, not written: serpens train classify, serpens train forecast; of sound set form = \"mu-law\""
+    )]
+    NoTokens,
+    /// A series that is too short, or another one than was learnt.
+    #[error("it has {rows} rows of {columns} columns, the model reads {length} rows of {channels}")]
+    Rows {
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+        /// Rows that are read.
+        length: usize,
+        /// Columns that are.
+        channels: usize,
+    },
+    /// Sound is written to a file.
+    #[error("this model writes sound: name the file, as in --wav sound.wav")]
+    NoWav,
+    /// A model of something else writes no sound.
+    #[error("this model writes no sound")]
+    NoSound,
+    /// What is no DNA has no other strand.
+    #[error("only DNA has two strands")]
+    NoStrands,
+    /// The task has no use for it.
+    #[error("the {0} task has no use for it; serpens train text --data PATH learns a text")]
     NoTextTask(&'static str),
     /// No model, and none to go on from.
     #[error("there is neither a [model] nor one to go on from: name one with --init")]
@@ -372,6 +398,14 @@ pub enum WrongModel {
         /// The model's number of tokens.
         vocabulary: usize,
     },
+    /// What it reads is not known.
+    #[error(
+        "it does not say what the model reads ({0}): give the run of train classify or train forecast"
+    )]
+    Reads(serde_json::Error),
+    /// What it reads is of another model.
+    #[error("it is of another model than the one beside it: give the folder as the run left it")]
+    OtherReads,
     /// It is no model that can be.
     #[error(transparent)]
     Config(#[from] Box<serpens_nn::Error>),

@@ -17,10 +17,12 @@ use serpens_infer::{
 use serpens_ops::sampling::Broken;
 use serpens_report::grouped;
 
+use super::sound;
 use crate::cli::{GenerateArgs, MOST_ON_A_TERMINAL};
 use crate::output::{OutputMode, counted, harmless, say, tell, unless_gone};
 use crate::progress::Meter;
 use crate::refusal::{Refusal, WrongModel};
+use crate::tasks::Reads;
 use crate::{Error, Result};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
@@ -29,12 +31,22 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         let option = format!("--{}", wrong.name.replace(' ', "-"));
         Error::refused(option, wrong)
     })?;
-    let prompts = args.prompts.read(args.state.is_some())?;
+    let prompts = match args.wav {
+        Some(_) => Vec::new(), // a sound is no text
+        None => args.prompts.read(args.state.is_some())?,
+    };
+    args.wav.as_deref().map(check_writable).transpose()?;
     if !is_single(args, &prompts) && args.save_state.is_some() {
         return Err(Error::refused("--save-state", Refusal::ManyStates));
     }
     args.save_state.as_deref().map(check_writable).transpose()?;
     let (opened, tokenizer) = args.model.load_with_tokenizer(how)?;
+    if let Some(audio) = Reads::sound(opened.checkpoint.folder())? {
+        return sound::run(args, &audio, &opened.model);
+    }
+    if args.wav.is_some() {
+        return Err(Error::refused("--wav", Refusal::NoSound));
+    }
     let model = opened.model;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
     let state = args.state.as_deref().map(load).transpose()?;

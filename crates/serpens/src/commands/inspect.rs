@@ -181,7 +181,12 @@ fn sample_of_task(model: &MambaLm, path: &Path) -> Result<Sample> {
     let Some(sample) = sample.flatten() else {
         return Err(Error::refused("--prompt", Refusal::NoSample));
     };
-    match sample.ids.iter().find(|&&id| id as usize >= vocabulary) {
+    match sample
+        .inputs
+        .ids()
+        .iter()
+        .find(|&&id| id as usize >= vocabulary)
+    {
         Some(&token) => Err(Error::wrong_model(
             path,
             WrongModel::OtherTask { token, vocabulary },

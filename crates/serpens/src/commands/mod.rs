@@ -6,14 +6,17 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+mod look;
+mod predict;
 mod quantize;
 mod recipes;
 mod report;
+mod sound;
 mod system;
 mod tokenize;
 mod train;
 
-use crate::cli::{Cli, Command, MOST_THREADS, whole};
+use crate::cli::{Cli, Command, DataAction, MOST_THREADS, whole};
 use crate::refusal::Refusal;
 use crate::{Error, Result};
 
@@ -30,6 +33,10 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
+        Command::Data {
+            action: DataAction::Look(args),
+        } => look::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Convert(args) => convert::run(&args),

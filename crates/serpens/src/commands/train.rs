@@ -71,6 +71,12 @@ fn begin(args: &TrainArgs, resumed: Option<&RunFolder>) -> Result<(Recipe, Optio
     if let Some(tokenizer) = &args.tokenizer {
         recipe.asked("--tokenizer", |task| task.tokenizer())?.path = Some(tokenizer.clone());
     }
+    if let Some(order) = args.baseline {
+        *recipe.asked("--baseline", |task| task.baseline())? = order;
+    }
+    if let Some(labels) = &args.labels {
+        *recipe.asked("--labels", |task| task.labels())? = labels.clone();
+    }
     recipe.locate_text();
     let kept = resumed.and_then(RunFolder::tokenizer);
     if let (Some(kept), Some(setting)) = (kept, recipe.task.settings_mut().tokenizer()) {

@@ -29,7 +29,7 @@ macro_rules! toml_files {
 pub(crate) use toml_files;
 
 /// The built-in recipes by name.
-pub const BUILT_IN: [(&str, &str); 6] = toml_files![
+pub const BUILT_IN: [(&str, &str); 14] = toml_files![
     "../../recipes/":
     "induction-heads",
     "induction-heads-short",
@@ -37,6 +37,14 @@ pub const BUILT_IN: [(&str, &str); 6] = toml_files![
     "text",
     "text-130m",
     "text-finetune",
+    "dna",
+    "dna-large",
+    "audio",
+    "audio-large",
+    "classify",
+    "classify-large",
+    "forecast",
+    "forecast-large",
 ];
 
 /// The built-in models by name: what `model=NAME` sets of a recipe's `[model]`.

@@ -131,6 +131,7 @@ impl<'a, O: Kind> Job<'a, O> {
         if let Some(tokenizer) = self.run.task.tokenizer() {
             tokenizer.save(model)?;
         }
+        self.run.task.save_beside(model)?;
         if let (Some(init), Some(adapted)) = (&self.run.recipe.init, O::adapted(trained)) {
             let base = init.path.to_string_lossy().into_owned();
             checkpoint::save_adapter(adapted, &self.dir.join(ADAPTER), Some(base))?;

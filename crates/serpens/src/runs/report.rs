@@ -2,7 +2,7 @@
 
 use serpens_core::cuda;
 use serpens_data::Error as DataError;
-use serpens_report::{LineChart, Report, Scale};
+use serpens_report::{Figure, LineChart, Report, Scale};
 
 use super::Run;
 use crate::Result;
@@ -22,18 +22,21 @@ impl<O: Kind> Run<O> {
         trained: &[Trained<O::Model>],
         results: &Results,
     ) -> Result<Report> {
-        let mut figures: Vec<LineChart> = results.figure.clone().into_iter().collect();
-        figures.extend(self.task.curves(trained));
+        let mut figures = results.figures.clone();
+        figures.extend(self.task.curves(trained).into_iter().map(Figure::from));
         let norm = series(trained, |line| line.grad_norm);
-        figures.push(LineChart {
-            y_scale: Scale::Log10,
-            ..chart("Gradient norm", "norm before clipping", norm)
-        });
+        figures.push(
+            LineChart {
+                y_scale: Scale::Log10,
+                ..chart("Gradient norm", "norm before clipping", norm)
+            }
+            .into(),
+        );
         // All models of a run have the same.
         let rate = series(&trained[..1], |line| line.lr.into());
-        figures.push(chart("Learning rate", "learning rate", rate));
+        figures.push(chart("Learning rate", "learning rate", rate).into());
         let speed = series(trained, |line| line.tokens_per_second);
-        figures.push(chart("Speed", "tokens per second", speed));
+        figures.push(chart("Speed", "tokens per second", speed).into());
         let texts = self.task.texts(trained)?;
         let beginning = || {
             let (tokenizer, (_, text)) = self.task.tokenizer().zip(texts.first())?;
@@ -44,13 +47,14 @@ impl<O: Kind> Run<O> {
         };
         let sample = match self.recipe.task.settings().sample()? {
             Some(sample) => Some(sample),
+            None if self.task.sample()?.is_some() => self.task.sample()?,
             None => beginning().transpose().map_err(DataError::from)?,
         };
         let mut maps = Vec::new();
         if let Some(sample) = sample {
             let fits = |one: &&Trained<O::Model>| {
                 let context = O::config(&one.model).context();
-                context.is_none_or(|most| sample.ids.len() <= most)
+                context.is_none_or(|most| sample.names.len() <= most)
             };
             for Trained { name, model, .. } in trained.iter().filter(fits) {
                 let does = if O::config(model).has_ssm() {
@@ -71,7 +75,7 @@ impl<O: Kind> Run<O> {
             title: format!("{}: {path}", self.recipe.task.name()),
             summary: results.sentence.clone(),
             date: machine::now(),
-            figures: figures.into_iter().map(Into::into).collect(),
+            figures,
             tables: vec![results.table.clone()],
             maps,
             texts: shown.collect(),

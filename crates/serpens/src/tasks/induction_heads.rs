@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serpens_core::Device;
-use serpens_data::{InductionHeads, Source};
+use serpens_data::{InductionHeads, Numbers, Source};
 use serpens_report::{LineChart, Scale, Series, Share, Table, grouped};
 use serpens_train::evaluate;
 
@@ -42,7 +42,7 @@ impl TaskSettings for InductionHeadsConfig {
         Ok(Some(Sample {
             names: ids.iter().map(name).collect(),
             highlight: (0..SAMPLE_LENGTH).map(stands_out).collect(),
-            ids,
+            inputs: Numbers::Ids(ids),
             about: "an induction-heads sequence: S is the special token, and the answer follows it"
                 .into(),
         }))
@@ -97,7 +97,7 @@ impl Task for Induction {
         Ok(Results {
             table: self.table(&accuracies, &shares),
             sentence: self.sentence(&accuracies),
-            figure: Some(self.figure(accuracies)),
+            figures: vec![self.figure(accuracies).into()],
         })
     }
 }

@@ -91,11 +91,22 @@ pub(crate) struct Answers {
     pub(crate) head: HeadConfig,
 }
 
+impl Answers {
+    /// The same where a model has room for more tokens than have complements: each of them is its own.
+    fn for_tokens(mut self, count: usize) -> Self {
+        let pairs = &mut self.head.complement;
+        if !pairs.is_empty() {
+            pairs.extend(pairs.len() as u32..count as u32);
+        }
+        self
+    }
+}
+
 impl Kind for Predict {
     type Head = Answers;
 
     fn plan(model: &MambaLmConfig, head: Answers) -> Result<Predictor> {
-        let Answers { channels, head } = head;
+        let Answers { channels, head } = head.for_tokens(model.vocab_size);
         let model = model.clone();
         PredictorConfig {
             model,
@@ -106,7 +117,8 @@ impl Kind for Predict {
     }
 
     fn of(model: MambaLm, head: Answers, seed: u64) -> Result<Predictor> {
-        Predictor::of(model, head.head, seed)
+        let tokens = model.config().vocab_size;
+        Predictor::of(model, head.for_tokens(tokens).head, seed)
     }
 
     fn adapted(_model: &Predictor) -> Option<&MambaLm> {

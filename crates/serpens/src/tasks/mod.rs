@@ -1,18 +1,24 @@
 //! What can be trained: a file for each task, and the one list of them.
 
+mod classify;
+mod forecast;
 mod induction_heads;
 pub(crate) mod kind;
+mod reads;
 mod results;
 pub(crate) mod selection;
 mod selective_copying;
 mod text;
+mod tokenizer_setting;
 pub(crate) mod trained;
+pub(crate) mod written;
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::{Source, Tokenizer};
+use serpens_data::{Labels, Source, Tokenizer};
 use serpens_report::{LineChart, Scale};
 use serpens_train::{Evaluate, NextToken, Objective, Predict, StepMetrics};
 use smart_default::SmartDefault;
@@ -23,8 +29,10 @@ use kind::Kind;
 use selection::Sample;
 use trained::{Trained, chart, series};
 
+pub(crate) use classify::read as read_records;
+pub(crate) use reads::{Named, Reads};
 pub(crate) use results::Results;
-pub(crate) use text::TokenizerSetting;
+pub(crate) use tokenizer_setting::TokenizerSetting;
 
 /// Positions that a model reads at a time, with carried state, where the recipe does not say.
 pub(crate) const READ_LENGTH: usize = 512;
@@ -43,7 +51,7 @@ macro_rules! tasks {
             /// The task's name.
             pub fn name(&self) -> &'static str {
                 match self {
-                    $(Self::$task(_) => $kind,)+
+                    $(Self::$task(settings) => settings.name($kind),)+
                 }
             }
 
@@ -69,6 +77,10 @@ tasks! {
     "selective-copying" => SelectiveCopying(selective_copying::SelectiveCopyingConfig),
     /// Predict the next token of a text.
     "text" => Text(text::TextConfig),
+    /// Tell the class of a record.
+    "classify" => Classify(classify::ClassifyConfig),
+    /// Tell the next rows of a series.
+    "forecast" => Forecast(forecast::ForecastConfig),
 }
 
 /// How a model is tested: a table of the recipe in which each task finds what it reads.
@@ -93,6 +105,11 @@ pub struct TestConfig {
 
 /// The settings of a task: what is known of it before its data are opened.
 pub(crate) trait TaskSettings {
+    /// The task's name, where that of its kind says too little.
+    fn name(&self, kind: &'static str) -> &'static str {
+        kind
+    }
+
     /// Takes over the run's seed, where the settings keep one.
     fn set_seed(&mut self, _seed: u64) {}
 
@@ -103,6 +120,16 @@ pub(crate) trait TaskSettings {
 
     /// What makes tokens of them; `None` where none are made of text.
     fn tokenizer(&mut self) -> Option<&mut TokenizerSetting> {
+        None
+    }
+
+    /// Where their labels are; `None` where none are read.
+    fn labels(&mut self) -> Option<&mut Labels> {
+        None
+    }
+
+    /// The order of a Markov model to compare with; `None` where none is learnt.
+    fn baseline(&mut self) -> Option<&mut usize> {
         None
     }
 
@@ -168,6 +195,16 @@ pub(crate) trait Task<O: Kind = NextToken> {
     /// What makes tokens of text, where they are of one: saved with the models.
     fn tokenizer(&self) -> Option<&Tokenizer> {
         None
+    }
+
+    /// Writes what else is needed to ask a model, beside it.
+    fn save_beside(&self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is read, to show what models do with it; otherwise a beginning of a text of theirs.
+    fn sample(&self) -> Result<Option<Sample>> {
+        Ok(None)
     }
 
     /// What tells how good a model of this name is while it is trained, if anything does.

@@ -1,7 +1,7 @@
 //! What comes of a run.
 
 use serpens_ops::cross_entropy::Totals;
-use serpens_report::{LineChart, Share, Table};
+use serpens_report::{Figure, Share, Table};
 
 use super::trained::Trained;
 use crate::Result;
@@ -10,16 +10,17 @@ use crate::output::aligned;
 /// The end of a run: a table, and a figure where it helps.
 pub(crate) struct Results {
     pub(crate) table: Table,
-    pub(crate) figure: Option<LineChart>,
+    pub(crate) figures: Vec<Figure>,
     /// The outcome in a sentence.
     pub(crate) sentence: String,
 }
 
 impl Results {
-    /// A figure of each model, which `test` finds out. The table has no rows yet.
+    /// A figure of each model, which `test` finds out, above the row of another. The table has no rows yet.
     pub(super) fn one_each<M>(
         trained: &[Trained<M>],
         mut table: Table,
+        others: Option<Vec<String>>,
         outcome: &str,
         test: impl Fn(&Trained<M>) -> Result<String>,
     ) -> Result<Self> {
@@ -27,10 +28,11 @@ impl Results {
             let row = vec![model.name.to_owned(), test(model)?];
             table.rows.push(row);
         }
+        table.rows.extend(others);
         let figures: Vec<String> = table.rows.iter().map(|row| row.join(" ")).collect();
         Ok(Self {
             sentence: format!("{outcome}: {}.", figures.join(", ")),
-            figure: None,
+            figures: Vec::new(),
             table,
         })
     }

@@ -1,9 +1,10 @@
 //! From a model and a sequence to its token map.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serpens_core::{Device, Tensor};
-use serpens_data::Tokenizer;
+use serpens_data::{Numbers, Tokenizer};
 use serpens_nn::layers::Trace;
 use serpens_nn::mixers::AttentionTrace;
 use serpens_nn::ssm::SelectionTrace;
@@ -24,9 +25,9 @@ const QUERIES: usize = 64;
 
 /// A sequence to look at.
 pub(crate) struct Sample {
-    /// Token ids.
-    pub(crate) ids: Vec<u32>,
-    /// Their names.
+    /// Token ids, or values.
+    pub(crate) inputs: Numbers,
+    /// The names of positions.
     pub(crate) names: Vec<String>,
     /// Tokens that carry what the task asks for.
     pub(crate) highlight: Vec<bool>,
@@ -48,13 +49,49 @@ impl Sample {
         }
     }
 
+    /// What was read of data.
+    pub(crate) fn of(
+        inputs: Numbers,
+        tokenizer: &Tokenizer,
+        channels: usize,
+        about: String,
+    ) -> Self {
+        let sample = match inputs {
+            Numbers::Ids(ids) => Self::text(tokenizer, ids),
+            Numbers::Values(values) => Self {
+                names: (0..values.len() / channels)
+                    .map(|at| at.to_string())
+                    .collect(),
+                highlight: Vec::new(),
+                inputs: Numbers::Values(values),
+                about: String::new(),
+            },
+        };
+        Self { about, ..sample }
+    }
+
     /// Token ids by number.
     pub(crate) fn ids(ids: Vec<u32>) -> Self {
         Self {
             names: ids.iter().map(u32::to_string).collect(),
             highlight: Vec::new(),
-            ids,
+            inputs: Numbers::Ids(ids),
             about: "the prompt".into(),
+        }
+    }
+}
+
+impl Sample {
+    /// Some positions of it. // (1, length) or (1, length, channels)
+    fn tensor(&self, positions: Range<usize>) -> serpens_core::Result<Tensor> {
+        let (count, all) = (positions.len(), self.names.len());
+        match &self.inputs {
+            Numbers::Ids(ids) => Tensor::from_slice([1, count], &ids[positions], Device::Cpu),
+            Numbers::Values(values) => {
+                let channels = values.len() / all;
+                let values = &values[positions.start * channels..positions.end * channels];
+                Tensor::from_slice([1, count, channels], values, Device::Cpu)
+            }
         }
     }
 }
@@ -66,11 +103,11 @@ pub(crate) fn token_map<O: Kind>(
     title: String,
     mode: OutputMode,
 ) -> Result<Option<TokenMap>> {
-    check_length::<O>(model, sample.ids.len())?;
+    check_length::<O>(model, sample.names.len())?;
     // Traces are taken on the processor.
     let mut model = model.clone();
     model.to(Device::Cpu, Precision::F32)?;
-    let layers = layers::<O>(&model, &sample.ids, mode)?;
+    let layers = layers::<O>(&model, sample, mode)?;
     let selects = |layer: &LayerMap| matches!(layer, LayerMap::Selection(_));
     let about = &sample.about;
     let selection = format!(
@@ -105,7 +142,7 @@ pub(crate) fn check_length<O: Kind>(model: &O::Model, tokens: usize) -> Result<(
 }
 
 /// What the layers do with all tokens, in their order.
-fn layers<O: Kind>(model: &O::Model, ids: &[u32], mode: OutputMode) -> Result<Vec<LayerMap>> {
+fn layers<O: Kind>(model: &O::Model, sample: &Sample, mode: OutputMode) -> Result<Vec<LayerMap>> {
     let mixers = O::config(model).layer_mixers()?;
     let kind = |layer: usize| mixers[layer % mixers.len()].kind();
     let alike = (0..mixers.len()).all(|layer| kind(layer) == kind(0));
@@ -113,7 +150,7 @@ fn layers<O: Kind>(model: &O::Model, ids: &[u32], mode: OutputMode) -> Result<Ve
         true => format!("layer {}", layer + 1),
         false => format!("layer {}, {}", layer + 1, kind(layer).1),
     };
-    let (selections, attentions) = traced::<O>(model, ids, name, mode)?;
+    let (selections, attentions) = traced::<O>(model, sample, name, mode)?;
     let selection = |(layer, trace): (usize, SelectionTrace)| {
         let name = name(layer);
         let map = LayerSelection {
@@ -140,30 +177,31 @@ type Traced = (
 /// Has the model read all tokens. The weights of attention are summed up on the way, as all of them may fit no memory.
 fn traced<O: Kind>(
     model: &O::Model,
-    ids: &[u32],
+    sample: &Sample,
     name: impl Fn(usize) -> String,
     mode: OutputMode,
 ) -> Result<Traced> {
-    let mut meter = Meter::new(mode, "reading".into(), ids.len());
+    let length = sample.names.len();
+    let mut meter = Meter::new(mode, "reading".into(), length);
     let causal = is_causal(O::config(model))?;
     let mut state = causal
         .then(|| O::backbone(model).initial_state(1))
         .transpose()?;
-    let chunk = if causal { READ_LENGTH } else { ids.len() };
+    let chunk = if causal { READ_LENGTH } else { length };
     let (mut selections, mut attentions) = Traced::default();
-    for (number, ids) in ids.chunks(chunk.max(1)).enumerate() {
-        meter.at(number * chunk)?;
-        let ids = Tensor::from_slice([1, ids.len()], ids, Device::Cpu)?;
-        for (layer, trace) in O::trace(model, &ids, state.as_mut())? {
+    for from in (0..length).step_by(chunk.max(1)) {
+        meter.at(from)?;
+        let inputs = sample.tensor(from..length.min(from + chunk))?;
+        for (layer, trace) in O::trace(model, &inputs, state.as_mut())? {
             match (trace, selections.get_mut(&layer)) {
                 (Trace::Selection(next), Some(whole)) => whole.delta.extend(next.delta),
                 (Trace::Selection(first), None) => {
                     selections.insert(layer, first);
                 }
                 (Trace::Attention(next), _) => {
-                    let whole = attentions.entry(layer).or_insert_with(|| {
-                        LayerAttention::new(name(layer), next.heads(), ids.len())
-                    });
+                    let whole = attentions
+                        .entry(layer)
+                        .or_insert_with(|| LayerAttention::new(name(layer), next.heads(), length));
                     attend(whole, &next)?;
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serpens_data::{SelectiveCopying, Source};
+use serpens_data::{Numbers, SelectiveCopying, Source};
 use serpens_report::Table;
 use serpens_train::evaluate;
 
@@ -39,7 +39,7 @@ impl TaskSettings for SelectiveCopyingConfig {
         Ok(Some(Sample {
             names: ids.iter().map(name).collect(),
             highlight: ids.iter().map(|&id| is_data(id)).collect(),
-            ids,
+            inputs: Numbers::Ids(ids),
             about: "a selective-copying sequence (· is noise, ? asks for the next data token)"
                 .into(),
         }))
@@ -76,7 +76,7 @@ impl Task for Copying {
             rows: Vec::new(),
             caption: "The share of the data tokens that are repeated in their order, and its 95 % interval.".into(),
         };
-        Results::one_each(trained, table, "Answers right", |trained| {
+        Results::one_each(trained, table, None, "Answers right", |trained| {
             let batches = (0..self.batches).map(|index| Ok(self.data.evaluation_batch(index)));
             let name = format!("{}, test", trained.name);
             let mut meter = Meter::new(mode, name, self.batches as usize * self.read);
