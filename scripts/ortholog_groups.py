@@ -21,7 +21,7 @@ def records(path):
         if line.startswith(">"):
             if name:
                 yield name, "".join(lines).upper()
-            name, lines = line[1:].split()[0], []
+            name, lines = (line[1:].split() or ["?"])[0], []
         else:
             lines.append(line.strip())
     if name:
@@ -31,6 +31,8 @@ def records(path):
 def kmers(sequence, step):
     for at in range(0, len(sequence) - K + 1, step):
         kmer = sequence[at : at + K]
+        if "N" in kmer:
+            continue
         yield min(kmer, kmer.translate(COMPLEMENT)[::-1])
 
 

@@ -96,14 +96,23 @@ impl LabelledRecords {
             let ranges = of_classes[class].entry((hash(group), group)).or_default();
             ranges.push(record.positions.clone());
         }
-        let mut held = BTreeSet::from_iter(hold_out);
-        let mut cut = BTreeSet::new();
+        let (mut held, mut cut) = (BTreeSet::from_iter(hold_out), BTreeSet::new());
+        if hold_out.is_empty() {
+            let alone = of_classes.iter().filter(|groups| groups.len() == 1);
+            cut.extend(alone.flat_map(|groups| groups.keys().map(|(_, name)| *name)));
+        }
         for groups in of_classes.iter().filter(|_| hold_out.is_empty()) {
-            let first = (groups.len() as f64 * fraction).ceil() as usize;
-            let names = groups.keys().map(|(_, name)| *name);
-            match groups.len() {
-                1 => cut.extend(names),
-                _ => held.extend(names.take(first)),
+            let wanted = (groups.len() as f64 * fraction).ceil() as usize;
+            for key in groups.keys().filter(|(_, name)| !cut.contains(name)) {
+                let here = groups.keys().filter(|(_, name)| held.contains(name));
+                // What other classes hold out counts, and none is left with nothing to learn.
+                let keeps = |others: &BTreeMap<(u64, &String), _>| {
+                    let left = |other: &&(u64, &String)| *other != key && !held.contains(other.1);
+                    !others.contains_key(key) || others.keys().any(|other| left(&other))
+                };
+                if here.count() < wanted && of_classes.iter().all(keeps) {
+                    held.insert(key.1);
+                }
             }
         }
         for (class, groups) in of_classes.iter().enumerate() {
@@ -221,6 +230,7 @@ impl LabelledRecords {
         };
         Ok(LabelledSource {
             windows: self.part(Split::Train).iter().map(first_windows).collect(),
+            fingerprint: self.fingerprint()?,
             labelled: self.clone(),
             vocabulary,
             batch,
@@ -230,8 +240,9 @@ impl LabelledRecords {
     }
 
     /// A number that differs where the records, their places or their classes do.
-    fn fingerprint(&self) -> u64 {
+    fn fingerprint(&self) -> Result<u64> {
         let mut all = XxHash3_64::new();
+        all.write(&self.records.fingerprint()?.to_le_bytes());
         for (class, range) in self
             .part(Split::Train)
             .iter()
@@ -245,7 +256,7 @@ impl LabelledRecords {
         self.classes
             .iter()
             .for_each(|name| all.write(name.as_bytes()));
-        all.finish()
+        Ok(all.finish())
     }
 }
 
@@ -268,6 +279,7 @@ pub fn windows(
 #[derive(Clone, Debug)]
 pub struct LabelledSource {
     labelled: LabelledRecords,
+    fingerprint: u64,
     /// Of each class, the number of the first window of each record, and how many there are.
     windows: Vec<(Vec<u64>, u64)>,
     vocabulary: usize,
@@ -325,7 +337,7 @@ impl Source for LabelledSource {
 
     fn description(&self) -> String {
         let (batch, length, seed) = (self.batch, self.length, self.seed);
-        let data = self.labelled.fingerprint();
+        let data = self.fingerprint;
         let positions = self.labelled.records.positions();
         format!(
             "{positions} labelled positions {data:016x}, batch {batch}, length {length}, seed {seed}"

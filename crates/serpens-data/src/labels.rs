@@ -1,6 +1,6 @@
 //! Where labels come from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use regex::Regex;
@@ -16,8 +16,7 @@ use crate::records::Record;
 /// - nothing: the folders, where every file is in one below that of the data, otherwise the files' names;
 /// - `folder`: the name of the folder that the file is in;
 /// - `file`: the file's name without what stands behind its first dot;
-/// - a pattern with `{label}`, such as `{label}_{group}_*.wav`, for the file's name, or `FILE:RECORD` where a file has
-///   several records; `*` stands for anything;
+/// - a pattern with `{label}`, such as `{label}_{group}_*.wav`, for the file's name, or else for `FILE:RECORD`; `*` stands for anything;
 /// - a file of labels as MNIST has it (`…idx1-ubyte`), for the images of one file;
 /// - a path that ends in `.csv` or `.tsv`: a table with the columns `name` (of a file, with or without its folder or
 ///   ending, or of a record) and `label`, and, if it has one, `group`.
@@ -63,8 +62,12 @@ impl Labels {
         let file = |path: &Path| Some(stem(&name_of(path)).to_owned());
         match &*self.0 {
             "" => {
-                let deeper = |record: &Record| record.file.parent() != Some(root);
-                match root.is_dir() && records.iter().all(deeper) {
+                let folders: BTreeSet<_> = records.iter().map(|it| it.file.parent()).collect();
+                let in_folders = match root.is_dir() {
+                    true => !folders.contains(&Some(root)),
+                    false => folders.len() > 1, // of a glob
+                };
+                match in_folders {
                     true => by(&folder),
                     false => by(&file),
                 }
@@ -74,12 +77,10 @@ impl Labels {
             pattern if pattern.contains("{label}") => {
                 let pattern = compiled(pattern)?;
                 let labelled = |record: &Record| {
-                    let name = name_of(&record.file);
-                    let name = match record.name.is_empty() {
-                        true => name,
-                        false => format!("{name}:{}", record.name),
-                    };
-                    let found = pattern.captures(&name)?;
+                    let file = name_of(&record.file);
+                    let both = format!("{file}:{}", record.name);
+                    let found = pattern.captures(&file);
+                    let found = found.or_else(|| pattern.captures(&both))?;
                     let group = found.name("group").map(|group| group.as_str().to_owned());
                     Some((
                         found["label"].to_owned(),

@@ -1,8 +1,11 @@
 //! Records of files, each of which is read at any place.
 
+use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+use twox_hash::XxHash3_64;
 
 use crate::Tokenizer;
 use crate::content::{Block, Content, Read, text};
@@ -164,6 +167,23 @@ impl Records {
             Form::Token(_) => 0,
             Form::Values(channels) => channels,
         }
+    }
+
+    /// A number that differs where the sizes do, what is held in memory, or what stands at 64 places spread evenly.
+    pub(crate) fn fingerprint(&self) -> Result<u64> {
+        let mut hash = XxHash3_64::new();
+        let bytes = self.store.len();
+        hash.write(&(bytes as u64).to_le_bytes());
+        hash.write(self.store.held());
+        let mut sample = [0; 16];
+        let sample = &mut sample[..bytes.min(16)];
+        let last = bytes - sample.len();
+        for place in 0..64 {
+            self.store
+                .read((last as u128 * place / 63) as usize, sample)?;
+            hash.write(sample);
+        }
+        Ok(hash.finish())
     }
 
     /// What stands at these positions, which must be those of records. // (length) or (length, channels)

@@ -186,6 +186,7 @@ impl Series {
             windows.extend((0..count).map(|i| (rows.start + i * self.length, left)));
         }
         Ok(SeriesSource {
+            fingerprint: self.records.fingerprint()?,
             series: self.clone(),
             windows: windows.into(),
             batch,
@@ -241,6 +242,7 @@ pub fn scaled(rows: &mut [f32], scale: &[[f32; 2]]) {
 #[derive(Clone, Debug)]
 pub struct SeriesSource {
     series: Series,
+    fingerprint: u64,
     /// Where each begins at least, and how many rows later at most.
     windows: Arc<[(usize, usize)]>,
     batch: usize,
@@ -281,8 +283,9 @@ impl Source for SeriesSource {
             ..
         } = &self.series;
         let (batch, seed, windows) = (self.batch, self.seed, self.windows.len());
+        let data = self.fingerprint;
         format!(
-            "{windows} windows of series {scale:?}, batch {batch}, length {length}, horizon {horizon}, seed {seed}"
+            "{windows} windows of series {data:016x}, scale {scale:?}, batch {batch}, length {length}, horizon {horizon}, seed {seed}"
         )
     }
 }

@@ -184,6 +184,52 @@ fn a_group_of_several_classes_is_held_out_of_all_or_of_none() {
 }
 
 #[test]
+fn a_class_of_one_group_is_cut_wherever_the_group_is_and_none_is_left_without_any() {
+    let dir = tempfile::tempdir().unwrap();
+    for (class, groups) in [
+        ("a", &[1][..]),
+        ("b", &[1, 2]),
+        ("c", &[2, 3]),
+        ("d", &[3, 2]),
+    ] {
+        for group in groups {
+            write(&dir, &format!("{class}_{group}.txt"), &"text ".repeat(20));
+        }
+    }
+    let split = labelled(&dir, "{label}_{group}.txt", &[], 0.1).unwrap();
+    let [train, held_out] = [Split::Train, Split::Validation].map(|part| split.counts(part));
+    // Group 1 is cut in both of its classes, and of 2 and 3 one is held out of all.
+    assert_eq!((train[0], held_out[0]), (1, 1));
+    assert!(train.iter().all(|&count| count >= 1), "{train:?}");
+    assert_eq!((train[2], held_out[2], train[3], held_out[3]), (1, 1, 1, 1));
+}
+
+#[test]
+fn files_beside_a_table_and_images_that_are_packed_are_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    let recognised = || {
+        Content::recognised(dir.path().to_str().unwrap())
+            .unwrap()
+            .name()
+    };
+    write(&dir, "labels.csv", "name,label\n");
+    assert_eq!(recognised(), "tables");
+    write(&dir, "train-images-idx3-ubyte.gz", "x");
+    assert_eq!(recognised(), "images");
+    write(&dir, "a.wav", "x");
+    assert_eq!(recognised(), "sound");
+}
+
+#[test]
+fn under_a_glob_folders_are_classes_too() {
+    let dir = folders();
+    let pattern = dir.path().join("*/*.txt");
+    let all = records(&pattern, &Content::Text);
+    let split = LabelledRecords::new(all, &pattern, &Labels::default(), &[], 0.0).unwrap();
+    assert_eq!(split.classes(), ["a", "b", "c"]);
+}
+
+#[test]
 fn stretches_of_a_contig_stay_together() {
     let dir = tempfile::tempdir().unwrap();
     let contig = |name: &str, unit: &str| format!(">{name}\n{0}NN{0}NN{0}\n", unit.repeat(10));

@@ -56,32 +56,51 @@ pub fn text(model: &MambaLm, mut slices: Slices, watch: &mut Watch<'_>) -> Resul
 
 /// How well tokens are predicted behind so much context: of windows that are each read from no state, for every power
 /// of two 2^k up to their length, the targets at positions 2^k - 1 to 2^(k + 1) - 2, which know 2^k to 2^(k + 1) - 1
-/// tokens.
+/// tokens. Of a row what stands before the first start of another document counts. `chunk` positions are read at a time.
 ///
 /// # Errors
 /// Those of the windows and of `watch`; tokens that the model does not know, memory.
 pub fn by_context(
     model: &MambaLm,
     windows: impl IntoIterator<Item = serpens_data::Result<Batch>>,
+    chunk: usize,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<(usize, Totals)>> {
-    let (mut all, mut done) = (Vec::new(), 0);
+    let (mut all, mut done) = (Vec::<(usize, Totals)>::new(), 0);
     for window in windows {
-        let window = window?;
+        let window = of_one_document(window?);
         let mut state = model.initial_state(window.batch)?;
         let octaves = (0..).map(|k| (1_usize << k) - 1..(2 << k) - 1);
         let octaves = octaves.take_while(|octave| octave.end <= window.length);
         for (k, octave) in octaves.enumerate() {
-            watch(done)?;
-            done += window.batch * octave.len();
             if all.len() == k {
                 all.push((1 << k, Totals::default()));
             }
-            let read = read(model, &window, octave, Some(&mut state))?;
-            all[k].1 = all[k].1.merge(read);
+            for from in octave.clone().step_by(chunk.max(1)) {
+                let positions = from..octave.end.min(from + chunk.max(1));
+                watch(done)?;
+                done += window.batch * positions.len();
+                let read = read(model, &window, positions, Some(&mut state))?;
+                all[k].1 = all[k].1.merge(read);
+            }
         }
     }
+    all.retain(|(_, totals)| totals.count > 0);
     Ok(all)
+}
+
+/// The window with targets up to the end of each row's first document alone.
+fn of_one_document(mut window: Batch) -> Batch {
+    let Some(starts) = &window.starts else {
+        return window;
+    };
+    let rows = window.targets.chunks_mut(window.length.max(1));
+    for (targets, starts) in rows.zip(starts.chunks(window.length.max(1))) {
+        let another = starts.iter().skip(1).position(|&starts| starts);
+        let first = another.map_or(targets.len(), |place| place + 1);
+        targets[first..].fill(IGNORE);
+    }
+    window
 }
 
 /// The counted targets of these batches, and how many of them have the largest logit. `chunk` positions are read at a

@@ -322,9 +322,9 @@ pub struct GenerateArgs {
     /// Texts for each prompt, each with the seed after the one before it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(1..=65_536))]
     pub samples: usize,
-    /// Tokens to write at most.
-    #[arg(long, default_value_t = 400, value_parser = whole::<usize>(0..=MOST))]
-    pub tokens: usize,
+    /// Tokens to write at most; 400 where it is left out, of sound 4 seconds.
+    #[arg(long, value_parser = whole::<usize>(0..=MOST))]
+    pub tokens: Option<usize>,
     /// End before this text; may be repeated.
     #[arg(long, value_name = "TEXT", value_parser = stop)]
     pub stop: Vec<String>,

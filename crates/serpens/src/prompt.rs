@@ -55,6 +55,11 @@ impl PromptsArgs {
         self.one.prompt_file.as_deref()
     }
 
+    /// Whether none is given.
+    pub(crate) fn is_left_out(&self) -> bool {
+        self.prompts.is_none() && self.one.prompt.is_none() && self.one.prompt_file.is_none()
+    }
+
     /// The prompts; an end of line where none is given, and nothing is gone on from.
     pub(crate) fn read(&self, goes_on: bool) -> Result<Vec<Vec<u8>>> {
         const OPTION: &str = "--prompts";

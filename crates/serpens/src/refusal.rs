@@ -36,17 +36,31 @@ pub enum Refusal {
         /// Columns that are.
         channels: usize,
     },
+    /// DNA has no usual beginning.
+    #[error("this model writes DNA: give it a beginning, such as ACGT")]
+    NoBeginning,
     /// Sound is written to a file.
     #[error("this model writes sound: name the file, as in --wav sound.wav")]
     NoWav,
     /// A model of something else writes no sound.
     #[error("this model writes no sound")]
     NoSound,
+    /// Tokens of other content follow from it.
+    #[error(
+        "these are other tokens than those that the content gives: leave it out, or set task.content as it was for the model that is gone on from"
+    )]
+    OtherTokens,
+    /// A model of tokens reads no values.
+    #[error("a model of tokens is not gone on from to read values: begin anew")]
+    InitOfTokens,
+    /// Nothing is left to test on.
+    #[error("nothing is held out: set a share above 0, or name groups in task.hold_out")]
+    NothingHeldOut,
     /// What is no DNA has no other strand.
     #[error("only DNA has two strands")]
     NoStrands,
     /// The task has no use for it.
-    #[error("the {0} task has no use for it; serpens train text --data PATH learns a text")]
+    #[error("the {0} task has no use for it")]
     NoTextTask(&'static str),
     /// No model, and none to go on from.
     #[error("there is neither a [model] nor one to go on from: name one with --init")]

@@ -3,11 +3,11 @@
 use rustfft::FftPlanner;
 use rustfft::num_complex::Complex;
 
-/// The season of a series: the lag from 2 to half its length at which its autocorrelation, a mean over channels, has
+/// The season of a series: the lag from 2 to `most` rows, or half its length, at which its autocorrelation, a mean over channels, has
 /// its largest local maximum, if that is 0.3 at least. `values` is (length, channels), row-major.
 ///
 /// r_k = Σ_t x_t x_{t+k} / Σ_t x_t², of values less the straight line of least squares.
-pub fn season(values: &[f32], channels: usize) -> Option<usize> {
+pub fn season(values: &[f32], channels: usize, most: usize) -> Option<usize> {
     let channels = channels.max(1);
     let length = values.len() / channels;
     let size = (2 * length).next_power_of_two();
@@ -35,7 +35,7 @@ pub fn season(values: &[f32], channels: usize) -> Option<usize> {
     }
     let peak =
         |&lag: &usize| mean[lag] >= 0.3 && mean[lag] > mean[lag - 1] && mean[lag] >= mean[lag + 1];
-    let peaks = (2..=length / 2).filter(peak);
+    let peaks = (2..=most.min(length / 2)).filter(peak);
     peaks.max_by(|&a, &b| mean[a].total_cmp(&mean[b]))
 }
 
@@ -76,15 +76,16 @@ mod tests {
         let rising: Vec<f32> = (0..1000)
             .map(|i| daily(i) + 0.1 * i as f32 + noise())
             .collect();
-        assert_eq!(season(&rising, 1), Some(24));
+        assert_eq!(season(&rising, 1, usize::MAX), Some(24));
         let both: Vec<f32> = (0..500)
             .flat_map(|i| [daily(i), daily(i + 5) * 100.0])
             .collect();
-        assert_eq!(season(&both, 2), Some(24));
+        assert_eq!(season(&both, 2, usize::MAX), Some(24));
+        assert_eq!(season(&both, 2, 20), None);
         let none: Vec<f32> = (0..1000).map(|_| noise()).collect();
-        assert_eq!(season(&none, 1), None);
+        assert_eq!(season(&none, 1, usize::MAX), None);
         for short in [&[][..], &[1.0], &[0.1; 500]] {
-            assert_eq!(season(short, 0), None);
+            assert_eq!(season(short, 0, 100), None);
         }
     }
 }

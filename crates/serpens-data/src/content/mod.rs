@@ -86,8 +86,8 @@ impl Content {
     fn of(file: &Found) -> Self {
         let end = file.extension().unwrap_or_default();
         let end = &*end.to_string_lossy().to_lowercase();
-        let idx =
-            end.ends_with("idx3-ubyte") || file.path.to_string_lossy().ends_with("idx3-ubyte");
+        let name = file.path.file_name().unwrap_or_default();
+        let idx = name.to_string_lossy().contains("idx3-ubyte");
         match end {
             _ if idx || IMAGES.contains(&end) => Self::Image(ImageConfig::default()),
             _ if DNA.contains(&end) => Self::Dna(DnaConfig::default()),
@@ -100,15 +100,19 @@ impl Content {
         }
     }
 
-    /// The content of files, recognised by the first name that tells of DNA, sound, images or tables; otherwise text.
+    /// The content of files, recognised by the first name that tells of DNA, sound or images, or else of tables; otherwise
+    /// text.
     ///
     /// # Errors
     /// What [`Corpus::open`](crate::Corpus::open) says of no files.
     pub fn recognised(pattern: &str) -> Result<Self> {
         let found = files::find(pattern)?;
         let mut contents = found.iter().map(Self::of);
-        let told = contents.find(|content| *content != Self::Text);
-        Ok(told.unwrap_or_default())
+        let told = |content: &Self| *content != Self::Text;
+        // A table beside other files is one of labels, mostly.
+        let other = |content: &Self| told(content) && !matches!(content, Self::Table(_));
+        let first = contents.clone().find(other);
+        Ok(first.or_else(|| contents.find(told)).unwrap_or_default())
     }
 
     /// The files that a pattern names, as [`Corpus::open`](crate::Corpus::open) takes it, sorted; of a folder those whose

@@ -199,11 +199,19 @@ fn shown(cell: &[u8]) -> Cow<'_, str> {
 /// Those of the system, and of a file without these columns or without rows.
 pub fn columns(path: &Path, config: &TableConfig) -> Result<Vec<String>> {
     let table = Table::open(path, config)?;
-    Ok(table
-        .chosen
+    let names = table.chosen.iter().map(|&place| table.names[place].clone());
+    let names: Vec<String> = names.collect();
+    let twice = names
         .iter()
-        .map(|&place| table.names[place].clone())
-        .collect())
+        .enumerate()
+        .find(|(at, name)| names[..*at].contains(name));
+    match twice {
+        Some((_, name)) => {
+            let wrong = format!("two columns are called `{name}`: give each a name of its own");
+            Err(Error::of_content(path, ", line 1", wrong))
+        }
+        None => Ok(names),
+    }
 }
 
 pub(super) fn read<E: From<Error>>(

@@ -57,6 +57,36 @@ fn bits_per_byte_read_in_chunks_are_those_of_the_whole_read_at_once() {
     assert!((rows - expected).abs() < 0.5, "{rows} and {expected}");
 }
 
+#[test]
+fn by_context_each_target_counts_once_and_none_behind_another_document() {
+    let lines = "{\"text\": \"a short one\"}\n{\"text\": \"another of some more length\"}\n";
+    let (_dir, corpus) = documents(lines);
+    let (model, length) = (model(256), 31);
+    let windows = || corpus.slices(Split::Train, 1, length).unwrap().take(1);
+    let octaves = |chunk| {
+        let read = evaluate::by_context(&model, windows(), chunk, &mut |_| Ok(()));
+        read.unwrap()
+    };
+    // The first document has ten targets: 1, 2, 4 and, of the next eight, 3 at contexts of 1, 2, 4 and 8.
+    let all = octaves(1000);
+    let counts: Vec<_> = all
+        .iter()
+        .map(|(context, totals)| (*context, totals.count))
+        .collect();
+    assert_eq!(counts, [(1, 1), (2, 2), (4, 4), (8, 3)]);
+    let bits = bits_of(&model, "a short one", 1);
+    let sum: f64 = all.iter().map(|(_, totals)| totals.sum).sum();
+    assert!(
+        (sum / std::f64::consts::LN_2 - bits).abs() < 1e-4,
+        "{sum} {bits}"
+    );
+    for chunk in [1, 3] {
+        for ((_, one), (_, other)) in octaves(chunk).iter().zip(&all) {
+            assert!(one.count == other.count && (one.sum - other.sum).abs() < 1e-4);
+        }
+    }
+}
+
 /// Documents of bytes, as lines of a token file.
 fn documents(lines: &str) -> (tempfile::TempDir, Corpus) {
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use serpens_core::files::{check_writable, is_same, write_bytes};
-use serpens_data::{Content, Corpus, Split, Tokenizer};
+use serpens_data::{Corpus, Split, Tokenizer};
 use serpens_infer::{Item, Score, Scores, score};
 use serpens_nn::MambaLm;
 use serpens_report::grouped;
@@ -17,7 +17,7 @@ use crate::output::{OutputMode, aligned, counted, say, significant, tell};
 use crate::progress::Meter;
 use crate::refusal::{Refusal, WrongModel};
 use crate::runs::models::Opened;
-use crate::tasks::READ_LENGTH;
+use crate::tasks::{READ_LENGTH, Reads};
 use crate::{Error, Result};
 
 /// What is told to programs and to people.
@@ -53,11 +53,12 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     }
 }
 
-/// The text in `data`, to be evaluated.
-pub(super) fn corpus(data: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
+/// The text in `data`, or what else the model reads, to be evaluated.
+pub(super) fn corpus(data: &str, model: &Opened, tokenizer: &Tokenizer) -> Result<Corpus> {
+    let content = Reads::content_of(model.checkpoint.folder())?;
     let go_on = &mut |_, _| Ok::<_, Error>(());
     let corpus =
-        Corpus::open(data, &Content::Text, tokenizer, &[], go_on)?.with_validation_fraction(1.0)?;
+        Corpus::open(data, &content, tokenizer, &[], go_on)?.with_validation_fraction(1.0)?;
     match corpus.tokens() {
         0 | 1 => Err(Error::refused("--data", Refusal::NothingToPredict)),
         _ => Ok(corpus),
@@ -98,7 +99,7 @@ fn meter(name: &str, corpus: &Corpus) -> Meter {
 
 /// How well a text is predicted, each token from all before it, and from those of its window.
 fn text(args: &EvalArgs, opened: &Opened, tokenizer: &Tokenizer) -> Result<Told> {
-    let (model, corpus) = (&opened.model, corpus(&args.data, tokenizer)?);
+    let (model, corpus) = (&opened.model, corpus(&args.data, opened, tokenizer)?);
     let whole = whole(model, &opened.path, &corpus)?;
     let mut readings = vec![("whole", reach(model), whole.tokens)];
     if let Some(length) = args.window {

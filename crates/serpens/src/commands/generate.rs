@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use serpens_core::Device;
 use serpens_core::files::check_writable;
-use serpens_data::Tokenizer;
+use serpens_data::{Content, Tokenizer};
 use serpens_infer::{
     Batching, Drawn, End, Of, Request, SequenceState, TextStream, Told, encode_prompt, generate,
 };
@@ -24,6 +24,9 @@ use crate::progress::Meter;
 use crate::refusal::{Refusal, WrongModel};
 use crate::tasks::Reads;
 use crate::{Error, Result};
+
+/// Tokens that are written where nothing is said.
+const TOKENS: usize = 400;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let how = args.infer.resolve()?;
@@ -46,6 +49,14 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     }
     if args.wav.is_some() {
         return Err(Error::refused("--wav", Refusal::NoSound));
+    }
+    if args.prompts.is_left_out()
+        && matches!(
+            Reads::content_of(opened.checkpoint.folder())?,
+            Content::Dna(_)
+        )
+    {
+        return Err(Error::refused("--prompt", Refusal::NoBeginning));
     }
     let model = opened.model;
     let load = |path: &Path| SequenceState::load(path, &model, Some(&tokenizer));
@@ -114,7 +125,7 @@ fn requests(
             samples: args.samples,
             sampling: args.sampling.options(),
             seed: args.seed,
-            tokens: args.tokens,
+            tokens: args.tokens.unwrap_or(TOKENS),
             ends: tokenizer.end_of_text().to_vec(),
             log_probs: args.logprobs,
         })

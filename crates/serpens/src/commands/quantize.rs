@@ -62,7 +62,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let before = |data: &String| {
         // As its file has it: what is in blocks already is multiplied in them.
         let (held, tokenizer) = args.model.load_with_tokenizer(ToInfer::default())?;
-        let corpus = eval::corpus(data, &tokenizer)?;
+        let corpus = eval::corpus(data, &held, &tokenizer)?;
         let before = perplexity(&held.model, &held.path, &corpus)?;
         Ok::<_, Error>((corpus, before))
     };

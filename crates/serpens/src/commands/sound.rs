@@ -11,6 +11,8 @@ use crate::stop::{self, STOP};
 use crate::tasks::written::written;
 use crate::{Error, Result};
 
+/// Seconds that are written where nothing is said.
+const SECONDS: usize = 4;
 /// The level of silence.
 const SILENCE: u32 = 128;
 
@@ -34,10 +36,17 @@ pub(super) fn run(args: &GenerateArgs, audio: &AudioConfig, model: &MambaLm) -> 
             }
         }
     };
+    if model
+        .config()
+        .context()
+        .is_some_and(|most| most <= prompt.len())
+    {
+        return Err(model.config().full().into());
+    }
     let ids = written(
         model,
         &prompt,
-        args.tokens,
+        args.tokens.unwrap_or(SECONDS * audio.rate as usize),
         args.sampling.options(),
         args.seed,
         &Tokenizer::bytes(),

@@ -151,7 +151,7 @@ impl Recipe {
         setting(self.task.settings_mut()).ok_or(refused)
     }
 
-    /// Says where the task's text lies from the root on, so that the run can be gone on with from anywhere.
+    /// Says where the task's data and labels lie from the root on, so that the run can be gone on with from anywhere.
     pub(crate) fn locate_text(&mut self) {
         let text = self.task.settings_mut().data().and_then(Option::as_mut);
         // A folder's name must not become a part of a pattern.
@@ -159,6 +159,12 @@ impl Recipe {
         let plain = !here.to_string_lossy().contains(['*', '?', '[']);
         if let Some(text) = text.filter(|text| plain || Path::new(text).exists()) {
             *text = located(Path::new(text));
+        }
+        if let Some(labels) = self.task.settings_mut().labels() {
+            let text = String::from(labels.clone());
+            if Path::new(&text).is_file() {
+                *labels = located(Path::new(&text)).into();
+            }
         }
     }
 

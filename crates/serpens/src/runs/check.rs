@@ -38,6 +38,9 @@ fn check_task<O: Kind>(task: &dyn Task<O>, recipe: &Recipe, compute: &Compute) -
     if recipe.train.best.is_some() && task.validation("", OutputMode::Quiet).is_none() {
         return Err(TrainError::NoEvaluation.into());
     }
+    if recipe.init.is_some() && O::reads_values(&task.head()) {
+        return Err(Error::refused("--init", Refusal::InitOfTokens));
+    }
     let (found, allowed) = (recipe.model.vocab_size, task.vocabulary());
     if !allowed.contains(&found) {
         let wrong = Refusal::Vocabulary { found, allowed };
@@ -98,6 +101,8 @@ fn named(task: &TaskConfig, error: Error) -> Error {
     let about = match &error {
         DataError::Size { name, .. } => *name,
         DataError::InvalidFraction { .. } => "validation",
+        DataError::Labels(_) | DataError::Classes(..) => return Error::refused("--labels", error),
+        DataError::NoGroup(..) | DataError::NothingToLearn(_) => "hold_out",
         _ => return Error::refused("--data", error),
     };
     let settings = Table::try_from(task).unwrap_or_default();

@@ -16,7 +16,6 @@ use super::models::load;
 use crate::progress::Progress;
 use crate::refusal::Refusal;
 use crate::stop::STOP;
-use crate::tasks::TaskConfig;
 use crate::tasks::kind::Kind;
 use crate::tasks::trained::Trained;
 use crate::{Error, Result};
@@ -71,7 +70,8 @@ impl<'a, O: Kind> Job<'a, O> {
                 saved: match resumed {
                     Err(TrainError::NoCheckpoint(_)) if !dir.join(MODEL).exists() => None,
                     Err(TrainError::OtherSettings { field, .. })
-                        if field == "data" && matches!(run.recipe.task, TaskConfig::Text(_)) =>
+                        if field == "data"
+                            && run.recipe.task.clone().settings_mut().data().is_some() =>
                     {
                         return Err(Error::refused("--data", Refusal::OtherText));
                     }

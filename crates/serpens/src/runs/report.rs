@@ -47,8 +47,10 @@ impl<O: Kind> Run<O> {
         };
         let sample = match self.recipe.task.settings().sample()? {
             Some(sample) => Some(sample),
-            None if self.task.sample()?.is_some() => self.task.sample()?,
-            None => beginning().transpose().map_err(DataError::from)?,
+            None => match self.task.sample()? {
+                Some(sample) => Some(sample),
+                None => beginning().transpose().map_err(DataError::from)?,
+            },
         };
         let mut maps = Vec::new();
         if let Some(sample) = sample {

@@ -15,7 +15,7 @@ use serpens_data::{
 use serpens_nn::{Answer, HeadConfig, Pooling, Predictor};
 use serpens_report::{ConfusionMatrix, Figure, Share, Table};
 use serpens_train::metrics::{ClassMetrics, Metrics};
-use serpens_train::{Evaluation, Predict, Result as TrainResult, evaluate};
+use serpens_train::{Evaluation, Predict, Result as TrainResult, evaluate, go_on};
 use smart_default::SmartDefault;
 
 use super::kind::Answers;
@@ -26,6 +26,7 @@ use super::{OpenTask, Results, Task, TaskSettings, TestConfig, TokenizerSetting,
 use crate::output::{OutputMode, counted, tell};
 use crate::progress::Meter;
 use crate::refusal::Refusal;
+use crate::stop::STOP;
 use crate::{Error, Result};
 
 /// Different k-mers that a baseline counts, about.
@@ -100,7 +101,7 @@ impl TaskSettings for ClassifyConfig {
         };
         let tokenizer = match &content {
             Content::Text => self.tokenizer.open()?,
-            other => Tokenizer::of(other)?,
+            other => self.tokenizer.given_by(other)?,
         };
         let records = read(data, &content, &tokenizer)?;
         let root = Path::new(data);
@@ -111,6 +112,13 @@ impl TaskSettings for ClassifyConfig {
             tell(&format!(
                 "warning: without a label, passed over: {first} and {more}"
             ));
+        }
+        if labelled
+            .counts(Split::Validation)
+            .iter()
+            .all(|&count| count == 0)
+        {
+            return Err(Error::refused("task.validation", Refusal::NothingHeldOut));
         }
         let objective = Predict::default().smoothed(self.smoothing)?;
         let channels = labelled.records().channels();
@@ -195,8 +203,12 @@ impl Classify {
     fn baseline(&self) -> Result<(String, ClassMetrics)> {
         let labelled = &self.labelled;
         let described = |windows: &[Window]| {
-            let each = windows.iter().map(|window| self.features(window));
-            Ok::<_, Error>(each.collect::<Result<Vec<_>>>()?.concat())
+            let mut all = Vec::new();
+            for window in windows {
+                go_on(&STOP)?;
+                all.extend(self.features(window)?);
+            }
+            Ok::<_, Error>(all)
         };
         let class = |window: &Window| window.class as u32;
         let learnt: Vec<Window> = (0..BASELINE_WINDOWS)

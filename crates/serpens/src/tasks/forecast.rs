@@ -69,17 +69,24 @@ impl TaskSettings for ForecastConfig {
         let Some(data) = &self.data else {
             return Err(Error::refused("--data", Refusal::NoData("forecast")));
         };
-        let files = Content::Table(self.table.clone()).files(data)?;
-        let names = columns(&files[0], &self.table)?;
+        let table = match Content::recognised(data)? {
+            Content::Table(found) if self.table == TableConfig::default() => found,
+            _ => self.table.clone(),
+        };
+        let files = Content::Table(table.clone()).files(data)?;
+        let names = columns(&files[0], &table)?;
         // Of all files the same, in this order.
         let content = Content::Table(TableConfig {
             columns: names.clone(),
-            ..self.table.clone()
+            ..table
         });
         let records = read(data, &content, &Tokenizer::bytes())?;
         let series = Series::new(records, self.length, self.horizon, self.validation)?;
         let most = (tests.tokens / self.length).max(1);
         let held_out = series.held_out(most);
+        if held_out.is_empty() {
+            return Err(Error::refused("task.validation", Refusal::NothingHeldOut));
+        }
         let season = match self.season {
             Some(season) if !(2..=self.length).contains(&season) => {
                 let (found, allowed) = (season as u64, 2..=self.length as u64);
@@ -87,7 +94,7 @@ impl TaskSettings for ForecastConfig {
                 return Err(Error::refused("task.season", wrong));
             }
             Some(season) => Some(season),
-            None => found_season(&series)?,
+            None => found_season(&series, self.length)?,
         };
         Ok(OpenTask::Answers(Box::new(Forecast {
             source: Arc::new(series.source(self.batch, seed)?),
@@ -109,10 +116,10 @@ impl TaskSettings for ForecastConfig {
 }
 
 /// The season of the first series that has one, in what is learnt from.
-fn found_season(series: &Series) -> Result<Option<usize>> {
+fn found_season(series: &Series, most: usize) -> Result<Option<usize>> {
     for rows in series.learnt() {
         let rows = rows.start..rows.end.min(rows.start + SEASON_ROWS);
-        let found = season(&series.values(rows)?, series.scale().len());
+        let found = season(&series.values(rows)?, series.scale().len(), most);
         if found.is_some() {
             return Ok(found);
         }

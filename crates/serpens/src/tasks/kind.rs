@@ -31,6 +31,9 @@ pub(crate) trait Kind: Objective<Model: Clone> + Default {
     /// Values at each position between the layers and the loss.
     fn outputs(model: &Self::Model) -> usize;
 
+    /// Whether it reads values in place of tokens.
+    fn reads_values(head: &Self::Head) -> bool;
+
     /// What layers do with a sequence, or a chunk of one, on the processor.
     fn trace(
         model: &Self::Model,
@@ -66,6 +69,10 @@ impl Kind for NextToken {
 
     fn backbone(model: &MambaLm) -> &Backbone {
         model.backbone()
+    }
+
+    fn reads_values((): &()) -> bool {
+        false
     }
 
     fn outputs(model: &MambaLm) -> usize {
@@ -131,6 +138,10 @@ impl Kind for Predict {
 
     fn backbone(model: &Predictor) -> &Backbone {
         model.backbone()
+    }
+
+    fn reads_values(head: &Answers) -> bool {
+        head.channels > 0
     }
 
     fn outputs(model: &Predictor) -> usize {

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 const FILE: &str = "reads.json";
 
 /// The most positions that are read at a time.
-const MOST_LENGTH: usize = 1 << 31;
+const MOST_LENGTH: usize = 1 << 26;
 
 /// What a model that answers reads, and what its answers are called.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,12 +54,17 @@ impl Reads {
         Ok(write_bytes(&dir.join(FILE), text)?)
     }
 
+    /// How the model in this folder reads files: as text, where nothing is said.
+    pub(crate) fn content_of(dir: &Path) -> Result<Content> {
+        match dir.join(FILE).exists() {
+            true => Ok(Self::open(dir)?.content),
+            false => Ok(Content::Text),
+        }
+    }
+
     /// How the model in this folder reads sound, where that is what it writes.
     pub(crate) fn sound(dir: &Path) -> Result<Option<AudioConfig>> {
-        if !dir.join(FILE).exists() {
-            return Ok(None);
-        }
-        Ok(match Self::open(dir)?.content {
+        Ok(match Self::content_of(dir)? {
             Content::Audio(audio) if audio.form == AudioForm::MuLaw => Some(audio),
             _ => None,
         })
@@ -85,7 +90,9 @@ impl Reads {
             Named::Columns { scale, .. } if scale.len() != model.channels => 0,
             Named::Columns { scale, horizon, .. } => scale.len().saturating_mul(*horizon),
         };
-        let fits = (1..=MOST_LENGTH).contains(&self.length) && outputs == model.head.outputs;
+        let pooled = matches!(self.answers, Named::Classes(_)) == model.head.pooling.is_some();
+        let fits =
+            (1..=MOST_LENGTH).contains(&self.length) && outputs == model.head.outputs && pooled;
         match fits {
             true => Ok(()),
             false => Err(Error::wrong_model(dir.join(FILE), WrongModel::OtherReads)),

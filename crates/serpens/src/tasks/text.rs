@@ -99,7 +99,7 @@ impl TextConfig {
     fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.content {
             Content::Text => self.tokenizer.open(),
-            other => Ok(Tokenizer::of(other)?),
+            other => self.tokenizer.given_by(other),
         }
     }
 
@@ -143,7 +143,7 @@ impl TaskSettings for TextConfig {
     }
 
     fn tokenizer(&mut self) -> Option<&mut TokenizerSetting> {
-        (self.content == Content::Text).then_some(&mut self.tokenizer)
+        Some(&mut self.tokenizer)
     }
 
     fn baseline(&mut self) -> Option<&mut usize> {
@@ -164,7 +164,7 @@ impl TaskSettings for TextConfig {
 
     fn open(&self, seed: u64, tests: &TestConfig) -> Result<OpenTask> {
         let Some(data) = &self.data else {
-            return Err(Error::refused("--data", Refusal::NoData("text")));
+            return Err(Error::refused("--data", Refusal::NoData(self.name("text"))));
         };
         let corpus = self.corpus(data)?;
         let mut source = corpus.windows(self.batch, self.length, seed)?;
@@ -351,14 +351,14 @@ impl Text {
         let length = (self.settings.length * CONTEXT).min(available);
         let mut all = Vec::new();
         for Trained { name, model, .. } in trained {
-            if model.config().caches() || model.config().positions > 0 || length < 2 {
+            if model.config().caches() || length < 2 {
                 continue;
             }
             let windows = self.corpus.slices(Split::Validation, READ_ROWS, length)?;
             let windows = windows.at_most(self.tests);
             let mut meter = Meter::new(mode, format!("{name}, by context"), windows.tokens());
             let watch = &mut |done| meter.at(done);
-            let octaves = evaluate::by_context(model, windows, watch)?;
+            let octaves = evaluate::by_context(model, windows, READ_LENGTH, watch)?;
             let each = self.corpus.bytes_per_token();
             let point = |(context, totals): &(usize, Totals)| {
                 (*context as f64, totals.mean() / LN_2 / each)

@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serpens_data::Tokenizer;
+use serpens_data::{Content, Tokenizer};
 
+use crate::refusal::Refusal;
 use crate::{Error, Result};
 
 /// A tokenizer's file or folder; tokens are the model's that is gone on from where none is named, otherwise bytes.
@@ -32,6 +33,23 @@ impl TokenizerSetting {
                 let opened = Tokenizer::open(Path::new(path));
                 opened.map_err(|error| Error::refused("task.tokenizer", error))
             }
+        }
+    }
+
+    /// The tokenizer that follows from the content, where none may be chosen.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for one that was chosen, or is that of a model that is gone on from, and is another.
+    pub(super) fn given_by(&self, content: &Content) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::of(content)?;
+        let chosen = match (&self.opened, &self.path) {
+            (Some(opened), _) => Some(opened.clone()),
+            (None, Some(_)) => Some(self.open()?),
+            (None, None) => None,
+        };
+        match chosen.is_some_and(|chosen| chosen != tokenizer) {
+            true => Err(Error::refused("task.tokenizer", Refusal::OtherTokens)),
+            false => Ok(tokenizer),
         }
     }
 

@@ -34,6 +34,7 @@ pub(crate) fn written(
     };
     let mut written = Vec::new();
     let batching = Batching {
+        slots: 1,
         vocabulary: tokenizer.vocab_size(),
         ..Batching::default()
     };

@@ -188,11 +188,25 @@ fn what_cannot_be_classified_is_refused_in_a_line() {
         let start = ["train", "classify", "--data", data, "--device", "cpu"];
         place.run(&[&start[..], more].concat()).fails(2, words)
     };
-    refused("dna/acg", &["--labels", "folder"], &["1 classes", "acg"]);
+    refused(
+        "dna/acg",
+        &["--labels", "folder"],
+        &["--labels", "1 classes", "acg"],
+    );
     refused("dna", &["--set", "task.hold_out=[\"nobody\"]"], &["nobody"]);
     place.write("dna/acg/0.fa", ">x\nMKVLAA\n");
     refused("dna", &[], &["acg/0.fa", "line 2"]);
     place.write("dna/acg/0.fa", "");
     fs::create_dir(place.path("dna/acg/x.fa")).unwrap();
     refused("missing", &[], &["missing"]);
+    refused(
+        "dna",
+        &["--set", "task.validation=0"],
+        &["task.validation", "nothing is held out"],
+    );
+    refused(
+        "dna",
+        &["--tokenizer", "bytes"],
+        &["task.tokenizer", "task.content"],
+    );
 }

@@ -50,7 +50,7 @@ fn data_for_a_task_without_text_is_refused() {
     let place = TestFolder::new();
     place.text();
     let ran = place.run(&["train", "--data", "text.txt"]);
-    ran.is_refused(2, &["--data", "induction-heads", "train text"]);
+    ran.is_refused(2, &["--data", "induction-heads", "no use for it"]);
     assert!(!place.path("runs").exists());
 }
 

@@ -62,6 +62,9 @@ fn dna_is_learnt_beside_a_markov_model_and_written_in_letters() {
     let generate = [
         "generate", "--model", "dna-1", "--prompt", "acggt", "--tokens", "20",
     ];
+    place
+        .run(&["generate", "--model", "dna-1"])
+        .fails(2, &["--prompt", "ACGT"]);
     let told = place.run(&generate).succeeds().stdout;
     let letters = told.trim().trim_start_matches("acggt");
     assert!(
@@ -89,6 +92,10 @@ fn sound_is_learnt_beside_a_markov_model_and_written_as_a_file() {
     );
     let report = fs::read_to_string(place.path("runs/audio-1/report.html")).unwrap();
     assert!(report.contains("Written by S6") && report.contains("<audio"));
+
+    let eval = ["eval", "audio-1", "perplexity", "--data", "x.wav", "--json"];
+    let told = place.run(&eval).succeeds().json_lines();
+    assert_eq!(told[0]["tokens"], 7999, "samples, without a header");
 
     let generate = ["generate", "--model", "audio-1", "--tokens", "400"];
     place.run(&generate).fails(2, &["--wav"]);
