@@ -6,14 +6,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use rand::RngExt;
 use twox_hash::XxHash3_64;
 
 use crate::Split;
 use crate::error::{Error, Result, check_batch, check_size};
 use crate::labels::Labels;
-use crate::permutation::Permutation;
-use crate::random::{Purpose, counter_rng};
+use crate::permutation::{moved, spread, visit};
 use crate::records::Records;
 use crate::source::{Batch, Bounds, IGNORE, Numbers, Source};
 
@@ -173,18 +171,13 @@ impl LabelledRecords {
     /// ends with the record; where those are more than `most`, so many of them, spread evenly.
     pub fn windows(&self, split: Split, length: usize, most: usize) -> Vec<Window> {
         let classes = self.part(split).iter().enumerate();
-        let mut all: Vec<Window> = classes
+        let all: Vec<Window> = classes
             .flat_map(|(class, ranges)| {
                 let windows = ranges.iter().flat_map(move |range| windows(range, length));
                 windows.map(move |positions| Window { class, positions })
             })
             .collect();
-        let (count, most) = (all.len(), most.max(1));
-        if count > most {
-            let chosen = (0..most).map(|i| all[i * count / most].clone());
-            all = chosen.collect();
-        }
-        all
+        spread(all, most)
     }
 
     /// A batch of windows, rows of `length` positions; see [`Records::batch`]. What rows are filled with has no class.
@@ -294,24 +287,20 @@ impl LabelledSource {
         let classes = self.windows.len() as u128;
         let (turn, class) = (number / classes, (number % classes) as usize);
         let (first, count) = &self.windows[class];
-        let (epoch, index) = (
-            (turn / u128::from(*count)) as u64,
-            (turn % u128::from(*count)) as u64,
-        );
-        let stream = epoch
-            .wrapping_mul(classes as u64)
-            .wrapping_add(class as u64);
-        let mut rng = counter_rng(self.seed, Purpose::EpochOrder, stream);
-        let shift: f64 = rng.random();
-        let window = Permutation::new(*count, &mut rng).apply(index);
+        let own = |epoch: u64| {
+            epoch
+                .wrapping_mul(classes as u64)
+                .wrapping_add(class as u64)
+        };
+        let (window, share) = visit(self.seed, turn, *count, own);
+        let window = window as u64;
         let record = first.partition_point(|&first| first <= window) - 1;
         let range = &self.labelled.part(Split::Train)[class][record];
         let here = (window - first[record]) as usize;
         let left = range
             .len()
             .saturating_sub((range.len() / self.length).max(1) * self.length);
-        let offset = (shift * (left + 1) as f64) as usize;
-        let start = range.start + here * self.length + offset.min(left);
+        let start = range.start + here * self.length + moved(share, left);
         Window {
             class,
             positions: start..range.end.min(start + self.length),

@@ -1,6 +1,8 @@
 //! A random permutation of `0..count` that is never stored: any element is computed in constant time.
 
-use rand::Rng;
+use rand::{Rng, RngExt};
+
+use crate::random::{Purpose, counter_rng};
 
 /// Four rounds are enough for a Feistel network to look random; a fifth and sixth make up for tiny halves.
 const ROUNDS: usize = 6;
@@ -55,6 +57,37 @@ fn mix(mut bits: u64) -> u64 {
     bits ^= bits >> 29;
     bits = bits.wrapping_mul(0xd1b5_4a32_d192_ed03);
     bits ^ bits >> 32
+}
+
+/// The `number`-th visit of an endless stream in which each of `count` places is visited once, in an order that is
+/// drawn anew, before one is visited again; and a share of 1 that is drawn with the order. `stream` gives the epoch's own
+/// numbers.
+pub(crate) fn visit(
+    seed: u64,
+    number: u128,
+    count: u64,
+    stream: impl Fn(u64) -> u64,
+) -> (usize, f64) {
+    let of = u128::from(count);
+    let (epoch, index) = ((number / of) as u64, (number % of) as u64);
+    let mut rng = counter_rng(seed, Purpose::EpochOrder, stream(epoch));
+    let share = rng.random();
+    let place = Permutation::new(count, &mut rng).apply(index);
+    (place as usize, share)
+}
+
+/// That share of what a window may be moved by at most.
+pub(crate) fn moved(share: f64, most: usize) -> usize {
+    ((share * (most + 1) as f64) as usize).min(most)
+}
+
+/// Of more than `most`, so many spread evenly.
+pub(crate) fn spread<T: Clone>(all: Vec<T>, most: usize) -> Vec<T> {
+    let (count, most) = (all.len(), most.max(1));
+    match count > most {
+        true => (0..most).map(|i| all[i * count / most].clone()).collect(),
+        false => all,
+    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,15 @@
 //! Records of files, each of which is read at any place.
 
-use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-
-use twox_hash::XxHash3_64;
 
 use crate::Tokenizer;
 use crate::content::{Block, Content, Read, text};
 use crate::error::{Error, Result};
 use crate::files::Found;
 use crate::source::{Batch, Numbers};
-use crate::store::Store;
+use crate::store::{Store, fingerprint};
 
 /// Told how many bytes of how many are read; its error ends the reading.
 pub type Watch<'a, E> = dyn FnMut(usize, usize) -> Result<(), E> + 'a;
@@ -169,21 +166,10 @@ impl Records {
         }
     }
 
-    /// A number that differs where the sizes do, what is held in memory, or what stands at 64 places spread evenly.
+    /// A number that differs where what is read does, as far as it is looked at ([`fingerprint`]).
     pub(crate) fn fingerprint(&self) -> Result<u64> {
-        let mut hash = XxHash3_64::new();
-        let bytes = self.store.len();
-        hash.write(&(bytes as u64).to_le_bytes());
-        hash.write(self.store.held());
-        let mut sample = [0; 16];
-        let sample = &mut sample[..bytes.min(16)];
-        let last = bytes - sample.len();
-        for place in 0..64 {
-            self.store
-                .read((last as u128 * place / 63) as usize, sample)?;
-            hash.write(sample);
-        }
-        Ok(hash.finish())
+        let read = |place, sample: &mut [u8]| self.store.read(place, sample);
+        fingerprint(self.store.len(), self.store.held(), read)
     }
 
     /// What stands at these positions, which must be those of records. // (length) or (length, channels)

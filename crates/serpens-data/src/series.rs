@@ -3,12 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rand::RngExt;
-
 use crate::Split;
 use crate::error::{Error, Result, check_batch, check_size};
-use crate::permutation::Permutation;
-use crate::random::{Purpose, counter_rng};
+use crate::permutation::{moved, spread, visit};
 use crate::records::Records;
 use crate::source::{Batch, Bounds, Numbers, Source};
 
@@ -121,12 +118,7 @@ impl Series {
             let firsts = (first..last.max(first)).step_by(horizon);
             firsts.map(move |first| first - length..first + horizon)
         });
-        let all: Vec<Range<usize>> = windows.collect();
-        let (count, most) = (all.len(), most.max(1));
-        match count > most {
-            true => (0..most).map(|i| all[i * count / most].clone()).collect(),
-            false => all,
-        }
+        spread(windows.collect(), most)
     }
 
     /// Rows as they are in the files. // (rows, channels)
@@ -251,15 +243,12 @@ pub struct SeriesSource {
 
 impl Source for SeriesSource {
     fn batch(&self, index: u64) -> Result<Batch<Numbers>> {
-        let count = self.windows.len() as u128;
+        let count = self.windows.len() as u64;
         let first = u128::from(index) * self.batch as u128;
         let window = |number: u128| {
-            let (epoch, index) = ((number / count) as u64, (number % count) as u64);
-            let mut rng = counter_rng(self.seed, Purpose::EpochOrder, epoch);
-            let shift: f64 = rng.random();
-            let order = Permutation::new(count as u64, &mut rng);
-            let (start, left) = self.windows[order.apply(index) as usize];
-            let start = start + ((shift * (left + 1) as f64) as usize).min(left);
+            let (place, share) = visit(self.seed, number, count, |epoch| epoch);
+            let (start, left) = self.windows[place];
+            let start = start + moved(share, left);
             start..start + self.series.length + self.series.horizon
         };
         let windows: Vec<Range<usize>> = (0..self.batch as u128)

@@ -2,10 +2,12 @@
 
 use std::env::temp_dir;
 use std::fs::File;
+use std::hash::Hasher;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::Mutex;
 
 use serpens_core::files::FileError;
+use twox_hash::XxHash3_64;
 
 use crate::error::Result;
 
@@ -86,4 +88,24 @@ impl Store {
         });
         Ok(read.map_err(FileError::of("read a temporary file in", &temp_dir()))?)
     }
+}
+
+/// The XXH3-64 of a size, of all that is held in memory, and of 16 bytes at each of 64 places spread evenly over the
+/// whole, which `read` fills in.
+pub(crate) fn fingerprint(
+    bytes: usize,
+    held: &[u8],
+    read: impl Fn(usize, &mut [u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut hash = XxHash3_64::new();
+    hash.write(&(bytes as u64).to_le_bytes());
+    hash.write(held);
+    let mut sample = [0; 16];
+    let sample = &mut sample[..bytes.min(16)];
+    let last = bytes - sample.len();
+    for place in 0..64 {
+        read((last as u128 * place / 63) as usize, sample)?;
+        hash.write(sample);
+    }
+    Ok(hash.finish())
 }

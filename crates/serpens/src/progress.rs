@@ -72,6 +72,15 @@ impl Meter {
     }
 }
 
+/// Shows how much of how much is done of a work that tells both.
+pub(crate) fn watched(name: String) -> impl FnMut(usize, usize) -> crate::Result<()> {
+    let mut meter = None;
+    move |done, all| {
+        let new = || Meter::new(OutputMode::Terminal, name.clone(), all);
+        Ok(meter.get_or_insert_with(new).at(done)?)
+    }
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);

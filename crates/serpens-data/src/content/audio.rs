@@ -100,14 +100,7 @@ pub(super) fn read<E: From<Error>>(
             },
         };
         let begins = std::mem::take(&mut begins);
-        take(Block {
-            name: String::new(),
-            read,
-            at: 0,
-            begins,
-            ends,
-            learnt: true,
-        })
+        take(Block::new(String::new(), read, begins, ends))
     };
     while input.next(&mut raw)? {
         if let Some(here) = raw.iter().position(|sample| sample.is_nan()) {

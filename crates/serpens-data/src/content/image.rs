@@ -163,14 +163,7 @@ fn patches<E: From<Error>>(
                 channels,
             };
             let (name, ends) = (name.clone(), index == last);
-            take(Block {
-                name,
-                read,
-                at: 0,
-                begins,
-                ends,
-                learnt: true,
-            })?;
+            take(Block::new(name, read, begins, ends))?;
             begins = false;
         }
     }

@@ -55,6 +55,18 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// A part of a record of which all is to be learnt, and whose text is not there as it is.
+    pub(crate) fn new(name: String, read: Read, begins: bool, ends: bool) -> Self {
+        Self {
+            name,
+            read,
+            at: 0,
+            begins,
+            ends,
+            learnt: true,
+        }
+    }
+
     /// The text, none where values were read.
     pub(crate) fn text(&self) -> &[u8] {
         match &self.read {

@@ -226,14 +226,7 @@ pub(super) fn read<E: From<Error>>(
     let mut put = |values: Vec<f32>, ends| {
         let (name, begins) = (String::new(), std::mem::take(&mut begins));
         let read = Read::Values { values, channels };
-        take(Block {
-            name,
-            read,
-            at: 0,
-            begins,
-            ends,
-            learnt: true,
-        })
+        take(Block::new(name, read, begins, ends))
     };
     loop {
         for (&place, before) in table.chosen.iter().zip(&mut before) {

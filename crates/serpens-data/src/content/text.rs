@@ -16,12 +16,9 @@ const READ: usize = 1 << 20;
 /// A block of a text without a name.
 fn block(text: Vec<u8>, at: usize, [begins, ends, learnt]: [bool; 3]) -> Block {
     Block {
-        name: String::new(),
-        read: Read::Text(text),
         at,
-        begins,
-        ends,
         learnt,
+        ..Block::new(String::new(), Read::Text(text), begins, ends)
     }
 }
 

@@ -6,10 +6,7 @@ mod token_file;
 mod windows;
 
 use std::fmt;
-use std::hash::Hasher;
 use std::sync::Arc;
-
-use twox_hash::XxHash3_64;
 
 pub(crate) use asked::{Asked, of_stretch};
 pub use slices::Slices;
@@ -21,7 +18,7 @@ use crate::content::{Content, text};
 use crate::error::{Error, Result};
 use crate::files::Found;
 use crate::source::{Batch, IGNORE};
-use crate::store::{MOST_HELD, Store};
+use crate::store::{MOST_HELD, Store, fingerprint};
 use token_file::{Encoded, HEADER, ID, SILENT, START, Width};
 
 /// The share of the corpus that is kept for validation unless set otherwise.
@@ -292,22 +289,10 @@ impl Corpus {
         Ok(())
     }
 
-    /// A fingerprint of the content, the XXH3-64 of its size, of all that is held in memory, and of 16 bytes at each of
-    /// 64 places spread evenly over the whole: enough to notice another text, and beyond what is held another order of
-    /// files, without reading it all.
+    /// Enough to notice another text, and beyond what is held another order of files, without reading it all.
     fn fingerprint(&self) -> Result<u64> {
-        let mut hash = XxHash3_64::new();
-        let bytes = self.place(self.tokens);
-        hash.write(&(bytes as u64).to_le_bytes());
-        hash.write(self.store.held());
-        let mut sample = [0; 16];
-        let sample = &mut sample[..bytes.min(16)];
-        let last = bytes - sample.len();
-        for place in 0..64 {
-            self.read((last as u128 * place / 63) as usize, sample)?;
-            hash.write(sample);
-        }
-        Ok(hash.finish())
+        let read = |place, sample: &mut [u8]| self.read(place, sample);
+        fingerprint(self.place(self.tokens), self.store.held(), read)
     }
 }
 

@@ -52,14 +52,13 @@ struct Asked {
     tokenizer: Tokenizer,
 }
 
-/// A line: names of columns and what stands there.
-type Line = Vec<(String, Value)>;
-
 impl Asked {
     /// Writes the answers for all records of these files, file by file.
     fn tell(&self, files: &[PathBuf], out: &mut dyn Write, json: bool) -> Result<()> {
-        let mut out = Lines { out, json };
-        if !json && !out.put(self.header())? {
+        let names = self.names();
+        let header = names.iter().map(|name| json!(name)).collect();
+        let mut out = Lines { names, out, json };
+        if !json && !out.put(header)? {
             return Ok(());
         }
         for path in files {
@@ -77,43 +76,34 @@ impl Asked {
         unless_gone(out.out.flush()).map(drop)
     }
 
-    /// A line that names the columns.
-    fn header(&self) -> Line {
-        let more: Vec<String> = match &self.reads.answers {
-            Named::Tokens => Vec::new(),
+    /// The names of the columns.
+    fn names(&self) -> Vec<String> {
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut names: Vec<String> = of(&["file", "record"]);
+        match &self.reads.answers {
+            Named::Tokens => {}
             Named::Classes(classes) => {
-                let each = classes.iter().map(|class| format!("p({class})"));
-                ["label".to_owned(), "probability".to_owned()]
-                    .into_iter()
-                    .chain(each)
-                    .collect()
+                names.extend::<Vec<_>>(of(&["label", "probability"]));
+                names.extend(classes.iter().map(|class| format!("p({class})")));
             }
-            Named::Columns { names, .. } => std::iter::once("ahead".to_owned())
-                .chain(names.iter().cloned())
-                .collect(),
-        };
-        let names = ["file".to_owned(), "record".to_owned()]
-            .into_iter()
-            .chain(more);
-        names.map(|name| (name.clone(), name.into())).collect()
+            Named::Columns { names: columns, .. } => {
+                names.push("ahead".to_owned());
+                names.extend_from_slice(columns);
+            }
+        }
+        names
     }
 
-    /// What is answered for a record, with its names: a line, or one for each row that is told.
-    fn answers(&self, records: &Records, record: &Record) -> Result<Vec<Line>> {
+    /// What is answered for a record: a line, or one for each row that is told.
+    fn answers(&self, records: &Records, record: &Record) -> Result<Vec<Vec<Value>>> {
         let rows = match &self.reads.answers {
             Named::Tokens => Vec::new(),
             Named::Classes(classes) => vec![self.class(classes, records, record)?],
             Named::Columns { scale, horizon, .. } => self.rows(scale, *horizon, records, record)?,
         };
-        let header = self.header();
         let named = rows.into_iter().map(|row| {
-            let file = record.file.to_string_lossy().into_owned();
-            let cells = [json!(file), json!(record.name)].into_iter().chain(row);
-            header
-                .iter()
-                .map(|(name, _)| name.clone())
-                .zip(cells)
-                .collect()
+            let file = json!(record.file.to_string_lossy());
+            [file, json!(record.name)].into_iter().chain(row).collect()
         });
         Ok(named.collect())
     }
@@ -196,20 +186,21 @@ fn rounded(value: f64) -> f64 {
 
 /// Where lines go, as CSV or as JSON.
 struct Lines<'a> {
+    names: Vec<String>,
     out: &'a mut dyn Write,
     json: bool,
 }
 
 impl Lines<'_> {
     /// Writes a line; false once nobody reads any more.
-    fn put(&mut self, line: Line) -> Result<bool> {
+    fn put(&mut self, line: Vec<Value>) -> Result<bool> {
         let line = match self.json {
             true => {
-                let line: Map<String, Value> = line.into_iter().collect();
+                let line: Map<String, Value> = self.names.iter().cloned().zip(line).collect();
                 format!("{}\n", Value::Object(line)).into_bytes()
             }
             false => {
-                let cells = line.iter().map(|(_, value)| match value {
+                let cells = line.iter().map(|value| match value {
                     Value::String(text) => quoted(text),
                     other => other.to_string(),
                 });

@@ -3,27 +3,23 @@
 use serpens_data::{Content, Tokenizer, tokenize};
 
 use crate::cli::TokenizeArgs;
-use crate::output::{OutputMode, counted, say, tell};
-use crate::progress::Meter;
+use crate::output::{counted, say, tell};
+use crate::progress::watched;
 use crate::{Error, Result, stop};
 
 pub(super) fn run(args: &TokenizeArgs) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.hub.fetch(&args.tokenizer, false)?);
     let tokenizer = tokenizer.map_err(|error| Error::refused("--tokenizer", error))?;
     stop::listen();
-    let mut meter = None;
+    let mut watch = watched("bytes encoded".to_owned());
     let counts = tokenize(
         &args.files,
         &Content::Text,
         &tokenizer,
         &args.out,
-        &mut |done, all| {
-            let name = "bytes encoded".to_owned();
-            let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
-            Ok::<_, Error>(meter.at(done)?)
-        },
+        &mut watch,
     )?;
-    drop(meter);
+    drop(watch);
     if args.json {
         let mut value = serde_json::json!(counts);
         value["vocabulary"] = tokenizer.vocab_size().into();

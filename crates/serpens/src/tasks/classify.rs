@@ -24,7 +24,7 @@ use super::selection::Sample;
 use super::trained::Trained;
 use super::{OpenTask, Results, Task, TaskSettings, TestConfig, TokenizerSetting, Validation};
 use crate::output::{OutputMode, counted, tell};
-use crate::progress::Meter;
+use crate::progress::{Meter, watched};
 use crate::refusal::Refusal;
 use crate::stop::STOP;
 use crate::{Error, Result};
@@ -163,12 +163,7 @@ impl TaskSettings for ClassifyConfig {
 
 /// All records, with a line of progress after a second.
 pub(crate) fn read(data: &str, content: &Content, tokenizer: &Tokenizer) -> Result<Records> {
-    let mut meter = None;
-    let mut watch = |done, all| {
-        let name = format!("{data}, bytes read");
-        let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
-        Ok::<_, Error>(meter.at(done)?)
-    };
+    let mut watch = watched(format!("{data}, bytes read"));
     Records::open(data, content, tokenizer, &mut watch)
 }
 

@@ -28,7 +28,7 @@ use super::{
     OpenTask, READ_LENGTH, Results, Task, TaskSettings, TestConfig, TokenizerSetting, Validation,
 };
 use crate::output::{OutputMode, counted, figure};
-use crate::progress::Meter;
+use crate::progress::{Meter, watched};
 use crate::refusal::Refusal;
 use crate::stop::STOP;
 use crate::{Error, Result};
@@ -122,12 +122,7 @@ impl TextConfig {
         if !are_tokens {
             return Err(Error::refused("task.content", Refusal::NoTokens));
         }
-        let mut meter = None;
-        let mut watch = |done, all| {
-            let name = format!("{data}, bytes read");
-            let meter = meter.get_or_insert_with(|| Meter::new(OutputMode::Terminal, name, all));
-            Ok::<_, Error>(meter.at(done)?)
-        };
+        let mut watch = watched(format!("{data}, bytes read"));
         let tokenizer = self.tokenizer()?;
         let corpus = Corpus::open(data, &self.content, &tokenizer, &self.hold_out, &mut watch)?;
         match self.hold_out.is_empty() {

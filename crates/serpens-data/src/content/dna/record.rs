@@ -254,14 +254,7 @@ impl<'a, 'b, E: From<Error>> Record<'a, 'b, E> {
             (None, None) => format!("{name}:{from}-"),
         };
         let begins = !std::mem::replace(&mut self.begun, end.is_none());
-        (self.take)(Block {
-            name,
-            read: Read::Text(text),
-            at: 0,
-            begins,
-            ends: end.is_some(),
-            learnt: true,
-        })
+        (self.take)(Block::new(name, Read::Text(text), begins, end.is_some()))
     }
 }
 
